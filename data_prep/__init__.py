@@ -1,0 +1,1 @@
+"""From DICOM files and the competition's tables to image-text pairs."""

@@ -1,0 +1,147 @@
+"""Patient millimetres and pixels.
+
+Patient coordinates are DICOM's LPS, in millimetres: +x is the patient's left, +y posterior, +z
+cranial. A pixel is named (column, row), both counted from 0 at the *centre* of the first pixel, so
+that whole numbers are pixel centres. ``PixelSpacing`` is (between rows, between columns).
+
+The mapping is equation C.7.6.2.1-1 of DICOM PS3.3:
+``P = position + row_direction * spacing_between_columns * column + column_direction * spacing_between_rows * row``.
+
+>>> frame = Frame((-10.0, 0.0, 5.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (2.0, 0.5), (100, 200))
+>>> frame.to_patient(column=20, row=3)
+array([0., 6., 5.])
+>>> frame.to_pixel((0.0, 6.0, 5.0))
+array([20.,  3.])
+>>> float(frame.distance_mm((0.0, 6.0, 1.0)))
+-4.0
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+Vector = tuple[float, float, float]
+Array = npt.NDArray[np.float64]
+
+#: A unit vector read from a header may be this far from length 1, and two of them this far from a right angle.
+DIRECTION_TOLERANCE = 1e-2
+#: Slices whose normals differ by less than this lie in one stack: blocks of one series differ by several degrees.
+STACK_ANGLE_DEGREES = 1.0
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where one image lies in the patient.
+
+    position_mm: centre of the first pixel (ImagePositionPatient).
+    row_direction: unit vector along a row, towards growing column (ImageOrientationPatient[:3]).
+    column_direction: unit vector down a column, towards growing row (ImageOrientationPatient[3:]).
+    spacing_mm: (between rows, between columns), as PixelSpacing.
+    shape: (rows, columns).
+
+    Raises ValueError where the directions are not two orthogonal unit vectors, or a spacing is not positive.
+    """
+
+    position_mm: Vector
+    row_direction: Vector
+    column_direction: Vector
+    spacing_mm: tuple[float, float]
+    shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        numbers = (*self.position_mm, *self.row_direction, *self.column_direction, *self.spacing_mm)
+        if not np.all(np.isfinite(numbers)):
+            raise ValueError(f"geometry with a number that is not finite: {numbers}")
+        if min(self.spacing_mm) <= 0:
+            raise ValueError(f"pixel spacing {self.spacing_mm}: must be positive")
+        if min(self.shape) < 1:
+            raise ValueError(f"image shape {self.shape}: must be positive")
+        row, column = np.asarray(self.row_direction), np.asarray(self.column_direction)
+        lengths = np.array([np.linalg.norm(row), np.linalg.norm(column)])
+        if np.any(np.abs(lengths - 1) > DIRECTION_TOLERANCE) or abs(row @ column) > DIRECTION_TOLERANCE:
+            raise ValueError(f"image orientation {self.row_direction + self.column_direction}: not orthogonal unit vectors")
+
+    @cached_property
+    def normal(self) -> Array:
+        """Unit vector across the image: row_direction x column_direction."""
+        normal = np.cross(self.row_direction, self.column_direction)
+        return normal / np.linalg.norm(normal)
+
+    @property
+    def is_sagittal(self) -> bool:
+        return bool(np.argmax(np.abs(self.normal)) == 0)
+
+    @property
+    def is_axial(self) -> bool:
+        return bool(np.argmax(np.abs(self.normal)) == 2)
+
+    @cached_property
+    def centre_mm(self) -> Array:
+        rows, columns = self.shape
+        return self.to_patient((columns - 1) / 2, (rows - 1) / 2)
+
+    def to_patient(self, column: float, row: float) -> Array:
+        """(column, row) in pixels -> (x, y, z) in mm."""
+        return (
+            np.asarray(self.position_mm)
+            + np.asarray(self.row_direction) * (self.spacing_mm[1] * column)
+            + np.asarray(self.column_direction) * (self.spacing_mm[0] * row)
+        )
+
+    def to_pixel(self, point_mm: Sequence[float] | Array) -> Array:
+        """(x, y, z) in mm -> (column, row) of its foot on the image plane, in pixels; may lie off the image."""
+        offset = np.asarray(point_mm, dtype=float) - np.asarray(self.position_mm)
+        column = offset @ np.asarray(self.row_direction) / self.spacing_mm[1]
+        row = offset @ np.asarray(self.column_direction) / self.spacing_mm[0]
+        return np.array([column, row])
+
+    def distance_mm(self, point_mm: Sequence[float] | Array) -> float:
+        """Signed distance of a point from the image plane, positive along the normal."""
+        return float((np.asarray(point_mm, dtype=float) - np.asarray(self.position_mm)) @ self.normal)
+
+    def contains(self, point_mm: Sequence[float] | Array) -> bool:
+        """Whether a point's foot on the plane lies on the image (its outer pixels' edges included)."""
+        column, row = self.to_pixel(point_mm)
+        rows, columns = self.shape
+        return bool(-0.5 <= column <= columns - 0.5 and -0.5 <= row <= rows - 0.5)
+
+
+def nearest(frames: Sequence[Frame], point_mm: Sequence[float] | Array) -> int:
+    """Index of the frame whose plane is nearest to a point; of equals, one that shows it, then the first.
+
+    Raises ValueError for no frames.
+    """
+    if not frames:
+        raise ValueError("no frames to choose from")
+    ranks = [(round(abs(frame.distance_mm(point_mm)), 6), not frame.contains(point_mm)) for frame in frames]
+    return min(range(len(frames)), key=lambda i: ranks[i])
+
+
+def stacks(frames: Sequence[Frame]) -> list[list[int]]:
+    """Indices of frames in stacks of parallel slices, each sorted by its place along the stack's normal.
+
+    The normal is turned so that its largest component is positive: sagittal slices run from the
+    patient's right to left, axial ones from caudal to cranial, whatever the acquisition order was.
+    Slices within `STACK_ANGLE_DEGREES` of a stack's first slice belong to it; blocks that are
+    parallel but lie apart are one stack. Stacks come in the order of their lowest place.
+    """
+    cosine = np.cos(np.deg2rad(STACK_ANGLE_DEGREES))
+    groups: list[tuple[Array, list[int]]] = []
+    for index, frame in enumerate(frames):
+        for normal, members in groups:
+            if abs(float(frame.normal @ normal)) >= cosine:
+                members.append(index)
+                break
+        else:
+            sign = np.sign(frame.normal[np.argmax(np.abs(frame.normal))])
+            groups.append((frame.normal * sign, [index]))
+
+    def place(normal: Array, index: int) -> float:
+        return float(np.asarray(frames[index].centre_mm) @ normal)
+
+    ordered = [(normal, sorted(members, key=lambda i: place(normal, i))) for normal, members in groups]
+    ordered.sort(key=lambda group: place(group[0], group[1][0]))
+    return [members for _, members in ordered]

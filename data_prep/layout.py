@@ -1,0 +1,62 @@
+"""The data root: one folder that holds everything, and where each thing lies in it.
+
+What the folders call ``patient_id/study_id`` is what the competition's tables call
+``study_id/series_id``: one level is an examination, the next one series.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Split = Literal["train", "test"]
+
+DEFAULT_ROOT = "data/lumbarspine"
+
+
+@dataclass(frozen=True)
+class DataRoot:
+    """Paths under one data root."""
+
+    path: Path
+
+    @property
+    def dataset(self) -> Path:
+        """What the user brings; never written to."""
+        return self.path / "dataset"
+
+    def images(self, split: Split) -> Path:
+        """DICOM files: ``<study_id>/<series_id>/<instance_number>.dcm``."""
+        return self.dataset / f"{split}_images"
+
+    def table(self, name: str) -> Path:
+        """One of the competition's tables, for example ``train.csv``."""
+        return self.dataset / name
+
+    def processed(self, split: Split) -> Path:
+        return self.path / split / "processed_data"
+
+    def run(self, run: str) -> Path:
+        """A run's adapters, heads, calibrators and resumable states."""
+        return self.path / "train" / "checkpoints" / run_name(run)
+
+    def logs(self, run: str) -> Path:
+        """A run's TensorBoard events, metrics.csv and report."""
+        return self.path / "train" / "logs" / run_name(run)
+
+
+def run_name(name: str) -> str:
+    """A run's name, which becomes a folder's. Raises ValueError for what is more than a name."""
+    if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
+        raise ValueError(f"--run {name!r}: a run's name has letters, digits, '-', '_' and '.' only")
+    return name
+
+
+def data_root(root: str | None) -> DataRoot:
+    """`root`, else $LUMBAR_ROOT, else ``data/lumbarspine``. Raises ValueError where there is no such folder."""
+    named = root or os.environ.get("LUMBAR_ROOT") or DEFAULT_ROOT
+    path = Path(named).expanduser().resolve()
+    if not path.is_dir():
+        origin = "--root" if root else "$LUMBAR_ROOT" if os.environ.get("LUMBAR_ROOT") else "the default root"
+        raise ValueError(f"{origin} {named!r}: no such folder; it should be the folder that holds dataset/")
+    return DataRoot(path)

@@ -1,0 +1,213 @@
+"""What is graded: conditions, sides, levels, severities, views, and the 25 sites.
+
+This is the only place that knows how the competition spells these words. Every other room reads
+and writes them through the enumerations and parsers below, so that a misspelt label can never
+quietly become a grade.
+
+>>> site = parse_row_id_site("left_neural_foraminal_narrowing_l4_l5")
+>>> site.condition, site.side, site.level
+(<Condition.NEURAL_FORAMINAL_NARROWING: 'neural_foraminal_narrowing'>, <Side.LEFT: 'left'>, <Level.L4_L5: 'l4_l5'>)
+>>> site.key
+'left_neural_foraminal_narrowing_l4_l5'
+>>> len(SITES), SITES[0].key, SUBMISSION_SITES[0].key
+(25, 'spinal_canal_stenosis_l1_l2', 'left_neural_foraminal_narrowing_l1_l2')
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+
+class Condition(StrEnum):
+    """What is graded, without the side."""
+
+    SPINAL_CANAL_STENOSIS = "spinal_canal_stenosis"
+    NEURAL_FORAMINAL_NARROWING = "neural_foraminal_narrowing"
+    SUBARTICULAR_STENOSIS = "subarticular_stenosis"
+
+    @property
+    def words(self) -> str:
+        return self.value.replace("_", " ")
+
+
+class Side(StrEnum):
+    """The patient's side: left is +x in patient coordinates (LPS)."""
+
+    LEFT = "left"
+    RIGHT = "right"
+
+    @property
+    def other(self) -> "Side":
+        return Side.RIGHT if self is Side.LEFT else Side.LEFT
+
+
+class Level(StrEnum):
+    """An intervertebral level, from cranial to caudal."""
+
+    L1_L2 = "l1_l2"
+    L2_L3 = "l2_l3"
+    L3_L4 = "l3_l4"
+    L4_L5 = "l4_l5"
+    L5_S1 = "l5_s1"
+
+    @property
+    def words(self) -> str:
+        """As a radiologist writes it: ``L4-L5``."""
+        return self.value.upper().replace("_", "-")
+
+
+class Severity(IntEnum):
+    """The competition's three grades, in order."""
+
+    NORMAL_MILD = 0
+    MODERATE = 1
+    SEVERE = 2
+
+    @property
+    def key(self) -> str:
+        """The submission's column: ``normal_mild``, ``moderate`` or ``severe``."""
+        return self.name.lower()
+
+
+class View(StrEnum):
+    """The three kinds of series."""
+
+    SAGITTAL_T1 = "sagittal_t1"
+    SAGITTAL_T2_STIR = "sagittal_t2_stir"
+    AXIAL_T2 = "axial_t2"
+
+    @property
+    def words(self) -> str:
+        """As ``train_series_descriptions.csv`` writes it."""
+        return _VIEW_WORDS[self]
+
+    @property
+    def is_sagittal(self) -> bool:
+        return self is not View.AXIAL_T2
+
+
+class Source(StrEnum):
+    """Where a site's position came from."""
+
+    ANNOTATED = "annotated"
+    LOCATED = "located"
+    ATLAS = "atlas"
+
+
+_VIEW_WORDS = {
+    View.SAGITTAL_T1: "Sagittal T1",
+    View.SAGITTAL_T2_STIR: "Sagittal T2/STIR",
+    View.AXIAL_T2: "Axial T2",
+}
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """One of the 25 graded places of a study."""
+
+    condition: Condition
+    side: Side | None
+    level: Level
+
+    def __post_init__(self) -> None:
+        if (self.side is None) != (self.condition is Condition.SPINAL_CANAL_STENOSIS):
+            raise ValueError(f"{self.condition} with side {self.side}: the canal has no side, the others have one")
+
+    @property
+    def key(self) -> str:
+        """The column of ``train.csv``: ``left_neural_foraminal_narrowing_l4_l5``."""
+        return f"{self.condition_key}_{self.level}"
+
+    @property
+    def condition_key(self) -> str:
+        """Condition with its side: ``left_neural_foraminal_narrowing``."""
+        return self.condition.value if self.side is None else f"{self.side}_{self.condition}"
+
+    @property
+    def words(self) -> str:
+        """``L4-L5 left neural foraminal narrowing``."""
+        side = "" if self.side is None else f"{self.side} "
+        return f"{self.level.words} {side}{self.condition.words}"
+
+    @property
+    def mirrored(self) -> "Site":
+        """The same place on the other side; the canal is its own mirror image."""
+        return self if self.side is None else Site(self.condition, self.side.other, self.level)
+
+    @property
+    def views(self) -> tuple[View, View]:
+        """The views that show this site, the one that it is marked in first."""
+        return _SITE_VIEWS[self.condition]
+
+
+_SITE_VIEWS = {
+    Condition.SPINAL_CANAL_STENOSIS: (View.SAGITTAL_T2_STIR, View.AXIAL_T2),
+    Condition.NEURAL_FORAMINAL_NARROWING: (View.SAGITTAL_T1, View.AXIAL_T2),
+    Condition.SUBARTICULAR_STENOSIS: (View.AXIAL_T2, View.SAGITTAL_T2_STIR),
+}
+
+#: The 25 sites in the order of ``train.csv``'s columns.
+SITES: tuple[Site, ...] = tuple(
+    Site(condition, side, level)
+    for condition, side in (
+        (Condition.SPINAL_CANAL_STENOSIS, None),
+        (Condition.NEURAL_FORAMINAL_NARROWING, Side.LEFT),
+        (Condition.NEURAL_FORAMINAL_NARROWING, Side.RIGHT),
+        (Condition.SUBARTICULAR_STENOSIS, Side.LEFT),
+        (Condition.SUBARTICULAR_STENOSIS, Side.RIGHT),
+    )
+    for level in Level
+)
+
+#: The same 25 in the order of ``sample_submission.csv``: conditions alphabetical, which is not ``train.csv``'s order.
+SUBMISSION_SITES: tuple[Site, ...] = tuple(sorted(SITES, key=lambda site: site.key))
+
+_SITE_BY_KEY = {site.key: site for site in SITES}
+_SEVERITY_BY_LABEL = {"normal/mild": Severity.NORMAL_MILD, "moderate": Severity.MODERATE, "severe": Severity.SEVERE}
+_CONDITION_BY_WORDS = {site.condition_key.replace("_", " "): (site.condition, site.side) for site in SITES}
+
+
+def parse_row_id_site(key: str) -> Site:
+    """``left_subarticular_stenosis_l1_l2`` -> Site. Raises ValueError quoting what is no site."""
+    try:
+        return _SITE_BY_KEY[key]
+    except KeyError:
+        raise ValueError(f"{key!r} is no site: expected for example 'left_subarticular_stenosis_l4_l5'") from None
+
+
+def parse_condition(text: str) -> tuple[Condition, Side | None]:
+    """The coordinates table's ``Left Neural Foraminal Narrowing`` -> condition and side. Raises ValueError."""
+    words = " ".join(text.replace("_", " ").lower().split())
+    try:
+        return _CONDITION_BY_WORDS[words]
+    except KeyError:
+        raise ValueError(
+            f"{text!r} is no condition: expected one of {', '.join(w.title() for w in _CONDITION_BY_WORDS)}"
+        ) from None
+
+
+def parse_level(text: str) -> Level:
+    """``L4/L5``, ``L4-L5`` or ``l4_l5`` -> Level. Raises ValueError."""
+    try:
+        return Level(text.strip().lower().replace("/", "_").replace("-", "_"))
+    except ValueError:
+        raise ValueError(f"{text!r} is no level: expected one of {', '.join(x.words for x in Level)}") from None
+
+
+def parse_severity(text: str) -> Severity:
+    """``Normal/Mild``, ``Moderate`` or ``Severe``, whatever case and spaces -> Severity. Raises ValueError."""
+    words = text.strip().lower().replace(" ", "").replace("_", "/")
+    try:
+        return _SEVERITY_BY_LABEL[words]
+    except KeyError:
+        raise ValueError(f"{text!r} is no severity: expected Normal/Mild, Moderate or Severe") from None
+
+
+def parse_view(text: str) -> View:
+    """``Sagittal T2/STIR`` or ``sagittal_t2_stir`` -> View. Raises ValueError."""
+    words = text.strip().lower().replace(" ", "_").replace("/", "_")
+    try:
+        return View(words)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no series description: expected one of {', '.join(v.words for v in View)}"
+        ) from None

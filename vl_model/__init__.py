@@ -1,0 +1,1 @@
+"""The model: towers, adapters, loss, training, heads, calibration, reports."""
