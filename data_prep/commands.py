@@ -16,14 +16,14 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
 
-class SettingsParser(ArgumentParser):  # type: ignore[misc]
+class SettingsParser(ArgumentParser):
     """jsonargparse's parser with ``--config``, without abbreviations, and with one-line errors."""
 
     def __init__(self, prog: str, description: str | None) -> None:
         super().__init__(prog=prog, description=(description or "").split("\n\n")[0], allow_abbrev=False)
         self.add_argument("--config", action="config", help="a YAML file of settings; flags given after it win")
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
         """One line: what was wrong, and for an unknown flag the known one nearest to it."""
         line = re.sub(r"\s+", " ", message.replace("Parser key ", "--").replace('--"', '"--')).strip()
         for word in re.findall(r"--[\w-]+", line):

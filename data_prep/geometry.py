@@ -62,7 +62,9 @@ class Frame:
         row, column = np.asarray(self.row_direction), np.asarray(self.column_direction)
         lengths = np.array([np.linalg.norm(row), np.linalg.norm(column)])
         if np.any(np.abs(lengths - 1) > DIRECTION_TOLERANCE) or abs(row @ column) > DIRECTION_TOLERANCE:
-            raise ValueError(f"image orientation {self.row_direction + self.column_direction}: not orthogonal unit vectors")
+            raise ValueError(
+                f"image orientation {self.row_direction + self.column_direction}: not orthogonal unit vectors"
+            )
 
     @cached_property
     def normal(self) -> Array:
