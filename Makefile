@@ -1,0 +1,37 @@
+# Setting up is two commands: `make demo` and `make test`. Each makes what it needs first.
+
+# The first interpreter that is Python 3.11 or 3.12; `make PYTHON=/path/to/python ...` names another.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+PY := .venv/bin/python
+# One process a core, one thread a process: more threads than cores make every step slower.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: setup demo test lint bench clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or 3.12 found; name one with make PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check uv
+	.venv/bin/uv pip install --quiet --python $(PY) --constraint constraints.txt --requirement pyproject.toml --extra dev
+	@touch $@
+
+demo: setup
+	bash demo/run.sh
+
+test: setup
+	$(PY) -m pytest -n 2 --dist loadfile --durations 15
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: setup
+	@for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(PY) $$benchmark || exit 1; done
+
+clean:
+	rm -rf .venv data/demo .mypy_cache .ruff_cache .pytest_cache
