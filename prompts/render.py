@@ -1,0 +1,143 @@
+"""Sites and severities as sentences.
+
+The sentences themselves are data that a radiologist can edit: ``captions.yaml`` (training) and
+``zero_shot.yaml`` (the ensembles of zero-shot classification), both condition -> severity -> sentences,
+and both checked when they are read.
+
+>>> from data_prep.sites import Level, Side
+>>> site = Site(Condition.NEURAL_FORAMINAL_NARROWING, Side.LEFT, Level.L4_L5)
+>>> caption(site, Severity.SEVERE)
+'L4-L5 left neural foraminal narrowing: severe'
+>>> caption(site, None)
+'L4-L5 left neural foraminal narrowing'
+>>> training_captions(site, Severity.NORMAL_MILD)[3]
+'the left neural foramen is patent at L4-L5'
+"""
+
+from functools import cache
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import yaml
+
+from data_prep.sites import SITES, Condition, Severity, Site
+
+Sentences = dict[tuple[Condition, Severity], tuple[str, ...]]
+
+CAPTIONS = Path(__file__).with_name("captions.yaml")
+ZERO_SHOT = Path(__file__).with_name("zero_shot.yaml")
+
+SEVERITY_WORDS = {
+    Severity.NORMAL_MILD: "normal or mild",
+    Severity.MODERATE: "moderate",
+    Severity.SEVERE: "severe",
+}
+_PLACEHOLDERS = {"level", "side", "condition", "severity"}
+
+
+def caption(site: Site, severity: Severity | None) -> str:
+    """The text of a pair, one for each site and severity; without a severity it names the site alone."""
+    return site.words if severity is None else f"{site.words}: {SEVERITY_WORDS[severity]}"
+
+
+def training_captions(site: Site, severity: Severity) -> list[str]:
+    """Every wording of one caption, the pair's own text first. None of them is a wording of another caption."""
+    own = caption(site, severity)
+    return list(dict.fromkeys([own, *_render_all(_sentences(CAPTIONS), site, severity)]))
+
+
+def zero_shot_prompts(site: Site, severity: Severity) -> list[str]:
+    """The ensemble that a site is compared with for one severity."""
+    return list(dict.fromkeys(_render_all(_sentences(ZERO_SHOT), site, severity)))
+
+
+def read_sentences(path: Path) -> Sentences:
+    """Read and check a file of sentences: condition -> severity -> sentences with placeholders.
+
+    Raises ValueError, quoting file and entry, where a condition or severity is missing, unknown or empty, where
+    a placeholder is unknown, or where a sentence would say two sites or severities at once.
+    """
+    tree = _read_yaml(path)
+    conditions = _keyed(tree, {c.value: c for c in Condition}, path.name)
+    sentences: Sentences = {}
+    for condition, severities in conditions.items():
+        where = f"{path.name}: {condition}"
+        for severity, entries in _keyed(severities, {s.key: s for s in Severity}, where).items():
+            sentences[condition, severity] = _checked_entries(entries, condition, f"{where}: {severity.key}")
+    _check_unambiguous(sentences, path.name)
+    return sentences
+
+
+@cache
+def _sentences(path: Path) -> Sentences:
+    return read_sentences(path)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path.name}: not YAML: {error}") from None
+
+
+def _render_all(sentences: Sentences, site: Site, severity: Severity) -> list[str]:
+    return [_render(sentence, site, severity) for sentence in sentences[site.condition, severity]]
+
+
+def _render(sentence: str, site: Site, severity: Severity) -> str:
+    return sentence.format(
+        level=site.level.words,
+        side=site.side or "",
+        condition=site.condition.words,
+        severity=SEVERITY_WORDS[severity],
+    )
+
+
+def _keyed(tree: Any, members: dict[str, Any], where: str) -> dict[Any, Any]:
+    """The mapping `tree` with its keys as enumeration members: exactly those of `members`, or a ValueError."""
+    if not isinstance(tree, dict):
+        raise ValueError(f"{where}: expected a mapping with {', '.join(members)}, found {tree!r}")
+    if unknown := [key for key in tree if key not in members]:
+        raise ValueError(f"{where}: unknown entry {unknown[0]!r}; known are {', '.join(members)}")
+    if missing := [key for key in members if key not in tree]:
+        raise ValueError(f"{where}: {missing[0]!r} is missing")
+    return {member: tree[key] for key, member in members.items()}
+
+
+def _checked_entries(entries: Any, condition: Condition, where: str) -> tuple[str, ...]:
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{where}: expected a list of sentences, found {entries!r}")
+    for number, entry in enumerate(entries, start=1):
+        _check_entry(entry, condition, f"{where}: sentence {number} {entry!r}")
+    return tuple(entries)
+
+
+def _check_entry(entry: Any, condition: Condition, where: str) -> None:
+    if not isinstance(entry, str) or not entry.strip():
+        raise ValueError(f"{where}: expected a sentence (in quotation marks)")
+    try:
+        fields = [field for _, field, _, _ in Formatter().parse(entry) if field is not None]
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if unknown := sorted(set(fields) - _PLACEHOLDERS):
+        known = ", ".join(f"{{{name}}}" for name in sorted(_PLACEHOLDERS))
+        raise ValueError(f"{where}: unknown placeholder {{{unknown[0]}}}; known are {known}")
+    if "side" in fields and condition is Condition.SPINAL_CANAL_STENOSIS:
+        raise ValueError(f"{where}: the spinal canal has no {{side}}")
+
+
+def _check_unambiguous(sentences: Sentences, name: str) -> None:
+    """No sentence may belong to two of the 75 captions: that would teach the model that they are one."""
+    owners: dict[str, str] = {}
+    for site in SITES:
+        for severity in Severity:
+            own = caption(site, severity)
+            for sentence in sentences[site.condition, severity]:
+                text = _render(sentence, site, severity)
+                owner = owners.setdefault(text.casefold(), own)
+                if owner != own:
+                    raise ValueError(
+                        f"{name}: {site.condition}: {severity.key}: {sentence!r} says the same ({text!r}) for "
+                        f"{owner!r} and for {own!r}; is {{level}}, {{side}} or the severity missing?"
+                    )
