@@ -31,7 +31,7 @@ class ColumnPrior:
         labelled = table.take(table.labelled_N)
         np.add.at(count_SC, (labelled.site_N, labelled.severity_N), 1.0)
         for condition in range(len(CONDITIONS)):
-            columns = CONDITION_OF_SITE == condition
+            columns = np.equal(CONDITION_OF_SITE, condition)
             pooled_C = count_SC[columns].sum(axis=0) + self.pseudo_count / len(Severity)
             count_SC[columns] += self.pseudo_count * pooled_C / pooled_C.sum()
         weighed_SC = count_SC * np.asarray(self.weights)
