@@ -1,0 +1,124 @@
+"""Answers to a query for people and programs: the understanding in words, a table, JSON, and the truth beside them."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep.sites import Condition, Level, Severity, Side, Site, parse_level, parse_severity
+from prompts.parse import Query
+from vl_model.index import BAND, Answer, severities_asked
+
+#: What is known of the sites of studies: (study id, site) -> its grade.
+Truth = Mapping[tuple[int, Site], Severity]
+
+TRUTH_COLUMNS = ("study_id", "condition", "side", "level", "severity")
+
+
+def read_truth(path: Path) -> dict[tuple[int, Site], Severity]:
+    """A table with the columns `TRUTH_COLUMNS` (more may follow). Raises ValueError quoting file, line and entry."""
+    with path.open(newline="", encoding="utf-8") as file:
+        table = csv.DictReader(file)
+        if missing := [name for name in TRUTH_COLUMNS if name not in (table.fieldnames or ())]:
+            raise ValueError(f"{path}: no column {missing[0]!r}; expected {', '.join(TRUTH_COLUMNS)}")
+        truth: dict[tuple[int, Site], Severity] = {}
+        for row in table:
+            if not row["severity"]:
+                continue
+            try:
+                side = Side(row["side"]) if row["side"] else None
+                site = Site(Condition(row["condition"]), side, parse_level(row["level"]))
+                truth[int(row["study_id"]), site] = parse_severity(row["severity"])
+            except ValueError as error:
+                raise ValueError(f"{path}, line {table.line_num}: {error}") from None
+    return truth
+
+
+def explain(query: Query) -> list[str]:
+    """How a text was understood, as lines."""
+    asked = severities_asked(query)
+    lines = [f'text        "{query.text}"', f"understood  {query.words or 'nothing that is graded'}"]
+    if query.rest:
+        lines.append(f'the rest    "{query.rest}"')
+    lines.append(f"ranked by   {_ranking(query, asked)}")
+    return lines + [f"note        {note}" for note in query.notes]
+
+
+def _ranking(query: Query, asked: frozenset[Severity]) -> str:
+    if not asked:
+        return "likeness of the image to the rest of the text"
+    grades = " + ".join(f"P({severity.key})" for severity in sorted(asked, reverse=True))
+    weaker = " of the weaker side" if query.both_sides else ""
+    bands = f", in bands of {BAND:.0%}, then by likeness to the rest of the text" if query.rest else ""
+    return f"{grades}{weaker}{bands}"
+
+
+def answer_table(answers: Sequence[Answer], truth: Truth | None = None) -> str:
+    """Aligned columns, one answer a line."""
+    likeness = any(answer.likeness is not None for answer in answers)
+    head = ["rank", "study", "site", "normal/mild", "moderate", "severe", "view", "series/image", "box", "source", ""]
+    if likeness:
+        head.insert(6, "likeness")
+    if truth is not None:
+        head.insert(-1, "truth")
+    rows = [head] + [_cells(answer, likeness, truth) for answer in answers]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _cells(answer: Answer, likeness: bool, truth: Truth | None) -> list[str]:
+    probabilities = [f"{p:.3f}" for p in answer.probabilities]
+    box = ",".join(f"{x:.0f}" for x in answer.box)
+    place = f"{answer.series_id}/{answer.instance_number}"
+    cells = [str(answer.rank), str(answer.study_id), answer.site.words, *probabilities]
+    if likeness:
+        cells.append(f"{answer.likeness:+.3f}")
+    cells += [answer.view.words, place, box, answer.source.value]
+    if truth is not None:
+        cells.append(truth_words(answer, truth))
+    return [*cells, "seen in training" if answer.seen else ""]
+
+
+def truth_words(answer: Answer, truth: Truth) -> str:
+    """The known grade of an answer's site."""
+    severity = truth.get((answer.study_id, answer.site))
+    return "unknown" if severity is None else severity.key
+
+
+def query_json(query: Query) -> dict[str, Any]:
+    """What was understood, as plain values."""
+    return {
+        "text": query.text,
+        "severities": [severity.key for severity in sorted(query.severities)],
+        "sides": sorted(side.value for side in query.sides),
+        "both_sides": query.both_sides,
+        "conditions": [condition.value for condition in Condition if condition in query.conditions],
+        "levels": [level.value for level in Level if level in query.levels],
+        "rest": query.rest,
+        "notes": list(query.notes),
+        "ranked_by": _ranking(query, severities_asked(query)),
+    }
+
+
+def answer_json(answer: Answer, truth: Truth | None = None) -> dict[str, Any]:
+    """An answer as plain values; the image is relative to the split's ``processed_data``."""
+    known = truth.get((answer.study_id, answer.site)) if truth is not None else None
+    content = {
+        "rank": answer.rank,
+        "study_id": answer.study_id,
+        "split": answer.split,
+        "seen": answer.seen,
+        "condition": answer.site.condition.value,
+        "side": None if answer.site.side is None else answer.site.side.value,
+        "level": answer.site.level.value,
+        "probabilities": {s.key: p for s, p in zip(Severity, answer.probabilities, strict=True)},
+        "score": answer.score,
+        "likeness": answer.likeness,
+        "view": answer.view.value,
+        "series_id": answer.series_id,
+        "instance_number": answer.instance_number,
+        "image": answer.image,
+        "box": list(answer.box),
+        "source": answer.source.value,
+    }
+    return content if truth is None else {**content, "truth": None if known is None else known.key}
