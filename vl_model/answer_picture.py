@@ -111,8 +111,10 @@ def save_sheet(
 
 def _draw_head(sheet: Figure, height: float, title: str, subtitle: str) -> None:
     x = _MARGIN / _WIDTH
-    sheet.text(x, 1 - 0.42 / height, f"“{_shortened(title, 70)}”", fontsize=16, color=_INK, weight="bold")
-    sheet.text(x, 1 - 0.70 / height, _shortened(subtitle, 125), fontsize=9, color=_MUTED)
+    sheet.text(
+        x, 1 - 0.42 / height, f"“{_shortened(title, 70)}”", fontsize=16, color=_INK, weight="bold", parse_math=False
+    )
+    sheet.text(x, 1 - 0.70 / height, _shortened(subtitle, 125), fontsize=9, color=_MUTED, parse_math=False)
 
 
 def _shortened(text: str, characters: int) -> str:
@@ -137,9 +139,15 @@ def _draw_row(
 
 
 def _draw_slice(axes: Axes, answer: Answer, picture: Picture) -> None:
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
+    # Black to the panel's edges, as on a reading screen: rows line up whatever the image's shape.
+    axes.add_patch(Rectangle((0, 0), 1, 1, transform=axes.transAxes, color="black", linewidth=0, zorder=0))
+    rows, columns = picture.shape
+    side = max(rows, columns)
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="antialiased", zorder=1)
+    axes.set_xlim((columns - side) / 2 - 0.5, (columns + side) / 2 - 0.5)
+    axes.set_ylim((rows + side) / 2 - 0.5, (rows - side) / 2 - 0.5)
     x0, y0, x1, y1 = answer.box
-    axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=_BOX, linewidth=1.3))
+    axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=_BOX, linewidth=1.3, zorder=2))
 
 
 def _draw_crop(axes: Axes, answer: Answer, picture: Picture) -> None:
@@ -157,7 +165,7 @@ def _draw_words(axes: Axes, width: float, height: float, answer: Answer, truth: 
     axes.text(0.35, 0.2, _capital(answer.site.words), fontsize=11.5, color=_INK, weight="bold", va="center")
     place = f"study {answer.study_id}  ·  {answer.view.words}  ·  series {answer.series_id}"
     axes.text(0.35, 0.43, place, fontsize=7.5, color=_MUTED, va="center")
-    place = f"image {answer.instance_number}  ·  place {answer.source}"
+    place = f"image {answer.instance_number}  ·  position {answer.source}"
     place += f"  ·  likeness {answer.likeness:+.3f}" if answer.likeness is not None else ""
     place += "  ·  seen in training: optimistic" if answer.seen else ""
     axes.text(0.35, 0.6, place, fontsize=7.5, color=_MUTED, va="center")
