@@ -9,7 +9,7 @@ Embeddings are (N, D), L2-normalised. Predictions are natural logarithms of prob
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,9 @@ from sklearn.model_selection import GroupKFold
 from data_prep.sites import SITES, Severity
 from vl_model.priors import ColumnPrior
 from vl_model.site_table import CONDITIONS, LEVELS, Floats, Ints, SiteTable
+
+#: What a head saves: names and arrays, nothing that could run when it is read.
+Arrays = Mapping[str, NDArray[Any]]
 
 _CLASSES = len(Severity)
 #: Inverse penalties, from strong to weak, for features of length one.
@@ -51,6 +54,14 @@ class ZeroShotHead:
             cosine = image_ND[rows].astype(np.float64) @ self.text_SCD_[site].T
             log_prob_N3[rows] = log_softmax(self.logit_scale * cosine, axis=1)
         return log_prob_N3
+
+    def arrays(self) -> Arrays:
+        """Everything learned, to be saved."""
+        return {"logit_scale": np.array(self.logit_scale), "text_SCD": self.text_SCD_}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "ZeroShotHead":
+        return cls(float(arrays["logit_scale"])).fit(arrays["text_SCD"])
 
 
 class LinearProbe:
@@ -106,6 +117,27 @@ class LinearProbe:
                 left = np.logaddexp.reduce(log_prior_N3[rows][:, known_C], axis=1, keepdims=True)
                 log_prob_N3[np.ix_(rows, known_C)] = log_softmax(logits, axis=1) + left
         return log_prob_N3
+
+    def arrays(self) -> Arrays:
+        """Everything learned, to be saved."""
+        return {
+            "mean_D": self.mean_D_,
+            "scale": np.array(self.scale_),
+            "weight_KCF": self.weight_KCF_,
+            "bias_KC": self.bias_KC_,
+            "strength_K": self.strength_K_,
+            "prior_SC": self.prior_.prob_SC_,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "LinearProbe":
+        probe = cls()
+        probe.mean_D_, probe.scale_ = arrays["mean_D"], float(arrays["scale"])
+        probe.weight_KCF_, probe.bias_KC_ = arrays["weight_KCF"], arrays["bias_KC"]
+        probe.strength_K_ = arrays["strength_K"]
+        probe.prior_ = ColumnPrior()
+        probe.prior_.prob_SC_ = arrays["prior_SC"]
+        return probe
 
     def _features(self, table: SiteTable, image_ND: Floats) -> Floats:
         level_NL = np.eye(len(LEVELS))[table.level_N]
