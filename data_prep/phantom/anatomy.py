@@ -1,0 +1,245 @@
+"""One patient: the spine's dimensions in millimetres, and what each site's grade does to them.
+
+`draw_body` draws everything that a grade does not touch (size, posture, degeneration, distractors);
+`Patient` adds the grades and turns both into profiles along the spine, which `paint` reads.
+Every effect of a grade is monotone in it and confined to a few millimetres of its own site.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.phantom.curve import SpineCurve, arc_table
+from data_prep.phantom.grades import Grades
+from data_prep.sites import Condition, Level, Side, Site
+
+Array = npt.NDArray[np.float64]
+Array32 = npt.NDArray[np.float32]
+
+LEVELS = tuple(Level)
+SIDES = (Side.LEFT, Side.RIGHT)
+
+#: Discs from T11-T12 to S1-S2, of which these are graded (L1-L2 is the third).
+DISC_COUNT = 8
+FIRST_GRADED = 2
+_DISC_HEIGHT = np.array([5.5, 6.5, 8.0, 9.2, 10.3, 11.0, 9.8, 2.2])
+#: Vertebral bodies from T11 to S2, heights, half-widths and half-depths.
+_BODY_HEIGHT = np.array([23.5, 24.5, 26.0, 26.8, 27.2, 27.0, 26.5, 29.0, 25.0])
+_BODY_HALF_WIDTH = np.array([19.0, 20.0, 21.0, 22.0, 23.0, 24.0, 25.0, 25.0, 21.0])
+_BODY_HALF_DEPTH = np.array([14.5, 15.0, 15.6, 16.2, 16.7, 17.0, 17.0, 15.0, 11.0])
+_DISC_TILT_DEGREES = np.array([-9.0, -11.0, -12.0, -8.0, -2.0, 9.0, 31.0, 45.0])
+_FORAMEN_U = np.array([15.0, 15.7, 16.6, 17.5, 18.4])
+
+SAC_HALF_WIDTH = 9.6
+SAC_DEPTH = 15.2
+#: How far each site's marked point lies from the disc's centre: (posterior of the wall, cranial), mm.
+CANAL_POINT = (8.0, 0.0)
+FORAMEN_POINT = (5.0, 4.0)
+RECESS_U = 9.6
+RECESS_POINT = (4.0, -1.0)
+
+
+@dataclass(frozen=True)
+class Body:
+    """A patient without grades. Per disc: DISC_COUNT entries; per level: 5; `pose` maps spine mm to patient mm."""
+
+    scale: float
+    canal_scale: float
+    disc_height: Array
+    degeneration: Array
+    diffuse_bulge: Array
+    canal_split: Array
+    osteophyte: Array
+    schmorl: Array
+    modic: Array
+    tilt_degrees: Array
+    lateral_mm: Array
+    rotation: Array
+    origin_mm: Array
+    fat_depth: float
+    muscle_fat: float
+    texture_origin_mm: Array
+    root_angle: Array
+    root_radius: Array
+
+
+def draw_body(generator: np.random.Generator) -> Body:
+    """Everything about a patient that no grade touches."""
+    scale = float(np.clip(generator.normal(1.0, 0.045), 0.9, 1.1))
+    degeneration = np.clip(generator.beta(1.6, 1.6) + generator.normal(0, 0.28, DISC_COUNT), 0.0, 1.0)
+    yaw, roll, pitch = np.deg2rad(generator.normal(0, (1.6, 1.2, 3.0)))
+    lordosis = generator.normal(1.0, 0.14)
+    modic = generator.choice((0, 1, 2), size=2 * DISC_COUNT, p=(0.86, 0.05, 0.09))
+    roots = 14
+    return Body(
+        scale=scale,
+        canal_scale=float(np.clip(generator.normal(1.0, 0.05), 0.9, 1.1)),
+        disc_height=_DISC_HEIGHT * scale * (1 - 0.33 * degeneration * generator.uniform(0.4, 1.0, DISC_COUNT)),
+        degeneration=degeneration,
+        diffuse_bulge=generator.uniform(0.2, 1.4, DISC_COUNT),
+        canal_split=generator.uniform(0.38, 0.66, len(LEVELS)),
+        osteophyte=generator.gamma(0.7, 1.4, DISC_COUNT).clip(0, 5.0),
+        schmorl=np.where(generator.uniform(size=2 * DISC_COUNT) < 0.1, generator.uniform(2.5, 4.5, 2 * DISC_COUNT), 0),
+        modic=modic,
+        tilt_degrees=_DISC_TILT_DEGREES * lordosis + generator.normal(0, 1.2, DISC_COUNT),
+        lateral_mm=generator.normal(0, 1.3, DISC_COUNT),
+        rotation=_rotation(float(yaw), float(roll), float(pitch)),
+        origin_mm=generator.normal(0, (6.0, 15.0, 20.0)),
+        fat_depth=float(generator.uniform(10, 38)),
+        muscle_fat=float(generator.uniform(0.0, 1.0)),
+        texture_origin_mm=generator.uniform(200, 300, 3),
+        root_angle=np.linspace(0.12, 0.88, roots) * np.pi + generator.normal(0, 0.1, roots),
+        root_radius=np.where(np.arange(roots) % 3 == 1, 0.42, 0.74) + generator.normal(0, 0.06, roots),
+    )
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A body with its 25 grades."""
+
+    body: Body
+    grades: Grades
+
+    @cached_property
+    def curve(self) -> SpineCurve:
+        order = np.argsort(self.disc_arc)
+        return SpineCurve.through(self.disc_arc[order], self.body.tilt_degrees[order], self.body.lateral_mm[order])
+
+    @cached_property
+    def disc_arc(self) -> Array:
+        """s of each disc's centre, mm, descending; L3-L4 is 0."""
+        heights = self.body.disc_height
+        steps = (heights[:-1] + heights[1:]) / 2 + _BODY_HEIGHT[1:-1] * self.body.scale
+        arc = -np.concatenate([[0.0], np.cumsum(steps)])
+        return arc - arc[FIRST_GRADED + LEVELS.index(Level.L3_L4)]
+
+    @cached_property
+    def body_arc(self) -> Array:
+        """s of each vertebral body's centre (T11 to S2), mm, descending."""
+        heights, half = _BODY_HEIGHT * self.body.scale, self.body.disc_height / 2
+        above = self.disc_arc + half + heights[:-1] / 2
+        return np.append(above, self.disc_arc[-1] - half[-1] - heights[-1] / 2)
+
+    def position_mm(self, site: Site) -> Array:
+        """A site's true place in patient mm (LPS)."""
+        level = LEVELS.index(site.level)
+        side = 0 if site.side is None else 1 if site.side is Side.LEFT else -1
+        u, (behind, above) = {
+            Condition.SPINAL_CANAL_STENOSIS: (0.0, CANAL_POINT),
+            Condition.NEURAL_FORAMINAL_NARROWING: (self.foramen_u[level], FORAMEN_POINT),
+            Condition.SUBARTICULAR_STENOSIS: (RECESS_U, RECESS_POINT),
+        }[site.condition]
+        s = self.disc_arc[FIRST_GRADED + level] + above
+        v = float(np.interp(s, arc_table(), self.wall)) + behind
+        return self.to_patient(self.curve.to_anatomy(side * u, v, s))
+
+    def level_position_mm(self, level: Level, u: float = 0.0, v: float = 0.0) -> Array:
+        """The place (u, v) on a disc's middle plane, in patient mm."""
+        return self.to_patient(self.curve.to_anatomy(u, v, float(self.disc_arc[FIRST_GRADED + LEVELS.index(level)])))
+
+    def level_axes(self, level: Level) -> tuple[Array, Array]:
+        """Unit vectors in a disc's middle plane, in patient space: to the left, and posterior."""
+        phi = float(np.interp(self.disc_arc[FIRST_GRADED + LEVELS.index(level)], arc_table(), self.curve.tilt))
+        left = self.body.rotation @ np.array([1.0, 0.0, 0.0])
+        return left, self.body.rotation @ np.array([0.0, np.cos(phi), np.sin(phi)])
+
+    def to_patient(self, anatomy_mm: Array) -> Array:
+        return self.body.rotation @ anatomy_mm + self.body.origin_mm
+
+    @cached_property
+    def foramen_u(self) -> Array:
+        return _FORAMEN_U * self.body.scale
+
+    def grade_by_level(self, condition: Condition) -> Array:
+        """Grades of a condition: (5,) for the canal, else (5, 2) with left first."""
+        if condition is Condition.SPINAL_CANAL_STENOSIS:
+            return np.array([self.grades[Site(condition, None, level)] for level in LEVELS])
+        return np.array([[self.grades[Site(condition, side, level)] for side in SIDES] for level in LEVELS])
+
+    # Profiles along the spine: one value at each of `arc_table`, mm.
+
+    @cached_property
+    def near_disc(self) -> Array:
+        """(5, entries): 1 at a graded disc's height, falling to 0 at some 9 mm from it."""
+        distance = arc_table()[None] - self.disc_arc[FIRST_GRADED : FIRST_GRADED + 5, None]
+        return np.exp(-((distance / 7.0) ** 4))
+
+    @cached_property
+    def half_width(self) -> Array:
+        """Half the width of the vertebral column: waisted bodies, flared at the endplates."""
+        return self._along_bodies(_BODY_HALF_WIDTH) * self.body.scale - 2.2 * self._waist
+
+    @cached_property
+    def wall(self) -> Array:
+        """v of the column's posterior wall in the midline."""
+        return self._along_bodies(_BODY_HALF_DEPTH) * self.body.scale - 0.8 * self._waist
+
+    @cached_property
+    def front(self) -> Array:
+        """-v of the column's anterior face: as the posterior wall, with osteophytes' lips beside the discs."""
+        distance = arc_table()[None] - self.disc_arc[:, None]
+        lips = np.exp(-(((np.abs(distance) - self.body.disc_height[:, None] / 2 - 1.5) / 2.5) ** 2))
+        return (
+            self._along_bodies(_BODY_HALF_DEPTH) * self.body.scale
+            - 1.6 * self._waist
+            + (lips * self.body.osteophyte[:, None]).sum(axis=0)
+        )
+
+    @cached_property
+    def _waist(self) -> Array:
+        distance = np.abs(arc_table()[None] - self.body_arc[:, None])
+        return np.exp(-((distance / 9.0) ** 2)).sum(axis=0)
+
+    def _along_bodies(self, values: Array) -> Array:
+        return np.interp(arc_table(), self.body_arc[::-1], values[::-1])
+
+    @cached_property
+    def canal_loss(self) -> Array:
+        """(5, entries): mm that the canal's grade takes from the sac's depth."""
+        grade = self.grade_by_level(Condition.SPINAL_CANAL_STENOSIS)
+        return 0.262 * SAC_DEPTH * self.body.canal_scale * grade[:, None] * self.near_disc
+
+    @cached_property
+    def sac_front(self) -> Array:
+        """Sac's anterior face behind the posterior wall."""
+        split = self.body.canal_split[:, None]
+        return 1.3 + (split * self.canal_loss).sum(axis=0)
+
+    @cached_property
+    def sac_back(self) -> Array:
+        """Sac's posterior face behind the posterior wall."""
+        split = self.body.canal_split[:, None]
+        depth = SAC_DEPTH * self.body.canal_scale * np.interp(arc_table(), [-130, -85, 60], [0.45, 0.93, 1.0])
+        return 1.3 + depth - ((1 - split) * self.canal_loss).sum(axis=0)
+
+    @cached_property
+    def sac_half_width(self) -> Array:
+        grade = self.grade_by_level(Condition.SPINAL_CANAL_STENOSIS)
+        taper = np.interp(arc_table(), [-130, -85, 60], [0.45, 0.95, 1.0])
+        loss = (0.11 * grade[:, None] * self.near_disc).sum(axis=0)
+        return SAC_HALF_WIDTH * self.body.canal_scale * taper * (1 - loss)
+
+    @cached_property
+    def flavum(self) -> Array:
+        """Thickness of the ligamentum flavum; none beside the bodies."""
+        grade = self.grade_by_level(Condition.SPINAL_CANAL_STENOSIS)
+        return ((2.6 + 0.9 * grade[:, None]) * self.near_disc).sum(axis=0)
+
+    @cached_property
+    def nearest_disc(self) -> npt.NDArray[np.intp]:
+        return np.argmin(np.abs(arc_table()[:, None] - self.disc_arc[None]), axis=1)
+
+    @cached_property
+    def nearest_body(self) -> npt.NDArray[np.intp]:
+        return np.argmin(np.abs(arc_table()[:, None] - self.body_arc[None]), axis=1)
+
+
+def _rotation(yaw: float, roll: float, pitch: float) -> Array:
+    """Rotation about z, then y, then x, radians."""
+    cz, sz, cy, sy, cx, sx = np.cos(yaw), np.sin(yaw), np.cos(roll), np.sin(roll), np.cos(pitch), np.sin(pitch)
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    return about_x @ about_y @ about_z

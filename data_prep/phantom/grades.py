@@ -1,0 +1,126 @@
+"""How ill each of the 25 sites is: hidden continuous grades, and the labels that a reader would give them.
+
+A grade is a number in [0, 3): below 1 Normal/Mild, below 2 Moderate, from 2 on Severe. Grades come
+from 25 correlated Gaussian latents cut at the label frequencies of the RSNA 2024 set, so that a
+synthetic cohort has that set's prior and its correlations across levels, sides and conditions.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import norm
+
+from data_prep.sites import SITES, Condition, Level, Severity, Site
+
+Grades = dict[Site, float]
+
+#: Normal/Mild, Moderate, Severe in % of studies, from L1-L2 to L5-S1; what is short of 100 is unlabelled.
+LABEL_PERCENT: dict[Condition, tuple[tuple[float, float, float], ...]] = {
+    Condition.SPINAL_CANAL_STENOSIS: (
+        (95.5, 3.4, 1.1),
+        (89.6, 7.6, 2.7),
+        (82.1, 11.6, 6.2),
+        (75.0, 12.0, 12.9),
+        (96.4, 2.6, 1.0),
+    ),
+    Condition.NEURAL_FORAMINAL_NARROWING: (
+        (96.6, 3.2, 0.1),
+        (90.7, 8.7, 0.6),
+        (77.1, 20.8, 2.0),
+        (61.0, 31.8, 7.1),
+        (63.1, 26.3, 10.4),
+    ),
+    Condition.SUBARTICULAR_STENOSIS: (
+        (85.6, 4.7, 1.4),
+        (78.7, 12.9, 4.2),
+        (67.0, 23.0, 9.8),
+        (44.9, 31.6, 23.3),
+        (71.3, 20.7, 7.4),
+    ),
+}
+
+# Latent correlations at one level, in SITES' order of columns: canal, foramina left and right, recesses left and
+# right. Chosen so that the *labels* have the rank correlations published for the real set (ties weaken them).
+_COLUMN_CORRELATION = np.array(
+    [
+        [1.00, 0.40, 0.40, 0.78, 0.78],
+        [0.40, 1.00, 0.47, 0.42, 0.32],
+        [0.40, 0.47, 1.00, 0.32, 0.42],
+        [0.78, 0.42, 0.32, 1.00, 0.66],
+        [0.78, 0.32, 0.42, 0.66, 1.00],
+    ]
+)
+#: Latent correlation of one condition at neighbouring levels; it decays geometrically.
+_LEVEL_CORRELATION = 0.62
+
+# Where in its class a grade may lie: readers agree on what they call by name, so few sites sit on a threshold.
+_CLASS_RANGE = {
+    Severity.NORMAL_MILD: (0.0, 0.85),
+    Severity.MODERATE: (1.1, 1.85),
+    Severity.SEVERE: (2.1, 2.95),
+}
+#: Within Normal/Mild most sites are plainly normal: the rank in the class is raised to this power.
+_NORMAL_SKEW = 1.6
+
+#: A reader's grade scatters about the true one by this much, so that only grades near a threshold change name.
+READER_SCATTER = 0.07
+#: Beyond that, this share of labels is a neighbouring grade whatever the site looks like.
+LABEL_NOISE = 0.03
+
+
+def class_probabilities(site: Site) -> npt.NDArray[np.float64]:
+    """P(Normal/Mild, Moderate, Severe) of a site, given that it was labelled."""
+    percent = np.array(LABEL_PERCENT[site.condition][list(Level).index(site.level)])
+    return percent / percent.sum()
+
+
+def latent_correlation() -> npt.NDArray[np.float64]:
+    """Correlation of the 25 latents, (25, 25), rows and columns as SITES."""
+    steps = np.abs(np.subtract.outer(np.arange(len(Level)), np.arange(len(Level))))
+    return np.kron(_COLUMN_CORRELATION, _LEVEL_CORRELATION**steps)
+
+
+def draw_grades(generator: np.random.Generator) -> Grades:
+    """One patient's 25 grades."""
+    latent = np.linalg.cholesky(latent_correlation()) @ generator.standard_normal(len(SITES))
+    return {
+        site: _grade_at_rank(class_probabilities(site), rank)
+        for site, rank in zip(SITES, norm.cdf(latent), strict=True)
+    }
+
+
+def forced_grades(severities: Mapping[Site, Severity], generator: np.random.Generator) -> Grades:
+    """Grades of the given severities; a site that is not named is Normal/Mild."""
+    return {
+        site: grade_within(severities.get(site, Severity.NORMAL_MILD), float(rank))
+        for site, rank in zip(SITES, generator.uniform(size=len(SITES)), strict=True)
+    }
+
+
+def grade_within(severity: Severity, rank: float) -> float:
+    """The grade at a rank in [0, 1] among the sites of one severity."""
+    low, high = _CLASS_RANGE[severity]
+    share = rank**_NORMAL_SKEW if severity is Severity.NORMAL_MILD else rank
+    return float(low + (high - low) * share)
+
+
+def severity_of(grade: float) -> Severity:
+    """The true severity of a grade."""
+    return Severity(int(np.clip(np.floor(grade), 0, 2)))
+
+
+def read_label(grade: float, generator: np.random.Generator) -> Severity:
+    """What a reader calls a grade: blurred near the thresholds, and sometimes simply a neighbouring grade."""
+    scatter, chance, direction = generator.standard_normal(), generator.uniform(), generator.choice((-1, 1))
+    severity = severity_of(max(grade + READER_SCATTER * scatter, 0.0))
+    if chance >= LABEL_NOISE:
+        return severity
+    return Severity.MODERATE if severity is not Severity.MODERATE else Severity(severity + int(direction))
+
+
+def _grade_at_rank(probabilities: npt.NDArray[np.float64], rank: float) -> float:
+    edges = np.concatenate([[0.0], np.cumsum(probabilities)])
+    index = int(np.clip(np.searchsorted(edges, rank, side="right") - 1, 0, 2))
+    within = (rank - edges[index]) / probabilities[index]
+    return grade_within(Severity(index), float(np.clip(within, 0.0, 1.0)))
