@@ -41,7 +41,8 @@ def main() -> None:
         progress=True,
     )
     print(
-        f"{settings.train} training and {settings.test} test studies in {root / 'dataset'}; truth in {root / 'phantom_truth'}"
+        f"{settings.train} training and {settings.test} test studies in {root / 'dataset'}, "
+        f"their truth in {root / 'phantom_truth'}"
     )
 
 

@@ -66,7 +66,7 @@ class SpineCurve:
         tangent = np.stack([-np.sin(self.tilt), np.cos(self.tilt)], axis=1)
         line = np.cumsum((tangent[1:] + tangent[:-1]) / 2 * ARC_STEP_MM, axis=0)
         line = np.concatenate([np.zeros((1, 2)), line])
-        return line - line[int(round(-ARC_RANGE_MM[0] / ARC_STEP_MM))]
+        return line - line[round(-ARC_RANGE_MM[0] / ARC_STEP_MM)]
 
     def to_anatomy(self, u: float, v: float, s: float) -> Array:
         """Spine coordinates -> (x, y, z) in mm."""

@@ -70,6 +70,7 @@ def _dataset(identity: SeriesIdentity, plan: SeriesPlan, index: int, pixels: Pix
     dataset.PixelData = pixels.astype("<u2").tobytes()
     dataset["PixelData"].VR = "OW"
 
+    dataset.preamble = b"\0" * 128
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.MediaStorageSOPClassUID = ENHANCED_MR
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID

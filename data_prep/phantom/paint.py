@@ -7,6 +7,7 @@ behind the posterior wall; `t` mm above the nearest disc's centre; `across` is |
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,24 +19,25 @@ from data_prep.phantom.tissues import ROUGHNESS, Palette, Tissue, texture
 from data_prep.sites import Condition
 
 Array = npt.NDArray[np.float64]
-Array32 = npt.NDArray[np.float32]
+Field = npt.NDArray[np.floating[Any]]
 Index = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
 
 EDGE_MM = 1.0
 
 
-def cover(distance: Array32, edge: float = EDGE_MM) -> Array32:
+def cover(distance: Field, edge: float = EDGE_MM) -> Field:
     """Share of a pixel inside a shape, from its signed distance in mm."""
     return np.clip(np.float32(0.5) - distance * np.float32(1 / edge), 0, 1)
 
 
-def ellipse(a: Array32, b: Array32, half_a: Array32 | float, half_b: Array32 | float) -> Array32:
+def ellipse(a: Field, b: Field, half_a: Field | float, half_b: Field | float) -> Field:
     """About the signed distance from an ellipse about (0, 0)."""
     radius = np.sqrt((a / half_a) ** 2 + (b / half_b) ** 2)
     return (radius - 1) * np.minimum(half_a, half_b)
 
 
-def box(*sides: Array32) -> Array32:
+def box(*sides: Field) -> Field:
     """Signed distance from the intersection of half-spaces, each given by its own signed distance."""
     distance = sides[0]
     for side in sides[1:]:
@@ -49,17 +51,17 @@ class Canvas:
 
     patient: Patient
     palette: Palette
-    image: Array32
-    texture: Array32
-    u: Array32
-    v: Array32
-    s: Array32
+    image: Field
+    texture: Field
+    u: Field
+    v: Field
+    s: Field
 
     def __post_init__(self) -> None:
         self.entry = arc_index(self.s)
         self.across = np.abs(self.u)
 
-    def paint(self, tissue: Tissue, coverage: Array32, gain: Array32 | float = 1.0) -> None:
+    def paint(self, tissue: Tissue, coverage: Field, gain: Field | float = 1.0) -> None:
         """Lay a tissue over what is there."""
         signal = np.float32(self.palette.signal[tissue]) * gain
         rough = ROUGHNESS[tissue]
@@ -67,26 +69,26 @@ class Canvas:
             signal = signal * (1 + rough * self.texture)
         self.image += coverage * (signal - self.image)
 
-    def part(self, inside: npt.NDArray[np.bool_]) -> tuple["Canvas", Index]:
+    def part(self, inside: Mask) -> tuple["Canvas", Index]:
         """The canvas of some pixels, and where they lie in this one."""
         index = np.flatnonzero(inside)
         arrays = (self.image, self.texture, self.u, self.v, self.s)
         return Canvas(self.patient, self.palette, *(array.take(index) for array in arrays)), index
 
-    def along(self, profile: Array) -> Array32:
+    def along(self, profile: Array) -> Field:
         """A profile of `Patient` at each pixel."""
         return profile.astype(np.float32).take(self.entry)
 
-    def disc(self) -> tuple[Index, Array32]:
+    def disc(self) -> tuple[Index, Field]:
         """Index of the nearest disc, and mm above its centre."""
         disc = self.patient.nearest_disc.take(self.entry)
         return disc, self.s - self.patient.disc_arc.astype(np.float32).take(disc)
 
-    def vertebra(self) -> Array32:
+    def vertebra(self) -> Field:
         """mm above the nearest vertebral body's centre."""
         return self.s - self.patient.body_arc.astype(np.float32).take(self.patient.nearest_body.take(self.entry))
 
-    def sided(self, condition: Condition, disc: Index) -> Array32:
+    def sided(self, condition: Condition, disc: Index) -> Field:
         """Grade of the nearest disc's site on the pixel's own side; 0 at discs without grades."""
         table = np.zeros((DISC_COUNT, 2), dtype=np.float32)
         table[FIRST_GRADED : FIRST_GRADED + len(LEVELS)] = self.patient.grade_by_level(condition)
@@ -96,12 +98,12 @@ class Canvas:
 Painter = Callable[[Canvas], None]
 
 
-def render(patient: Patient, frame: Frame, palette: Palette, offset_mm: float = 0.0) -> Array32:
-    """The noiseless image of a plane, about 0..1, in the frame's shape; `offset_mm` moves the plane along its normal."""
+def render(patient: Patient, frame: Frame, palette: Palette, offset_mm: float = 0.0) -> Field:
+    """The noiseless image of a plane, about 0..1, in the frame's shape; `offset_mm` moves it along its normal."""
     x, y, z = _anatomy_points(patient, frame, offset_mm)
     u, v, s = patient.curve.to_spine(x, y, z)
     start = patient.body.texture_origin_mm
-    grain = texture(*(p + np.float32(o) for p, o in zip((x, y, z), start, strict=True)))
+    grain = texture(x + np.float32(start[0]), y + np.float32(start[1]), z + np.float32(start[2]))
     image = np.full(x.shape, palette.signal[Tissue.FAT], dtype=np.float32)
     canvas = Canvas(patient, palette, image, grain, u, v, s)
     _paint_surroundings(canvas)
@@ -113,7 +115,7 @@ def render(patient: Patient, frame: Frame, palette: Palette, offset_mm: float = 
     return canvas.image.reshape(frame.shape)
 
 
-def _anatomy_points(patient: Patient, frame: Frame, offset_mm: float) -> tuple[Array32, Array32, Array32]:
+def _anatomy_points(patient: Patient, frame: Frame, offset_mm: float) -> tuple[Field, Field, Field]:
     """Every pixel's centre in the anatomy's own axes, flattened."""
     to_anatomy = patient.body.rotation.T
     corner = to_anatomy @ (frame.to_patient(0, 0) + frame.normal * offset_mm - patient.body.origin_mm)
@@ -127,7 +129,7 @@ def _anatomy_points(patient: Patient, frame: Frame, offset_mm: float) -> tuple[A
     return x, y, z
 
 
-def _paint_part(canvas: Canvas, inside: npt.NDArray[np.bool_], painter: Painter) -> None:
+def _paint_part(canvas: Canvas, inside: Mask, painter: Painter) -> None:
     if not inside.any():
         return
     part, index = canvas.part(inside)
@@ -167,7 +169,7 @@ def _paint_surroundings(canvas: Canvas) -> None:
 
 def _paint_column(canvas: Canvas) -> None:
     """Great vessels, vertebral bodies and discs."""
-    patient, u, v, s, across = canvas.patient, canvas.u, canvas.v, canvas.s, canvas.across
+    patient, u, v, across = canvas.patient, canvas.u, canvas.v, canvas.across
     disc, t = canvas.disc()
     half_width, wall, front = (canvas.along(p) for p in (patient.half_width, patient.wall, patient.front))
     _paint_vessels(canvas, front)
@@ -193,7 +195,7 @@ def _paint_column(canvas: Canvas) -> None:
     _paint_nucleus(canvas, disc, t, radius, endplate)
 
 
-def _paint_vessels(canvas: Canvas, front: Array32) -> None:
+def _paint_vessels(canvas: Canvas, front: Field) -> None:
     """Aorta and vena cava, which divide before L4."""
     apart = 0.42 * np.clip(-28 - canvas.s, 0, 60)
     aorta = ellipse(canvas.u - 9 - apart, canvas.v + front + 11, 8.0, 8.0)
@@ -204,7 +206,7 @@ def _paint_vessels(canvas: Canvas, front: Array32) -> None:
         canvas.paint(Tissue.SKIN, cover(np.abs(vessel) - 0.5) * 0.7)
 
 
-def _paint_endplate_changes(canvas: Canvas, disc: Index, t: Array32, endplate: Array32, outline: Array32) -> None:
+def _paint_endplate_changes(canvas: Canvas, disc: Index, t: Field, endplate: Field, outline: Field) -> None:
     """Modic changes and Schmorl's nodes: distractors that no grade moves."""
     body = canvas.patient.body
     plate = disc * 2 + (t < 0)
@@ -220,7 +222,7 @@ def _paint_endplate_changes(canvas: Canvas, disc: Index, t: Array32, endplate: A
         canvas.paint(Tissue.ANNULUS, cover(node) * (size > 0))
 
 
-def _paint_nucleus(canvas: Canvas, disc: Index, t: Array32, radius: Array32, endplate: Array32) -> None:
+def _paint_nucleus(canvas: Canvas, disc: Index, t: Field, radius: Field, endplate: Field) -> None:
     health = (1 - canvas.patient.body.degeneration).astype(np.float32).take(disc)
     inside = cover((radius - 0.74) * 16, 2.5) * cover(endplate + 0.9, 1.4)
     cleft = 1 - 0.45 * np.exp(-((t * np.float32(1 / 0.9)) ** 2))
@@ -231,7 +233,7 @@ def _paint_arch(canvas: Canvas) -> None:
     """Pedicles, facets, laminae, spinous and transverse processes."""
     patient, across, s = canvas.patient, canvas.across, canvas.s
     w = canvas.v - canvas.along(patient.wall)
-    disc, t = canvas.disc()
+    _, t = canvas.disc()
     tb = canvas.vertebra()
     above_sacrum = s - np.float32(patient.body_arc[7] + 8)
     lateral = np.interp(
@@ -260,12 +262,12 @@ def _paint_arch(canvas: Canvas) -> None:
     _paint_sacrum(canvas, w, -above_sacrum)
 
 
-def _paint_bone(canvas: Canvas, distance: Array32) -> None:
+def _paint_bone(canvas: Canvas, distance: Field) -> None:
     canvas.paint(Tissue.CORTEX, cover(distance))
     canvas.paint(Tissue.MARROW, cover(distance + 1.1))
 
 
-def _paint_joint(canvas: Canvas, a: Array32, b: Array32, t: Array32, pillar: Array32) -> None:
+def _paint_joint(canvas: Canvas, a: Field, b: Field, t: Field, pillar: Field) -> None:
     """The facet joint's cleft: a curved plane that runs from anteromedial to posterolateral."""
     line = 0.78 * a - 0.62 * b + 0.03 * b * b + 0.12 * t
     inside = cover(pillar) * cover(np.abs(t) - 9, 2.0)
@@ -273,7 +275,7 @@ def _paint_joint(canvas: Canvas, a: Array32, b: Array32, t: Array32, pillar: Arr
     canvas.paint(Tissue.CARTILAGE, cover(np.abs(line) - 0.45) * inside * 0.8)
 
 
-def _paint_sacrum(canvas: Canvas, w: Array32, below: Array32) -> None:
+def _paint_sacrum(canvas: Canvas, w: Field, below: Field) -> None:
     """Wings of the sacrum beside its canal, and the median crest behind."""
     wings = box(below * -1 + 0, ellipse(canvas.across - 24, w + 2, 17.0, 13.0))
     crest = box(np.abs(w - 18.5) - 3.2, canvas.across - 12, below * -1)
@@ -298,7 +300,7 @@ def _paint_canal(canvas: Canvas) -> None:
     _paint_recess(canvas, w, disc, t, graded)
 
 
-def _paint_flavum(canvas: Canvas, w: Array32) -> None:
+def _paint_flavum(canvas: Canvas, w: Field) -> None:
     """A dark band on each side between the laminae, a V that opens forwards."""
     thickness = canvas.along(canvas.patient.flavum)
     inner = (w - canvas.along(canvas.patient.sac_back) - 0.6) + np.clip(canvas.across - 1.5, 0, None) * 0.55
@@ -306,7 +308,7 @@ def _paint_flavum(canvas: Canvas, w: Array32) -> None:
     canvas.paint(Tissue.LIGAMENT, cover(band) * np.clip(thickness - 0.6, 0, 1))
 
 
-def _paint_sac(canvas: Canvas, w: Array32) -> None:
+def _paint_sac(canvas: Canvas, w: Field) -> None:
     """Dura, fluid, conus and the roots of the cauda equina, which crowd as the sac shrinks."""
     patient, u = canvas.patient, canvas.u
     front, back = canvas.along(patient.sac_front), canvas.along(patient.sac_back)
@@ -331,7 +333,7 @@ def _paint_sac(canvas: Canvas, w: Array32) -> None:
     canvas.paint(Tissue.CORD, cover(cord) * inside * (cord_radius > 0.3))
 
 
-def _paint_foramen(canvas: Canvas, w: Array32, disc: Index, t: Array32, graded: Array32) -> None:
+def _paint_foramen(canvas: Canvas, w: Field, disc: Index, t: Field, graded: Mask) -> None:
     """A window between two pedicles: fat around the exiting root; disc and facet close in as the grade rises."""
     patient = canvas.patient
     grade = canvas.sided(Condition.NEURAL_FORAMINAL_NARROWING, disc)
@@ -351,7 +353,7 @@ def _paint_foramen(canvas: Canvas, w: Array32, disc: Index, t: Array32, graded: 
     canvas.paint(Tissue.ROOT, cover(box(root, np.abs(out) - 9)) * graded)
 
 
-def _paint_recess(canvas: Canvas, w: Array32, disc: Index, t: Array32, graded: Array32) -> None:
+def _paint_recess(canvas: Canvas, w: Field, disc: Index, t: Field, graded: Mask) -> None:
     """The canal's anterolateral corner with the traversing root; disc and facet close it as the grade rises."""
     grade = canvas.sided(Condition.SUBARTICULAR_STENOSIS, disc) * np.exp(-((t / 6.5) ** 4))
     out = canvas.across - 9.6

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum, auto
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
 Array32 = npt.NDArray[np.float32]
+Field = npt.NDArray[np.floating[Any]]
 
 
 class Tissue(IntEnum):
@@ -114,7 +116,7 @@ def _texture_volume() -> Array32:
     return fine / fine.std() * 0.8 + coarse / coarse.std() * 0.6
 
 
-def texture(x: Array32, y: Array32, z: Array32, stretch: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Array32:
+def texture(x: Field, y: Field, z: Field, stretch: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Array32:
     """Noise of standard deviation about 1 fixed in space, at points in mm; `stretch` lengthens its grain per axis."""
     index = np.zeros(x.shape, dtype=np.int32)
     for axis, factor in zip((x, y, z), stretch, strict=True):
