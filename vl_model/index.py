@@ -173,7 +173,7 @@ def load_index(folder: Path, fingerprint: dict[str, Any]) -> Index:
         raise ValueError(f"{folder}: schema version {manifest.get('schema_version')}, expected {SCHEMA_VERSION}")
     made_of = manifest["fingerprint"]
     if other := [name for name in sorted({*made_of, *fingerprint}) if made_of.get(name) != fingerprint.get(name)]:
-        raise ValueError(f"{folder}: was made of another {' and '.join(other)}")
+        raise ValueError(f"{folder}: was made of other {' and '.join(other)}")
     with np.load(folder / "columns.npz", allow_pickle=False) as columns:
         index = Index(
             **{name: columns[name] for name in _COLUMNS},
