@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from data_prep.sites import SITES, Severity
 from prompts.render import zero_shot_prompts
-from vl_model.batches import tiles_for_model
 from vl_model.rows import SiteRow
 from vl_model.site_model import SiteModel
+from vl_model.tiles import tiles_for_model
 
 _TEXTS_A_BATCH = 256
 
