@@ -16,7 +16,7 @@ array([20.,  3.])
 -4.0
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,6 +30,10 @@ Array = npt.NDArray[np.float64]
 DIRECTION_TOLERANCE = 1e-2
 #: Slices whose normals differ by less than this lie in one stack: blocks of one series differ by several degrees.
 STACK_ANGLE_DEGREES = 1.0
+#: Neighbours further apart than this many times their stack's median gap lie on two sides of a jump between blocks.
+JUMP_RATIO = 1.5
+#: Slices nearer to each other than this show the same place twice.
+SAME_PLACE_MM = 0.1
 
 
 @dataclass(frozen=True)
@@ -147,3 +151,26 @@ def stacks(frames: Sequence[Frame]) -> list[list[int]]:
     ordered = [(normal, sorted(members, key=lambda i: place(normal, i))) for normal, members in groups]
     ordered.sort(key=lambda group: place(group[0], group[1][0]))
     return [members for _, members in ordered]
+
+
+def neighbours(frames: Mapping[int, Frame] | Sequence[Frame], stack: Sequence[int], index: int) -> tuple[int, int, int]:
+    """(before, `index`, after): the slices next to one in its sorted stack, `index` itself where the stack stops.
+
+    A stack stops at its ends and at a jump between blocks (`JUMP_RATIO`); a slice at the same place
+    (`SAME_PLACE_MM`) is no neighbour. Raises ValueError where `index` is not in `stack`.
+    """
+    here = list(stack).index(index)
+    normal = frames[stack[0]].normal
+    places = np.array([frames[i].centre_mm @ normal for i in stack])
+    gaps = np.abs(np.diff(places))
+    gaps = gaps[gaps > SAME_PLACE_MM]
+    limit = JUMP_RATIO * float(np.median(gaps)) if len(gaps) else 0.0
+
+    def next_to(step: int) -> int:
+        there = here + step
+        while 0 <= there < len(stack) and abs(places[there] - places[here]) <= SAME_PLACE_MM:
+            there += step
+        inside = 0 <= there < len(stack) and abs(places[there] - places[here]) <= limit
+        return stack[there] if inside else index
+
+    return next_to(-1), index, next_to(1)

@@ -1,0 +1,104 @@
+"""What a DICOM header says about one image: where it lies and how it was acquired. Nothing else of it is read."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset
+
+from data_prep.geometry import Frame
+from data_prep.pixels import READ_ERRORS
+from data_prep.sites import View
+
+#: A spin echo is T1-weighted with a short echo and a short repetition time (ms); T2 and STIR have long ones.
+T1_ECHO_MS, T1_REPETITION_MS = 30.0, 1200.0
+
+
+@dataclass(frozen=True)
+class Header:
+    """Geometry and acquisition numbers of one image; `frame` is None, and `problem` says why, where it has none."""
+
+    instance_number: int
+    frame: Frame | None
+    problem: str
+    weighting: str
+    """``t1`` or ``t2`` where the series description or the times tell, else empty."""
+
+
+def read_header(dataset: Dataset, path: Path) -> Header:
+    """Raises ValueError where neither the file's name nor the header gives an instance number.
+
+    The file's name counts first, because the competition's tables speak of files.
+    """
+    try:
+        number = int(path.stem) if path.stem.isascii() and path.stem.isdigit() else int(dataset.InstanceNumber)
+    except READ_ERRORS:
+        raise ValueError("no instance number, neither in the file's name nor in its header") from None
+    frame, problem = None, ""
+    try:
+        frame = _frame(dataset)
+    except READ_ERRORS as error:
+        problem = " ".join(str(error).split())[:160]
+    return Header(number, frame, problem, _weighting(dataset))
+
+
+def _frame(dataset: Dataset) -> Frame:
+    position = _numbers(dataset, "ImagePositionPatient", 3)
+    orientation = _numbers(dataset, "ImageOrientationPatient", 6)
+    spacing = _numbers(dataset, "PixelSpacing", 2)
+    return Frame(
+        (position[0], position[1], position[2]),
+        (orientation[0], orientation[1], orientation[2]),
+        (orientation[3], orientation[4], orientation[5]),
+        (spacing[0], spacing[1]),
+        (int(dataset.Rows), int(dataset.Columns)),
+    )
+
+
+def _numbers(dataset: Dataset, name: str, count: int) -> list[float]:
+    value: Any = dataset.get(name)
+    numbers = [] if value is None or isinstance(value, float) else [float(number) for number in value]
+    if len(numbers) != count:
+        raise ValueError(f"{name} has {len(numbers)} numbers: expected {count}")
+    return numbers
+
+
+def _weighting(dataset: Dataset) -> str:
+    """From the series description; where it says nothing, from echo and repetition time."""
+    try:
+        words = str(dataset.get("SeriesDescription", "")).lower()
+        echo, repetition = (float(dataset.get(name) or math.nan) for name in ("EchoTime", "RepetitionTime"))
+    except READ_ERRORS:
+        return ""
+    if "t1" in words:
+        return "t1"
+    if "t2" in words or "stir" in words:
+        return "t2"
+    if math.isnan(echo) or math.isnan(repetition):
+        return ""
+    return "t1" if echo < T1_ECHO_MS and repetition < T1_REPETITION_MS else "t2"
+
+
+def orientation(headers: list[Header]) -> str:
+    """``sagittal``, ``axial`` or ``coronal`` where all images with geometry agree, ``mixed``, or empty for none."""
+    found = {
+        "sagittal" if header.frame.is_sagittal else "axial" if header.frame.is_axial else "coronal"
+        for header in headers
+        if header.frame is not None
+    }
+    return "mixed" if len(found) > 1 else found.pop() if found else ""
+
+
+def guess_view(headers: list[Header]) -> View | None:
+    """The view of a series that no table describes; None for what is none of the three (a localiser, an axial T1)."""
+    weightings = {header.weighting for header in headers}
+    weighting = weightings.pop() if len(weightings) == 1 else ""
+    match orientation(headers), weighting:
+        case "sagittal", "t1":
+            return View.SAGITTAL_T1
+        case "sagittal", "t2":
+            return View.SAGITTAL_T2_STIR
+        case "axial", "t2" | "":
+            return View.AXIAL_T2
+    return None

@@ -1,0 +1,210 @@
+"""Image-text pairs: ``dataset.json`` and the rows of ``train_dataset.csv``, written, read and checked.
+
+``dataset.json`` is the contract between preparation and everything after it: `metadata`, whose
+schema version is checked at the door, and `pairs`, one for each (study, site, view) that is imaged.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.sites import Condition, Level, Severity, Side, Site, Source, View
+
+SCHEMA_VERSION = 1
+
+TRAIN_COLUMNS = (
+    "image_path",
+    "study_id",
+    "series_id",
+    "instance_number",
+    "condition",
+    "side",
+    "level",
+    "severity",
+    "text",
+    "view",
+    "fold",
+    "image_file_name",
+)
+"""Columns of ``train_dataset.csv``. The last one repeats the first: by its name `datasets` makes an image of it."""
+
+DATASET_CARD = """\
+---
+license: other
+task_categories:
+- zero-shot-image-classification
+configs:
+- config_name: default
+  drop_labels: true
+  metadata_filenames:
+  - train_dataset.csv
+  data_files:
+  - split: {split}
+    path:
+    - train_dataset.csv
+    - images/{study_id}/*/*.png
+---
+# Lumbar-spine MRI: image-text pairs
+
+One row of `train_dataset.csv` is one site of one study in one view, with the PNG that shows it.
+`datasets.load_dataset` on this folder gives the rows with their images. The images listed above
+only tell it that the rows speak of images: the rows themselves name every file.
+"""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One site in one view, and what is to be said of it.
+
+    image: the middle slice's PNG, relative to ``processed_data/``; box: the site's field in its pixels.
+    instance_numbers: the tile's three slices; crop: the tile's row in ``crops.npy``.
+    severity: None where nobody graded it; fold: None outside the train split.
+    """
+
+    study_id: int
+    site: Site
+    view: View
+    series_id: int
+    instance_number: int
+    instance_numbers: tuple[int, ...]
+    image: str
+    box: tuple[float, float, float, float]
+    text: str
+    severity: Severity | None
+    source: Source
+    fold: int | None
+    crop: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """``dataset.json`` as read."""
+
+    metadata: dict[str, Any]
+    pairs: tuple[Pair, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over pairs and crops: what a run records of the data it saw."""
+        return str(self.metadata["fingerprint"])
+
+    @property
+    def study_ids(self) -> tuple[int, ...]:
+        """All studies that the tables name, in their order, also those without any usable image."""
+        return tuple(self.metadata["study_ids"])
+
+
+def read_dataset(processed: Path) -> Dataset:
+    """Read ``dataset.json``. Raises ValueError with one line where it is missing, malformed or of another version."""
+    path = processed / "dataset.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; prepare_data.py writes it") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); run prepare_data.py again") from None
+    metadata = content.get("metadata") if isinstance(content, dict) else None
+    version = metadata.get("schema_version") if isinstance(metadata, dict) else None
+    if not isinstance(metadata, dict) or version != SCHEMA_VERSION:
+        raise ValueError(f"{path}: schema version {version}, expected {SCHEMA_VERSION}; run prepare_data.py again")
+    try:
+        pairs = tuple(_from_json(entry) for entry in content["pairs"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: a pair that is none ({error!r}); run prepare_data.py again") from None
+    return Dataset(metadata, pairs)
+
+
+def write_dataset(processed: Path, metadata: dict[str, Any], pairs: Iterable[Pair], crops_fingerprint: str) -> None:
+    """Write ``dataset.json``, one pair a line, by rename; its fingerprint and schema version are put into `metadata`.
+
+    Everything it speaks of must be there already: its presence says that a conversion is complete.
+    """
+    lines = [json.dumps(_to_json(pair)) for pair in pairs]
+    digest = hashlib.sha256(crops_fingerprint.encode())
+    for line in lines:
+        digest.update(line.encode())
+    metadata = {"schema_version": SCHEMA_VERSION, **metadata, "fingerprint": digest.hexdigest()}
+    partial = processed / ".dataset.json.partial"
+    with partial.open("w", encoding="utf-8") as file:
+        file.write('{"metadata": ' + json.dumps(metadata, indent=1) + ',\n"pairs": [\n')
+        file.write(",\n".join(lines))
+        file.write("\n]}\n")
+    partial.replace(processed / "dataset.json")
+
+
+def _to_json(pair: Pair) -> dict[str, Any]:
+    return {
+        "study_id": pair.study_id,
+        "series_id": pair.series_id,
+        "instance_number": pair.instance_number,
+        "image": pair.image,
+        "text": pair.text,
+        "condition": pair.site.condition.value,
+        "side": None if pair.site.side is None else pair.site.side.value,
+        "level": pair.site.level.value,
+        "severity": None if pair.severity is None else pair.severity.key,
+        "view": pair.view.value,
+        "box": list(pair.box),
+        "source": pair.source.value,
+        "fold": pair.fold,
+        "instance_numbers": list(pair.instance_numbers),
+        "crop": pair.crop,
+    }
+
+
+def _from_json(entry: dict[str, Any]) -> Pair:
+    side, severity = entry["side"], entry["severity"]
+    x0, y0, x1, y1 = entry["box"]
+    return Pair(
+        study_id=int(entry["study_id"]),
+        site=Site(Condition(entry["condition"]), None if side is None else Side(side), Level(entry["level"])),
+        view=View(entry["view"]),
+        series_id=int(entry["series_id"]),
+        instance_number=int(entry["instance_number"]),
+        instance_numbers=tuple(entry["instance_numbers"]),
+        image=entry["image"],
+        box=(x0, y0, x1, y1),
+        text=entry["text"],
+        severity=None if severity is None else Severity[severity.upper()],
+        source=Source(entry["source"]),
+        fold=entry["fold"],
+        crop=int(entry["crop"]),
+    )
+
+
+def train_row(pair: Pair) -> tuple[Any, ...]:
+    """A row of ``train_dataset.csv``; side, severity and fold are empty where there is none."""
+    return (
+        pair.image,
+        pair.study_id,
+        pair.series_id,
+        pair.instance_number,
+        pair.site.condition.value,
+        "" if pair.site.side is None else pair.site.side.value,
+        pair.site.level.value,
+        "" if pair.severity is None else pair.severity.key,
+        pair.text,
+        pair.view.value,
+        "" if pair.fold is None else pair.fold,
+        pair.image,
+    )
+
+
+def count_sites(pairs: Iterable[Pair]) -> dict[str, dict[str, dict[str, int]]]:
+    """condition -> level -> severity (or ``unlabelled``) -> number of graded sites, each counted once."""
+    sites = {(pair.study_id, pair.site): pair.severity for pair in pairs}
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for (_, site), severity in sites.items():
+        cell = counts.setdefault(site.condition_key, {}).setdefault(site.level.value, {})
+        name = "unlabelled" if severity is None else severity.key
+        cell[name] = cell.get(name, 0) + 1
+    return counts
+
+
+def write_dataset_card(processed: Path, split: str, pairs: Sequence[Pair]) -> None:
+    """README.md, without which `datasets.load_dataset` finds images or columns but not both."""
+    study_id = pairs[0].study_id if pairs else "*"
+    (processed / "README.md").write_text(DATASET_CARD.format(split=split, study_id=study_id), encoding="utf-8")

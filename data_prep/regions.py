@@ -1,0 +1,166 @@
+"""Where each site is seen: reader's marks to patient millimetres, and those to a region in each view.
+
+A site seen in one view is projected into the others through patient space, never through slice
+numbers: the nearest slice is the one whose plane is nearest, over all series of that view, among
+those whose image shows the point. Beyond `REACH_MM` the site is not imaged there, which is an
+answer (`Missing`), not an error.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from data_prep.faults import Fault, FaultKind
+from data_prep.geometry import Array, Frame, Vector, neighbours
+from data_prep.sites import Site, Source, View
+from data_prep.studies import Series, Study
+from data_prep.tables import Mark
+
+#: A slice further than this from a site does not show it.
+REACH_MM = 5.0
+#: The side of a region's box.
+BOX_MM = 48.0
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a site lies in the patient; `mark` is the reader's point that says so, if one does."""
+
+    site: Site
+    point_mm: Vector
+    source: Source
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True)
+class Region:
+    """A site in one view.
+
+    instance_numbers: three neighbouring slices of one stack, ordered along the patient's axis (right to
+    left, or caudal to cranial), the middle one nearest to the site; an end is repeated where the stack stops.
+    box: (x0, y0, x1, y1) in (column, row) pixels of the middle slice, counted from its first pixel's centre,
+    `BOX_MM` wide and clipped to the image.
+    """
+
+    site: Site
+    view: View
+    series_id: int
+    instance_numbers: tuple[int, int, int]
+    centre_mm: Vector
+    box: tuple[float, float, float, float]
+    source: Source
+
+    @property
+    def instance_number(self) -> int:
+        return self.instance_numbers[1]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why a site has no region in a view."""
+
+    site: Site
+    view: View
+    reason: str
+
+
+def marked_positions(study: Study) -> tuple[dict[Site, Position], list[Fault]]:
+    """Each marked site's position; of several usable marks of one site the first counts."""
+    series_by_id = {series.series_id: series for series in study.series}
+    positions: dict[Site, Position] = {}
+    faults = []
+
+    def note(mark: Mark, kind: FaultKind, message: str) -> None:
+        place = f"{study.study_id}/{mark.series_id}/{mark.instance_number}"
+        faults.append(Fault(study.study_id, mark.series_id, place, kind, "skipped", f"{mark.site.key}: {message}"))
+
+    for mark in study.marks:
+        series = series_by_id.get(mark.series_id)
+        place = None if series is None else series.index(mark.instance_number)
+        frame = None if series is None or place is None else series.slices[place].frame
+        if frame is None:
+            note(mark, FaultKind.MARK_WITHOUT_IMAGE, "the mark's image is missing or has no geometry")
+        elif not (-0.5 <= mark.x <= frame.shape[1] - 0.5 and -0.5 <= mark.y <= frame.shape[0] - 0.5):
+            message = f"mark ({mark.x:g}, {mark.y:g}) is off its image of {frame.shape[1]} x {frame.shape[0]} pixels"
+            note(mark, FaultKind.MARK_OFF_IMAGE, message)
+        elif mark.site in positions:
+            note(mark, FaultKind.DUPLICATE_MARK, "a second mark of this site: the first is kept")
+        else:
+            positions[mark.site] = Position(mark.site, vector(frame.to_patient(mark.x, mark.y)), Source.ANNOTATED, mark)
+    return positions, faults
+
+
+def region(study: Study, position: Position, view: View) -> Region | Missing:
+    """The site's region in one view."""
+    choice = _marked_slice(study, position, view) or _nearest_slice(study, position, view)
+    if isinstance(choice, Missing):
+        return choice
+    series, place = choice
+    stack = next(stack for stack in series.stacks if place in stack)
+    frames = frames_of(series)
+    triple = neighbours(frames, stack, place)
+    return Region(
+        position.site,
+        view,
+        series.series_id,
+        tuple(series.slices[index].instance_number for index in triple),  # type: ignore[arg-type]
+        position.point_mm,
+        _box(frames[place], position.point_mm),
+        position.source,
+    )
+
+
+def frames_of(series: Series) -> Mapping[int, Frame]:
+    """Frames of the slices that have one, by their place in the series."""
+    return {place: image.frame for place, image in enumerate(series.slices) if image.frame is not None}
+
+
+def _marked_slice(study: Study, position: Position, view: View) -> tuple[Series, int] | None:
+    """The slice that the reader marked, where it is of this view."""
+    mark = position.mark
+    for series in study.of_view(view):
+        if mark is not None and series.series_id == mark.series_id:
+            place = series.index(mark.instance_number)
+            if place is not None and series.slices[place].frame is not None:
+                return series, place
+    return None
+
+
+def _nearest_slice(study: Study, position: Position, view: View) -> tuple[Series, int] | Missing:
+    candidates = [
+        (abs(frame.distance_mm(position.point_mm)), series, place, frame)
+        for series in study.of_view(view)
+        for place, frame in frames_of(series).items()
+        if (frame.is_sagittal if view.is_sagittal else frame.is_axial)
+    ]
+    if not candidates:
+        return Missing(position.site, view, "no_series")
+    near = [choice for choice in candidates if choice[0] <= REACH_MM]
+    if not near:
+        return Missing(position.site, view, "beyond_reach")
+    shown = [choice for choice in near if choice[3].contains(position.point_mm)]
+    if not shown:
+        return Missing(position.site, view, "outside_images")
+    _, series, place, _ = min(shown, key=lambda choice: choice[0])
+    return series, place
+
+
+def _box(frame: Frame, point_mm: Vector) -> tuple[float, float, float, float]:
+    column, row = frame.to_pixel(point_mm)
+    half_column, half_row = BOX_MM / 2 / frame.spacing_mm[1], BOX_MM / 2 / frame.spacing_mm[0]
+    last_column, last_row = frame.shape[1] - 1, frame.shape[0] - 1
+
+    def inside(value: float, last: int) -> float:
+        return round(min(max(float(value), 0.0), float(last)), 2)
+
+    return (
+        inside(column - half_column, last_column),
+        inside(row - half_row, last_row),
+        inside(column + half_column, last_column),
+        inside(row + half_row, last_row),
+    )
+
+
+def vector(point: Array) -> Vector:
+    """Three plain numbers, to a thousandth of a millimetre, as they are written."""
+    x, y, z = (round(float(number), 3) for number in point)
+    return x, y, z
