@@ -10,8 +10,6 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from data_prep.sites import SITES, Severity
-from prompts.render import zero_shot_prompts
 from vl_model.rows import SiteRow
 from vl_model.site_model import SiteModel
 from vl_model.tiles import tiles_for_model
@@ -44,9 +42,8 @@ def embed_rows(
     return image_ND
 
 
-def embed_prompts(model: SiteModel) -> NDArray[np.float32]:
-    """(25, 3, D): for each site and severity the normalised mean of its zero-shot prompts' embeddings."""
-    ensembles = [[zero_shot_prompts(site, severity) for severity in Severity] for site in SITES]
+def embed_ensembles(model: SiteModel, ensembles: Sequence[Sequence[Sequence[str]]]) -> NDArray[np.float32]:
+    """(S, C, D): for each site and severity the normalised mean of its sentences' embeddings."""
     texts = list(dict.fromkeys(text for site in ensembles for prompts in site for text in prompts))
     place = {text: row for row, text in enumerate(texts)}
     batches = [texts[start : start + _TEXTS_A_BATCH] for start in range(0, len(texts), _TEXTS_A_BATCH)]

@@ -39,6 +39,18 @@ class Embeddings:
         return np.array([place.get(key, -1) for key in row_keys(table)], dtype=np.int64)
 
 
+@dataclass(frozen=True)
+class TextEmbeddings:
+    """text_SCD: (25, 3, D), each site's and severity's prompt ensemble; logit_scale: the model's inverse temperature.
+
+    On disk ``text.npy`` and, written last, ``text.json``; fingerprint: of the checkpoint and the prompts.
+    """
+
+    text_SCD: NDArray[np.float32]
+    logit_scale: float
+    fingerprint: dict[str, str]
+
+
 def fingerprint(final: Path, dataset_fingerprint: str) -> dict[str, str]:
     """What embeddings depend on: sha256 over the files of a run's ``final/``, and the data set's fingerprint."""
     digest = hashlib.sha256()
@@ -53,10 +65,7 @@ def write_embeddings(folder: Path, embeddings: Embeddings) -> None:
     """Write the three files by rename, ``embeddings.json`` last."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "embeddings.json").unlink(missing_ok=True)
-    partial = folder / ".image.npy.partial"
-    with partial.open("wb") as file:
-        np.save(file, embeddings.image_ND.astype(np.float32), allow_pickle=False)
-    partial.replace(folder / "image.npy")
+    _write_array(folder / "image.npy", embeddings.image_ND)
     _write_json(folder / "rows.json", [_to_json(row) for row in embeddings.rows])
     shape = list(embeddings.image_ND.shape)
     card = {"schema_version": SCHEMA_VERSION, "shape": shape, "fingerprint": embeddings.fingerprint}
@@ -79,6 +88,32 @@ def read_embeddings(folder: Path, expected: dict[str, str]) -> Embeddings:
         if card["fingerprint"].get(name) != value:
             raise ValueError(f"{folder}: embeddings of another {name}; run eval_vl.py again")
     return Embeddings(rows, image_ND, card["fingerprint"])
+
+
+def prompts_fingerprint(prompts: Sequence[Sequence[Sequence[str]]]) -> str:
+    """sha256 of the zero-shot prompts, sites by severities by sentences."""
+    return hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
+
+
+def write_text_embeddings(folder: Path, texts: TextEmbeddings) -> None:
+    """Write both files by rename, ``text.json`` last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "text.json").unlink(missing_ok=True)
+    _write_array(folder / "text.npy", texts.text_SCD)
+    card = {"schema_version": SCHEMA_VERSION, "logit_scale": texts.logit_scale, "fingerprint": texts.fingerprint}
+    _write_json(folder / "text.json", card)
+
+
+def read_text_embeddings(folder: Path, expected: dict[str, str]) -> TextEmbeddings:
+    """Read them. Raises ValueError where they are missing, damaged, or not what `expected` says."""
+    try:
+        card = json.loads((folder / "text.json").read_text(encoding="utf-8"))
+        text_SCD = np.load(folder / "text.npy", allow_pickle=False)
+        if card["schema_version"] != SCHEMA_VERSION or card["fingerprint"] != expected:
+            raise ValueError("of another model, version or other prompts")
+        return TextEmbeddings(text_SCD, float(card["logit_scale"]), card["fingerprint"])
+    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder}: text embeddings cannot be used ({error}); run eval_vl.py again") from None
 
 
 def _to_json(row: SiteRow) -> dict[str, Any]:
@@ -106,6 +141,13 @@ def _from_json(row: dict[str, Any]) -> SiteRow:
         crops=tuple(row["crops"]),
         views=tuple(View(view) for view in row["views"]),
     )
+
+
+def _write_array(path: Path, array: NDArray[np.float32]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        np.save(file, array.astype(np.float32), allow_pickle=False)
+    partial.replace(path)
 
 
 def _write_json(path: Path, content: dict[str, Any] | Sequence[Any]) -> None:

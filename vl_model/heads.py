@@ -41,7 +41,7 @@ class ZeroShotHead:
         self.logit_scale = logit_scale
 
     def fit(self, text_SCD: NDArray[Any]) -> "ZeroShotHead":
-        """Take the (25, 3, D) text embeddings, each the normalised mean of its prompts (`embed.embed_prompts`)."""
+        """Take the (25, 3, D) text embeddings, each the normalised mean of its prompts (`embed.embed_ensembles`)."""
         if text_SCD.shape[:2] != (len(SITES), _CLASSES):
             raise ValueError(f"text embeddings of shape {text_SCD.shape}: expected (25, 3, D), sites by severities")
         self.text_SCD_ = text_SCD

@@ -1,0 +1,150 @@
+"""The report's plots, as SVG text that takes its ink from the page, so that light and dark pages both work.
+
+Each function takes parts of ``report.json`` and returns one ``<svg>`` element.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Json = Mapping[str, Any]
+
+#: Stands for the page's own text colour until the SVG is written.
+_INK = "#010203"
+BLUE, ORANGE, GREY = "#3b7dd8", "#d9822b", "#8a8f98"
+_STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "svg.fonttype": "none",
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.frameon": False,
+}
+PART_WORDS = {
+    "score": "score",
+    "spinal": "spinal canal",
+    "foraminal": "foraminal",
+    "subarticular": "subarticular",
+    "any_severe": "any severe",
+}
+_CUTS = {"at_least_moderate": "moderate or severe", "severe": "severe"}
+
+
+def metric_plot(series: Sequence[tuple[str, str, Json]]) -> str:
+    """The metric and its parts with intervals: a row a part, a point a series of (name, colour, metric block)."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 2.9))
+        axes = figure.subplots()
+        offsets = np.linspace(-0.22, 0.22, len(series))
+        for offset, (name, colour, block) in zip(offsets, series, strict=True):
+            for row, part in enumerate(PART_WORDS):
+                if block[part] is None:
+                    continue
+                low, high = block["interval"][part]
+                axes.plot([low, high], [row + offset] * 2, color=colour, linewidth=1.6, solid_capstyle="round")
+                label = name if row == 0 else None
+                axes.plot(block[part], row + offset, "o", color=colour, markersize=5, label=label)
+        axes.set_yticks(range(len(PART_WORDS)), list(PART_WORDS.values()))
+        axes.set_ylim(len(PART_WORDS) - 0.5, -0.5)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("weighted log loss (lower is better), 95 % interval over studies")
+        axes.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
+        axes.tick_params(axis="y", length=0)
+        figure.legend(loc="outside upper left", ncols=len(series), handletextpad=0.2, columnspacing=1.4)
+        figure.set_layout_engine("constrained")
+        return _svg(figure, "The metric and its parts with intervals")
+
+
+def reliability_plot(raw: Json, calibrated: Json) -> str:
+    """Promise against outcome, a column a condition, a row a cut; grey raw, blue calibrated, area by rows."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 4.9), layout="constrained")
+        panels = figure.subplots(len(_CUTS), len(calibrated), sharex=True, sharey=True, squeeze=False)
+        for column, condition in enumerate(calibrated):
+            for row, (cut, words) in enumerate(_CUTS.items()):
+                axes = panels[row][column]
+                axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+                _curve(axes, raw[condition]["reliability"][cut], GREY, "raw")
+                _curve(axes, calibrated[condition]["reliability"][cut], BLUE, "calibrated")
+                axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+                if row == 0:
+                    axes.set_title(condition.replace("_", " "), fontsize=9)
+                if column == 0:
+                    axes.set_ylabel(f"share that was\n{words}")
+        panels[0][0].legend(loc="upper left", handletextpad=0.4, borderpad=0, fontsize=8)
+        figure.supxlabel("probability that was given", fontsize=9)
+        return _svg(figure, "Reliability diagrams")
+
+
+def confusion_plot(conditions: Json, grades: Sequence[str]) -> str:
+    """Confusion matrices side by side: truth in rows, most probable class in columns, shade by share of the row."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 2.5), layout="constrained")
+        panels = figure.subplots(1, len(conditions), sharey=True, squeeze=False)[0]
+        for axes, (condition, block) in zip(panels, conditions.items(), strict=True):
+            count = np.array(block["confusion"])
+            share = count / np.maximum(count.sum(axis=1, keepdims=True), 1)
+            for row, column in np.ndindex(count.shape):
+                cell = mpl.patches.Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, color=BLUE, linewidth=0)
+                cell.set_alpha(0.06 + 0.74 * share[row, column])
+                axes.add_patch(cell)
+                axes.text(column, row - 0.09, str(count[row, column]), ha="center", va="center")
+                axes.text(column, row + 0.26, f"{share[row, column]:.0%}", ha="center", va="center", fontsize=7)
+            axes.set_xticks(range(len(grades)), grades, fontsize=8)
+            axes.set_yticks(range(len(grades)), grades, fontsize=8)
+            axes.set(xlim=(-0.5, len(grades) - 0.5), ylim=(len(grades) - 0.5, -0.5), aspect="equal")
+            axes.set_title(condition.replace("_", " "), fontsize=9)
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
+        panels[0].set_ylabel("truth")
+        figure.supxlabel("most probable class", fontsize=9)
+        return _svg(figure, "Confusion matrices")
+
+
+def _curve(axes: Axes, bins: Json, colour: str, name: str) -> None:
+    """A reliability curve; the whisker of a bin is Wilson's 95 % interval of its share."""
+    promised, happened, count = (np.array(bins[key]) for key in ("confidence", "frequency", "count"))
+    if not len(count):
+        return
+    low, high = _wilson(happened, count)
+    axes.vlines(promised, low, high, color=colour, linewidth=0.8, alpha=0.6)
+    axes.plot(promised, happened, color=colour, linewidth=1.2, label=name)
+    axes.scatter(promised, happened, s=6 + 60 * count / count.sum(), color=colour, linewidths=0)
+
+
+def _wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson (1927): the shares for which the one seen would lie within 1.96 standard errors."""
+    z = 1.96
+    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    reach = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    return centre - reach, centre + reach
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """The figure as an element of a page: no prolog, no fixed size, the page's ink and font."""
+    file = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": title}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    # What a page of several plots must not have: metadata, page-wide styles, one name for many things.
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1; font-family: inherit", svg)
+    box = re.search(r'viewBox="([^"]*)"', svg)
+    assert box is not None
+    return f'<svg role="img" aria-label="{title}" viewBox="{box.group(1)}">{svg[svg.index(">") + 1 :]}'
