@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,22 @@ from vl_model.index import BAND, Answer, severities_asked
 Truth = Mapping[tuple[int, Site], Severity]
 
 TRUTH_COLUMNS = ("study_id", "condition", "side", "level", "severity")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What is said to a query: the answers, and what they were chosen from.
+
+    studies: how many were searched. files: what was saved for each answer, by rank. truth: None where none was given.
+    """
+
+    query: Query
+    run: str
+    splits: Sequence[str]
+    studies: int
+    answers: Sequence[Answer]
+    truth: Truth | None = None
+    files: Mapping[int, Sequence[Path]] = field(default_factory=dict)
 
 
 def read_truth(path: Path) -> dict[tuple[int, Site], Severity]:
@@ -34,17 +51,47 @@ def read_truth(path: Path) -> dict[tuple[int, Site], Severity]:
     return truth
 
 
+def reply_text(reply: Reply) -> str:
+    """The whole reply for a person to read."""
+    lines = explain(reply.query)
+    lines += [f"searched    {reply.studies} studies of run {reply.run!r} ({' and '.join(reply.splits)})", ""]
+    lines.append(answer_table(reply.answers, reply.truth) if reply.answers else "no study shows such a site")
+    if any(answer.seen for answer in reply.answers):
+        lines += [
+            "",
+            "seen in training: the model learned from these grades; their probabilities are optimistic",
+        ]
+    return "\n".join(lines)
+
+
+def reply_json(reply: Reply) -> dict[str, Any]:
+    """The same as plain values."""
+    answers = []
+    for answer in reply.answers:
+        files = reply.files.get(answer.rank)
+        content = answer_json(answer, reply.truth)
+        answers.append(content if files is None else {**content, "files": [str(path) for path in files]})
+    return {
+        "query": query_json(reply.query),
+        "run": reply.run,
+        "splits": list(reply.splits),
+        "studies": reply.studies,
+        "answers": answers,
+    }
+
+
 def explain(query: Query) -> list[str]:
     """How a text was understood, as lines."""
-    asked = severities_asked(query)
     lines = [f'text        "{query.text}"', f"understood  {query.words or 'nothing that is graded'}"]
     if query.rest:
         lines.append(f'the rest    "{query.rest}"')
-    lines.append(f"ranked by   {_ranking(query, asked)}")
+    lines.append(f"ranked by   {ranking_words(query)}")
     return lines + [f"note        {note}" for note in query.notes]
 
 
-def _ranking(query: Query, asked: frozenset[Severity]) -> str:
+def ranking_words(query: Query) -> str:
+    """What orders the answers: ``P(severe)``."""
+    asked = severities_asked(query)
     if not asked:
         return "likeness of the image to the rest of the text"
     grades = " + ".join(f"P({severity.key})" for severity in sorted(asked, reverse=True))
@@ -96,7 +143,7 @@ def query_json(query: Query) -> dict[str, Any]:
         "levels": [level.value for level in Level if level in query.levels],
         "rest": query.rest,
         "notes": list(query.notes),
-        "ranked_by": _ranking(query, severities_asked(query)),
+        "ranked_by": ranking_words(query),
     }
 
 

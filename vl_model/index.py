@@ -33,6 +33,10 @@ _MIRROR_OF_SITE = np.array([SITE_INDEX[site.mirrored] for site in SITES])
 _SIDED = np.array([site.side is not None for site in SITES])
 
 
+class IndexRefused(ValueError):
+    """There is no index, or it was made of something else."""
+
+
 @dataclass(frozen=True)
 class Index:
     """N sites as columns of one length.
@@ -66,6 +70,11 @@ class Index:
 
     def __len__(self) -> int:
         return len(self.study_N)
+
+    @property
+    def studies(self) -> int:
+        """How many studies there are: the same id in two splits counts twice."""
+        return len(set(zip(self.split_N.tolist(), self.study_N.tolist(), strict=True)))
 
 
 _COLUMNS = tuple(f.name for f in fields(Index) if f.name not in ("image_ND", "fingerprint"))
@@ -164,16 +173,16 @@ def save_index(index: Index, folder: Path) -> None:
 
 
 def load_index(folder: Path, fingerprint: dict[str, Any]) -> Index:
-    """Read the index. Raises ValueError where there is none, or where it was made of other data, model or heads."""
+    """Read the index. Raises IndexRefused where there is none, or where it was made of other data, model or heads."""
     try:
         manifest = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
-        raise ValueError(f"{folder}: no query index") from None
+        raise IndexRefused(f"{folder}: no query index") from None
     if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(f"{folder}: schema version {manifest.get('schema_version')}, expected {SCHEMA_VERSION}")
+        raise IndexRefused(f"{folder}: schema version {manifest.get('schema_version')}, expected {SCHEMA_VERSION}")
     made_of = manifest["fingerprint"]
     if other := [name for name in sorted({*made_of, *fingerprint}) if made_of.get(name) != fingerprint.get(name)]:
-        raise ValueError(f"{folder}: was made of other {' and '.join(other)}")
+        raise IndexRefused(f"{folder}: was made of other {' and '.join(other)}")
     with np.load(folder / "columns.npz", allow_pickle=False) as columns:
         index = Index(
             **{name: columns[name] for name in _COLUMNS},
@@ -181,7 +190,7 @@ def load_index(folder: Path, fingerprint: dict[str, Any]) -> Index:
             fingerprint=made_of,
         )
     if len(index) != manifest["sites"]:
-        raise ValueError(f"{folder}: {len(index)} sites, but index.json says {manifest['sites']}")
+        raise IndexRefused(f"{folder}: {len(index)} sites, but index.json says {manifest['sites']}")
     return index
 
 

@@ -1,0 +1,112 @@
+"""A run's query index: opened where it is still true, else made anew from the run's embeddings and heads.
+
+It lies in ``train/checkpoints/<run>/index/<split>/``. Neither way needs torch.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from data_prep.layout import DataRoot, Split
+from vl_model.embeddings import fingerprint
+from vl_model.index import Index, IndexRefused, build_index, load_index, save_index
+
+SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+def check_run(root: DataRoot, run: str) -> None:
+    """Raise ValueError where there is no such run, or where it has no model or no heads yet, saying what to do."""
+    folder = root.run(run)
+    if not folder.is_dir():
+        others = sorted(path.name for path in folder.parent.glob("*") if path.is_dir() and path.name[0] != ".")
+        known = f"the runs there are {', '.join(others)}" if others else "train_vl.py makes one"
+        raise ValueError(f"--run {run!r}: no such run in {folder.parent}; {known}")
+    if not (folder / "final").is_dir():
+        raise ValueError(f"--run {run!r}: {folder} has no final/ yet; train_vl.py writes it when training ends")
+    if not (folder / "heads" / "heads.json").is_file():
+        raise ValueError(f"--run {run!r}: this run has no heads yet; run eval_vl.py first")
+
+
+def available_splits(root: DataRoot, run: str) -> list[Split]:
+    """The splits that this run has embeddings of. Raises ValueError where there is none."""
+    found = [split for split in SPLITS if (_embeddings(root, run, split) / "embeddings.json").is_file()]
+    if not found:
+        raise ValueError(f"--run {run!r}: this run has no embeddings yet; run eval_vl.py first")
+    return found
+
+
+def open_run_index(root: DataRoot, run: str, split: Split) -> Index:
+    """The index of one split, made and kept where it is missing or was made of something else.
+
+    Raises ValueError where the run's embeddings or heads are missing, or belong to another model or data set.
+    """
+    folder = root.run(run) / "index" / split
+    made_of = _fingerprint(root, run, split)
+    try:
+        return load_index(folder, made_of)
+    except IndexRefused:
+        index = _build(root, run, split, made_of)
+    # Another person's run may be shared read-only: the answers are the same, the index is only not kept.
+    with suppress(PermissionError):
+        save_index(index, folder)
+    return index
+
+
+def _fingerprint(root: DataRoot, run: str, split: Split) -> dict[str, Any]:
+    folder = root.run(run)
+    heads = [folder / "heads" / name for name in ("heads.json", "heads.npz")]
+    return {
+        "data": _sha256([root.processed(split) / "dataset.json"]),
+        "model": fingerprint(folder / "final", "")["checkpoint"],
+        "heads": _sha256(heads),
+        "embeddings": _sha256([_embeddings(root, run, split) / "embeddings.json"]),
+    }
+
+
+def _sha256(paths: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            digest.update(path.read_bytes())
+        except FileNotFoundError:
+            maker = "prepare_data.py" if path.name == "dataset.json" else "eval_vl.py"
+            raise ValueError(f"{path}: no such file; {maker} writes it") from None
+    return digest.hexdigest()
+
+
+def _build(root: DataRoot, run: str, split: Split, made_of: dict[str, Any]) -> Index:
+    # scikit-learn, seconds to import, is needed here and not where an index is there already.
+    from data_prep.pairs import read_dataset
+    from vl_model.embeddings import read_embeddings
+    from vl_model.grading import read_grader
+
+    folder = root.run(run)
+    dataset = read_dataset(root.processed(split))
+    embeddings = read_embeddings(
+        _embeddings(root, run, split), {"checkpoint": made_of["model"], "dataset": dataset.fingerprint}
+    )
+    grader = read_grader(folder / "heads", made_of["model"])
+    held_out = _held_out_folds(folder / "run.json")
+    return build_index(
+        split=split,
+        keys=[(row.study_id, row.site) for row in embeddings.rows],
+        image_ND=embeddings.image_ND,
+        probability_N3=grader.predict_proba(embeddings.table, embeddings, "calibrated"),
+        pairs=dataset.pairs,
+        seen={row.study_id for row in embeddings.rows if row.fold is not None and row.fold not in held_out},
+        fingerprint=made_of,
+    )
+
+
+def _embeddings(root: DataRoot, run: str, split: Split) -> Path:
+    return root.run(run) / "embeddings" / split
+
+
+def _held_out_folds(path: Path) -> list[int]:
+    try:
+        return [int(fold) for fold in json.loads(path.read_text(encoding="utf-8"))["held_out_folds"]]
+    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: does not say which folds were held out ({error!r}); train_vl.py writes it") from None
