@@ -1,0 +1,324 @@
+"""Train a run: image and text towers on the pairs of `prepare_data.py`, contrastively.
+
+    accelerate launch --config_file accelerate_configs/one_gpu.yaml train_vl.py --root DATA --run first \\
+        --config recipes/vit-b-16.yaml
+    accelerate launch --config_file accelerate_configs/cpu_2.yaml train_vl.py --root DATA --run tiny \\
+        --model lumbar-tiny --tune full --learning_rate 1e-3
+    python train_vl.py --root DATA --run first --config recipes/vit-b-16.yaml --resume_from_checkpoint latest
+
+Plain `python train_vl.py` is one process of the same. States lie in
+``<root>/train/checkpoints/<run>/checkpoint-<step>/``, the result in ``final/``, the records in
+``<root>/train/logs/<run>/`` (metrics.csv, TensorBoard events).
+"""
+
+import contextlib
+import io
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jsonargparse import Namespace
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from data_prep.commands import SettingsParser, run_command, settings_of
+from data_prep.crops import open_crops
+from data_prep.layout import data_root
+from data_prep.pairs import Dataset, read_dataset
+from vl_model.launch import Launch, check_launch, own_rank, started_processes, threads_per_process
+from vl_model.rows import SiteRow, group_sites
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from vl_model.site_model import ModelSettings, SiteModel
+    from vl_model.training import Trainer
+
+PROG = "train_vl.py"
+DEFAULT_MODEL, DEFAULT_PRETRAINED = "ViT-B-16", "openai"
+RUN_SCHEMA_VERSION = 1
+FOLLOWERS_WAIT_SECONDS = 5
+
+#: What may not change when a run is resumed.
+FIXED_SETTINGS = (
+    *("model", "pretrained", "tune", "lora_rank", "lora_alpha", "lora_dropout", "lora_towers"),
+    *("seed", "per_device_train_batch_size", "gradient_accumulation_steps", "max_train_steps", "num_train_epochs"),
+    *("held_out_folds", "loss_weights", "augment"),
+)
+
+
+def settings_parser() -> SettingsParser:
+    parser = SettingsParser(PROG, __doc__)
+    add = parser.add_argument
+    add("--root", type=str | None, help="the data root; else $LUMBAR_ROOT, else data/lumbarspine")
+    add("--run", type=str, default="default", help="the run's name")
+    add("--overwrite", type=bool, default=False, help="delete a run of this name first")
+    # What is trained.
+    add("--model", type=str, default=DEFAULT_MODEL, help="open_clip name, local-dir:PATH, hf-hub:NAME, lumbar-tiny")
+    add("--pretrained", type=str | None, help=f"a tag or a weights file; for {DEFAULT_MODEL} {DEFAULT_PRETRAINED}")
+    add("--tune", choices=("lora", "full"), default="lora", help="adapters on a frozen base, or every weight")
+    add("--lora_rank", type=PositiveInt, default=8)
+    add("--lora_alpha", type=PositiveInt, default=16)
+    add("--lora_dropout", type=NonNegativeFloat, default=0.0)
+    add("--lora_towers", choices=("image", "both"), default="image")
+    # How long, and on what.
+    add("--num_train_epochs", type=PositiveInt, default=10)
+    add("--max_train_steps", type=NonNegativeInt | None, help="instead of epochs; 0 writes the bare base as a run")
+    add("--per_device_train_batch_size", type=PositiveInt, default=64, help="sites, not tiles, a process and step")
+    add("--gradient_accumulation_steps", type=PositiveInt, default=1, help="adds batches, not negatives")
+    add("--held_out_folds", type=int, nargs="*", default=[0], help="folds that training never sees")
+    add("--held_out_sites", type=PositiveInt, default=300, help="how many of their sites are evaluated on the way")
+    add("--evaluation_steps", type=PositiveInt | None, help="between evaluations; default once an epoch")
+    # How.
+    add("--learning_rate", type=PositiveFloat, default=3e-4)
+    add("--warmup_ratio", type=NonNegativeFloat, default=0.05, help="share of the steps in which the rate rises")
+    add("--weight_decay", type=NonNegativeFloat, default=0.1)
+    add("--max_grad_norm", type=PositiveFloat, default=1.0)
+    add("--loss_weights", type=NonNegativeFloat, nargs=3, default=[0.5, 1.0, 0.25], help="captions, severities, images")
+    add("--augment", type=bool, default=True, help="vary the tiles in training")
+    add("--mixed_precision", choices=("auto", "no", "fp16", "bf16"), default="auto")
+    add("--seed", type=NonNegativeInt, default=0)
+    add("--dataloader_num_workers", type=NonNegativeInt, default=0)
+    # States and records.
+    add("--checkpointing_steps", type=PositiveInt | None, help="between states; default once an epoch")
+    add("--checkpoints_total_limit", type=PositiveInt | None, default=2, help="older states are deleted")
+    add("--resume_from_checkpoint", type=str | None, help="latest, or a checkpoint-<step> folder")
+    add("--report_to", choices=("tensorboard", "wandb", "none"), default="tensorboard")
+    return parser
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is trained on and evaluated, checked; `crops_R3HW` is memory-mapped."""
+
+    dataset: Dataset
+    crops_R3HW: np.ndarray
+    training: tuple[SiteRow, ...]
+    held_out: tuple[SiteRow, ...]
+
+
+def main() -> None:
+    settings = settings_parser().parse_args()
+    launch = check_launch()
+    root = data_root(settings.root)
+    run, logs = root.run(settings.run), root.logs(settings.run)
+    check_run(run, settings)
+    material = read_material(root.processed("train"), settings)
+
+    # torch takes seconds to import: everything above was checked without it.
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process()))
+    import torch
+
+    from vl_model.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+    from vl_model.site_model import build_site_model
+    from vl_model.training import Diverged, MetricsFile
+
+    torch.set_num_threads(threads_per_process())
+    state = find_checkpoint(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else None
+    accelerator = build_accelerator(settings, launch, logs)
+    torch.manual_seed(settings.seed)  # adapters, and towers without weights, start alike in every process
+    model = build_site_model(model_settings(settings)).to(accelerator.device)
+    trainer = build_trainer(settings, accelerator, model, material)
+    plan = run_plan(settings, material, accelerator.num_processes)
+    steps = trainer.settings.steps
+
+    if accelerator.is_main_process:
+        if settings.overwrite and not state:
+            remove_run(run, logs)
+        record = run_record(settings, plan, steps, accelerator)
+        write_json(run / "run.json", record)
+        announce(material, accelerator, model, steps)
+    accelerator.wait_for_everyone()
+    start = 0
+    if state:
+        start = load_checkpoint(state, model, trainer.optimizer, accelerator.scaler, plan)
+        accelerator.print(f"resumed from {state.name}")
+    if settings.report_to != "none":
+        options = {"tensorboard": {"purge_step": start}, "wandb": {"name": settings.run}}
+        accelerator.init_trackers(settings.run, init_kwargs=options)
+
+    def checkpoint(step: int) -> None:
+        if accelerator.is_main_process:
+            limit = settings.checkpoints_total_limit
+            save_checkpoint(run, step, model, trainer.optimizer, accelerator.scaler, plan, limit)
+
+    metrics = MetricsFile(logs / "metrics.csv", start) if accelerator.is_main_process else None
+    try:
+        trainer.run(start, metrics, checkpoint)
+    except Diverged as stop:
+        checkpoint(stop.step - 1)
+        raise ValueError(f"{stop}; the state before it is kept as checkpoint-{stop.step - 1}") from None
+    if accelerator.is_main_process:
+        model.save(run / "final", {"dataset_fingerprint": material.dataset.fingerprint, "steps": steps})
+        write_json(run / "run.json", record | {"finished": True})
+        print(f"wrote {run / 'final'}", flush=True)
+    accelerator.end_training()
+
+
+def check_run(run: Path, settings: Namespace) -> None:
+    """Raises ValueError where the run is there already and nobody said what to do with it."""
+    if settings.overwrite and settings.resume_from_checkpoint:
+        raise ValueError("--overwrite deletes what --resume_from_checkpoint needs: give one of them")
+    if run.exists() and any(run.iterdir()) and not (settings.overwrite or settings.resume_from_checkpoint):
+        raise ValueError(
+            f"--run {run.name!r} exists at {run}: go on with --resume_from_checkpoint latest, "
+            "replace it with --overwrite true, or choose another name"
+        )
+
+
+def read_material(processed: Path, settings: Namespace) -> Material:
+    """Labelled sites, parted by fold. Raises ValueError where there is nothing to train on."""
+    dataset = read_dataset(processed)
+    crops_R3HW = open_crops(processed)
+    labelled = [row for row in group_sites(dataset.pairs) if row.severity is not None]
+    folds = {row.fold for row in labelled}
+    if strange := set(settings.held_out_folds) - folds:
+        raise ValueError(f"--held_out_folds {sorted(strange)}: this data set's folds are {sorted(map(str, folds))}")
+    training = [row for row in labelled if row.fold not in settings.held_out_folds]
+    held_out = [row for row in labelled if row.fold in settings.held_out_folds]
+    if not training:
+        raise ValueError(f"{processed}: no labelled site outside --held_out_folds {settings.held_out_folds}")
+    if len(held_out) > settings.held_out_sites:
+        chosen = np.random.default_rng(settings.seed).choice(len(held_out), settings.held_out_sites, replace=False)
+        held_out = [held_out[place] for place in sorted(chosen)]
+    return Material(dataset, crops_R3HW, tuple(training), tuple(held_out))
+
+
+def model_settings(settings: Namespace) -> "ModelSettings":
+    from vl_model.lora import LoraSettings
+    from vl_model.site_model import ModelSettings
+
+    pretrained = settings.pretrained or (DEFAULT_PRETRAINED if settings.model == DEFAULT_MODEL else None)
+    lora = LoraSettings(settings.lora_rank, settings.lora_alpha, settings.lora_dropout, settings.lora_towers)
+    return ModelSettings(settings.model, pretrained, settings.tune, lora)
+
+
+def build_accelerator(settings: Namespace, launch: Launch, logs: Path) -> "Accelerator":
+    """The processes, their device and precision. Raises ValueError where some of the processes are missing."""
+    import torch
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+
+    from vl_model.training import choose_precision
+
+    use_cpu = launch.use_cpu or not torch.cuda.is_available()
+    accelerator = Accelerator(
+        cpu=use_cpu,
+        mixed_precision=choose_precision(settings.mixed_precision, use_cpu),
+        log_with=None if settings.report_to == "none" else settings.report_to,
+        project_dir=logs.parent,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+    )
+    if accelerator.num_processes != started_processes():
+        raise ValueError(f"{started_processes()} processes were started, but {accelerator.num_processes} joined")
+    return accelerator
+
+
+def build_trainer(settings: Namespace, accelerator: "Accelerator", model: "SiteModel", material: Material) -> "Trainer":
+    from vl_model.batches import TrainingBatches
+    from vl_model.loss import LossWeights
+    from vl_model.tiles import Augmentation
+    from vl_model.training import Trainer, TrainingSettings
+
+    batches = TrainingBatches(
+        material.training,
+        material.crops_R3HW,
+        settings.per_device_train_batch_size,
+        settings.seed,
+        Augmentation() if settings.augment else None,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    steps_per_epoch = max(1, batches.batches_per_epoch // settings.gradient_accumulation_steps)
+    steps = settings.max_train_steps
+    if steps is None:
+        steps = settings.num_train_epochs * steps_per_epoch
+    training = TrainingSettings(
+        steps=steps,
+        learning_rate=settings.learning_rate,
+        warmup_steps=round(settings.warmup_ratio * steps),
+        weight_decay=settings.weight_decay,
+        max_gradient_norm=settings.max_grad_norm,
+        accumulation=settings.gradient_accumulation_steps,
+        checkpointing_steps=settings.checkpointing_steps or steps_per_epoch,
+        evaluation_steps=settings.evaluation_steps or steps_per_epoch,
+        seed=settings.seed,
+        workers=settings.dataloader_num_workers,
+        loss_weights=LossWeights(*settings.loss_weights),
+    )
+    return Trainer(accelerator, model, batches, material.held_out, training)
+
+
+def run_plan(settings: Namespace, material: Material, processes: int) -> dict[str, Any]:
+    """What a resumed run must share with the run that it goes on from."""
+    values = {key: settings[key] for key in FIXED_SETTINGS}
+    return values | {"processes": processes, "dataset_fingerprint": material.dataset.fingerprint}
+
+
+def run_record(settings: Namespace, plan: dict[str, Any], steps: int, accelerator: "Accelerator") -> dict[str, Any]:
+    """run.json: what a reader needs to know of a run, and later commands of its folds and data."""
+    packages = ("torch", "open_clip_torch", "peft", "accelerate", "transformers", "numpy")
+    return {
+        "schema_version": RUN_SCHEMA_VERSION,
+        "settings": settings_of(settings),
+        "held_out_folds": settings.held_out_folds,
+        "dataset_fingerprint": plan["dataset_fingerprint"],
+        "steps": steps,
+        "processes": accelerator.num_processes,
+        "device": str(accelerator.device),
+        "mixed_precision": accelerator.mixed_precision,
+        "seed": settings.seed,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "finished": False,
+    }
+
+
+def announce(material: Material, accelerator: "Accelerator", model: "SiteModel", steps: int) -> None:
+    learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    processes = f"{accelerator.num_processes} process{'es' if accelerator.num_processes > 1 else ''}"
+    precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+    print(f"{processes}, device {accelerator.device}, precision {precision}")
+    print(
+        f"{len(material.training)} sites to train on, {len(material.held_out)} held out to evaluate, "
+        f"{steps} steps, {learning / 1e6:.2f} million weights learn",
+        flush=True,
+    )
+
+
+def remove_run(run: Path, logs: Path) -> None:
+    for folder in (run, logs):
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """By rename, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def follow() -> None:
+    """`main` in a process other than the first: what is wrong for all is said once, by the first.
+
+    It leaves at once, and the launcher then ends this one while it waits; what is wrong here alone is still said.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            main()
+    except (ValueError, OSError, SystemExit) as error:
+        time.sleep(FOLLOWERS_WAIT_SECONDS)
+        print(said.getvalue(), end="", file=sys.stderr)
+        raise error from None
+
+
+if __name__ == "__main__":
+    run_command(PROG, main if own_rank() == 0 else follow)

@@ -1,0 +1,45 @@
+"""The 75 captions in their several wordings, and which wording a training step uses.
+
+Captions are numbered as in `vl_model.rows.caption_index`. Each step picks one wording of each,
+by (seed, step) alone, so that a resumed run and every process pick the same.
+
+Dimensions: K captions, M wordings of all of them, L tokens, D embedding.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_prep.sites import SITES, Severity
+from prompts.render import training_captions
+from vl_model.site_model import SiteModel
+
+
+class Captions:
+    """Wordings of all captions, tokenized once; embedded once too where the text tower does not learn."""
+
+    def __init__(self, model: SiteModel, seed: int) -> None:
+        wordings = [training_captions(site, severity) for site in SITES for severity in Severity]
+        self.seed = seed
+        self.texts = [text for texts in wordings for text in texts]
+        self._counts = np.array([len(texts) for texts in wordings])
+        self._firsts = np.cumsum(self._counts) - self._counts
+        self._token_ML = model.towers.tokenize(self.texts)
+        self._text_MD = None if model.learns_text else model.embed_texts(self.texts)
+
+    def choose(self, step: int) -> np.ndarray:
+        """Index into `texts` of each caption's wording in this step, shape (75,)."""
+        draw_K = np.random.default_rng((self.seed, step)).random(len(self._counts))
+        return self._firsts + (draw_K * self._counts).astype(int)
+
+    def tokens(self, step: int) -> Tensor | None:
+        """token_KL of this step's wordings, or None where `embeddings` has them already."""
+        return None if self._text_MD is not None else self._token_ML[torch.from_numpy(self.choose(step))]
+
+    def embeddings(self, step: int) -> Tensor | None:
+        """text_KD of this step's wordings where the text tower is frozen, else None."""
+        return None if self._text_MD is None else self._text_MD[torch.from_numpy(self.choose(step))]
+
+    def first_texts(self) -> list[str]:
+        """Each caption's own text (its first wording), for held-out evaluation."""
+        return [self.texts[first] for first in self._firsts]

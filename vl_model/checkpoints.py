@@ -1,0 +1,133 @@
+"""``checkpoint-<step>/``: what a killed run needs to end where the unkilled one would have.
+
+    trainable.safetensors   what learns (and, for --tune full, the buffers)
+    optimizer.pt            the optimiser's moments, and the fp16 scaler's state where there is one
+    state.json              the step and what must not change on the way; written last
+
+A folder appears under its name by rename, when it is complete. Everything random is a function of (seed, step), so no
+random state is kept.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+PREFIX = "checkpoint-"
+STATE = "state.json"
+WEIGHTS = "trainable.safetensors"
+OPTIMIZER = "optimizer.pt"
+
+
+def save_checkpoint(
+    run: Path,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: Any,
+    plan: dict[str, Any],
+    limit: int | None,
+) -> Path:
+    """Write ``run/checkpoint-<step>`` and delete the oldest beyond `limit`."""
+    folder = run / f"{PREFIX}{step}"
+    partial = run / f".{PREFIX}{step}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file(trainable_state(model), partial / WEIGHTS)
+    torch.save(
+        {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None}, partial / OPTIMIZER
+    )
+    (partial / STATE).write_text(json.dumps({"step": step, "plan": plan}, indent=2) + "\n", encoding="utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+    for _, old in complete_checkpoints(run)[: -limit if limit else 0]:
+        shutil.rmtree(old)
+    return folder
+
+
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any, plan: dict[str, Any]
+) -> int:
+    """Put a checkpoint's state into model and optimiser; the step to go on from.
+
+    Raises ValueError where it cannot be read, or where `plan` differs from that of the run that wrote it.
+    """
+    state = _read_state(folder)
+    _check_plan(folder, state["plan"], plan)
+    try:
+        weights = load_file(folder / WEIGHTS)
+        saved = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{folder}: cannot be read ({error})") from None
+    own = _trainable_tensors(model)
+    if weights.keys() != own.keys():
+        raise ValueError(f"{folder / WEIGHTS}: holds other tensors than this model trains")
+    for name, tensor in own.items():
+        tensor.data.copy_(weights[name])
+    optimizer.load_state_dict(saved["optimizer"])
+    if scaler and saved["scaler"]:
+        scaler.load_state_dict(saved["scaler"])
+    return int(state["step"])
+
+
+def find_checkpoint(run: Path, wanted: str) -> Path | None:
+    """``latest`` -> the newest complete checkpoint of the run (None: it has none yet), or the named folder.
+
+    Raises ValueError for a folder that is no complete checkpoint.
+    """
+    if wanted == "latest":
+        checkpoints = complete_checkpoints(run)
+        return checkpoints[-1][1] if checkpoints else None
+    for folder in (Path(wanted).expanduser(), run / wanted):
+        if (folder / STATE).is_file():
+            return folder
+    raise ValueError(
+        f"--resume_from_checkpoint {wanted!r}: no {STATE} there; give 'latest' or a checkpoint-<step> folder"
+    )
+
+
+def complete_checkpoints(run: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of the run's checkpoints, oldest first."""
+    found = [
+        (int(folder.name.removeprefix(PREFIX)), folder)
+        for folder in run.glob(f"{PREFIX}*")
+        if folder.name.removeprefix(PREFIX).isdigit() and (folder / STATE).is_file()
+    ]
+    return sorted(found)
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """Copies, on the CPU, of what a checkpoint holds of the model."""
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in _trainable_tensors(model).items()}
+
+
+def _trainable_tensors(model: nn.Module) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    # Batch statistics move only where their layer learns: a frozen base's buffers need no copy.
+    for name, buffer in model.named_buffers():
+        if f"{name.rpartition('.')[0]}.weight" in tensors:
+            tensors[name] = buffer
+    return tensors
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder / STATE}: cannot be read ({error})") from None
+    return state
+
+
+def _check_plan(folder: Path, saved: dict[str, Any], plan: dict[str, Any]) -> None:
+    for key in sorted(saved.keys() | plan.keys()):
+        if saved.get(key) != plan.get(key):
+            raise ValueError(
+                f"{folder}: was written with {key} = {saved.get(key)!r}, now it is {plan.get(key)!r}; "
+                "resume with the same, or start another --run"
+            )

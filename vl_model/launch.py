@@ -1,0 +1,107 @@
+"""How this process was started: how many processes there should be and are, on what, with how many threads.
+
+`accelerate launch` with ``distributed_type: MULTI_CPU`` silently starts one process where there is no mpirun, and two
+independent runs where the world was not set up. So a script asks what its launcher was told to start, and refuses a
+smaller world. Nothing here imports torch: a wrong launch is refused before that takes its seconds.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import yaml
+
+_WORLD_VARIABLES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+_DEFAULT_CONFIGS = ("default_config.yaml", "default_config.json")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What `accelerate launch` was told: how many processes (None: unknown), and whether to leave the GPU alone."""
+
+    processes: int | None = None
+    use_cpu: bool = False
+
+
+def check_launch() -> Launch:
+    """What our launcher was told. Raises ValueError where fewer processes were started than it was told to start."""
+    launch = read_launch(_launcher_arguments())
+    found = started_processes()
+    if launch.processes is not None and found < launch.processes:
+        raise ValueError(
+            f"accelerate was configured for {launch.processes} processes but started {found}: "
+            "distributed_type MULTI_CPU starts one where there is no mpirun; "
+            "accelerate launch --config_file accelerate_configs/cpu_2.yaml starts two"
+        )
+    return launch
+
+
+def started_processes() -> int:
+    """The size of the world that the launcher set up."""
+    sizes = [int(os.environ[name]) for name in _WORLD_VARIABLES if os.environ.get(name, "").isdigit()]
+    return max(sizes, default=1)
+
+
+def own_rank() -> int:
+    """Of this process in the world, before torch knows it."""
+    return int(os.environ.get("RANK") or 0)
+
+
+def threads_per_process() -> int:
+    """OMP_NUM_THREADS where it is set, else this machine's cores shared among its processes."""
+    if (wanted := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(wanted) > 0:
+        return int(wanted)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+
+
+def read_launch(arguments: Sequence[str]) -> Launch:
+    """The arguments of `accelerate launch`, without the script and what follows, -> Launch."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config_file", "--config-file", type=Path, default=_default_config())
+    parser.add_argument("--num_processes", "--num-processes", type=int)
+    parser.add_argument("--cpu", "--use_cpu", "--use-cpu", action="store_true")
+    known, _ = parser.parse_known_args(arguments)
+    if not arguments:
+        return Launch()
+    config = _read_config(known.config_file) if known.config_file and not known.cpu else {}
+    processes = known.num_processes or config.get("num_processes")
+    return Launch(
+        processes=processes if isinstance(processes, int) and processes > 0 else None,
+        use_cpu=known.cpu or bool(config.get("use_cpu")),
+    )
+
+
+def _launcher_arguments() -> list[str]:
+    """What stands between `launch` and our script on the command line of the process that started us, if it is
+    accelerate's; else nothing."""
+    try:
+        command = psutil.Process(os.getppid()).cmdline()
+    except psutil.Error:
+        return []
+    script = Path(sys.argv[0]).name
+    ends = [place for place, word in enumerate(command) if Path(word).name == script]
+    starts = [place for place, word in enumerate(command) if word == "launch" or word.endswith("accelerate-launch")]
+    is_accelerate = any("accelerate" in word for word in command[: starts[0] + 1]) if starts else False
+    return command[starts[0] + 1 : ends[0]] if is_accelerate and ends else []
+
+
+def _default_config() -> Path | None:
+    """Where `accelerate config` leaves its answers, which hold where no file is named."""
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    for name in _DEFAULT_CONFIGS:
+        if (path := home.expanduser() / "accelerate" / name).is_file():
+            return path
+    return None
+
+
+def _read_config(path: Path) -> dict[str, object]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: accelerate's configuration cannot be read ({error})") from None
+    return config if isinstance(config, dict) else {}

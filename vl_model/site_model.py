@@ -1,0 +1,232 @@
+"""One site -> one embedding: towers, pooling over tiles and the logit scale, with their files.
+
+A finished run's ``final/`` holds ``site_model.json`` (what the model is made of), ``site_model.safetensors`` (pooling
+and logit scale) and either the adapters (`vl_model.lora`, without their base) or the whole towers as an open_clip
+folder (``--tune full``).
+
+Dimensions: B sites, T tiles a site, N tiles in all, K texts, L tokens, D embedding, H and W pixels.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from vl_model.lora import LoraSettings, add_adapters, base_state, load_adapters, merge_adapters, save_adapters
+from vl_model.pooling import TilePooling
+from vl_model.tiles import VIEW_MM
+from vl_model.towers import LOCAL_DIR, OpenClipTowers, has_own_weights, load_towers, save_towers
+
+SCHEMA_VERSION = 1
+CARD = "site_model.json"
+HEAD = "site_model.safetensors"
+
+#: exp(4.605) = 100: the bound that CLIP was trained with (Radford et al. 2021, section 2.5).
+MAX_LOG_SCALE = math.log(100)
+START_LOG_SCALE = math.log(1 / 0.07)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What a model is made of: enough to build it again."""
+
+    model: str
+    pretrained: str | None = None
+    tune: Literal["lora", "full"] = "lora"
+    lora: LoraSettings = field(default_factory=LoraSettings)
+
+
+class LogitScale(nn.Module):
+    """The learned inverse temperature, at most 100. A module, so that wrappers see its parameter."""
+
+    def __init__(self, log_scale: float = START_LOG_SCALE) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(float(log_scale)))
+
+    def forward(self) -> Tensor:
+        scale: Tensor = self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
+        return scale
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Bring the parameter itself back to its bound, or its gradient would stay zero beyond it."""
+        self.log_scale.clamp_(max=MAX_LOG_SCALE)
+
+
+class SiteModel(nn.Module):
+    """Towers, pooling and logit scale; its `forward` is the one call of a training step, so that DDP's hooks run."""
+
+    def __init__(self, towers: OpenClipTowers, settings: ModelSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.towers = towers
+        self.pooling = TilePooling(towers.embed_dim)
+        self.logit_scale = LogitScale(float(towers.clip.logit_scale.detach()))
+        towers.clip.logit_scale.requires_grad_(False)  # ours takes its place, and is written back when saved
+        if towers.clip.logit_bias is not None:
+            towers.clip.logit_bias.requires_grad_(False)  # a softmax over captions does not see it
+
+    @property
+    def learns_text(self) -> bool:
+        return self.settings.tune == "full" or self.settings.lora.towers == "both"
+
+    @property
+    def device(self) -> torch.device:
+        return self.pooling.query_D.device
+
+    def forward(
+        self, tiles_BT3HW: Tensor, mask_BT: Tensor, token_KL: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """-> image_BD, text_KD (None without tokens) and the inverse temperature."""
+        text_KD = None if token_KL is None else self.towers.encode_texts(token_KL)
+        return self.embed_sites(tiles_BT3HW, mask_BT), text_KD, self.logit_scale()
+
+    def embed_sites(self, tiles_BT3HW: Tensor, mask_BT: Tensor) -> Tensor:
+        """Tiles, true in the mask where there is one -> image_BD of length one, float32."""
+        tile_ND = self.towers.encode_images(tiles_BT3HW[mask_BT])
+        tile_BTD = tile_ND.new_zeros(*mask_BT.shape, tile_ND.shape[-1]).index_put((mask_BT,), tile_ND)
+        image_BD: Tensor = self.pooling(tile_BTD, mask_BT)
+        return image_BD
+
+    @torch.no_grad()
+    def embed_texts(self, texts: list[str]) -> Tensor:
+        """Sentences -> text_KD of length one, float32, without gradient."""
+        return self.towers.encode_texts(self.towers.tokenize(texts))
+
+    def train(self, mode: bool = True) -> "SiteModel":
+        """As usual, but a frozen tower's batch statistics stay frozen too: the base never changes."""
+        super().train(mode)
+        if self.settings.tune == "lora":
+            for module in self.towers.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def save(self, folder: Path, record: dict[str, Any] | None = None) -> None:
+        """Write the model into `folder`, by way of a temporary one; `record` is added to ``site_model.json``."""
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        head = {**_prefixed("pooling.", self.pooling), **_prefixed("logit_scale.", self.logit_scale)}
+        save_file(head, partial / HEAD)
+        if self.settings.tune == "lora":
+            save_adapters(self.towers, partial)
+        else:
+            self.towers.clip.logit_scale.data.fill_(float(self.logit_scale.log_scale.detach()))
+            save_towers(self.towers, partial)
+        card = {**self._card(), **(record or {})}
+        (partial / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+
+    def _card(self) -> dict[str, Any]:
+        towers = self.towers
+        return {
+            "schema_version": SCHEMA_VERSION,
+            **asdict(self.settings),
+            "base_sha256": state_sha256(base_state(towers.clip)) if self.settings.tune == "lora" else None,
+            "preprocessing": {
+                "image_size": towers.image_size,
+                "mean": list(towers.mean),
+                "std": list(towers.std),
+                "view_mm": VIEW_MM,
+            },
+        }
+
+
+def build_site_model(settings: ModelSettings) -> SiteModel:
+    """A model ready to train: towers with their weights and, for ``--tune lora``, adapters on a frozen base.
+
+    Raises ValueError where the towers cannot be loaded or adapted, or have nothing to adapt.
+    """
+    if settings.tune == "lora" and not has_own_weights(settings.model, settings.pretrained):
+        raise ValueError(
+            f"--tune lora --model {settings.model!r}: its weights would be random; name weights with --pretrained or "
+            "--model local-dir:PATH, or train it from nothing with --tune full"
+        )
+    towers = load_towers(settings.model, settings.pretrained)
+    model = SiteModel(towers, settings)
+    if settings.tune == "lora":
+        add_adapters(towers, settings.lora)
+    return model
+
+
+def load_site_model(folder: Path) -> SiteModel:
+    """The model of a finished run's ``final/``, adapters merged, frozen, in evaluation mode.
+
+    Raises ValueError where a file is missing or unreadable, or belongs to another base or another version.
+    """
+    card = _read_card(folder)
+    settings = ModelSettings(
+        model=card["model"], pretrained=card["pretrained"], tune=card["tune"], lora=LoraSettings(**card["lora"])
+    )
+    if settings.tune == "lora":
+        model = SiteModel(load_towers(settings.model, settings.pretrained), settings)
+        _check_base(model, card, folder)
+        load_adapters(model.towers, settings.lora, folder)
+        merge_adapters(model.towers)
+    else:
+        model = SiteModel(load_towers(f"{LOCAL_DIR}{folder}"), settings)
+    head = _read_tensors(folder / HEAD)
+    model.pooling.load_state_dict(_unprefixed("pooling.", head))
+    model.logit_scale.load_state_dict(_unprefixed("logit_scale.", head))
+    return model.requires_grad_(False).eval()
+
+
+def state_sha256(state: dict[str, Tensor]) -> str:
+    """Of names and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    path = folder / CARD
+    if not path.is_file():
+        raise ValueError(f"{folder}: no {CARD} there; it should be the final/ of a run that train_vl.py finished")
+    try:
+        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if card.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(f"{path}: schema version {card.get('schema_version')!r}, expected {SCHEMA_VERSION}")
+    if (view_mm := card["preprocessing"]["view_mm"]) != VIEW_MM:
+        raise ValueError(f"{path}: trained on tiles of {view_mm} mm; this version cuts {VIEW_MM} mm")
+    return card
+
+
+def _check_base(model: SiteModel, card: dict[str, Any], folder: Path) -> None:
+    found = state_sha256(base_state(model.towers.clip))
+    if found != card["base_sha256"]:
+        raise ValueError(
+            f"{folder}: its adapters were trained on other weights of {card['model']!r} (sha256 "
+            f"{card['base_sha256'][:12]}) than are there now ({found[:12]})"
+        )
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from None
+    return tensors
+
+
+def _prefixed(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    return {prefix + name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+
+
+def _unprefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

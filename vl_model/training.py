@@ -1,0 +1,263 @@
+"""The loop and its parts: schedule, optimiser, step, held-out evaluation, records.
+
+Dimensions: B sites, K captions, N sites of all processes, D embedding.
+"""
+
+import csv
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from vl_model.batches import Batch, TrainingBatches, load_batch, training_loader
+from vl_model.captions import Captions
+from vl_model.loss import SEVERITIES, LossTerms, LossWeights, contrastive_loss, own_severities
+from vl_model.rows import SiteRow
+from vl_model.site_model import SiteModel
+from vl_model.tiles import tiles_for_model
+
+METRICS = (
+    "step",
+    "epoch",
+    "loss",
+    "loss_caption",
+    "loss_severity",
+    "loss_image",
+    "logit_scale",
+    "learning_rate",
+    "gradient_norm",
+    "sites_per_second",
+    "held_out_caption",
+    "held_out_severity",
+)
+
+
+class Diverged(ValueError):
+    """The loss or its gradient is no longer finite in `step`; the weights are still those before it."""
+
+    def __init__(self, step: int, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train; a step is one update of the weights, on `accumulation` global batches."""
+
+    steps: int
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float = 0.1
+    max_gradient_norm: float = 1.0
+    accumulation: int = 1
+    checkpointing_steps: int | None = None
+    checkpoints_total_limit: int | None = None
+    evaluation_steps: int | None = None
+    seed: int = 0
+    workers: int = 0
+    loss_weights: LossWeights = field(default_factory=LossWeights)
+
+
+def learning_rate_at(step: int, settings: TrainingSettings) -> float:
+    """Linear warm-up, then half a cosine to zero (Loshchilov and Hutter 2017, arXiv:1608.03983)."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def build_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
+    """AdamW with CLIP's betas; matrices decay, gains, biases, embeddings of position and class, and scalars do not."""
+    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    decays = {
+        name: parameter.ndim >= 2 and not name.endswith(("positional_embedding", "class_embedding"))
+        for name, parameter in learning.items()
+    }
+    groups = [
+        {"params": [p for name, p in learning.items() if decays[name]], "weight_decay": settings.weight_decay},
+        {"params": [p for name, p in learning.items() if not decays[name]], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-6)
+
+
+def choose_precision(wanted: str, use_cpu: bool) -> str:
+    """``auto`` -> what the device is fast in: bf16 from compute capability 8 on, else fp16; on the CPU fp32 ("no").
+
+    A T4 (7.5) says that it supports bf16 and emulates it.
+    """
+    if wanted != "auto":
+        return wanted
+    if use_cpu:
+        return "no"
+    return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
+
+
+class MetricsFile:
+    """``metrics.csv``, one row a step. A resumed run drops the rows of the steps that it does again."""
+
+    def __init__(self, path: Path, start: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept: list[dict[str, str]] = []
+        if start and path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= start]
+        self._file = path.open("w", newline="", encoding="utf-8", buffering=1)
+        self._table = csv.DictWriter(self._file, METRICS, lineterminator="\n")
+        self._table.writeheader()
+        self._table.writerows(kept)
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._table.writerow(row)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Trainer:
+    """One run of training: `model` is the bare `SiteModel`, already on the accelerator's device."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: SiteModel,
+        batches: TrainingBatches,
+        held_out: Sequence[SiteRow],
+        settings: TrainingSettings,
+    ) -> None:
+        self.accelerator = accelerator
+        self.model = model
+        self.batches = batches
+        self.held_out = held_out
+        self.settings = settings
+        self.captions = Captions(model, settings.seed)
+        optimizer = build_optimizer(model, settings)
+        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+
+    def run(self, start: int, metrics: MetricsFile | None, checkpoint: Callable[[int], None]) -> None:
+        """Steps `start`+1 to the last; `checkpoint(step)` is called in every process where one is due.
+
+        Raises Diverged, the weights still those of the last good step.
+        """
+        settings = self.settings
+        first, last = start * settings.accumulation, settings.steps * settings.accumulation
+        loader = iter(training_loader(self.batches, first, last, settings.workers))
+        steps = range(start + 1, settings.steps + 1)
+        bar = tqdm(
+            steps, initial=start, total=settings.steps, unit="step", disable=not self.accelerator.is_main_process
+        )
+        for step in bar:
+            began = time.perf_counter()
+            row = self.step(step, loader)
+            row["sites_per_second"] = self._sites_per_step / (time.perf_counter() - began)
+            if self._is_due(step, settings.evaluation_steps):
+                row |= self.evaluate()
+            if metrics:
+                metrics.write(row)
+            self.accelerator.log({key: row[key] for key in row if key != "step"}, step=step)
+            bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+            if self._is_due(step, settings.checkpointing_steps):
+                checkpoint(step)
+
+    def step(self, step: int, loader: Iterator[Batch]) -> dict[str, Any]:
+        """One update of the weights; what `metrics.csv` says of it."""
+        self.model.train()
+        self._seed(step)
+        rate = learning_rate_at(step - 1, self.settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        totals = np.zeros(4)
+        for part in range(self.settings.accumulation):
+            is_last = part == self.settings.accumulation - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
+                terms = self._loss(next(loader), step)
+                self.accelerator.backward(terms.total / self.settings.accumulation)
+            totals += torch.stack([terms.total, terms.caption, terms.severity, terms.image]).tolist()
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_gradient_norm))
+        loss, caption, severity, image = totals / self.settings.accumulation
+        self._check_finite(step, loss, norm)
+        self.optimizer.step()
+        self.model.logit_scale.clamp_()
+        return {
+            "step": step,
+            "epoch": step * self.settings.accumulation / self.batches.batches_per_epoch,
+            "loss": loss,
+            "loss_caption": caption,
+            "loss_severity": severity,
+            "loss_image": image,
+            "logit_scale": self.model.logit_scale().item(),
+            "learning_rate": rate,
+            "gradient_norm": norm,
+        }
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """The two exact terms of the loss on the held-out sites, which the processes share among them."""
+        if not self.held_out:
+            return {}
+        self.model.eval()
+        with self.accelerator.autocast():
+            text_KD = self.model.embed_texts(self.captions.first_texts())
+            sums_3 = torch.zeros(3, device=self.accelerator.device)
+            own = self.held_out[self.accelerator.process_index :: self.accelerator.num_processes]
+            size = self._batch_size
+            for first in range(0, len(own), size):
+                batch = load_batch(own[first : first + size], self.batches.crops_R3HW).to(self.accelerator.device)
+                image_BD = self.model.embed_sites(self._tiles(batch), batch.mask_BT)
+                sums_3 += held_out_sums(image_BD, text_KD, self.model.logit_scale(), batch.caption_B)
+        caption, severity, count = self.accelerator.reduce(sums_3, "sum").tolist()
+        return {"held_out_caption": caption / count, "held_out_severity": severity / count}
+
+    @property
+    def _batch_size(self) -> int:
+        return self.batches.own.stop - self.batches.own.start
+
+    @property
+    def _sites_per_step(self) -> int:
+        return self.batches.global_batch_size * self.settings.accumulation
+
+    def _loss(self, batch: Batch, step: int) -> LossTerms:
+        batch = batch.to(self.accelerator.device)
+        image_BD, text_KD, scale = self.wrapped(self._tiles(batch), batch.mask_BT, self.captions.tokens(step))
+        if text_KD is None:
+            text_KD = self.captions.embeddings(step)
+        return contrastive_loss(image_BD, text_KD, scale, batch.caption_B, self.settings.loss_weights)
+
+    def _tiles(self, batch: Batch) -> Tensor:
+        towers = self.model.towers
+        return tiles_for_model(batch.crops_BT3HW, towers.image_size, towers.mean, towers.std, changes=batch.changes)
+
+    def _seed(self, step: int) -> None:
+        """Dropout's draws depend on (seed, step, process) alone, so that a resumed run repeats them."""
+        entropy = (self.settings.seed, step, self.accelerator.process_index)
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+
+    def _is_due(self, step: int, every: int | None) -> bool:
+        return every is not None and (step % every == 0 or step == self.settings.steps)
+
+    def _check_finite(self, step: int, loss: float, norm: float) -> None:
+        scaled = self.accelerator.scaler is not None  # fp16 skips a step of infinite gradients itself
+        if not math.isfinite(loss) or not (math.isfinite(norm) or scaled):
+            raise Diverged(
+                step,
+                f"step {step}: the loss is {loss} and its gradient's norm {norm}; lower --learning_rate, "
+                "or give --mixed_precision no",
+            )
+
+
+def held_out_sums(image_BD: Tensor, text_KD: Tensor, scale: Tensor, caption_B: Tensor) -> Tensor:
+    """Sums over the sites of L_caption and L_severity, and how many sites: shape (3,)."""
+    logits_BK = scale * image_BD @ text_KD.T
+    caption = F.cross_entropy(logits_BK, caption_B, reduction="sum")
+    severity = F.cross_entropy(own_severities(logits_BK, caption_B), caption_B % SEVERITIES, reduction="sum")
+    return torch.stack([caption, severity, caption.new_tensor(len(caption_B))])
