@@ -29,7 +29,9 @@ _DISC_HEIGHT = np.array([5.5, 6.5, 8.0, 9.2, 10.3, 11.0, 9.8, 2.2])
 _BODY_HEIGHT = np.array([23.5, 24.5, 26.0, 26.8, 27.2, 27.0, 26.5, 29.0, 25.0])
 _BODY_HALF_WIDTH = np.array([19.0, 20.0, 21.0, 22.0, 23.0, 24.0, 25.0, 25.0, 21.0])
 _BODY_HALF_DEPTH = np.array([14.5, 15.0, 15.6, 16.2, 16.7, 17.0, 17.0, 15.0, 11.0])
-_DISC_TILT_DEGREES = np.array([-9.0, -11.0, -12.0, -8.0, -2.0, 9.0, 31.0, 45.0])
+_DISC_TILT_DEGREES = np.array([-9.0, -11.0, -11.0, -8.0, -2.0, 8.0, 25.0, 34.0])
+#: The sacrum straightens towards the coccyx: tilt at 45 and 85 mm below S1-S2.
+_SACRAL_TILT = {45.0: 24.0, 85.0: 5.0}
 _FORAMEN_U = np.array([15.0, 15.7, 16.6, 17.5, 18.4])
 
 SAC_HALF_WIDTH = 9.6
@@ -39,6 +41,21 @@ CANAL_POINT = (8.0, 0.0)
 FORAMEN_POINT = (5.0, 4.0)
 RECESS_U = 9.6
 RECESS_POINT = (4.0, -1.0)
+
+
+# Grade -> share of the anatomical range that disease takes. Steeper between the classes than within them: readers
+# grade by what they see, and sites that look alike are seldom called differently.
+_GRADES = (0.0, 0.85, 1.1, 1.85, 2.1, 2.95)
+_SHARES = (0.0, 0.14, 0.36, 0.54, 0.74, 1.0)
+
+
+def disease_share(grade: float) -> float:
+    """How far disease has gone at a grade, from 0 (none) to 1 (all room is lost).
+
+    >>> disease_share(0.0), disease_share(2.95)
+    (0.0, 1.0)
+    """
+    return float(np.interp(grade, _GRADES, _SHARES))
 
 
 @dataclass(frozen=True)
@@ -104,8 +121,12 @@ class Patient:
 
     @cached_property
     def curve(self) -> SpineCurve:
-        order = np.argsort(self.disc_arc)
-        return SpineCurve.through(self.disc_arc[order], self.body.tilt_degrees[order], self.body.lateral_mm[order])
+        """Through every disc with its own tilt, and on along the sacrum."""
+        below = np.array(list(_SACRAL_TILT))
+        arc = np.concatenate([self.disc_arc, self.disc_arc[-1] - below])[::-1]
+        tilt = np.concatenate([self.body.tilt_degrees, list(_SACRAL_TILT.values())])[::-1]
+        lateral = np.concatenate([self.body.lateral_mm, np.full(len(below), self.body.lateral_mm[-1])])[::-1]
+        return SpineCurve.through(arc, tilt, lateral)
 
     @cached_property
     def disc_arc(self) -> Array:
@@ -152,11 +173,11 @@ class Patient:
     def foramen_u(self) -> Array:
         return _FORAMEN_U * self.body.scale
 
-    def grade_by_level(self, condition: Condition) -> Array:
-        """Grades of a condition: (5,) for the canal, else (5, 2) with left first."""
-        if condition is Condition.SPINAL_CANAL_STENOSIS:
-            return np.array([self.grades[Site(condition, None, level)] for level in LEVELS])
-        return np.array([[self.grades[Site(condition, side, level)] for side in SIDES] for level in LEVELS])
+    def share_by_level(self, condition: Condition) -> Array:
+        """Disease share of a condition: (5,) for the canal, else (5, 2) with left first."""
+        sides = (None,) if condition is Condition.SPINAL_CANAL_STENOSIS else SIDES
+        shares = np.array([[disease_share(self.grades[Site(condition, s, level)]) for s in sides] for level in LEVELS])
+        return shares[:, 0] if len(sides) == 1 else shares
 
     # Profiles along the spine: one value at each of `arc_table`, mm.
 
@@ -172,20 +193,21 @@ class Patient:
         return self._along_bodies(_BODY_HALF_WIDTH) * self.body.scale - 2.2 * self._waist
 
     @cached_property
+    def half_depth(self) -> Array:
+        """Half the depth of the column, smooth."""
+        return self._along_bodies(_BODY_HALF_DEPTH) * self.body.scale
+
+    @cached_property
     def wall(self) -> Array:
         """v of the column's posterior wall in the midline."""
-        return self._along_bodies(_BODY_HALF_DEPTH) * self.body.scale - 0.8 * self._waist
+        return self.half_depth - 0.8 * self._waist
 
     @cached_property
     def front(self) -> Array:
         """-v of the column's anterior face: as the posterior wall, with osteophytes' lips beside the discs."""
         distance = arc_table()[None] - self.disc_arc[:, None]
         lips = np.exp(-(((np.abs(distance) - self.body.disc_height[:, None] / 2 - 1.5) / 2.5) ** 2))
-        return (
-            self._along_bodies(_BODY_HALF_DEPTH) * self.body.scale
-            - 1.6 * self._waist
-            + (lips * self.body.osteophyte[:, None]).sum(axis=0)
-        )
+        return self.half_depth - 1.6 * self._waist + (lips * self.body.osteophyte[:, None]).sum(axis=0)
 
     @cached_property
     def _waist(self) -> Array:
@@ -196,10 +218,14 @@ class Patient:
         return np.interp(arc_table(), self.body_arc[::-1], values[::-1])
 
     @cached_property
+    def canal_share(self) -> Array:
+        """(5, entries): the canal's disease share, beside its own discs."""
+        return self.share_by_level(Condition.SPINAL_CANAL_STENOSIS)[:, None] * self.near_disc
+
+    @cached_property
     def canal_loss(self) -> Array:
-        """(5, entries): mm that the canal's grade takes from the sac's depth."""
-        grade = self.grade_by_level(Condition.SPINAL_CANAL_STENOSIS)
-        return 0.262 * SAC_DEPTH * self.body.canal_scale * grade[:, None] * self.near_disc
+        """(5, entries): mm that disease takes from the sac's depth."""
+        return 0.86 * SAC_DEPTH * self.body.canal_scale * self.canal_share
 
     @cached_property
     def sac_front(self) -> Array:
@@ -216,16 +242,13 @@ class Patient:
 
     @cached_property
     def sac_half_width(self) -> Array:
-        grade = self.grade_by_level(Condition.SPINAL_CANAL_STENOSIS)
         taper = np.interp(arc_table(), [-130, -85, 60], [0.45, 0.95, 1.0])
-        loss = (0.11 * grade[:, None] * self.near_disc).sum(axis=0)
-        return SAC_HALF_WIDTH * self.body.canal_scale * taper * (1 - loss)
+        return SAC_HALF_WIDTH * self.body.canal_scale * taper * (1 - 0.35 * self.canal_share.sum(axis=0))
 
     @cached_property
     def flavum(self) -> Array:
         """Thickness of the ligamentum flavum; none beside the bodies."""
-        grade = self.grade_by_level(Condition.SPINAL_CANAL_STENOSIS)
-        return ((2.6 + 0.9 * grade[:, None]) * self.near_disc).sum(axis=0)
+        return (2.6 * self.near_disc + 2.6 * self.canal_share).sum(axis=0)
 
     @cached_property
     def nearest_disc(self) -> npt.NDArray[np.intp]:

@@ -12,13 +12,14 @@ tilt of the plane across it; the posterior direction is ``n = (cos phi, sin phi)
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import gaussian_filter1d, map_coordinates
 
 Array = npt.NDArray[np.float64]
-Array32 = npt.NDArray[np.float32]
+Field = npt.NDArray[np.floating[Any]]
 
 #: Arc length is tabulated at this step, mm, over this range.
 ARC_STEP_MM = 0.5
@@ -39,7 +40,7 @@ def arc_table() -> Array:
     return np.arange(ARC_RANGE_MM[0], ARC_RANGE_MM[1] + ARC_STEP_MM / 2, ARC_STEP_MM)
 
 
-def arc_index(s: Array32) -> npt.NDArray[np.intp]:
+def arc_index(s: Field) -> npt.NDArray[np.intp]:
     """Index of the nearest entry of `arc_table`."""
     index = ((s - np.float32(ARC_RANGE_MM[0] - ARC_STEP_MM / 2)) * np.float32(1 / ARC_STEP_MM)).astype(np.intp)
     return np.clip(index, 0, len(arc_table()) - 1, out=index)
@@ -76,24 +77,14 @@ class SpineCurve:
         z = np.interp(s, table, self.centre_line[:, 1]) + v * np.sin(phi)
         return np.array([u + np.interp(s, table, self.lateral), y, z])
 
-    def to_spine(self, x: Array32, y: Array32, z: Array32) -> tuple[Array32, Array32, Array32]:
+    def to_spine(self, x: Field, y: Field, z: Field) -> tuple[Field, Field, Field]:
         """(x, y, z) in mm -> (u, v, s), for arrays of one shape."""
-        grid = self._grid
-        rows, columns = grid.shape[1:]
-        grid_y = np.clip((y - np.float32(_GRID_Y_MM[0])) * np.float32(1 / _GRID_STEP_MM), 0, columns - 1.001)
-        grid_z = np.clip((z - np.float32(_GRID_Z_MM[0])) * np.float32(1 / _GRID_STEP_MM), 0, rows - 1.001)
-        column, row = grid_y.astype(np.intp), grid_z.astype(np.intp)
-        part_y, part_z = grid_y - column, grid_z - row
-        index = row * columns + column
-        v, s = (_bilinear(channel.ravel(), index, columns, part_y, part_z) for channel in grid)
-        return x - self._lateral32.take(arc_index(s)), v, s
+        places = [(z - _GRID_Z_MM[0]) / _GRID_STEP_MM, (y - _GRID_Y_MM[0]) / _GRID_STEP_MM]
+        v, s = (map_coordinates(channel, places, order=1, mode="nearest") for channel in self._grid)
+        return x - np.interp(s, arc_table(), self.lateral), v, s
 
     @cached_property
-    def _lateral32(self) -> Array32:
-        return self.lateral.astype(np.float32)
-
-    @cached_property
-    def _grid(self) -> Array32:
+    def _grid(self) -> Array:
         """(v, s) at the grid's points: (2, rows along z, columns along y), by Newton's method on the foot of each."""
         y, z = np.meshgrid(
             np.arange(_GRID_Y_MM[0], _GRID_Y_MM[1] + 1, _GRID_STEP_MM),
@@ -109,20 +100,10 @@ class SpineCurve:
             s = s + np.clip(along / np.maximum(1 + curvature * across, _LEAST_STRETCH), -20, 20)
             s = np.clip(s, table[0], table[-1])
         phi, _, from_y, from_z = self._foot(s, y, z, bend)
-        return np.stack([np.cos(phi) * from_y + np.sin(phi) * from_z, s]).astype(np.float32)
+        return np.stack([np.cos(phi) * from_y + np.sin(phi) * from_z, s])
 
     def _foot(self, s: Array, y: Array, z: Array, bend: Array) -> tuple[Array, Array, Array, Array]:
         """Tilt and curvature at s, and the offset of (y, z) from C(s)."""
         table, line = arc_table(), self.centre_line
         phi, curvature = np.interp(s, table, self.tilt), np.interp(s, table, bend)
         return phi, curvature, y - np.interp(s, table, line[:, 0]), z - np.interp(s, table, line[:, 1])
-
-
-def _bilinear(flat: Array32, index: npt.NDArray[np.intp], columns: int, part_y: Array32, part_z: Array32) -> Array32:
-    low = flat.take(index)
-    low += (flat.take(index + 1) - low) * part_y
-    index = index + columns
-    high = flat.take(index)
-    high += (flat.take(index + 1) - high) * part_y
-    low += (high - low) * part_z
-    return low

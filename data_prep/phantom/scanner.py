@@ -6,8 +6,8 @@ from scipy.ndimage import gaussian_filter
 
 from data_prep.geometry import Frame
 from data_prep.phantom.anatomy import Patient
-from data_prep.phantom.paint import render
 from data_prep.phantom.protocols import Look, SeriesPlan
+from data_prep.phantom.render import render
 
 Array32 = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint16]

@@ -9,7 +9,6 @@ Below, per condition, regions of 64 mm about sites' true places, each severity w
 
 import csv
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +60,9 @@ def read_truth(root: DataRoot) -> Truth:
     """True severity and place (mm) of every training site. Raises ValueError where the root is no phantom's."""
     path = root.path / "phantom_truth" / "truth.csv"
     if not path.is_file():
-        raise ValueError(f"--root {str(root.path)!r} has no phantom_truth/truth.csv: write it with -m data_prep.phantom")
+        raise ValueError(
+            f"--root {str(root.path)!r} has no phantom_truth/truth.csv: write it with -m data_prep.phantom"
+        )
     truth: Truth = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):

@@ -107,19 +107,52 @@ _TEXTURE_SIZE = 96
 _TEXTURE_STEP_MM = 0.8
 
 
+@dataclass(frozen=True)
+class Texture:
+    """Noise of standard deviation 1 at some points, fixed in space so that all series of a patient show the same.
+
+    index: each point's cell in the volumes. grain: about 1 mm fine. swell: some 8 mm wide and smooth.
+    """
+
+    index: npt.NDArray[np.intp]
+    grain: Field
+    swell: Field
+
+    @property
+    def streak(self) -> Field:
+        """Grain drawn out along the spine, as muscle fibres are."""
+        return _volumes()["streak"].take(self.index)
+
+    def take(self, index: npt.NDArray[np.intp]) -> "Texture":
+        return Texture(self.index.take(index), self.grain.take(index), self.swell.take(index))
+
+
+def texture_index(x: Field, y: Field, z: Field) -> npt.NDArray[np.intp]:
+    """Cell of each point, mm (all coordinates positive), in the periodic volumes."""
+    scale = np.float32(1 / _TEXTURE_STEP_MM)
+    column, row, plane = ((axis * scale).astype(np.intp) % _TEXTURE_SIZE for axis in (x, y, z))
+    return (column * _TEXTURE_SIZE + row) * _TEXTURE_SIZE + plane
+
+
+def grain_at(index: npt.NDArray[np.intp]) -> Field:
+    return _volumes()["grain"].take(index)
+
+
+def swell_at(index: npt.NDArray[np.intp]) -> Field:
+    return _volumes()["swell"].take(index)
+
+
 @cache
-def _texture_volume() -> Array32:
-    """Periodic band-limited noise, standard deviation 1: the same for everybody; patients differ in where it starts."""
+def _volumes() -> dict[str, Field]:
+    """Periodic band-limited noise, axes (x, y, z), flat: the same for everybody; patients differ in where it starts."""
     noise = np.random.default_rng(20241).standard_normal((_TEXTURE_SIZE,) * 3).astype(np.float32)
-    fine = gaussian_filter(noise, 0.9, mode="wrap")
-    coarse = gaussian_filter(noise, 2.5, mode="wrap")
-    return fine / fine.std() * 0.8 + coarse / coarse.std() * 0.6
+    fine, coarse = (_standard(gaussian_filter(noise, sigma, mode="wrap")) for sigma in (0.9, 2.5))
+    return {
+        "grain": _standard(fine + 0.7 * coarse),
+        "streak": _standard(gaussian_filter(noise[::-1], (1.0, 1.0, 8.0), mode="wrap")),
+        "swell": _standard(gaussian_filter(noise, 5.0, mode="wrap")),
+    }
 
 
-def texture(x: Field, y: Field, z: Field, stretch: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Array32:
-    """Noise of standard deviation about 1 fixed in space, at points in mm; `stretch` lengthens its grain per axis."""
-    index = np.zeros(x.shape, dtype=np.int32)
-    for axis, factor in zip((x, y, z), stretch, strict=True):
-        step = np.floor(axis * np.float32(1 / (_TEXTURE_STEP_MM * factor))).astype(np.int32)
-        index = index * _TEXTURE_SIZE + step % _TEXTURE_SIZE
-    return _texture_volume().ravel().take(index)
+def _standard(volume: Field) -> Field:
+    return (volume / volume.std()).ravel()

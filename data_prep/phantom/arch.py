@@ -1,0 +1,79 @@
+"""The bone behind the canal: pedicles, facet joints, laminae, spinous and transverse processes, sacrum."""
+
+import numpy as np
+
+from data_prep.phantom.canvas import Canvas, Field, band, bump, common, cover, ellipse
+from data_prep.phantom.tissues import Tissue
+
+#: |u| of the pedicles' middle, T11 to S2, and the body whose top is the sacrum's.
+_PEDICLE_U = np.array([13.0, 13.5, 14.0, 14.5, 15.3, 16.3, 18.5, 20.0, 18.0])
+_SACRUM = 7
+
+
+def paint_arch(canvas: Canvas) -> None:
+    above_sacrum = canvas.s - np.float32(canvas.patient.body_arc[_SACRUM] + 8)
+    if canvas.reaches(0, 9):
+        _paint_midline(canvas, above_sacrum)
+    if canvas.reaches(0, 18):
+        _paint_laminae(canvas, above_sacrum)
+    if canvas.reaches(17, 44):
+        _paint_transverse_processes(canvas)
+    if canvas.reaches(6, 32):
+        _paint_pillars(canvas, above_sacrum)
+    _paint_sacrum(canvas, above_sacrum)
+
+
+def _paint_bone(canvas: Canvas, distance: Field) -> None:
+    """Marrow in a shell of cortex, its outline a little uneven."""
+    distance = distance + 0.35 * canvas.texture.swell
+    canvas.paint(Tissue.CORTEX, cover(distance))
+    canvas.paint(Tissue.MARROW, cover(distance + 1.0), 1 + 0.08 * canvas.texture.swell)
+
+
+def _paint_midline(canvas: Canvas, above_sacrum: Field) -> None:
+    """Spinous processes, the ligament and fat between them, and the ligament over their tips."""
+    across, w, swell = canvas.across, canvas.w, canvas.texture.swell
+    between = common(across - 4.0, 21 - w, w - 46 - swell, -above_sacrum)
+    fibres = np.clip(0.45 + 0.25 * canvas.texture.streak + 0.2 * swell, 0.1, 0.9)
+    canvas.paint(Tissue.FAT, cover(between) * 0.95)
+    canvas.paint(Tissue.LIGAMENT, cover(between) * fibres)
+    behind = w - 23
+    middle = canvas.from_body + 6 + 0.28 * behind
+    blade = ellipse(middle, behind - 10, 9.0, 15.0) + 0.5 * swell
+    _paint_bone(canvas, common(blade, across - 2.4 - 0.04 * behind, 21 - w, -above_sacrum))
+    canvas.paint(Tissue.LIGAMENT, cover(common(band(w - 47.5 - swell, 0.8), across - 3, -above_sacrum)))
+
+
+def _paint_laminae(canvas: Canvas, above_sacrum: Field) -> None:
+    across = canvas.across
+    slope = np.abs((canvas.w - 24) + across * 0.44) * np.float32(0.915) - 2.7
+    _paint_bone(canvas, common(slope, np.abs(canvas.from_body + 5) - 10, across - 17, -above_sacrum))
+
+
+def _paint_transverse_processes(canvas: Canvas) -> None:
+    out = canvas.across - 20
+    process = ellipse(canvas.w - 8 - 0.12 * out, canvas.from_body - 5, 3.2, 3.6)
+    _paint_bone(canvas, common(process, -2 - out, out - 22))
+
+
+def _paint_pillars(canvas: Canvas, above_sacrum: Field) -> None:
+    """Pedicles, and the articular pillars behind them, which widen to the facet joints beside the discs."""
+    w, t, pedicle_u = canvas.w, canvas.t, canvas.by_body(_PEDICLE_U)
+    out = canvas.across - pedicle_u
+    _paint_bone(canvas, common(ellipse(out, canvas.from_body - 5, 4.6, 7.3), -3 - w, w - 17))
+    near = bump(t, 8.0)
+    out = out - 2.0
+    behind = w - 18 - 0.5 * near
+    pillar = common(ellipse(out, behind, 5.2 + 4.2 * near, 4.0 + 4.2 * near), -above_sacrum)
+    _paint_bone(canvas, pillar)
+    # The joint's cleft, a curved plane from anteromedial to posterolateral, between two dark plates.
+    cleft = 0.78 * out - 0.62 * behind + 0.03 * behind * behind + 0.12 * t
+    inside = cover(pillar) * cover(np.abs(t) - 9, 2.0)
+    canvas.paint(Tissue.CORTEX, cover(band(cleft, 1.3)) * inside)
+    canvas.paint(Tissue.CARTILAGE, cover(band(cleft, 0.4)) * inside * 0.8)
+
+
+def _paint_sacrum(canvas: Canvas, above_sacrum: Field) -> None:
+    """The wings beside the sacral canal, and the median crest behind it."""
+    _paint_bone(canvas, common(above_sacrum, ellipse(canvas.across - 24, canvas.w + 2, 17.0, 13.0)))
+    _paint_bone(canvas, common(above_sacrum, band(canvas.w - 18.5, 3.0), canvas.across - 12))

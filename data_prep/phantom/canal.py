@@ -1,0 +1,124 @@
+"""The canal, the foramina and the lateral recesses: everything that is graded.
+
+`share` is how much of its disease a site has, 0 to 1 (`anatomy.disease_share` of its grade).
+"""
+
+import numpy as np
+
+from data_prep.phantom.anatomy import DISC_COUNT, FIRST_GRADED, LEVELS, RECESS_U
+from data_prep.phantom.canvas import Canvas, Field, bump, common, cover, ellipse
+from data_prep.phantom.tissues import Tissue
+from data_prep.sites import Condition
+
+
+def paint_canal(canvas: Canvas) -> None:
+    if canvas.reaches(0, 15):
+        roomy = ellipse(canvas.across, canvas.w - 9.8, 12.6, 11.0)
+        canvas.paint(Tissue.CORTEX, cover(roomy - 0.7) * (canvas.w > 2) * 0.9)
+        canvas.paint(Tissue.FAT, cover(roomy))
+    if canvas.reaches(7, 28):
+        _paint_foramina(canvas)
+    if canvas.reaches(0, 15):
+        _paint_flavum(canvas)
+        _paint_bulge(canvas)
+        _paint_sac(canvas)
+        _paint_recesses(canvas)
+
+
+def _is_graded(canvas: Canvas) -> Field:
+    discs = np.arange(DISC_COUNT)
+    return canvas.by_disc(((discs >= FIRST_GRADED) & (discs < FIRST_GRADED + len(LEVELS))).astype(np.float32))
+
+
+def _share(canvas: Canvas, condition: Condition) -> Field:
+    """Disease share of the nearest disc's site on the pixel's own side; 0 at discs without grades."""
+    table = np.zeros((DISC_COUNT, 2))
+    table[FIRST_GRADED : FIRST_GRADED + len(LEVELS)] = canvas.patient.share_by_level(condition)
+    return canvas.by_side(table)
+
+
+def _paint_foramina(canvas: Canvas) -> None:
+    """Windows between pedicles: fat around the exiting root, which disc and facet close from below and both sides."""
+    patient, t, w = canvas.patient, canvas.t, canvas.w
+    share = _share(canvas, Condition.NEURAL_FORAMINAL_NARROWING)
+    place = np.interp(np.arange(DISC_COUNT) - FIRST_GRADED, range(len(LEVELS)), patient.foramen_u)
+    out = canvas.across - canvas.by_disc(place)
+    deep = w - 5.8 - 0.02 * out * out
+    reach = np.abs(out) - 9
+    sacral = 20 * canvas.by_disc((np.arange(DISC_COUNT) == DISC_COUNT - 1).astype(np.float32))
+    window = common(ellipse(deep, t - 4.3, 6.7 + 0.12 * np.maximum(t, 0), 11.3), reach) + sacral
+    middle = 4.3 + 5.2 * share
+    opened = ellipse(deep, t - middle, (6.9 + 0.12 * np.maximum(t, 0)) * (1 - 0.84 * share), 11.5 * (1 - 0.86 * share))
+    canvas.paint(Tissue.FAT, cover(window))
+    canvas.paint(Tissue.ANNULUS, cover(window) * (1 - cover(opened)), 1 + 0.12 * canvas.texture.swell)
+    root = ellipse(deep, t - 9.2 + 0.4 * out - 0.6 * share, 3.1 - 0.9 * share, 3.6 - 0.6 * share)
+    canvas.paint(Tissue.ROOT, cover(common(root, reach)) * _is_graded(canvas))
+
+
+def _paint_flavum(canvas: Canvas) -> None:
+    """A dark band on each side between the laminae, a V that opens forwards."""
+    thickness = canvas.along(canvas.patient.flavum)
+    inner = canvas.w - canvas.along(canvas.patient.sac_back) - 0.6 + np.maximum(canvas.across - 1.5, 0) * 0.55
+    shape = common(-inner, inner - thickness * 1.15 - 0.2, canvas.across - 13.5, 3 - canvas.w)
+    canvas.paint(Tissue.LIGAMENT, cover(shape) * np.clip(thickness - 0.6, 0, 1))
+
+
+def _paint_bulge(canvas: Canvas) -> None:
+    """The disc pushed into the canal in front of the sac."""
+    narrowed = canvas.along(canvas.patient.canal_loss.sum(axis=0))
+    front = canvas.w - canvas.along(canvas.patient.sac_front) + 0.4
+    shape = common(front, canvas.across - 11 + 0.06 * canvas.w * canvas.w)
+    canvas.paint(Tissue.ANNULUS, cover(shape) * np.clip(narrowed - 0.4, 0, 1))
+
+
+def _paint_sac(canvas: Canvas) -> None:
+    """Dura, fluid, conus, and the roots of the cauda equina, which crowd as the sac shrinks."""
+    patient, u = canvas.patient, canvas.u
+    front, back = canvas.along(patient.sac_front), canvas.along(patient.sac_back)
+    half_depth, half_width = np.maximum((back - front) / 2, 0.3), canvas.along(patient.sac_half_width)
+    deep = canvas.w - (front + back) / 2
+    sac = ellipse(u, deep, half_width, half_depth)
+    canvas.paint(Tissue.LIGAMENT, cover(sac - 0.4) * 0.8)
+    canvas.paint(Tissue.FLUID, cover(sac))
+    canvas.within(sac < 0.5, _paint_nerves)
+
+
+def _paint_nerves(canvas: Canvas) -> None:
+    patient, u, s = canvas.patient, canvas.u, canvas.s
+    front, back = canvas.along(patient.sac_front), canvas.along(patient.sac_back)
+    half_depth, half_width = np.maximum((back - front) / 2, 0.3), canvas.along(patient.sac_half_width)
+    deep = canvas.w - (front + back) / 2
+    inside = cover(ellipse(u, deep, half_width, half_depth) + 0.4)
+    conus_end = np.float32(patient.disc_arc[FIRST_GRADED] + 8)
+    roots = np.full_like(u, 9.0)
+    for number, (angle, radius) in enumerate(zip(patient.body.root_angle, patient.body.root_radius, strict=True)):
+        reach = 0.5 + 0.16 * (number % 3)
+        wave = 0.05 * np.sin(s * np.float32(1 / 11) + np.float32(number))
+        a = u - half_width * (np.float32(reach * np.cos(angle)) + wave)
+        b = deep - half_depth * (np.float32(0.85 * reach * np.sin(angle) - 0.03) + wave)
+        roots = np.minimum(roots, np.sqrt(a * a + b * b) - np.float32(radius))
+    canvas.paint(Tissue.ROOT, cover(roots) * inside * (s < conus_end + 25))
+    cord_radius = np.clip((s - conus_end) * np.float32(0.16), 0, 4.2)
+    canvas.paint(Tissue.CORD, cover(np.sqrt(u * u + deep * deep) - cord_radius) * inside * (cord_radius > 0.3))
+
+
+def _paint_recesses(canvas: Canvas) -> None:
+    """The canal's anterolateral corners with the traversing roots, which disc and facet close."""
+    t = canvas.t
+    share = _share(canvas, Condition.SUBARTICULAR_STENOSIS) * bump(t, 6.5)
+    height = cover(np.abs(t + 1) - 8, 3.0) * _is_graded(canvas)
+    out = canvas.across - RECESS_U
+    # Where the canal is narrowed from in front, its corners lie further back.
+    w = canvas.w - 0.45 * (canvas.along(canvas.patient.sac_front) - 1.3)
+    lateral = 4.2 - canvas.across
+    opened = 1 - 0.9 * share
+    corner = ellipse(out - 0.5, w - 4.0, 4.3 * opened, 3.8 * opened)
+    canvas.paint(Tissue.FAT, cover(corner) * height)
+    canvas.paint(Tissue.FLUID, cover(corner) * height * 0.6)
+    strong = height * np.minimum(share * 5, 1)
+    protrusion = ellipse(out, w + 1.0, 5.0, 0.5 + 6.2 * share)
+    overgrowth = ellipse(out - 4.2, w - 8.0, 1.0 + 5.6 * share, 1.0 + 6.6 * share)
+    canvas.paint(Tissue.ANNULUS, cover(common(protrusion, lateral)) * strong)
+    canvas.paint(Tissue.LIGAMENT, cover(common(overgrowth, lateral)) * strong)
+    root = ellipse(out - 0.1, w - 4.0 - 1.4 * share, 1.75 - 0.3 * share, 1.75 - 0.95 * share)
+    canvas.paint(Tissue.ROOT, cover(root) * height)
