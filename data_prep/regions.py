@@ -6,7 +6,6 @@ those whose image shows the point. Beyond `REACH_MM` the site is not imaged ther
 answer (`Missing`), not an error.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from data_prep.faults import Fault, FaultKind
@@ -96,22 +95,16 @@ def region(study: Study, position: Position, view: View) -> Region | Missing:
         return choice
     series, place = choice
     stack = next(stack for stack in series.stacks if place in stack)
-    frames = frames_of(series)
-    triple = neighbours(frames, stack, place)
+    triple = neighbours(series.frames, stack, place)
     return Region(
         position.site,
         view,
         series.series_id,
         tuple(series.slices[index].instance_number for index in triple),  # type: ignore[arg-type]
         position.point_mm,
-        _box(frames[place], position.point_mm),
+        _box(series.frames[place], position.point_mm),
         position.source,
     )
-
-
-def frames_of(series: Series) -> Mapping[int, Frame]:
-    """Frames of the slices that have one, by their place in the series."""
-    return {place: image.frame for place, image in enumerate(series.slices) if image.frame is not None}
 
 
 def _marked_slice(study: Study, position: Position, view: View) -> tuple[Series, int] | None:
@@ -120,7 +113,7 @@ def _marked_slice(study: Study, position: Position, view: View) -> tuple[Series,
     for series in study.of_view(view):
         if mark is not None and series.series_id == mark.series_id:
             place = series.index(mark.instance_number)
-            if place is not None and series.slices[place].frame is not None:
+            if place in series.frames:
                 return series, place
     return None
 
@@ -129,8 +122,7 @@ def _nearest_slice(study: Study, position: Position, view: View) -> tuple[Series
     candidates = [
         (abs(frame.distance_mm(position.point_mm)), series, place, frame)
         for series in study.of_view(view)
-        for place, frame in frames_of(series).items()
-        if (frame.is_sagittal if view.is_sagittal else frame.is_axial)
+        for place, frame in series.frames.items()
     ]
     if not candidates:
         return Missing(position.site, view, "no_series")

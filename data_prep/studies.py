@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from data_prep.faults import Action, Fault, FaultKind
@@ -34,6 +35,15 @@ class Series:
     slices: tuple[Slice, ...]
     stacks: tuple[tuple[int, ...], ...]
     window: tuple[float, float]
+
+    @cached_property
+    def frames(self) -> dict[int, Frame]:
+        """Frames by place in `slices`: of those that lie as the view says, which alone carry regions."""
+        if self.view is None:
+            return {}
+        placed = {place: image.frame for place, image in enumerate(self.slices) if image.frame is not None}
+        sagittal = self.view.is_sagittal
+        return {place: frame for place, frame in placed.items() if (frame.is_sagittal if sagittal else frame.is_axial)}
 
     def index(self, instance_number: int) -> int | None:
         """Place of an instance in `slices`."""
