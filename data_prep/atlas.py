@@ -19,6 +19,15 @@ import numpy as np
 
 from data_prep.geometry import Array
 from data_prep.matching import GRID_MM, Picture, Seen, in_mean_spine, look, match, nearest_sagittal, volume_middle
+from data_prep.pose import Pose, fit_pose
+from data_prep.regions import Position, vector
+from data_prep.sites import SITES, Condition, Level, Site, Source, View
+from data_prep.studies import Study
+
+SCHEMA_VERSION = 1
+#: Marks that a study needs before its pose is taken from them.
+MARKS_FOR_POSE = 3
+SAGITTAL = (View.SAGITTAL_T2_STIR, View.SAGITTAL_T1)
 
 _LEVELS = np.array([list(Level).index(site.level) for site in SITES])
 _IS_CANAL = np.array([site.condition is Condition.SPINAL_CANAL_STENOSIS for site in SITES])
