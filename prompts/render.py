@@ -117,9 +117,12 @@ def _check_entry(entry: Any, condition: Condition, where: str) -> None:
     if not isinstance(entry, str) or not entry.strip():
         raise ValueError(f"{where}: expected a sentence (in quotation marks)")
     try:
-        fields = [field for _, field, _, _ in Formatter().parse(entry) if field is not None]
+        pieces = list(Formatter().parse(entry))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+    fields = [field for _, field, _, _ in pieces if field is not None]
+    if any(form or conversion for _, _, form, conversion in pieces):
+        raise ValueError(f"{where}: placeholders stand alone in their braces, as in {{level}}")
     if unknown := sorted(set(fields) - _PLACEHOLDERS):
         known = ", ".join(f"{{{name}}}" for name in sorted(_PLACEHOLDERS))
         raise ValueError(f"{where}: unknown placeholder {{{unknown[0]}}}; known are {known}")

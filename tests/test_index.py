@@ -74,7 +74,8 @@ def slow_ranking(index: Index, query: Query, text_D: np.ndarray | None) -> list[
         if query.both_sides and site.side is not None:
             if (study, site.mirrored) not in score:
                 continue
-            value = min(value, score[study, site.mirrored])
+            if value > score[study, site.mirrored]:
+                continue  # the other side, which is weaker, answers for both
         value = value if text_D is None else np.floor(value / BAND)
         sites[study].append((-value, -likeness[study, site], study, SITES.index(site), site.key))
     return [(best[2], best[4]) for best in sorted(min(answers) for answers in sites.values())]

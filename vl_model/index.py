@@ -30,7 +30,6 @@ BAND = 0.05
 DISEASED = frozenset({Severity.MODERATE, Severity.SEVERE})
 
 _MIRROR_OF_SITE = np.array([SITE_INDEX[site.mirrored] for site in SITES])
-_SIDED = np.array([site.side is not None for site in SITES])
 
 
 class IndexRefused(ValueError):
@@ -84,7 +83,7 @@ _COLUMNS = tuple(f.name for f in fields(Index) if f.name not in ("image_ND", "fi
 class Answer:
     """A study, by the site of it that answers best.
 
-    score: probability of the severities asked for; where both sides were asked for, that of the weaker side.
+    score: probability of the severities asked for; where both sides were asked for, `site` is the weaker side.
         None where the text names nothing that could be graded, and likeness alone ranks.
     likeness: cosine of the site's embedding with the words that were not understood; None where there are none.
     """
@@ -164,12 +163,15 @@ def save_index(index: Index, folder: Path) -> None:
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    np.savez(partial / "columns.npz", **{name: getattr(index, name) for name in _COLUMNS})
-    np.save(partial / "image.npy", index.image_ND)
-    manifest = {"schema_version": SCHEMA_VERSION, "sites": len(index), "fingerprint": index.fingerprint}
-    (partial / "index.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    try:
+        np.savez(partial / "columns.npz", **{name: getattr(index, name) for name in _COLUMNS})
+        np.save(partial / "image.npy", index.image_ND)
+        manifest = {"schema_version": SCHEMA_VERSION, "sites": len(index), "fingerprint": index.fingerprint}
+        (partial / "index.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_index(folder: Path, fingerprint: dict[str, Any]) -> Index:
@@ -214,8 +216,7 @@ def rank(index: Index, query: Query, text_D: NDArray[np.float32] | None, top: in
     score_N = _score(index, asked)
     allowed_N = np.isin(index.site_N, [SITE_INDEX[site] for site in query.sites])
     if query.both_sides:
-        score_N, has_both_N = _weaker_side(index, score_N)
-        allowed_N &= has_both_N
+        allowed_N &= _is_weaker_side(index, score_N)
     row_M = np.flatnonzero(allowed_N)
     likeness_M = None if text_D is None else np.asarray(index.image_ND[row_M] @ text_D, dtype=np.float64)
     order = _order(index, row_M, score_N[row_M], likeness_M)
@@ -241,13 +242,15 @@ def _order(
     return np.lexsort((site_M, study_M, -likeness_M, -np.floor(score_M / BAND)))
 
 
-def _weaker_side(index: Index, score_N: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Each sided site's score, or its mirror image's where that is lower; and which rows have both sides."""
+def _is_weaker_side(index: Index, score_N: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which rows score no better than their mirror image, and have one: they decide whether both sides show it.
+
+    The canal is its own mirror image.
+    """
     row_of = {key: row for row, key in enumerate(_keys(index, index.site_N))}
     mirror_N = np.array([row_of.get(key, -1) for key in _keys(index, _MIRROR_OF_SITE[index.site_N])], dtype=np.int64)
-    sided_N = _SIDED[index.site_N]
-    weaker_N = np.where(sided_N & (mirror_N >= 0), np.minimum(score_N, score_N[mirror_N]), score_N)
-    return weaker_N, ~sided_N | (mirror_N >= 0)
+    weaker_N: NDArray[np.bool_] = (mirror_N >= 0) & (score_N <= score_N[mirror_N])
+    return weaker_N
 
 
 def _keys(index: Index, site_N: NDArray[np.int64]) -> Iterable[tuple[str, int, int]]:

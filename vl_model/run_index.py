@@ -49,8 +49,8 @@ def open_run_index(root: DataRoot, run: str, split: Split) -> Index:
         return load_index(folder, made_of)
     except IndexRefused:
         index = _build(root, run, split, made_of)
-    # Another person's run may be shared read-only: the answers are the same, the index is only not kept.
-    with suppress(PermissionError):
+    # A run may be shared read-only, or another query be writing the same index: then this one is only not kept.
+    with suppress(OSError):
         save_index(index, folder)
     return index
 
