@@ -110,7 +110,8 @@ def _paint_recesses(canvas: Canvas) -> None:
     out = canvas.across - RECESS_U
     # Where the canal is narrowed from in front, its corners lie further back.
     w = canvas.w - 0.45 * (canvas.along(canvas.patient.sac_front) - 1.3)
-    lateral = 4.2 - canvas.across
+    # Between the middle of the canal and the foramen: what closes a recess must not narrow either.
+    zone = np.abs(canvas.across - 8.6) - 4.4
     opened = 1 - 0.9 * share
     corner = ellipse(out - 0.5, w - 4.0, 4.3 * opened, 3.8 * opened)
     canvas.paint(Tissue.FAT, cover(corner) * height)
@@ -118,7 +119,7 @@ def _paint_recesses(canvas: Canvas) -> None:
     strong = height * np.minimum(share * 5, 1)
     protrusion = ellipse(out, w + 1.0, 5.0, 0.5 + 6.2 * share)
     overgrowth = ellipse(out - 4.2, w - 8.0, 1.0 + 5.6 * share, 1.0 + 6.6 * share)
-    canvas.paint(Tissue.ANNULUS, cover(common(protrusion, lateral)) * strong)
-    canvas.paint(Tissue.LIGAMENT, cover(common(overgrowth, lateral)) * strong)
+    canvas.paint(Tissue.ANNULUS, cover(common(protrusion, zone)) * strong)
+    canvas.paint(Tissue.LIGAMENT, cover(common(overgrowth, zone)) * strong)
     root = ellipse(out - 0.1, w - 4.0 - 1.4 * share, 1.75 - 0.3 * share, 1.75 - 0.95 * share)
     canvas.paint(Tissue.ROOT, cover(root) * height)

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -149,9 +149,18 @@ def _mapped(make: Any, jobs: list[tuple[Split, int]], workers: int) -> Iterator[
 
 
 def _manifest(settings: CohortSettings, train: int, test: int) -> dict[str, Any]:
-    values = asdict(settings)
-    values["severities"] = {site.key: severity.key for site, severity in (settings.severities or {}).items()}
-    return {"schema_version": SCHEMA_VERSION, "train": train, "test": test, **values}
+    severities = settings.severities
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "train": train,
+        "test": test,
+        "seed": settings.seed,
+        "scanners": settings.scanners.value,
+        "size": settings.size.value,
+        "severities": None
+        if severities is None
+        else {site.key: severities[site].key for site in SITES if site in severities},
+    }
 
 
 def _is_there(root: Path, manifest: dict[str, Any]) -> bool:

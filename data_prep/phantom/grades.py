@@ -6,10 +6,11 @@ synthetic cohort has that set's prior and its correlations across levels, sides 
 """
 
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from data_prep.sites import SITES, Condition, Level, Severity, Site
 
@@ -65,8 +66,9 @@ _NORMAL_SKEW = 1.6
 
 #: A reader's grade scatters about the true one by this much, so that only grades near a threshold change name.
 READER_SCATTER = 0.07
-#: Beyond that, this share of labels is a neighbouring grade whatever the site looks like.
-LABEL_NOISE = 0.03
+#: Beyond that, this share of labels is a neighbouring grade whatever the site looks like: some 2.5 % of all. A
+#: plainly normal site is seldom called ill, which also keeps the labels' frequencies near the true ones.
+LABEL_NOISE = {Severity.NORMAL_MILD: 0.012, Severity.MODERATE: 0.08, Severity.SEVERE: 0.06}
 
 
 def class_probabilities(site: Site) -> npt.NDArray[np.float64]:
@@ -81,13 +83,16 @@ def latent_correlation() -> npt.NDArray[np.float64]:
     return np.kron(_COLUMN_CORRELATION, _LEVEL_CORRELATION**steps)
 
 
+@cache
+def _mixing() -> npt.NDArray[np.float64]:
+    """Turns independent numbers into latents: L of L L' = correlation."""
+    return np.linalg.cholesky(latent_correlation()).astype(np.float64)
+
+
 def draw_grades(generator: np.random.Generator) -> Grades:
     """One patient's 25 grades."""
-    latent = np.linalg.cholesky(latent_correlation()) @ generator.standard_normal(len(SITES))
-    return {
-        site: _grade_at_rank(class_probabilities(site), rank)
-        for site, rank in zip(SITES, norm.cdf(latent), strict=True)
-    }
+    latent = _mixing() @ generator.standard_normal(len(SITES))
+    return {site: _grade_at_rank(site, rank) for site, rank in zip(SITES, ndtr(latent).tolist(), strict=True)}
 
 
 def forced_grades(severities: Mapping[Site, Severity], generator: np.random.Generator) -> Grades:
@@ -113,14 +118,23 @@ def severity_of(grade: float) -> Severity:
 def read_label(grade: float, generator: np.random.Generator) -> Severity:
     """What a reader calls a grade: blurred near the thresholds, and sometimes simply a neighbouring grade."""
     scatter, chance, direction = generator.standard_normal(), generator.uniform(), generator.choice((-1, 1))
-    severity = severity_of(max(grade + READER_SCATTER * scatter, 0.0))
-    if chance >= LABEL_NOISE:
-        return severity
+    severity = severity_of(grade)
+    if chance >= LABEL_NOISE[severity]:
+        return severity_of(max(grade + READER_SCATTER * scatter, 0.0))
     return Severity.MODERATE if severity is not Severity.MODERATE else Severity(severity + int(direction))
 
 
-def _grade_at_rank(probabilities: npt.NDArray[np.float64], rank: float) -> float:
-    edges = np.concatenate([[0.0], np.cumsum(probabilities)])
-    index = int(np.clip(np.searchsorted(edges, rank, side="right") - 1, 0, 2))
-    within = (rank - edges[index]) / probabilities[index]
-    return grade_within(Severity(index), float(np.clip(within, 0.0, 1.0)))
+def _grade_at_rank(site: Site, rank: float) -> float:
+    """The grade that this share of all patients has at most."""
+    normal, moderate, severe = _class_shares(site)
+    if rank < normal:
+        return grade_within(Severity.NORMAL_MILD, rank / normal)
+    if rank < normal + moderate:
+        return grade_within(Severity.MODERATE, (rank - normal) / moderate)
+    return grade_within(Severity.SEVERE, min((rank - normal - moderate) / severe, 1.0))
+
+
+@cache
+def _class_shares(site: Site) -> tuple[float, float, float]:
+    normal, moderate, severe = class_probabilities(site).tolist()
+    return normal, moderate, severe
