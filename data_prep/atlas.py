@@ -47,8 +47,8 @@ class Example:
 class Atlas:
     """The mean spine.
 
-    shape_N3: mean positions of `SITES`; offset_mm and spread_mm: mean and standard deviation of the spine's
-    middle from the middle of a view's volume; pictures: the mean picture of a sagittal view.
+    shape_N3: mean positions of `SITES`, NaN for one that no study marks; offset_mm and spread_mm: mean and standard
+    deviation of the spine's middle from the middle of a view's volume; pictures: the mean picture of a sagittal view.
     """
 
     shape_N3: Array
@@ -62,7 +62,7 @@ class Atlas:
         known_N3 = np.full((len(SITES), 3), np.nan)
         for site, position in known.items():
             known_N3[SITES.index(site)] = position.point_mm
-        if _enough(known_N3):
+        if _enough(known_N3 + 0 * self.shape_N3):
             pose: Pose | None = fit_pose(self.shape_N3, known_N3)
         else:
             pose = self.find(study)
@@ -73,7 +73,7 @@ class Atlas:
         return {
             site: Position(site, vector(place), Source.ATLAS)
             for site, place in zip(SITES, place_N3, strict=True)
-            if site not in known
+            if site not in known and np.isfinite(place).all()
         }
 
     def find(self, study: Study) -> Pose | None:
@@ -103,7 +103,11 @@ class Atlas:
             "schema_version": SCHEMA_VERSION,
             "studies": self.studies,
             "grid_mm": GRID_MM,
-            "sites": {site.key: place.round(3).tolist() for site, place in zip(SITES, self.shape_N3, strict=True)},
+            "sites": {
+                site.key: place.round(3).tolist()
+                for site, place in zip(SITES, self.shape_N3, strict=True)
+                if np.isfinite(place).all()
+            },
             "offset_mm": {view.value: offset.round(3).tolist() for view, offset in self.offset_mm.items()},
             "spread_mm": {view.value: spread.round(3).tolist() for view, spread in self.spread_mm.items()},
             "pictures": {view.value: picture.round(3).tolist() for view, picture in self.pictures.items()},
@@ -117,7 +121,7 @@ def load_atlas(path: Path) -> Atlas:
         if content["schema_version"] != SCHEMA_VERSION or content["grid_mm"] != GRID_MM:
             raise ValueError(f"schema version {content['schema_version']}, expected {SCHEMA_VERSION}")
         return Atlas(
-            np.array([content["sites"][site.key] for site in SITES], dtype=float),
+            np.array([content["sites"].get(site.key, [np.nan] * 3) for site in SITES], dtype=float),
             {View(view): np.array(offset, dtype=float) for view, offset in content["offset_mm"].items()},
             {View(view): np.array(spread, dtype=float) for view, spread in content["spread_mm"].items()},
             {View(view): np.array(picture, dtype=np.float32) for view, picture in content["pictures"].items()},
@@ -148,7 +152,7 @@ def example_of(study: Study, positions: Mapping[Site, Position]) -> Example | No
 
 
 def learn_atlas(examples: Sequence[Example]) -> Atlas | None:
-    """The mean spine of marked studies; None for no examples, or where no study marks some site."""
+    """The mean spine of marked studies; None where no study has all five canal sites marked."""
     shape_N3 = _mean_shape([example.position_N3 for example in examples])
     if shape_N3 is None:
         return None
@@ -194,12 +198,10 @@ def _mean_shape(positions: Sequence[Array]) -> Array | None:
     for _ in range(4):
         aligned = []
         for position in positions:
-            both = np.where(np.isfinite(shape), position, np.nan)
-            if _enough(both):
-                aligned.append(fit_pose(shape, both).invert(position))
+            if _enough(position + 0 * shape):
+                aligned.append(fit_pose(shape, position).invert(position))
         stacked = np.array(aligned)
-        if np.isnan(stacked).all(axis=0).any():
-            return None
-        shape = np.nanmedian(stacked, axis=0)
-        shape = shape - shape[_IS_CANAL].mean(axis=0)
+        unmarked = np.isnan(stacked).all(axis=0)
+        shape = np.nanmedian(np.where(unmarked, 0.0, stacked), axis=0)
+        shape = np.where(unmarked, np.nan, shape - shape[_IS_CANAL].mean(axis=0))
     return shape

@@ -40,7 +40,7 @@ def fit_pose(shape_N3: Array, position_N3: Array) -> Pose:
     shape_N3, position_N3: the same points in the mean spine and in the patient, NaN where unknown. From points
     of one level alone (`ONE_LEVEL_MM`) no scale and tilt can be told: they stay 1 and 0.
     """
-    found = np.isfinite(position_N3).all(axis=1)
+    found = np.isfinite(position_N3 + shape_N3).all(axis=1)
     shape, place = shape_N3[found], position_N3[found]
     shape_middle, place_middle = shape.mean(axis=0), place.mean(axis=0)
     scale, tilt = 1.0, 0.0

@@ -1,0 +1,73 @@
+"""Small DICOM files for tests, written as the competition's are."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
+
+from data_prep.geometry import Frame
+
+SAGITTAL = ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0))
+AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "data"
+needs_published_files = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published MR files are not here")
+
+
+def frame(
+    position: tuple[float, float, float],
+    directions: tuple[tuple[float, float, float], tuple[float, float, float]] = SAGITTAL,
+    spacing: tuple[float, float] = (1.0, 1.0),
+    shape: tuple[int, int] = (64, 64),
+) -> Frame:
+    return Frame(position, *directions, spacing, shape)
+
+
+def write_slice(
+    path: Path,
+    pixels: np.ndarray,
+    place: Frame | None = None,
+    syntax: UID = ExplicitVRLittleEndian,
+    **elements: Any,
+) -> Path:
+    """One grey image; `elements` are set last, None removes one."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = MRImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
+    dataset.SOPInstanceUID = "1.2.3"
+    dataset.PatientName = "Secret^Name"
+    dataset.PatientBirthDate = "19700102"
+    dataset.InstanceNumber = path.stem if path.stem.isdigit() else "1"
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.BitsAllocated = 8 * pixels.dtype.itemsize
+    dataset.BitsStored = dataset.BitsAllocated
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    dataset["PixelData"] = _pixel_data(pixels)
+    if place is not None:
+        dataset.ImagePositionPatient = list(place.position_mm)
+        dataset.ImageOrientationPatient = [*place.row_direction, *place.column_direction]
+        dataset.PixelSpacing = list(place.spacing_mm)
+    if syntax != ExplicitVRLittleEndian:
+        dataset.compress(syntax, generate_instance_uid=False)
+    for name, value in elements.items():
+        if value is None:
+            delattr(dataset, name)
+        else:
+            setattr(dataset, name, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _pixel_data(pixels: np.ndarray) -> Any:
+    from pydicom.dataelem import DataElement
+
+    return DataElement(0x7FE00010, "OB" if pixels.dtype.itemsize == 1 else "OW", pixels.tobytes())
