@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from vl_model.embeddings import Embeddings, TextEmbeddings
     from vl_model.evaluate import HeldOut
     from vl_model.grading import Grader, HeadName
-    from vl_model.metrics import CompetitionMetric
     from vl_model.site_table import SiteTable
 
 PROG = "eval_vl.py"
@@ -138,7 +137,8 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise ValueError(f"--run {folder.name!r}: {folder} has no final/ yet; train_vl.py writes it when training ends")
     try:
         record: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        record["held_out_folds"], record["dataset_fingerprint"], record["settings"]  # noqa: B018 - they must be there
+        for name in ("held_out_folds", "dataset_fingerprint", "settings"):
+            record[name]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / 'run.json'}: cannot be read ({error!r}); train_vl.py writes it") from None
     return record
@@ -267,12 +267,11 @@ def print_summary(report: dict[str, Any]) -> None:
         low, high = (x if x is not None else float("nan") for x in block["interval"]["score"])
         print(f"{head.replace('_', ' '):14s}{low:>8.3f} to {high:<8.3f}{metric_line(block)}")
     if report["comparison"]:
+        run = report["comparison"]["run"]
         for head, block in report["comparison"]["heads"].items():
             score = block["difference"]["score"]
             low, high = score["interval"]
-            print(
-                f"{head.replace('_', ' ')} minus {report['comparison']['run']}: {score['value']:+.3f} ({low:+.3f} to {high:+.3f})"
-            )
+            print(f"{head.replace('_', ' ')} minus {run}'s: {score['value']:+.3f} ({low:+.3f} to {high:+.3f})")
 
 
 def metric_line(metric: dict[str, Any]) -> str:

@@ -1,0 +1,200 @@
+"""Grade new DICOM studies with a run.
+
+    python predict_vl.py --root DATA --run first --images /data/new_studies --out predictions
+    python predict_vl.py --root DATA --run first --images /data/new_studies --out predictions \\
+        --series_descriptions descriptions.csv --workers 8
+
+`--images` holds ``<study>/<series>/*.dcm``, or is one such study. No table is needed: without series descriptions the
+images' orientation and header tell their view. Writes ``probabilities.csv`` (calibrated, with the slice that speaks for
+each) and ``submission.csv`` (metric-optimal) into `--out`, 25 rows for every study, whatever is wrong with its images;
+what was wrong is in ``faults.csv``. Research use only: not a medical device.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse.typing import PositiveInt
+
+from data_prep.commands import SettingsParser, run_command
+from data_prep.layout import DataRoot, data_root
+
+if TYPE_CHECKING:
+    from data_prep.pairs import Dataset, Pair
+    from data_prep.sites import Site
+    from vl_model.embeddings import Embeddings
+    from vl_model.grading import Grader
+    from vl_model.site_table import SiteTable
+
+PROG = "predict_vl.py"
+#: Columns of probabilities.csv after the probabilities: empty for a site that no image shows.
+EVIDENCE = ("source", "view", "series_id", "instance_number", "x0", "y0", "x1", "y1")
+
+
+def settings_parser() -> SettingsParser:
+    parser = SettingsParser(PROG, __doc__)
+    add = parser.add_argument
+    add("--root", type=str | None, help="the data root; else $LUMBAR_ROOT, else data/lumbarspine")
+    add("--run", type=str, default="default", help="the run's name")
+    add("--images", type=str, required=True, help="folder of DICOM studies: <study>/<series>/*.dcm")
+    add("--out", type=str, required=True, help="folder for probabilities.csv, submission.csv and faults.csv")
+    add("--series_descriptions", type=str | None, help="a CSV with study_id, series_id, series_description")
+    add("--workers", type=PositiveInt, default=usable_cores(), help="processes that read DICOM files")
+    add("--batch_size", type=PositiveInt, default=64, help="sites embedded at a time")
+    return parser
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def main() -> None:
+    settings = settings_parser().parse_args()
+    root = data_root(settings.root)
+    images, out = Path(settings.images), Path(settings.out)
+    descriptions = Path(settings.series_descriptions) if settings.series_descriptions else None
+    check_inputs(images, out, descriptions)
+    grader = read_run_grader(root, settings.run)
+
+    with working_folder(out) as folder:
+        processed = folder / "processed_data"
+        dataset = convert(root, images, processed, descriptions, settings.workers)
+        embeddings = embed(root, settings.run, dataset, processed, settings.batch_size)
+        shutil.move(processed / "faults.csv", out / "faults.csv")
+        write_probabilities(out / "probabilities.csv", dataset, embeddings, grader)
+        submit(out / "submission.csv", dataset, embeddings, grader)
+
+    shown = len({row.study_id for row in embeddings.rows})
+    print(
+        f"{len(dataset.study_ids)} studies, {shown} of them with images of graded sites, {grader.best.replace('_', ' ')}"
+    )
+    for name in ("probabilities.csv", "submission.csv", "faults.csv"):
+        print(out / name)
+
+
+def check_inputs(images: Path, out: Path, descriptions: Path | None) -> None:
+    """Raises ValueError for folders and tables that are not there, or an output that would land among the images."""
+    if not images.is_dir():
+        raise ValueError(f"--images {str(images)!r}: no such folder; it should hold <study>/<series>/*.dcm")
+    if descriptions is not None and not descriptions.is_file():
+        raise ValueError(f"--series_descriptions {str(descriptions)!r}: no such file")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {str(out)!r}: is a file; it should be a folder")
+    if out.resolve().is_relative_to(images.resolve()):
+        raise ValueError(f"--out {str(out)!r}: lies within --images; choose a folder outside it")
+
+
+def read_run_grader(root: DataRoot, run: str) -> "Grader":
+    """The run's heads. Raises ValueError where the run is missing, unfinished, or not evaluated yet."""
+    folder = root.run(run)
+    if not (folder / "final").is_dir():
+        runs = sorted(path.parent.name for path in folder.parent.glob("*/final"))
+        known = f"finished runs are {', '.join(runs)}" if runs else "train_vl.py makes one"
+        raise ValueError(f"--run {run!r}: no finished run in {folder}; {known}")
+    from vl_model.embeddings import fingerprint
+    from vl_model.grading import read_grader
+
+    return read_grader(folder / "heads", fingerprint(folder / "final", "")["checkpoint"])
+
+
+@contextmanager
+def working_folder(out: Path) -> Iterator[Path]:
+    """A passing folder within `out`: on its disk, because slices of many studies may not fit into /tmp.
+
+    Where `out` was not there before and nothing came of it, it is removed again.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".predicting-", dir=out) as folder:
+            yield Path(folder)
+    finally:
+        if not any(out.iterdir()):
+            out.rmdir()
+
+
+def convert(root: DataRoot, images: Path, processed: Path, descriptions: Path | None, workers: int) -> "Dataset":
+    """DICOM files to tiles, sites placed by the atlas of the training studies."""
+    from data_prep.atlas import load_atlas
+    from data_prep.convert import convert_folder
+    from data_prep.pairs import read_dataset
+    from prompts.render import caption
+
+    atlas = load_atlas(root.processed("train") / "atlas.json")
+    convert_folder(images, processed, descriptions=descriptions, atlas=atlas, caption=caption, workers=workers)
+    return read_dataset(processed)
+
+
+def embed(root: DataRoot, run: str, dataset: "Dataset", processed: Path, batch_size: int) -> "Embeddings":
+    import torch
+
+    from data_prep.crops import open_crops
+    from vl_model.embed import embed_rows
+    from vl_model.embeddings import Embeddings
+    from vl_model.launch import threads_per_process
+    from vl_model.rows import group_sites
+    from vl_model.site_model import load_site_model
+
+    torch.set_num_threads(threads_per_process())
+    model = load_site_model(root.run(run) / "final").to("cuda" if torch.cuda.is_available() else "cpu")
+    rows = group_sites(dataset.pairs)
+    return Embeddings(rows, embed_rows(model, rows, open_crops(processed), batch_size), {})
+
+
+def write_probabilities(path: Path, dataset: "Dataset", embeddings: "Embeddings", grader: "Grader") -> None:
+    """Calibrated probabilities, a row a site: with the slice and box that speak for it, empty where no image shows it."""
+    import pandas as pd
+
+    from data_prep.sites import SITES
+    from vl_model.predictions import GRADES, site_columns
+    from vl_model.site_table import full_table, site_table
+
+    table = full_table(dataset.study_ids, site_table([]))
+    prob_N3 = grader.predict_proba(table, embeddings, "calibrated")
+    rows = site_columns(table).assign(**{grade: prob_N3[:, place] for place, grade in enumerate(GRADES)})
+    evidence = pd.DataFrame(evidence_rows(dataset, table), columns=list(EVIDENCE))
+    evidence = evidence.astype({"series_id": "Int64", "instance_number": "Int64"})
+    partial = path.with_name(f".{path.name}.partial")
+    pd.concat([rows, evidence], axis=1).to_csv(partial, index=False, float_format="%.9g", lineterminator="\n")
+    partial.replace(path)
+
+
+def evidence_rows(dataset: "Dataset", table: "SiteTable") -> list[dict[str, Any]]:
+    """For each row of `table` the slice, and the box in its pixels, of the view that the site is marked in first."""
+    from data_prep.sites import SITES
+
+    best: dict[tuple[int, Site], Pair] = {}
+    for pair in dataset.pairs:
+        key = (pair.study_id, pair.site)
+        if key not in best or pair.view is pair.site.views[0]:
+            best[key] = pair
+    shown = [best.get((study, SITES[site])) for study, site in zip(table.study_N.tolist(), table.site_N, strict=True)]
+    return [
+        {}
+        if pair is None
+        else {
+            "source": pair.source.value,
+            "view": pair.view.value,
+            "series_id": pair.series_id,
+            "instance_number": pair.instance_number,
+            **dict(zip(("x0", "y0", "x1", "y1"), pair.box, strict=True)),
+        }
+        for pair in shown
+    ]
+
+
+def submit(path: Path, dataset: "Dataset", embeddings: "Embeddings", grader: "Grader") -> None:
+    from data_prep.sites import SITES
+    from vl_model.site_table import full_table, site_table
+    from vl_model.submission import write_submission
+
+    table = full_table(dataset.study_ids, site_table([]))
+    prob_SX3 = grader.predict_proba(table, embeddings, "metric_optimal").reshape(-1, len(SITES), 3)
+    write_submission(path, dataset.study_ids, prob_SX3)
+
+
+if __name__ == "__main__":
+    run_command(PROG, main)
