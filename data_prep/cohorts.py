@@ -60,7 +60,10 @@ class _Numbered:
 
 
 def _cohort(split: str, images: Path, tables: Tables, found: _Numbered, assign: bool = False) -> Cohort:
-    """Studies that are on the disk, in the tables' order, then those that no table names."""
+    """Studies that are on the disk, in the tables' order, then those that no table names.
+
+    Raises ValueError where there are none.
+    """
     named = tables.study_ids or tuple(sorted(found.paths))
     faults = [*tables.faults, *found.faults]
     folders = []
@@ -88,6 +91,8 @@ def _cohort(split: str, images: Path, tables: Tables, found: _Numbered, assign: 
         faults += _series_faults(folder, path.name)
         if folder.series:
             folders.append(folder)
+    if not folders:
+        raise ValueError(f"{images}: holds no study's folder with series; expected <study_id>/<series_id>/<N>.dcm")
     study_ids = named if split != "new" else tuple(folder.study_id for folder in folders)
     return Cohort(split, tuple(folders), study_ids, tuple(faults), tables.hashes)
 

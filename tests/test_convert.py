@@ -1,0 +1,171 @@
+"""data_prep/convert.py: one small cohort of real files, converted in every way, always to the same bytes."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep import records
+from data_prep.cohorts import Cohort, split_cohort
+from data_prep.convert import Summary, convert_cohort, convert_folder, input_key, learn_from, summary_if_current
+from data_prep.crops import open_crops
+from data_prep.layout import DataRoot
+from data_prep.pairs import TRAIN_COLUMNS, read_dataset
+from data_prep.phantom import write_cohort
+from data_prep.pixels import grey_image, read_dicom, series_window, to_grey
+from data_prep.sites import Severity, Site, Source
+
+
+def caption(site: Site, severity: Severity | None) -> str:
+    return site.words if severity is None else f"{site.words}: {severity.key}"
+
+
+def convert(cohort: Cohort, processed: Path, workers: int = 1) -> Summary:
+    atlas = learn_from(cohort, workers=1)
+    return convert_cohort(cohort, processed, atlas=atlas, caption=caption, folds=2, workers=workers, key="k")
+
+
+def content(processed: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(processed).as_posix(): path.read_bytes() for path in processed.rglob("*") if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> DataRoot:
+    return DataRoot(write_cohort(tmp_path_factory.mktemp("convert"), train=3, test=1, seed=11))
+
+
+@pytest.fixture(scope="module")
+def processed(root: DataRoot) -> Path:
+    convert(split_cohort(root, "train"), root.processed("train"))
+    return root.processed("train")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_promised_files_and_nothing_half_done(processed: Path) -> None:
+    names = {name for name in content(processed) if not name.startswith("images/")}
+    tables = {"slices.csv", "sites.csv", "faults.csv", "train_dataset.csv"}
+    assert names == tables | {"dataset.json", "crops.npy", "crops.json", "atlas.json", "README.md"}
+
+
+def test_every_image_is_its_series_windowed(root: DataRoot, processed: Path) -> None:
+    slices = rows(processed / "slices.csv")
+    assert len(slices) == sum(1 for _ in root.images("train").rglob("*.dcm"))
+    first = [row for row in slices if row["series_id"] == slices[0]["series_id"]]
+    folder = root.images("train") / first[0]["study_id"] / first[0]["series_id"]
+    pixels = {path.stem: grey_image(read_dicom(path))[0] for path in folder.glob("*.dcm")}
+    window = series_window(list(pixels.values()))
+    for row in first:
+        image = np.asarray(Image.open(processed / row["image"]))
+        np.testing.assert_array_equal(image, to_grey(pixels[row["instance_number"]], window))
+        assert (int(row["rows"]), int(row["columns"])) == image.shape
+        assert (float(row["window_low"]), float(row["window_high"])) == window
+
+
+def test_pairs_crops_and_tables_tell_one_story(processed: Path) -> None:
+    dataset, crops = read_dataset(processed), open_crops(processed)
+    assert [pair.crop for pair in dataset.pairs] == list(range(len(crops)))
+    places = {
+        (row["study_id"], row["condition"], row["side"], row["level"]): row for row in rows(processed / "sites.csv")
+    }
+    table = rows(processed / "train_dataset.csv")
+    assert tuple(table[0]) == TRAIN_COLUMNS and len(table) == len(dataset.pairs)
+    for pair, row in zip(dataset.pairs, table, strict=True):
+        assert (processed / pair.image).is_file() and row["image_path"] == pair.image
+        assert pair.view in pair.site.views and pair.text == caption(pair.site, pair.severity)
+        key = (str(pair.study_id), pair.site.condition.value, pair.site.side or "", pair.site.level.value)
+        assert places[key]["source"] == pair.source
+        x0, y0, x1, y1 = pair.box
+        assert x0 < x1 and y0 < y1
+    by_study = {pair.study_id: pair.fold for pair in dataset.pairs}
+    assert all(by_study[pair.study_id] == pair.fold for pair in dataset.pairs) and set(by_study.values()) <= {0, 1}
+    assert {pair.source for pair in dataset.pairs} <= {Source.ANNOTATED, Source.ATLAS}
+    assert dataset.metadata["counts"]["pairs"] == len(dataset.pairs)
+    assert all(crop.any() for crop in crops)
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_workers(root: DataRoot, processed: Path, tmp_path: Path) -> None:
+    convert(split_cohort(root, "train"), tmp_path / "two", workers=2)
+    assert content(tmp_path / "two") == content(processed)
+
+
+def test_an_interrupted_conversion_goes_on_where_it_was(
+    root: DataRoot, processed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, calls = records.read_study, []
+
+    def read_and_stop(*arguments):  # type: ignore[no-untyped-def]
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return read(*arguments)
+
+    monkeypatch.setattr(records, "read_study", read_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        convert(split_cohort(root, "train"), tmp_path / "again")
+    assert not (tmp_path / "again" / "dataset.json").exists()
+    convert(split_cohort(root, "train"), tmp_path / "again")
+    assert len(calls) == 4  # two studies, the interrupted one, and that one again
+    assert content(tmp_path / "again") == content(processed)
+
+
+def test_a_second_run_knows_its_input(root: DataRoot, processed: Path) -> None:
+    cohort = split_cohort(root, "train")
+    assert input_key(cohort, {"seed": 0}, None, caption) == input_key(cohort, {"seed": 0}, None, caption)
+    assert input_key(cohort, {"seed": 0}, None, caption) != input_key(cohort, {"seed": 1}, None, caption)
+    assert summary_if_current(processed, "other") is None and summary_if_current(processed / "none", "k") is None
+    found = summary_if_current(processed, "k")
+    assert found is not None and found.up_to_date and found.studies == 3
+
+
+def test_new_studies_need_only_their_folder(root: DataRoot, processed: Path, tmp_path: Path) -> None:
+    atlas = learn_from(split_cohort(root, "train"))
+    assert atlas is not None
+    images = root.images("test")
+    summary = convert_folder(images, tmp_path / "new", descriptions=None, atlas=atlas, caption=caption)
+    assert summary.studies == 1 and summary.faults.keys() == {"view_guessed"}
+    dataset = read_dataset(tmp_path / "new")
+    assert {pair.source for pair in dataset.pairs} == {Source.ATLAS}
+    assert all(pair.fold is None and pair.severity is None for pair in dataset.pairs)
+    study = next(images.iterdir())
+    convert_folder(study, tmp_path / "one", descriptions=None, atlas=atlas, caption=caption)
+    assert read_dataset(tmp_path / "one").pairs == dataset.pairs
+
+
+def test_nothing_usable_leaves_nothing_behind(tmp_path: Path) -> None:
+    bad = tmp_path / "images" / "1" / "2" / "3.dcm"
+    bad.parent.mkdir(parents=True)
+    bad.write_bytes(b"junk")
+    with pytest.raises(ValueError, match="none of 1 studies has a readable image"):
+        convert_folder(tmp_path / "images", tmp_path / "out", descriptions=None, atlas=None, caption=caption)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_datasets_library_reads_images_with_all_columns(
+    processed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)  # the paths must not depend on where one stands
+    from datasets import load_dataset
+
+    loaded = load_dataset(str(processed), cache_dir=str(tmp_path / "cache"))["train"]
+    assert set(loaded.column_names) >= {*TRAIN_COLUMNS[:-1], "image"}
+    table = rows(processed / "train_dataset.csv")
+    assert loaded["image_path"][:] == [row["image_path"] for row in table]
+    assert loaded["severity"][:] == [row["severity"] or None for row in table]
+    expected = np.asarray(Image.open(processed / table[5]["image_path"]))
+    np.testing.assert_array_equal(np.asarray(loaded[5]["image"]), expected)
+
+
+def test_no_name_or_date_reaches_an_output(processed: Path) -> None:
+    text = "".join(path.read_text() for path in processed.iterdir() if path.suffix in (".csv", ".json", ".md"))
+    assert "Patient" not in text and "StudyDate" not in text
+    assert json.loads((processed / "dataset.json").read_text())["metadata"]["split"] == "train"

@@ -1,0 +1,96 @@
+"""prepare_data.py as its users run it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_prep.pairs import read_dataset
+from data_prep.phantom import write_cohort
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def prepare(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "prepare_data.py", *arguments]
+    environment = {name: value for name, value in os.environ.items() if name != "LUMBAR_ROOT"}
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cohort(tmp_path_factory.mktemp("prepare"), train=2, test=1, seed=21)
+
+
+def copy_of(root: Path, folder: Path) -> Path:
+    shutil.copytree(root / "dataset", folder / "dataset")
+    return folder
+
+
+def test_both_splits_then_nothing_to_do(root: Path, tmp_path: Path) -> None:
+    copy = copy_of(root, tmp_path)
+    study = next((copy / "dataset" / "train_images").iterdir())
+    broken = sorted(study.rglob("*.dcm"))[0]
+    broken.write_bytes(b"")
+    done = prepare("--root", str(copy), "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert "train: 2 studies" in done.stdout and "test: 1 studies" in done.stdout and "1 not_dicom" in done.stdout
+    faults = (copy / "train" / "processed_data" / "faults.csv").read_text()
+    place = broken.relative_to(copy / "dataset" / "train_images").as_posix()
+    assert f"{place},not_dicom,skipped," in faults
+    sources = {pair.source.value for pair in read_dataset(copy / "test" / "processed_data").pairs}
+    assert sources == {"atlas"}
+
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
+    again = prepare("--root", str(copy), "--workers", "1")
+    assert again.returncode == 0 and again.stdout.count("is up to date") == 2
+    assert before == {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("prepare_data.py: error: "), done.stderr
+    return lines[0]
+
+
+def test_wrong_input_is_one_line_and_nothing_written(root: Path, tmp_path: Path) -> None:
+    assert "no such folder" in one_line(prepare("--root", str(tmp_path / "nowhere")))
+    assert "--root" in one_line(prepare("--roott", str(root)))
+    assert "--folds" in one_line(prepare("--root", str(root), "--folds", "1"))
+    assert "dataset: no such folder" in one_line(prepare("--root", str(tmp_path)))
+
+    copy = copy_of(root, tmp_path / "copy")
+    (copy / "dataset" / "train.csv").write_text("patient\n1\n")
+    assert "no column 'study_id'" in one_line(prepare("--root", str(copy)))
+    (copy / "dataset" / "train.csv").unlink()
+    assert "train.csv" in one_line(prepare("--root", str(copy)))
+    shutil.rmtree(copy / "dataset" / "test_images")
+    (copy / "dataset" / "test_images").mkdir()
+    assert "test_images" in one_line(prepare("--root", str(copy), "--split", "test"))
+    assert sorted(path.name for path in copy.iterdir()) == ["dataset"]
+
+
+def test_a_split_that_is_not_there_is_left_out(root: Path, tmp_path: Path) -> None:
+    copy = copy_of(root, tmp_path)
+    shutil.rmtree(copy / "dataset" / "train_images")
+    done = prepare("--root", str(copy), "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert "train: " in done.stdout and "left out" in done.stdout and "no atlas" in done.stdout
+    dataset = read_dataset(copy / "test" / "processed_data")
+    assert dataset.pairs == () and len(dataset.study_ids) == 1
+    assert not (copy / "train").exists()
+
+
+def test_help_needs_neither_torch_nor_a_root() -> None:
+    code = (
+        "import runpy, sys; sys.argv = ['prepare_data.py', '--help']\n"
+        "try: runpy.run_path('prepare_data.py', run_name='__main__')\n"
+        "except SystemExit as leaving: assert not leaving.code\n"
+        "assert 'torch' not in sys.modules and 'pydicom' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "--root" in done.stdout, done.stderr

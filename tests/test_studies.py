@@ -1,0 +1,139 @@
+"""data_prep/studies.py, headers.py and cohorts.py: folders of files to studies, faults on the way."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.cohorts import folder_cohort, split_cohort
+from data_prep.faults import FaultKind
+from data_prep.geometry import Frame
+from data_prep.layout import DataRoot
+from data_prep.sites import View
+from data_prep.studies import StudyFolder, read_study
+from tests.dicom_files import AXIAL, SAGITTAL, frame, write_slice
+
+PIXELS = np.random.default_rng(0).integers(0, 1000, size=(64, 64)).astype(np.uint16)
+
+
+def write_series(folder: Path, frames: list[Frame], **elements) -> Path:  # type: ignore[no-untyped-def]
+    for number, place in enumerate(frames, start=1):
+        write_slice(folder / f"{number}.dcm", PIXELS, place, **elements)
+    return folder
+
+
+def read_one(folder: Path, view: View | None = None):  # type: ignore[no-untyped-def]
+    views = None if view is None else {1: view}
+    study, faults = read_study(StudyFolder(9, folder.parent, {1: folder}, views), max_pixels=10_000)
+    return study, [fault.kind for fault in faults]
+
+
+@pytest.mark.parametrize("xs", [[8.0, 4.0, 0.0, -4.0], [-4.0, 0.0, 4.0, 8.0]])
+def test_slices_run_from_right_to_left_in_both_orders(tmp_path: Path, xs: list[float]) -> None:
+    study, faults = read_one(write_series(tmp_path / "1", [frame((x, 0, 0)) for x in xs]), View.SAGITTAL_T1)
+    (series,) = study.series
+    assert [image.frame.position_mm[0] for image in series.slices if image.frame] == sorted(xs)
+    assert [xs[image.instance_number - 1] for image in series.slices] == sorted(xs)
+    assert series.stacks == ((0, 1, 2, 3),) and not faults
+
+
+def test_a_bad_file_costs_that_file(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "1", [frame((x, 0, 0)) for x in (0.0, 4.0)])
+    (folder / "3.dcm").write_bytes(b"")
+    (folder / "4.dcm").write_bytes((folder / "1.dcm").read_bytes()[:-100])
+    write_slice(folder / "5.dcm", PIXELS)  # no geometry
+    (folder / ".DS_Store").write_bytes(b"x")
+    (folder / "inner").mkdir()
+    write_slice(folder / "image", PIXELS, frame((9, 0, 0)), InstanceNumber="2")
+    study, kinds = read_one(folder, View.SAGITTAL_T1)
+    (series,) = study.series
+    assert [image.instance_number for image in series.slices] == [1, 2, 5]
+    assert series.slices[2].frame is None and sorted(series.frames) == [0, 1]
+    assert sorted(kinds) == sorted(
+        [
+            FaultKind.NOT_DICOM,
+            FaultKind.TRUNCATED,
+            FaultKind.NO_GEOMETRY,
+            FaultKind.NOT_DICOM,
+            FaultKind.MISPLACED,
+            FaultKind.DUPLICATE_INSTANCE,
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("directions", "elements", "view"),
+    [
+        (SAGITTAL, {"SeriesDescription": "T1"}, View.SAGITTAL_T1),
+        (SAGITTAL, {"SeriesDescription": "Sag STIR"}, View.SAGITTAL_T2_STIR),
+        (SAGITTAL, {"EchoTime": "9", "RepetitionTime": "500"}, View.SAGITTAL_T1),
+        (SAGITTAL, {"EchoTime": "100", "RepetitionTime": "3000"}, View.SAGITTAL_T2_STIR),
+        (SAGITTAL, {}, None),
+        (AXIAL, {}, View.AXIAL_T2),
+        (AXIAL, {"SeriesDescription": "ax T1"}, None),
+        (((1.0, 0.0, 0.0), (0.0, 0.0, -1.0)), {"SeriesDescription": "T2"}, None),
+    ],
+)
+def test_the_view_without_a_table(tmp_path: Path, directions, elements: dict, view: View | None) -> None:  # type: ignore[no-untyped-def]
+    study, kinds = read_one(write_series(tmp_path / "1", [frame((0, 0, 0), directions)], **elements))
+    assert study.series[0].view is view
+    assert kinds == [FaultKind.UNKNOWN_VIEW if view is None else FaultKind.VIEW_GUESSED]
+
+
+def test_a_description_against_the_images_gives_way(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "1", [frame((0, 0, 0), SAGITTAL)], SeriesDescription="T1")
+    study, kinds = read_one(folder, View.AXIAL_T2)
+    assert study.series[0].view is View.SAGITTAL_T1 and kinds == [FaultKind.VIEW_MISMATCH]
+
+
+def test_no_personal_field_is_kept(tmp_path: Path) -> None:
+    study, _ = read_one(write_series(tmp_path / "1", [frame((0, 0, 0))]), View.SAGITTAL_T1)
+    assert "Secret" not in repr(study) and "1970" not in repr(study)
+
+
+def test_tables_and_folders_are_held_against_each_other(tmp_path: Path) -> None:
+    dataset = tmp_path / "dataset"
+    images = dataset / "test_images"
+    for study, series in ((1, 10), (2, 20), (4, 40)):
+        write_series(images / str(study) / str(series), [frame((0, 0, 0))])
+    write_series(images / "notes" / "1", [frame((0, 0, 0))])
+    (images / "5").mkdir()
+    write_slice(images / "6.dcm", PIXELS)
+    write_slice(images / "1" / "7.dcm", PIXELS)
+    table = "study_id,series_id,series_description\n2,20,Sagittal T1\n1,10,Sagittal T1\n1,11,Axial T2\n3,30,Axial T2\n"
+    (dataset / "test_series_descriptions.csv").write_text(table)
+    cohort = split_cohort(DataRoot(tmp_path), "test")
+    assert cohort.study_ids == (1, 2, 3)
+    assert [folder.study_id for folder in cohort.folders] == [1, 2, 4]
+    found = {(fault.kind, fault.path) for fault in cohort.faults}
+    assert found == {
+        (FaultKind.BAD_ID, "notes"),
+        (FaultKind.MISPLACED, "6.dcm"),
+        (FaultKind.MISPLACED, "1/7.dcm"),
+        (FaultKind.MISSING_SERIES, "1/11"),
+        (FaultKind.MISSING_STUDY, "3"),
+        (FaultKind.NOT_IN_TABLE, "4"),
+        (FaultKind.NOT_IN_TABLE, "5"),
+        (FaultKind.EMPTY_FOLDER, "5"),
+    }
+
+
+def test_new_studies_need_no_table_and_no_numbers(tmp_path: Path) -> None:
+    for study, series in (("7", "1"), ("anna", "T2 sag"), ("anna", "2")):
+        write_series(tmp_path / study / series, [frame((0, 0, 0))])
+    cohort = folder_cohort(tmp_path, None)
+    assert cohort.study_ids == (1, 7)
+    assert sorted(cohort.folders[0].series) == [1, 2]
+    assert {fault.kind for fault in cohort.faults} == {FaultKind.ID_ASSIGNED}
+
+    single = folder_cohort(tmp_path / "7", None)
+    assert single.study_ids == (7,) and sorted(single.folders[0].series) == [1]
+
+
+@pytest.mark.parametrize("make", [False, True])
+def test_a_folder_without_studies_is_refused(tmp_path: Path, make: bool) -> None:
+    folder = tmp_path / "new"
+    if make:
+        folder.mkdir()
+    with pytest.raises(ValueError, match=r"new: (no such folder|holds no study)"):
+        folder_cohort(folder, None)
