@@ -60,7 +60,13 @@ def disease_share(grade: float) -> float:
 
 @dataclass(frozen=True)
 class Body:
-    """A patient without grades. Per disc: DISC_COUNT entries; per level: 5; `pose` maps spine mm to patient mm."""
+    """A patient without grades.
+
+    Arrays have DISC_COUNT entries, T11-T12 first; `canal_split` one per level (share of a narrowing that comes from in
+    front); `schmorl` (radius, mm) and `modic` (0 none, 1 oedema, 2 fat) two per disc, upper endplate first. `rotation`
+    and `origin_mm` take the anatomy's own axes to patient space. `osteophyte` and `diffuse_bulge` are in mm,
+    `degeneration` and `muscle_fat` from 0 to 1.
+    """
 
     scale: float
     canal_scale: float

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from data_prep.phantom.anatomy import DISC_COUNT
 from data_prep.phantom.canvas import Canvas, Field, band, common, cover, ellipse
 from data_prep.phantom.tissues import Tissue
 
@@ -50,9 +49,11 @@ def _paint_vessels(canvas: Canvas) -> None:
 def _paint_endplate_changes(canvas: Canvas, endplate: Field, outline: Field) -> None:
     """Modic changes and Schmorl's nodes: distractors that no grade moves."""
     body, below = canvas.patient.body, canvas.t < 0
-    plates = [np.where(below, canvas.by_disc(values[1::2]), canvas.by_disc(values[::2])) for values in (
-        body.modic.astype(np.float32), body.schmorl)]  # fmt: skip
-    kind, size = plates
+    # Two endplates a disc, the upper one first.
+    kind, size = (
+        np.where(below, canvas.by_disc(values[1::2]), canvas.by_disc(values[::2]))
+        for values in (body.modic, body.schmorl)
+    )
     beyond = np.maximum(endplate, 0)
     near = np.exp(-beyond * np.float32(1 / 4.5)) * cover(outline) * 0.9
     for tissue, code in ((Tissue.MODIC_FLUID, 1), (Tissue.MODIC_FAT, 2)):
@@ -67,7 +68,6 @@ def _paint_endplate_changes(canvas: Canvas, endplate: Field, outline: Field) -> 
 
 def _paint_nucleus(canvas: Canvas, radius: Field, endplate: Field) -> None:
     """Bright where the disc is healthy, with a darker cleft in its middle; grey where it is degenerate."""
-    assert len(canvas.patient.body.degeneration) == DISC_COUNT
     health = canvas.by_disc(1 - canvas.patient.body.degeneration)
     inside = cover((radius - 0.74) * 16, 3.0) * cover(endplate + 0.9, 1.6)
     cleft = canvas.t * np.float32(1 / 0.9)

@@ -22,9 +22,9 @@ from data_prep.sites import Condition, Severity, Side, Site, View, parse_row_id_
 
 PROG = "-m data_prep.phantom.sheet"
 FIELD_MM = 64.0
-CROP = 128
+CROP = 100
 EXAMPLES = 4
-PANEL = 256
+PANEL = 200
 COLUMNS = 6
 
 Grey = npt.NDArray[np.uint8]
@@ -52,7 +52,7 @@ def main() -> None:
     if not (root.images("train") / str(study_id)).is_dir():
         raise ValueError(f"--study {study_id}: no such training study in {root.dataset}")
     sheet = stacked([whole_study(read_pictures(root, study_id)), severities(root, truth)])
-    Image.fromarray(sheet).save(settings.out)
+    Image.fromarray(sheet).save(settings.out, optimize=True)
     print(f"{settings.out}: study {study_id} above, sites by severity below")
 
 
@@ -135,8 +135,7 @@ def severities(root: DataRoot, truth: Truth) -> Grey:
         row = []
         for severity in Severity:
             crops = _examples(root, truth, condition, severity, pictures)
-            for crop in crops + [np.zeros((CROP, CROP), dtype=np.uint8)] * (EXAMPLES - len(crops)):
-                row.append(crop)
+            row += crops + [np.zeros((CROP, CROP), dtype=np.uint8)] * (EXAMPLES - len(crops))
         rows += [_titled(f"{condition.words}: normal or mild | moderate | severe", np.hstack(row))]
     return stacked(rows)
 
