@@ -44,8 +44,8 @@ def folder_cohort(images: Path, descriptions: Path | None) -> Cohort:
     tables = read_description_table(descriptions) if descriptions else Tables()
     images = images.resolve()
     single = _holds_series(images)
-    paths = [images] if single else [path for path in _folders(images) if _holds_series(path)]
-    if not paths:
+    paths = [images] if single else _folders(images)
+    if not any(map(_holds_series, paths)):
         raise ValueError(f"{images}: holds no study; it should hold <study>/<series>/*.dcm")
     root = images.parent if single else images
     return _cohort("new", root, tables, _numbered_or_assigned(root, paths), assign=True)
@@ -69,6 +69,8 @@ def _cohort(split: str, images: Path, tables: Tables, found: _Numbered, assign: 
     folders = []
     for study_id in dict.fromkeys([*named, *sorted(found.paths)]):
         path = found.paths.get(study_id)
+        if path is None and split == "new":
+            continue
         if path is None:
             message = "the tables name this study, the image folder has it not"
             faults.append(Fault(study_id, None, str(study_id), FaultKind.MISSING_STUDY, "skipped", message))
@@ -93,7 +95,8 @@ def _cohort(split: str, images: Path, tables: Tables, found: _Numbered, assign: 
             folders.append(folder)
     if not folders:
         raise ValueError(f"{images}: holds no study's folder with series; expected <study_id>/<series_id>/<N>.dcm")
-    study_ids = named if split != "new" else tuple(folder.study_id for folder in folders)
+    # New studies are those in the folder: a table of descriptions may speak of others too.
+    study_ids = named if split != "new" else tuple(sorted(found.paths))
     return Cohort(split, tuple(folders), study_ids, tuple(faults), tables.hashes)
 
 

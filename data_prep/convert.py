@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from data_prep.atlas import Atlas, Example, example_of, learn_atlas
 from data_prep.cohorts import Cohort, folder_cohort
-from data_prep.crops import write_crops
+from data_prep.crops import open_crops, write_crops
 from data_prep.folds import assign_folds
 from data_prep.pairs import (
     TRAIN_COLUMNS,
@@ -59,6 +59,7 @@ QUEUE_PER_WORKER = 3
 Caption = Callable[[Site, Severity | None], str]
 """Words of a pair, for a site and what it was graded."""
 
+TABLES = ("slices.csv", "sites.csv", "faults.csv", "train_dataset.csv")
 FAULT_COLUMNS = ("study_id", "series_id", "path", "kind", "action", "message")
 
 Item = TypeVar("Item")
@@ -154,12 +155,13 @@ def input_key(cohort: Cohort, settings: dict[str, Any], atlas: Atlas | None, cap
 
 
 def summary_if_current(processed: Path, key: str) -> Summary | None:
-    """What an earlier conversion of the same input wrote; None where there is none, or of another input."""
+    """What an earlier conversion of the same input wrote; None where there is none, not all, or of another input."""
     try:
         metadata = read_dataset(processed).metadata
+        open_crops(processed)
     except ValueError:
         return None
-    if metadata["hashes"]["input"] != key:
+    if metadata["hashes"]["input"] != key or not all((processed / name).is_file() for name in TABLES):
         return None
     counts = metadata["counts"]
     return Summary(counts["studies"], counts["slices"], counts["pairs"], counts["faults"], up_to_date=True)

@@ -17,7 +17,7 @@ from data_prep.studies import read_study
 
 @pytest.fixture(scope="module")
 def marked(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
-    root = write_cohort(tmp_path_factory.mktemp("atlas"), train=7, test=0, seed=3)
+    root = write_cohort(tmp_path_factory.mktemp("atlas"), train=6, test=0, seed=3)
     studies = [read_study(folder)[0] for folder in split_cohort(DataRoot(root), "train").folders]
     return [(study, marked_positions(study)[0]) for study in studies]
 

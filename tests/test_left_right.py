@@ -19,7 +19,7 @@ from data_prep.phantom import write_cohort
 from data_prep.sites import SITES, Severity, Side, View
 from prompts.render import caption
 
-STUDIES, SEED = 3, 5
+STUDIES, SEED = 2, 2
 
 
 def prepared(folder: Path, side: Side | None) -> Path:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import prepare_data
+from data_prep.commands import run_command
 from data_prep.pairs import read_dataset
 from data_prep.phantom import write_cohort
 
@@ -50,27 +52,32 @@ def test_both_splits_then_nothing_to_do(root: Path, tmp_path: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in copy.rglob("*") if path.is_file()}
 
 
-def one_line(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("prepare_data.py: error: "), done.stderr
-    return lines[0]
+def test_wrong_input_is_one_line_and_nothing_written(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refusal(*arguments: str) -> str:
+        """The line that these flags end in; in this process, because there are many of them."""
+        monkeypatch.setattr(sys, "argv", ["prepare_data.py", *arguments])
+        with pytest.raises(SystemExit) as left:
+            run_command("prepare_data.py", prepare_data.main)
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert left.value.code == 2 and len(lines) == 1 and lines[0].startswith("prepare_data.py: error: "), lines
+        return lines[0]
 
-
-def test_wrong_input_is_one_line_and_nothing_written(root: Path, tmp_path: Path) -> None:
-    assert "no such folder" in one_line(prepare("--root", str(tmp_path / "nowhere")))
-    assert "--root" in one_line(prepare("--roott", str(root)))
-    assert "--folds" in one_line(prepare("--root", str(root), "--folds", "1"))
-    assert "dataset: no such folder" in one_line(prepare("--root", str(tmp_path)))
+    monkeypatch.delenv("LUMBAR_ROOT", raising=False)
+    assert "no such folder" in refusal("--root", str(tmp_path / "nowhere"))
+    assert "--root" in refusal("--roott", str(root))
+    assert "--folds" in refusal("--root", str(root), "--folds", "1")
+    assert "dataset: no such folder" in refusal("--root", str(tmp_path))
 
     copy = copy_of(root, tmp_path / "copy")
     (copy / "dataset" / "train.csv").write_text("patient\n1\n")
-    assert "no column 'study_id'" in one_line(prepare("--root", str(copy)))
+    assert "no column 'study_id'" in refusal("--root", str(copy))
     (copy / "dataset" / "train.csv").unlink()
-    assert "train.csv" in one_line(prepare("--root", str(copy)))
+    assert "train.csv" in refusal("--root", str(copy))
     shutil.rmtree(copy / "dataset" / "test_images")
     (copy / "dataset" / "test_images").mkdir()
-    assert "test_images" in one_line(prepare("--root", str(copy), "--split", "test"))
+    assert "test_images" in refusal("--root", str(copy), "--split", "test")
     assert sorted(path.name for path in copy.iterdir()) == ["dataset"]
 
 

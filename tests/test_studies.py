@@ -126,6 +126,11 @@ def test_new_studies_need_no_table_and_no_numbers(tmp_path: Path) -> None:
     assert sorted(cohort.folders[0].series) == [1, 2]
     assert {fault.kind for fault in cohort.faults} == {FaultKind.ID_ASSIGNED}
 
+    (tmp_path / "8").mkdir()  # it cannot be read, and still is a study that is answered for
+    cohort = folder_cohort(tmp_path, None)
+    assert cohort.study_ids == (1, 7, 8) and len(cohort.folders) == 2
+    assert FaultKind.EMPTY_FOLDER in {fault.kind for fault in cohort.faults}
+
     single = folder_cohort(tmp_path / "7", None)
     assert single.study_ids == (7,) and sorted(single.folders[0].series) == [1]
 
