@@ -69,9 +69,7 @@ def main() -> None:
         submit(out / "submission.csv", dataset, embeddings, grader)
 
     shown = len({row.study_id for row in embeddings.rows})
-    print(
-        f"{len(dataset.study_ids)} studies, {shown} of them with images of graded sites, {grader.best.replace('_', ' ')}"
-    )
+    print(f"{len(dataset.study_ids)} studies, {shown} with images of graded sites, {grader.best.replace('_', ' ')}")
     for name in ("probabilities.csv", "submission.csv", "faults.csv"):
         print(out / name)
 
@@ -145,10 +143,9 @@ def embed(root: DataRoot, run: str, dataset: "Dataset", processed: Path, batch_s
 
 
 def write_probabilities(path: Path, dataset: "Dataset", embeddings: "Embeddings", grader: "Grader") -> None:
-    """Calibrated probabilities, a row a site: with the slice and box that speak for it, empty where no image shows it."""
+    """Calibrated probabilities, a row a site, with the slice and box that speak for it."""
     import pandas as pd
 
-    from data_prep.sites import SITES
     from vl_model.predictions import GRADES, site_columns
     from vl_model.site_table import full_table, site_table
 
