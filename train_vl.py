@@ -213,7 +213,7 @@ def build_accelerator(settings: Namespace, launch: Launch, logs: Path) -> "Accel
         mixed_precision=choose_precision(settings.mixed_precision, use_cpu),
         log_with=None if settings.report_to == "none" else settings.report_to,
         project_dir=logs.parent,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     if accelerator.num_processes != started_processes():
         raise ValueError(f"{started_processes()} processes were started, but {accelerator.num_processes} joined")
@@ -283,7 +283,7 @@ def announce(material: Material, accelerator: "Accelerator", model: "SiteModel",
     learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     processes = f"{accelerator.num_processes} process{'es' if accelerator.num_processes > 1 else ''}"
     precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
-    print(f"{processes}, device {accelerator.device}, precision {precision}")
+    print(f"{processes}, device {accelerator.device.type}, precision {precision}")
     print(
         f"{len(material.training)} sites to train on, {len(material.held_out)} held out to evaluate, "
         f"{steps} steps, {learning / 1e6:.2f} million weights learn",

@@ -53,12 +53,11 @@ class LogitScale(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(float(log_scale)))
 
     def forward(self) -> Tensor:
-        scale: Tensor = self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
-        return scale
+        return self.log_scale.exp()
 
     @torch.no_grad()
     def clamp_(self) -> None:
-        """Bring the parameter itself back to its bound, or its gradient would stay zero beyond it."""
+        """Keep the parameter within its bound, after each step: a clamp in `forward` would stop its gradient there."""
         self.log_scale.clamp_(max=MAX_LOG_SCALE)
 
 

@@ -1,0 +1,178 @@
+"""The real entry point, in this process where it can be and under its launchers where it must be."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from safetensors.torch import load_file
+
+import train_vl
+from data_prep.commands import run_command
+
+REPOSITORY = Path(__file__).parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": "/nonexistent"}
+SHORT = ["--max_train_steps", "8", "--per_device_train_batch_size", "10", "--learning_rate", "2e-3"]
+
+Train = Callable[..., int]
+
+
+@pytest.fixture
+def train(tiny_root: Path, tiny_base: str, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Run ``train_vl.py --run RUN ...`` in this process; its exit status."""
+
+    def run(name: str, *arguments: str) -> int:
+        for state in (AcceleratorState, PartialState, GradientState):
+            state._reset_state()
+        common = ["--root", str(tiny_root), "--model", tiny_base, "--run", name, "--report_to", "none"]
+        monkeypatch.setattr(sys, "argv", ["train_vl.py", *common, *arguments])
+        with pytest.raises(SystemExit) as left:
+            run_command("train_vl.py", train_vl.main)
+        return int(left.value.code or 0)
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return run
+
+
+def final(root: Path, run: str) -> dict[str, torch.Tensor]:
+    folder = root / "train" / "checkpoints" / run / "final"
+    return {k: v for path in sorted(folder.glob("*.safetensors")) for k, v in load_file(path).items()}
+
+
+def metrics(root: Path, run: str) -> list[dict[str, str]]:
+    with (root / "train" / "logs" / run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same_result(root: Path, one: str, other: str) -> None:
+    first, second = final(root, one), final(root, other)
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def command(root: Path, base: str, run: str, *arguments: str) -> list[str]:
+    return ["train_vl.py", "--root", str(root), "--model", base, "--run", run, "--report_to", "none", *arguments]
+
+
+def test_a_full_run_learns_and_leaves_its_records(train: Train, tiny_root: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["--tune", "full", "--max_train_steps", "60", "--learning_rate", "1e-3", "--report_to", "tensorboard"]
+    assert train("full", *arguments, "--per_device_train_batch_size", "32") == 0
+    assert "1 process, device cpu, precision fp32" in capsys.readouterr().out
+    rows = metrics(tiny_root, "full")
+    losses = [float(row["loss"]) for row in rows]
+    assert len(rows) == 60 and sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert rows[-1]["held_out_severity"] and float(rows[-1]["sites_per_second"]) > 0
+    run = tiny_root / "train" / "checkpoints" / "full"
+    record = json.loads((run / "run.json").read_text())
+    assert record["held_out_folds"] == [0] and record["finished"] and record["processes"] == 1
+    assert record["settings"]["learning_rate"] == 3e-3 and len(record["dataset_fingerprint"]) == 64
+    assert {path.name for path in (run / "final").iterdir()} == {
+        *("open_clip_config.json", "open_clip_model.safetensors", "site_model.json", "site_model.safetensors")
+    }
+    assert len(list(run.glob("checkpoint-*"))) == 2
+    assert list((tiny_root / "train" / "logs" / "full").glob("events*"))
+
+
+def test_zero_steps_write_the_bare_base(train: Train, tiny_root: Path, tiny_base: str) -> None:
+    from vl_model.site_model import load_site_model
+    from vl_model.towers import load_towers
+
+    assert train("bare", "--max_train_steps", "0") == 0
+    image_N3HW = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        found = load_site_model(tiny_root / "train" / "checkpoints" / "bare" / "final").towers.encode_images(image_N3HW)
+        assert torch.equal(found, load_towers(tiny_base).eval().encode_images(image_N3HW))
+
+
+def test_a_killed_run_ends_where_the_unbroken_one_would_have(train: Train, tiny_root: Path, tiny_base: str) -> None:
+    """Killed by SIGKILL between two states, then resumed: adapters, pooling, scale and records are equal to the bit."""
+    slow = [*SHORT, "--lora_dropout", "0.1", "--checkpointing_steps", "3", "--gradient_accumulation_steps", "2"]
+    unbroken, killed, workers = "unbroken", "killed", "2"
+    assert train(unbroken, *slow) == 0
+    arguments = command(tiny_root, tiny_base, killed, *slow, "--dataloader_num_workers", workers)
+    with subprocess.Popen([sys.executable, *arguments], cwd=REPOSITORY, env=ENVIRONMENT) as process:
+        path = tiny_root / "train" / "logs" / killed / "metrics.csv"
+        while not (path.is_file() and len(path.read_text().splitlines()) >= 1 + 4):
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    run = tiny_root / "train" / "checkpoints" / killed
+    assert not (run / "final").exists() and (run / "checkpoint-3").is_dir()
+    assert train(killed, *slow, "--dataloader_num_workers", workers, "--resume_from_checkpoint", "latest") == 0
+    assert_same_result(tiny_root, unbroken, killed)
+    for one, other in zip(metrics(tiny_root, unbroken), metrics(tiny_root, killed), strict=True):
+        assert {k: v for k, v in one.items() if k != "sites_per_second"} == {
+            k: v for k, v in other.items() if k != "sites_per_second"
+        }
+
+
+def test_two_processes_see_and_learn_what_one_does(train: Train, tiny_root: Path, tiny_base: str) -> None:
+    ten = ["--max_train_steps", "10", "--learning_rate", "1e-3", "--tune", "full"]
+    assert train("one", *ten, "--per_device_train_batch_size", "12") == 0
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    launcher += ["--config_file", "accelerate_configs/cpu_2.yaml"]
+    arguments = command(tiny_root, tiny_base, "two", *ten, "--per_device_train_batch_size", "6")
+    done = subprocess.run([*launcher, *arguments], cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "2 processes, device cpu" in done.stdout
+    for one, two in zip(metrics(tiny_root, "one"), metrics(tiny_root, "two"), strict=True):
+        assert float(two["loss"]) == pytest.approx(float(one["loss"]), abs=1e-5)
+
+
+def test_a_world_smaller_than_configured_is_refused(tiny_root: Path, tmp_path: Path) -> None:
+    config = tmp_path / "multi_cpu.yaml"
+    config.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nuse_cpu: true\n"
+        "num_machines: 1\nnum_processes: 2\nmixed_precision: 'no'\n"
+    )
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config)]
+    arguments = command(tiny_root, "lumbar-tiny", "small")
+    done = subprocess.run([*launcher, *arguments], cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert done.stderr.startswith("train_vl.py: error: accelerate was configured for 2 processes but started 1")
+
+
+def test_a_diverging_run_keeps_its_last_good_state(
+    train: Train, tiny_root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert train("wild", "--tune", "full", *SHORT[:-2], "--learning_rate", "1e30", "--warmup_ratio", "0") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "the loss is" in error and "lower --learning_rate" in error
+    run = tiny_root / "train" / "checkpoints" / "wild"
+    assert not (run / "final").exists() and [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--held_out_folds", "7"], "--held_out_folds [7]"),
+        (["--held_out_folds", "0", "1", "2", "3", "4"], "no labelled site outside"),
+        (["--per_device_train_batch_size", "4000"], "lower --per_device_train_batch_size"),
+        (["--learning_rat", "1"], "did you mean --learning_rate?"),
+        (["--model", "lumbar-tiny"], "train it from nothing with --tune full"),
+        (["--root", "/nowhere"], "no such folder"),
+        (["--run", "../up"], "a run's name has"),
+        (["--resume_from_checkpoint", "checkpoint-9"], "give 'latest' or a checkpoint-<step> folder"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(
+    arguments: list[str], words: str, train: Train, tiny_root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert train("wrong", *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("train_vl.py: error: ") and error.count("\n") == 1 and words in error
+    assert not (tiny_root / "train" / "checkpoints" / "wrong").exists()
+
+
+def test_a_run_is_not_overwritten_unasked(train: Train, capsys: pytest.CaptureFixture) -> None:
+    assert train("twice", "--max_train_steps", "0") == 0
+    assert train("twice", "--max_train_steps", "0") == 2
+    assert "--resume_from_checkpoint latest" in capsys.readouterr().err
+    assert train("twice", "--max_train_steps", "0", "--overwrite", "true") == 0

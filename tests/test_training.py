@@ -1,0 +1,157 @@
+import csv
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from vl_model.checkpoints import (
+    complete_checkpoints,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    trainable_state,
+)
+from vl_model.launch import Launch, read_launch, threads_per_process
+from vl_model.loss import LossWeights, contrastive_loss
+from vl_model.training import (
+    METRICS,
+    MetricsFile,
+    TrainingSettings,
+    build_optimizer,
+    choose_precision,
+    held_out_sums,
+    learning_rate_at,
+)
+
+SETTINGS = TrainingSettings(steps=100, learning_rate=1e-3, warmup_steps=10, weight_decay=0.2)
+PLAN = {"seed": 1, "processes": 1}
+
+
+def test_rate_rises_then_falls_along_a_cosine() -> None:
+    rates = [learning_rate_at(step, SETTINGS) for step in range(101)]
+    assert rates[0] == pytest.approx(1e-4) and rates[9] == rates[10] == pytest.approx(1e-3)
+    assert rates[55] == pytest.approx(0.5e-3) and rates[100] == pytest.approx(0, abs=1e-12)
+    assert all(rates[step] >= rates[step + 1] for step in range(10, 100))
+    assert learning_rate_at(0, TrainingSettings(steps=0, learning_rate=1.0, warmup_steps=0)) == 1.0
+
+
+def test_only_matrices_decay() -> None:
+    model = nn.ModuleDict({"linear": nn.Linear(3, 2), "norm": nn.LayerNorm(3)})
+    model.register_parameter("positional_embedding", nn.Parameter(torch.ones(4, 3)))
+    model["norm"].bias.requires_grad_(False)
+    decayed, kept = build_optimizer(model, SETTINGS).param_groups
+    assert decayed["weight_decay"] == 0.2 and kept["weight_decay"] == 0.0
+    assert [p.shape for p in decayed["params"]] == [(2, 3)]
+    assert sum(p.numel() for p in kept["params"]) == 2 + 3 + 12
+
+
+def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_precision("auto", use_cpu=True) == "no" and choose_precision("bf16", use_cpu=True) == "bf16"
+    for capability, expected in (((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda found=capability: found)
+        assert choose_precision("auto", use_cpu=False) == expected
+
+
+def test_held_out_terms_are_those_of_the_loss() -> None:
+    torch.manual_seed(0)
+    image_BD = nn.functional.normalize(torch.randn(7, 5), dim=-1)
+    text_KD = nn.functional.normalize(torch.randn(75, 5), dim=-1)
+    caption_B, scale = torch.randint(0, 75, (7,)), torch.tensor(9.0)
+    whole = contrastive_loss(image_BD, text_KD, scale, caption_B, LossWeights())
+    sums = sum(held_out_sums(image_BD[part], text_KD, scale, caption_B[part]) for part in (slice(0, 3), slice(3, 7)))
+    assert sums[2] == 7
+    assert (sums[0] / 7).item() == pytest.approx(whole.caption.item(), rel=1e-5)
+    assert (sums[1] / 7).item() == pytest.approx(whole.severity.item(), rel=1e-5)
+
+
+def trained(steps: int, seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    model[0].bias.requires_grad_(False)
+    optimizer = build_optimizer(model, SETTINGS)
+    advance(model, optimizer, 0, steps)
+    return model, optimizer
+
+
+def advance(model: nn.Module, optimizer: torch.optim.Optimizer, start: int, stop: int) -> None:
+    for step in range(start, stop):
+        torch.manual_seed(step)
+        optimizer.zero_grad()
+        model(torch.randn(8, 3)).square().mean().backward()
+        optimizer.step()
+
+
+def test_a_restored_state_goes_on_to_the_bit(tmp_path: Path) -> None:
+    model, optimizer = trained(3)
+    folder = save_checkpoint(tmp_path, 3, model, optimizer, None, PLAN, None)
+    advance(model, optimizer, 3, 6)
+    other, other_optimizer = trained(0)
+    assert load_checkpoint(folder, other, other_optimizer, None, PLAN) == 3
+    advance(other, other_optimizer, 3, 6)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+    assert "0.bias" not in trainable_state(model) and "1.running_mean" in trainable_state(model)
+
+
+def test_only_the_newest_states_are_kept_and_broken_ones_ignored(tmp_path: Path) -> None:
+    model, optimizer = trained(1)
+    for step in (5, 10, 100):
+        save_checkpoint(tmp_path, step, model, optimizer, None, PLAN, 2)
+    assert [step for step, _ in complete_checkpoints(tmp_path)] == [10, 100]
+    shutil.copytree(tmp_path / "checkpoint-100", tmp_path / ".checkpoint-200.partial")
+    (tmp_path / "checkpoint-300").mkdir()
+    assert find_checkpoint(tmp_path, "latest") == tmp_path / "checkpoint-100"
+    assert find_checkpoint(tmp_path, "checkpoint-10") == tmp_path / "checkpoint-10"
+    assert find_checkpoint(tmp_path / "none", "latest") is None
+    with pytest.raises(ValueError, match=r"checkpoint-300.*give 'latest' or"):
+        find_checkpoint(tmp_path, "checkpoint-300")
+
+
+def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
+    model, optimizer = trained(1)
+    folder = save_checkpoint(tmp_path, 1, model, optimizer, None, PLAN, None)
+    with pytest.raises(ValueError, match="was written with processes = 1, now it is 2"):
+        load_checkpoint(folder, model, optimizer, None, PLAN | {"processes": 2})
+    with pytest.raises(ValueError, match="other tensors"):
+        load_checkpoint(folder, nn.Linear(2, 2), optimizer, None, PLAN)
+    (folder / "trainable.safetensors").write_bytes(b"half a fi")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_checkpoint(folder, model, optimizer, None, PLAN)
+
+
+def test_a_resumed_run_drops_the_rows_that_it_writes_again(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "metrics.csv"
+    first = MetricsFile(path, 0)
+    for step in (1, 2, 3):
+        first.write({"step": step, "loss": 1 / step})
+    first.close()
+    again = MetricsFile(path, 2)
+    again.write({"step": 3, "loss": math.pi})
+    again.close()
+    rows = list(csv.DictReader(path.open()))
+    assert tuple(rows[0]) == METRICS and [row["step"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[2]["loss"]) == math.pi and float(rows[1]["loss"]) == 0.5
+
+
+def test_launch_is_read_from_the_launchers_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    config = tmp_path / "two.yaml"
+    config.write_text("num_processes: 2\nuse_cpu: true\n")
+    assert read_launch([]) == Launch()
+    assert read_launch(["--config_file", str(config)]) == Launch(2, use_cpu=True)
+    assert read_launch(["--config_file", str(config), "--num_processes=4"]) == Launch(4, use_cpu=True)
+    assert read_launch(["--cpu", "--num_processes", "3", "--mixed_precision", "no"]) == Launch(3, use_cpu=True)
+    (tmp_path / "accelerate").mkdir()
+    (tmp_path / "accelerate" / "default_config.json").write_text(json.dumps({"num_processes": 8}))
+    assert read_launch(["--mixed_precision", "no"]) == Launch(8)
+
+
+def test_threads_are_shared_among_the_machines_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert threads_per_process() == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
+    assert threads_per_process() == 1
