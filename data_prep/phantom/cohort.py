@@ -69,8 +69,9 @@ def write_cohort(
         return final.path
     working = DataRoot(final.path / ".phantom_unfinished")
     shutil.rmtree(working.path, ignore_errors=True)
-    for split in ("train", "test"):
-        working.images(split).mkdir(parents=True)
+    for split, count in (("train", train), ("test", test)):
+        if count:
+            working.images(split).mkdir(parents=True)
     truth = working.path / "phantom_truth"
     truth.mkdir()
     try:

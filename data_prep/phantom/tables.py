@@ -101,31 +101,37 @@ def _mark(
 
 
 def write_tables(dataset: Path, records: Sequence[StudyRecord]) -> None:
-    """The competition's five tables."""
+    """The competition's tables of the splits that have studies."""
     records = sorted(records, key=lambda record: record.study_id)
     train = [record for record in records if record.split == "train"]
     test = [record for record in records if record.split == "test"]
-    _write(
-        dataset / "train.csv",
-        ("study_id", *(site.key for site in SITES)),
-        ((r.study_id, *(_TABLE_LABEL[r.labels[s]] if s in r.labels else "" for s in SITES)) for r in train),
-    )
-    for name, split in (("train", train), ("test", test)):
+    if train:
         _write(
-            dataset / f"{name}_series_descriptions.csv",
-            ("study_id", "series_id", "series_description"),
-            ((r.study_id, series_id, view.words) for r in split for series_id, view in r.series),
+            dataset / "train.csv",
+            ("study_id", *(site.key for site in SITES)),
+            ((r.study_id, *(_TABLE_LABEL[r.labels[s]] if s in r.labels else "" for s in SITES)) for r in train),
         )
+        _write(
+            dataset / "train_label_coordinates.csv",
+            ("study_id", "series_id", "instance_number", "condition", "level", "x", "y"),
+            ((r.study_id, *_coordinates(mark)) for r in train for mark in r.marks),
+        )
+        _write_descriptions(dataset / "train_series_descriptions.csv", train)
+    if test:
+        third = 1 / 3
+        _write(
+            dataset / "sample_submission.csv",
+            ("row_id", "normal_mild", "moderate", "severe"),
+            ((f"{r.study_id}_{site.key}", third, third, third) for r in test for site in SUBMISSION_SITES),
+        )
+        _write_descriptions(dataset / "test_series_descriptions.csv", test)
+
+
+def _write_descriptions(path: Path, records: Sequence[StudyRecord]) -> None:
     _write(
-        dataset / "train_label_coordinates.csv",
-        ("study_id", "series_id", "instance_number", "condition", "level", "x", "y"),
-        ((r.study_id, *_coordinates(mark)) for r in train for mark in r.marks),
-    )
-    third = 1 / 3
-    _write(
-        dataset / "sample_submission.csv",
-        ("row_id", "normal_mild", "moderate", "severe"),
-        ((f"{r.study_id}_{site.key}", third, third, third) for r in test for site in SUBMISSION_SITES),
+        path,
+        ("study_id", "series_id", "series_description"),
+        ((r.study_id, series_id, view.words) for r in records for series_id, view in r.series),
     )
 
 
