@@ -2,6 +2,9 @@
 
 All numbers are about the labelled rows of held-out studies, cross-fitted. Intervals are the middle 95 % of a
 bootstrap over studies; differences and ratios are paired by study. What cannot be measured (no such row) is null.
+
+Read ranking (AUC) off the raw probabilities: a calibrator that was fitted without a severe study expects fewer severe
+ones, so that cross-fitted groups shift against their own truth, and a pooled area sinks where held-out studies are few.
 """
 
 from typing import Any

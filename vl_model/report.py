@@ -74,6 +74,7 @@ def render_report(report: Json, cases: Mapping[str, Sequence[Json]]) -> str:
         number=number,
         conditions=conditions["calibrated"],
         losses=conditions["metric_optimal"],
+        ranks=conditions["raw"],
         cases=cases,
         facts=_provenance(report),
         tile_margin=round(50 * (1 - SEEN_MM / FIELD_MM), 2),
@@ -92,7 +93,7 @@ def summary(report: Json) -> list[str]:
         f"answer, {number(constant)}, at {number(ratio['value'], 2)} of it ({_range(ratio['interval'], 2)})."
     ]
     before, after = (report["ece"][head][kind]["top_label"] for kind in ("raw", "calibrated"))
-    areas = report["auc"][head]["calibrated"]
+    areas = report["auc"][head]["raw"]
     sentences.append(
         f"Severe sites are ranked above the others with an AUC of {number(areas['severe'], 2)}, moderate or severe "
         f"ones with {number(areas['at_least_moderate'], 2)} (mean over the conditions). The expected calibration error "

@@ -1,0 +1,195 @@
+"""The real entry point on a tiny data set: from a run to report, heads and submission, and what it refuses."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import eval_vl
+from data_prep.commands import run_command
+from data_prep.pairs import read_dataset, write_dataset
+from data_prep.sites import SITES
+from tests.tiny_dataset import write_tiny_dataset
+
+REPOSITORY = Path(__file__).parents[1]
+Evaluate = Callable[..., int]
+
+
+def write_run(root: Path, run: str, base: str, held_out_folds: list[int], seed: int = 0) -> None:
+    """A finished run as train_vl.py leaves it: adapters that have not learned anything yet."""
+    import torch
+
+    from vl_model.site_model import ModelSettings, build_site_model
+
+    folder = root / "train" / "checkpoints" / run
+    fingerprint = read_dataset(root / "train" / "processed_data").fingerprint
+    torch.manual_seed(seed)
+    model = build_site_model(ModelSettings(base))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1 * seed)
+    model.save(folder / "final", {"dataset_fingerprint": fingerprint, "steps": 0})
+    record = {"settings": {"model": base}, "held_out_folds": held_out_folds, "dataset_fingerprint": fingerprint}
+    (folder / "run.json").write_text(json.dumps(record))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, tiny_base: str) -> Path:
+    """Twelve train studies, of which five are held out, and a test split with a study that nothing shows."""
+    root = tmp_path_factory.mktemp("eval")
+    write_tiny_dataset(root / "train" / "processed_data", studies=12)
+    test = root / "test" / "processed_data"
+    write_tiny_dataset(test, studies=2, seed=7)
+    dataset = read_dataset(test)
+    crops = json.loads((test / "crops.json").read_text())["fingerprint"]
+    write_dataset(test, {**dataset.metadata, "study_ids": [2, 77, 1]}, dataset.pairs, crops)
+    write_run(root, "first", tiny_base, [0, 1])
+    write_run(root, "second", tiny_base, [0, 1], seed=3)
+    return root
+
+
+@pytest.fixture
+def evaluate(root: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
+    """Run ``eval_vl.py --run RUN ...`` in this process; its exit status."""
+
+    def run(name: str, *arguments: str, at: Path = root) -> int:
+        monkeypatch.setattr(sys, "argv", ["eval_vl.py", "--root", str(at), "--run", name, *arguments])
+        with pytest.raises(SystemExit) as left:
+            run_command("eval_vl.py", eval_vl.main)
+        return int(left.value.code or 0)
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return run
+
+
+def test_the_whole_evaluation(root: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate("first", "--batch_size", "50") == 0
+    logs, run = root / "train" / "logs" / "first", root / "train" / "checkpoints" / "first"
+    assert {path.name for path in logs.iterdir()} == {"report.html", "report.json", "predictions.csv", "submission.csv"}
+    printed = capsys.readouterr().out
+    assert "constant" in printed and str(logs / "submission.csv") in printed
+
+    report = json.loads((logs / "report.json").read_text())
+    assert report["n"]["studies"] == 5 and report["training_studies"] == 7 and report["held_out_folds"] == [0, 1]
+    assert {"score", "spinal", "foraminal", "subarticular", "any_severe"} <= set(report["constant_baseline"])
+    scores = {head: report["metric"][head]["metric_optimal"]["score"] for head in ("zero_shot", "linear_probe")}
+    assert report["head"] == min(scores, key=lambda head: scores[head])
+
+    submission = pd.read_csv(logs / "submission.csv")
+    assert len(submission) == 75 and list(submission["row_id"].str.split("_").str[0].unique().astype(int)) == [1, 2, 77]
+    unseen = submission[submission["row_id"].str.startswith("77_")].set_index("row_id")
+    with np.load(run / "heads" / "heads.npz") as arrays:
+        prior = arrays["prior.metric_optimal"]
+    assert unseen.loc[f"77_{SITES[3].key}", "severe"] == pytest.approx(prior[3, 2], abs=1e-9)
+
+    predictions = pd.read_csv(logs / "predictions.csv")
+    assert len(predictions) == 5 * 25 * 2 * 3 and set(predictions["study_id"]) == {1, 5, 6, 10, 11}
+
+    # Again: the same bytes, from the embeddings on disk.
+    before = {path: path.read_bytes() for path in logs.iterdir()}
+    stamp = (run / "embeddings" / "train" / "image.npy").stat().st_mtime_ns
+    assert evaluate("first", "--batch_size", "50") == 0
+    assert {path: path.read_bytes() for path in logs.iterdir()} == before
+    assert (run / "embeddings" / "train" / "image.npy").stat().st_mtime_ns == stamp
+
+
+def test_two_runs_are_compared_on_the_same_studies(root: Path, evaluate: Evaluate) -> None:
+    if not (root / "train" / "logs" / "first" / "predictions.csv").is_file():
+        assert evaluate("first") == 0
+    assert evaluate("second", "--compare", "first", "--head", "zero_shot") == 0
+    reports = {
+        run: json.loads((root / "train" / "logs" / run / "report.json").read_text()) for run in ("first", "second")
+    }
+    comparison = reports["second"]["comparison"]
+    assert comparison["run"] == "first" and comparison["studies"] == 5 and reports["second"]["head"] == "zero_shot"
+    for head, block in comparison["heads"].items():
+        ours, theirs = (reports[run]["metric"][head]["metric_optimal"]["score"] for run in ("second", "first"))
+        assert block["difference"]["score"]["value"] == pytest.approx(ours - theirs, abs=1e-6)
+
+
+def test_a_submission_is_scored_against_truths(
+    root: Path, evaluate: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not (root / "train" / "logs" / "first" / "submission.csv").is_file():
+        assert evaluate("first") == 0
+    rows = [[2, site.condition, site.side or "", site.level, "severe"] for site in SITES]
+    truth = tmp_path / "truth.csv"
+    pd.DataFrame(rows, columns=["study_id", "condition", "side", "level", "severity"]).to_csv(truth, index=False)
+    capsys.readouterr()
+    assert evaluate("first", "--solution", str(truth)) == 0
+    assert capsys.readouterr().out.startswith("submission ")
+
+
+def test_labels_of_what_no_image_shows_count_where_the_table_is_the_same(root: Path, tmp_path: Path) -> None:
+    """A site without pair, graded in train.csv: it is scored, by its column's constant."""
+    import hashlib
+
+    from data_prep.layout import DataRoot
+    from vl_model.site_table import full_table, site_table
+
+    dataset = root / "train" / "processed_data"
+    table = full_table([1], site_table([]))
+    (tmp_path / "dataset").mkdir()
+    columns = ",".join(["study_id", *(site.key for site in SITES)])
+    (tmp_path / "dataset" / "train.csv").write_text(f"{columns}\n1,Severe{',' * 24}\n")
+    (tmp_path / "dataset" / "train_series_descriptions.csv").write_text("study_id,series_id,series_description\n")
+    plain = read_dataset(dataset)
+    digest = hashlib.sha256((tmp_path / "dataset" / "train.csv").read_bytes()).hexdigest()
+    same = type(plain)({**plain.metadata, "hashes": {"train.csv": digest}}, plain.pairs)
+    assert eval_vl.unseen_labels(DataRoot(tmp_path), same, table).severity_N.tolist() == [2] + [-1] * 24
+    assert eval_vl.unseen_labels(DataRoot(tmp_path), plain, table) is table
+
+
+def test_without_a_test_split_it_says_so(
+    root: Path, tiny_base: str, evaluate: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(root / "train", tmp_path / "train")
+    assert evaluate("first", at=tmp_path) == 0
+    assert "there is no test split" in capsys.readouterr().out
+
+
+def test_wrong_input_is_one_line(
+    root: Path, tiny_base: str, evaluate: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*arguments: str, at: Path = root) -> str:
+        assert evaluate(*arguments, at=at) == 2
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1, message
+        return message
+
+    message = refused("frist")
+    assert "no such run" in message and "first" in message
+    assert "run eval_vl.py for that run first" in refused("first", "--compare", "third")
+    assert "did you mean --compare" in refused("first", "--compar", "x")
+    assert "--head" in refused("first", "--head", "both")
+    assert "no such folder" in refused("first", at=tmp_path / "nowhere")
+    assert "no such file" in refused("first", "--solution", str(tmp_path / "none.csv"))
+    write_tiny_dataset(tmp_path / "train" / "processed_data", studies=5, sites=SITES[:5])
+    write_run(tmp_path, "none", tiny_base, [9])
+    assert "no graded study in them" in refused("none", at=tmp_path)
+    record = tmp_path / "train" / "checkpoints" / "none" / "run.json"
+    record.write_text(record.read_text().replace('"dataset_fingerprint": "', '"dataset_fingerprint": "0'))
+    assert "was trained on another data set" in refused("none", at=tmp_path)
+    shutil.rmtree(tmp_path / "train" / "checkpoints" / "none" / "final")
+    assert "has no final/ yet" in refused("none", at=tmp_path)
+    assert not (tmp_path / "train" / "logs").exists()
+
+
+def test_errors_and_help_come_without_torch(root: Path) -> None:
+    """What can be known before is said before torch's seconds of import."""
+    code = (
+        "import sys, eval_vl, predict_vl\n"
+        "for module, arguments in ((eval_vl, ['--help']), (predict_vl, ['--help']), (eval_vl, ['--run', 'frist'])):\n"
+        f"    sys.argv = ['x', '--root', {str(root)!r}, *arguments]\n"
+        "    try:\n        module.main()\n"
+        "    except (SystemExit, ValueError):\n        pass\n"
+        "print([name for name in ('torch', 'sklearn', 'pandas') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
