@@ -52,7 +52,7 @@ def choose_cases(held_out: HeldOut, head: HeadName, pairs: Iterable[Pair], count
     groups: list[tuple[str, Bools, Floats]] = [
         ("severe, and found", severe & called_severe, prob_N3[:, Severity.SEVERE]),
         ("severe or moderate, and missed", graded & (table.severity_N > 0) & (prob_N3.argmax(axis=1) == 0), loss_N),
-        ("normal or mild, and called ill", graded & (table.severity_N == 0), loss_N),
+        ("normal or mild, and called ill", graded & (table.severity_N == 0) & (prob_N3.argmax(axis=1) > 0), loss_N),
     ]
     pairs_of: dict[tuple[int, Site], list[Pair]] = {}
     for pair in pairs:

@@ -32,7 +32,8 @@ from vl_model.metrics import (
 from vl_model.predictions import Predictions, matched
 from vl_model.site_table import CONDITIONS, LEVELS, Bools, Floats, SiteTable
 
-DIAGRAM_BINS = 10
+#: Bins of a reliability diagram, and the rows below which half as many are drawn.
+DIAGRAM_BINS, MANY_ROWS = 10, 1000
 Json = dict[str, Any]
 
 
@@ -185,7 +186,8 @@ def _diagrams(severity_N: Any, prob_N3: Floats) -> Json:
         "at_least_moderate": (1 - prob_N3[:, Severity.NORMAL_MILD], severity_N >= Severity.MODERATE),
         "severe": (prob_N3[:, Severity.SEVERE], severity_N == Severity.SEVERE),
     }
-    return {name: _bins(reliability(*event, bins=DIAGRAM_BINS, binning="width")) for name, event in events.items()}
+    bins = DIAGRAM_BINS if len(severity_N) >= MANY_ROWS else DIAGRAM_BINS // 2
+    return {name: _bins(reliability(*event, bins=bins, binning="width")) for name, event in events.items()}
 
 
 def _bins(bins: Reliability) -> Json:

@@ -122,8 +122,8 @@ def _curve(axes: Axes, bins: Json, colour: str, name: str) -> None:
         return
     low, high = _wilson(happened, count)
     axes.vlines(promised, low, high, color=colour, linewidth=0.8, alpha=0.6)
-    axes.plot(promised, happened, color=colour, linewidth=1.2, label=name)
-    axes.scatter(promised, happened, s=6 + 60 * count / count.sum(), color=colour, linewidths=0)
+    axes.plot(promised, happened, color=colour, linewidth=1.1, alpha=0.85, label=name)
+    axes.scatter(promised, happened, s=10 + 90 * count / count.sum(), color=colour, linewidths=0)
 
 
 def _wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
