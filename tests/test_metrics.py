@@ -234,7 +234,7 @@ def test_paired_comparison_is_narrower_than_two_apart_and_quick() -> None:
     difference = paired_differences(ours, theirs)["score"]
     assert time.process_time() - started < 1.0
     alone = metric_intervals(theirs)["score"]
-    assert difference.high < 0 and difference.excludes_zero
+    assert difference.low < difference.value < difference.high < 0
     assert difference.high - difference.low < (alone.high - alone.low) / 3
     assert paired_ratios(ours, theirs)["score"].high < 1
 

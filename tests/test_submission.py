@@ -93,6 +93,14 @@ def test_a_submission_scores_as_its_probabilities_do(tmp_path: Path) -> None:
         assert scored.as_dict() == pytest.approx(expected.as_dict(), abs=1e-9)
 
 
+def test_of_a_truth_with_splits_the_test_split_counts(tmp_path: Path) -> None:
+    rows = [[1, "train", "spinal_canal_stenosis", "", "l1_l2", "severe"]]
+    rows.append([2, "test", "spinal_canal_stenosis", "", "l1_l2", "moderate"])
+    columns = ["study_id", "split", "condition", "side", "level", "severity"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "truth.csv", index=False)
+    assert read_solution(tmp_path / "truth.csv").study_N.tolist() == [2]
+
+
 def test_a_submission_that_lacks_a_study_is_told_so(tmp_path: Path) -> None:
     table = full_table([7, 5], site_table([]))
     table.severity_N[:] = 0

@@ -27,10 +27,6 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
-
 
 def metric_intervals(sums: StudySums, resamples: int = DEFAULT_RESAMPLES, seed: int = 0) -> dict[str, Interval]:
     """The score and its four parts, each with its interval."""

@@ -14,7 +14,7 @@ import numpy as np
 from data_prep.sites import Severity
 from vl_model.bootstrap import Interval, metric_intervals, paired_differences, paired_ratios
 from vl_model.evaluate import HeldOut
-from vl_model.grading import HEADS, KINDS, HeadName
+from vl_model.grading import HEADS, KINDS
 from vl_model.metrics import (
     PARTS,
     Reliability,
@@ -109,12 +109,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, float | np.floating):
         return float(value) if np.isfinite(value) else None
     return value
-
-
-def head_score(report: Json, head: HeadName) -> float | None:
-    """A head's metric in its metric-optimal kind: what the submission is chosen by."""
-    score: float | None = report["metric"][head]["metric_optimal"]["score"]
-    return score
 
 
 def _counts(held_out: HeldOut) -> Json:

@@ -89,9 +89,12 @@ def score_submission(submission: Path, solution: Path) -> CompetitionMetric:
 def read_solution(path: Path) -> SiteTable:
     """Truths in ``train.csv``'s format (a column a site) or a row a site: study_id, condition, side, level, severity.
 
+    Of a table with a column `split` the rows of the test split count.
     Raises ValueError, quoting it, for a table that is neither or a word that is no condition, level or severity.
     """
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if "split" in table.columns:
+        table = table[table["split"] == "test"]
     wide = [site.key for site in SITES]
     if {"study_id", *wide} <= set(table.columns):
         cells = (

@@ -1,0 +1,112 @@
+"""New DICOM studies through the real entry point, whatever is wrong with them."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import eval_vl
+import predict_vl
+import prepare_data
+from data_prep.commands import run_command
+from data_prep.phantom.cohort import write_cohort
+from tests.test_eval_vl import write_run
+
+Command = Callable[..., int]
+
+
+def run_here(module: object, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """A script's story in this process; its exit status."""
+    name = f"{module.__name__}.py"  # type: ignore[attr-defined]
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    with pytest.raises(SystemExit) as left:
+        run_command(name, module.main)  # type: ignore[attr-defined]
+    return int(left.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, tiny_base: str) -> Path:
+    """A small phantom cohort, prepared, with an evaluated run and one that was not."""
+    root = tmp_path_factory.mktemp("predict")
+    write_cohort(root, train=5, test=2, seed=3, scanners="first", size="small", workers=1, progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        assert run_here(prepare_data, ["--root", str(root), "--workers", "1"], patch) == 0
+        write_run(root, "first", tiny_base, [0, 1])
+        write_run(root, "unevaluated", tiny_base, [0, 1])
+        assert run_here(eval_vl, ["--root", str(root), "--run", "first"], patch) == 0
+    return root
+
+
+@pytest.fixture
+def predict(root: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    common = ["--root", str(root), "--workers", "1"]
+    return lambda *arguments: run_here(predict_vl, [*common, *map(str, arguments)], monkeypatch)
+
+
+def test_new_studies_are_graded_as_the_test_split_was(root: Path, predict: Command, tmp_path: Path) -> None:
+    """The same files with their descriptions, once as the test split and once as new studies: the same answers."""
+    images = root / "dataset" / "test_images"
+    descriptions = root / "dataset" / "test_series_descriptions.csv"
+    out = tmp_path / "out"
+    assert predict("--run", "first", "--images", images, "--out", out, "--series_descriptions", descriptions) == 0
+    assert {path.name for path in out.iterdir()} == {"probabilities.csv", "submission.csv", "faults.csv"}
+    ours = pd.read_csv(out / "submission.csv").set_index("row_id").sort_index()
+    theirs = pd.read_csv(root / "train" / "logs" / "first" / "submission.csv").set_index("row_id").sort_index()
+    pd.testing.assert_frame_equal(ours, theirs, atol=1e-6)
+
+    rows = pd.read_csv(out / "probabilities.csv")
+    assert len(rows) == 50 and rows[["normal_mild", "moderate", "severe"]].sum(axis=1).to_numpy() == pytest.approx(1)
+    shown = rows[rows["source"].notna()]
+    assert len(shown) > 40 and set(shown["source"]) <= {"located", "atlas"}
+    for row in shown.itertuples():
+        assert (images / str(row.study_id) / str(int(row.series_id)) / f"{int(row.instance_number)}.dcm").is_file()
+        assert row.x1 > row.x0 and row.y1 > row.y0
+
+
+def test_broken_and_empty_studies_get_their_25_rows(root: Path, predict: Command, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(root / "dataset" / "test_images", images)
+    broken, whole = sorted(images.iterdir())
+    for path in broken.rglob("*.dcm"):
+        path.write_bytes(b"not an image")
+    (images / "31").mkdir()
+    assert predict("--run", "first", "--images", images, "--out", tmp_path / "out") == 0
+    rows = pd.read_csv(tmp_path / "out" / "probabilities.csv")
+    assert rows.groupby("study_id").size().to_dict() == {int(broken.name): 25, int(whole.name): 25, 31: 25}
+    lost = rows[rows["study_id"] == int(broken.name)]
+    assert lost["source"].isna().all()
+    with np.load(root / "train" / "checkpoints" / "first" / "heads" / "heads.npz") as arrays:
+        assert lost["severe"].to_numpy() == pytest.approx(arrays["prior.calibrated"][:, 2], abs=1e-8)
+    submission = pd.read_csv(tmp_path / "out" / "submission.csv")
+    assert len(submission) == 75 and submission[["normal_mild", "moderate", "severe"]].min().min() >= 1e-4
+    assert "not_dicom" in set(pd.read_csv(tmp_path / "out" / "faults.csv")["kind"])
+
+
+def test_wrong_input_is_one_line_and_leaves_nothing(
+    root: Path, predict: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, out = root / "dataset" / "test_images", tmp_path / "out"
+
+    def refused(*arguments: object) -> str:
+        assert predict(*arguments) == 2
+        message = capsys.readouterr().err
+        assert message.splitlines()[-1].startswith("predict_vl.py: error: ")
+        assert not out.exists()
+        return message.splitlines()[-1]
+
+    assert "run eval_vl.py first" in refused("--run", "unevaluated", "--images", images, "--out", out)
+    assert "finished runs are first" in refused("--run", "frist", "--images", images, "--out", out)
+    assert "no such folder" in refused("--run", "first", "--images", tmp_path / "none", "--out", out)
+    assert "outside" in refused("--run", "first", "--images", images, "--out", images / "out")
+    table = tmp_path / "none.csv"
+    message = refused("--run", "first", "--images", images, "--out", out, "--series_descriptions", table)
+    assert "no such file" in message
+    (tmp_path / "empty").mkdir()
+    assert "holds no study" in refused("--run", "first", "--images", tmp_path / "empty", "--out", out)
+    assert "required: images" in refused("--run", "first", "--out", out)
