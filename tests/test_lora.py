@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import open_clip
@@ -6,7 +7,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from tests.tiny_model import tiny_towers
+from tests.tiny_model import TINY_BASE, tiny_towers
 from vl_model.lora import (
     LoraSettings,
     adapted_layers,
@@ -128,6 +129,31 @@ def test_merged_towers_load_in_stock_open_clip(tmp_path: Path) -> None:
     assert torch.allclose(
         embeddings(load_towers(f"local-dir:{tmp_path / 'merged'}").eval()), embeddings(towers), atol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("resnet10t", 8), ("convnext_atto", 24), ("vit_tiny_patch16_224", 49)], ids=lambda x: str(x)
+)
+def test_towers_of_timm_are_adapted_and_merged(name: str, count: int, tmp_path: Path) -> None:
+    config = TINY_BASE | {"vision_cfg": {"image_size": 224, "timm_model_name": name, "timm_pool": "avg"}}
+    config["vision_cfg"]["timm_proj"] = "linear"
+    path = tmp_path / f"tiny-{name}.json"
+    path.write_text(json.dumps(config))
+    open_clip.add_model_config(path)
+    torch.manual_seed(0)
+    towers = load_towers(path.stem).eval()
+    for module in towers.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)  # timm starts the last of a block at zero, which stops all gradients
+    assert len(add_adapters(towers, LoraSettings(rank=2, alpha=2))) == count
+    for parameter in adapter_parameters(towers).values():
+        nn.init.normal_(parameter, std=0.1)
+    image_N3HW = torch.randn(2, 3, 224, 224)
+    towers.encode_images(image_N3HW)[:, 0].sum().backward()
+    assert all(parameter.grad.any() for parameter in adapter_parameters(towers).values())
+    with torch.no_grad():
+        expected = towers.encode_images(image_N3HW)
+        assert torch.allclose(merged_towers(towers).encode_images(image_N3HW), expected, atol=1e-5)
 
 
 def test_a_tower_without_such_layers_is_refused() -> None:

@@ -1,7 +1,8 @@
 """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on the towers, through peft.
 
-The towers' attention is already un-fused (`vl_model.attention`), so an adapter on query, key, value, output and the
-two MLP layers is an adapter on six plain `nn.Linear` layers a block. The base is frozen and its bytes never change.
+The towers' attention is already un-fused (`vl_model.attention`), so adapters on query, key, value, output and the two
+MLP layers are adapters on six plain `nn.Linear` layers a block; residual networks have theirs on convolutions. The
+base is frozen and its bytes never change.
 `adapter_model.safetensors` and `adapter_config.json` are peft's own formats: ``PeftModel.from_pretrained(towers,
 folder)`` reads them too.
 """
@@ -23,11 +24,14 @@ from vl_model.towers import OpenClipTowers
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 
-#: Names of the layers to adapt, by family of tower: open_clip's own, un-fused; its "custom" blocks; timm's.
-TARGETS = (
-    ("q_proj", "k_proj", "v_proj", "out_proj", "c_fc", "c_proj"),
-    ("out_proj", "c_fc", "c_proj"),
-    ("qkv", "proj", "fc1", "fc2"),
+#: Kind and names of the layers to adapt, by family of tower; the first family whose names are all there is taken.
+FAMILIES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
+    (nn.Linear, ("q_proj", "k_proj", "v_proj", "out_proj", "c_fc", "c_proj")),  # open_clip's transformers, un-fused
+    (nn.Linear, ("out_proj", "c_fc", "c_proj")),  # open_clip's "custom" blocks
+    (nn.Linear, ("qkv", "proj", "fc1", "fc2")),  # timm's transformers
+    (nn.Linear, ("fc1", "fc2")),  # timm's ConvNeXt,
+    (nn.Conv2d, ("fc1", "fc2")),  # and its small ones
+    (nn.Conv2d, ("conv1", "conv2")),  # residual networks
 )
 
 _PEFT_PREFIX = "base_model.model."  # what peft puts before the names of a wrapped model's parameters
@@ -63,12 +67,11 @@ def add_adapters(towers: OpenClipTowers, settings: LoraSettings) -> list[str]:
 
 def adapted_layers(towers: OpenClipTowers, settings: LoraSettings) -> list[str]:
     """Names of the layers that `add_adapters` adapts. Raises ValueError where there are none."""
-    image_prefix = "clip.visual."
-    linears = [name for name, module in towers.named_modules() if isinstance(module, nn.Linear)]
-    image_linears = [name for name in linears if name.startswith(image_prefix)]
-    names = _matching(image_linears, "image")
+    layers = dict(towers.named_modules())
+    image_layers = {name: layers[name] for name in layers if name.startswith("clip.visual.")}
+    names = _matching(image_layers, "image")
     if settings.towers == "both":
-        names += _matching([name for name in linears if not name.startswith(image_prefix)], "text")
+        names += _matching({name: layers[name] for name in layers if name not in image_layers}, "text")
     return names
 
 
@@ -128,12 +131,12 @@ def merged_towers(towers: OpenClipTowers) -> OpenClipTowers:
     return merge_adapters(deepcopy(towers))
 
 
-def _matching(linears: list[str], tower: str) -> list[str]:
-    for targets in TARGETS:
-        names = [name for name in linears if name.rpartition(".")[2] in targets]
+def _matching(layers: dict[str, nn.Module], tower: str) -> list[str]:
+    for kind, targets in FAMILIES:
+        names = [n for n, layer in layers.items() if isinstance(layer, kind) and n.rpartition(".")[2] in targets]
         if {name.rpartition(".")[2] for name in names} == set(targets):
             return names
+    known = "; ".join(", ".join(targets) for _, targets in FAMILIES)
     raise ValueError(
-        f"--tune lora: the {tower} tower has none of the layers that adapters go on "
-        f"({'; '.join(', '.join(targets) for targets in TARGETS)}): use --tune full"
+        f"--tune lora: the {tower} tower has none of the layers that adapters go on ({known}): use --tune full"
     )
