@@ -83,7 +83,7 @@ def settings_parser() -> SettingsParser:
     add("--max_grad_norm", type=PositiveFloat, default=1.0)
     add("--loss_weights", type=NonNegativeFloat, nargs=3, default=[0.5, 1.0, 0.25], help="captions, severities, images")
     add("--augment", type=bool, default=True, help="vary the tiles in training")
-    add("--mixed_precision", choices=("auto", "no", "fp16", "bf16"), default="auto")
+    add("--mixed_precision", choices=("auto", "fast", "no", "fp16", "bf16"), default="auto")
     add("--seed", type=NonNegativeInt, default=0)
     add("--dataloader_num_workers", type=NonNegativeInt, default=0)
     # States and records.

@@ -132,7 +132,9 @@ def test_merged_towers_load_in_stock_open_clip(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("resnet10t", 8), ("convnext_atto", 24), ("vit_tiny_patch16_224", 49)], ids=lambda x: str(x)
+    ("name", "count"),
+    [("resnet10t", 8), ("pvt_v2_b0", 41), ("convnext_atto", 24), ("vit_tiny_patch16_224", 49)],
+    ids=lambda x: str(x),
 )
 def test_towers_of_timm_are_adapted_and_merged(name: str, count: int, tmp_path: Path) -> None:
     config = TINY_BASE | {"vision_cfg": {"image_size": 224, "timm_model_name": name, "timm_pool": "avg"}}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from vl_model import training
 from vl_model.checkpoints import (
     complete_checkpoints,
     find_checkpoint,
@@ -53,7 +54,10 @@ def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_precision("auto", use_cpu=True) == "no" and choose_precision("bf16", use_cpu=True) == "bf16"
     for capability, expected in (((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda found=capability: found)
-        assert choose_precision("auto", use_cpu=False) == expected
+        assert choose_precision("auto", use_cpu=False) == choose_precision("fast", use_cpu=False) == expected
+    for has_instructions, expected in ((True, "bf16"), (False, "no")):
+        monkeypatch.setattr(training, "cpu_computes_in_bf16", lambda answer=has_instructions: answer)
+        assert choose_precision("fast", use_cpu=True) == expected
 
 
 def test_held_out_terms_are_those_of_the_loss() -> None:

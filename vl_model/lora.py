@@ -29,6 +29,7 @@ FAMILIES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (nn.Linear, ("q_proj", "k_proj", "v_proj", "out_proj", "c_fc", "c_proj")),  # open_clip's transformers, un-fused
     (nn.Linear, ("out_proj", "c_fc", "c_proj")),  # open_clip's "custom" blocks
     (nn.Linear, ("qkv", "proj", "fc1", "fc2")),  # timm's transformers
+    (nn.Linear, ("q", "kv", "proj", "fc1", "fc2")),  # timm's pyramid transformers
     (nn.Linear, ("fc1", "fc2")),  # timm's ConvNeXt,
     (nn.Conv2d, ("fc1", "fc2")),  # and its small ones
     (nn.Conv2d, ("conv1", "conv2")),  # residual networks
