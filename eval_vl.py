@@ -122,9 +122,10 @@ def read_material(root: DataRoot, run: str) -> Material:
             f"--run {run!r} was trained on another data set ({record['dataset_fingerprint'][:12]}) than lies in "
             f"{root.processed('train')} ({train.fingerprint[:12]}): its held-out studies may not be held out there"
         )
-    fold_of = {pair.study_id: pair.fold for pair in train.pairs if pair.fold is not None}
     shown = site_table((pair.study_id, pair.site, pair.severity) for pair in train.pairs)
-    return Material(record, datasets, unseen_labels(root, train, full_table(sorted(fold_of), shown)), fold_of)
+    return Material(
+        record, datasets, unseen_labels(root, train, full_table(sorted(train.fold_of), shown)), train.fold_of
+    )
 
 
 def read_run(folder: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from data_prep.convert import Summary
 
 
-def main() -> int | None:
+def main() -> None:
     settings = settings_of(read_settings().parse_args())
     for name in ("workers", "folds", "max_pixels"):
         if settings[name] < (2 if name == "folds" else 1):
@@ -32,9 +32,9 @@ def main() -> int | None:
 
     # All tables and folders are read before the first image is, so that wrong input is told at once.
     cohorts = {split: split_cohort(root, split) for split in splits_to_prepare(root, settings["split"])}
-    for split, cohort in cohorts.items():
-        prepare(root, split, cohort, settings)
-    return None
+    summaries = [prepare(root, split, cohort, settings) for split, cohort in cohorts.items()]
+    if not any(summary.slices for summary in summaries):
+        raise ValueError(f"{root.dataset}: no study of it has a readable image; faults.csv says what is wrong")
 
 
 def read_settings() -> SettingsParser:
@@ -68,7 +68,7 @@ def splits_to_prepare(root: DataRoot, wanted: str) -> list[Split]:
     return present
 
 
-def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, Any]) -> None:
+def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, Any]) -> "Summary":
     """Convert one split, or find it converted, and say what came of it."""
     from data_prep.convert import convert_cohort, input_key, learn_from, summary_if_current
     from prompts.render import caption
@@ -96,6 +96,7 @@ def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, 
             **work,
         )
     report(split, processed, summary)
+    return summary
 
 
 def learned_atlas(root: DataRoot) -> "Atlas | None":

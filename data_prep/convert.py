@@ -104,7 +104,7 @@ def convert_folder(
 ) -> Summary:
     """New studies, ``<study>/<series>/*.dcm`` or one study's folder, to a ``processed_data`` of their own.
 
-    Raises ValueError where there is nothing to read.
+    Raises ValueError where there is no study's folder.
     """
     cohort = folder_cohort(images, descriptions)
     return convert_cohort(cohort, processed, atlas=atlas, caption=caption, workers=workers, max_pixels=max_pixels)
@@ -125,21 +125,26 @@ def convert_cohort(
 ) -> Summary:
     """Convert a cohort; `key` and `settings` are noted in the metadata.
 
-    Raises ValueError where no study has a readable image; then nothing is left behind.
+    Where no image can be read, training studies raise ValueError and nothing is left behind; other splits are
+    written with no pairs, because each of their studies is owed an answer all the same.
     """
     existed = processed.exists()
     (processed / ".parts").mkdir(parents=True, exist_ok=True)
     (processed / "dataset.json").unlink(missing_ok=True)
     work = partial(convert_study, processed=processed, atlas=atlas, max_pixels=max_pixels)
     images = sum(_in_processes(work, cohort.folders, workers, f"converting {cohort.split}"))
-    if not images:
+    if not images and cohort.split == "train":
         shutil.rmtree(processed / ".parts" if existed else processed)
         raise ValueError(f"{cohort.split}: none of {len(cohort.study_ids)} studies has a readable image")
     if atlas is not None:
         atlas.save(processed / "atlas.json")
-    fold_of = assign_folds(_severities(cohort), folds, seed)
-    notes = {"settings": settings or {}, "hashes": {**cohort.hashes, "input": key}, "folds": {"count": folds}}
-    summary = _gather(cohort, processed, caption, fold_of if cohort.split == "train" else {}, notes)
+    fold_of = assign_folds(_severities(cohort), folds, seed) if cohort.split == "train" else {}
+    notes = {
+        "settings": settings or {},
+        "hashes": {**cohort.hashes, "input": key},
+        "folds": {"count": folds, "of_study": {str(study_id): fold for study_id, fold in fold_of.items()}},
+    }
+    summary = _gather(cohort, processed, caption, fold_of, notes)
     shutil.rmtree(processed / ".parts")
     return summary
 

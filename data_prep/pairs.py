@@ -96,6 +96,11 @@ class Dataset:
         """All studies that the tables name, in their order, also those without any usable image."""
         return tuple(self.metadata["study_ids"])
 
+    @property
+    def fold_of(self) -> dict[int, int]:
+        """The fold of every training study on the disk, also of those without any pair; empty in other splits."""
+        return {int(study_id): fold for study_id, fold in self.metadata["folds"]["of_study"].items()}
+
 
 def read_dataset(processed: Path) -> Dataset:
     """Read ``dataset.json``. Raises ValueError with one line where it is missing, malformed or of another version."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data_prep import records
-from data_prep.cohorts import Cohort, split_cohort
+from data_prep.cohorts import Cohort, folder_cohort, split_cohort
 from data_prep.convert import Summary, convert_cohort, convert_folder, input_key, learn_from, summary_if_current
 from data_prep.crops import open_crops
 from data_prep.layout import DataRoot
@@ -140,13 +141,24 @@ def test_new_studies_need_only_their_folder(root: DataRoot, processed: Path, tmp
     assert read_dataset(tmp_path / "one").pairs == dataset.pairs
 
 
-def test_nothing_usable_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_without_a_readable_image_new_studies_are_answered_and_training_ones_refused(
+    cohort: Cohort, tmp_path: Path
+) -> None:
     bad = tmp_path / "images" / "1" / "2" / "3.dcm"
     bad.parent.mkdir(parents=True)
     bad.write_bytes(b"junk")
+    atlas = learn_from(cohort)
+    assert atlas is not None
+    convert_folder(tmp_path / "images", tmp_path / "out", descriptions=None, atlas=atlas, caption=caption)
+    dataset = read_dataset(tmp_path / "out")
+    assert dataset.study_ids == (1,)
+    assert dataset.pairs == ()
+    assert len(open_crops(tmp_path / "out")) == 0
+
+    training = replace(folder_cohort(tmp_path / "images", None), split="train")
     with pytest.raises(ValueError, match="none of 1 studies has a readable image"):
-        convert_folder(tmp_path / "images", tmp_path / "out", descriptions=None, atlas=None, caption=caption)  # type: ignore[arg-type]
-    assert not (tmp_path / "out").exists()
+        convert_cohort(training, tmp_path / "train", atlas=None, caption=caption)
+    assert not (tmp_path / "train").exists()
 
 
 def test_the_datasets_library_reads_images_with_all_columns(

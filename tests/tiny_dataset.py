@@ -35,7 +35,12 @@ def write_tiny_dataset(
                 tiles.append(_tile(generator, severity, view, shift))
                 pairs.append(_pair(study_id, site, view, label, len(pairs)))
     fingerprint = write_crops(processed, [np.stack(tiles)], len(tiles))
-    metadata = {"split": "train", "study_ids": list(range(1, studies + 1))}
+    fold_of = {str(pair.study_id): pair.fold for pair in pairs}
+    metadata = {
+        "split": "train",
+        "study_ids": list(range(1, studies + 1)),
+        "folds": {"count": len(set(fold_of.values())), "of_study": fold_of},
+    }
     write_dataset(processed, metadata, pairs, fingerprint)
 
 

@@ -69,14 +69,14 @@ def write_cohort(
         return final.path
     working = DataRoot(final.path / ".phantom_unfinished")
     shutil.rmtree(working.path, ignore_errors=True)
-    for split, count in (("train", train), ("test", test)):
+    counts: dict[Split, int] = {"train": train, "test": test}
+    for split, count in counts.items():
         if count:
             working.images(split).mkdir(parents=True)
     truth = working.path / "phantom_truth"
     truth.mkdir()
     try:
-        jobs: list[tuple[Split, int]] = [("train", index) for index in range(train)]
-        jobs += [("test", index) for index in range(test)]
+        jobs = [(split, index) for split, count in counts.items() for index in range(count)]
         make = partial(write_study, working, settings)
         records = list(tqdm(_mapped(make, jobs, workers), total=len(jobs), unit="study", disable=not progress))
         if len({record.study_id for record in records}) < len(records):

@@ -115,7 +115,7 @@ class _Planner:
             frames = frames[::-1]
         if view is View.SAGITTAL_T1:
             weighting = Weighting.T1
-        elif draw.uniform() < (0.65 if self.second else 0.12):
+        elif draw.uniform() < (0.9 if self.second else 0.05):
             weighting = Weighting.STIR if draw.uniform() < 0.6 else Weighting.T2_FAT_SUPPRESSED
         else:
             weighting = Weighting.T2
@@ -128,7 +128,7 @@ class _Planner:
         blocks = self._axial_blocks(levels) if draw.uniform() < 0.65 else self._straight_stack(levels)
         if draw.uniform() < 0.2:
             blocks = [block[::-1] for block in blocks[::-1]]
-        suppressed = draw.uniform() < (0.2 if self.second else 0.0)
+        suppressed = draw.uniform() < (0.5 if self.second else 0.0)
         look = self._look(Weighting.T2_FAT_SUPPRESSED if suppressed else Weighting.T2, sagittal=False)
         if draw.uniform() < 0.16 and len(blocks) > 2:
             cut = int(draw.integers(1, len(blocks) - 1))
@@ -219,7 +219,7 @@ class _Planner:
         signal = np.clip(np.array(palette.signal) * spread, 0, 1.08)
         if self.second:
             signal = _other_contrast(signal, weighting, draw)
-        noise = draw.uniform(0.04, 0.065) if self.second else draw.uniform(0.014, 0.03)
+        noise = draw.uniform(0.05, 0.08) if self.second else draw.uniform(0.014, 0.03)
         strong = 1.7 if self.second else 1.0
         banded = sagittal and draw.uniform() < (0.3 if self.second else 0.7)
         return Look(
@@ -232,7 +232,7 @@ class _Planner:
             ),
             blur=float(draw.uniform(0.55, 0.95) if self.second else draw.uniform(0.35, 0.6)),
             sharpen=float(draw.uniform(0.5, 1.3) if self.second else draw.uniform(0.0, 0.3)),
-            gamma=float(draw.uniform(0.62, 0.85) if self.second else draw.uniform(0.92, 1.1)),
+            gamma=float(draw.uniform(0.55, 0.8) if self.second else draw.uniform(0.92, 1.1)),
             saturated_mm=float(draw.uniform(30, 48)) if banded else None,
             ghost=float(draw.uniform(0.03, 0.1)) if draw.uniform() < (0.35 if self.second else 0.06) else 0.0,
             gain=float(np.exp(draw.uniform(np.log(350), np.log(2400)))),
