@@ -45,4 +45,4 @@ step 10-first-question ask canal "severe spinal canal stenosis at L4-L5"
 step 11-second-question ask foramen "severe left foraminal narrowing at L5-S1"
 step 12-third-question ask recess "moderate or severe right lateral recess stenosis"
 
-python demo/summary.py --first $FIRST --second $SECOND --steps data/demo/.done
+python -m demo.summary --first $FIRST --second $SECOND --steps data/demo/.done

@@ -1,6 +1,6 @@
 """The demo's result in one table: constants, the bare base, and LoRA from it, on studies that no part of them saw.
 
-python demo/summary.py --first data/demo/first --second data/demo/second --steps data/demo/.done
+python -m demo.summary --first data/demo/first --second data/demo/second --steps data/demo/.done
 
 Reads what the commands wrote (``report.json``, ``submission.csv``) and computes only the test split's score, for
 which a phantom has the truth.
@@ -15,7 +15,7 @@ from data_prep.commands import SettingsParser, run_command
 from data_prep.layout import DataRoot, data_root
 from data_prep.sites import SUBMISSION_SITES
 
-PROG = "demo/summary.py"
+PROG = "-m demo.summary"
 HEADS = ("zero_shot", "linear_probe")
 
 
