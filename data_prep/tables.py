@@ -112,15 +112,19 @@ def read_train_tables(dataset: Path) -> Tables:
 
 
 def read_test_tables(dataset: Path) -> Tables:
-    """test_series_descriptions.csv, and sample_submission.csv for the order of its studies; both may be missing."""
+    """test_series_descriptions.csv and sample_submission.csv; both may be missing.
+
+    Every study that either names is one to answer for: in the sample's order where it names them all, else by id.
+    """
     descriptions, sample = _Reader(dataset / "test_series_descriptions.csv"), _Reader(dataset / "sample_submission.csv")
-    if not descriptions.path.is_file():
-        message = "the image folder says which studies there are, orientation what their series are"
+    views: dict[int, dict[int, View]] = {}
+    if descriptions.path.is_file():
+        views = _read_views(descriptions)
+    else:
+        message = "orientation and times say what the series are"
         descriptions.fault(None, descriptions.path.name, FaultKind.MISSING_TABLE, message)
-        return Tables(faults=tuple(descriptions.faults))
-    views = _read_views(descriptions)
     order = _read_submission_order(sample) if sample.path.is_file() else []
-    study_ids = tuple(order if sorted(order) == sorted(views) else sorted(views))
+    study_ids = tuple(order if set(views) <= set(order) else sorted({*views, *order}))
     readers = [reader for reader in (descriptions, sample) if reader.path.is_file()]
     return Tables(study_ids, {}, views, {}, (*descriptions.faults, *sample.faults), _hashes(readers))
 

@@ -88,8 +88,17 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
         read_train_tables(tmp_path)
 
 
-@pytest.mark.parametrize(("sample", "order"), [([9, 3, 5], (9, 3, 5)), ([9, 3], (3, 5, 9)), ([], (3, 5, 9))])
-def test_test_studies_come_in_the_samples_order_where_they_are_the_same(
+@pytest.mark.parametrize(
+    ("sample", "order"),
+    [
+        ([9, 3, 5], (9, 3, 5)),
+        ([9, 3], (3, 5, 9)),
+        ([], (3, 5, 9)),
+        ([9, 7, 3, 5], (9, 7, 3, 5)),
+        ([9, 7], (3, 5, 7, 9)),
+    ],
+)
+def test_every_study_that_a_test_table_names_comes_in_the_samples_order_where_that_has_all(
     tmp_path: Path, sample: list[int], order: tuple[int, ...]
 ) -> None:
     table = "study_id,series_id,series_description\n5,1,Axial T2\n3,1,Axial T2\n9,1,Axial T2\n"
@@ -97,6 +106,13 @@ def test_test_studies_come_in_the_samples_order_where_they_are_the_same(
     rows = "".join(f"{study}_{site.key},1,1,1\n" for study in sample for site in SITES)
     (tmp_path / "sample_submission.csv").write_text("row_id,normal_mild,moderate,severe\n" + rows)
     assert read_test_tables(tmp_path).study_ids == order
+
+
+def test_the_sample_alone_names_the_test_studies_too(tmp_path: Path) -> None:
+    (tmp_path / "sample_submission.csv").write_text("row_id,normal_mild\n9_a,1\n9_b,1\n3_a,1\n../x_a,1\n")
+    tables = read_test_tables(tmp_path)
+    assert tables.study_ids == (9, 3) and tables.views == {}
+    assert kinds(tables.faults) == [FaultKind.MISSING_TABLE, FaultKind.BAD_ID]
 
 
 def test_without_test_tables_the_folder_speaks(tmp_path: Path) -> None:
