@@ -156,7 +156,11 @@ def _to_signal(image: Pixels, dataset: Dataset) -> Pixels:
         slope, intercept = -slope, -intercept
     if (slope, intercept) == (1.0, 0.0):
         return image
-    return image.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    with np.errstate(over="ignore", invalid="ignore"):
+        signal = image.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    if not np.isfinite(signal).all():
+        raise PixelFault(FaultKind.UNDECODABLE, f"rescale slope {slope:g}, intercept {intercept:g}: beyond all numbers")
+    return signal
 
 
 def series_window(images: Sequence[Pixels]) -> tuple[float, float]:
@@ -170,7 +174,7 @@ def series_window(images: Sequence[Pixels]) -> tuple[float, float]:
     step = 1.0 if whole else max(largest - smallest, 1e-6) / 65535
     counts = np.zeros(65536, dtype=np.int64)
     for image in images:
-        bins = (image.astype(np.int32) - int(smallest)) if whole else ((image - smallest) / step).astype(np.int32)
+        bins = (image.astype(np.int64) - int(smallest)) if whole else ((image - smallest) / step).astype(np.int64)
         counts += np.bincount(bins.ravel(), minlength=65536)
     places = np.searchsorted(np.cumsum(counts), np.array(WINDOW_PERCENTILES) / 100 * counts.sum())
     low, high = smallest + step * places

@@ -94,7 +94,8 @@ def region(study: Study, position: Position, view: View) -> Region | Missing:
     if isinstance(choice, Missing):
         return choice
     series, place = choice
-    stack = next(stack for stack in series.stacks if place in stack)
+    # Slices of a stack that leans half way to another plane may differ in what they count as.
+    stack = [index for stack in series.stacks if place in stack for index in stack if index in series.frames]
     triple = neighbours(series.frames, stack, place)
     return Region(
         position.site,

@@ -27,7 +27,7 @@ class Series:
     """Images of one series, sorted along their normal, stack after stack; those without geometry come last.
 
     stacks: indices into `slices`; view: None for what is none of the three kinds;
-    window: (low, high) of the stored values that became 0 and 255.
+    window: (low, high) of the values, rescaled where the header says so, that became 0 and 255.
     """
 
     series_id: int
@@ -141,6 +141,8 @@ class _SeriesReader:
                 self._note(path, FaultKind.MISPLACED, "skipped", "a folder inside a series' folder")
             elif path.name.startswith(".") or path.name == "DICOMDIR":
                 self._note(path, FaultKind.NOT_DICOM, "skipped", "not an image file")
+            elif not path.is_file():
+                self._note(path, FaultKind.NOT_DICOM, "skipped", "not a file: a broken link, or a device")
             else:
                 yield path
 
@@ -159,7 +161,7 @@ class _SeriesReader:
         """What the table says, unless the images lie otherwise; where it says nothing, what they look like."""
         stated = (self.folder.views or {}).get(self.series_id)
         plane = orientation(headers)
-        if stated is not None and (plane in ("", "mixed") or (plane == "sagittal") == stated.is_sagittal):
+        if stated is not None and plane in ("", "mixed", "sagittal" if stated.is_sagittal else "axial"):
             return stated
         guess = guess_view(headers)
         if stated is not None:

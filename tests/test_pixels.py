@@ -124,6 +124,16 @@ def test_the_window_is_the_series_percentiles(dtype) -> None:  # type: ignore[no
     np.testing.assert_allclose(series_window(images), expected, atol=0.02)
 
 
+def test_values_beyond_32_signed_bits_have_a_window() -> None:
+    image = np.uint32(4_000_000_000) + np.arange(1000, dtype=np.uint32).reshape(20, 50)
+    assert series_window([image]) == (4_000_000_004.0, 4_000_000_994.0)
+
+
+def test_a_rescale_beyond_all_numbers_costs_its_file(tmp_path: Path) -> None:
+    path = write_slice(tmp_path / "1.dcm", RAMP, RescaleSlope="1e300", RescaleIntercept="0")
+    assert fault_of(path) is FaultKind.UNDECODABLE
+
+
 def test_grey_is_linear_within_the_window_and_clipped_outside() -> None:
     image = np.array([[-5, 0, 50, 100, 900]], dtype=np.int16)
     np.testing.assert_array_equal(to_grey(image, (0.0, 100.0)), [[0, 0, 128, 255, 255]])

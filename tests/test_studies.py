@@ -1,5 +1,6 @@
 """data_prep/studies.py, headers.py and cohorts.py: folders of files to studies, faults on the way."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,8 @@ def test_a_bad_file_costs_that_file(tmp_path: Path) -> None:
     write_slice(folder / "5.dcm", PIXELS)  # no geometry
     (folder / ".DS_Store").write_bytes(b"x")
     (folder / "inner").mkdir()
+    (folder / "6.dcm").symlink_to(folder / "nowhere.dcm")
+    os.mkfifo(folder / "7.dcm")  # whoever opens it waits for ever
     write_slice(folder / "image", PIXELS, frame((9, 0, 0)), InstanceNumber="2")
     study, kinds = read_one(folder, View.SAGITTAL_T1)
     (series,) = study.series
@@ -54,6 +57,8 @@ def test_a_bad_file_costs_that_file(tmp_path: Path) -> None:
             FaultKind.NOT_DICOM,
             FaultKind.TRUNCATED,
             FaultKind.NO_GEOMETRY,
+            FaultKind.NOT_DICOM,
+            FaultKind.NOT_DICOM,
             FaultKind.NOT_DICOM,
             FaultKind.MISPLACED,
             FaultKind.DUPLICATE_INSTANCE,
@@ -84,6 +89,14 @@ def test_a_description_against_the_images_gives_way(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "1", [frame((0, 0, 0), SAGITTAL)], SeriesDescription="T1")
     study, kinds = read_one(folder, View.AXIAL_T2)
     assert study.series[0].view is View.SAGITTAL_T1 and kinds == [FaultKind.VIEW_MISMATCH]
+
+
+def test_a_description_against_coronal_images_is_said_whichever_it_is(tmp_path: Path) -> None:
+    coronal = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0))
+    folder = write_series(tmp_path / "1", [frame((0, 0, 0), coronal)], SeriesDescription="T2")
+    for view in (View.AXIAL_T2, View.SAGITTAL_T2_STIR):
+        study, kinds = read_one(folder, view)
+        assert study.series[0].view is None and kinds == [FaultKind.VIEW_MISMATCH]
 
 
 def test_no_personal_field_is_kept(tmp_path: Path) -> None:
