@@ -17,6 +17,15 @@ def test_starts_as_the_plain_mean() -> None:
         assert torch.allclose(pooled[site], mean / mean.norm(), atol=1e-6)
 
 
+def test_autocast_rounds_nothing() -> None:
+    pooling = TilePooling(8)
+    torch.nn.init.normal_(pooling.query_D)
+    tile_BTD, mask_BT = tiles(), torch.ones(3, 4).bool()
+    expected = pooling(tile_BTD, mask_BT)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(pooling(tile_BTD, mask_BT), expected)
+
+
 def test_one_tile_is_returned_whatever_was_learned() -> None:
     pooling = TilePooling(8)
     torch.nn.init.normal_(pooling.query_D)

@@ -42,6 +42,10 @@ METRICS = (
 )
 
 
+#: Ends of the names of position and class embeddings, in open_clip's towers and in timm's.
+UNDECAYED = ("positional_embedding", "class_embedding", "pos_embed", "cls_token")
+
+
 class Diverged(ValueError):
     """The loss or its gradient is no longer finite in `step`; the weights are still those before it."""
 
@@ -79,10 +83,7 @@ def learning_rate_at(step: int, settings: TrainingSettings) -> float:
 def build_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
     """AdamW with CLIP's betas; matrices decay, gains, biases, embeddings of position and class, and scalars do not."""
     learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    decays = {
-        name: parameter.ndim >= 2 and not name.endswith(("positional_embedding", "class_embedding"))
-        for name, parameter in learning.items()
-    }
+    decays = {name: parameter.ndim >= 2 and not name.endswith(UNDECAYED) for name, parameter in learning.items()}
     groups = [
         {"params": [p for name, p in learning.items() if decays[name]], "weight_decay": settings.weight_decay},
         {"params": [p for name, p in learning.items() if not decays[name]], "weight_decay": 0.0},
@@ -214,15 +215,18 @@ class Trainer:
         if not self.held_out:
             return {}
         self.model.eval()
+        # As in a training step, only the towers compute in half precision: neither tiles nor logits do.
         with self.accelerator.autocast():
             text_KD = self.model.embed_texts(self.captions.first_texts())
-            sums_3 = torch.zeros(3, device=self.accelerator.device)
-            own = self.held_out[self.accelerator.process_index :: self.accelerator.num_processes]
-            size = self._batch_size
-            for first in range(0, len(own), size):
-                batch = load_batch(own[first : first + size], self.batches.crops_R3HW).to(self.accelerator.device)
-                image_BD = self.model.embed_sites(self._tiles(batch), batch.mask_BT)
-                sums_3 += held_out_sums(image_BD, text_KD, self.model.logit_scale(), batch.caption_B)
+        sums_3 = torch.zeros(3, device=self.accelerator.device)
+        own = self.held_out[self.accelerator.process_index :: self.accelerator.num_processes]
+        size = self._batch_size
+        for first in range(0, len(own), size):
+            batch = load_batch(own[first : first + size], self.batches.crops_R3HW).to(self.accelerator.device)
+            tiles_BT3hw = self._tiles(batch)
+            with self.accelerator.autocast():
+                image_BD = self.model.embed_sites(tiles_BT3hw, batch.mask_BT)
+            sums_3 += held_out_sums(image_BD, text_KD, self.model.logit_scale(), batch.caption_B)
         caption, severity, count = self.accelerator.reduce(sums_3, "sum").tolist()
         return {"held_out_caption": caption / count, "held_out_severity": severity / count}
 
