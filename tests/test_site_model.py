@@ -140,3 +140,10 @@ def test_wordings_change_with_the_step_and_are_embedded_once_when_frozen(tiny_ba
     expected = build_site_model(ModelSettings(tiny_base)).eval().embed_texts(chosen)
     assert torch.allclose(frozen.embeddings(3), expected, atol=1e-5)
     assert frozen.first_texts()[0] == "L1-L2 spinal canal stenosis: normal or mild" and len(set(chosen)) == 75
+
+
+def test_frozen_captions_are_embedded_without_dropout(tiny_base: str) -> None:
+    model = build_site_model(ModelSettings(tiny_base))
+    expected = Captions(model.eval(), seed=4).embeddings(0)
+    model.towers.clip.ln_final = nn.Sequential(model.towers.clip.ln_final, nn.Dropout(0.5))
+    assert torch.equal(Captions(model.train(), seed=4).embeddings(0), expected) and model.training

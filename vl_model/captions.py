@@ -25,7 +25,7 @@ class Captions:
         self._counts = np.array([len(texts) for texts in wordings])
         self._firsts = np.cumsum(self._counts) - self._counts
         self._token_ML = model.towers.tokenize(self.texts)
-        self._text_MD = None if model.learns_text else model.embed_texts(self.texts)
+        self._text_MD = None if model.learns_text else _embedded_without_dropout(model, self.texts)
 
     def choose(self, step: int) -> np.ndarray:
         """Index into `texts` of each caption's wording in this step, shape (75,)."""
@@ -43,3 +43,12 @@ class Captions:
     def first_texts(self) -> list[str]:
         """Each caption's own text (its first wording), for held-out evaluation."""
         return [self.texts[first] for first in self._firsts]
+
+
+def _embedded_without_dropout(model: SiteModel, texts: list[str]) -> Tensor:
+    """Embedded once, for the whole run: a text tower's dropout (BERT's are born with it) must not be frozen in."""
+    was_training = model.training
+    model.eval()
+    text_MD = model.embed_texts(texts)
+    model.train(was_training)
+    return text_MD
