@@ -43,11 +43,12 @@ def test_rate_rises_then_falls_along_a_cosine() -> None:
 def test_only_matrices_decay() -> None:
     model = nn.ModuleDict({"linear": nn.Linear(3, 2), "norm": nn.LayerNorm(3)})
     model.register_parameter("positional_embedding", nn.Parameter(torch.ones(4, 3)))
+    model.register_parameter("trunk_pos_embed", nn.Parameter(torch.ones(1, 2, 3)))
     model["norm"].bias.requires_grad_(False)
     decayed, kept = build_optimizer(model, SETTINGS).param_groups
     assert decayed["weight_decay"] == 0.2 and kept["weight_decay"] == 0.0
     assert [p.shape for p in decayed["params"]] == [(2, 3)]
-    assert sum(p.numel() for p in kept["params"]) == 2 + 3 + 12
+    assert sum(p.numel() for p in kept["params"]) == 2 + 3 + 12 + 6
 
 
 def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +115,13 @@ def test_only_the_newest_states_are_kept_and_broken_ones_ignored(tmp_path: Path)
         find_checkpoint(tmp_path, "checkpoint-300")
 
 
+def test_a_run_resumed_from_earlier_drops_the_states_of_its_other_future(tmp_path: Path) -> None:
+    model, optimizer = trained(1)
+    for step in (10, 20, 30, 15):
+        save_checkpoint(tmp_path, step, model, optimizer, None, PLAN, 3 if step > 15 else 2)
+    assert [step for step, _ in complete_checkpoints(tmp_path)] == [10, 15]
+
+
 def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
     model, optimizer = trained(1)
     folder = save_checkpoint(tmp_path, 1, model, optimizer, None, PLAN, None)
@@ -121,9 +129,10 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
         load_checkpoint(folder, model, optimizer, None, PLAN | {"processes": 2})
     with pytest.raises(ValueError, match="other tensors"):
         load_checkpoint(folder, nn.Linear(2, 2), optimizer, None, PLAN)
-    (folder / "trainable.safetensors").write_bytes(b"half a fi")
-    with pytest.raises(ValueError, match="cannot be read"):
-        load_checkpoint(folder, model, optimizer, None, PLAN)
+    for name in ("optimizer.pt", "trainable.safetensors"):
+        (folder / name).write_bytes(b"half a fi")
+        with pytest.raises(ValueError, match="cannot be read"):
+            load_checkpoint(folder, model, optimizer, None, PLAN)
 
 
 def test_a_resumed_run_drops_the_rows_that_it_writes_again(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ random state is kept.
 """
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,10 @@ def save_checkpoint(
     plan: dict[str, Any],
     limit: int | None,
 ) -> Path:
-    """Write ``run/checkpoint-<step>`` and delete the oldest beyond `limit`."""
+    """Write ``run/checkpoint-<step>`` and delete the oldest beyond `limit`.
+
+    Later ones are deleted too: they are another future's, where the run was resumed from before its last state.
+    """
     folder = run / f"{PREFIX}{step}"
     partial = run / f".{PREFIX}{step}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -46,8 +50,10 @@ def save_checkpoint(
     if folder.exists():
         shutil.rmtree(folder)
     partial.rename(folder)
-    for _, old in complete_checkpoints(run)[: -limit if limit else 0]:
-        shutil.rmtree(old)
+    own = [path for number, path in complete_checkpoints(run) if number <= step]
+    later = [path for number, path in complete_checkpoints(run) if number > step]
+    for path in [*later, *own[: -limit if limit else 0]]:
+        shutil.rmtree(path)
     return folder
 
 
@@ -63,7 +69,7 @@ def load_checkpoint(
     try:
         weights = load_file(folder / WEIGHTS)
         saved = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError) as error:
+    except (OSError, EOFError, RuntimeError, LookupError, pickle.UnpicklingError, SafetensorError) as error:
         raise ValueError(f"{folder}: cannot be read ({error})") from None
     own = _trainable_tensors(model)
     if weights.keys() != own.keys():
