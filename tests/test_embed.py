@@ -99,6 +99,9 @@ def test_embeddings_of_something_else_or_damaged_are_refused(tmp_path: Path, tin
     np.save(tmp_path / "image.npy", np.zeros((2, 4), dtype=np.float32))
     with pytest.raises(ValueError, match="another version or shape"):
         read_embeddings(tmp_path, mark)
+    (tmp_path / "image.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_embeddings(tmp_path, mark)
     (tmp_path / "rows.json").write_text(json.dumps([{"study_id": 1}]))
     with pytest.raises(ValueError, match="cannot be read"):
         read_embeddings(tmp_path, mark)

@@ -133,6 +133,11 @@ def test_a_site_without_image_gets_the_constant_of_its_column(tiny_root: Path, t
         read_grader(tmp_path, "other")
     with pytest.raises(ValueError, match=r"no heads yet; run eval_vl\.py first"):
         read_grader(tmp_path / "nowhere")
+    arrays = (tmp_path / "heads.npz").read_bytes()
+    for damaged in (b"", arrays[:200]):
+        (tmp_path / "heads.npz").write_bytes(damaged)
+        with pytest.raises(ValueError, match="cannot be read"):
+            read_grader(tmp_path)
 
 
 class Tags(HTMLParser):

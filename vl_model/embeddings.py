@@ -80,7 +80,7 @@ def read_embeddings(folder: Path, expected: dict[str, str]) -> Embeddings:
         image_ND = np.load(folder / "image.npy", allow_pickle=False)
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename}: no such file; eval_vl.py writes it") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (EOFError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder}: embeddings that cannot be read ({error}); run eval_vl.py again") from None
     if card.get("schema_version") != SCHEMA_VERSION or card.get("shape") != list(image_ND.shape):
         raise ValueError(f"{folder}: embeddings of another version or shape; run eval_vl.py again")
@@ -112,7 +112,7 @@ def read_text_embeddings(folder: Path, expected: dict[str, str]) -> TextEmbeddin
         if card["schema_version"] != SCHEMA_VERSION or card["fingerprint"] != expected:
             raise ValueError("of another model, version or other prompts")
         return TextEmbeddings(text_SCD, float(card["logit_scale"]), card["fingerprint"])
-    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+    except (EOFError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder}: text embeddings cannot be used ({error}); run eval_vl.py again") from None
 
 

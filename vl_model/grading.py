@@ -5,6 +5,7 @@ fingerprints of the model and data that they belong to).
 """
 
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ def read_grader(folder: Path, checkpoint: str | None = None) -> Grader:
             arrays = dict(file)
     except FileNotFoundError:
         raise ValueError(f"{folder}: this run has no heads yet; run eval_vl.py first") from None
-    except ValueError as error:
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{folder}: heads that cannot be read ({error}); run eval_vl.py again") from None
     if card.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(f"{folder}: heads of schema version {card.get('schema_version')}; run eval_vl.py again")
