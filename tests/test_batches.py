@@ -9,8 +9,8 @@ from scipy.ndimage import map_coordinates
 from data_prep.crops import CROP_SIZE, PIXEL_MM, open_crops
 from data_prep.pairs import read_dataset
 from data_prep.sites import SITES, Severity, View
-from vl_model.batches import Batch, TrainingBatches, group_sites, load_batch, training_loader
-from vl_model.rows import SiteRow, caption_index
+from vl_model.batches import Batch, TrainingBatches, load_batch, training_loader
+from vl_model.rows import SiteRow, caption_index, group_sites
 from vl_model.tiles import VIEW_MM, Augmentation, TileChanges, draw_changes, tiles_for_model
 
 GREY = ((0.0,) * 3, (1.0,) * 3)  # mean and std that leave grey values as they are

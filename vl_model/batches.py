@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vl_model.rows import SiteRow, group_sites
-from vl_model.tiles import Augmentation, TileChanges, draw_changes, tiles_for_model
-
-__all__ = ["Batch", "SiteRow", "TrainingBatches", "group_sites", "load_batch", "tiles_for_model", "training_loader"]
+from vl_model.rows import SiteRow
+from vl_model.tiles import Augmentation, TileChanges, draw_changes
 
 NO_CAPTION = -1
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from vl_model.batches import load_batch
 from vl_model.rows import SiteRow
 from vl_model.site_model import SiteModel
 from vl_model.tiles import tiles_for_model
@@ -25,18 +26,14 @@ def embed_rows(
 
     One progress bar, named `label`. The model decides the device; rows do not influence one another.
     """
-    image_ND = np.zeros((len(rows), model.towers.embed_dim), dtype=np.float32)
+    towers = model.towers
+    image_ND = np.zeros((len(rows), towers.embed_dim), dtype=np.float32)
     with tqdm(total=len(rows), desc=label, unit="site", disable=not rows) as bar:
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
-            crops_BT3HW, mask_BT = _padded(batch, crops)
-            tiles = tiles_for_model(
-                torch.from_numpy(crops_BT3HW).to(model.device),
-                model.towers.image_size,
-                model.towers.mean,
-                model.towers.std,
-            )
-            image_BD = model.embed_sites(tiles, torch.from_numpy(mask_BT).to(model.device))
+            stored = load_batch(batch, crops).to(model.device)
+            tiles = tiles_for_model(stored.crops_BT3HW, towers.image_size, towers.mean, towers.std)
+            image_BD = model.embed_sites(tiles, stored.mask_BT)
             image_ND[start : start + len(batch)] = image_BD.float().cpu().numpy()
             bar.update(len(batch))
     return image_ND
@@ -53,14 +50,3 @@ def embed_ensembles(model: SiteModel, ensembles: Sequence[Sequence[Sequence[str]
     )
     normalised: NDArray[np.float32] = mean_SCD / np.linalg.norm(mean_SCD, axis=-1, keepdims=True)
     return normalised
-
-
-def _padded(rows: Sequence[SiteRow], crops: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Tiles of a batch (B, T, 3, H, W), zeros where a site has fewer than the most, and where there is one."""
-    tiles = max(len(row.crops) for row in rows)
-    crops_BT3HW = np.zeros((len(rows), tiles, *crops.shape[1:]), dtype=np.uint8)
-    mask_BT = np.zeros((len(rows), tiles), dtype=bool)
-    for place, row in enumerate(rows):
-        crops_BT3HW[place, : len(row.crops)] = crops[list(row.crops)]
-        mask_BT[place, : len(row.crops)] = True
-    return crops_BT3HW, mask_BT
