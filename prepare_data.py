@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 def main() -> None:
     settings = settings_of(read_settings().parse_args())
-    for name in ("workers", "folds", "max_pixels"):
-        if settings[name] < (2 if name == "folds" else 1):
-            raise ValueError(f"--{name.replace('_', '-')} {settings[name]}: too small")
+    for name, least in {"workers": 1, "folds": 2, "max_pixels": 1, "seed": 0}.items():
+        if settings[name] < least:
+            raise ValueError(f"--{name.replace('_', '-')} {settings[name]}: at least {least}")
     root = data_root(settings["root"])
 
     from data_prep.cohorts import split_cohort

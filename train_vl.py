@@ -21,12 +21,13 @@ import sys
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jsonargparse import Namespace
-from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from data_prep.commands import SettingsParser, run_command, settings_of
 from data_prep.crops import open_crops
@@ -66,7 +67,7 @@ def settings_parser() -> SettingsParser:
     add("--tune", choices=("lora", "full"), default="lora", help="adapters on a frozen base, or every weight")
     add("--lora_rank", type=PositiveInt, default=8)
     add("--lora_alpha", type=PositiveInt, default=16)
-    add("--lora_dropout", type=NonNegativeFloat, default=0.0)
+    add("--lora_dropout", type=ClosedUnitInterval, default=0.0)
     add("--lora_towers", choices=("image", "both"), default="image")
     # How long, and on what.
     add("--num_train_epochs", type=PositiveInt, default=10)
@@ -78,7 +79,7 @@ def settings_parser() -> SettingsParser:
     add("--evaluation_steps", type=PositiveInt | None, help="between evaluations; default once an epoch")
     # How.
     add("--learning_rate", type=PositiveFloat, default=3e-4)
-    add("--warmup_ratio", type=NonNegativeFloat, default=0.05, help="share of the steps in which the rate rises")
+    add("--warmup_ratio", type=ClosedUnitInterval, default=0.05, help="share of the steps in which the rate rises")
     add("--weight_decay", type=NonNegativeFloat, default=0.1)
     add("--max_grad_norm", type=PositiveFloat, default=1.0)
     add("--loss_weights", type=NonNegativeFloat, nargs=3, default=[0.5, 1.0, 0.25], help="captions, severities, images")
@@ -110,6 +111,7 @@ def main() -> None:
     root = data_root(settings.root)
     run, logs = root.run(settings.run), root.logs(settings.run)
     check_run(run, settings)
+    check_tracker(settings.report_to)
     material = read_material(root.processed("train"), settings)
 
     # torch takes seconds to import: everything above was checked without it.
@@ -126,7 +128,7 @@ def main() -> None:
     torch.manual_seed(settings.seed)  # adapters, and towers without weights, start alike in every process
     model = build_site_model(model_settings(settings)).to(accelerator.device)
     trainer = build_trainer(settings, accelerator, model, material)
-    plan = run_plan(settings, material, accelerator.num_processes)
+    plan = run_plan(settings, material, trainer)
     steps = trainer.settings.steps
 
     if accelerator.is_main_process:
@@ -171,6 +173,12 @@ def check_run(run: Path, settings: Namespace) -> None:
             f"--run {run.name!r} exists at {run}: go on with --resume_from_checkpoint latest, "
             "replace it with --overwrite true, or choose another name"
         )
+
+
+def check_tracker(report_to: str) -> None:
+    """Raises ValueError where the tracker is not installed: accelerate would go on without it, and say nothing."""
+    if report_to == "wandb" and find_spec("wandb") is None:
+        raise ValueError("--report_to wandb: the package wandb is not installed; install it, or use tensorboard")
 
 
 def read_material(processed: Path, settings: Namespace) -> Material:
@@ -255,10 +263,14 @@ def build_trainer(settings: Namespace, accelerator: "Accelerator", model: "SiteM
     return Trainer(accelerator, model, batches, material.held_out, training)
 
 
-def run_plan(settings: Namespace, material: Material, processes: int) -> dict[str, Any]:
+def run_plan(settings: Namespace, material: Material, trainer: "Trainer") -> dict[str, Any]:
     """What a resumed run must share with the run that it goes on from."""
-    values = {key: settings[key] for key in FIXED_SETTINGS}
-    return values | {"processes": processes, "dataset_fingerprint": material.dataset.fingerprint}
+    return {key: settings[key] for key in FIXED_SETTINGS} | {
+        "processes": trainer.accelerator.num_processes,
+        "dataset_fingerprint": material.dataset.fingerprint,
+        "captions_sha256": trainer.captions.sha256,
+        "base_sha256": trainer.model.base_sha256,
+    }
 
 
 def run_record(settings: Namespace, plan: dict[str, Any], steps: int, accelerator: "Accelerator") -> dict[str, Any]:

@@ -136,6 +136,7 @@ def convert_cohort(
     if not images and cohort.split == "train":
         shutil.rmtree(processed / ".parts" if existed else processed)
         raise ValueError(f"{cohort.split}: none of {len(cohort.study_ids)} studies has a readable image")
+    (processed / "atlas.json").unlink(missing_ok=True)  # of an earlier conversion: nobody may take it for this one's
     if atlas is not None:
         atlas.save(processed / "atlas.json")
     fold_of = assign_folds(_severities(cohort), folds, seed) if cohort.split == "train" else {}

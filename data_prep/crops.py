@@ -116,7 +116,7 @@ def open_crops(processed: Path) -> npt.NDArray[np.uint8]:
         raise ValueError(f"{processed / 'crops.json'}: schema version {found}, expected {SCHEMA_VERSION}")
     try:
         crops: npt.NDArray[np.uint8] = np.load(processed / "crops.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise ValueError(f"{processed / 'crops.npy'}: cannot be read ({error}); run prepare_data.py again") from None
     if list(crops.shape) != description.get("shape") or crops.dtype != np.uint8:
         raise ValueError(

@@ -1,7 +1,6 @@
 """data_prep/convert.py: one small cohort of real files, converted in every way, always to the same bytes."""
 
 import csv
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from data_prep.pairs import TRAIN_COLUMNS, read_dataset
 from data_prep.phantom import write_cohort
 from data_prep.pixels import grey_image, read_dicom, series_window, to_grey
 from data_prep.sites import Severity, Site, Source
+from tests.dicom_files import frame, write_slice
 
 
 def caption(site: Site, severity: Severity | None) -> str:
@@ -38,6 +38,11 @@ def content(processed: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> DataRoot:
     return DataRoot(write_cohort(tmp_path_factory.mktemp("convert"), train=3, test=1, seed=11))
+
+
+@pytest.fixture(scope="module")
+def cohort(root: DataRoot) -> Cohort:
+    return split_cohort(root, "train")
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +160,10 @@ def test_without_a_readable_image_new_studies_are_answered_and_training_ones_ref
     assert dataset.pairs == ()
     assert len(open_crops(tmp_path / "out")) == 0
 
+    assert (tmp_path / "out" / "atlas.json").is_file()
+    convert_cohort(folder_cohort(tmp_path / "images", None), tmp_path / "out", atlas=None, caption=caption)
+    assert not (tmp_path / "out" / "atlas.json").exists(), "an earlier conversion's atlas"
+
     training = replace(folder_cohort(tmp_path / "images", None), split="train")
     with pytest.raises(ValueError, match="none of 1 studies has a readable image"):
         convert_cohort(training, tmp_path / "train", atlas=None, caption=caption)
@@ -177,7 +186,17 @@ def test_the_datasets_library_reads_images_with_all_columns(
     np.testing.assert_array_equal(np.asarray(loaded[5]["image"]), expected)
 
 
-def test_no_name_or_date_reaches_an_output(processed: Path) -> None:
-    text = "".join(path.read_text() for path in processed.iterdir() if path.suffix in (".csv", ".json", ".md"))
-    assert "Patient" not in text and "StudyDate" not in text
-    assert json.loads((processed / "dataset.json").read_text())["metadata"]["split"] == "train"
+def test_no_name_or_date_reaches_an_output(cohort: Cohort, tmp_path: Path) -> None:
+    """Also not from files that end as faults; and the names are in the files that are read."""
+    series, pixels = tmp_path / "images" / "1" / "2", np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+    elements = {"StudyDate": "20010203", "InstitutionName": "Secret House", "PatientID": "Secret-7"}
+    for number, more in enumerate(({}, {"PixelSpacing": None}, {"Rows": 9999}, {"SamplesPerPixel": 3}), start=1):
+        write_slice(series / f"{number}.dcm", pixels, frame((4 * number, 0, 0)), **elements, **more)
+    assert all(b"Secret^Name" in path.read_bytes() for path in series.iterdir())
+    atlas = learn_from(cohort)
+    assert atlas is not None
+    summary = convert_folder(tmp_path / "images", tmp_path / "out", descriptions=None, atlas=atlas, caption=caption)
+    assert summary.slices == 2 and {"no_geometry", "truncated", "not_grey"} <= summary.faults.keys()
+    for name, written in content(tmp_path / "out").items():
+        for secret in (b"Secret", b"19700102", b"20010203"):
+            assert secret not in written, name

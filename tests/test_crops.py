@@ -123,9 +123,10 @@ def test_crops_that_are_not_what_they_say_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "crops.npy", np.zeros((1, 3, 128, 128), dtype=np.uint8))
     with pytest.raises(ValueError, match=r"crops\.json says"):
         open_crops(tmp_path)
-    (tmp_path / "crops.npy").write_bytes(b"junk")
-    with pytest.raises(ValueError, match="cannot be read"):
-        open_crops(tmp_path)
+    for content in (b"junk", b""):
+        (tmp_path / "crops.npy").write_bytes(content)
+        with pytest.raises(ValueError, match="cannot be read"):
+            open_crops(tmp_path)
     (tmp_path / "crops.json").write_text('{"schema_version": 99}')
     with pytest.raises(ValueError, match="schema version 99"):
         open_crops(tmp_path)

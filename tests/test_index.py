@@ -16,7 +16,7 @@ from prompts.parse import Query, parse_query
 from prompts.render import caption
 from vl_model.answer_picture import cut_box, read_picture, save_crops, save_sheet
 from vl_model.answers import answer_json, answer_table, explain, query_json, read_truth
-from vl_model.index import BAND, Answer, Index, build_index, join, load_index, rank, save_index
+from vl_model.index import BAND, Answer, Index, IndexRefused, build_index, join, load_index, rank, save_index
 
 STUDIES = [11, 22, 33, 44, 55, 66]
 FINGERPRINT = {"data": "d", "model": "m", "heads": "h"}
@@ -175,6 +175,17 @@ def test_a_missing_broken_or_old_index_is_refused(tmp_path: Path) -> None:
         load_index(tmp_path / "index", FINGERPRINT)
 
 
+@pytest.mark.parametrize("name", ["columns.npz", "image.npy"])
+@pytest.mark.parametrize("content", [None, b"", b"PK junk"])
+def test_an_index_with_a_broken_part_is_refused(tmp_path: Path, name: str, content: bytes | None) -> None:
+    save_index(make_index(), tmp_path / "index")
+    (tmp_path / "index" / name).unlink()
+    if content is not None:
+        (tmp_path / "index" / name).write_bytes(content)
+    with pytest.raises(IndexRefused, match="cannot be read"):
+        load_index(tmp_path / "index", FINGERPRINT)
+
+
 def test_a_site_without_evidence_is_refused() -> None:
     with pytest.raises(ValueError, match="without a pair"):
         build_index("train", [(1, SITES[0])], np.ones((1, 4), np.float32), np.ones((1, 3)) / 3, [], [], {})
@@ -222,6 +233,9 @@ def test_truth_is_read_and_checked(tmp_path: Path) -> None:
     }
     path.write_text("study_id,condition,side,level,severity\n7,spinal_canal_stenosis,left,l4_l5,severe\n")
     with pytest.raises(ValueError, match=r"line 2: .*the canal has no side"):
+        read_truth(path)
+    path.write_text("\ufeffseverity,study_id,condition,side,level\nsevere,7,spinal_canal_stenosis\n")
+    with pytest.raises(ValueError, match=r"line 2: '' is no level"):
         read_truth(path)
     path.write_text("study_id,condition,level,severity\n")
     with pytest.raises(ValueError, match="no column 'side'"):

@@ -343,6 +343,8 @@ def test_written_once_and_never_over_another(tmp_path: Path) -> None:
         write_cohort(tmp_path, train=0, test=1, seed=2)
     with pytest.raises(ValueError, match="at least one study"):
         write_cohort(tmp_path / "none", train=0, test=0, seed=1)
+    with pytest.raises(ValueError, match="--seed -1"):
+        write_cohort(tmp_path / "none", train=1, test=0, seed=-1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "phantom_truth"]
 
 

@@ -67,7 +67,8 @@ def test_wrong_input_is_one_line_and_nothing_written(
     monkeypatch.delenv("LUMBAR_ROOT", raising=False)
     assert "no such folder" in refusal("--root", str(tmp_path / "nowhere"))
     assert "--root" in refusal("--roott", str(root))
-    assert "--folds" in refusal("--root", str(root), "--folds", "1")
+    assert "--folds 1: at least 2" in refusal("--root", str(root), "--folds", "1")
+    assert "--seed -1: at least 0" in refusal("--root", str(root), "--seed", "-1")
     assert "dataset: no such folder" in refusal("--root", str(tmp_path))
 
     copy = copy_of(root, tmp_path / "copy")

@@ -34,13 +34,13 @@ class Reply:
 
 def read_truth(path: Path) -> dict[tuple[int, Site], Severity]:
     """A table with the columns `TRUTH_COLUMNS` (more may follow). Raises ValueError quoting file, line and entry."""
-    with path.open(newline="", encoding="utf-8") as file:
-        table = csv.DictReader(file)
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        table = csv.DictReader(file, restval="")
         if missing := [name for name in TRUTH_COLUMNS if name not in (table.fieldnames or ())]:
             raise ValueError(f"{path}: no column {missing[0]!r}; expected {', '.join(TRUTH_COLUMNS)}")
         truth: dict[tuple[int, Site], Severity] = {}
         for row in table:
-            if not row["severity"]:
+            if not row["severity"]:  # ungraded
                 continue
             try:
                 side = Side(row["side"]) if row["side"] else None

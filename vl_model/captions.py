@@ -6,6 +6,9 @@ by (seed, step) alone, so that a resumed run and every process pick the same.
 Dimensions: K captions, M wordings of all of them, L tokens, D embedding.
 """
 
+import hashlib
+import json
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -39,6 +42,11 @@ class Captions:
     def embeddings(self, step: int) -> Tensor | None:
         """text_KD of this step's wordings where the text tower is frozen, else None."""
         return None if self._text_MD is None else self._text_MD[torch.from_numpy(self.choose(step))]
+
+    @property
+    def sha256(self) -> str:
+        """Of all wordings: what they were when a run began."""
+        return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
 
     def first_texts(self) -> list[str]:
         """Each caption's own text (its first wording), for held-out evaluation."""

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,19 +179,22 @@ def load_index(folder: Path, fingerprint: dict[str, Any]) -> Index:
     """Read the index. Raises IndexRefused where there is none, or where it was made of other data, model or heads."""
     try:
         manifest = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):
         raise IndexRefused(f"{folder}: no query index") from None
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise IndexRefused(f"{folder}: schema version {manifest.get('schema_version')}, expected {SCHEMA_VERSION}")
     made_of = manifest["fingerprint"]
     if other := [name for name in sorted({*made_of, *fingerprint}) if made_of.get(name) != fingerprint.get(name)]:
         raise IndexRefused(f"{folder}: was made of other {' and '.join(other)}")
-    with np.load(folder / "columns.npz", allow_pickle=False) as columns:
-        index = Index(
-            **{name: columns[name] for name in _COLUMNS},
-            image_ND=np.load(folder / "image.npy", mmap_mode="r", allow_pickle=False),
-            fingerprint=made_of,
-        )
+    try:
+        with np.load(folder / "columns.npz", allow_pickle=False) as columns:
+            index = Index(
+                **{name: columns[name] for name in _COLUMNS},
+                image_ND=np.load(folder / "image.npy", mmap_mode="r", allow_pickle=False),
+                fingerprint=made_of,
+            )
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
+        raise IndexRefused(f"{folder}: cannot be read ({error})") from None
     if len(index) != manifest["sites"]:
         raise IndexRefused(f"{folder}: {len(index)} sites, but index.json says {manifest['sites']}")
     return index

@@ -82,6 +82,11 @@ class SiteModel(nn.Module):
     def device(self) -> torch.device:
         return self.pooling.query_D.device
 
+    @property
+    def base_sha256(self) -> str | None:
+        """Of the frozen base that the adapters belong to; None for ``--tune full``, which keeps no base."""
+        return state_sha256(base_state(self.towers.clip)) if self.settings.tune == "lora" else None
+
     def forward(
         self, tiles_BT3HW: Tensor, mask_BT: Tensor, token_KL: Tensor | None
     ) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -133,7 +138,7 @@ class SiteModel(nn.Module):
         return {
             "schema_version": SCHEMA_VERSION,
             **asdict(self.settings),
-            "base_sha256": state_sha256(base_state(towers.clip)) if self.settings.tune == "lora" else None,
+            "base_sha256": self.base_sha256,
             "preprocessing": {
                 "image_size": towers.image_size,
                 "mean": list(towers.mean),

@@ -56,12 +56,14 @@ def write_cohort(
 
     With `severities`, every study has exactly these (Normal/Mild at other sites), all series, all labels, and no
     label noise. Returns the root. Does nothing where this very cohort is there already.
-    Raises ValueError for impossible counts, or where another ``dataset`` is in the way.
+    Raises ValueError for impossible numbers, or where another ``dataset`` is in the way.
     """
     if train < 0 or test < 0 or train + test < 1:
         raise ValueError(f"--train {train} --test {test}: at least one study is needed, and neither may be negative")
     if workers < 1:
         raise ValueError(f"--workers {workers}: at least one process is needed")
+    if seed < 0:
+        raise ValueError(f"--seed {seed}: must not be negative")
     settings = CohortSettings(seed, Scanners(scanners), Size(size), severities)
     manifest = _manifest(settings, train, test)
     final = DataRoot(Path(root))

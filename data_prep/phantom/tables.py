@@ -15,7 +15,7 @@ from data_prep.phantom.anatomy import Patient
 from data_prep.phantom.grades import read_label, severity_of
 from data_prep.phantom.protocols import SeriesPlan
 from data_prep.sites import SITES, SUBMISSION_SITES, Condition, Severity, Site, View
-from data_prep.studies import Mark
+from data_prep.tables import Mark
 
 Array = npt.NDArray[np.float64]
 
