@@ -10,7 +10,6 @@ each) and ``submission.csv`` (metric-optimal) into `--out`, 25 rows for every st
 what was wrong is in ``faults.csv``. Research use only: not a medical device.
 """
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import PositiveInt
 
-from data_prep.commands import SettingsParser, run_command
+from data_prep.commands import SettingsParser, run_command, usable_cores
 from data_prep.layout import DataRoot, data_root
 
 if TYPE_CHECKING:
@@ -46,10 +45,6 @@ def settings_parser() -> SettingsParser:
     add("--workers", type=PositiveInt, default=usable_cores(), help="processes that read DICOM files")
     add("--batch_size", type=PositiveInt, default=64, help="sites embedded at a time")
     return parser
-
-
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main() -> None:

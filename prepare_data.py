@@ -8,11 +8,10 @@ placed by the readers' marks; where nobody marked them, by an atlas that is lear
 train studies and kept beside them. A second run on the same input does nothing.
 """
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.commands import SettingsParser, run_command, settings_of
+from data_prep.commands import SettingsParser, run_command, settings_of, usable_cores
 from data_prep.layout import DataRoot, Split, data_root
 
 if TYPE_CHECKING:
@@ -46,10 +45,6 @@ def read_settings() -> SettingsParser:
     parser.add_argument("--seed", type=int, default=0, help="of the division into folds")
     parser.add_argument("--max-pixels", type=int, default=4096 * 4096, help="larger images are refused undecoded")
     return parser
-
-
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def splits_to_prepare(root: DataRoot, wanted: str) -> list[Split]:

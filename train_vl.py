@@ -19,6 +19,7 @@ import platform
 import shutil
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -215,6 +216,8 @@ def build_accelerator(settings: Namespace, launch: Launch, logs: Path) -> "Accel
 
     from vl_model.training import choose_precision
 
+    # Depthwise kernels have a dimension of one, whose stride means nothing: DDP warns and copies a few kilobytes.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     use_cpu = launch.use_cpu or not torch.cuda.is_available()
     accelerator = Accelerator(
         cpu=use_cpu,

@@ -34,6 +34,11 @@ class SettingsParser(ArgumentParser):
         fail(self.prog, f"{line}; see python {self.prog} --help")
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on: fewer than the machine's under taskset, Slurm or a container's cpuset."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def fail(prog: str, message: str) -> NoReturn:
     """Say on one line of stderr what was wrong and leave with status 2."""
     print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr, flush=True)

@@ -23,6 +23,8 @@ from data_prep.geometry import Array, Frame, Vector
 from data_prep.sites import Side, View
 
 FIELD_MM = 64.0
+#: Side of the square in the middle that the model sees; the margin is what augmentation draws from.
+VIEW_MM = 48.0
 PIXEL_MM = 0.5
 CROP_SIZE = 128
 TILE_SLICES = 3

@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 import yaml
 
+from data_prep.commands import usable_cores
+
 _WORLD_VARIABLES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 _DEFAULT_CONFIGS = ("default_config.yaml", "default_config.json")
 
@@ -55,8 +57,7 @@ def threads_per_process() -> int:
     """OMP_NUM_THREADS where it is set, else this machine's cores shared among its processes."""
     if (wanted := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(wanted) > 0:
         return int(wanted)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
 
 
 def read_launch(arguments: Sequence[str]) -> Launch:

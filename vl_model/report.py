@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from data_prep.crops import FIELD_MM
+from data_prep.crops import FIELD_MM, VIEW_MM
 from data_prep.sites import Severity, View
 from vl_model.cases import Case, tile_picture
 from vl_model.grading import HEADS, KINDS
@@ -18,8 +18,6 @@ from vl_model.measures import Json, plain
 from vl_model.metrics import PARTS
 from vl_model.plots import BLUE, GREY, ORANGE, confusion_plot, metric_plot, reliability_plot
 
-#: Width of what the model sees of a tile (`vl_model.tiles.VIEW_MM`, which needs torch to be read).
-SEEN_MM = 48.0
 WORDS = {
     "zero_shot": "zero-shot",
     "linear_probe": "linear probe",
@@ -77,7 +75,7 @@ def render_report(report: Json, cases: Mapping[str, Sequence[Json]]) -> str:
         ranks=conditions["raw"],
         cases=cases,
         facts=_provenance(report),
-        tile_margin=round(50 * (1 - SEEN_MM / FIELD_MM), 2),
+        tile_margin=round(50 * (1 - VIEW_MM / FIELD_MM), 2),
     )
 
 

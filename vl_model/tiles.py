@@ -14,10 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_prep.crops import FIELD_MM
-
-#: Side of the square around the site that the model sees.
-VIEW_MM = 48.0
+from data_prep.crops import FIELD_MM, VIEW_MM
 
 
 @dataclass(frozen=True)
