@@ -30,7 +30,7 @@ step 1-cohort-for-the-base python -m data_prep.phantom --root $FIRST --train 80 
 step 2-prepare-it python prepare_data.py --root $FIRST --workers 2
 step 3-train-the-base accelerate launch --config_file $TWO_PROCESSES train_vl.py --root $FIRST --run base --config recipes/demo_base.yaml
 
-step 4-cohort-of-other-scanners python -m data_prep.phantom --root $SECOND --train 130 --test 24 --seed 2 --scanners second --workers 2
+step 4-cohort-of-other-scanners python -m data_prep.phantom --root $SECOND --train 160 --test 24 --seed 2 --scanners second --workers 2
 step 5-prepare-it python prepare_data.py --root $SECOND --workers 2
 step 6-the-bare-base-as-a-run python train_vl.py --root $SECOND --run base --config recipes/demo.yaml --model $BASE --max_train_steps 0
 step 7-lora-from-the-base accelerate launch --config_file $TWO_PROCESSES train_vl.py --root $SECOND --run lora --config recipes/demo.yaml --model $BASE
