@@ -9,7 +9,6 @@ from pydicom import Dataset
 
 from data_prep.geometry import Frame
 from data_prep.pixels import READ_ERRORS
-from data_prep.sites import View
 
 #: A spin echo is T1-weighted with a short echo and a short repetition time (ms); T2 and STIR have long ones.
 T1_ECHO_MS, T1_REPETITION_MS = 30.0, 1200.0
@@ -78,27 +77,3 @@ def _weighting(dataset: Dataset) -> str:
     if math.isnan(echo) or math.isnan(repetition):
         return ""
     return "t1" if echo < T1_ECHO_MS and repetition < T1_REPETITION_MS else "t2"
-
-
-def orientation(headers: list[Header]) -> str:
-    """``sagittal``, ``axial`` or ``coronal`` where all images with geometry agree, ``mixed``, or empty for none."""
-    found = {
-        "sagittal" if header.frame.is_sagittal else "axial" if header.frame.is_axial else "coronal"
-        for header in headers
-        if header.frame is not None
-    }
-    return "mixed" if len(found) > 1 else found.pop() if found else ""
-
-
-def guess_view(headers: list[Header]) -> View | None:
-    """The view of a series that no table describes; None for what is none of the three (a localiser, an axial T1)."""
-    weightings = {header.weighting for header in headers}
-    weighting = weightings.pop() if len(weightings) == 1 else ""
-    match orientation(headers), weighting:
-        case "sagittal", "t1":
-            return View.SAGITTAL_T1
-        case "sagittal", "t2":
-            return View.SAGITTAL_T2_STIR
-        case "axial", "t2" | "":
-            return View.AXIAL_T2
-    return None

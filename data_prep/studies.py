@@ -1,16 +1,17 @@
 """One study: its series read from their folders, in order, windowed; faults are recorded, not raised."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from data_prep.faults import Action, Fault, FaultKind
 from data_prep.geometry import Frame, stacks
-from data_prep.headers import Header, guess_view, orientation, read_header
+from data_prep.headers import Header, read_header
 from data_prep.pixels import MAX_PIXELS, Grey, PixelFault, Pixels, grey_image, read_dicom, series_window, to_grey
 from data_prep.sites import Severity, Site, View
 from data_prep.tables import Mark
+from data_prep.views import SeriesLook, study_views
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,19 @@ class StudyFolder:
 def read_study(folder: StudyFolder, max_pixels: int = MAX_PIXELS) -> tuple[Study, list[Fault]]:
     """Read every image of a study. A bad file costs that file, a series without any image that series."""
     found: list[Series] = []
+    looks: list[SeriesLook] = []
     faults: list[Fault] = []
     for series_id, path in sorted(folder.series.items()):
-        reader = _SeriesReader(folder, series_id, path, faults)
-        series = reader.read(max_pixels)
-        if series is not None:
-            found.append(series)
-    return Study(folder.study_id, tuple(found), folder.severities, folder.marks), faults
+        read = _SeriesReader(folder, series_id, path, faults).read(max_pixels)
+        if read is not None:
+            found.append(read[0])
+            looks.append(read[1])
+    views, view_faults = study_views(looks)
+    for fault in view_faults:
+        place = folder.series[fault.series_id].relative_to(folder.root).as_posix()
+        faults.append(Fault(folder.study_id, fault.series_id, place, fault.kind, fault.action, fault.message))
+    series = tuple(replace(series, view=views[series.series_id]) for series in found)
+    return Study(folder.study_id, series, folder.severities, folder.marks), faults
 
 
 @dataclass
@@ -103,7 +110,8 @@ class _SeriesReader:
     path: Path
     faults: list[Fault]
 
-    def read(self, max_pixels: int) -> Series | None:
+    def read(self, max_pixels: int) -> tuple[Series, SeriesLook] | None:
+        """The series, its view still open, and what its view is told from; None where it has no readable image."""
         images: dict[int, tuple[Header, Pixels]] = {}
         for file in self._files():
             try:
@@ -127,7 +135,7 @@ class _SeriesReader:
         if not images:
             self._note(self.path, FaultKind.EMPTY_FOLDER, "skipped", "no readable image in this series")
             return None
-        return self._series(images)
+        return self._series(images), self._look([header for header, _ in images.values()])
 
     def _files(self) -> Iterator[Path]:
         """Regular files in the order of their numbers; notes what lies there besides."""
@@ -155,32 +163,16 @@ class _SeriesReader:
         slices = tuple(Slice(number, images[number][0].frame, to_grey(images[number][1], window)) for number in order)
         starts = [sum(map(len, groups[:position])) for position in range(len(groups))]
         ranges = tuple(tuple(range(start, start + len(group))) for start, group in zip(starts, groups, strict=True))
-        return Series(self.series_id, self._view([header for header, _ in images.values()]), slices, ranges, window)
+        return Series(self.series_id, None, slices, ranges, window)
 
-    def _view(self, headers: list[Header]) -> View | None:
-        """What the table says, unless the images lie otherwise; where it says nothing, what they look like."""
+    def _look(self, headers: list[Header]) -> SeriesLook:
         stated = (self.folder.views or {}).get(self.series_id)
-        plane = orientation(headers)
-        if stated is not None and plane in ("", "mixed", "sagittal" if stated.is_sagittal else "axial"):
-            return stated
-        guess = guess_view(headers)
-        if stated is not None:
-            message = f"described as {stated.words}, but its images are {plane}: taken as {_words(guess)}"
-            self._note(self.path, FaultKind.VIEW_MISMATCH, "repaired" if guess else "skipped", message)
-        elif guess is None:
-            message = f"no description, {plane or 'unknown'} images: not one of the three kinds of series"
-            self._note(self.path, FaultKind.UNKNOWN_VIEW, "kept", message)
-        else:
-            self._note(self.path, FaultKind.VIEW_GUESSED, "guessed", f"no description: taken as {_words(guess)}")
-        return guess
+        frames = tuple(header.frame for header in headers if header.frame is not None)
+        return SeriesLook(self.series_id, stated, frames, frozenset(header.weighting for header in headers))
 
     def _note(self, path: Path, kind: FaultKind, action: Action, message: str) -> None:
         place = path.relative_to(self.folder.root).as_posix()
         self.faults.append(Fault(self.folder.study_id, self.series_id, place, kind, action, message))
-
-
-def _words(view: View | None) -> str:
-    return "none of the three kinds" if view is None else view.words
 
 
 def _numeric_name(path: Path) -> tuple[bool, int, str]:
