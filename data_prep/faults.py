@@ -1,4 +1,8 @@
-"""What went wrong with the input and what was done about it: the rows of ``faults.csv``."""
+"""What went wrong with the input and what was done about it: the rows of ``faults.csv``.
+
+Each kind says here what it means and what is done about it. ``docs/faults.md`` and
+``prepare_data.py --check`` show these words; ``python -m data_prep.faults > docs/faults.md`` writes the former.
+"""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,43 +12,132 @@ Action = Literal["skipped", "repaired", "guessed", "kept"]
 
 
 class FaultKind(StrEnum):
-    """Every kind of fault that can stand in ``faults.csv``."""
+    """Every kind of fault that can stand in ``faults.csv``: its name, what it means, what is done about it."""
+
+    meaning: str
+    done: str
+
+    def __new__(cls, value: str, meaning: str = "", done: str = "") -> "FaultKind":
+        kind = str.__new__(cls, value)
+        kind._value_ = value
+        kind.meaning = meaning
+        kind.done = done
+        return kind
 
     # Tables
-    MISSING_TABLE = "missing_table"  # an optional CSV is not there
-    BAD_ID = "bad_id"  # an id that is no whole number: it never becomes a path
-    BAD_LABEL = "bad_label"  # a severity, condition, level or series description that is none
-    BAD_MARK = "bad_mark"  # a coordinate that is no number
-    DUPLICATE_ROW = "duplicate_row"  # a second row about the same thing; the first is kept
+    MISSING_TABLE = (
+        "missing_table",
+        "an optional table is not there",
+        "without coordinates no atlas is learned; without descriptions the images say what each series is",
+    )
+    BAD_ROW = (
+        "bad_row",
+        "a row with fewer or more cells than the heading: nothing in it can be trusted",
+        "the row is left out",
+    )
+    BAD_ID = (
+        "bad_id",
+        "an id, in a table or as a folder's name, that is no plain whole number (`../x`, `1e5`, `-5`, `007`)",
+        "the row or folder is left out: it never becomes a path",
+    )
+    BAD_LABEL = (
+        "bad_label",
+        "a severity, condition, level or series description that is none",
+        "that site has no grade, that series is what its images say, any other row is left out",
+    )
+    BAD_MARK = ("bad_mark", "a coordinate that is no finite number", "the row is left out")
+    DUPLICATE_ROW = ("duplicate_row", "a second row that says the same", "one of the two is kept")
+    CONTRADICTION = (
+        "contradiction",
+        "two rows of one table that say different things of one site or series",
+        "neither is believed: the site has no grade; the images say what the series is",
+    )
     # Folders
-    MISSING_STUDY = "missing_study"  # a table names it, the disk has it not
-    MISSING_SERIES = "missing_series"
-    NOT_IN_TABLE = "not_in_table"  # the disk has it, no table names it
-    ID_ASSIGNED = "id_assigned"  # a folder of new studies whose name is no number was given one
-    EMPTY_FOLDER = "empty_folder"
-    MISPLACED = "misplaced"  # a file or folder one level too high or too low
+    MISSING_STUDY = (
+        "missing_study",
+        "a table names this study, the image folder has it not",
+        "no images; a test study is answered for all the same",
+    )
+    MISSING_SERIES = ("missing_series", "the table describes this series, the image folder has it not", "no images")
+    NOT_IN_TABLE = ("not_in_table", "the image folder has this study, no table names it", "converted, without labels")
+    ID_ASSIGNED = (
+        "id_assigned",
+        "a folder of new studies whose name is no number",
+        "it is called by the number that the message says",
+    )
+    EMPTY_FOLDER = ("empty_folder", "a study without series, or a series without any readable image", "left out")
+    MISPLACED = (
+        "misplaced",
+        "a file or folder one level too high or too low",
+        "a series folder that the table gives to one study is read as that study's; anything else is left out",
+    )
+    LINK_OUTSIDE = (
+        "link_outside",
+        "a link that leads outside the image folder",
+        "not followed; copy what it points to if it belongs here",
+    )
+    CANNOT_OPEN = (
+        "cannot_open",
+        "the system refuses to open a file or to list a folder: permissions, a broken disk",
+        "left out; correct it and run again",
+    )
     # Files
-    NOT_DICOM = "not_dicom"
-    UNREADABLE = "unreadable"  # a header that cannot be parsed
-    NO_PIXELS = "no_pixels"  # also: a file cut before its pixels, which pydicom reads as empty
-    TRUNCATED = "truncated"  # the header promises more pixels than the file holds
-    SURPLUS_BYTES = "surplus_bytes"  # more pixels than the header promises
-    TOO_MANY_PIXELS = "too_many_pixels"  # more than --max-pixels
-    NOT_GREY = "not_grey"
-    MULTI_FRAME = "multi_frame"
-    NO_DECODER = "no_decoder"
-    UNDECODABLE = "undecodable"
-    WRONG_SHAPE = "wrong_shape"  # what was decoded is not what the header promised
-    NO_GEOMETRY = "no_geometry"  # the image is written, but carries no region
-    DUPLICATE_INSTANCE = "duplicate_instance"
+    NOT_DICOM = (
+        "not_dicom",
+        "no DICOM image: empty, text, DICOMDIR, what a file manager left (`.DS_Store`), a broken link, a device",
+        "left out",
+    )
+    UNREADABLE = ("unreadable", "a header that cannot be parsed", "left out")
+    NO_PIXELS = ("no_pixels", "no pixel data, or a file cut before them, which pydicom reads as empty", "left out")
+    TRUNCATED = ("truncated", "the header promises more pixels than the file holds", "left out")
+    SURPLUS_BYTES = (
+        "surplus_bytes",
+        "more bytes of pixels than the header promises",
+        "the promised ones are read, the rest is left",
+    )
+    TOO_MANY_PIXELS = ("too_many_pixels", "an image of more than `--max-pixels`", "left out, undecoded")
+    NOT_GREY = ("not_grey", "a colour or palette image: not MR", "left out")
+    MULTI_FRAME = ("multi_frame", "several frames in one file", "left out")
+    NO_DECODER = (
+        "no_decoder",
+        "a compression that no installed package reads",
+        "left out; a package to install is named",
+    )
+    UNDECODABLE = ("undecodable", "pixels that their decoder refuses, or values that the header rules out", "left out")
+    WRONG_SHAPE = ("wrong_shape", "what was decoded is not what the header promised", "left out")
+    NO_GEOMETRY = (
+        "no_geometry",
+        "position, orientation or spacing is missing or impossible",
+        "the image is written, but carries no region",
+    )
+    DUPLICATE_INSTANCE = (
+        "duplicate_instance",
+        "two files of one instance number in a series",
+        "the first by its file's number is kept",
+    )
     # Series
-    VIEW_GUESSED = "view_guessed"  # no table describes the series: its orientation and its times do
-    VIEW_MISMATCH = "view_mismatch"  # the table says sagittal, the images are axial, or the reverse
-    UNKNOWN_VIEW = "unknown_view"  # none of the three kinds: the images are written, but carry no region
+    VIEW_GUESSED = (
+        "view_guessed",
+        "no table describes the series",
+        "its orientation and echo times say which of the three kinds it is",
+    )
+    VIEW_MISMATCH = (
+        "view_mismatch",
+        "the table says sagittal, the images are axial, or the reverse",
+        "the images are believed",
+    )
+    WEIGHTING_MISMATCH = "weighting_mismatch"  # the table says T1, the header T2, or the reverse: the table counts
+    ODD_SLICES = "odd_slices"  # some images lie in another plane than their series, as a localiser's do
+    OTHER_STATION = "other_station"  # a cervical or thoracic series in a lumbar study: it carries no region
+    UNKNOWN_VIEW = (
+        "unknown_view",
+        "a series of none of the three kinds",
+        "its images are written, but carry no region",
+    )
     # Marks
-    MARK_WITHOUT_IMAGE = "mark_without_image"
-    MARK_OFF_IMAGE = "mark_off_image"
-    DUPLICATE_MARK = "duplicate_mark"
+    MARK_WITHOUT_IMAGE = ("mark_without_image", "the image of a mark is missing or has no geometry", "not used")
+    MARK_OFF_IMAGE = ("mark_off_image", "a mark outside its image", "not used")
+    DUPLICATE_MARK = ("duplicate_mark", "a second mark of one site, at another place", "the first is kept")
 
 
 @dataclass(frozen=True)
@@ -57,3 +150,24 @@ class Fault:
     kind: FaultKind
     action: Action
     message: str
+
+
+def markdown() -> str:
+    """``docs/faults.md``: every kind, what it means and what is done."""
+    lines = [
+        "# Faults: what `prepare_data.py` could not use, repaired or guessed",
+        "",
+        "Every row of `faults.csv` is one fault: `study_id`, `series_id`, `path` (relative to the image folder, or",
+        "`table.csv:line`), `kind`, `action` and `message`. An action is `skipped` (left out), `repaired` (put right,",
+        "for certain), `guessed` (decided from other evidence) or `kept` (used as it is). A fault costs the file, row",
+        "or series that it names and nothing else. `python prepare_data.py --check` prints them and writes nothing.",
+        "",
+        "| kind | what it means | what is done |",
+        "|---|---|---|",
+        *(f"| `{kind}` | {kind.meaning} | {kind.done} |" for kind in FaultKind),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
