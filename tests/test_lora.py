@@ -158,6 +158,21 @@ def test_towers_of_timm_are_adapted_and_merged(name: str, count: int, tmp_path: 
         assert torch.allclose(merged_towers(towers).encode_images(image_N3HW), expected, atol=1e-5)
 
 
+def test_attention_pooling_gets_no_dead_adapter(tmp_path: Path) -> None:
+    """Its attention stays fused, and reads its output layer's weight past any adapter."""
+    pooled = {**TINY_BASE["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2}
+    path = tmp_path / "tiny-attention-pool.json"
+    path.write_text(json.dumps(TINY_BASE | {"vision_cfg": pooled}))
+    open_clip.add_model_config(path)
+    torch.manual_seed(0)
+    towers = load_towers(path.stem)
+    assert len(add_adapters(towers, LoraSettings())) == 2 * 6
+    for parameter in adapter_parameters(towers).values():
+        nn.init.normal_(parameter, std=0.1)
+    towers.encode_images(torch.randn(2, 3, 32, 32))[:, 0].sum().backward()
+    assert all(parameter.grad is not None for parameter in adapter_parameters(towers).values())
+
+
 def test_a_tower_without_such_layers_is_refused() -> None:
     towers = tiny_towers()
     towers.clip.visual.transformer = nn.Identity()

@@ -30,8 +30,8 @@ FAMILIES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (nn.Linear, ("out_proj", "c_fc", "c_proj")),  # open_clip's "custom" blocks
     (nn.Linear, ("qkv", "proj", "fc1", "fc2")),  # timm's transformers
     (nn.Linear, ("q", "kv", "proj", "fc1", "fc2")),  # timm's pyramid transformers
-    (nn.Linear, ("fc1", "fc2")),  # timm's ConvNeXt,
-    (nn.Conv2d, ("fc1", "fc2")),  # and its small ones
+    (nn.Linear, ("fc1", "fc2")),  # timm's ConvNeXt
+    (nn.Conv2d, ("fc1", "fc2")),  # timm's small ConvNeXt
     (nn.Conv2d, ("conv1", "conv2")),  # residual networks
 )
 
@@ -69,6 +69,11 @@ def add_adapters(towers: OpenClipTowers, settings: LoraSettings) -> list[str]:
 def adapted_layers(towers: OpenClipTowers, settings: LoraSettings) -> list[str]:
     """Names of the layers that `add_adapters` adapts. Raises ValueError where there are none."""
     layers = dict(towers.named_modules())
+    for name, layer in towers.named_modules():
+        if isinstance(layer, nn.MultiheadAttention):
+            # Fused attention (attention pooling has it) takes its output layer's weight, not the layer: an adapter
+            # there would be dead.
+            del layers[f"{name}.out_proj"]
     image_layers = {name: layers[name] for name in layers if name.startswith("clip.visual.")}
     names = _matching(image_layers, "image")
     if settings.towers == "both":
