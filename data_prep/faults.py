@@ -126,9 +126,21 @@ class FaultKind(StrEnum):
         "the table says sagittal, the images are axial, or the reverse",
         "the images are believed",
     )
-    WEIGHTING_MISMATCH = "weighting_mismatch"  # the table says T1, the header T2, or the reverse: the table counts
-    ODD_SLICES = "odd_slices"  # some images lie in another plane than their series, as a localiser's do
-    OTHER_STATION = "other_station"  # a cervical or thoracic series in a lumbar study: it carries no region
+    WEIGHTING_MISMATCH = (
+        "weighting_mismatch",
+        "the table says T1, the header T2, or the reverse",
+        "the table is believed",
+    )
+    ODD_SLICES = (
+        "odd_slices",
+        "some images lie in another plane than their series, as a localiser's do",
+        "they are written, but carry no region",
+    )
+    OTHER_STATION = (
+        "other_station",
+        "a cervical or thoracic series in a lumbar study",
+        "its images are written, but carry no region",
+    )
     UNKNOWN_VIEW = (
         "unknown_view",
         "a series of none of the three kinds",
