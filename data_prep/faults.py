@@ -128,18 +128,18 @@ class FaultKind(StrEnum):
     )
     WEIGHTING_MISMATCH = (
         "weighting_mismatch",
-        "the table says T1, the header T2, or the reverse",
-        "the table is believed",
+        "the table says T1 and the header T2, or the reverse",
+        "the table is believed; where two sagittal series contradict it crosswise they are exchanged (`view_mismatch`)",
     )
     ODD_SLICES = (
         "odd_slices",
         "some images lie in another plane than their series, as a localiser's do",
-        "they are written, but carry no region",
+        "those images are written, but carry no region",
     )
     OTHER_STATION = (
         "other_station",
-        "a cervical or thoracic series in a lumbar study",
-        "its images are written, but carry no region",
+        "a series of the neck or the chest among lumbar ones",
+        "its images are written, but carry no region; where one series stands against one, both are used",
     )
     UNKNOWN_VIEW = (
         "unknown_view",
@@ -150,6 +150,31 @@ class FaultKind(StrEnum):
     MARK_WITHOUT_IMAGE = ("mark_without_image", "the image of a mark is missing or has no geometry", "not used")
     MARK_OFF_IMAGE = ("mark_off_image", "a mark outside its image", "not used")
     DUPLICATE_MARK = ("duplicate_mark", "a second mark of one site, at another place", "the first is kept")
+    MARK_IN_OTHER_VIEW = (
+        "mark_in_other_view",
+        "a mark in another view than its site is marked in, or in a coronal image, or at another station of the spine",
+        "used where the image is a sagittal or axial one of the lumbar spine, because millimetres are millimetres",
+    )
+    MARKS_SWAPPED = (
+        "marks_swapped",
+        "the left mark lies on the patient's right and the right one on the left",
+        "the two places are exchanged; each label stays with its name",
+    )
+    MARK_WRONG_SIDE = (
+        "mark_wrong_side",
+        "one mark lies on the other side of the patient, its fellow does not",
+        "not used: the atlas places the site by the other marks",
+    )
+    MARK_OUT_OF_ORDER = (
+        "mark_out_of_order",
+        "marks of one kind that do not descend from L1-L2 to L5-S1",
+        "those in doubt are not used: the atlas places their sites by the other marks",
+    )
+    MARK_FAR = (
+        "mark_far",
+        "a mark far from the others of its level",
+        "not used: the atlas places the site by the other marks",
+    )
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ array([20.,  3.])
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 
 import numpy as np
@@ -28,12 +29,30 @@ Array = npt.NDArray[np.float64]
 
 #: A unit vector read from a header may be this far from length 1, and two of them this far from a right angle.
 DIRECTION_TOLERANCE = 1e-2
+#: Pixels smaller or larger than these, and places further than this from the scanner's middle, are slips of a header.
+LEAST_PIXEL_MM, LARGEST_PIXEL_MM, FURTHEST_MM = 0.01, 20.0, 10_000.0
+#: A slice tilted by no more than this still lies as its series does: a block along a steep L5-S1 disc leans 50 degrees.
+OBLIQUE_DEGREES = 60.0
 #: Slices whose normals differ by less than this lie in one stack: blocks of one series differ by several degrees.
 STACK_ANGLE_DEGREES = 1.0
 #: Neighbours further apart than this many times their stack's median gap lie on two sides of a jump between blocks.
 JUMP_RATIO = 1.5
+#: Neither are slices further apart than this, where a stack has nothing but jumps.
+NEIGHBOUR_MM = 12.0
 #: Slices nearer to each other than this show the same place twice.
 SAME_PLACE_MM = 0.1
+
+
+class Plane(StrEnum):
+    """An anatomical plane; its number is the patient axis that it is square to."""
+
+    SAGITTAL = "sagittal"
+    CORONAL = "coronal"
+    AXIAL = "axial"
+
+    @property
+    def axis(self) -> int:
+        return list(Plane).index(self)
 
 
 @dataclass(frozen=True)
@@ -46,7 +65,8 @@ class Frame:
     spacing_mm: (between rows, between columns), as PixelSpacing.
     shape: (rows, columns).
 
-    Raises ValueError where the directions are not two orthogonal unit vectors, or a spacing is not positive.
+    Directions that are unit and square but for a header's rounding (`DIRECTION_TOLERANCE`) are made so before use.
+    Raises ValueError where they are not, where a spacing is not positive, or where numbers are beyond any scanner's.
     """
 
     position_mm: Vector
@@ -61,6 +81,10 @@ class Frame:
             raise ValueError(f"geometry with a number that is not finite: {numbers}")
         if min(self.spacing_mm) <= 0:
             raise ValueError(f"pixel spacing {self.spacing_mm}: must be positive")
+        if not LEAST_PIXEL_MM <= min(self.spacing_mm) <= max(self.spacing_mm) <= LARGEST_PIXEL_MM:
+            raise ValueError(f"pixel spacing {self.spacing_mm}: no scanner's")
+        if max(map(abs, self.position_mm)) > FURTHEST_MM:
+            raise ValueError(f"position {self.position_mm}: further than {FURTHEST_MM:g} mm from the scanner's middle")
         if min(self.shape) < 1:
             raise ValueError(f"image shape {self.shape}: must be positive")
         row, column = np.asarray(self.row_direction), np.asarray(self.column_direction)
@@ -71,18 +95,26 @@ class Frame:
             )
 
     @cached_property
+    def axes(self) -> tuple[Array, Array]:
+        """(row_direction, column_direction), unit and square to the last bit."""
+        row = np.asarray(self.row_direction) / np.linalg.norm(self.row_direction)
+        column = np.asarray(self.column_direction)
+        column = column - (column @ row) * row
+        return row, column / np.linalg.norm(column)
+
+    @cached_property
     def normal(self) -> Array:
         """Unit vector across the image: row_direction x column_direction."""
-        normal = np.cross(self.row_direction, self.column_direction)
-        return normal / np.linalg.norm(normal)
+        return np.cross(*self.axes)
 
     @property
-    def is_sagittal(self) -> bool:
-        return bool(np.argmax(np.abs(self.normal)) == 0)
+    def plane(self) -> Plane:
+        """The anatomical plane that the image is nearest to."""
+        return list(Plane)[int(np.argmax(np.abs(self.normal)))]
 
-    @property
-    def is_axial(self) -> bool:
-        return bool(np.argmax(np.abs(self.normal)) == 2)
+    def lies_as(self, plane: Plane) -> bool:
+        """Whether the image is tilted by at most `OBLIQUE_DEGREES` from a plane; it may be from two."""
+        return bool(abs(self.normal[plane.axis]) >= np.cos(np.deg2rad(OBLIQUE_DEGREES)))
 
     @cached_property
     def centre_mm(self) -> Array:
@@ -91,18 +123,15 @@ class Frame:
 
     def to_patient(self, column: float, row: float) -> Array:
         """(column, row) in pixels -> (x, y, z) in mm."""
-        return (
-            np.asarray(self.position_mm)
-            + np.asarray(self.row_direction) * (self.spacing_mm[1] * column)
-            + np.asarray(self.column_direction) * (self.spacing_mm[0] * row)
-        )
+        row_direction, column_direction = self.axes
+        along_row, down_column = self.spacing_mm[1] * column, self.spacing_mm[0] * row
+        return np.asarray(self.position_mm) + row_direction * along_row + column_direction * down_column
 
     def to_pixel(self, point_mm: Sequence[float] | Array) -> Array:
         """(x, y, z) in mm -> (column, row) of its foot on the image plane, in pixels; may lie off the image."""
         offset = np.asarray(point_mm, dtype=float) - np.asarray(self.position_mm)
-        column = offset @ np.asarray(self.row_direction) / self.spacing_mm[1]
-        row = offset @ np.asarray(self.column_direction) / self.spacing_mm[0]
-        return np.array([column, row])
+        row_direction, column_direction = self.axes
+        return np.array([offset @ row_direction / self.spacing_mm[1], offset @ column_direction / self.spacing_mm[0]])
 
     def distance_mm(self, point_mm: Sequence[float] | Array) -> float:
         """Signed distance of a point from the image plane, positive along the normal."""
@@ -131,16 +160,15 @@ def stacks(frames: Sequence[Frame]) -> list[list[int]]:
 
     The normal is turned so that its largest component is positive: sagittal slices run from the
     patient's right to left, axial ones from caudal to cranial, whatever the acquisition order was.
-    Slices within `STACK_ANGLE_DEGREES` of a stack's first slice belong to it; blocks that are
-    parallel but lie apart are one stack. Stacks come in the order of their lowest place.
+    A slice belongs to the stack whose first slice it is most parallel to, within
+    `STACK_ANGLE_DEGREES`; blocks that are parallel but lie apart are one stack, and a localiser's
+    three planes are three. Stacks come in the order of their lowest place.
     """
-    cosine = np.cos(np.deg2rad(STACK_ANGLE_DEGREES))
     groups: list[tuple[Array, list[int]]] = []
     for index, frame in enumerate(frames):
-        for normal, members in groups:
-            if abs(float(frame.normal @ normal)) >= cosine:
-                members.append(index)
-                break
+        cosines = [abs(float(frame.normal @ normal)) for normal, _ in groups]
+        if cosines and max(cosines) >= np.cos(np.deg2rad(STACK_ANGLE_DEGREES)):
+            groups[int(np.argmax(cosines))][1].append(index)
         else:
             sign = np.sign(frame.normal[np.argmax(np.abs(frame.normal))])
             groups.append((frame.normal * sign, [index]))
@@ -156,15 +184,17 @@ def stacks(frames: Sequence[Frame]) -> list[list[int]]:
 def neighbours(frames: Mapping[int, Frame] | Sequence[Frame], stack: Sequence[int], index: int) -> tuple[int, int, int]:
     """(before, `index`, after): the slices next to one in its sorted stack, `index` itself where the stack stops.
 
-    A stack stops at its ends and at a jump between blocks (`JUMP_RATIO`); a slice at the same place
-    (`SAME_PLACE_MM`) is no neighbour. Raises ValueError where `index` is not in `stack`.
+    A stack stops at its ends and at a jump between blocks (`JUMP_RATIO`, `NEIGHBOUR_MM`); a slice at the
+    same place (`SAME_PLACE_MM`) is no neighbour. Raises ValueError where `index` is not in `stack`.
     """
     here = list(stack).index(index)
     normal = frames[stack[0]].normal
     places = np.array([frames[i].centre_mm @ normal for i in stack])
     gaps = np.abs(np.diff(places))
     gaps = gaps[gaps > SAME_PLACE_MM]
-    limit = JUMP_RATIO * float(np.median(gaps)) if len(gaps) else 0.0
+    # Of an even number the lower middle one: in blocks of two slices every second gap is a jump.
+    usual = float(np.percentile(gaps, 50, method="lower")) if len(gaps) else 0.0
+    limit = min(JUMP_RATIO * usual, NEIGHBOUR_MM)
 
     def next_to(step: int) -> int:
         there = here + step

@@ -11,7 +11,7 @@ from data_prep.headers import Header, read_header
 from data_prep.pixels import MAX_PIXELS, Grey, PixelFault, Pixels, grey_image, read_dicom, series_window, to_grey
 from data_prep.sites import Severity, Site, View
 from data_prep.tables import Mark
-from data_prep.views import SeriesLook, study_views
+from data_prep.views import SeriesLook, plane_of, study_views
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ class Series:
         if self.view is None:
             return {}
         placed = {place: image.frame for place, image in enumerate(self.slices) if image.frame is not None}
-        sagittal = self.view.is_sagittal
-        return {place: frame for place, frame in placed.items() if (frame.is_sagittal if sagittal else frame.is_axial)}
+        return {place: frame for place, frame in placed.items() if frame.lies_as(plane_of(self.view))}
 
     def index(self, instance_number: int) -> int | None:
         """Place of an instance in `slices`."""

@@ -114,12 +114,12 @@ def test_marks_that_cannot_be_used_are_recorded() -> None:
     assert positions[CANAL].mark == marks[3]
 
 
-def test_a_stack_that_leans_half_way_to_another_plane_keeps_its_axial_slices() -> None:
+def test_a_stack_at_the_limit_of_tilt_keeps_its_axial_slices() -> None:
     def leaning(z: float, degrees: float) -> Frame:
         angle = np.deg2rad(degrees)
         return frame((-40, -30, z), ((1.0, 0.0, 0.0), (0.0, np.cos(angle), np.sin(angle))), (0.5, 0.5), (160, 160))
 
-    half_way = series(2, View.AXIAL_T2, [leaning(z, degrees) for z, degrees in ((0, 44.9), (4, 45.1), (8, 44.9))])
+    half_way = series(2, View.AXIAL_T2, [leaning(z, degrees) for z, degrees in ((0, 59.9), (4, 60.1), (8, 59.9))])
     assert len(half_way.stacks) == 1 and len(half_way.frames) == 2
     point = tuple(half_way.frames[0].to_patient(80, 80))
     found = region(study(half_way), at(*point), View.AXIAL_T2)

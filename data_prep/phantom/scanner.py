@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
-from data_prep.geometry import Frame
+from data_prep.geometry import Frame, Plane
 from data_prep.phantom.anatomy import Patient
 from data_prep.phantom.protocols import Look, SeriesPlan
 from data_prep.phantom.render import render
@@ -43,7 +43,7 @@ def _coil(frame: Frame, look: Look) -> Array32:
     across = (np.arange(columns, dtype=np.float32) - (columns - 1) / 2) * np.float32(frame.spacing_mm[1] / 100)
     down = (np.arange(rows, dtype=np.float32) - (rows - 1) / 2) * np.float32(frame.spacing_mm[0] / 100)
     # In sagittal images posterior is to the right, in axial ones below: the coil lies behind the patient.
-    behind, beside = (across[None], down[:, None]) if frame.is_sagittal else (down[:, None], across[None])
+    behind, beside = (across[None], down[:, None]) if frame.plane is Plane.SAGITTAL else (down[:, None], across[None])
     sideways, backwards, fall = look.bias
     gain = np.exp(sideways * beside + backwards * behind - fall * (beside**2 + behind**2))
     if look.saturated_mm is not None:
