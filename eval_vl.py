@@ -10,7 +10,6 @@ study), and writes ``report.html``, ``report.json``, ``predictions.csv`` and, wh
 `--solution` evaluates nothing: it scores that submission against a table of truths. Research use only.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from vl_model.embeddings import Embeddings, TextEmbeddings
     from vl_model.evaluate import HeldOut
     from vl_model.grading import Grader, HeadName
+    from vl_model.run_record import RunRecord
     from vl_model.site_table import SiteTable
 
 PROG = "eval_vl.py"
@@ -64,7 +64,7 @@ def main() -> None:
     from vl_model.predictions import read_predictions, write_predictions
 
     other = read_predictions(theirs) if theirs else None
-    split = split_studies(material.labels, material.fold_of, material.run["held_out_folds"])
+    split = split_studies(material.labels, material.fold_of, material.run.held_out_folds)
     embeddings, texts = embed(root, settings["run"], material, settings["batch_size"])
 
     heads = fit_heads(split.train, embeddings["train"], texts.text_SCD, texts.logit_scale)
@@ -76,10 +76,10 @@ def main() -> None:
         "run": settings["run"],
         "head": best,
         "fingerprint": embeddings["train"].fingerprint,
-        "held_out_folds": material.run["held_out_folds"],
+        "held_out_folds": material.run.held_out_folds,
         "training_studies": len(split.train.study_ids),
         "settings": {name: value for name, value in settings.items() if name != "root"},
-        "training_settings": material.run["settings"],
+        "training_settings": material.run.settings,
         **measure(held_out, settings["seed"]),
         "comparison": compare(held_out, settings["compare"], other, settings["seed"]) if other else None,
     }
@@ -99,9 +99,9 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Material:
-    """What is evaluated, checked: ``run.json``, the splits that are there, every known label, and each study's fold."""
+    """What is evaluated, checked: the run, the splits that are there, every known label, and each study's fold."""
 
-    run: dict[str, Any]
+    run: "RunRecord"
     datasets: "dict[Split, Dataset]"
     labels: "SiteTable"
     fold_of: dict[int, int]
@@ -110,39 +110,23 @@ class Material:
 def read_material(root: DataRoot, run: str) -> Material:
     """Raises ValueError where the run is not finished, or was trained on other data than lies there now."""
     from data_prep.pairs import read_dataset
+    from vl_model.run_record import read_run_record
     from vl_model.site_table import full_table, site_table
 
-    record = read_run(root.run(run))
+    record = read_run_record(root.run(run))
     datasets: dict[Split, Dataset] = {"train": read_dataset(root.processed("train"))}
     if (root.processed("test") / "dataset.json").is_file():
         datasets["test"] = read_dataset(root.processed("test"))
     train = datasets["train"]
-    if record["dataset_fingerprint"] != train.fingerprint:
+    if record.dataset_fingerprint != train.fingerprint:
         raise ValueError(
-            f"--run {run!r} was trained on another data set ({record['dataset_fingerprint'][:12]}) than lies in "
+            f"--run {run!r} was trained on another data set ({record.dataset_fingerprint[:12]}) than lies in "
             f"{root.processed('train')} ({train.fingerprint[:12]}): its held-out studies may not be held out there"
         )
     shown = site_table((pair.study_id, pair.site, pair.severity) for pair in train.pairs)
     return Material(
         record, datasets, unseen_labels(root, train, full_table(sorted(train.fold_of), shown)), train.fold_of
     )
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """``run.json`` of a finished run. Raises ValueError, saying what to do."""
-    if not folder.is_dir():
-        others = sorted(path.name for path in folder.parent.glob("*") if path.is_dir())
-        known = f"the runs there are {', '.join(others)}" if others else "train_vl.py makes one"
-        raise ValueError(f"--run {folder.name!r}: no such run in {folder.parent}; {known}")
-    if not (folder / "final").is_dir():
-        raise ValueError(f"--run {folder.name!r}: {folder} has no final/ yet; train_vl.py writes it when training ends")
-    try:
-        record: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        for name in ("held_out_folds", "dataset_fingerprint", "settings"):
-            record[name]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / 'run.json'}: cannot be read ({error!r}); train_vl.py writes it") from None
-    return record
 
 
 def unseen_labels(root: DataRoot, dataset: "Dataset", table: "SiteTable") -> "SiteTable":

@@ -83,11 +83,11 @@ def check_inputs(images: Path, out: Path, descriptions: Path | None) -> None:
 
 def read_run_grader(root: DataRoot, run: str) -> "Grader":
     """The run's heads. Raises ValueError where the run is missing, unfinished, or not evaluated yet."""
+    from vl_model.run_record import read_run_record
+
     folder = root.run(run)
-    if not (folder / "final").is_dir():
-        runs = sorted(path.parent.name for path in folder.parent.glob("*/final"))
-        known = f"finished runs are {', '.join(runs)}" if runs else "train_vl.py makes one"
-        raise ValueError(f"--run {run!r}: no finished run in {folder}; {known}")
+    read_run_record(folder)
+
     from vl_model.embeddings import fingerprint
     from vl_model.grading import read_grader
 

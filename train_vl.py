@@ -36,6 +36,7 @@ from data_prep.layout import data_root
 from data_prep.pairs import Dataset, read_dataset
 from vl_model.launch import Launch, check_launch, own_rank, started_processes, threads_per_process
 from vl_model.rows import SiteRow, group_sites
+from vl_model.run_record import RUN_RECORD
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -120,10 +121,11 @@ def main() -> None:
     import torch
 
     from vl_model.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
-    from vl_model.site_model import build_site_model
+    from vl_model.site_model import build_site_model, check_base_is_blind
     from vl_model.training import Diverged, MetricsFile
 
     torch.set_num_threads(threads_per_process())
+    check_base_is_blind(settings.model, material.dataset.fingerprint, settings.held_out_folds)
     state = find_checkpoint(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else None
     accelerator = build_accelerator(settings, launch, logs)
     torch.manual_seed(settings.seed)  # adapters, and towers without weights, start alike in every process
@@ -132,19 +134,19 @@ def main() -> None:
     plan = run_plan(settings, material, trainer)
     steps = trainer.settings.steps
 
+    # Before anything is written: a state that does not fit leaves the run as it was.
+    start = load_checkpoint(state, model, trainer.optimizer, accelerator.scaler, plan) if state else 0
     if accelerator.is_main_process:
-        if settings.overwrite and not state:
+        if settings.overwrite:
             remove_run(run, logs)
         record = run_record(settings, plan, steps, accelerator)
-        write_json(run / "run.json", record)
+        write_json(run / RUN_RECORD, record)
         announce(material, accelerator, model, steps)
     accelerator.wait_for_everyone()
-    start = 0
     if state:
-        start = load_checkpoint(state, model, trainer.optimizer, accelerator.scaler, plan)
         accelerator.print(f"resumed from {state.name}")
     if settings.report_to != "none":
-        options = {"tensorboard": {"purge_step": start}, "wandb": {"name": settings.run}}
+        options = {"tensorboard": {"purge_step": start + 1}, "wandb": {"name": settings.run}}
         accelerator.init_trackers(settings.run, init_kwargs=options)
 
     def checkpoint(step: int) -> None:
@@ -159,8 +161,9 @@ def main() -> None:
         checkpoint(stop.step - 1)
         raise ValueError(f"{stop}; the state before it is kept as checkpoint-{stop.step - 1}") from None
     if accelerator.is_main_process:
-        model.save(run / "final", {"dataset_fingerprint": material.dataset.fingerprint, "steps": steps})
-        write_json(run / "run.json", record | {"finished": True})
+        trained_on = {name: record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}
+        model.save(run / "final", trained_on)
+        write_json(run / RUN_RECORD, record | {"finished": True})
         print(f"wrote {run / 'final'}", flush=True)
     accelerator.end_training()
 
@@ -213,12 +216,13 @@ def build_accelerator(settings: Namespace, launch: Launch, logs: Path) -> "Accel
     """The processes, their device and precision. Raises ValueError where some of the processes are missing."""
     import torch
     from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.utils import parse_flag_from_env
 
     from vl_model.training import choose_precision
 
     # Depthwise kernels have a dimension of one, whose stride means nothing: DDP warns and copies a few kilobytes.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    use_cpu = launch.use_cpu or not torch.cuda.is_available()
+    use_cpu = launch.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
     accelerator = Accelerator(
         cpu=use_cpu,
         mixed_precision=choose_precision(settings.mixed_precision, use_cpu),

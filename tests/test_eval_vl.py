@@ -36,6 +36,7 @@ def write_run(root: Path, run: str, base: str, held_out_folds: list[int], seed: 
             torch.nn.init.normal_(parameter, std=0.1 * seed)
     model.save(folder / "final", {"dataset_fingerprint": fingerprint, "steps": 0})
     record = {"settings": {"model": base}, "held_out_folds": held_out_folds, "dataset_fingerprint": fingerprint}
+    record["finished"] = True
     (folder / "run.json").write_text(json.dumps(record))
 
 
@@ -176,6 +177,10 @@ def test_wrong_input_is_one_line(
     record = tmp_path / "train" / "checkpoints" / "none" / "run.json"
     record.write_text(record.read_text().replace('"dataset_fingerprint": "', '"dataset_fingerprint": "0'))
     assert "was trained on another data set" in refused("none", at=tmp_path)
+    record.write_text(record.read_text().replace('"finished": true', '"finished": false'))
+    assert "its training has not ended" in refused("none", at=tmp_path)
+    record.write_text("[]")
+    assert "run.json: cannot be read" in refused("none", at=tmp_path)
     shutil.rmtree(tmp_path / "train" / "checkpoints" / "none" / "final")
     assert "has no final/ yet" in refused("none", at=tmp_path)
     assert not (tmp_path / "train" / "logs").exists()

@@ -44,7 +44,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(random.integers(0, 256, (100, 110), dtype=np.uint8)).save(processed / image)
 
     run.mkdir(parents=True)
-    (run / "run.json").write_text(json.dumps({"held_out_folds": [0, 1]}))
+    record = {"held_out_folds": [0, 1], "dataset_fingerprint": dataset.fingerprint, "settings": {}, "finished": True}
+    (run / "run.json").write_text(json.dumps(record))
     model = build_site_model(ModelSettings(model="lumbar-tiny", pretrained=None, tune="full"))
     model.save(run / "final")
 

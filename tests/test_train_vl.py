@@ -186,6 +186,46 @@ def test_a_run_does_not_go_on_from_another_base(
     assert "was written with base_sha256 = " in capsys.readouterr().err
 
 
+def test_a_state_that_does_not_fit_leaves_the_run_as_it_was(
+    train: Train, tiny_root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Above all its record: of other held-out folds, evaluation would take trained-on studies for unseen ones."""
+    arguments = ["--max_train_steps", "2", "--per_device_train_batch_size", "10"]
+    assert train("kept", *arguments) == 0
+    record = tiny_root / "train" / "checkpoints" / "kept" / "run.json"
+    before = record.read_bytes()
+    assert train("kept", *arguments, "--held_out_folds", "1", "--resume_from_checkpoint", "latest") == 2
+    assert "was written with held_out_folds = [0]" in capsys.readouterr().err
+    assert record.read_bytes() == before and json.loads(before)["finished"]
+
+
+def test_a_base_that_was_trained_on_held_out_studies_is_refused(
+    train: Train, tiny_root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    short = ["--max_train_steps", "1", "--per_device_train_batch_size", "10"]
+    runs = tiny_root / "train" / "checkpoints"
+    assert train("grandparent", "--tune", "full", *short) == 0
+    parent = ["--model", f"local-dir:{runs / 'grandparent' / 'final'}", *short]
+    assert train("parent", "--tune", "full", *parent) == 0
+    capsys.readouterr()
+    for base in ("parent", "grandparent"):
+        arguments = ["--model", f"local-dir:{runs / base / 'final'}", *short]
+        assert train("leaking", *arguments, "--held_out_folds", "0", "1") == 2
+        assert "was trained on folds [1] of this data set" in capsys.readouterr().err
+    assert not (runs / "leaking").exists()
+    assert train("child", "--model", f"local-dir:{runs / 'parent' / 'final'}", *short) == 0
+
+
+def test_a_resumed_run_shows_every_step_once(train: Train, tiny_root: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    short = [*("--max_train_steps", "4", "--per_device_train_batch_size", "10"), "--report_to", "tensorboard"]
+    assert train("shown", *short, "--checkpointing_steps", "2") == 0
+    assert train("shown", *short, "--checkpointing_steps", "2", "--resume_from_checkpoint", "checkpoint-2") == 0
+    events = EventAccumulator(str(tiny_root / "train" / "logs" / "shown")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4]
+
+
 def test_a_tracker_that_is_not_installed_is_refused(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -4,7 +4,6 @@ It lies in ``train/checkpoints/<run>/index/<split>/``. Neither way needs torch.
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,19 +12,15 @@ from typing import Any
 from data_prep.layout import DataRoot, Split
 from vl_model.embeddings import fingerprint
 from vl_model.index import Index, IndexRefused, build_index, load_index, save_index
+from vl_model.run_record import read_run_record
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 def check_run(root: DataRoot, run: str) -> None:
-    """Raise ValueError where there is no such run, or where it has no model or no heads yet, saying what to do."""
+    """Raise ValueError where there is no such run, or where it is not finished or has no heads yet."""
     folder = root.run(run)
-    if not folder.is_dir():
-        others = sorted(path.name for path in folder.parent.glob("*") if path.is_dir() and path.name[0] != ".")
-        known = f"the runs there are {', '.join(others)}" if others else "train_vl.py makes one"
-        raise ValueError(f"--run {run!r}: no such run in {folder.parent}; {known}")
-    if not (folder / "final").is_dir():
-        raise ValueError(f"--run {run!r}: {folder} has no final/ yet; train_vl.py writes it when training ends")
+    read_run_record(folder)
     if not (folder / "heads" / "heads.json").is_file():
         raise ValueError(f"--run {run!r}: this run has no heads yet; run eval_vl.py first")
 
@@ -89,7 +84,7 @@ def _build(root: DataRoot, run: str, split: Split, made_of: dict[str, Any]) -> I
         _embeddings(root, run, split), {"checkpoint": made_of["model"], "dataset": dataset.fingerprint}
     )
     grader = read_grader(folder / "heads", made_of["model"])
-    held_out = _held_out_folds(folder / "run.json")
+    held_out = read_run_record(folder).held_out_folds
     return build_index(
         split=split,
         keys=[(row.study_id, row.site) for row in embeddings.rows],
@@ -103,10 +98,3 @@ def _build(root: DataRoot, run: str, split: Split, made_of: dict[str, Any]) -> I
 
 def _embeddings(root: DataRoot, run: str, split: Split) -> Path:
     return root.run(run) / "embeddings" / split
-
-
-def _held_out_folds(path: Path) -> list[int]:
-    try:
-        return [int(fold) for fold in json.loads(path.read_text(encoding="utf-8"))["held_out_folds"]]
-    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: does not say which folds were held out ({error!r}); train_vl.py writes it") from None

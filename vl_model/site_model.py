@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -185,6 +186,24 @@ def load_site_model(folder: Path) -> SiteModel:
     model.pooling.load_state_dict(_unprefixed("pooling.", head))
     model.logit_scale.load_state_dict(_unprefixed("logit_scale.", head))
     return model.requires_grad_(False).eval()
+
+
+def check_base_is_blind(model: str, dataset_fingerprint: str, held_out_folds: Iterable[int]) -> None:
+    """Raises ValueError where the base is a run that was trained on studies of this data set which are now held out.
+
+    So is that run's own base, and so on, as long as they are still there.
+    """
+    path = Path(model.removeprefix(LOCAL_DIR)).expanduser() / CARD
+    if not (model.startswith(LOCAL_DIR) and path.is_file()):
+        return
+    card = _read_card(path.parent)
+    seen = set(held_out_folds) - set(card.get("held_out_folds", ()))
+    if seen and card.get("steps") and card.get("dataset_fingerprint") == dataset_fingerprint:
+        raise ValueError(
+            f"--model {model!r}: was trained on folds {sorted(seen)} of this data set, which --held_out_folds wants "
+            "unseen; hold out the same folds, or choose another base"
+        )
+    check_base_is_blind(card["model"], dataset_fingerprint, held_out_folds)
 
 
 def state_sha256(state: dict[str, Tensor]) -> str:

@@ -65,7 +65,6 @@ class TrainingSettings:
     max_gradient_norm: float = 1.0
     accumulation: int = 1
     checkpointing_steps: int | None = None
-    checkpoints_total_limit: int | None = None
     evaluation_steps: int | None = None
     seed: int = 0
     workers: int = 0
