@@ -21,6 +21,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "data_prep.crops",
         "data_prep.layout",
     ),
+    "vl_model/launch.py": ("data_prep.commands",),  # how many cores a process may use
 }
 FILES = [path for room in ("data_prep", "prompts", "vl_model") for path in sorted((ROOT / room).rglob("*.py"))]
 

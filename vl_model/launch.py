@@ -31,7 +31,8 @@ class Launch:
 
 def check_launch() -> Launch:
     """What our launcher was told. Raises ValueError where fewer processes were started than it was told to start."""
-    launch = read_launch(_launcher_arguments())
+    arguments = _launcher_arguments()
+    launch = Launch() if arguments is None else read_launch(arguments)
     found = started_processes()
     if launch.processes is not None and found < launch.processes:
         raise ValueError(
@@ -61,14 +62,15 @@ def threads_per_process() -> int:
 
 
 def read_launch(arguments: Sequence[str]) -> Launch:
-    """The arguments of `accelerate launch`, without the script and what follows, -> Launch."""
+    """The arguments of `accelerate launch`, without the script and what follows, -> Launch.
+
+    What they leave open is in the file that `accelerate config` left, where there is one.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config_file", "--config-file", type=Path, default=_default_config())
     parser.add_argument("--num_processes", "--num-processes", type=int)
     parser.add_argument("--cpu", "--use_cpu", "--use-cpu", action="store_true")
     known, _ = parser.parse_known_args(arguments)
-    if not arguments:
-        return Launch()
     config = _read_config(known.config_file) if known.config_file and not known.cpu else {}
     processes = known.num_processes or config.get("num_processes")
     return Launch(
@@ -77,18 +79,18 @@ def read_launch(arguments: Sequence[str]) -> Launch:
     )
 
 
-def _launcher_arguments() -> list[str]:
-    """What stands between `launch` and our script on the command line of the process that started us, if it is
-    accelerate's; else nothing."""
+def _launcher_arguments() -> list[str] | None:
+    """What stands between `launch` and our script on the command line of the process that started us; None where that
+    is not accelerate's."""
     try:
         command = psutil.Process(os.getppid()).cmdline()
     except psutil.Error:
-        return []
+        return None
     script = Path(sys.argv[0]).name
     ends = [place for place, word in enumerate(command) if Path(word).name == script]
     starts = [place for place, word in enumerate(command) if word == "launch" or word.endswith("accelerate-launch")]
     is_accelerate = any("accelerate" in word for word in command[: starts[0] + 1]) if starts else False
-    return command[starts[0] + 1 : ends[0]] if is_accelerate and ends else []
+    return command[starts[0] + 1 : ends[0]] if is_accelerate and ends else None
 
 
 def _default_config() -> Path | None:
