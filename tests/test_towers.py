@@ -123,8 +123,24 @@ def test_what_cannot_be_loaded_says_what_would_be_right(model: str, pretrained: 
 def test_weights_that_are_not_on_disk_say_where_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match=r"hf download timm/vit_base_patch16_clip_224\.openai open_clip_model\.safe"):
+    download = r"hf download timm/vit_base_patch16_clip_224\.openai open_clip_model\.safe"
+    with pytest.raises(ValueError, match=rf"{download}.* give --model ViT-B-16-quickgelu --pretrained FILE"):
         load_towers("ViT-B-16", "openai")
+    with pytest.raises(
+        ValueError, match=r"hf download laion/CLIP-ViT-B-16-laion2B-s34B-b88K .* give --pretrained FILE"
+    ):
+        load_towers("ViT-B-16", "laion2b_s34b_b88k")
+
+
+def test_the_recipes_name_the_twin_that_a_file_of_openais_weights_needs() -> None:
+    """A file of weights does not say that they were trained with QuickGELU, and loads without a word."""
+    recipes = [path.read_text() for path in (Path(__file__).parents[1] / "recipes").glob("*.yaml")]
+    offline = [text for text in recipes if "pretrained: openai" in text]
+    assert len(offline) == 2
+    for text in offline:
+        name = text.partition("\nmodel: ")[2].split()[0]
+        assert f"--model {name}-quickgelu --pretrained" in text
+        assert open_clip.get_model_config(f"{name}-quickgelu")["quick_gelu"]
 
 
 def test_weights_of_another_model_are_refused(tiny_base: str, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 A model is named as ``--model`` names it:
 
-- an open_clip name (``ViT-B-16``), with ``--pretrained`` a tag (``openai``) or a weights file;
+- an open_clip name (``ViT-B-16``), with ``--pretrained`` a tag (``openai``) or a weights file; a tag knows which
+  activation its weights were trained with, a file does not: OpenAI's need the name's twin (``ViT-B-16-quickgelu``);
 - ``local-dir:PATH``, a folder with ``open_clip_config.json`` and ``open_clip_model.safetensors``;
 - ``hf-hub:ORGANISATION/NAME``, from the local cache or the hub;
 - a configuration of this project's own (``vl_model/configs/``): ``lumbar-tiny``, small enough to train from nothing.
@@ -181,12 +182,14 @@ def _load_named(model: str, pretrained: str | None) -> OpenClipTowers:
 
 def _where_to_get(model: str, pretrained: str | None) -> str:
     source = get_pretrained_cfg(model, pretrained) if pretrained else {}
+    twin = f"{model}-quickgelu"  # a file does not say that its weights were trained with QuickGELU
+    name = f"--model {twin} " if source.get("quick_gelu") and twin in open_clip.list_models() else ""
     if repository := source.get("hf_hub", "").strip("/"):
         return (
-            f"on a machine with a network: hf download {repository} {WEIGHTS_FILE}, copy the file here and give its "
-            "path as --pretrained"
+            f"on a machine with a network: hf download {repository} {WEIGHTS_FILE}, copy the file here and give "
+            f"{name}--pretrained FILE"
         )
-    return f"download {source.get('url', 'its weights')}, and give the file's path as --pretrained"
+    return f"download {source.get('url', 'its weights')}, and give {name}--pretrained FILE"
 
 
 def _create(model: str, pretrained: str | None, remedy: str) -> OpenClipTowers:
