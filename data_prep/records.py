@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from data_prep.atlas import Atlas
 from data_prep.crops import CROP_SIZE, TILE_SLICES, Tile, cut_tile
 from data_prep.faults import Fault, FaultKind
-from data_prep.pixels import Grey
+from data_prep.png import write_png
 from data_prep.regions import Missing, Position, Region, marked_positions, region
 from data_prep.sites import SITES, Site, Source, View, parse_row_id_site
 from data_prep.studies import Series, Study, StudyFolder, read_study
@@ -35,9 +34,7 @@ SITE_COLUMNS = ("study_id", "condition", "side", "level", "x_mm", "y_mm", "z_mm"
 """Columns of ``sites.csv``."""
 
 #: What a record looks like, and how its images come about: a record of another version is made again.
-RECORD_VERSION = 1
-#: zlib's fastest level: four times as fast as Pillow's own choice, for files a tenth larger.
-PNG_LEVEL = 1
+RECORD_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -102,9 +99,10 @@ def _write_images(study_id: int, series: Series, processed: Path) -> list[list[A
     """PNGs of one series; its rows of ``slices.csv``."""
     stack_of = {place: number for number, stack in enumerate(series.stacks) for place in stack}
     rows = []
+    (processed / "images" / str(study_id) / str(series.series_id)).mkdir(parents=True, exist_ok=True)
     for place, image in enumerate(series.slices):
         name = image_path(study_id, series.series_id, image.instance_number)
-        _write_png(processed / name, image.grey)
+        write_png(processed / name, image.grey)
         row: list[Any] = [study_id, series.series_id, image.instance_number, name, series.view or ""]
         row += [stack_of.get(place, ""), *image.grey.shape]
         frame = image.frame
@@ -115,13 +113,6 @@ def _write_images(study_id: int, series: Series, processed: Path) -> list[list[A
             row += [float(f"{number:.9g}") for number in numbers]
         rows.append([*row, *series.window])
     return rows
-
-
-def _write_png(path: Path, grey: Grey) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    Image.fromarray(grey).save(partial, format="png", compress_level=PNG_LEVEL)
-    partial.replace(path)
 
 
 def _regions(study: Study, positions: dict[Site, Position]) -> tuple[list[Region], dict[str, int]]:
