@@ -12,8 +12,9 @@ Nothing is dropped silently: words that are not understood are kept as `rest`, a
 person might not have meant is said in `notes`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from data_prep.sites import SITES, Condition, Level, Severity, Side, Site
 from prompts.render import SEVERITY_WORDS
@@ -27,6 +28,7 @@ _CANAL = Condition.SPINAL_CANAL_STENOSIS
 _SKIPPED = {"connective", "ignored", "side", "both", "level", "or", "and", "range"}
 _JOINTS = {"range", "or", "and"}
 _LEADING = {"connective", "break", "and", "or", "range"}
+_PLACES = {"condition", "side", "level"}
 _NAMING = {"condition", "severity", "side", "both", "finding"}
 
 
@@ -103,6 +105,7 @@ def parse_query(text: str) -> Query:
     if sides and conditions == {_CANAL}:
         notes.append("the spinal canal has no side: the side was ignored")
         sides, both_sides = frozenset(), False
+    notes += [*_undenied(line, tokens), *_combined_freely(inside)]
     understood = bool(levels) or any(token.kind in _NAMING for token in inside)
     return Query(
         text=line,
@@ -257,6 +260,27 @@ def _ends_range(tokens: Sequence[Token], number: int) -> bool:
     if number < 2 or tokens[number - 1].kind != "range" or tokens[number - 2].kind != "level":
         return False
     return bool(tokens[number].levels and tokens[number - 2].levels)
+
+
+def _undenied(line: str, tokens: Sequence[Token]) -> Iterator[str]:
+    """Notes on denied places: a query names where to look, and cannot exclude ('severe stenosis not at L4-L5')."""
+    for number, token in enumerate(tokens):
+        place = _skip(tokens, number + 1, {"connective"})
+        if token.kind != "negation" or place == len(tokens) or tokens[place].kind not in _PLACES - {"condition"}:
+            continue
+        # "no left L4-L5 stenosis" denies the stenosis.
+        denied = _skip(tokens, place, _SKIPPED)
+        if denied == len(tokens) or tokens[denied].kind not in ("severity", "condition", "finding"):
+            words = line[token.start : tokens[place].end]
+            yield f"{words!r}: a place cannot be excluded, and was read as one that is asked for"
+
+
+def _combined_freely(tokens: Sequence[Token]) -> Iterator[str]:
+    """A note where places are named in turns ('left foramen and right recess'): a query holds no pairs of them."""
+    named = dict.fromkeys((token.kind, token.levels or token.key) for token in tokens if token.kind in _PLACES)
+    turns = [kind for kind, _ in groupby(kind for kind, _ in named)]
+    if len(turns) > len(set(turns)):
+        yield "sides, conditions and levels are combined freely: each that is named with each of the others"
 
 
 def _sides(tokens: Sequence[Token]) -> tuple[frozenset[Side], bool]:

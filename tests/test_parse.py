@@ -279,3 +279,36 @@ def test_vocabulary_is_checked(tmp_path: Path) -> None:
     assert "mine.yaml: unknown entry 'colours'" in complaint({"colours": ["red"]})
     assert "mine.yaml: sides: 'right' is missing" in complaint({"sides": {"left": ["left"]}})
     assert "no word or phrase" in complaint({"breaks": [" "]})
+
+
+@pytest.mark.parametrize("text", ["severe stenosis not at L4-L5", "severe stenosis, but not on the left"])
+def test_a_denied_place_is_said_to_be_no_filter(text: str) -> None:
+    [note] = parse_query(text).notes
+    assert "cannot be excluded" in note
+
+
+@pytest.mark.parametrize("text", ["no left L4-L5 stenosis", "no stenosis at L4-L5 on the left", "non-severe at L4-L5"])
+def test_a_denied_finding_at_a_place_is_none(text: str) -> None:
+    assert parse_query(text).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "sites"),
+    [
+        ("left foraminal and right recess stenosis at L4-L5", 4),
+        ("severe L3-L4 canal and L4-L5 foraminal stenosis", 6),
+    ],
+)
+def test_places_named_in_turns_are_said_to_be_combined(text: str, sites: int) -> None:
+    query = parse_query(text)
+    assert len(query.sites) == sites and query.rest == ""
+    assert query.notes == (
+        "sides, conditions and levels are combined freely: each that is named with each of the others",
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["canal or foraminal stenosis at L4-L5 and L5-S1", "left foramen L4-5, left foramen L4/L5"]
+)
+def test_lists_and_repetitions_are_not_turns(text: str) -> None:
+    assert parse_query(text).notes == ()
