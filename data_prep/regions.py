@@ -6,13 +6,15 @@ those whose image shows the point. Beyond `REACH_MM` the site is not imaged ther
 answer (`Missing`), not an error.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from data_prep.faults import Fault, FaultKind
-from data_prep.geometry import Array, Frame, Vector, neighbours
+from data_prep.faults import Action, Fault, FaultKind
+from data_prep.geometry import Array, Frame, Plane, Vector, neighbours
+from data_prep.marks import judge
 from data_prep.sites import Site, Source, View
 from data_prep.studies import Series, Study
 from data_prep.tables import Mark
+from data_prep.views import extent_mm, of_one_station, plane_of
 
 #: A slice further than this from a site does not show it.
 REACH_MM = 5.0
@@ -63,29 +65,63 @@ class Missing:
 
 
 def marked_positions(study: Study) -> tuple[dict[Site, Position], list[Fault]]:
-    """Each marked site's position; of several usable marks of one site the first counts."""
+    """Each marked site's position; what is wrong with marks is a fault.
+
+    A mark needs an image with geometry, and to lie on it; of several such marks of one site the first counts. A
+    mark in another view than its site is marked in counts, because it says millimetres all the same, but not in a
+    coronal image or at another station of the spine. Then the marks are held against each other: see `marks`.
+    """
     series_by_id = {series.series_id: series for series in study.series}
-    positions: dict[Site, Position] = {}
+    found: dict[Site, Position] = {}
     faults = []
 
-    def note(mark: Mark, kind: FaultKind, message: str) -> None:
+    def note(mark: Mark, kind: FaultKind, message: str, action: Action = "skipped") -> None:
         place = f"{study.study_id}/{mark.series_id}/{mark.instance_number}"
-        faults.append(Fault(study.study_id, mark.series_id, place, kind, "skipped", f"{mark.site.key}: {message}"))
+        faults.append(Fault(study.study_id, mark.series_id, place, kind, action, f"{mark.site.key}: {message}"))
 
     for mark in study.marks:
         series = series_by_id.get(mark.series_id)
         place = None if series is None else series.index(mark.instance_number)
         frame = None if series is None or place is None else series.slices[place].frame
-        if frame is None:
+        if series is None or place is None or frame is None:
             note(mark, FaultKind.MARK_WITHOUT_IMAGE, "the mark's image is missing or has no geometry")
         elif not (-0.5 <= mark.x <= frame.shape[1] - 0.5 and -0.5 <= mark.y <= frame.shape[0] - 0.5):
             message = f"mark ({mark.x:g}, {mark.y:g}) is off its image of {frame.shape[1]} x {frame.shape[0]} pixels"
             note(mark, FaultKind.MARK_OFF_IMAGE, message)
-        elif mark.site in positions:
+        elif reason := _not_lumbar(study, series, place, frame):
+            note(mark, FaultKind.MARK_IN_OTHER_VIEW, reason)
+        elif mark.site in found:
             note(mark, FaultKind.DUPLICATE_MARK, "a second mark of this site: the first is kept")
         else:
-            positions[mark.site] = Position(mark.site, vector(frame.to_patient(mark.x, mark.y)), Source.ANNOTATED, mark)
-    return positions, faults
+            found[mark.site] = Position(mark.site, vector(frame.to_patient(mark.x, mark.y)), Source.ANNOTATED, mark)
+            if place not in series.frames or series.view is not mark.site.views[0]:
+                message = f"marked in {_words(series, frame)}, not in {mark.site.views[0].words}: the place counts"
+                note(mark, FaultKind.MARK_IN_OTHER_VIEW, message, "kept")
+
+    judgement = judge({site: position.point_mm for site, position in found.items()})
+    for doubt in judgement.doubts:
+        doubted = found[doubt.site].mark
+        assert doubted is not None
+        note(doubted, doubt.kind, doubt.message, doubt.action)
+    return {site: replace(found[marked], site=site) for site, marked in judgement.places.items()}, faults
+
+
+def _not_lumbar(study: Study, series: Series, place: int, frame: Frame) -> str:
+    """Why a mark on a slice says nothing of a lumbar site; empty where it may."""
+    if place in series.frames:
+        return ""
+    if frame.plane is Plane.CORONAL:
+        return "marked in a coronal image, which no reader of this site would choose: its orientation must be wrong"
+    shown = [extent_mm(list(other.frames.values())) for other in study.series if other.frames]
+    if series.view is None and shown:
+        own = extent_mm([image.frame for image in series.slices if image.frame is not None])
+        if not any(of_one_station(own, other) for other in shown):
+            return "marked in a series of another station of the spine"
+    return ""
+
+
+def _words(series: Series, frame: Frame) -> str:
+    return series.view.words if series.view and frame.lies_as(plane_of(series.view)) else f"a {frame.plane} image"
 
 
 def region(study: Study, position: Position, view: View) -> Region | Missing:

@@ -197,7 +197,7 @@ def stations(extents: Mapping[int, Extent]) -> list[list[int]]:
     """
     groups: list[list[int]] = []
     for series_id, extent in extents.items():
-        touching = [group for group in groups if any(_share(extent, extents[other]) for other in group)]
+        touching = [group for group in groups if any(of_one_station(extent, extents[other]) for other in group)]
         groups = [group for group in groups if group not in touching]
         groups.append([*(other for group in touching for other in group), series_id])
 
@@ -207,7 +207,8 @@ def stations(extents: Mapping[int, Extent]) -> list[list[int]]:
     return sorted(groups, key=rank)
 
 
-def _share(one: Extent, other: Extent) -> bool:
+def of_one_station(one: Extent, other: Extent) -> bool:
+    """Whether two series share enough of the patient's length."""
     shared = min(one[1], other[1]) - max(one[0], other[0])
     shorter = min(one[1] - one[0], other[1] - other[0])
     return shared >= SHARED_EXTENT * shorter
