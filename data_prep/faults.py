@@ -32,7 +32,7 @@ class FaultKind(StrEnum):
     )
     BAD_ROW = (
         "bad_row",
-        "a row with fewer or more cells than the heading: nothing in it can be trusted",
+        "a row with more cells than the heading: they have shifted, and none can be trusted",
         "the row is left out",
     )
     BAD_ID = (
@@ -50,7 +50,7 @@ class FaultKind(StrEnum):
     CONTRADICTION = (
         "contradiction",
         "two rows of one table that say different things of one site or series",
-        "neither is believed: the site has no grade; the images say what the series is",
+        "neither is believed: the site has no grade, the series is what its images say",
     )
     # Folders
     MISSING_STUDY = (

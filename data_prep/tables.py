@@ -1,17 +1,18 @@
 """The competition's tables: read tolerantly, once; what cannot be used becomes a fault, never a grade or a path.
 
-Tolerated: a byte-order mark, CRLF, blank lines, spaces and case in headings and labels. An id is a
-whole number or its row is set aside. Of rows about the same thing the first is kept.
+`checked_csv` says what is forgiven and how each cell is checked. Two rows about one thing that say the same
+count once. Where they contradict each other neither is believed, in whatever order they stand: a study graded
+in two rows keeps the grades that they share, a series with two descriptions is what its images say. Marks are
+the exception: of two that differ, `regions` keeps the first that its image bears out.
 """
 
-import csv
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_prep.checked_csv import Cell, CheckedTable, read_checked
 from data_prep.faults import Fault, FaultKind
 from data_prep.sites import (
     SITES,
@@ -20,11 +21,14 @@ from data_prep.sites import (
     View,
     parse_condition,
     parse_level,
+    parse_row_id_site,
     parse_severity,
     parse_view,
 )
 
-_WHOLE_NUMBER = re.compile(r"[0-9]{1,18}(\.0+)?", re.ASCII)
+#: Up to 18 digits fit 64 bits. ``007`` would be a second name of ``7``.
+_WHOLE_NUMBER = re.compile(r"(0|[1-9][0-9]{0,17})(\.0+)?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -50,43 +54,48 @@ class Tables:
     hashes: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass
-class _Reader:
-    """One table being read: its rows with the ids parsed, and the faults met on the way."""
-
-    path: Path
-    faults: list[Fault] = field(default_factory=list)
-
-    def rows(self, ids: Sequence[str], others: Sequence[str]) -> Iterator[tuple[tuple[int, ...], dict[str, str], str]]:
-        """(ids, row, where) for each row whose ids are whole numbers. Raises ValueError for a table that is none."""
-        try:
-            with self.path.open(encoding="utf-8-sig", newline="") as file:
-                lines = csv.reader(file)
-                heading = [name.strip().lower() for name in next(lines, [])]
-                missing = [name for name in (*ids, *others) if name not in heading]
-                if missing:
-                    raise ValueError(f"{self.path}: no column {missing[0]!r}; it has {', '.join(heading) or 'none'}")
-                for cells in lines:
-                    row = dict(zip(heading, (cell.strip() for cell in cells), strict=False))
-                    if not any(row.values()):
-                        continue
-                    where = f"{self.path.name}:{lines.line_num}"
-                    numbers = [_whole_number(row.get(name, "")) for name in ids]
-                    known = tuple(number for number in numbers if number is not None)
-                    if len(known) == len(ids):
-                        yield known, row, where
-                        continue
-                    name = ids[numbers.index(None)]
-                    self.fault(None, where, FaultKind.BAD_ID, f"{name} {row.get(name, '')!r} is no whole number")
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{self.path}: not a CSV file in UTF-8 ({error})") from None
-
-    def fault(self, study_id: int | None, where: str, kind: FaultKind, message: str) -> None:
-        self.faults.append(Fault(study_id, None, where, kind, "skipped", message))
+def _whole_number(text: str) -> int:
+    if not _WHOLE_NUMBER.fullmatch(text):
+        raise ValueError(f"{text!r} is no plain whole number")
+    return int(text.split(".")[0])
 
 
-def _whole_number(text: str) -> int | None:
-    return int(text.split(".")[0]) if _WHOLE_NUMBER.fullmatch(text) else None
+def _coordinate(text: str) -> float:
+    number = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{text!r} is no finite number")
+    return number
+
+
+def _grade(text: str) -> Severity | None:
+    """None where nobody graded the site."""
+    return None if text.lower() in ("", "nan") else parse_severity(text)
+
+
+def _row_id(text: str) -> tuple[int, str]:
+    """``<study_id>_<site>``"""
+    study_id, _, site = text.partition("_")
+    return _whole_number(study_id), site.lower()
+
+
+_ID = Cell(FaultKind.BAD_ID, _whole_number)
+_POINT = Cell(FaultKind.BAD_MARK, _coordinate)
+_GRADES = {"study_id": _ID, **{site.key: Cell(FaultKind.BAD_LABEL, _grade, optional=True) for site in SITES}}
+_DESCRIPTIONS = {
+    "study_id": _ID,
+    "series_id": _ID,
+    "series_description": Cell(FaultKind.BAD_LABEL, parse_view, optional=True),
+}
+_COORDINATES = {
+    "study_id": _ID,
+    "series_id": _ID,
+    "instance_number": _ID,
+    "condition": Cell(FaultKind.BAD_LABEL, parse_condition),
+    "level": Cell(FaultKind.BAD_LABEL, parse_level),
+    "x": _POINT,
+    "y": _POINT,
+}
+_SAMPLE = {"row_id": Cell(FaultKind.BAD_ID, _row_id)}
 
 
 def read_train_tables(dataset: Path) -> Tables:
@@ -94,21 +103,20 @@ def read_train_tables(dataset: Path) -> Tables:
 
     Raises ValueError or OSError where one of the first two cannot be read.
     """
-    grades, descriptions = _Reader(dataset / "train.csv"), _Reader(dataset / "train_series_descriptions.csv")
-    coordinates = _Reader(dataset / "train_label_coordinates.csv")
-    severities = _read_severities(grades)
-    views = _read_views(descriptions)
+    grades = read_checked(dataset / "train.csv", _GRADES)
+    descriptions = read_checked(dataset / "train_series_descriptions.csv", _DESCRIPTIONS)
+    tables = [grades, descriptions]
+    severities, views = _severities(grades), _views(descriptions)
     marks: dict[int, list[Mark]] = {}
-    readers = [grades, descriptions]
-    if coordinates.path.is_file():
-        marks = _read_marks(coordinates)
-        readers.append(coordinates)
+    faults: list[Fault] = []
+    path = dataset / "train_label_coordinates.csv"
+    if path.exists():
+        tables.append(read_checked(path, _COORDINATES))
+        marks = _marks(tables[-1])
     else:
-        message = "no positions are known: no atlas can be learned from this split"
-        coordinates.fault(None, coordinates.path.name, FaultKind.MISSING_TABLE, message)
-    faults = tuple(fault for reader in (grades, descriptions, coordinates) for fault in reader.faults)
-    study_ids = tuple(dict.fromkeys([*severities, *views]))
-    return Tables(study_ids, severities, views, marks, faults, _hashes(readers))
+        faults.append(_missing(path, "no positions are known: no atlas can be learned from this split"))
+    study_ids = tuple(dict.fromkeys([*severities, *views, *marks]))
+    return Tables(study_ids, severities, views, marks, (*_faults(tables), *faults), _hashes(tables))
 
 
 def read_test_tables(dataset: Path) -> Tables:
@@ -116,98 +124,112 @@ def read_test_tables(dataset: Path) -> Tables:
 
     Every study that either names is one to answer for: in the sample's order where it names them all, else by id.
     """
-    descriptions, sample = _Reader(dataset / "test_series_descriptions.csv"), _Reader(dataset / "sample_submission.csv")
+    tables: list[CheckedTable] = []
+    faults: list[Fault] = []
     views: dict[int, dict[int, View]] = {}
-    if descriptions.path.is_file():
-        views = _read_views(descriptions)
+    order: list[int] = []
+    path = dataset / "test_series_descriptions.csv"
+    if path.exists():
+        tables.append(read_checked(path, _DESCRIPTIONS))
+        views = _views(tables[-1])
     else:
-        message = "orientation and times say what the series are"
-        descriptions.fault(None, descriptions.path.name, FaultKind.MISSING_TABLE, message)
-    order = _read_submission_order(sample) if sample.path.is_file() else []
+        faults.append(_missing(path, "orientation and times say what the series are"))
+    path = dataset / "sample_submission.csv"
+    if path.exists():
+        tables.append(read_checked(path, _SAMPLE))
+        order = _submission_order(tables[-1])
     study_ids = tuple(order if set(views) <= set(order) else sorted({*views, *order}))
-    readers = [reader for reader in (descriptions, sample) if reader.path.is_file()]
-    return Tables(study_ids, {}, views, {}, (*descriptions.faults, *sample.faults), _hashes(readers))
+    return Tables(study_ids, {}, views, {}, (*faults, *_faults(tables)), _hashes(tables))
 
 
 def read_description_table(path: Path) -> Tables:
     """A table of series descriptions alone, as it may come with new studies. Raises ValueError, OSError."""
-    reader = _Reader(path)
-    views = _read_views(reader)
-    return Tables(tuple(views), {}, views, {}, tuple(reader.faults), _hashes([reader]))
+    table = read_checked(path, _DESCRIPTIONS)
+    views = _views(table)
+    return Tables(tuple(views), {}, views, {}, tuple(table.faults), _hashes([table]))
 
 
-def _read_severities(reader: _Reader) -> dict[int, dict[Site, Severity]]:
+def _severities(table: CheckedTable) -> dict[int, dict[Site, Severity]]:
+    """study_id -> site -> grade, where all rows of the study agree."""
+    first: dict[int, dict[Site, Severity]] = {}
     severities: dict[int, dict[Site, Severity]] = {}
-    for (study_id,), row, where in reader.rows(["study_id"], [site.key for site in SITES]):
-        if study_id in severities:
-            reader.fault(study_id, where, FaultKind.DUPLICATE_ROW, "a second row of this study: the first is kept")
+    for line, study_id, *grades in table.rows:
+        row = {site: grade for site, grade in zip(SITES, grades, strict=True) if grade is not None}
+        if first.setdefault(study_id, row) is row:
+            severities[study_id] = row
             continue
-        severities[study_id] = {}
-        for site in SITES:
-            label = row.get(site.key, "")
-            if label.lower() in ("", "nan"):
-                continue
-            try:
-                severities[study_id][site] = parse_severity(label)
-            except ValueError as error:
-                reader.fault(study_id, where, FaultKind.BAD_LABEL, f"{site.key}: {error}")
+        against = [site.key for site in SITES if first[study_id].get(site) is not row.get(site)]
+        if against:
+            message = f"graded otherwise in an earlier row: {', '.join(against)}"
+            table.skip(line, study_id, FaultKind.CONTRADICTION, message)
+        else:
+            table.skip(line, study_id, FaultKind.DUPLICATE_ROW, "a second row of this study")
+        agreed = severities[study_id].items() & row.items()
+        severities[study_id] = {site: row[site] for site, _ in sorted(agreed)}
     return severities
 
 
-def _read_views(reader: _Reader) -> dict[int, dict[int, View]]:
+def _views(table: CheckedTable) -> dict[int, dict[int, View]]:
     """study_id -> series_id -> view. A study whose every description is unknown is still named, without views."""
     views: dict[int, dict[int, View]] = {}
-    for (study_id, series_id), row, where in reader.rows(["study_id", "series_id"], ["series_description"]):
+    stated: dict[tuple[int, int], View] = {}
+    for line, study_id, series_id, view in table.rows:
         known = views.setdefault(study_id, {})
-        try:
-            view = parse_view(row.get("series_description", ""))
-        except ValueError as error:
-            reader.fault(study_id, where, FaultKind.BAD_LABEL, str(error))
+        if view is None:
             continue
-        if series_id in known:
-            reader.fault(study_id, where, FaultKind.DUPLICATE_ROW, f"a second row of series {series_id}")
-        known.setdefault(series_id, view)
+        first = stated.get((study_id, series_id))
+        if first is None:
+            stated[study_id, series_id] = known[series_id] = view
+        elif first is view:
+            table.skip(line, study_id, FaultKind.DUPLICATE_ROW, "a second row of this series", series_id)
+        else:
+            known.pop(series_id, None)
+            message = f"{view.words} here, {first.words} in an earlier row"
+            table.skip(line, study_id, FaultKind.CONTRADICTION, message, series_id)
     return views
 
 
-def _read_marks(reader: _Reader) -> dict[int, list[Mark]]:
-    marks: dict[int, list[Mark]] = {}
-    for ids, row, where in reader.rows(["study_id", "series_id", "instance_number"], ["condition", "level", "x", "y"]):
-        study_id, series_id, instance_number = ids
-        try:
-            condition, side = parse_condition(row.get("condition", ""))
-            site = Site(condition, side, parse_level(row.get("level", "")))
-        except ValueError as error:
-            reader.fault(study_id, where, FaultKind.BAD_LABEL, str(error))
-            continue
-        point = [_coordinate(row.get(name, "")) for name in ("x", "y")]
-        if not all(math.isfinite(number) for number in point):
-            message = f"x {row.get('x', '')!r}, y {row.get('y', '')!r}: not two finite numbers"
-            reader.fault(study_id, where, FaultKind.BAD_MARK, message)
-            continue
-        marks.setdefault(study_id, []).append(Mark(site, series_id, instance_number, *point))
-    return marks
+def _marks(table: CheckedTable) -> dict[int, list[Mark]]:
+    """study_id -> marks in the table's order; of equal ones the first."""
+    marks: dict[int, dict[Mark, None]] = {}
+    for line, study_id, series_id, instance_number, (condition, side), level, x, y in table.rows:
+        mark = Mark(Site(condition, side, level), series_id, instance_number, x, y)
+        known = marks.setdefault(study_id, {})
+        if mark in known:
+            table.skip(line, study_id, FaultKind.DUPLICATE_ROW, "a second row of this mark", series_id)
+        known[mark] = None
+    return {study_id: list(known) for study_id, known in marks.items()}
 
 
-def _coordinate(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _read_submission_order(reader: _Reader) -> list[int]:
-    """Study ids in the order of their first row: row_id is ``<study_id>_<condition>_<level>``."""
+def _submission_order(table: CheckedTable) -> list[int]:
+    """Study ids in the order of their first row."""
     order: dict[int, None] = {}
-    for _, row, where in reader.rows([], ["row_id"]):
-        study_id = _whole_number(row["row_id"].split("_")[0])
-        if study_id is None:
-            reader.fault(None, where, FaultKind.BAD_ID, f"row_id {row['row_id']!r} does not begin with a study id")
-        else:
-            order[study_id] = None
+    seen: set[tuple[int, str]] = set()
+    for line, (study_id, site) in table.rows:
+        order[study_id] = None
+        if (study_id, site) in seen:
+            table.skip(line, study_id, FaultKind.DUPLICATE_ROW, f"a second row of {site}")
+        seen.add((study_id, site))
+        try:
+            parse_row_id_site(site)
+        except ValueError as error:
+            table.skip(line, study_id, FaultKind.BAD_LABEL, f"row_id: {error}")
     return list(order)
 
 
-def _hashes(readers: Sequence[_Reader]) -> dict[str, str]:
+def _missing(path: Path, message: str) -> Fault:
+    return Fault(None, None, path.name, FaultKind.MISSING_TABLE, "skipped", message)
+
+
+def _faults(tables: list[CheckedTable]) -> tuple[Fault, ...]:
+    """What was wrong with the tables, each one's faults in the order of its lines."""
+    return tuple(fault for table in tables for fault in sorted(table.faults, key=_line))
+
+
+def _line(fault: Fault) -> int:
+    return int(fault.path.rpartition(":")[2])
+
+
+def _hashes(tables: list[CheckedTable]) -> dict[str, str]:
     """sha256 of each table's bytes, by name."""
-    return {reader.path.name: hashlib.sha256(reader.path.read_bytes()).hexdigest() for reader in readers}
+    return {table.path.name: hashlib.sha256(table.path.read_bytes()).hexdigest() for table in tables}

@@ -1,0 +1,145 @@
+"""A CSV file as rows of parsed cells: its form is forgiven, each cell is held to a rule.
+
+Forgiven: a byte-order mark, CRLF, blank lines, spaces and case in headings, spaces around cells, trailing
+commas, columns that nobody asked for. What no parser accepts becomes a fault with its line, never a guess.
+"""
+
+import csv
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_prep.faults import Fault, FaultKind
+
+#: A cell may hold a novel: a message quotes this much of it.
+LONGEST_REASON = 200
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The rule of a column: `parse` gives a cell's value or raises ValueError, which is a fault of that kind.
+
+    optional: a cell that is none has the value None; otherwise it costs its row.
+    """
+
+    kind: FaultKind
+    parse: Callable[[str], object]
+    optional: bool = False
+
+
+@dataclass
+class CheckedTable:
+    """A table as read: (line, value, value, ...) for each usable row, in the file's order, and what was wrong."""
+
+    path: Path
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+    def skip(
+        self, line: int, study_id: int | None, kind: FaultKind, message: str, series_id: int | None = None
+    ) -> None:
+        """Note what is left out of a line, and why."""
+        self.faults.append(Fault(study_id, series_id, f"{self.path.name}:{line}", kind, "skipped", message))
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a text is in its column; `reason` says why it is nothing."""
+
+    value: Any
+    reason: str = ""
+
+
+def read_checked(path: Path, cells: Mapping[str, Cell]) -> CheckedTable:
+    """The columns of `cells`, in their order. Raises ValueError for a file that is no such table, OSError."""
+    table = CheckedTable(path)
+    lines, texts = _columns(table, list(cells))
+    # A column has few distinct texts: each is parsed once.
+    outcomes = {name: {text: _outcome(cell, text) for text in set(texts[name])} for name, cell in cells.items()}
+    values = {name: [outcomes[name][text].value for text in texts[name]] for name in cells}
+    ids = {name: dict(zip(lines, values[name], strict=True)) for name in ("study_id", "series_id") if name in cells}
+    costly = set()
+    for line, name, text in _failures(lines, texts, outcomes):
+        study_id, series_id = (ids.get(key, {}).get(line) for key in ("study_id", "series_id"))
+        message = f"{name}: {outcomes[name][text].reason}"
+        table.skip(line, study_id, cells[name].kind, message, series_id)
+        if not cells[name].optional:
+            costly.add(line)
+    table.rows = [row for row in zip(lines, *values.values(), strict=True) if row[0] not in costly]
+    return table
+
+
+def _columns(table: CheckedTable, names: Sequence[str]) -> tuple[list[int], dict[str, list[str]]]:
+    """The line of each row, and the stripped texts of each named column. Raises ValueError."""
+    if not table.path.is_file():
+        raise FileNotFoundError(f"{table.path}: no such file")
+    heading: list[str] = []
+    lines: list[int] = []
+    rows: list[list[str]] = []
+    with table.path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, skipinitialspace=True, strict=True)
+        try:
+            for raw in reader:
+                texts = [text.strip() for text in raw]
+                if not any(texts):
+                    continue
+                if not heading:
+                    heading = _heading(table.path, texts, names)
+                elif any(texts[len(heading) :]):
+                    message = f"{len(texts)} cells, the heading has {len(heading)}: commas inside a cell?"
+                    table.skip(reader.line_num, None, FaultKind.BAD_ROW, message)
+                else:
+                    lines.append(reader.line_num)
+                    rows.append(texts + [""] * (len(heading) - len(texts)))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{table.path}: not a CSV file in UTF-8 ({error})") from None
+        except csv.Error as error:
+            raise ValueError(f"{table.path}: not a CSV file (line {reader.line_num}: {error})") from None
+    heading = heading or _heading(table.path, [], names)
+    places = {name: heading.index(name) for name in names}
+    return lines, {name: [row[place] for row in rows] for name, place in places.items()}
+
+
+def _heading(path: Path, texts: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The headings as `names` write them. Raises ValueError for a column that is missing or there twice."""
+    heading = [re.sub(r"[\s_/-]+", "_", text.lower()) for text in texts]
+    for name in names:
+        if heading.count(name) > 1:
+            raise ValueError(f"{path}: {heading.count(name)} columns {name!r}")
+        if name not in heading:
+            near = difflib.get_close_matches(name, heading, n=1)
+            has = f"the nearest is {near[0]!r}" if near else f"it has {', '.join(map(repr, heading)) or 'none'}"
+            separator = next((f"; expected commas, not {mark!r}" for mark in ";\t|" if mark in "".join(texts)), "")
+            raise ValueError(f"{path}: no column {name!r}; {has}{separator}")
+    return heading
+
+
+def _failures(
+    lines: Sequence[int], texts: Mapping[str, Sequence[str]], outcomes: Mapping[str, Mapping[str, _Outcome]]
+) -> list[tuple[int, str, str]]:
+    """(line, column, text) of every cell that is none, for all columns and lines at once."""
+    # pandera takes a second to import: processes that convert images import this room, and read no table.
+    import pandas as pd
+    import pandera.pandas as pa
+
+    def accepted(name: str) -> pa.Check:
+        good = {text for text, outcome in outcomes[name].items() if not outcome.reason}
+        return pa.Check(lambda column: column.isin(good), name=f"{name} can be parsed")
+
+    schema = pa.DataFrameSchema({name: pa.Column(str, accepted(name)) for name in texts}, strict=True)
+    try:
+        schema.validate(pd.DataFrame(dict(texts), index=list(lines), dtype=str), lazy=True)
+    except pa.errors.SchemaErrors as errors:
+        cases = errors.failure_cases
+        return sorted((int(case.index), case.column, case.failure_case) for case in cases.itertuples(name="Case"))
+    return []
+
+
+def _outcome(cell: Cell, text: str) -> _Outcome:
+    try:
+        return _Outcome(cell.parse(text))
+    except ValueError as error:
+        return _Outcome(None, str(error)[:LONGEST_REASON])
