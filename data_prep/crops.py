@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from data_prep.geometry import Array, Frame, Vector
 from data_prep.sites import Side, View
+from data_prep.whole_files import replacing
 
 FIELD_MM = 64.0
 #: Side of the square in the middle that the model sees; the margin is what augmentation draws from.
@@ -61,11 +62,11 @@ def _cut_slice(image: npt.NDArray[np.uint8], frame: Frame, centre_mm: Vector, vi
     column, row = frame.to_pixel(centre_mm)
     columns = column + np.sign(row_direction @ to_columns) * offset_mm / frame.spacing_mm[1]
     rows = row + np.sign(column_direction @ to_rows) * offset_mm / frame.spacing_mm[0]
-    crop = _interpolate(_interpolate(image.astype(np.float32), rows).T, columns).T
+    crop = _interpolate(_interpolate(image, rows).T, columns).T
     return np.rint(crop if upright >= turned else crop.T).astype(np.uint8)
 
 
-def _interpolate(image: npt.NDArray[np.float32], places: Array) -> npt.NDArray[np.float32]:
+def _interpolate(image: npt.NDArray[np.uint8] | npt.NDArray[np.float32], places: Array) -> npt.NDArray[np.float32]:
     """Rows of `image` at fractional places, linearly between neighbours; 0 where a place is off the image."""
     last = len(image) - 1
     below = np.clip(np.floor(places).astype(int), 0, max(last - 1, 0))
@@ -81,19 +82,17 @@ def write_crops(processed: Path, tiles: Iterable[Tile], count: int) -> str:
     Both files appear by rename, crops.json last.
     """
     shape = (count, TILE_SLICES, CROP_SIZE, CROP_SIZE)
-    partial = processed / ".crops.npy.partial"
     digest = hashlib.sha256()
     written = 0
-    with partial.open("wb") as file:
+    (processed / "crops.json").unlink(missing_ok=True)
+    with replacing(processed / "crops.npy") as partial, partial.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for batch in tiles:
             data = np.ascontiguousarray(batch).tobytes()
             digest.update(data)
             file.write(data)
             written += len(batch)
-    assert written == count, (written, count)
-    (processed / "crops.json").unlink(missing_ok=True)
-    partial.replace(processed / "crops.npy")
+        assert written == count, (written, count)
     description = {
         "schema_version": SCHEMA_VERSION,
         "shape": shape,
@@ -101,9 +100,8 @@ def write_crops(processed: Path, tiles: Iterable[Tile], count: int) -> str:
         "pixel_mm": PIXEL_MM,
         "fingerprint": digest.hexdigest(),
     }
-    partial = processed / ".crops.json.partial"
-    partial.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    partial.replace(processed / "crops.json")
+    with replacing(processed / "crops.json") as partial:
+        partial.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return digest.hexdigest()
 
 

@@ -6,14 +6,18 @@ schema version is checked at the door, and `pairs`, one for each (study, site, v
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.sites import Condition, Level, Severity, Side, Site, Source, View
+from data_prep.whole_files import replacing
 
 SCHEMA_VERSION = 1
+#: What parts metadata and pairs in ``dataset.json``, and what ends it.
+PAIRS_BEGIN, PAIRS_END = '"pairs": [\n', "\n]}\n"
 
 TRAIN_COLUMNS = (
     "image_path",
@@ -122,22 +126,50 @@ def read_dataset(processed: Path) -> Dataset:
     return Dataset(metadata, pairs)
 
 
+def read_metadata(processed: Path) -> dict[str, Any]:
+    """The metadata of ``dataset.json`` alone, whatever the number of pairs.
+
+    Raises ValueError where the file is missing, of another version, or not laid out as `write_dataset` does.
+    """
+    path = processed / "dataset.json"
+    lines = []
+    try:
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                if line == PAIRS_BEGIN:
+                    break
+                lines.append(line)
+        with path.open("rb") as file:
+            file.seek(-min(len(PAIRS_END), path.stat().st_size), os.SEEK_END)
+            if file.read() != PAIRS_END.encode():
+                raise ValueError("its end is missing")
+        metadata = json.loads("".join(lines).rstrip().removesuffix(",") + "}")["metadata"]
+        if metadata["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema version {metadata['schema_version']}, expected {SCHEMA_VERSION}")
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); run prepare_data.py again") from None
+    return dict(metadata)
+
+
 def write_dataset(processed: Path, metadata: dict[str, Any], pairs: Iterable[Pair], crops_fingerprint: str) -> None:
     """Write ``dataset.json``, one pair a line, by rename; its fingerprint and schema version are put into `metadata`.
 
-    Everything it speaks of must be there already: its presence says that a conversion is complete.
+    Everything it speaks of must be there already: its presence says that a conversion is complete. Pairs are
+    written as they come; the fingerprint, which stands before them, is filled in when they are all known.
     """
-    lines = [json.dumps(_to_json(pair)) for pair in pairs]
     digest = hashlib.sha256(crops_fingerprint.encode())
-    for line in lines:
-        digest.update(line.encode())
-    metadata = {"schema_version": SCHEMA_VERSION, **metadata, "fingerprint": digest.hexdigest()}
-    partial = processed / ".dataset.json.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        file.write('{"metadata": ' + json.dumps(metadata, indent=1) + ',\n"pairs": [\n')
-        file.write(",\n".join(lines))
-        file.write("\n]}\n")
-    partial.replace(processed / "dataset.json")
+    blank = "0" * len(digest.hexdigest())
+    metadata = {"schema_version": SCHEMA_VERSION, **metadata, "fingerprint": blank}
+    head = '{"metadata": ' + json.dumps(metadata, indent=1) + ",\n"
+    with replacing(processed / "dataset.json") as partial, partial.open("w", encoding="utf-8") as file:
+        file.write(head + PAIRS_BEGIN)
+        for number, pair in enumerate(pairs):
+            line = json.dumps(_to_json(pair))
+            digest.update(line.encode())
+            file.write(",\n" + line if number else line)
+        file.write(PAIRS_END)
+        file.seek(head.rindex(blank))  # characters are bytes here: json.dumps writes ASCII
+        file.write(digest.hexdigest())
 
 
 def _to_json(pair: Pair) -> dict[str, Any]:
@@ -212,4 +244,5 @@ def count_sites(pairs: Iterable[Pair]) -> dict[str, dict[str, dict[str, int]]]:
 def write_dataset_card(processed: Path, split: str, pairs: Sequence[Pair]) -> None:
     """README.md, without which `datasets.load_dataset` finds images or columns but not both."""
     study_id = pairs[0].study_id if pairs else "*"
-    (processed / "README.md").write_text(DATASET_CARD.format(split=split, study_id=study_id), encoding="utf-8")
+    with replacing(processed / "README.md") as partial:
+        partial.write_text(DATASET_CARD.format(split=split, study_id=study_id), encoding="utf-8")

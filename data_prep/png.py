@@ -7,13 +7,14 @@ which halves the noise's share in the prediction. On noisy images it beat "sub",
 the same speed, so nothing is chosen per image; the measurements are in docs/log.md.
 """
 
-import secrets
 import struct
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
+
+from data_prep.whole_files import replacing
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 #: Filter type 3 of the specification, section 9.2.
@@ -23,18 +24,10 @@ LEVEL = 1
 
 
 def write_png(path: Path, grey: npt.NDArray[np.uint8]) -> int:
-    """Write an image (rows, columns) by rename; the file's size in bytes. Raises OSError, and leaves no part then.
-
-    The temporary name is nobody else's: a process that was given up and one that took over may write the same image.
-    """
+    """Write an image (rows, columns) by rename; the file's size in bytes. Raises OSError."""
     content = encode_png(grey)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
+    with replacing(path) as partial:
         partial.write_bytes(content)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
     return len(content)
 
 

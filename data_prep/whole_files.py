@@ -1,0 +1,28 @@
+"""Files that appear whole or not at all: written under a passing name, then renamed."""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SUFFIX = ".partial"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to, which takes `path`'s place when the block ends well, and goes when it fails.
+
+    The name is nobody else's: a process that was given up and the one that took over may write the same file.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SUFFIX}")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file's name is one of those passing ones, which a killed process leaves behind."""
+    return name.startswith(".") and name.endswith(SUFFIX)
