@@ -126,8 +126,8 @@ def _failures(
     import pandera.pandas as pa
 
     def accepted(name: str) -> pa.Check:
-        good = {text for text, outcome in outcomes[name].items() if not outcome.reason}
-        return pa.Check(lambda column: column.isin(good), name=f"{name} can be parsed")
+        bad = {text for text, outcome in outcomes[name].items() if outcome.reason}
+        return pa.Check(lambda column: ~column.isin(bad), name=f"{name} can be parsed")
 
     schema = pa.DataFrameSchema({name: pa.Column(str, accepted(name)) for name in texts}, strict=True)
     try:
