@@ -255,8 +255,12 @@ def print_summary(report: dict[str, Any]) -> None:
         run = report["comparison"]["run"]
         for head, block in report["comparison"]["heads"].items():
             score = block["difference"]["score"]
-            low, high = score["interval"]
-            print(f"{head.replace('_', ' ')} minus {run}'s: {score['value']:+.3f} ({low:+.3f} to {high:+.3f})")
+            value, low, high = (signed(x) for x in (score["value"], *score["interval"]))
+            print(f"{head.replace('_', ' ')} minus {run}'s: {value} ({low} to {high})")
+
+
+def signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3f}"
 
 
 def metric_line(metric: dict[str, Any]) -> str:

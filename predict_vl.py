@@ -23,8 +23,7 @@ from data_prep.commands import SettingsParser, run_command, usable_cores
 from data_prep.layout import DataRoot, data_root
 
 if TYPE_CHECKING:
-    from data_prep.pairs import Dataset, Pair
-    from data_prep.sites import Site
+    from data_prep.pairs import Dataset
     from vl_model.embeddings import Embeddings
     from vl_model.grading import Grader
     from vl_model.site_table import SiteTable
@@ -143,26 +142,23 @@ def write_probabilities(path: Path, dataset: "Dataset", embeddings: "Embeddings"
 
     from vl_model.predictions import GRADES, site_columns
     from vl_model.site_table import full_table, site_table
+    from vl_model.whole_files import whole_file
 
     table = full_table(dataset.study_ids, site_table([]))
     prob_N3 = grader.predict_proba(table, embeddings, "calibrated")
     rows = site_columns(table).assign(**{grade: prob_N3[:, place] for place, grade in enumerate(GRADES)})
     evidence = pd.DataFrame(evidence_rows(dataset, table), columns=list(EVIDENCE))
     evidence = evidence.astype({"series_id": "Int64", "instance_number": "Int64"})
-    partial = path.with_name(f".{path.name}.partial")
-    pd.concat([rows, evidence], axis=1).to_csv(partial, index=False, float_format="%.9g", lineterminator="\n")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        pd.concat([rows, evidence], axis=1).to_csv(partial, index=False, float_format="%.9g", lineterminator="\n")
 
 
 def evidence_rows(dataset: "Dataset", table: "SiteTable") -> list[dict[str, Any]]:
     """For each row of `table` the slice, and the box in its pixels, of the view that the site is marked in first."""
     from data_prep.sites import SITES
+    from vl_model.rows import evidence_of
 
-    best: dict[tuple[int, Site], Pair] = {}
-    for pair in dataset.pairs:
-        key = (pair.study_id, pair.site)
-        if key not in best or pair.view is pair.site.views[0]:
-            best[key] = pair
+    best = evidence_of(dataset.pairs)
     shown = [best.get((study, SITES[site])) for study, site in zip(table.study_N.tolist(), table.site_N, strict=True)]
     return [
         {}

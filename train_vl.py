@@ -37,6 +37,7 @@ from data_prep.pairs import Dataset, read_dataset
 from vl_model.launch import Launch, check_launch, own_rank, started_processes, threads_per_process
 from vl_model.rows import SiteRow, group_sites
 from vl_model.run_record import RUN_RECORD
+from vl_model.whole_files import whole_file
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -140,7 +141,7 @@ def main() -> None:
         if settings.overwrite:
             remove_run(run, logs)
         record = run_record(settings, plan, steps, accelerator)
-        write_json(run / RUN_RECORD, record)
+        write_record(run, record)
         announce(material, accelerator, model, steps)
     accelerator.wait_for_everyone()
     if state:
@@ -163,7 +164,7 @@ def main() -> None:
     if accelerator.is_main_process:
         trained_on = {name: record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}
         model.save(run / "final", trained_on)
-        write_json(run / RUN_RECORD, record | {"finished": True})
+        write_record(run, record | {"finished": True})
         print(f"wrote {run / 'final'}", flush=True)
     accelerator.end_training()
 
@@ -316,12 +317,9 @@ def remove_run(run: Path, logs: Path) -> None:
             shutil.rmtree(folder)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """By rename, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+def write_record(run: Path, record: dict[str, Any]) -> None:
+    with whole_file(run / RUN_RECORD) as partial:
+        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def follow() -> None:

@@ -114,6 +114,15 @@ def test_two_runs_are_compared_on_the_same_studies(root: Path, evaluate: Evaluat
         assert block["difference"]["score"]["value"] == pytest.approx(ours - theirs, abs=1e-6)
 
 
+def test_what_could_not_be_compared_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the shared studies lack a part of the metric, their score is no number, and report.json says null."""
+    line = dict.fromkeys(("score", "spinal", "foraminal", "subarticular", "any_severe"))
+    heads = {"zero_shot": {"difference": {"score": {"value": None, "interval": [None, None]}}}}
+    report = {"n": {"studies": 2, "rows": 9}, "constant_baseline": line, "metric": {}}
+    eval_vl.print_summary(report | {"comparison": {"run": "base", "heads": heads}})
+    assert capsys.readouterr().out.splitlines()[-1] == "zero shot minus base's: - (- to -)"
+
+
 def test_a_submission_is_scored_against_truths(
     root: Path, evaluate: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

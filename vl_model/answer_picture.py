@@ -17,6 +17,7 @@ from data_prep.sites import Severity
 from prompts.render import SEVERITY_WORDS
 from vl_model.answers import Truth
 from vl_model.index import Answer
+from vl_model.whole_files import whole_file
 
 Picture = NDArray[np.uint8]
 
@@ -81,9 +82,8 @@ def _enlarged(image: Image.Image) -> Image.Image:
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    image.save(partial, format="PNG")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        image.save(partial, format="PNG")
 
 
 def save_sheet(
@@ -103,10 +103,8 @@ def save_sheet(
         _draw_row(sheet, height, height - _HEAD - _ROW * (place + 1), answer, picture, truth)
     footer = "Research use only, not a medical device.  Yellow: the region that the probabilities speak of."
     sheet.text(_MARGIN / _WIDTH, 0.14 / height, footer, fontsize=7.5, color=_MUTED)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    sheet.savefig(partial, format="png")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        sheet.savefig(partial, format="png")
 
 
 def _draw_head(sheet: Figure, height: float, title: str, subtitle: str) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from data_prep.sites import Condition, Level, Severity, Side, Site, Source, View
 from vl_model.rows import SiteRow
 from vl_model.site_table import Ints, SiteTable, row_keys, site_table
+from vl_model.whole_files import whole_file
 
 SCHEMA_VERSION = 1
 
@@ -63,7 +64,6 @@ def fingerprint(final: Path, dataset_fingerprint: str) -> dict[str, str]:
 
 def write_embeddings(folder: Path, embeddings: Embeddings) -> None:
     """Write the three files by rename, ``embeddings.json`` last."""
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "embeddings.json").unlink(missing_ok=True)
     _write_array(folder / "image.npy", embeddings.image_ND)
     _write_json(folder / "rows.json", [_to_json(row) for row in embeddings.rows])
@@ -97,7 +97,6 @@ def prompts_fingerprint(prompts: Sequence[Sequence[Sequence[str]]]) -> str:
 
 def write_text_embeddings(folder: Path, texts: TextEmbeddings) -> None:
     """Write both files by rename, ``text.json`` last."""
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "text.json").unlink(missing_ok=True)
     _write_array(folder / "text.npy", texts.text_SCD)
     card = {"schema_version": SCHEMA_VERSION, "logit_scale": texts.logit_scale, "fingerprint": texts.fingerprint}
@@ -144,13 +143,10 @@ def _from_json(row: dict[str, Any]) -> SiteRow:
 
 
 def _write_array(path: Path, array: NDArray[np.float32]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    with whole_file(path) as partial, partial.open("wb") as file:
         np.save(file, array.astype(np.float32), allow_pickle=False)
-    partial.replace(path)
 
 
 def _write_json(path: Path, content: dict[str, Any] | Sequence[Any]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content) + "\n", encoding="utf-8")

@@ -19,6 +19,7 @@ from vl_model.heads import LinearProbe, ZeroShotHead
 from vl_model.metrics import SEVERITY_WEIGHTS
 from vl_model.priors import ColumnPrior
 from vl_model.site_table import Floats, SiteTable
+from vl_model.whole_files import whole_file
 
 SCHEMA_VERSION = 1
 HeadName = Literal["zero_shot", "linear_probe"]
@@ -75,14 +76,11 @@ def column_priors(train: SiteTable) -> dict[Kind, ColumnPrior]:
 
 def write_grader(folder: Path, grader: Grader) -> None:
     """Write both files by rename, ``heads.json`` last."""
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "heads.json").unlink(missing_ok=True)
     arrays = {f"{name}.{key}": array for name, head in grader.heads.items() for key, array in head.arrays().items()}
     arrays |= {f"prior.{kind}": prior.prob_SC_ for kind, prior in grader.priors.items()}
-    partial = folder / ".heads.npz.partial"
-    with partial.open("wb") as file:
+    with whole_file(folder / "heads.npz") as partial, partial.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-    partial.replace(folder / "heads.npz")
     card = {
         "schema_version": SCHEMA_VERSION,
         "best": grader.best,
@@ -92,9 +90,8 @@ def write_grader(folder: Path, grader: Grader) -> None:
             for head, kinds in grader.calibrators.items()
         },
     }
-    partial = folder / ".heads.json.partial"
-    partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / "heads.json")
+    with whole_file(folder / "heads.json") as partial:
+        partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
 def read_grader(folder: Path, checkpoint: str | None = None) -> Grader:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from data_prep.pairs import Pair
 from data_prep.sites import SITES, Severity, Site, Source, View
 from prompts.parse import Query
+from vl_model.rows import evidence_of
 from vl_model.site_table import SITE_INDEX
 
 SCHEMA_VERSION = 1
@@ -118,7 +119,7 @@ def build_index(
 
     Raises ValueError where a site has no pair, which would leave it without evidence.
     """
-    evidence = _evidence(pairs)
+    evidence = evidence_of(pairs)
     if missing := [key for key in keys if key not in evidence]:
         study_id, site = missing[0]
         raise ValueError(f"study {study_id}, {site.words}: embedded, but without a pair in dataset.json")
@@ -138,16 +139,6 @@ def build_index(
         image_ND=np.asarray(image_ND, dtype=np.float32),
         fingerprint=fingerprint,
     )
-
-
-def _evidence(pairs: Iterable[Pair]) -> dict[tuple[int, Site], Pair]:
-    """The pair that shows each site best: the one in the view that readers mark it in."""
-    best: dict[tuple[int, Site], Pair] = {}
-    for pair in pairs:
-        known = best.get((pair.study_id, pair.site))
-        if known is None or (known.view is not pair.site.views[0] and pair.view is pair.site.views[0]):
-            best[pair.study_id, pair.site] = pair
-    return best
 
 
 def join(indexes: Sequence[Index]) -> Index:

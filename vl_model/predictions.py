@@ -9,6 +9,7 @@ from data_prep.sites import SITES, Severity
 from vl_model.evaluate import HeldOut
 from vl_model.grading import HEADS, KINDS, HeadName, Kind
 from vl_model.site_table import UNLABELLED, Floats, SiteTable, row_keys
+from vl_model.whole_files import whole_file
 
 GRADES = tuple(severity.key for severity in Severity)
 Predictions = dict[tuple[HeadName, Kind], tuple[SiteTable, Floats]]
@@ -35,9 +36,8 @@ def write_predictions(path: Path, held_out: HeldOut) -> None:
     for (head, kind), prob_N3 in held_out.prob_N3.items():
         part = rows.assign(head=head, kind=kind)
         parts.append(part.assign(**{grade: prob_N3[:, place] for place, grade in enumerate(GRADES)}))
-    partial = path.with_name(f".{path.name}.partial")
-    pd.concat(parts).to_csv(partial, index=False, float_format="%.9g", lineterminator="\n")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        pd.concat(parts).to_csv(partial, index=False, float_format="%.9g", lineterminator="\n")
 
 
 def read_predictions(path: Path) -> Predictions:

@@ -17,6 +17,7 @@ from vl_model.grading import HEADS, KINDS
 from vl_model.measures import Json, plain
 from vl_model.metrics import PARTS
 from vl_model.plots import BLUE, GREY, ORANGE, confusion_plot, metric_plot, reliability_plot
+from vl_model.whole_files import whole_file
 
 WORDS = {
     "zero_shot": "zero-shot",
@@ -32,12 +33,12 @@ _GRADE_WORDS = ("normal\nor mild", "moderate", "severe")
 
 def write_report(folder: Path, report: Json, cases: Sequence[Case], crops: NDArray[np.uint8]) -> None:
     """Write ``report.html`` and then ``report.json``, each by rename. `report` is what `measures.plain` leaves."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "report.html", render_report(report, _pictured(cases, crops)))
-    _write(
-        folder / "report.json",
-        json.dumps({**report, "cases": plain([_facts(case) for case in cases])}, indent=1) + "\n",
-    )
+    page = render_report(report, _pictured(cases, crops))
+    content = json.dumps({**report, "cases": plain([_facts(case) for case in cases])}, indent=1)
+    with whole_file(folder / "report.html") as partial:
+        partial.write_text(page, encoding="utf-8")
+    with whole_file(folder / "report.json") as partial:
+        partial.write_text(content + "\n", encoding="utf-8")
 
 
 def render_report(report: Json, cases: Mapping[str, Sequence[Json]]) -> str:
@@ -162,9 +163,3 @@ def _facts(case: Case) -> dict[str, Any]:
         "views": list(case.views),
         "crops": list(case.crops),
     }
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -32,6 +32,16 @@ def caption_index(site: Site, severity: Severity) -> int:
     return SITE_INDEX[site] * len(Severity) + int(severity)
 
 
+def evidence_of(pairs: Iterable[Pair]) -> dict[tuple[int, Site], Pair]:
+    """The pair that speaks for each site of each study: of its views, the one that readers mark it in."""
+    best: dict[tuple[int, Site], Pair] = {}
+    for pair in pairs:
+        known = best.setdefault((pair.study_id, pair.site), pair)
+        if pair.site.views.index(pair.view) < pair.site.views.index(known.view):
+            best[pair.study_id, pair.site] = pair
+    return best
+
+
 def group_sites(pairs: Iterable[Pair]) -> tuple[SiteRow, ...]:
     """One row for each (study, site) of the pairs: by study id, then in the order of `SITES`.
 

@@ -23,6 +23,7 @@ from data_prep.sites import (
 )
 from vl_model.metrics import CompetitionMetric, competition_metric
 from vl_model.site_table import SITE_INDEX, Floats, SiteTable, row_keys, site_table
+from vl_model.whole_files import whole_file
 
 FLOOR = 1e-4
 SUM_TOLERANCE = 1e-9
@@ -64,11 +65,9 @@ def write_submission(
         row_ids = list(row_of)
     table = pd.DataFrame(np.array([row_of[row_id] for row_id in row_ids]).reshape(-1, 3), columns=list(GRADES))
     table.insert(0, "row_id", row_ids)
-    temporary = path.with_name(f".{path.name}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(temporary, index=False, float_format="%.12f", lineterminator="\n")
-    _check(temporary, len(study_ids))
-    temporary.replace(path)
+    with whole_file(path) as partial:
+        table.to_csv(partial, index=False, float_format="%.12f", lineterminator="\n")
+        _check(partial, len(study_ids))
 
 
 def score_submission(submission: Path, solution: Path) -> CompetitionMetric:
