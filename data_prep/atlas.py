@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.geometry import Array
+from data_prep.json_files import read_object
 from data_prep.matching import GRID_MM, Picture, Seen, in_mean_spine, look, match, nearest_sagittal, volume_middle
 from data_prep.pose import Pose, fit_pose
 from data_prep.regions import Position, vector
@@ -116,8 +117,10 @@ class Atlas:
 
 def load_atlas(path: Path) -> Atlas:
     """Raises ValueError where the file is missing or is no atlas of this version."""
+    if not path.exists():
+        raise ValueError(f"{path}: no such file; prepare_data.py writes it from a marked train split")
+    content = read_object(path, "prepare_data.py")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema_version"] != SCHEMA_VERSION or content["grid_mm"] != GRID_MM:
             raise ValueError(f"schema version {content['schema_version']}, expected {SCHEMA_VERSION}")
         return Atlas(
@@ -127,9 +130,7 @@ def load_atlas(path: Path) -> Atlas:
             {View(view): np.array(picture, dtype=np.float32) for view, picture in content["pictures"].items()},
             int(content["studies"]),
         )
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; prepare_data.py writes it from a marked train split") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not an atlas ({error}); prepare the train split again") from None
 
 

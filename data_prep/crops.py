@@ -14,12 +14,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from data_prep.geometry import Array, Frame, Vector
+from data_prep.json_files import read_object
 from data_prep.sites import Side, View
 from data_prep.whole_files import replacing
 
@@ -110,10 +110,7 @@ def open_crops(processed: Path) -> npt.NDArray[np.uint8]:
 
     Raises ValueError where it is missing, of another version, or not what crops.json says it is.
     """
-    description = _read_description(processed / "crops.json")
-    if description.get("schema_version") != SCHEMA_VERSION:
-        found = description.get("schema_version")
-        raise ValueError(f"{processed / 'crops.json'}: schema version {found}, expected {SCHEMA_VERSION}")
+    description = read_object(processed / "crops.json", "prepare_data.py", SCHEMA_VERSION)
     try:
         crops: npt.NDArray[np.uint8] = np.load(processed / "crops.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
@@ -123,13 +120,3 @@ def open_crops(processed: Path) -> npt.NDArray[np.uint8]:
             f"{processed / 'crops.npy'}: {crops.dtype} {crops.shape}, but crops.json says {description.get('shape')}"
         )
     return crops
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    try:
-        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return description
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; prepare_data.py writes it") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); run prepare_data.py again") from None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.json_files import read_object
 from data_prep.sites import Condition, Level, Severity, Side, Site, Source, View
 from data_prep.whole_files import replacing
 
@@ -109,21 +110,17 @@ class Dataset:
 def read_dataset(processed: Path) -> Dataset:
     """Read ``dataset.json``. Raises ValueError with one line where it is missing, malformed or of another version."""
     path = processed / "dataset.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; prepare_data.py writes it") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); run prepare_data.py again") from None
-    metadata = content.get("metadata") if isinstance(content, dict) else None
+    content = read_object(path, "prepare_data.py")
+    metadata = content.get("metadata")
     version = metadata.get("schema_version") if isinstance(metadata, dict) else None
     if not isinstance(metadata, dict) or version != SCHEMA_VERSION:
         raise ValueError(f"{path}: schema version {version}, expected {SCHEMA_VERSION}; run prepare_data.py again")
     try:
-        pairs = tuple(_from_json(entry) for entry in content["pairs"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: a pair that is none ({error!r}); run prepare_data.py again") from None
-    return Dataset(metadata, pairs)
+        dataset = Dataset(metadata, tuple(_from_json(entry) for entry in content["pairs"]))
+        _ = dataset.fingerprint, dataset.study_ids, dataset.fold_of
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: a part is missing or is none ({error!r}); run prepare_data.py again") from None
+    return dataset
 
 
 def read_metadata(processed: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ CANAL = replace(PAIR, site=SITES[0], view=View.AXIAL_T2, severity=None, fold=Non
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    write_dataset(tmp_path, {"study_ids": [1, 2], "split": "train"}, [PAIR, CANAL], "crops")
+    write_dataset(tmp_path, {"study_ids": [1, 2], "split": "train", "folds": {"of_study": {}}}, [PAIR, CANAL], "crops")
     dataset = read_dataset(tmp_path)
     assert dataset.pairs == (PAIR, CANAL) and dataset.study_ids == (1, 2)
     entries = json.loads((tmp_path / "dataset.json").read_text())["pairs"]
@@ -42,7 +42,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_the_fingerprint_is_of_pairs_and_crops(tmp_path: Path) -> None:
     def fingerprint(pairs: list[Pair], crops: str) -> str:
-        write_dataset(tmp_path, {"study_ids": []}, pairs, crops)
+        write_dataset(tmp_path, {"study_ids": [], "folds": {"of_study": {}}}, pairs, crops)
         return read_dataset(tmp_path).fingerprint
 
     first = fingerprint([PAIR], "a")
@@ -55,9 +55,9 @@ def test_the_fingerprint_is_of_pairs_and_crops(tmp_path: Path) -> None:
     [
         (None, "no such file"),
         ("{", "not JSON"),
-        ("[]", "schema version None"),
+        ("[]", "no JSON object"),
         ('{"metadata": {"schema_version": 99}, "pairs": []}', "schema version 99"),
-        ('{"metadata": {"schema_version": 1}, "pairs": [{"study_id": 1}]}', "a pair that is none"),
+        ('{"metadata": {"schema_version": 1}, "pairs": [{"study_id": 1}]}', "a part is missing"),
     ],
 )
 def test_a_dataset_that_is_none_is_refused_in_one_line(tmp_path: Path, content: str | None, message: str) -> None:

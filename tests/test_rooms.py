@@ -17,6 +17,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "vl_model",
         "prompts",
         "data_prep.sites",
+        "data_prep.json_files",
         "data_prep.pairs",
         "data_prep.crops",
         "data_prep.layout",

@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from data_prep.json_files import read_object
+
 PREFIX = "checkpoint-"
 STATE = "state.json"
 WEIGHTS = "trainable.safetensors"
@@ -69,16 +71,18 @@ def load_checkpoint(
     try:
         weights = load_file(folder / WEIGHTS)
         saved = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, LookupError, pickle.UnpicklingError, SafetensorError) as error:
+        optimizer.load_state_dict(saved["optimizer"])
+        if scaler and saved["scaler"]:
+            scaler.load_state_dict(saved["scaler"])
+    except pickle.UnpicklingError:  # its own words advise to load it unsafely
+        raise ValueError(f"{folder / OPTIMIZER}: is damaged, or holds more than tensors") from None
+    except (OSError, EOFError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         raise ValueError(f"{folder}: cannot be read ({error})") from None
     own = _trainable_tensors(model)
-    if weights.keys() != own.keys():
+    if {name: w.shape for name, w in weights.items()} != {name: tensor.shape for name, tensor in own.items()}:
         raise ValueError(f"{folder / WEIGHTS}: holds other tensors than this model trains")
     for name, tensor in own.items():
         tensor.data.copy_(weights[name])
-    optimizer.load_state_dict(saved["optimizer"])
-    if scaler and saved["scaler"]:
-        scaler.load_state_dict(saved["scaler"])
     return int(state["step"])
 
 
@@ -123,10 +127,9 @@ def _trainable_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder / STATE}: cannot be read ({error})") from None
+    state = read_object(folder / STATE, "train_vl.py")
+    if not isinstance(state.get("step"), int) or not isinstance(state.get("plan"), dict):
+        raise ValueError(f"{folder / STATE}: does not say which step of which run it is; resume from another state")
     return state
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.sites import Condition, Level, Severity, Side, Site, Source, View
+from data_prep.json_files import read_object
+from data_prep.sites import SITES, Condition, Level, Severity, Side, Site, Source, View
 from vl_model.rows import SiteRow
 from vl_model.site_table import Ints, SiteTable, row_keys, site_table
 from vl_model.whole_files import whole_file
@@ -29,6 +30,10 @@ class Embeddings:
     rows: tuple[SiteRow, ...]
     image_ND: NDArray[np.float32]
     fingerprint: dict[str, str]
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.image_ND).all():
+            raise ValueError("an embedding is not finite: the model's weights are damaged, or it diverged in training")
 
     @property
     def table(self) -> SiteTable:
@@ -75,19 +80,18 @@ def write_embeddings(folder: Path, embeddings: Embeddings) -> None:
 def read_embeddings(folder: Path, expected: dict[str, str]) -> Embeddings:
     """Read them. Raises ValueError where they are missing, damaged, or of another model or data set than `expected`."""
     try:
-        card = json.loads((folder / "embeddings.json").read_text(encoding="utf-8"))
+        card = read_object(folder / "embeddings.json", "eval_vl.py", SCHEMA_VERSION)
+        found, shape = dict(card["fingerprint"]), card["shape"]
         rows = tuple(_from_json(row) for row in json.loads((folder / "rows.json").read_text(encoding="utf-8")))
-        image_ND = np.load(folder / "image.npy", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise ValueError(f"{error.filename}: no such file; eval_vl.py writes it") from None
-    except (EOFError, KeyError, TypeError, ValueError) as error:
+        embeddings = Embeddings(rows, np.load(folder / "image.npy", allow_pickle=False), found)
+    except (OSError, EOFError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{folder}: embeddings that cannot be read ({error}); run eval_vl.py again") from None
-    if card.get("schema_version") != SCHEMA_VERSION or card.get("shape") != list(image_ND.shape):
-        raise ValueError(f"{folder}: embeddings of another version or shape; run eval_vl.py again")
+    if shape != list(embeddings.image_ND.shape) or len(rows) != shape[0]:
+        raise ValueError(f"{folder}: embeddings of another shape than their card says; run eval_vl.py again")
     for name, value in expected.items():
-        if card["fingerprint"].get(name) != value:
+        if found.get(name) != value:
             raise ValueError(f"{folder}: embeddings of another {name}; run eval_vl.py again")
-    return Embeddings(rows, image_ND, card["fingerprint"])
+    return embeddings
 
 
 def prompts_fingerprint(prompts: Sequence[Sequence[Sequence[str]]]) -> str:
@@ -106,12 +110,16 @@ def write_text_embeddings(folder: Path, texts: TextEmbeddings) -> None:
 def read_text_embeddings(folder: Path, expected: dict[str, str]) -> TextEmbeddings:
     """Read them. Raises ValueError where they are missing, damaged, or not what `expected` says."""
     try:
-        card = json.loads((folder / "text.json").read_text(encoding="utf-8"))
+        card = read_object(folder / "text.json", "eval_vl.py", SCHEMA_VERSION)
         text_SCD = np.load(folder / "text.npy", allow_pickle=False)
-        if card["schema_version"] != SCHEMA_VERSION or card["fingerprint"] != expected:
-            raise ValueError("of another model, version or other prompts")
+        if card["fingerprint"] != expected:
+            raise ValueError("of another model, or of other prompts")
+        if text_SCD.shape[:2] != (len(SITES), len(Severity)) or text_SCD.ndim != 3:
+            raise ValueError(f"of shape {text_SCD.shape}")
+        if not np.isfinite(text_SCD).all():
+            raise ValueError("not finite")
         return TextEmbeddings(text_SCD, float(card["logit_scale"]), card["fingerprint"])
-    except (EOFError, FileNotFoundError, KeyError, TypeError, ValueError) as error:
+    except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder}: text embeddings cannot be used ({error}); run eval_vl.py again") from None
 
 

@@ -6,6 +6,7 @@ fingerprints of the model and data that they belong to).
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data_prep.json_files import read_object
 from vl_model.calibrate import UNWEIGHTED, Calibrator
 from vl_model.embeddings import Embeddings
 from vl_model.heads import LinearProbe, ZeroShotHead
@@ -96,18 +98,21 @@ def write_grader(folder: Path, grader: Grader) -> None:
 
 def read_grader(folder: Path, checkpoint: str | None = None) -> Grader:
     """Read a run's heads. Raises ValueError where there are none, or where they belong to another `checkpoint`."""
+    if not (folder / "heads.json").exists():
+        raise ValueError(f"{folder}: this run has no heads yet; run eval_vl.py first")
+    card = read_object(folder / "heads.json", "eval_vl.py", SCHEMA_VERSION)
     try:
-        card = json.loads((folder / "heads.json").read_text(encoding="utf-8"))
         with np.load(folder / "heads.npz", allow_pickle=False) as file:
             arrays = dict(file)
-    except FileNotFoundError:
-        raise ValueError(f"{folder}: this run has no heads yet; run eval_vl.py first") from None
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{folder}: heads that cannot be read ({error}); run eval_vl.py again") from None
-    if card.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(f"{folder}: heads of schema version {card.get('schema_version')}; run eval_vl.py again")
-    if checkpoint is not None and card["fingerprint"]["checkpoint"] != checkpoint:
+        grader = _from_saved(card, arrays)
+    except (OSError, EOFError, LookupError, AttributeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as e:
+        raise ValueError(f"{folder}: heads that cannot be read ({e}); run eval_vl.py again") from None
+    if checkpoint is not None and grader.fingerprint.get("checkpoint") != checkpoint:
         raise ValueError(f"{folder}: the heads belong to an earlier model of this run; run eval_vl.py again")
+    return grader
+
+
+def _from_saved(card: dict[str, Any], arrays: dict[str, Any]) -> Grader:
     return Grader(
         heads={
             "zero_shot": ZeroShotHead.from_arrays(_under("zero_shot", arrays)),
@@ -119,7 +124,7 @@ def read_grader(folder: Path, checkpoint: str | None = None) -> Grader:
         },
         priors={kind: _prior(kind, arrays[f"prior.{kind}"]) for kind in KINDS},
         best=card["best"],
-        fingerprint=card["fingerprint"],
+        fingerprint=dict(card["fingerprint"]),
     )
 
 

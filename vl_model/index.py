@@ -10,6 +10,7 @@ Legend: N sites (of studies), D dimensions, 3 severities.
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -19,6 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.json_files import read_object
 from data_prep.pairs import Pair
 from data_prep.sites import SITES, Severity, Site, Source, View
 from prompts.parse import Query
@@ -169,12 +171,12 @@ def save_index(index: Index, folder: Path) -> None:
 def load_index(folder: Path, fingerprint: dict[str, Any]) -> Index:
     """Read the index. Raises IndexRefused where there is none, or where it was made of other data, model or heads."""
     try:
-        manifest = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        raise IndexRefused(f"{folder}: no query index") from None
-    if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise IndexRefused(f"{folder}: schema version {manifest.get('schema_version')}, expected {SCHEMA_VERSION}")
-    made_of = manifest["fingerprint"]
+        manifest = read_object(folder / "index.json", "query_vl.py", SCHEMA_VERSION)
+    except ValueError as error:
+        raise IndexRefused(f"no query index ({error})") from None
+    made_of = manifest.get("fingerprint")
+    if not isinstance(made_of, dict) or "sites" not in manifest:
+        raise IndexRefused(f"{folder}: index.json does not say what the index was made of")
     if other := [name for name in sorted({*made_of, *fingerprint}) if made_of.get(name) != fingerprint.get(name)]:
         raise IndexRefused(f"{folder}: was made of other {' and '.join(other)}")
     try:
@@ -184,7 +186,7 @@ def load_index(folder: Path, fingerprint: dict[str, Any]) -> Index:
                 image_ND=np.load(folder / "image.npy", mmap_mode="r", allow_pickle=False),
                 fingerprint=made_of,
             )
-    except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
+    except (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile, zlib.error) as error:
         raise IndexRefused(f"{folder}: cannot be read ({error})") from None
     if len(index) != manifest["sites"]:
         raise IndexRefused(f"{folder}: {len(index)} sites, but index.json says {manifest['sites']}")

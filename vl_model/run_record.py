@@ -3,10 +3,11 @@
 Nothing here imports torch: a run that is not there is refused before that takes its seconds.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from data_prep.json_files import read_object
 
 RUN_RECORD = "run.json"
 
@@ -37,13 +38,13 @@ def read_run_record(folder: Path) -> RunRecord:
     if not (folder / "final").is_dir():
         raise ValueError(f"--run {name!r}: {folder} has no final/ yet; train_vl.py writes it when training ends")
     path = folder / RUN_RECORD
+    content = read_object(path, "train_vl.py")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         is_finished = content["finished"]
         folds = tuple(int(fold) for fold in content["held_out_folds"])
         record = RunRecord(folds, str(content["dataset_fingerprint"]), dict(content["settings"]))
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read ({error!r}); train_vl.py writes it") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: does not say what the run is ({error!r}); train_vl.py writes it") from None
     if not is_finished:
         raise ValueError(
             f"--run {name!r}: its training has not ended; if it was broken off, "

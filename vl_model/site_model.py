@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from data_prep.crops import VIEW_MM
+from data_prep.json_files import read_object
 from vl_model.lora import LoraSettings, add_adapters, base_state, load_adapters, merge_adapters, save_adapters
 from vl_model.pooling import TilePooling
 from vl_model.towers import LOCAL_DIR, OpenClipTowers, has_own_weights, load_towers, save_towers
@@ -172,9 +173,7 @@ def load_site_model(folder: Path) -> SiteModel:
     Raises ValueError where a file is missing or unreadable, or belongs to another base or another version.
     """
     card = _read_card(folder)
-    settings = ModelSettings(
-        model=card["model"], pretrained=card["pretrained"], tune=card["tune"], lora=LoraSettings(**card["lora"])
-    )
+    settings = _settings_of(card)
     if settings.tune == "lora":
         model = SiteModel(load_towers(settings.model, settings.pretrained), settings)
         _check_base(model, card, folder)
@@ -219,15 +218,20 @@ def _read_card(folder: Path) -> dict[str, Any]:
     path = folder / CARD
     if not path.is_file():
         raise ValueError(f"{folder}: no {CARD} there; it should be the final/ of a run that train_vl.py finished")
+    card = read_object(path, "train_vl.py", SCHEMA_VERSION)
     try:
-        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    if card.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(f"{path}: schema version {card.get('schema_version')!r}, expected {SCHEMA_VERSION}")
-    if (view_mm := card["preprocessing"]["view_mm"]) != VIEW_MM:
+        view_mm, _ = card["preprocessing"]["view_mm"], _settings_of(card)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: does not say what the model is made of ({error}); train the run again") from None
+    if view_mm != VIEW_MM:
         raise ValueError(f"{path}: trained on tiles of {view_mm} mm; this version cuts {VIEW_MM} mm")
     return card
+
+
+def _settings_of(card: dict[str, Any]) -> ModelSettings:
+    return ModelSettings(
+        model=card["model"], pretrained=card["pretrained"], tune=card["tune"], lora=LoraSettings(**card["lora"])
+    )
 
 
 def _check_base(model: SiteModel, card: dict[str, Any], folder: Path) -> None:

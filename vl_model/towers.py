@@ -18,7 +18,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import open_clip
 import torch
@@ -27,6 +29,7 @@ from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIP
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 from open_clip.transformer import TextTransformer, text_global_pool
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -37,6 +40,9 @@ CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 LOCAL_DIR = "local-dir:"
 HF_HUB = "hf-hub:"
+
+#: What weights files raise that are none.
+_UNREADABLE = (SafetensorError, UnpicklingError, EOFError, BadZipFile)
 
 open_clip.add_model_config(CONFIGS)
 
@@ -202,7 +208,7 @@ def _create(model: str, pretrained: str | None, remedy: str) -> OpenClipTowers:
             config = open_clip.get_model_config(model)
             clip = open_clip.create_model(model, pretrained, force_quick_gelu=quick_gelu)
             tokenizer = open_clip.get_tokenizer(model)
-    except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
+    except (*_UNREADABLE, RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{named}: cannot be loaded ({reason}); {remedy}") from None
     if quick_gelu:
