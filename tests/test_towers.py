@@ -79,6 +79,10 @@ def test_unfused_attention_is_the_fused_one() -> None:
     before, state = block(x_NLD, attn_mask=mask_LL), {k: v.clone() for k, v in block.state_dict().items()}
     assert unfuse_attention(block) == 1 and isinstance(block.attn, SeparateAttention)
     assert torch.allclose(block(x_NLD, attn_mask=mask_LL), before, atol=1e-6)
+    mask_MLL = torch.randn(2 * 3, 5, 5)  # one for each sequence and head, as text towers with a class token have
+    stock_block = open_clip.transformer.ResidualAttentionBlock(24, 3).eval()
+    stock_block.load_state_dict(state)
+    assert torch.allclose(block(x_NLD, attn_mask=mask_MLL), stock_block(x_NLD, attn_mask=mask_MLL), atol=1e-6)
     fused = fused_state_dict(block)
     assert fused.keys() == state.keys()
     assert all(torch.equal(fused[name], state[name]) for name in state)

@@ -38,13 +38,15 @@ class SeparateAttention(nn.Module):
         need_weights: bool = False,
         attn_mask: Tensor | None = None,
     ) -> tuple[Tensor, None]:
-        """The call that open_clip's blocks make; `attn_mask` is added to the (L, L) scores."""
+        """The call that open_clip's blocks make; `attn_mask` is added to the scores: (L, L), or (N * H, L, L)."""
         assert not need_weights, "attention weights are not kept"
         q_NHLd = self._heads(self.q_proj(query_NLD))
         k_NHLd = self._heads(self.k_proj(key_NLD))
         v_NHLd = self._heads(self.v_proj(value_NLD))
         if attn_mask is not None:
             attn_mask = attn_mask.to(q_NHLd.dtype)
+            if attn_mask.ndim == 3:
+                attn_mask = attn_mask.unflatten(0, (-1, self.heads))  # NLL of each head -> NHLL
         mixed_NHLd = F.scaled_dot_product_attention(q_NHLd, k_NHLd, v_NHLd, attn_mask=attn_mask)
         return self.out_proj(mixed_NHLd.transpose(1, 2).flatten(2)), None
 
