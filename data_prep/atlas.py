@@ -23,7 +23,7 @@ from data_prep.matching import GRID_MM, Picture, Seen, in_mean_spine, look, matc
 from data_prep.pose import Pose, fit_pose
 from data_prep.regions import Position, vector
 from data_prep.sites import SITES, Condition, Level, Site, Source, View
-from data_prep.studies import Study
+from data_prep.studies import Series, Study
 
 SCHEMA_VERSION = 1
 #: Marks that a study needs before its pose is taken from them.
@@ -63,9 +63,8 @@ class Atlas:
         known_N3 = np.full((len(SITES), 3), np.nan)
         for site, position in known.items():
             known_N3[SITES.index(site)] = position.point_mm
-        if _enough(known_N3 + 0 * self.shape_N3):
-            pose: Pose | None = fit_pose(self.shape_N3, known_N3)
-        else:
+        pose = fit_pose(self.shape_N3, known_N3) if _enough(known_N3 + 0 * self.shape_N3) else None
+        if pose is None or not pose.is_plausible:
             pose = self.find(study)
         if pose is None:
             return {}
@@ -80,8 +79,8 @@ class Atlas:
     def find(self, study: Study) -> Pose | None:
         """The pose from the images alone."""
         for view in (*SAGITTAL, View.AXIAL_T2):
-            series = max(study.of_view(view), key=lambda series: len(series.slices), default=None)
-            if series is None or view not in self.offset_mm or not series.frames:
+            series = _largest(study, view)
+            if series is None or view not in self.offset_mm:
                 continue
             usual = Pose(volume_middle(series) + self.offset_mm[view])
             if view in self.pictures:
@@ -144,8 +143,8 @@ def example_of(study: Study, positions: Mapping[Site, Position]) -> Example | No
     centre = np.nanmean(position_N3[_IS_CANAL], axis=0)
     middle, seen = {}, {}
     for view in View:
-        series = max(study.of_view(view), key=lambda series: len(series.slices), default=None)
-        if series is not None and series.frames:
+        series = _largest(study, view)
+        if series is not None:
             middle[view] = volume_middle(series)
             if view.is_sagittal:
                 seen[view] = Seen(centre, look(nearest_sagittal(series, centre[0])[0], centre))
@@ -153,14 +152,17 @@ def example_of(study: Study, positions: Mapping[Site, Position]) -> Example | No
 
 
 def learn_atlas(examples: Sequence[Example]) -> Atlas | None:
-    """The mean spine of marked studies; None where no study has all five canal sites marked."""
+    """The mean spine of marked studies; None where no study has all five canal sites marked, or no two agree."""
     shape_N3 = _mean_shape([example.position_N3 for example in examples])
     if shape_N3 is None:
         return None
-    poses = [fit_pose(shape_N3, example.position_N3) for example in examples]
+    # Marks that fix no pose, or an impossible one, teach nothing: one of them would spoil every mean.
+    examples = [example for example in examples if _enough(example.position_N3 + 0 * shape_N3)]
+    posed = [(example, fit_pose(shape_N3, example.position_N3)) for example in examples]
+    posed = [(example, pose) for example, pose in posed if pose.is_plausible]
     offset, spread, pictures = {}, {}, {}
     for view in View:
-        pairs = [(example, pose) for example, pose in zip(examples, poses, strict=True) if view in example.middle_mm]
+        pairs = [(example, pose) for example, pose in posed if view in example.middle_mm]
         if pairs:
             from_middle = np.array([pose.origin_mm - example.middle_mm[view] for example, pose in pairs])
             offset[view] = np.median(from_middle, axis=0)
@@ -169,7 +171,13 @@ def learn_atlas(examples: Sequence[Example]) -> Atlas | None:
         if seen:
             mean = np.mean([in_mean_spine(picture, pose) for picture, pose in seen], axis=0)
             pictures[view] = mean.astype(np.float32)
-    return Atlas(shape_N3, offset, spread, pictures, len(examples))
+    return Atlas(shape_N3, offset, spread, pictures, len(posed))
+
+
+def _largest(study: Study, view: View) -> Series | None:
+    """The series of a view with the most slices that have a place; None where there is none."""
+    placed = [series for series in study.of_view(view) if series.frames]
+    return max(placed, key=lambda series: len(series.frames), default=None)
 
 
 def _enough(position_N3: Array) -> bool:
@@ -194,13 +202,16 @@ def _mean_shape(positions: Sequence[Array]) -> Array | None:
     if not whole:
         return None
     shape = np.full((len(SITES), 3), np.nan)
-    canal = np.mean([position[_IS_CANAL] - position[_IS_CANAL].mean(axis=0) for position in whole], axis=0)
+    canal = np.median([position[_IS_CANAL] - position[_IS_CANAL].mean(axis=0) for position in whole], axis=0)
     shape[_IS_CANAL] = canal
     for _ in range(4):
         aligned = []
         for position in positions:
-            if _enough(position + 0 * shape):
-                aligned.append(fit_pose(shape, position).invert(position))
+            pose = fit_pose(shape, position) if _enough(position + 0 * shape) else None
+            if pose is not None and pose.is_plausible:
+                aligned.append(pose.invert(position))
+        if not aligned:
+            return None
         stacked = np.array(aligned)
         unmarked = np.isnan(stacked).all(axis=0)
         shape = np.nanmedian(np.where(unmarked, 0.0, stacked), axis=0)

@@ -145,7 +145,8 @@ def _search(
             energy = fftconvolve(seen**2, weight[::-1, ::-1], mode="same")
             # Where little is seen the energy is little too: half of a whole view's is the least that counts.
             least = 0.5 * float(weight.sum()) * float(np.mean(seen**2))
-            score = overlap / np.sqrt(np.maximum(energy, least) * float((turned**2).sum()))
+            # On a blank image there is no energy at all: every score is then 0, and the usual pose wins.
+            score = overlap / np.sqrt(np.maximum(energy, max(least, 1e-9)) * float((turned**2).sum()))
             unusual = ((scale - 1) / SCALE_SPREAD) ** 2 + (tilt / TILT_SPREAD) ** 2
             score = score - PRIOR_WEIGHT * (far + unusual)
             row, column = np.unravel_index(int(np.argmax(score)), score.shape)

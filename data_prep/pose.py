@@ -8,6 +8,8 @@ from data_prep.geometry import Array
 
 #: Points nearer together than this along the spine do not tell scale or tilt: they are of one level.
 ONE_LEVEL_MM = 20.0
+#: No spine is smaller, larger, or lies more tilted in the scanner: a pose beyond these comes of wrong points.
+SMALLEST, LARGEST, STEEPEST = 0.6, 1.6, np.deg2rad(40.0)
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,11 @@ class Pose:
     origin_mm: Array
     scale: float = 1.0
     tilt: float = 0.0
+
+    @property
+    def is_plausible(self) -> bool:
+        finite = np.isfinite(self.origin_mm).all()
+        return bool(finite and SMALLEST <= self.scale <= LARGEST and abs(self.tilt) <= STEEPEST)
 
     def apply(self, point_N3: Array) -> Array:
         return self.origin_mm + self.scale * point_N3 @ tilt_matrix(self.tilt).T

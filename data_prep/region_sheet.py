@@ -21,10 +21,10 @@ from data_prep.pairs import Pair, read_dataset
 from data_prep.sites import SITES, Condition, Level, Side, Site, View, parse_row_id_site
 
 PROG = "-m data_prep.region_sheet"
-PANEL, TITLE, GAP = 250, 42, 6
+PANEL, TITLE, GAP = 264, 42, 6
 BOX_COLOUR, MARK_COLOUR, SIDE_COLOUR = (255, 200, 0), (255, 60, 60), (110, 200, 255)
-#: Colours of the written file: greys with a few others need no more.
-COLOURS = 96
+#: Levels of grey in the written file.
+GREYS = 80
 
 Places = dict[Site, Vector]
 SliceKey = tuple[int, int]
@@ -50,7 +50,7 @@ def main() -> None:
     processed = data_root(settings.root).processed(settings.split)
     pictures = read_study_pictures(processed, settings.study)
     sheet = draw_sheet(pictures)
-    sheet.quantize(COLOURS, dither=Image.Dither.NONE).save(settings.out, optimize=True)
+    sheet.quantize(palette=_palette(), dither=Image.Dither.NONE).save(settings.out, optimize=True)
     study_id = next(iter(pictures.pairs.values())).study_id
     print(f"{settings.out}: {len(pictures.pairs)} regions of study {study_id}")
 
@@ -150,9 +150,18 @@ def draw_panel(pictures: StudyPictures, site: Site, view: View) -> Image.Image:
     draw.line((column, row - 4, column, row + 4), fill=MARK_COLOUR)
     if not view.is_sagittal:
         at_left, at_right = ("L", "R") if frame.axes[0][0] < 0 else ("R", "L")
-        draw.text((3, TITLE + size[1] / 2), at_left, fill=SIDE_COLOUR, font=_font())
-        draw.text((size[0] - 12, TITLE + size[1] / 2), at_right, fill=SIDE_COLOUR, font=_font())
+        for letter, left in ((at_left, 0), (at_right, size[0] - 12)):
+            draw.rectangle((left, TITLE, left + 12, TITLE + 14), fill=(0, 0, 0))
+            draw.text((left + 3, TITLE), letter, fill=SIDE_COLOUR, font=_font())
     return panel
+
+
+def _palette() -> Image.Image:
+    """Greys and the colours of box, mark and sides, so that none of these is lost in a file of few colours."""
+    palette = Image.new("P", (1, 1))
+    greys = [round(255 * level / (GREYS - 1)) for level in range(GREYS)]
+    palette.putpalette([*(part for grey in greys for part in (grey,) * 3), *BOX_COLOUR, *MARK_COLOUR, *SIDE_COLOUR])
+    return palette
 
 
 def _write(panel: Image.Image, lines: list[str]) -> None:

@@ -1,18 +1,21 @@
 """data_prep/atlas.py: known poses are found again, in numbers and in phantom studies nobody marked."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data_prep.atlas import example_of, learn_atlas, load_atlas
+from data_prep.atlas import Example, example_of, learn_atlas, load_atlas
 from data_prep.cohorts import split_cohort
+from data_prep.geometry import Frame
 from data_prep.layout import DataRoot
 from data_prep.phantom import write_cohort
 from data_prep.pose import Pose, fit_pose
-from data_prep.regions import marked_positions
-from data_prep.sites import SITES, Level, Source
-from data_prep.studies import read_study
+from data_prep.regions import Missing, Position, marked_positions, region
+from data_prep.sites import SITES, Level, Source, View
+from data_prep.studies import Series, Slice, Study, read_study
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +80,112 @@ def test_an_atlas_is_kept_in_a_file(tmp_path: Path, marked, atlas) -> None:  # t
 
 def test_nothing_is_learned_from_nothing() -> None:
     assert learn_atlas([]) is None
+
+
+def turned(image: Slice) -> Slice:
+    """The same picture stored upside down and mirrored, which its geometry says."""
+    frame = image.frame
+    assert frame is not None
+    rows, columns = frame.shape
+    there = Frame(
+        tuple(frame.to_patient(columns - 1, rows - 1)),
+        tuple(-part for part in frame.row_direction),
+        tuple(-part for part in frame.column_direction),
+        frame.spacing_mm,
+        frame.shape,
+    )
+    return replace(image, frame=there, grey=np.ascontiguousarray(image.grey[::-1, ::-1]))
+
+
+def backwards(series: Series) -> Series:
+    """Acquired in the other order: `slices` are sorted by place, so only the numbers change."""
+    numbers = [image.instance_number for image in series.slices][::-1]
+    slices = [replace(image, instance_number=number) for image, number in zip(series.slices, numbers, strict=True)]
+    return replace(series, slices=tuple(slices))
+
+
+def with_series(study: Study, change) -> Study:  # type: ignore[no-untyped-def]
+    changed = [change(series) for series in study.series]
+    return replace(study, series=tuple(series for series in changed if series is not None))
+
+
+def regions_as_text(study: Study, positions: dict) -> str:
+    """Every region, as it would be written: numbers that are not finite raise."""
+    regions = [region(study, positions[site], view) for site in positions for view in site.views]
+    whole = [[found.site.key, found.centre_mm, found.box] for found in regions if not isinstance(found, Missing)]
+    return json.dumps(whole, allow_nan=False)
+
+
+CRIPPLED = {
+    "no T2": lambda series: None if series.view is View.SAGITTAL_T2_STIR else series,
+    "axial alone": lambda series: series if series.view is View.AXIAL_T2 else None,
+    "one slice each": lambda series: replace(series, slices=series.slices[6:7], stacks=((0,),)),
+    "blank": lambda series: replace(
+        series, slices=tuple(replace(image, grey=np.zeros_like(image.grey)) for image in series.slices)
+    ),
+    "narrow": lambda series: replace(
+        series,
+        slices=tuple(
+            replace(image, grey=image.grey[:, :1], frame=replace(image.frame, shape=(image.grey.shape[0], 1)))
+            for image in series.slices
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CRIPPLED)
+def test_an_unmarked_study_that_lacks_something_still_has_25_finite_positions(marked, atlas, what: str) -> None:  # type: ignore[no-untyped-def]
+    study = with_series(marked[0][0], CRIPPLED[what])
+    found = atlas.place(study, {})
+    assert set(found) == set(SITES)
+    assert np.isfinite([place.point_mm for place in found.values()]).all()
+    regions_as_text(study, found)
+
+
+def test_positions_do_not_depend_on_how_images_are_stored(marked, atlas) -> None:  # type: ignore[no-untyped-def]
+    study = marked[1][0]
+    plain = atlas.place(study, {})
+    assert atlas.place(with_series(study, backwards), {}) == plain
+    other_way = with_series(study, lambda s: replace(s, slices=tuple(turned(image) for image in s.slices)))
+    for site, place in atlas.place(other_way, {}).items():
+        assert np.linalg.norm(np.subtract(place.point_mm, plain[site].point_mm)) < 2.5  # a step of the search
+        for view in site.views:
+            here, there = region(study, plain[site], view), region(other_way, plain[site], view)
+            assert isinstance(here, Missing) == isinstance(there, Missing)
+            if not isinstance(here, Missing) and not isinstance(there, Missing):
+                assert here.instance_numbers == there.instance_numbers
+
+
+def test_a_study_without_places_has_none(marked, atlas) -> None:  # type: ignore[no-untyped-def]
+    placeless = with_series(
+        marked[0][0], lambda s: replace(s, slices=tuple(replace(image, frame=None) for image in s.slices), stacks=())
+    )
+    assert atlas.place(placeless, {}) == {}
+    assert atlas.place(with_series(marked[0][0], lambda s: replace(s, view=None)), {}) == {}
+    assert atlas.place(Study(1, ()), {}) == {}
+
+
+def test_marks_that_no_spine_could_have_do_not_make_the_pose(marked, atlas) -> None:  # type: ignore[no-untyped-def]
+    study = marked[1][0]
+    by_picture = atlas.place(study, {})
+    canal = [site for site in SITES if site.side is None]
+    for z_mm in ([0.0] * 5, [-60.0, -30.0, 0.0, 30.0, 60.0]):  # all at one height; head down
+        known = {s: Position(s, (0.0, 0.0, z), Source.ANNOTATED) for s, z in zip(canal, z_mm, strict=True)}
+        found = atlas.place(study, known)
+        assert set(found) == set(SITES) - set(canal)
+        spread = np.ptp([place.point_mm[2] for place in found.values()])
+        usual = np.ptp([by_picture[site].point_mm[2] for site in found])
+        assert np.isfinite(spread) and spread < usual + 2 * np.ptp([*z_mm, 100.0])
+
+
+def test_one_absurd_example_does_not_spoil_the_atlas(marked, atlas) -> None:  # type: ignore[no-untyped-def]
+    examples = [example_of(study, positions) for study, positions in marked[2:]]
+    assert all(example is not None for example in examples)
+    head_down = Example(examples[0].position_N3 * (1, 1, -1), examples[0].middle_mm, examples[0].seen)
+    few = Example(np.where(np.arange(25)[:, None] < 1, examples[0].position_N3, np.nan), {}, {})
+    again = learn_atlas([*examples, head_down, few])
+    assert again is not None and again.studies == len(examples) == atlas.studies
+    # The mean spine's own size and tilt are anyone's choice; its form is not.
+    pose = fit_pose(atlas.shape_N3, again.shape_N3)
+    assert 0.95 < pose.scale < 1.05 and np.nanmax(np.abs(pose.invert(again.shape_N3) - atlas.shape_N3)) < 1
+    assert learn_atlas([few]) is None
