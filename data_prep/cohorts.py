@@ -1,14 +1,17 @@
 """Which studies there are: tables and image folders held against each other.
 
-Study folders lie in an image folder, series folders in them: ``<study_id>/<series_id>/*.dcm``.
+Study folders lie in an image folder, series folders in them: ``<study_id>/<series_id>/*.dcm``. A series
+folder that lies elsewhere is read from there where the table makes certain whose it is (`strays`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_prep.faults import Fault, FaultKind
+from data_prep.faults import Action, Fault, FaultKind
+from data_prep.folders import holds_files, is_id, list_folder, place
 from data_prep.layout import DataRoot, Split
+from data_prep.strays import misplaced_series
 from data_prep.studies import StudyFolder
 from data_prep.tables import Tables, read_description_table, read_test_tables, read_train_tables
 
@@ -25,12 +28,17 @@ class Cohort:
 
 
 def split_cohort(root: DataRoot, split: Split) -> Cohort:
-    """A split of the data root. Raises ValueError or OSError for tables or folders that cannot be read."""
+    """A split of the data root. It may have no folders: then its tables name studies that lie nowhere.
+
+    Raises ValueError or OSError for tables or an image folder that cannot be read, and where there is no study.
+    """
     images = root.images(split)
+    tables = read_train_tables(root.dataset) if split == "train" else read_test_tables(root.dataset)
     if not images.is_dir():
         raise ValueError(f"{images}: no such folder; the {split} studies' DICOM files should lie there")
-    tables = read_train_tables(root.dataset) if split == "train" else read_test_tables(root.dataset)
-    return _cohort(split, images, tables, _numbered(images))
+    studies = _numbered(images, images)
+    strays = misplaced_series(images, [*studies.paths.values(), *studies.others], tables.views, tables.study_ids)
+    return _cohort(split, images, tables, studies, strays)
 
 
 def folder_cohort(images: Path, descriptions: Path | None) -> Cohort:
@@ -44,119 +52,128 @@ def folder_cohort(images: Path, descriptions: Path | None) -> Cohort:
     tables = read_description_table(descriptions) if descriptions else Tables()
     images = images.resolve()
     single = _holds_series(images)
-    paths = [images] if single else _folders(images)
-    if not any(map(_holds_series, paths)):
-        raise ValueError(f"{images}: holds no study; it should hold <study>/<series>/*.dcm")
     root = images.parent if single else images
-    return _cohort("new", root, tables, _numbered_or_assigned(root, paths), assign=True)
+    studies = _assigned(root, [images]) if single else _numbered(images, images, assign=True)
+    if not any(map(_holds_series, studies.paths.values())):
+        raise ValueError(f"{images}: holds no study; it should hold <study>/<series>/*.dcm")
+    return _cohort("new", root, tables, studies)
 
 
 @dataclass
 class _Numbered:
-    """Folders by their number, and what was wrong with the others."""
+    """Folders by their number, those whose names are none, and a fault for all that is wrong."""
 
     paths: dict[int, Path] = field(default_factory=dict)
+    others: list[Path] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
 
-def _cohort(split: str, images: Path, tables: Tables, found: _Numbered, assign: bool = False) -> Cohort:
+def _cohort(
+    split: str,
+    images: Path,
+    tables: Tables,
+    studies: _Numbered,
+    strays: Mapping[tuple[int, int], Path] | None = None,
+) -> Cohort:
     """Studies that are on the disk, in the tables' order, then those that no table names.
 
-    Raises ValueError where there are none.
+    Raises ValueError where there are none, and no table names any.
     """
-    named = tables.study_ids or tuple(sorted(found.paths))
-    faults = [*tables.faults, *found.faults]
+    strays = strays or {}
+    found = {study_id: path for study_id, path in studies.paths.items() if path not in strays.values()}
+    named = tables.study_ids or tuple(sorted(found))
+    faults = [*tables.faults, *studies.faults]
     folders = []
-    for study_id in dict.fromkeys([*named, *sorted(found.paths)]):
-        path = found.paths.get(study_id)
-        if path is None and split == "new":
-            continue
-        if path is None:
-            message = "the tables name this study, the image folder has it not"
-            faults.append(Fault(study_id, None, str(study_id), FaultKind.MISSING_STUDY, "skipped", message))
+    for study_id in dict.fromkeys([*named, *sorted(found)]):
+        moved = {series_id: path for (owner, series_id), path in sorted(strays.items()) if owner == study_id}
+        path = found.get(study_id)
+        if path is None and not moved:
+            if split != "new":  # new studies are those in the folder: a table may speak of others too
+                message = "the tables name this study, the image folder has it not"
+                faults.append(Fault(study_id, None, str(study_id), FaultKind.MISSING_STUDY, "skipped", message))
             continue
         if study_id not in named:
             message = "no table names this study"
-            faults.append(Fault(study_id, None, path.name, FaultKind.NOT_IN_TABLE, "kept", message))
-        series = (
-            _numbered_or_assigned(images, _folders(path), study_id) if assign else _numbered(path, study_id, images)
-        )
-        faults += series.faults
+            faults.append(Fault(study_id, None, str(study_id), FaultKind.NOT_IN_TABLE, "kept", message))
+        series = _Numbered() if path is None else _numbered(path, images, study_id, assign=split == "new")
         folder = StudyFolder(
             study_id,
             images,
-            series.paths,
+            series.paths | moved,
             tables.views.get(study_id),
             tables.severities.get(study_id, {}),
             tuple(tables.marks.get(study_id, ())),
         )
-        faults += _series_faults(folder, path.name)
+        faults += [*series.faults, *_series_faults(folder, moved)]
         if folder.series:
             folders.append(folder)
-    if not folders:
+    if not folders and not tables.study_ids:
         raise ValueError(f"{images}: holds no study's folder with series; expected <study_id>/<series_id>/<N>.dcm")
-    # New studies are those in the folder: a table of descriptions may speak of others too.
-    study_ids = named if split != "new" else tuple(sorted(found.paths))
+    study_ids = named if split != "new" else tuple(sorted(found))
     return Cohort(split, tuple(folders), study_ids, tuple(faults), tables.hashes)
 
 
-def _series_faults(folder: StudyFolder, name: str) -> list[Fault]:
-    """Series that only the table, or nobody, knows; a study without any series."""
+def _series_faults(folder: StudyFolder, moved: Mapping[int, Path]) -> list[Fault]:
+    """Series found elsewhere; series that only the table, or nobody, knows; a study without any series."""
     faults = []
+
+    def note(series_id: int | None, path: str, kind: FaultKind, action: Action, message: str) -> None:
+        faults.append(Fault(folder.study_id, series_id, path, kind, action, message))
+
+    for series_id, path in moved.items():
+        message = f"read as series {series_id} of study {folder.study_id}, as the table says"
+        note(series_id, place(path, folder.root), FaultKind.MISPLACED, "repaired", message)
     for series_id in sorted(set(folder.views or ()) - set(folder.series)):
         message = "the table describes this series, the image folder has it not"
-        place = f"{name}/{series_id}"
-        faults.append(Fault(folder.study_id, series_id, place, FaultKind.MISSING_SERIES, "skipped", message))
+        note(series_id, f"{folder.study_id}/{series_id}", FaultKind.MISSING_SERIES, "skipped", message)
     if not folder.series:
-        message = "no series in this study's folder"
-        faults.append(Fault(folder.study_id, None, name, FaultKind.EMPTY_FOLDER, "skipped", message))
+        note(None, str(folder.study_id), FaultKind.EMPTY_FOLDER, "skipped", "no series in this study's folder")
     return faults
 
 
-def _numbered(folder: Path, study_id: int | None = None, root: Path | None = None) -> _Numbered:
-    """The folders in `folder` whose names are numbers; whatever else lies there is a fault."""
-    result = _Numbered()
-    for path in sorted(folder.iterdir()):
-        place = path.relative_to(root or folder).as_posix()
-        if not path.is_dir():
-            message = "a file where folders are expected"
-            result.faults.append(Fault(study_id, None, place, FaultKind.MISPLACED, "skipped", message))
-        elif not _is_number(path.name):
-            message = f"folder {path.name!r}: its name should be a whole number"
-            result.faults.append(Fault(study_id, None, place, FaultKind.BAD_ID, "skipped", message))
-        else:
-            result.paths[int(path.name)] = path
+def _numbered(folder: Path, root: Path, study_id: int | None = None, assign: bool = False) -> _Numbered:
+    """The folders in a folder of folders; `assign`: those whose names are no numbers get some."""
+    listing = list_folder(folder, root, study_id)
+    result = _assigned(root, listing.folders, study_id) if assign else _refused(root, listing.folders, study_id)
+    result.faults += listing.faults
+    for path in listing.files:
+        message = "a file where folders are expected"
+        result.faults.append(Fault(study_id, None, place(path, root), FaultKind.MISPLACED, "skipped", message))
+    result.faults.sort(key=lambda fault: fault.path)
     return result
 
 
-def _numbered_or_assigned(root: Path, folders: Iterable[Path], study_id: int | None = None) -> _Numbered:
+def _refused(root: Path, folders: Iterable[Path], study_id: int | None) -> _Numbered:
+    """Folders by number; those named otherwise are set aside."""
+    result = _split_by_name(folders)
+    for path in result.others:
+        message = f"folder {path.name!r}: its name should be a plain whole number"
+        result.faults.append(Fault(study_id, None, place(path, root), FaultKind.BAD_ID, "skipped", message))
+    return result
+
+
+def _assigned(root: Path, folders: Iterable[Path], study_id: int | None = None) -> _Numbered:
     """Folders by number; those named otherwise get the smallest numbers that are free, in the order of their names."""
-    result = _Numbered()
-    others = []
-    for path in folders:
-        if _is_number(path.name):
-            result.paths[int(path.name)] = path
-        else:
-            others.append(path)
+    result = _split_by_name(folders)
     number = 0
-    for path in others:
+    for path in result.others:
         number = next(n for n in range(number + 1, number + 2 + len(result.paths)) if n not in result.paths)
         result.paths[number] = path
-        place = path.relative_to(root).as_posix()
         message = f"folder {path.name!r} is no number: it is called {number} here"
-        result.faults.append(Fault(study_id, None, place, FaultKind.ID_ASSIGNED, "guessed", message))
+        result.faults.append(Fault(study_id, None, place(path, root), FaultKind.ID_ASSIGNED, "guessed", message))
     return result
 
 
-def _is_number(name: str) -> bool:
-    """A plain id: ``007`` would be a second name of ``7``."""
-    return name.isascii() and name.isdigit() and len(name) <= 18 and str(int(name)) == name
-
-
-def _folders(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def _split_by_name(folders: Iterable[Path]) -> _Numbered:
+    result = _Numbered()
+    for path in folders:
+        if is_id(path.name):
+            result.paths[int(path.name)] = path
+        else:
+            result.others.append(path)
+    return result
 
 
 def _holds_series(path: Path) -> bool:
     """Whether a folder holds folders that hold files."""
-    return any(any(entry.is_file() for entry in folder.iterdir()) for folder in _folders(path))
+    return any(holds_files(folder) for folder in list_folder(path, path).folders)

@@ -78,6 +78,8 @@ def test_wrong_input_is_one_line_and_nothing_written(
     assert "train.csv" in refusal("--root", str(copy))
     shutil.rmtree(copy / "dataset" / "test_images")
     (copy / "dataset" / "test_images").mkdir()
+    for table in ("test_series_descriptions.csv", "sample_submission.csv"):
+        (copy / "dataset" / table).unlink()
     assert "test_images" in refusal("--root", str(copy), "--split", "test")
     assert sorted(path.name for path in copy.iterdir()) == ["dataset"]
 
@@ -91,6 +93,16 @@ def test_a_split_that_is_not_there_is_left_out(root: Path, tmp_path: Path) -> No
     dataset = read_dataset(copy / "test" / "processed_data")
     assert dataset.pairs == () and len(dataset.study_ids) == 1
     assert not (copy / "train").exists()
+
+
+def test_test_studies_that_lie_nowhere_are_answered_for_all_the_same(root: Path, tmp_path: Path) -> None:
+    copy = copy_of(root, tmp_path)
+    (study,) = (copy / "dataset" / "test_images").iterdir()
+    shutil.rmtree(study)
+    done = prepare("--root", str(copy), "--split", "test", "--workers", "1")
+    assert done.returncode == 2 and "no study of it has a readable image" in done.stderr
+    assert read_dataset(copy / "test" / "processed_data").study_ids == (int(study.name),)
+    assert "missing_study,skipped" in (copy / "test" / "processed_data" / "faults.csv").read_text()
 
 
 def test_help_needs_neither_torch_nor_a_root() -> None:

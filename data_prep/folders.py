@@ -1,0 +1,73 @@
+"""What lies in a folder: names and kinds, before anything is opened.
+
+Links that stay inside the image folder are followed, as copies would be; those that lead outside are not.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data_prep.faults import Fault, FaultKind
+
+#: What discs and file managers leave beside images; names with a leading dot are theirs too.
+CLUTTER = frozenset({"DICOMDIR", "THUMBS.DB", "DESKTOP.INI", "__MACOSX"})
+
+
+@dataclass
+class Listing:
+    """Folders and regular files, by name, and a fault for everything else."""
+
+    folders: list[Path] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+
+def list_folder(folder: Path, root: Path, study_id: int | None = None, series_id: int | None = None) -> Listing:
+    """The entries of `folder`, which lies in the image folder `root`. A folder that cannot be listed is a fault."""
+    result = Listing()
+
+    def note(path: Path, kind: FaultKind, message: str) -> None:
+        result.faults.append(Fault(study_id, series_id, place(path, root), kind, "skipped", message))
+
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        note(folder, FaultKind.CANNOT_OPEN, f"the folder cannot be listed: {error.strerror}")
+        return result
+    for entry in found:
+        path = Path(entry.path)
+        if entry.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+            note(path, FaultKind.LINK_OUTSIDE, "a link that leads outside the image folder")
+        elif entry.name.startswith(".") or entry.name.upper() in CLUTTER:
+            note(path, FaultKind.NOT_DICOM, "not an image: left by a disc or a file manager")
+        elif entry.is_dir():
+            result.folders.append(path)
+        elif entry.is_file():
+            result.files.append(path)
+        else:
+            note(path, FaultKind.NOT_DICOM, "not a file: a broken link, or a device")
+    return result
+
+
+def place(path: Path, root: Path) -> str:
+    """A path as a fault names it: relative to the image folder `root`, with what cannot be printed escaped.
+
+    A name may hold line breaks, and bytes that are no UTF-8, which no table can be written with.
+    """
+    name = path.relative_to(root).as_posix()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+
+
+def is_id(name: str) -> bool:
+    """Whether a folder's name is a plain whole number: ``007`` would be a second name of ``7``."""
+    return name.isascii() and name.isdigit() and len(name) <= 18 and str(int(name)) == name
+
+
+def holds_files(folder: Path) -> bool:
+    """Whether regular files lie in a folder; its listing ends at the first."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.is_file() for entry in entries)
+    except OSError:
+        return False
