@@ -7,6 +7,12 @@ that whole numbers are pixel centres. ``PixelSpacing`` is (between rows, between
 The mapping is equation C.7.6.2.1-1 of DICOM PS3.3:
 ``P = position + row_direction * spacing_between_columns * column + column_direction * spacing_between_rows * row``.
 
+An image lies somewhere only if its own header says position, orientation and ``PixelSpacing``. None of
+these is guessed: not from ``ImagerPixelSpacing`` (of a detector: no MR has one), not from
+``SpacingBetweenSlices`` or ``SliceThickness`` (both across the slices, and often missing), not from the
+slice next to it, which may be of another size. What lies nowhere still is a picture, but no region is
+drawn on it. The distance between slices is that of their positions, never what a header says of it.
+
 >>> frame = Frame((-10.0, 0.0, 5.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (2.0, 0.5), (100, 200))
 >>> frame.to_patient(column=20, row=3)
 array([0., 6., 5.])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from data_prep.geometry import Frame, nearest, neighbours, stacks
+from data_prep.geometry import NEIGHBOUR_MM, Frame, Plane, nearest, neighbours, stacks
 from tests.dicom_files import AXIAL, PUBLISHED, SAGITTAL, frame, needs_published_files
 
 
@@ -33,6 +33,10 @@ def test_pixels_to_patient_is_the_standards_matrix(seed: int) -> None:
     "wrong",
     [
         {"spacing_mm": (0.0, 1.0)},
+        {"spacing_mm": (1.0, 1e-9)},
+        {"spacing_mm": (1e6, 1.0)},
+        {"position_mm": (0.0, 0.0, 1e30)},
+        {"row_direction": (0.0, 0.0, 0.0)},
         {"position_mm": (np.nan, 0.0, 0.0)},
         {"row_direction": (1.0, 1.0, 0.0)},
         {"row_direction": (0.0, 1.0, 0.0)},
@@ -47,8 +51,39 @@ def test_a_frame_that_is_none_is_refused(wrong: dict) -> None:
         "spacing_mm": (1.0, 1.0),
         "shape": (4, 4),
     }
-    with pytest.raises(ValueError, match=r"geometry|spacing|shape|orientation"):
+    with pytest.raises(ValueError, match=r"geometry|spacing|shape|orientation|position"):
         Frame(**(good | wrong))
+
+
+def test_directions_with_a_headers_rounding_are_made_square() -> None:
+    image = Frame((5.0, 6.0, 7.0), (0.999, 0.004, 0.0), (0.003, 1.002, 0.001), (0.5, 0.7), (400, 300))
+    for column, row in ((0, 0), (299, 399), (-20.5, 1000)):
+        point = image.to_patient(column, row)
+        np.testing.assert_allclose(image.to_pixel(point), (column, row), atol=1e-9)
+        assert image.distance_mm(point) == pytest.approx(0, abs=1e-9)
+    one_pixel = image.to_patient(1, 0) - image.to_patient(0, 0), image.to_patient(0, 1) - image.to_patient(0, 0)
+    np.testing.assert_allclose([np.linalg.norm(step) for step in one_pixel], (0.7, 0.5))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_planes_are_told_by_the_angles_to_the_axes(seed: int) -> None:
+    image = oblique(seed)
+    down, right = np.array(image.column_direction), np.array(image.row_direction)
+    normal = np.array([right[1] * down[2] - right[2] * down[1], 0, right[0] * down[1] - right[1] * down[0]])
+    normal[1] = right[2] * down[0] - right[0] * down[2]
+    degrees = {plane: np.rad2deg(np.arccos(abs(normal[axis]))) for axis, plane in enumerate(Plane)}
+    assert image.plane is min(degrees, key=lambda plane: degrees[plane])
+    assert {plane for plane in Plane if image.lies_as(plane)} == {plane for plane in Plane if degrees[plane] <= 60}
+
+
+def test_a_localiser_has_a_stack_for_each_plane() -> None:
+    coronal = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0))
+    frames = [frame((z, z, z), directions) for z in (8, 0, 4) for directions in (SAGITTAL, coronal, AXIAL)]
+    found = stacks(frames)
+    assert sorted(map(sorted, found)) == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
+    for stack in found:
+        axis = frames[stack[0]].plane.axis
+        assert [frames[index].position_mm[axis] for index in stack] == [0, 4, 8]
 
 
 def test_sagittal_slices_run_from_right_to_left_whatever_the_order() -> None:
@@ -101,6 +136,29 @@ def test_neighbours_stop_at_ends_jumps_and_repeats() -> None:
     assert neighbours(frames, [5], 5) == (5, 5, 5)
     with pytest.raises(ValueError):
         neighbours(frames, [0, 1], 6)
+
+
+def test_neighbours_of_small_blocks_and_of_single_slices() -> None:
+    pairs = [frame((0, 0, z), AXIAL) for z in (0, 4, 35, 39, 70, 74)]
+    assert neighbours(pairs, range(6), 1) == (0, 1, 1) and neighbours(pairs, range(6), 2) == (2, 2, 3)
+    one_a_disc = [frame((0, 0, z), AXIAL) for z in (0, 35, 70)]
+    assert neighbours(one_a_disc, range(3), 1) == (1, 1, 1)
+    assert neighbours([frame((0, 0, 0), AXIAL)] * 2, range(2), 0) == (0, 0, 0)
+
+
+def test_neighbours_against_a_slow_version() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        steps = random.choice([0.0, 4.0, 4.4, 5.0, 20.0], size=8)
+        heights = np.cumsum(steps)
+        frames = [frame((0, 0, z), AXIAL) for z in heights]
+        gaps = sorted(step for step in steps[1:] if step > 0)
+        limit = min(1.5 * gaps[(len(gaps) - 1) // 2], NEIGHBOUR_MM) if gaps else 0
+        for index, here in enumerate(heights):
+            below = [z for z in heights if z < here - 0.1 and here - z <= limit]
+            above = [z for z in heights if z > here + 0.1 and z - here <= limit]
+            expected = (max(below, default=here), here, min(above, default=here))
+            assert tuple(heights[i] for i in neighbours(frames, range(8), index)) == pytest.approx(expected)
 
 
 def test_nearest_is_by_plane_then_by_what_it_shows() -> None:
