@@ -2,12 +2,17 @@
 
     python prepare_data.py --root data/lumbarspine
     python prepare_data.py --root data/lumbarspine --split test --workers 8
+    python prepare_data.py --root /scratch/me/lumbarspine --dask-scheduler tcp://10.0.0.1:8786
 
 Reads <root>/dataset, writes <root>/train/processed_data and <root>/test/processed_data. Sites are
 placed by the readers' marks; where nobody marked them, by an atlas that is learned from the marked
-train studies and kept beside them. A second run on the same input does nothing.
+train studies and kept beside them. A second run on the same input does nothing; after an interruption
+the same command goes on where it was. With --dask-scheduler the work is done by a Dask cluster's workers,
+which must see the root under the same path (recipes/prepare_on_slurm.py starts such a cluster).
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +22,8 @@ from data_prep.layout import DataRoot, Split, data_root
 if TYPE_CHECKING:
     from data_prep.atlas import Atlas
     from data_prep.cohorts import Cohort
-    from data_prep.convert import Summary
+    from data_prep.executors import Pool
+    from data_prep.gather import Summary
 
 
 def main() -> None:
@@ -31,7 +37,8 @@ def main() -> None:
 
     # All tables and folders are read before the first image is, so that wrong input is told at once.
     cohorts = {split: split_cohort(root, split) for split in splits_to_prepare(root, settings["split"])}
-    summaries = [prepare(root, split, cohort, settings) for split, cohort in cohorts.items()]
+    with pool_for(cohorts.values(), settings) as pool:
+        summaries = [prepare(root, split, cohort, settings, pool) for split, cohort in cohorts.items()]
     if not any(summary.slices for summary in summaries):
         raise ValueError(f"{root.dataset}: no study of it has a readable image; faults.csv says what is wrong")
 
@@ -41,6 +48,9 @@ def read_settings() -> SettingsParser:
     parser.add_argument("--root", type=str | None, default=None, help="folder that holds dataset/ (else $LUMBAR_ROOT)")
     parser.add_argument("--split", choices=["train", "test", "both"], default="both", help="which studies to prepare")
     parser.add_argument("--workers", type=int, default=usable_cores(), help="processes that convert studies")
+    parser.add_argument(
+        "--dask-scheduler", type=str | None, default=None, help="a Dask cluster's address, to work there"
+    )
     parser.add_argument("--folds", type=int, default=5, help="parts that the train studies are divided into")
     parser.add_argument("--seed", type=int, default=0, help="of the division into folds")
     parser.add_argument("--max-pixels", type=int, default=4096 * 4096, help="larger images are refused undecoded")
@@ -63,20 +73,37 @@ def splits_to_prepare(root: DataRoot, wanted: str) -> list[Split]:
     return present
 
 
-def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, Any]) -> "Summary":
+@contextmanager
+def pool_for(cohorts: Iterable["Cohort"], settings: dict[str, Any]) -> Iterator["Pool"]:
+    """Workers for the whole run: no more than there are studies. What stops the run can be gone on from."""
+    from data_prep.executors import open_pool
+
+    studies = max(len(cohort.folders) for cohort in cohorts)
+    going_on = "the same command goes on from here"
+    with open_pool(max(1, min(settings["workers"], studies)), settings["dask_scheduler"]) as pool:
+        try:
+            yield pool
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(going_on) from None
+        except OSError as error:
+            raise OSError(f"{error}; {going_on}") from error
+
+
+def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, Any], pool: "Pool") -> "Summary":
     """Convert one split, or find it converted, and say what came of it."""
-    from data_prep.convert import convert_cohort, input_key, learn_from, summary_if_current
+    from data_prep.convert import convert_cohort, input_key, learn_from, read_inputs, summary_if_current
     from prompts.render import caption
 
     processed = root.processed(split)
     noted = {name: settings[name] for name in ("folds", "seed", "max_pixels")}
-    work: dict[str, int] = {"workers": settings["workers"], "max_pixels": settings["max_pixels"]}
     atlas = learned_atlas(root) if split == "test" else None
-    key = input_key(cohort, noted, atlas, caption)
+    inputs = read_inputs(cohort)
+    key = input_key(cohort, inputs, noted, atlas, caption)
     summary = summary_if_current(processed, key)
     if summary is None:
+        work: dict[str, Any] = {"inputs": inputs, "pool": pool, "max_pixels": settings["max_pixels"]}
         if split == "train":
-            atlas = learn_from(cohort, seed=settings["seed"], **work)
+            atlas = learn_from(cohort, seed=settings["seed"], processed=processed, **work)
         if atlas is None:
             print(f"{split}: no atlas, so sites that nobody marked have no regions")
         summary = convert_cohort(

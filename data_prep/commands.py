@@ -48,13 +48,14 @@ def fail(prog: str, message: str) -> NoReturn:
 def run_command(prog: str, main: Callable[[], int | None]) -> NoReturn:
     """Run a script's story; wrong input (ValueError, OSError) becomes one line and status 2, Ctrl-C status 130.
 
+    A KeyboardInterrupt's own words, such as how to go on, follow the word "interrupted".
     Everything else is a defect of the program and keeps its traceback.
     """
     try:
         status = main() or 0
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr, flush=True)
+    except KeyboardInterrupt as stop:
+        print(": ".join([prog, "; ".join(["interrupted", *map(str, stop.args)])]), file=sys.stderr, flush=True)
         raise SystemExit(EXIT_INTERRUPTED) from None
     except BrokenPipeError:
         # The reader of our output has left (`| head`): nothing is wrong, and nothing more can be said.

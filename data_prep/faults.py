@@ -88,6 +88,11 @@ class FaultKind(StrEnum):
         "left out",
     )
     UNREADABLE = ("unreadable", "a header that cannot be parsed", "left out")
+    FILE_META = (
+        "file_meta",
+        "no preamble, or no transfer syntax: the file has lost its first bytes",
+        "read as its first element is written",
+    )
     NO_PIXELS = ("no_pixels", "no pixel data, or a file cut before them, which pydicom reads as empty", "left out")
     TRUNCATED = ("truncated", "the header promises more pixels than the file holds", "left out")
     SURPLUS_BYTES = (
@@ -95,16 +100,35 @@ class FaultKind(StrEnum):
         "more bytes of pixels than the header promises",
         "the promised ones are read, the rest is left",
     )
-    TOO_MANY_PIXELS = ("too_many_pixels", "an image of more than `--max-pixels`", "left out, undecoded")
-    NOT_GREY = ("not_grey", "a colour or palette image: not MR", "left out")
-    MULTI_FRAME = ("multi_frame", "several frames in one file", "left out")
+    UNDELIMITED = (
+        "undelimited",
+        "compressed pixels that are whole, but whose end is not marked; pydicom reads such a file as empty",
+        "read as if it were marked",
+    )
+    TOO_MANY_PIXELS = (
+        "too_many_pixels",
+        "an image of more than `--max-pixels`, or a deflated file that would hold more",
+        "left out, undecoded",
+    )
+    NOT_GREY = ("not_grey", "a colour, palette or phase image: not what is read on MR", "left out")
+    MULTI_FRAME = ("multi_frame", "more frames in one file than the 999 that can be numbered", "left out")
     NO_DECODER = (
         "no_decoder",
         "a compression that no installed package reads",
         "left out; a package to install is named",
     )
     UNDECODABLE = ("undecodable", "pixels that their decoder refuses, or values that the header rules out", "left out")
-    WRONG_SHAPE = ("wrong_shape", "what was decoded is not what the header promised", "left out")
+    WRONG_SHAPE = (
+        "wrong_shape",
+        "the compressed image is not of the size, or has more bits, than the header promises",
+        "left out",
+    )
+    STREAM_PRECISION = (
+        "stream_precision",
+        "the compressed image has 8 bits where the header promises more",
+        "read as it is",
+    )
+    CONSTANT_IMAGE = ("constant_image", "every pixel of an image is the same", "written as it is")
     NO_GEOMETRY = (
         "no_geometry",
         "position, orientation or spacing is missing or impossible",
@@ -187,6 +211,24 @@ class Fault:
     kind: FaultKind
     action: Action
     message: str
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What had to be put right, or should be known, about a file that was read all the same."""
+
+    kind: FaultKind
+    message: str
+    action: Action = "repaired"
+
+
+class FileFault(Exception):
+    """A file, or a frame of one, that gives no image, and why."""
+
+    def __init__(self, kind: FaultKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
 
 
 def markdown() -> str:

@@ -7,11 +7,14 @@ from typing import Any
 
 from pydicom import Dataset
 
+from data_prep.dicom_file import READ_ERRORS
+from data_prep.enhanced import frame_instance
 from data_prep.geometry import Frame
-from data_prep.pixels import READ_ERRORS
 
 #: A spin echo is T1-weighted with a short echo and a short repetition time (ms); T2 and STIR have long ones.
 T1_ECHO_MS, T1_REPETITION_MS = 30.0, 1200.0
+#: Instance numbers become file names; DICOM's have at most 12 digits.
+LARGEST_INSTANCE = 10**12
 
 
 @dataclass(frozen=True)
@@ -25,15 +28,19 @@ class Header:
     """``t1`` or ``t2`` where the series description or the times tell, else empty."""
 
 
-def read_header(dataset: Dataset, path: Path) -> Header:
-    """Raises ValueError where neither the file's name nor the header gives an instance number.
+def read_header(dataset: Dataset, path: Path, frame_index: int = 0, frames: int = 1) -> Header:
+    """Of the image `frame_index`, counted from 0, of a file of `frames`; `dataset` is that frame's own header.
 
-    The file's name counts first, because the competition's tables speak of files.
+    Raises ValueError where neither the file's name nor the header gives an instance number. The file's
+    name counts first, because the competition's tables speak of files.
     """
     try:
         number = int(path.stem) if path.stem.isascii() and path.stem.isdigit() else int(dataset.InstanceNumber)
     except READ_ERRORS:
         raise ValueError("no instance number, neither in the file's name nor in its header") from None
+    if not 0 <= number < LARGEST_INSTANCE:
+        raise ValueError(f"instance number {number}: expected 0 to {LARGEST_INSTANCE - 1}")
+    number = frame_instance(number, frame_index, frames)
     frame, problem = None, ""
     try:
         frame = _frame(dataset)

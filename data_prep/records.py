@@ -2,7 +2,8 @@
 
 A study's work is a pair of files in ``processed_data/.parts``: ``<study_id>.npy`` with its tiles, and
 ``<study_id>.json``, written last, with the rows that it adds to the tables. They are gathered when all
-studies are done; an interrupted conversion finds those that are done already.
+studies are done; an interrupted conversion finds those that are done already. A record counts while its
+key is that of its input, and its images are there.
 """
 
 import hashlib
@@ -18,10 +19,13 @@ import numpy as np
 from data_prep.atlas import Atlas
 from data_prep.crops import CROP_SIZE, TILE_SLICES, Tile, cut_tile
 from data_prep.faults import Fault, FaultKind
+from data_prep.geometry import Frame
 from data_prep.png import write_png
 from data_prep.regions import Missing, Position, Region, marked_positions, region
 from data_prep.sites import SITES, Site, Source, View, parse_row_id_site
-from data_prep.studies import Series, Study, StudyFolder, read_study
+from data_prep.studies import Study, StudyFolder, read_study
+from data_prep.whole_files import replacing
+from data_prep.workplace import parts_folder
 
 SLICE_COLUMNS = (
     "study_id", "series_id", "instance_number", "image", "view", "stack", "rows", "columns",
@@ -39,15 +43,42 @@ RECORD_VERSION = 2
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """What one study adds to the tables. `key` names the input it was made from."""
+    """What one study adds to the tables. `key` names the input it was made from; image_bytes: its PNGs, together."""
 
     study_id: int
     key: str
+    image_bytes: int
     slices: list[list[Any]]
     positions: list[Position]
     regions: list[Region]
     not_imaged: dict[str, int]
     faults: list[Fault]
+
+    @property
+    def images(self) -> set[str]:
+        """Its PNGs' paths within ``processed_data``."""
+        return {row[SLICE_COLUMNS.index("image")] for row in self.slices}
+
+
+@dataclass(frozen=True)
+class StudyInput:
+    """A study to convert, a digest of all that its tables and files say, and the number of its files."""
+
+    folder: StudyFolder
+    digest: str
+    files: int
+
+    @property
+    def name(self) -> str:
+        return f"study {self.folder.study_id}"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A converted study: its images, and the bytes that it takes on the disk until the conversion has ended."""
+
+    images: int
+    size: int
 
 
 def image_path(study_id: int, series_id: int, instance_number: int) -> str:
@@ -55,30 +86,58 @@ def image_path(study_id: int, series_id: int, instance_number: int) -> str:
     return f"images/{study_id}/{series_id}/{instance_number}.png"
 
 
-def convert_study(folder: StudyFolder, processed: Path, atlas: Atlas | None, max_pixels: int) -> int:
-    """Write one study's PNGs and its part, unless the part is there already; its number of images."""
-    parts = processed / ".parts"
-    made_from = (RECORD_VERSION, study_key(folder), atlas.fingerprint if atlas else None, max_pixels)
-    key = hashlib.sha256(repr(made_from).encode()).hexdigest()
-    done = _read_if_current(parts, folder.study_id, key)
-    if done is not None:
-        return len(done.slices)
+def convert_study(study_input: StudyInput, processed: Path, atlas: Atlas | None, max_pixels: int) -> Done:
+    """Write one study's PNGs and its part.
+
+    Raises FileNotFoundError where this process does not see the folders, as on a cluster's machine that has them not:
+    the study's images would seem to be missing.
+    """
+    folder, parts = study_input.folder, parts_folder(processed)
+    for path in (folder.root, parts):
+        if not path.is_dir():
+            raise FileNotFoundError(f"{path}: the process that converts {study_input.name} does not see this folder")
+    # From here on the images may be new ones, so an older record is none of theirs.
+    (parts / f"{folder.study_id}.json").unlink(missing_ok=True)
     study, faults = read_study(folder, max_pixels)
-    rows = [row for series in study.series for row in _write_images(study.study_id, series, processed)]
+    rows, image_bytes = _write_images(study, processed)
     positions, mark_faults = marked_positions(study)
     if atlas is not None:
         positions |= atlas.place(study, positions)
     regions, not_imaged = _regions(study, positions)
     _write_tiles(parts / f"{study.study_id}.npy", [_tile(study, found) for found in regions])
     ordered = [positions[site] for site in SITES if site in positions]
-    _write_record(parts, StudyRecord(study.study_id, key, rows, ordered, regions, not_imaged, [*faults, *mark_faults]))
-    return len(rows)
+    key = record_key(study_input, atlas, max_pixels)
+    faults = [*faults, *mark_faults]
+    record = StudyRecord(study.study_id, key, image_bytes, rows, ordered, regions, not_imaged, faults)
+    _write_record(parts, record)
+    return _done(record)
 
 
-def study_key(folder: StudyFolder) -> str:
-    """sha256 of a study's input: what the tables say of it, and its files' names, sizes and times."""
+def find_done(study_input: StudyInput, processed: Path, atlas: Atlas | None, max_pixels: int) -> Done | None:
+    """What an interrupted conversion made of the same input; None where it made nothing, or not all is there."""
+    study_id, parts = study_input.folder.study_id, parts_folder(processed)
+    try:
+        record = read_record(parts, study_id)
+        if record.key != record_key(study_input, atlas, max_pixels):
+            return None
+        sizes = [(processed / name).stat().st_size for name in record.images]
+        tiles = np.load(parts / f"{study_id}.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        return None
+    whole = sum(sizes) == record.image_bytes and len(tiles) == len(record.regions)
+    return _done(record) if whole else None
+
+
+def _done(record: StudyRecord) -> Done:
+    """Tiles count twice: they lie in the part and are copied to ``crops.npy``."""
+    return Done(len(record.slices), record.image_bytes + 2 * len(record.regions) * TILE_SLICES * CROP_SIZE**2)
+
+
+def read_input(folder: StudyFolder) -> StudyInput:
+    """A study's input as it is now: what the tables say of it, and its files' names, sizes and times."""
     digest = hashlib.sha256(repr((folder.study_id, folder.views, folder.marks)).encode())
     digest.update(repr([(site.key, int(grade)) for site, grade in sorted(folder.severities.items())]).encode())
+    files = 0
     for series_id, path in sorted(folder.series.items()):
         try:
             with os.scandir(path) as entries:
@@ -86,7 +145,14 @@ def study_key(folder: StudyFolder) -> str:
         except OSError as error:
             found = [(str(error), 0, 0)]
         digest.update(repr((series_id, found)).encode())
-    return digest.hexdigest()
+        files += len(found)
+    return StudyInput(folder, digest.hexdigest(), files)
+
+
+def record_key(study_input: StudyInput, atlas: Atlas | None, max_pixels: int) -> str:
+    """sha256 of all that a study's record and images depend on."""
+    made_from = (RECORD_VERSION, study_input.digest, atlas.fingerprint if atlas else None, max_pixels)
+    return hashlib.sha256(repr(made_from).encode()).hexdigest()
 
 
 def site_row(study_id: int, position: Position) -> tuple[Any, ...]:
@@ -95,24 +161,28 @@ def site_row(study_id: int, position: Position) -> tuple[Any, ...]:
     return (study_id, site.condition, site.side or "", site.level, *position.point_mm, position.source)
 
 
-def _write_images(study_id: int, series: Series, processed: Path) -> list[list[Any]]:
-    """PNGs of one series; its rows of ``slices.csv``."""
-    stack_of = {place: number for number, stack in enumerate(series.stacks) for place in stack}
-    rows = []
-    (processed / "images" / str(study_id) / str(series.series_id)).mkdir(parents=True, exist_ok=True)
-    for place, image in enumerate(series.slices):
-        name = image_path(study_id, series.series_id, image.instance_number)
-        write_png(processed / name, image.grey)
-        row: list[Any] = [study_id, series.series_id, image.instance_number, name, series.view or ""]
-        row += [stack_of.get(place, ""), *image.grey.shape]
-        frame = image.frame
-        if frame is None:
-            row += [""] * 11
-        else:
-            numbers = (*frame.spacing_mm, *frame.position_mm, *frame.row_direction, *frame.column_direction)
-            row += [float(f"{number:.9g}") for number in numbers]
-        rows.append([*row, *series.window])
-    return rows
+def _write_images(study: Study, processed: Path) -> tuple[list[list[Any]], int]:
+    """A study's PNGs; their rows of ``slices.csv``, and their bytes."""
+    rows: list[list[Any]] = []
+    size = 0
+    for series in study.series:
+        (processed / "images" / str(study.study_id) / str(series.series_id)).mkdir(parents=True, exist_ok=True)
+        stack_of = {place: number for number, stack in enumerate(series.stacks) for place in stack}
+        for place, image in enumerate(series.slices):
+            name = image_path(study.study_id, series.series_id, image.instance_number)
+            grey = image.grey
+            size += write_png(processed / name, grey)
+            rows.append([study.study_id, series.series_id, image.instance_number, name, series.view or ""])
+            rows[-1] += [stack_of.get(place, ""), *grey.shape, *_frame_cells(image.frame), *series.window]
+    return rows, size
+
+
+def _frame_cells(frame: Frame | None) -> list[Any]:
+    """Spacing, position and directions, with nine digits: more than a header has."""
+    if frame is None:
+        return [""] * 11
+    numbers = (*frame.spacing_mm, *frame.position_mm, *frame.row_direction, *frame.column_direction)
+    return [float(f"{number:.9g}") for number in numbers]
 
 
 def _regions(study: Study, positions: dict[Site, Position]) -> tuple[list[Region], dict[str, int]]:
@@ -136,17 +206,14 @@ def _tile(study: Study, found: Region) -> Tile:
 
 
 def _write_tiles(path: Path, tiles: list[Tile]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         np.save(file, np.array(tiles, dtype=np.uint8).reshape(-1, TILE_SLICES, CROP_SIZE, CROP_SIZE))
-    partial.replace(path)
 
 
 def _write_record(parts: Path, record: StudyRecord) -> None:
-    partial = parts / f".{record.study_id}.json.partial"
     content = {
         "key": record.key,
+        "image_bytes": record.image_bytes,
         "slices": record.slices,
         "positions": [[position.site.key, position.point_mm, position.source] for position in record.positions],
         "regions": [
@@ -164,8 +231,8 @@ def _write_record(parts: Path, record: StudyRecord) -> None:
         "not_imaged": record.not_imaged,
         "faults": [asdict(fault) for fault in record.faults],
     }
-    partial.write_text(json.dumps(content), encoding="utf-8")
-    partial.replace(parts / f"{record.study_id}.json")
+    with replacing(parts / f"{record.study_id}.json") as partial:
+        partial.write_text(json.dumps(content), encoding="utf-8")
 
 
 def read_record(parts: Path, study_id: int) -> StudyRecord:
@@ -178,17 +245,19 @@ def read_record(parts: Path, study_id: int) -> StudyRecord:
         for key, view, series_id, numbers, centre, box, source in content["regions"]
     ]
     faults = [Fault(**{**fault, "kind": FaultKind(fault["kind"])}) for fault in content["faults"]]
-    return StudyRecord(study_id, content["key"], content["slices"], positions, regions, content["not_imaged"], faults)
+    return StudyRecord(
+        study_id,
+        content["key"],
+        content["image_bytes"],
+        content["slices"],
+        positions,
+        regions,
+        content["not_imaged"],
+        faults,
+    )
 
 
 def read_tiles(parts: Path, study_id: int) -> Tile:
     """(regions, 3, 128, 128) of one study, in the order of its record's regions."""
     tiles: Tile = np.load(parts / f"{study_id}.npy", allow_pickle=False)
     return tiles
-
-
-def _read_if_current(parts: Path, study_id: int, key: str) -> StudyRecord | None:
-    if not (parts / f"{study_id}.json").is_file() or not (parts / f"{study_id}.npy").is_file():
-        return None
-    record = read_record(parts, study_id)
-    return record if record.key == key else None

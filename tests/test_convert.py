@@ -10,8 +10,17 @@ from PIL import Image
 
 from data_prep import records
 from data_prep.cohorts import Cohort, folder_cohort, split_cohort
-from data_prep.convert import Summary, convert_cohort, convert_folder, input_key, learn_from, summary_if_current
+from data_prep.convert import (
+    convert_cohort,
+    convert_folder,
+    input_key,
+    learn_from,
+    read_inputs,
+    summary_if_current,
+)
 from data_prep.crops import open_crops
+from data_prep.executors import open_pool
+from data_prep.gather import Summary
 from data_prep.layout import DataRoot
 from data_prep.pairs import TRAIN_COLUMNS, read_dataset
 from data_prep.phantom import write_cohort
@@ -25,8 +34,9 @@ def caption(site: Site, severity: Severity | None) -> str:
 
 
 def convert(cohort: Cohort, processed: Path, workers: int = 1) -> Summary:
-    atlas = learn_from(cohort, workers=1)
-    return convert_cohort(cohort, processed, atlas=atlas, caption=caption, folds=2, workers=workers, key="k")
+    with open_pool(workers) as pool:
+        atlas = learn_from(cohort, pool=pool, processed=processed)
+        return convert_cohort(cohort, processed, atlas=atlas, caption=caption, folds=2, pool=pool, key="k")
 
 
 def content(processed: Path) -> dict[str, bytes]:
@@ -125,8 +135,11 @@ def test_an_interrupted_conversion_goes_on_where_it_was(
 
 def test_a_second_run_knows_its_input(root: DataRoot, processed: Path) -> None:
     cohort = split_cohort(root, "train")
-    assert input_key(cohort, {"seed": 0}, None, caption) == input_key(cohort, {"seed": 0}, None, caption)
-    assert input_key(cohort, {"seed": 0}, None, caption) != input_key(cohort, {"seed": 1}, None, caption)
+    inputs, again = read_inputs(cohort), read_inputs(cohort)
+    assert input_key(cohort, inputs, {"seed": 0}, None, caption) == input_key(cohort, again, {"seed": 0}, None, caption)
+    assert input_key(cohort, inputs, {"seed": 0}, None, caption) != input_key(
+        cohort, inputs, {"seed": 1}, None, caption
+    )
     assert summary_if_current(processed, "other") is None and summary_if_current(processed / "none", "k") is None
     found = summary_if_current(processed, "k")
     assert found is not None and found.up_to_date and found.studies == 3

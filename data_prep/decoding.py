@@ -1,0 +1,282 @@
+"""The stored values of one frame, decoded by pydicom and held against what the header promised.
+
+Nothing is decoded before the promise was held against the limits, against the bytes that are there,
+and, where a frame is compressed, against what its codestream says of itself.
+"""
+
+import contextlib
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import Decoder
+from pydicom.uid import (
+    UID,
+    JPEG2000TransferSyntaxes,
+    JPEGExtended12Bit,
+    JPEGLSTransferSyntaxes,
+    RLELossless,
+)
+
+from data_prep.codestreams import Codestream, read_codestream, rle_segments
+from data_prep.dicom_file import READ_ERRORS, DicomFile, one_line
+from data_prep.faults import FaultKind, FileFault, Repair
+from data_prep.fragments import Fragments, encoded_frame, find_fragments
+
+with contextlib.suppress(ImportError):
+    import gdcm
+
+    # It writes to the terminal, past Python, about each file that it cannot read.
+    for silence in (gdcm.Trace.DebugOff, gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff):
+        silence()
+
+StoredValues = npt.NDArray[np.integer[Any]]
+
+#: The largest image that is decoded; the competition's are at most 1024 x 1024.
+MAX_PIXELS = 4096 * 4096
+#: Frames are numbered from 1 within a file's thousand.
+MAX_FRAMES = 999
+#: RLE writes at most 128 equal bytes as two.
+_RLE_RATIO = 64
+#: A compressed frame larger than this many times its pixels, and this many bytes, holds something else.
+_LARGEST_CODESTREAM_RATIO, _CODESTREAM_SLACK = 2, 1 << 20
+#: Of several decoders, the one to ask: what it returns for damaged streams was looked at.
+_PREFERRED = {
+    **{str(syntax): "pyjpegls" for syntax in JPEGLSTransferSyntaxes},
+    **{str(syntax): "pylibjpeg" for syntax in (*JPEG2000TransferSyntaxes, RLELossless)},
+}
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a header says of its pixels: `frames` grey images of (`rows`, `columns`).
+
+    A value lies in `bits_stored` bits, the highest of them bit `high_bit`, of a cell of `bits_allocated`;
+    the other bits may hold anything.
+    """
+
+    rows: int
+    columns: int
+    frames: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+
+    @property
+    def frame_bytes(self) -> int:
+        return self.rows * self.columns * self.bits_allocated // 8
+
+
+def promise_of(header: Dataset, max_pixels: int) -> Promise:
+    """Raises FileFault for what is no grey image, cannot be stored as it says, or is larger than is read."""
+    samples, photometric = _whole(header, "SamplesPerPixel", 1), str(header.get("PhotometricInterpretation", ""))
+    if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        message = f"{samples} sample(s) a pixel, {photometric[:16]!r}: not a grey MR image"
+        raise FileFault(FaultKind.NOT_GREY, message)
+    allocated = _whole(header, "BitsAllocated")
+    if allocated not in (8, 16, 32):
+        raise FileFault(FaultKind.UNDECODABLE, f"{allocated} bits allocated: expected 8, 16 or 32")
+    stored = _whole(header, "BitsStored", allocated)
+    high = _whole(header, "HighBit", stored - 1)
+    if not (1 <= stored <= allocated and stored - 1 <= high < allocated):
+        message = f"{stored} bits stored, the highest {high}, in {allocated}: not possible"
+        raise FileFault(FaultKind.UNDECODABLE, message)
+    rows, columns = _whole(header, "Rows"), _whole(header, "Columns")
+    if rows < 1 or columns < 1:
+        raise FileFault(FaultKind.NO_PIXELS, f"{rows} x {columns} pixels")
+    if rows * columns > max_pixels:
+        raise FileFault(FaultKind.TOO_MANY_PIXELS, f"{rows} x {columns} pixels: more than --max-pixels {max_pixels}")
+    frames = _whole(header, "NumberOfFrames", 1) or 1
+    if not 1 <= frames <= MAX_FRAMES:
+        raise FileFault(FaultKind.MULTI_FRAME, f"{frames} frames in one file: at most {MAX_FRAMES} are read")
+    signed = _whole(header, "PixelRepresentation", 0)
+    if signed not in (0, 1):
+        raise FileFault(FaultKind.UNDECODABLE, f"pixel representation {signed}: expected 0 or 1")
+    return Promise(rows, columns, frames, allocated, stored, high, bool(signed))
+
+
+class FrameDecoder:
+    """Decodes the frames of one file.
+
+    repairs: what was put right so far; it grows as frames are decoded.
+    Raises FileFault, already when it is made, where the file cannot hold what its header promises.
+    """
+
+    def __init__(self, file: DicomFile, max_pixels: int) -> None:
+        self.promise = promise_of(file.header, max_pixels)
+        self.repairs: list[Repair] = []
+        self._file = file
+        self._decoder = _decoder(file.syntax)
+        self._fragments: Fragments | None = None
+        if file.syntax.is_encapsulated:
+            self._fragments = self._checked_fragments()
+        else:
+            self._check_length()
+
+    def decode(self, frame: int) -> StoredValues:
+        """(rows, columns) of one frame, counted from 0, in native byte order. Raises FileFault."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                if self._fragments is None:
+                    return self._native(frame)
+                return self._compressed(encoded_frame(self._file, self._fragments, frame, self.promise.frames))
+        except READ_ERRORS as error:
+            raise FileFault(FaultKind.UNDECODABLE, one_line(error)) from None
+
+    def _check_length(self) -> None:
+        """Uncompressed pixels: neither too few, nor more than make the promised frames."""
+        promised = self.promise.frame_bytes * self.promise.frames
+        held = self._file.end - self._file.start
+        if held < promised:
+            raise FileFault(FaultKind.TRUNCATED, f"{promised} bytes of pixels promised, {held} there")
+        if held > promised + promised % 2:  # an odd length is padded to an even one
+            message = f"{held} bytes of pixels for the {promised} promised: those after them were left out"
+            self.repairs.append(Repair(FaultKind.SURPLUS_BYTES, message))
+
+    def _checked_fragments(self) -> Fragments:
+        """Compressed pixels: a fragment for each frame, none of them too small or too large for its pixels."""
+        fragments = find_fragments(self._file)
+        lengths = [length for _, length in fragments.places]
+        if len(lengths) < self.promise.frames or not sum(lengths):
+            message = f"{self.promise.frames} frame(s) promised, {len(lengths)} fragment(s) there"
+            raise FileFault(FaultKind.TRUNCATED, message)
+        largest = sum(lengths) if self.promise.frames == 1 else max(lengths)
+        if largest > self.promise.frame_bytes * _LARGEST_CODESTREAM_RATIO + _CODESTREAM_SLACK:
+            message = f"{largest} compressed bytes for {self.promise.frame_bytes} of pixels"
+            raise FileFault(FaultKind.UNDECODABLE, message)
+        if not fragments.delimited:
+            # Each fragment is whole, and each frame is checked to be: nothing is missing but the mark itself.
+            message = "the sequence delimiter after the pixels is missing"
+            self.repairs.append(Repair(FaultKind.UNDELIMITED, message))
+        return fragments
+
+    def _native(self, frame: int) -> StoredValues:
+        self._file.source.seek(self._file.start)
+        image = self._run(self._file.source, index=frame, number_of_frames=self.promise.frames)
+        return self._used_bits(image)
+
+    def _compressed(self, encoded: bytes) -> StoredValues:
+        stream = self._checked_stream(encoded)
+        source = encapsulate([encoded], has_bot=False)
+        if stream is None:
+            return self._used_bits(self._run(source))
+        # The decoders' cells are as wide as the codestream needs, whatever the header allocates.
+        allocated = next(bits for bits in (8, 16, 32) if stream.bits <= bits)
+        stored, signed = min(self.promise.bits_stored, stream.bits), self.promise.signed
+        if allocated < self.promise.bits_stored:
+            message = f"{stream.bits} bits in the compressed image, {self.promise.bits_stored} promised: read as it is"
+            self._note_once(Repair(FaultKind.STREAM_PRECISION, message, "kept"))
+            signed = signed and not stream.cosine
+        image = self._run(source, bits_allocated=allocated, bits_stored=stored, pixel_representation=int(signed))
+        return self._in_range(image)
+
+    def _checked_stream(self, encoded: bytes) -> Codestream | None:
+        """What the codestream says, where it agrees with the header."""
+        promise = self.promise
+        stream = read_codestream(encoded, self._file.syntax)
+        if stream is None:
+            if promise.frame_bytes > len(encoded) * _RLE_RATIO:
+                message = f"{promise.frame_bytes} bytes promised, {len(encoded)} of RLE cannot hold them"
+                raise FileFault(FaultKind.TRUNCATED, message)
+            if (segments := rle_segments(encoded)) != promise.bits_allocated // 8:
+                message = f"{segments} RLE segments for pixels of {promise.bits_allocated // 8} bytes"
+                raise FileFault(FaultKind.WRONG_SHAPE, message)
+            return None
+        if (stream.rows, stream.columns, stream.samples) != (promise.rows, promise.columns, 1):
+            found = f"{stream.rows} x {stream.columns} pixels of {stream.samples} sample(s)"
+            message = f"{found} compressed, {promise.rows} x {promise.columns} of one promised"
+            raise FileFault(FaultKind.WRONG_SHAPE, message)
+        if stream.bits > promise.bits_allocated:
+            message = f"{stream.bits} bits a pixel compressed, {promise.bits_allocated} promised"
+            raise FileFault(FaultKind.WRONG_SHAPE, message)
+        if not stream.complete:
+            raise FileFault(FaultKind.TRUNCATED, "the compressed image stops before its end marker")
+        if self._file.syntax == JPEGExtended12Bit and stream.bits > 8 and "pylibjpeg" not in self._decoder_names:
+            message = "JPEG Extended of 12 bits needs pylibjpeg-libjpeg, whose licence is the GPL: not installed by us"
+            raise FileFault(FaultKind.NO_DECODER, message)
+        return stream
+
+    @property
+    def _decoder_names(self) -> tuple[str, ...]:
+        return self._decoder.available_plugins
+
+    def _run(self, source: Any, **options: Any) -> StoredValues:
+        """Let pydicom decode, and hold the array against the promise."""
+        promise = self.promise
+        described = {
+            "rows": promise.rows,
+            "columns": promise.columns,
+            "samples_per_pixel": 1,
+            "photometric_interpretation": "MONOCHROME2",
+            "number_of_frames": 1,
+            "bits_allocated": promise.bits_allocated,
+            # All bits of a cell, because pydicom knows of no other highest bit than the one below it.
+            "bits_stored": promise.bits_allocated,
+            "pixel_representation": int(promise.signed),
+            "pixel_keyword": "PixelData",
+            "pixel_vr": "OW" if self._file.word_pixels else "OB",
+        }
+        plugin = _PREFERRED.get(self._file.syntax, "")
+        plugin = plugin if self._fragments is not None and plugin in self._decoder_names else ""
+        image, _ = self._decoder.as_array(source, raw=True, decoding_plugin=plugin, **{**described, **options})
+        if image.shape != (promise.rows, promise.columns):
+            message = f"decoded to {image.shape}, promised {promise.rows} x {promise.columns}"
+            raise FileFault(FaultKind.WRONG_SHAPE, message)
+        if image.dtype.kind not in "iu":
+            raise FileFault(FaultKind.UNDECODABLE, f"decoded to {image.dtype}: expected whole numbers")
+        return image.astype(image.dtype.newbyteorder("="), copy=False)
+
+    def _used_bits(self, image: StoredValues) -> StoredValues:
+        """Without the bits of a cell that are not the value's: zeros, or the sign, take their place."""
+        promise = self.promise
+        above, below = promise.bits_allocated - promise.high_bit - 1, promise.high_bit + 1 - promise.bits_stored
+        if not above and not below:
+            return image
+        if promise.signed:
+            return np.right_shift(np.left_shift(image, above), above + below)
+        return np.bitwise_and(np.right_shift(image, below), (1 << promise.bits_stored) - 1).astype(image.dtype)
+
+    def _in_range(self, image: StoredValues) -> StoredValues:
+        """A codestream has no unused bits: what the promised ones cannot hold is damage."""
+        bits = self.promise.bits_stored
+        lowest, highest = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if self.promise.signed else (0, (1 << bits) - 1)
+        if image.min() < lowest or image.max() > highest:
+            message = f"values {image.min()} to {image.max()} in {bits} stored bits"
+            raise FileFault(FaultKind.UNDECODABLE, message)
+        return image
+
+    def _note_once(self, repair: Repair) -> None:
+        if repair not in self.repairs:
+            self.repairs.append(repair)
+
+
+@cache
+def _decoder(syntax: UID) -> Decoder:
+    """Raises FileFault, which names the package to install, where nothing decodes this syntax."""
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise FileFault(FaultKind.NO_DECODER, f"{syntax.name}: nothing decodes it") from None
+    if not decoder.is_available:
+        missing = "; ".join(" ".join(text.split()) for text in decoder.missing_dependencies)
+        raise FileFault(FaultKind.NO_DECODER, f"{syntax.name} needs one of: {missing}")
+    return decoder
+
+
+def _whole(header: Dataset, keyword: str, default: int | None = None) -> int:
+    """A whole number of the header. Raises FileFault where it is none, or missing and without a default."""
+    try:
+        value = header.get(keyword)
+        if value is None and default is not None:
+            return default
+        return int(value)
+    except READ_ERRORS:
+        raise FileFault(FaultKind.UNDECODABLE, f"{keyword} is missing, or no whole number") from None

@@ -1,0 +1,189 @@
+"""The images of one series' folder, windowed together, in bounded memory.
+
+A study whose images fit the budgets is decoded once and stays in memory. Of a larger one the first
+images do; the others are decoded again, one at a time, when their grey values are asked for.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data_prep.faults import Action, Fault, FaultKind, FileFault
+from data_prep.folders import list_folder, place
+from data_prep.headers import Header, read_header
+from data_prep.pixels import Grey, ImageFile, Pixels, open_images, read_image
+from data_prep.windows import SeriesHistogram, to_grey
+
+#: Decoded images of one series that wait for its window, and grey images of one study, are kept up to these sizes.
+SIGNAL_BYTES, GREY_BYTES = 64 << 20, 96 << 20
+#: Grey images that were read again and are kept for the next who asks: neighbours make a tile together.
+_RECENT = 4
+_FAULTS_OF_A_FILE = 8
+
+
+@dataclass
+class GreyBudget:
+    """What a study may still keep in memory, and what was read again last."""
+
+    left: int = GREY_BYTES
+    recent: "OrderedDict[tuple[Path, int], Grey]" = field(default_factory=OrderedDict)
+
+    def take(self, size: int) -> bool:
+        fits = size <= self.left
+        self.left -= size if fits else 0
+        return fits
+
+    def remember(self, key: tuple[Path, int], grey: Grey) -> Grey:
+        self.recent[key] = grey
+        if len(self.recent) > _RECENT:
+            self.recent.popitem(last=False)
+        return grey
+
+
+@dataclass(frozen=True)
+class GreyOnDisk:
+    """A grey image that is decoded again when it is asked for."""
+
+    path: Path
+    frame: int
+    max_pixels: int
+    shape: tuple[int, int]
+    window: tuple[float, float]
+    budget: GreyBudget
+
+    def read(self) -> Grey:
+        """Raises OSError where the file is no longer what it was."""
+        key = (self.path, self.frame)
+        if key in self.budget.recent:
+            return self.budget.recent[key]
+        try:
+            pixels = read_image(self.path, self.max_pixels, self.frame)
+        except FileFault as fault:
+            raise OSError(f"{self.path}: changed while it was being converted ({fault.message})") from None
+        if pixels.shape != self.shape:
+            raise OSError(f"{self.path}: changed while it was being converted")
+        return self.budget.remember(key, to_grey(pixels, self.window))
+
+
+@dataclass(frozen=True)
+class SeriesImage:
+    """One image of a series: what its header says, and its grey values, here or on disk."""
+
+    header: Header
+    grey: Grey | GreyOnDisk
+
+
+@dataclass
+class _Found:
+    """An image that was decoded once; `pixels` is None where they did not fit."""
+
+    path: Path
+    frame: int
+    header: Header
+    shape: tuple[int, int]
+    pixels: Pixels | None
+
+
+class SeriesFolder:
+    """Reads the folder of one series. Whatever is wrong with a file is a fault and costs that file, or frame, only.
+
+    path: the series' folder; root: the image folder, which links must not leave and faults name paths in.
+    """
+
+    def __init__(self, path: Path, root: Path, study_id: int, series_id: int, max_pixels: int) -> None:
+        self.faults: list[Fault] = []
+        self._path, self._root, self._max_pixels = path, root, max_pixels
+        self._study_id, self._series_id = study_id, series_id
+        self._found: dict[int, _Found] = {}
+        self._signal_left = SIGNAL_BYTES
+        self._histogram = SeriesHistogram()
+
+    def read(self, budget: GreyBudget) -> tuple[list[SeriesImage], tuple[float, float]]:
+        """Images by instance number, and the window that made them grey; no images where none can be read."""
+        for file in self._files():
+            self._read_file(file)
+        if not self._found:
+            return [], (0.0, 0.0)
+        window = self._histogram.window(self._signals)
+        found = [self._found[number] for number in sorted(self._found)]
+        return [SeriesImage(image.header, self._grey(image, window, budget)) for image in found], window
+
+    def _read_file(self, path: Path) -> None:
+        try:
+            with open_images(path, self._max_pixels) as images:
+                try:
+                    for frame in range(len(images.headers)):
+                        self._read_frame(path, images, frame)
+                finally:
+                    for repair in images.repairs:
+                        self._note(path, repair.kind, repair.action, repair.message)
+        except FileFault as fault:
+            self._note(path, fault.kind, "skipped", fault.message)
+
+    def _read_frame(self, path: Path, images: ImageFile, frame: int) -> None:
+        frames = len(images.headers)
+        try:
+            header = read_header(images.headers[frame], path, frame, frames)
+            if header.instance_number in self._found:
+                first = self._found[header.instance_number].path.name
+                message = f"instance {header.instance_number} is there already, in {first}"
+                raise FileFault(FaultKind.DUPLICATE_INSTANCE, message)
+            pixels = images.signal(frame)
+        except FileFault as fault:
+            self._note(path, fault.kind, "skipped", fault.message)
+            return
+        except ValueError as error:
+            self._note(path, FaultKind.UNREADABLE, "skipped", str(error))
+            return
+        smallest, largest = self._histogram.add(pixels)
+        where = f"frame {frame + 1}: " if frames > 1 else ""
+        if smallest == largest:
+            self._note(path, FaultKind.CONSTANT_IMAGE, "kept", f"{where}every pixel is {smallest:g}")
+        if header.frame is None:
+            self._note(path, FaultKind.NO_GEOMETRY, "kept", header.problem)
+        kept = pixels if pixels.nbytes <= self._signal_left else None
+        self._signal_left -= 0 if kept is None else pixels.nbytes
+        rows, columns = pixels.shape
+        self._found[header.instance_number] = _Found(path, frame, header, (rows, columns), kept)
+
+    def _signals(self) -> Iterator[Pixels]:
+        """All images once more, those that were not kept from their files."""
+        for image in self._found.values():
+            yield self._signal(image)
+
+    def _signal(self, image: _Found) -> Pixels:
+        if image.pixels is not None:
+            return image.pixels
+        try:
+            return read_image(image.path, self._max_pixels, image.frame)
+        except FileFault as fault:
+            raise OSError(f"{image.path}: changed while it was being converted ({fault.message})") from None
+
+    def _grey(self, image: _Found, window: tuple[float, float], budget: GreyBudget) -> Grey | GreyOnDisk:
+        rows, columns = image.shape
+        if budget.take(rows * columns):
+            grey = to_grey(self._signal(image), window)
+            image.pixels = None
+            return grey
+        image.pixels = None
+        return GreyOnDisk(image.path, image.frame, self._max_pixels, image.shape, window, budget)
+
+    def _files(self) -> list[Path]:
+        """Regular files in the order of their numbers; notes what lies there besides."""
+        listing = list_folder(self._path, self._root, self._study_id, self._series_id)
+        self.faults += listing.faults
+        for path in listing.folders:
+            self._note(path, FaultKind.MISPLACED, "skipped", "a folder inside a series' folder")
+        return sorted(listing.files, key=_numeric_name)
+
+    def _note(self, path: Path, kind: FaultKind, action: Action, message: str) -> None:
+        fault = Fault(self._study_id, self._series_id, place(path, self._root), kind, action, message)
+        if fault not in self.faults[-_FAULTS_OF_A_FILE:]:  # the frames of a file share what is wrong with all of them
+            self.faults.append(fault)
+
+
+def _numeric_name(path: Path) -> tuple[bool, int, str]:
+    """2.dcm before 10.dcm, numbers before names."""
+    number = path.stem.isascii() and path.stem.isdigit() and len(path.stem) <= 18
+    return (not number, int(path.stem) if number else 0, path.name)

@@ -1,0 +1,120 @@
+"""The folder that a conversion works in: held by one at a time, left without anything half done.
+
+``processed_data/.parts`` holds what is done of each study until all are; it is what an interrupted
+conversion goes on from. ``processed_data/.lock`` is there while somebody converts.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Container, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from data_prep.whole_files import is_partial
+
+#: What a file system that knows no locks answers: some clusters' do not.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
+
+
+def parts_folder(processed: Path) -> Path:
+    return processed / ".parts"
+
+
+@contextmanager
+def workplace(processed: Path) -> Iterator[Path]:
+    """Hold `processed`, made where it is missing, for one conversion; its folder of parts.
+
+    A folder in which nothing came to be is removed again. Raises BlockingIOError where another process holds it.
+    """
+    processed.mkdir(parents=True, exist_ok=True)
+    lock = _locked(processed / ".lock")
+    try:
+        parts_folder(processed).mkdir(exist_ok=True)
+        yield parts_folder(processed)
+    finally:
+        (processed / ".lock").unlink(missing_ok=True)
+        os.close(lock)
+        with suppress(OSError):
+            parts_folder(processed).rmdir()
+        with suppress(OSError):
+            processed.rmdir()
+
+
+def _locked(path: Path) -> int:
+    """A descriptor of the file, locked. Whoever lets go of the lock removes the file: one that is gone is no lock."""
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(lock).st_ino == path.stat().st_ino:
+                return lock
+        except FileNotFoundError:
+            pass  # removed between opening and locking: again, with a new file
+        except BlockingIOError:
+            os.close(lock)
+            raise BlockingIOError(f"{path.parent}: another process is converting into this folder") from None
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return lock
+            os.close(lock)
+            raise
+        os.close(lock)
+
+
+def clear_parts(processed: Path) -> None:
+    """Remove what was kept for an interruption, and passing files of processes that were killed."""
+    shutil.rmtree(parts_folder(processed), ignore_errors=True)
+    for path in processed.iterdir():
+        if is_partial(path.name):
+            path.unlink(missing_ok=True)
+
+
+def count_images(processed: Path) -> int:
+    """PNGs under ``images/``; only the folders are read."""
+    images = processed / "images"
+    return sum(
+        entry.name.endswith(".png") and not entry.name.startswith(".")
+        for study in _scan(images)
+        if study.is_dir()
+        for series in _scan(Path(study.path))
+        if series.is_dir()
+        for entry in _scan(Path(series.path))
+    )
+
+
+def remove_stale_studies(processed: Path, study_ids: Container[int]) -> None:
+    """Remove the images of studies that are not among `study_ids`."""
+    for study in _scan(processed / "images"):
+        if study.name.isdigit() and study.is_dir(follow_symlinks=False) and int(study.name) not in study_ids:
+            remove_stale_images(processed, int(study.name), set())
+
+
+def remove_stale_images(processed: Path, study_id: int, images: Container[str]) -> None:
+    """Remove PNGs of a study that are not among `images` (paths within `processed`), and what killed processes left.
+
+    Only what this program writes is removed: ``<number>.png`` in ``<number>/``, and its passing files.
+    """
+    folder = processed / "images" / str(study_id)
+    for series in _scan(folder):
+        if not (series.name.isdigit() and series.is_dir(follow_symlinks=False)):
+            continue
+        for entry in _scan(Path(series.path)):
+            name = f"images/{study_id}/{series.name}/{entry.name}"
+            image = entry.name.removesuffix(".png").isdigit() and entry.name.endswith(".png")
+            if (image and name not in images) or is_partial(entry.name):
+                Path(entry.path).unlink()
+        with suppress(OSError):
+            Path(series.path).rmdir()  # goes only where it is empty
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _scan(folder: Path) -> list["os.DirEntry[str]"]:
+    """What lies in a folder; nothing where there is none."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
