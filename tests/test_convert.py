@@ -24,8 +24,9 @@ from data_prep.gather import Summary
 from data_prep.layout import DataRoot
 from data_prep.pairs import TRAIN_COLUMNS, read_dataset
 from data_prep.phantom import write_cohort
-from data_prep.pixels import grey_image, read_dicom, series_window, to_grey
+from data_prep.pixels import read_image
 from data_prep.sites import Severity, Site, Source
+from data_prep.windows import series_window, to_grey
 from tests.dicom_files import frame, write_slice
 
 
@@ -77,7 +78,7 @@ def test_every_image_is_its_series_windowed(root: DataRoot, processed: Path) -> 
     assert len(slices) == sum(1 for _ in root.images("train").rglob("*.dcm"))
     first = [row for row in slices if row["series_id"] == slices[0]["series_id"]]
     folder = root.images("train") / first[0]["study_id"] / first[0]["series_id"]
-    pixels = {path.stem: grey_image(read_dicom(path))[0] for path in folder.glob("*.dcm")}
+    pixels = {path.stem: read_image(path) for path in folder.glob("*.dcm")}
     window = series_window(list(pixels.values()))
     for row in first:
         image = np.asarray(Image.open(processed / row["image"]))
