@@ -5,6 +5,7 @@ differs between the two is the disease. Sagittal series of both slice orders are
 """
 
 import csv
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,17 @@ import pytest
 
 from data_prep.cohorts import split_cohort
 from data_prep.convert import convert_cohort, learn_from
-from data_prep.crops import open_crops
+from data_prep.crops import cut_tile, open_crops
+from data_prep.geometry import Frame
 from data_prep.layout import DataRoot
 from data_prep.pairs import Dataset, read_dataset
 from data_prep.phantom import write_cohort
-from data_prep.sites import SITES, Severity, Side, View
+from data_prep.regions import Missing, Region, marked_positions, region
+from data_prep.sites import SITES, Condition, Level, Severity, Side, Site, View
+from data_prep.studies import Study, StudyFolder, read_study
+from data_prep.tables import Mark
 from prompts.render import caption
+from tests.dicom_files import SAGITTAL, frame, write_slice
 
 STUDIES, SEED = 2, 2
 
@@ -91,3 +97,92 @@ def test_the_disease_is_seen_in_that_sides_crops(healthy: Path, diseased: tuple[
         if pair.site.side is not None and pair.view is pair.site.views[0]:
             changes[pair.site.side].append(float(change))
     assert np.median(changes[side]) > 2 * np.median(changes[side.other])
+
+
+# A patient whose brightness is the place along x, in files of every order and orientation: no phantom needed.
+
+XS = np.arange(-24.0, 25.0, 4.0)
+AXIALS = {20: (0.0, 8.0), 30: (4.0, 12.0)}
+T1_ID = 10
+FORAMINA = {side: Site(Condition.NEURAL_FORAMINAL_NARROWING, side, Level.L4_L5) for side in Side}
+RECESSES = {side: Site(Condition.SUBARTICULAR_STENOSIS, side, Level.L4_L5) for side in Side}
+TRUE_X = {**{FORAMINA[side]: 16.0 for side in Side}, **{RECESSES[side]: 9.0 for side in Side}}
+
+
+def signed(site: Site) -> float:
+    return TRUE_X[site] * (1 if site.side is Side.LEFT else -1)
+
+
+def brightness(x_mm: np.ndarray) -> np.ndarray:
+    """0 at the patient's right, 4,000 at the left."""
+    return np.clip(np.rint(2000 + x_mm * 40), 0, 4000).astype(np.uint16)
+
+
+def axial_frame(z: float, mirrored: bool) -> Frame:
+    """Head first on the back, or stored with the patient's left on the image's left."""
+    if mirrored:
+        return frame((49.5, -40, z), ((-1.0, 0.0, 0.0), (0.0, 1.0, 0.0)), (1.0, 1.0), (90, 100))
+    return frame((-49.5, -40, z), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)), (1.0, 1.0), (90, 100))
+
+
+def striped_study(folder: Path, right_first: bool, mirrored: bool, swapped: bool) -> Study:
+    """Marks are clicked where the anatomy is; `swapped`: under each other's names on the axial slices."""
+    places: dict[int, list[Frame]] = {
+        T1_ID: [frame((x, -40, 50), SAGITTAL, (1.0, 1.0), (100, 90)) for x in (XS if right_first else XS[::-1])]
+    }
+    places |= {series_id: [axial_frame(z, mirrored) for z in zs] for series_id, zs in AXIALS.items()}
+    for series_id, frames in places.items():
+        for number, image in enumerate(frames, start=1):
+            x = image.to_patient(0, 0)[0] + np.arange(image.shape[1]) * image.row_direction[0]
+            pixels = np.tile(brightness(x), (image.shape[0], 1))
+            write_slice(folder / "1" / str(series_id) / f"{number}.dcm", pixels, image)
+    marks = []
+    for site, series_id in {FORAMINA[s]: T1_ID for s in Side}.items():
+        number = int(np.argmin([abs(image.position_mm[0] - signed(site)) for image in places[series_id]]))
+        column, row = places[series_id][number].to_pixel((signed(site), 0.0, 6.0))
+        marks.append(Mark(site, series_id, number + 1, float(column), float(row)))
+    for side, series_id in zip(Side, AXIALS, strict=True):
+        site = RECESSES[side]
+        image = places[series_id][0]
+        column, row = image.to_pixel((signed(site), 0.0, image.position_mm[2]))
+        marks.append(Mark(site.mirrored if swapped else site, series_id, 1, float(column), float(row)))
+    views = {T1_ID: View.SAGITTAL_T1, **dict.fromkeys(AXIALS, View.AXIAL_T2)}
+    folders = {series_id: folder / "1" / str(series_id) for series_id in views}
+    return read_study(StudyFolder(1, folder, folders, views, {}, tuple(marks)))[0]
+
+
+@pytest.mark.parametrize(("right_first", "mirrored", "swapped"), product([False, True], repeat=3))
+def test_left_is_bright_whatever_the_order_the_storage_and_the_names(
+    tmp_path: Path, right_first: bool, mirrored: bool, swapped: bool
+) -> None:
+    study = striped_study(tmp_path, right_first, mirrored, swapped)
+    positions, faults = marked_positions(study)
+    assert len(faults) == (2 if swapped else 0)
+    by_id = {series.series_id: series for series in study.series}
+    middles = {}
+    for site in TRUE_X:
+        assert positions[site].point_mm[0] == pytest.approx(signed(site))
+        for view in (View.SAGITTAL_T1, View.AXIAL_T2):
+            found = region(study, positions[site], view)
+            assert isinstance(found, Region)
+            series = by_id[found.series_id]
+            picture = {image.instance_number: image for image in series.slices}
+            middle = picture[found.instance_number]
+            assert middle.frame is not None
+            column, row = np.rint(middle.frame.to_pixel(found.centre_mm)).astype(int)
+            # What lies under the site is as bright as the series' window makes its place along x: left is brighter.
+            middles[site, view] = float(middle.grey[row, column])
+            slices = [picture[number] for number in found.instance_numbers]
+            frames = [image.frame for image in slices if image.frame is not None]
+            tile = cut_tile([image.grey for image in slices], frames, found.centre_mm, view, site.side)
+            # Right-sided tiles are mirrored: in every tile what is lateral is towards the last channel or column.
+            lateral = 1 if site.side is Side.LEFT else -1
+            ahead, behind = (tile[2], tile[0]) if view.is_sagittal else (tile[1, :, 80], tile[1, :, 48])
+            assert lateral * (float(np.mean(ahead)) - float(np.mean(behind))) > 0
+    for sites in (FORAMINA, RECESSES):
+        for view in (View.SAGITTAL_T1, View.AXIAL_T2):
+            assert middles[sites[Side.LEFT], view] > middles[sites[Side.RIGHT], view] + 30
+    # The recesses were clicked on different series, and each keeps the slice that it was clicked on.
+    chosen = [region(study, positions[RECESSES[side]], View.AXIAL_T2) for side in Side]
+    assert not any(isinstance(one, Missing) for one in chosen)
+    assert [one.series_id for one in chosen if isinstance(one, Region)] == list(AXIALS)
