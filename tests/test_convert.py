@@ -27,7 +27,6 @@ from data_prep.phantom import write_cohort
 from data_prep.pixels import read_image
 from data_prep.sites import Severity, Site, Source
 from data_prep.windows import series_window, to_grey
-from data_prep.windows import series_window, to_grey
 from tests.dicom_files import frame, write_slice
 
 
