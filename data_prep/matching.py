@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.fft import irfft2, next_fast_len, rfft2
 from scipy.ndimage import gaussian_filter, map_coordinates
-from scipy.signal import fftconvolve
 
 from data_prep.geometry import Array, Frame
 from data_prep.pixels import Grey
@@ -36,6 +36,8 @@ FINE_TILTS = np.deg2rad(np.arange(-4.0, 5.0, 2.0))
 SCALE_SPREAD, TILT_SPREAD = 0.08, np.deg2rad(6.0)
 #: How much of the correlation (at most 1) a pose loses that lies one standard deviation from the usual.
 PRIOR_WEIGHT = 0.02
+#: Slices that fit worse than the best by this much have a weight of 1/e in where the middle is.
+SCORE_SPREAD = 0.05
 #: Slices looked at for the middle one, from where it usually is outwards.
 SLICES = 7
 
@@ -60,23 +62,25 @@ class Seen:
     picture: Picture
 
 
-def match(picture: Picture, series: Series, usual: Pose, spread_mm: Array) -> Pose:
-    """The pose of the mean picture in a sagittal series; `spread_mm`: standard deviation of the usual origin.
+def match(picture: Picture, series: Series, usual: Pose, spread_mm: Array) -> tuple[Pose, float]:
+    """The pose of the mean picture in a sagittal series, and how well it fits (a correlation, less what is unusual).
 
-    Shift, scale and tilt are searched on the slice where the middle usually is, then the slice, then
-    both again more finely there.
+    spread_mm: standard deviation of the usual origin. Shift, scale and tilt are searched on the slice where
+    the middle usually is, then the slice, then both again more finely there.
     """
     slices = nearest_sagittal(series, usual.origin_mm[0])[:SLICES]
-    coarse, _ = _search(picture, look(slices[0], usual.origin_mm), usual, spread_mm, SCALES, TILTS)
-    scores = []
-    for image in slices:
-        fixed = np.array([coarse.scale]), np.array([coarse.tilt])
-        _, score = _search(picture, look(image, usual.origin_mm), usual, spread_mm, *fixed)
-        scores.append(score - PRIOR_WEIGHT * ((image.x_mm - usual.origin_mm[0]) / spread_mm[0]) ** 2)
-    best = slices[int(np.argmax(scores))]
+    seen = [look(image, usual.origin_mm) for image in slices]
+    coarse, _ = _search(picture, seen[0], usual, spread_mm, SCALES, TILTS)
+    fixed = np.array([coarse.scale]), np.array([coarse.tilt])
+    x_mm = np.array([image.x_mm for image in slices])
+    scores = np.array([_search(picture, one, usual, spread_mm, *fixed)[1] for one in seen])
+    scores -= PRIOR_WEIGHT * ((x_mm - usual.origin_mm[0]) / spread_mm[0]) ** 2
     scales, tilts = coarse.scale + FINE_SCALES, coarse.tilt + FINE_TILTS
-    fine, _ = _search(picture, look(best, usual.origin_mm), usual, spread_mm, scales, tilts)
-    return Pose(np.array([best.x_mm, *fine.origin_mm[1:]]), fine.scale, fine.tilt)
+    fine, score = _search(picture, seen[int(np.argmax(scores))], usual, spread_mm, scales, tilts)
+    # Slices beside the middle one fit nearly as well, on both sides alike: their balance is finer than their gaps.
+    weights = np.exp((scores - scores.max()) / SCORE_SPREAD)
+    middle_x_mm = float(weights @ x_mm / weights.sum())
+    return Pose(np.array([middle_x_mm, *fine.origin_mm[1:]]), fine.scale, fine.tilt), score
 
 
 def look(image: Sagittal, centre_mm: Array) -> Picture:
@@ -136,13 +140,23 @@ def _search(
     """The pose whose picture correlates best with what is seen around the usual one, and its score."""
     rows, columns = ((np.arange(size) - (size - 1) / 2) * GRID_MM for size in seen.shape)
     far = (rows[:, None] / spread_mm[2]) ** 2 + (columns[None, :] / spread_mm[1]) ** 2
+    # scipy.signal.fftconvolve would transform what is seen again for each pose, and takes seconds to import.
+    size = [next_fast_len(side + other - 1, real=True) for side, other in zip(seen.shape, picture.shape, strict=True)]
+    seen_fourier, energy_fourier = rfft2(seen, size), rfft2(seen**2, size)
+
+    def correlate(fourier: npt.NDArray[np.complex64], turned: Picture) -> Picture:
+        """(rows, columns) of what is seen: the sum of products with `turned` centred on each of them."""
+        top, left = ((side - 1) // 2 for side in turned.shape)
+        product = irfft2(fourier * rfft2(turned[::-1, ::-1], size), size)
+        found: Picture = product[top : top + seen.shape[0], left : left + seen.shape[1]]
+        return found
+
     best, best_score = usual, -np.inf
     for scale in scales:
         for tilt in tilts:
             turned = _posed(picture, float(scale), float(tilt))
             weight = (turned != 0).astype(np.float32)
-            overlap = fftconvolve(seen, turned[::-1, ::-1], mode="same")
-            energy = fftconvolve(seen**2, weight[::-1, ::-1], mode="same")
+            overlap, energy = correlate(seen_fourier, turned), correlate(energy_fourier, weight)
             # Where little is seen the energy is little too: half of a whole view's is the least that counts.
             least = 0.5 * float(weight.sum()) * float(np.mean(seen**2))
             # On a blank image there is no energy at all: every score is then 0, and the usual pose wins.
