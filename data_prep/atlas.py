@@ -77,16 +77,20 @@ class Atlas:
         }
 
     def find(self, study: Study) -> Pose | None:
-        """The pose from the images alone."""
+        """The pose from the images alone: that of the sagittal view which the mean picture fits better."""
+        matched: list[tuple[float, Pose]] = []
+        usual: list[Pose] = []
         for view in (*SAGITTAL, View.AXIAL_T2):
             series = _largest(study, view)
             if series is None or view not in self.offset_mm:
                 continue
-            usual = Pose(volume_middle(series) + self.offset_mm[view])
+            usual.append(Pose(volume_middle(series) + self.offset_mm[view]))
             if view in self.pictures:
-                return match(self.pictures[view], series, usual, self.spread_mm[view])
-            return usual
-        return None
+                pose, score = match(self.pictures[view], series, usual[-1], self.spread_mm[view])
+                matched.append((score, pose))
+        if matched:
+            return max(matched, key=lambda entry: entry[0])[1]
+        return usual[0] if usual else None
 
     @cached_property
     def fingerprint(self) -> str:
