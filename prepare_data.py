@@ -1,5 +1,6 @@
 """DICOM files and the competition's tables -> PNG images, dataset.json and train_dataset.csv.
 
+    python prepare_data.py --root data/lumbarspine --check
     python prepare_data.py --root data/lumbarspine
     python prepare_data.py --root data/lumbarspine --split test --workers 8
     python prepare_data.py --root /scratch/me/lumbarspine --dask-scheduler tcp://10.0.0.1:8786
@@ -8,7 +9,8 @@ Reads <root>/dataset, writes <root>/train/processed_data and <root>/test/process
 placed by the readers' marks; where nobody marked them, by an atlas that is learned from the marked
 train studies and kept beside them. A second run on the same input does nothing; after an interruption
 the same command goes on where it was. With --dask-scheduler the work is done by a Dask cluster's workers,
-which must see the root under the same path (recipes/prepare_on_slurm.py starts such a cluster).
+which must see the root under the same path (recipes/prepare_on_slurm.py starts such a cluster). With --check
+everything is read, nothing is written, and what would be done is told, with every fault.
 """
 
 from collections.abc import Iterable, Iterator
@@ -38,15 +40,19 @@ def main() -> None:
     # All tables and folders are read before the first image is, so that wrong input is told at once.
     cohorts = {split: split_cohort(root, split) for split in splits_to_prepare(root, settings["split"])}
     with pool_for(cohorts.values(), settings) as pool:
-        summaries = [prepare(root, split, cohort, settings, pool) for split, cohort in cohorts.items()]
-    if not any(summary.slices for summary in summaries):
-        raise ValueError(f"{root.dataset}: no study of it has a readable image; faults.csv says what is wrong")
+        if settings["check"]:
+            usable = [check(cohort, settings, pool) for cohort in cohorts.values()]
+        else:
+            usable = [prepare(root, split, cohort, settings, pool) for split, cohort in cohorts.items()]
+    if not any(usable):
+        raise ValueError(f"{root.dataset}: no study of it has a readable image; --check says of each file why")
 
 
 def read_settings() -> SettingsParser:
     parser = SettingsParser("prepare_data.py", __doc__)
     parser.add_argument("--root", type=str | None, default=None, help="folder that holds dataset/ (else $LUMBAR_ROOT)")
     parser.add_argument("--split", choices=["train", "test", "both"], default="both", help="which studies to prepare")
+    parser.add_argument("--check", action="store_true", help="read everything, write nothing, tell every fault")
     parser.add_argument("--workers", type=int, default=usable_cores(), help="processes that convert studies")
     parser.add_argument(
         "--dask-scheduler", type=str | None, default=None, help="a Dask cluster's address, to work there"
@@ -89,9 +95,27 @@ def pool_for(cohorts: Iterable["Cohort"], settings: dict[str, Any]) -> Iterator[
             raise OSError(f"{error}; {going_on}") from error
 
 
-def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, Any], pool: "Pool") -> "Summary":
-    """Convert one split, or find it converted, and say what came of it."""
-    from data_prep.convert import convert_cohort, input_key, learn_from, read_inputs, summary_if_current
+def check(cohort: "Cohort", settings: dict[str, Any], pool: "Pool") -> bool:
+    """Say what converting a split would do, and every fault; whether anything of it can be used."""
+    from data_prep.check import check_cohort, describe, fault_table
+
+    findings = check_cohort(cohort, max_pixels=settings["max_pixels"], pool=pool)
+    print(describe(cohort, findings))
+    if findings.faults:
+        print(f"\n{fault_table(findings.faults)}\n")
+    return findings.slices > 0
+
+
+def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, Any], pool: "Pool") -> bool:
+    """Convert one split, or find it converted, and say what came of it; whether anything of it could be used."""
+    from data_prep.convert import (
+        NothingReadable,
+        convert_cohort,
+        input_key,
+        learn_from,
+        read_inputs,
+        summary_if_current,
+    )
     from prompts.render import caption
 
     processed = root.processed(split)
@@ -106,19 +130,23 @@ def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, 
             atlas = learn_from(cohort, seed=settings["seed"], processed=processed, **work)
         if atlas is None:
             print(f"{split}: no atlas, so sites that nobody marked have no regions")
-        summary = convert_cohort(
-            cohort,
-            processed,
-            atlas=atlas,
-            caption=caption,
-            folds=settings["folds"],
-            seed=settings["seed"],
-            key=key,
-            settings=noted,
-            **work,
-        )
+        try:
+            summary = convert_cohort(
+                cohort,
+                processed,
+                atlas=atlas,
+                caption=caption,
+                folds=settings["folds"],
+                seed=settings["seed"],
+                key=key,
+                settings=noted,
+                **work,
+            )
+        except NothingReadable as refusal:
+            print(f"{refusal}; nothing is written of this split")
+            return False
     report(split, processed, summary)
-    return summary
+    return summary.slices > 0
 
 
 def learned_atlas(root: DataRoot) -> "Atlas | None":

@@ -39,6 +39,10 @@ ATLAS_STUDIES = 200
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
+class NothingReadable(ValueError):
+    """No image of any training study can be read."""
+
+
 def read_inputs(cohort: Cohort) -> list[StudyInput]:
     """Each study's input as it is now. One look at every file: on a cluster's disk this may take a minute."""
     return [read_input(folder) for folder in cohort.folders]
@@ -155,7 +159,7 @@ def convert_cohort(
 ) -> Summary:
     """Convert a cohort, whose `inputs` may be known already; `key` and `settings` are noted in the metadata.
 
-    Where no image can be read, training studies raise ValueError and nothing is left behind; other splits are
+    Where no image can be read, training studies raise NothingReadable and nothing is left behind; other splits are
     written with no pairs, because each of their studies is owed an answer all the same. Raises BlockingIOError
     where another process is converting into this folder, OSError with what is missing where the disk is full.
     """
@@ -166,7 +170,7 @@ def convert_cohort(
         images = _convert_studies(cohort.split, inputs, processed, atlas, pool, max_pixels)
         if not images and cohort.split == "train":
             clear_parts(processed)
-            raise ValueError(f"{cohort.split}: none of {len(cohort.study_ids)} studies has a readable image")
+            raise NothingReadable(f"{cohort.split}: none of {len(cohort.study_ids)} studies has a readable image")
         if atlas is not None:
             atlas.save(processed / "atlas.json")
         fold_of = assign_folds(_severities(cohort), folds, seed) if cohort.split == "train" else {}

@@ -141,12 +141,21 @@ def read_input(folder: StudyFolder) -> StudyInput:
     for series_id, path in sorted(folder.series.items()):
         try:
             with os.scandir(path) as entries:
-                found = sorted((entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) for entry in entries)
+                found = sorted(map(_stamp, entries))
         except OSError as error:
             found = [(str(error), 0, 0)]
         digest.update(repr((series_id, found)).encode())
         files += len(found)
     return StudyInput(folder, digest.hexdigest(), files)
+
+
+def _stamp(entry: "os.DirEntry[str]") -> tuple[str, int, int]:
+    """A file's name, size and time; a link's own where it leads nowhere."""
+    try:
+        status = entry.stat()
+    except OSError:
+        status = entry.stat(follow_symlinks=False)
+    return entry.name, status.st_size, status.st_mtime_ns
 
 
 def record_key(study_input: StudyInput, atlas: Atlas | None, max_pixels: int) -> str:
