@@ -199,6 +199,11 @@ class FaultKind(StrEnum):
         "a mark far from the others of its level",
         "not used: the atlas places the site by the other marks",
     )
+    SITES_NOT_FOUND = (
+        "sites_not_found",
+        "sites of a study that nobody marked and that no atlas can place",
+        "no regions there; a test study is answered for all the same",
+    )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from data_prep.crops import CROP_SIZE, TILE_SLICES, Tile, cut_tile
 from data_prep.faults import Fault, FaultKind
 from data_prep.geometry import Frame
 from data_prep.png import write_png
-from data_prep.regions import Missing, Position, Region, marked_positions, region
+from data_prep.regions import Missing, Position, Region, marked_positions, not_found, region
 from data_prep.sites import SITES, Site, Source, View, parse_row_id_site
 from data_prep.studies import Study, StudyFolder, read_study
 from data_prep.whole_files import replacing
@@ -107,7 +107,7 @@ def convert_study(study_input: StudyInput, processed: Path, atlas: Atlas | None,
     _write_tiles(parts / f"{study.study_id}.npy", [_tile(study, found) for found in regions])
     ordered = [positions[site] for site in SITES if site in positions]
     key = record_key(study_input, atlas, max_pixels)
-    faults = [*faults, *mark_faults]
+    faults = [*faults, *mark_faults, *not_found(study, positions)]
     record = StudyRecord(study.study_id, key, image_bytes, rows, ordered, regions, not_imaged, faults)
     _write_record(parts, record)
     return _done(record)

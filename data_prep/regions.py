@@ -6,12 +6,13 @@ those whose image shows the point. Beyond `REACH_MM` the site is not imaged ther
 answer (`Missing`), not an error.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from data_prep.faults import Action, Fault, FaultKind
 from data_prep.geometry import Array, Frame, Plane, Vector, neighbours
 from data_prep.marks import judge
-from data_prep.sites import Site, Source, View
+from data_prep.sites import SITES, Site, Source, View
 from data_prep.studies import Series, Study
 from data_prep.tables import Mark
 from data_prep.views import extent_mm, of_one_station, plane_of
@@ -122,6 +123,18 @@ def _not_lumbar(study: Study, series: Series, place: int, frame: Frame) -> str:
 
 def _words(series: Series, frame: Frame) -> str:
     return series.view.words if series.view and frame.lies_as(plane_of(series.view)) else f"a {frame.plane} image"
+
+
+def not_found(study: Study, positions: Mapping[Site, Position]) -> list[Fault]:
+    """One fault where sites have no position: nobody marked them, and no atlas, or no image with a place, tells."""
+    missing = [site for site in SITES if site not in positions]
+    if not missing:
+        return []
+    what = "all" if len(missing) == len(SITES) else str(len(missing))
+    message = (
+        f"{what} of the 25 sites lack a position: unmarked, and without an atlas or without images that have a place"
+    )
+    return [Fault(study.study_id, None, str(study.study_id), FaultKind.SITES_NOT_FOUND, "skipped", message)]
 
 
 def region(study: Study, position: Position, view: View) -> Region | Missing:

@@ -5,8 +5,8 @@ import pytest
 
 from data_prep.faults import FaultKind
 from data_prep.geometry import Frame, stacks
-from data_prep.regions import Missing, Position, marked_positions, region
-from data_prep.sites import Condition, Level, Side, Site, Source, View
+from data_prep.regions import Missing, Position, marked_positions, not_found, region
+from data_prep.sites import SITES, Condition, Level, Side, Site, Source, View
 from data_prep.studies import Series, Slice, Study
 from data_prep.tables import Mark
 from tests.dicom_files import AXIAL, SAGITTAL, frame
@@ -246,3 +246,12 @@ def test_a_mark_in_a_coronal_image_or_at_another_station_does_not_count() -> Non
     unknown = Series(1, None, (old := sagittal([0.0, 4.0])).slices, old.stacks, old.window)
     positions, faults = marked_positions(study(unknown, marks=(Mark(CANAL, 1, 2, 60.0, 50.0),)))
     assert positions[CANAL].point_mm == (4.0, 0.0, 10.0) and [fault.action for fault in faults] == ["kept"]
+
+
+def test_sites_without_a_position_are_said_once_a_study() -> None:
+    whole = {site: at(0, 0, 0, site) for site in SITES}
+    assert not_found(study(), whole) == []
+    (some,) = not_found(study(), {site: whole[site] for site in SITES[:20]})
+    (none,) = not_found(study(), {})
+    assert some.kind is none.kind is FaultKind.SITES_NOT_FOUND
+    assert "5 of the 25" in some.message and "all of the 25" in none.message
