@@ -4,8 +4,6 @@ Nothing is decoded before the promise was held against the limits, against the b
 and, where a frame is compressed, against what its codestream says of itself.
 """
 
-import contextlib
-import warnings
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -25,16 +23,10 @@ from pydicom.uid import (
 )
 
 from data_prep.codestreams import Codestream, read_codestream, rle_segments
-from data_prep.dicom_file import READ_ERRORS, DicomFile, one_line
+from data_prep.dicom_file import READ_ERRORS, DicomFile, one_line, without_remarks
 from data_prep.faults import FaultKind, FileFault, Repair
 from data_prep.fragments import Fragments, encoded_frame, find_fragments
-
-with contextlib.suppress(ImportError):
-    import gdcm
-
-    # It writes to the terminal, past Python, about each file that it cannot read.
-    for silence in (gdcm.Trace.DebugOff, gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff):
-        silence()
+from data_prep.native_output import captured_stderr
 
 StoredValues = npt.NDArray[np.integer[Any]]
 
@@ -46,6 +38,10 @@ MAX_FRAMES = 999
 _RLE_RATIO = 64
 #: A compressed frame larger than this many times its pixels, and this many bytes, holds something else.
 _LARGEST_CODESTREAM_RATIO, _CODESTREAM_SLACK = 2, 1 << 20
+#: How libjpeg begins what it says of a stream whose image it had to make up in part.
+_DAMAGED = "Corrupt JPEG data"
+#: What pyo3 calls the end of a decoder in Rust. It is no Exception, and its class cannot be imported.
+_RUST_PANIC = "PanicException"
 #: Of several decoders, the one to ask: what it returns for damaged streams was looked at.
 _PREFERRED = {
     **{str(syntax): "pyjpegls" for syntax in JPEGLSTransferSyntaxes},
@@ -110,7 +106,10 @@ class FrameDecoder:
     """
 
     def __init__(self, file: DicomFile, max_pixels: int) -> None:
-        self.promise = promise_of(file.header, max_pixels)
+        try:
+            self.promise = promise_of(file.header, max_pixels)
+        except READ_ERRORS as error:
+            raise FileFault(FaultKind.UNDECODABLE, one_line(error)) from None
         self.repairs: list[Repair] = []
         self._file = file
         self._decoder = _decoder(file.syntax)
@@ -123,11 +122,11 @@ class FrameDecoder:
     def decode(self, frame: int) -> StoredValues:
         """(rows, columns) of one frame, counted from 0, in native byte order. Raises FileFault."""
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with without_remarks():
                 if self._fragments is None:
                     return self._native(frame)
-                return self._compressed(encoded_frame(self._file, self._fragments, frame, self.promise.frames))
+                encoded = encoded_frame(self._file, self._fragments, frame, self.promise.frames)
+                return self._compressed(encoded)
         except READ_ERRORS as error:
             raise FileFault(FaultKind.UNDECODABLE, one_line(error)) from None
 
@@ -211,7 +210,7 @@ class FrameDecoder:
     def _run(self, source: Any, **options: Any) -> StoredValues:
         """Let pydicom decode, and hold the array against the promise."""
         promise = self.promise
-        described = {
+        described: dict[str, Any] = {
             "rows": promise.rows,
             "columns": promise.columns,
             "samples_per_pixel": 1,
@@ -224,9 +223,13 @@ class FrameDecoder:
             "pixel_keyword": "PixelData",
             "pixel_vr": "OW" if self._file.word_pixels else "OB",
         }
-        plugin = _PREFERRED.get(self._file.syntax, "")
-        plugin = plugin if self._fragments is not None and plugin in self._decoder_names else ""
-        image, _ = self._decoder.as_array(source, raw=True, decoding_plugin=plugin, **{**described, **options})
+        described |= options
+        if self._fragments is None:
+            image, _ = self._decoder.as_array(source, raw=True, validate=False, **described)
+        else:
+            plugin = _PREFERRED.get(self._file.syntax, "")
+            plugin = plugin if plugin in self._decoder_names else ""
+            image = _guarded(self._decoder, source, raw=True, validate=False, decoding_plugin=plugin, **described)
         if image.shape != (promise.rows, promise.columns):
             message = f"decoded to {image.shape}, promised {promise.rows} x {promise.columns}"
             raise FileFault(FaultKind.WRONG_SHAPE, message)
@@ -256,6 +259,24 @@ class FrameDecoder:
     def _note_once(self, repair: Repair) -> None:
         if repair not in self.repairs:
             self.repairs.append(repair)
+
+
+def _guarded(decoder: Decoder, source: bytes, **options: Any) -> npt.NDArray[Any]:
+    """Decode with native code. Raises FileFault for a stream that it finds damaged, also where it returns an image."""
+    with captured_stderr() as output:
+        try:
+            image, _ = decoder.as_array(source, **options)
+        except Exception:
+            raise
+        except BaseException as error:
+            if type(error).__name__ != _RUST_PANIC:
+                raise
+            raise FileFault(
+                FaultKind.UNDECODABLE, f"its decoder stopped: {' '.join(str(error).split())[:120]}"
+            ) from None
+    if _DAMAGED in output.text:
+        raise FileFault(FaultKind.UNDECODABLE, " ".join(output.text.split())[:120])
+    return image
 
 
 @cache

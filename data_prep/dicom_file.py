@@ -107,12 +107,19 @@ def open_dicom(path: Path, max_pixels: int) -> Iterator[DicomFile]:
         raise FileFault(FaultKind.CANNOT_OPEN, f"cannot be opened: {error.strerror}") from None
     with file:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # pydicom's remarks on values; what matters is checked here
+            with without_remarks():
                 opened = _parse(file, max_pixels)
         except READ_ERRORS as error:
             raise FileFault(FaultKind.UNREADABLE, one_line(error)) from None
         yield opened
+
+
+@contextmanager
+def without_remarks() -> Iterator[None]:
+    """Without pydicom's warnings about values that it reads tolerantly: what matters is checked."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def one_line(error: BaseException) -> str:
@@ -124,7 +131,7 @@ def _parse(file: BinaryIO, max_pixels: int) -> DicomFile:
     size = os.fstat(file.fileno()).st_size
     if not size:
         raise FileFault(FaultKind.NOT_DICOM, "an empty file")
-    buffer = BytesIO(file.read(MAX_HEADER_BYTES))
+    buffer = BytesIO(file.read(min(size, MAX_HEADER_BYTES)))
     # What fits is read once and from memory; of larger files each frame is read when it is asked for.
     source: BinaryIO = buffer if size <= MAX_HEADER_BYTES else file
     syntax, repairs = _read_meta(buffer)

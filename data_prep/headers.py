@@ -7,7 +7,7 @@ from typing import Any
 
 from pydicom import Dataset
 
-from data_prep.dicom_file import READ_ERRORS
+from data_prep.dicom_file import READ_ERRORS, without_remarks
 from data_prep.enhanced import frame_instance
 from data_prep.geometry import Frame
 
@@ -34,19 +34,24 @@ def read_header(dataset: Dataset, path: Path, frame_index: int = 0, frames: int 
     Raises ValueError where neither the file's name nor the header gives an instance number. The file's
     name counts first, because the competition's tables speak of files.
     """
+    with without_remarks():
+        number = frame_instance(_file_number(dataset, path), frame_index, frames)
+        frame, problem = None, ""
+        try:
+            frame = _frame(dataset)
+        except READ_ERRORS as error:
+            problem = " ".join(str(error).split())[:160]
+        return Header(number, frame, problem, _weighting(dataset))
+
+
+def _file_number(dataset: Dataset, path: Path) -> int:
     try:
         number = int(path.stem) if path.stem.isascii() and path.stem.isdigit() else int(dataset.InstanceNumber)
     except READ_ERRORS:
         raise ValueError("no instance number, neither in the file's name nor in its header") from None
     if not 0 <= number < LARGEST_INSTANCE:
         raise ValueError(f"instance number {number}: expected 0 to {LARGEST_INSTANCE - 1}")
-    number = frame_instance(number, frame_index, frames)
-    frame, problem = None, ""
-    try:
-        frame = _frame(dataset)
-    except READ_ERRORS as error:
-        problem = " ".join(str(error).split())[:160]
-    return Header(number, frame, problem, _weighting(dataset))
+    return number
 
 
 def _frame(dataset: Dataset) -> Frame:

@@ -17,7 +17,7 @@ from pydicom import Dataset
 from pydicom.pixels import apply_modality_lut
 
 from data_prep.decoding import MAX_PIXELS, FrameDecoder, StoredValues
-from data_prep.dicom_file import READ_ERRORS, DicomFile, one_line, open_dicom
+from data_prep.dicom_file import READ_ERRORS, DicomFile, one_line, open_dicom, without_remarks
 from data_prep.enhanced import frame_headers
 from data_prep.faults import FaultKind, FileFault, Repair
 
@@ -43,7 +43,8 @@ class ImageFile:
             raise FileFault(FaultKind.NOT_GREY, f"a {component.lower()} image: only magnitudes are read")
         stored = self.decoder.decode(frame)
         try:
-            return _to_signal(stored, self.headers[frame])
+            with without_remarks():
+                return _to_signal(stored, self.headers[frame])
         except READ_ERRORS as error:
             raise FileFault(FaultKind.UNDECODABLE, one_line(error)) from None
 
@@ -59,7 +60,8 @@ def open_images(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile]
     with open_dicom(path, max_pixels) as file:
         decoder = FrameDecoder(file, max_pixels)
         try:
-            headers = tuple(frame_headers(file.header, decoder.promise.frames))
+            with without_remarks():
+                headers = tuple(frame_headers(file.header, decoder.promise.frames))
         except READ_ERRORS as error:
             raise FileFault(FaultKind.UNREADABLE, one_line(error)) from None
         yield ImageFile(headers, file, decoder)

@@ -11,8 +11,8 @@ WINDOW_PERCENTILES = (0.5, 99.5)
 _BINS = 65536
 #: Where 0 lies in the counts of whole numbers from -32768 to 65535.
 _ZERO = 32768
-#: Values that are handled at once: what numpy widens to 8 bytes each on the way stays small.
-_BLOCK = 1 << 20
+#: Values that are handled at once: what numpy widens to 8 bytes each on the way stays at 2 MB.
+_BLOCK = 1 << 18
 
 
 class SeriesHistogram:
@@ -34,9 +34,10 @@ class SeriesHistogram:
         self._whole &= image.dtype.kind in "iu"
         self._narrow &= self._whole and image.dtype.itemsize <= 2
         if self._narrow:
-            first = int(smallest)
+            first = min(int(smallest), 0)
             for block in _blocks(image):
-                counts = np.bincount(np.subtract(block, first, dtype=np.intp))
+                # Without a negative value there is nothing to subtract, which is the usual case.
+                counts = np.bincount(np.subtract(block, first, dtype=np.intp) if first else block)
                 self._counts[_ZERO + first :][: len(counts)] += counts
         return float(smallest), float(largest)
 
