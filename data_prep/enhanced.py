@@ -57,6 +57,8 @@ def _take(header: Dataset, group: Dataset) -> None:
         for item in _items(group, macro)[:1]:
             for name, single_name in names.items():
                 if name in item:
+                    # A new element: the one that is there belongs to other frames too.
+                    header.pop(single_name, None)
                     setattr(header, single_name, item.get(name))
 
 

@@ -37,13 +37,14 @@ def list_folder(folder: Path, root: Path, study_id: int | None = None, series_id
         return result
     for entry in found:
         path = Path(entry.path)
-        if entry.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+        # realpath, because Path.resolve raises for a link to itself.
+        if entry.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
             note(path, FaultKind.LINK_OUTSIDE, "a link that leads outside the image folder")
         elif entry.name.startswith(".") or entry.name.upper() in CLUTTER:
             note(path, FaultKind.NOT_DICOM, "not an image: left by a disc or a file manager")
-        elif entry.is_dir():
+        elif os.path.isdir(path):  # noqa: PTH112 - like isfile it says no where the others raise
             result.folders.append(path)
-        elif entry.is_file():
+        elif os.path.isfile(path):  # noqa: PTH113
             result.files.append(path)
         else:
             note(path, FaultKind.NOT_DICOM, "not a file: a broken link, or a device")

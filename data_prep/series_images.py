@@ -26,7 +26,7 @@ _FAULTS_OF_A_FILE = 8
 class GreyBudget:
     """What a study may still keep in memory, and what was read again last."""
 
-    left: int = GREY_BYTES
+    left: int = field(default_factory=lambda: GREY_BYTES)
     recent: "OrderedDict[tuple[Path, int], Grey]" = field(default_factory=OrderedDict)
 
     def take(self, size: int) -> bool:

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, MRImageStorage
 
 from data_prep.geometry import Frame
 
@@ -63,6 +64,55 @@ def write_slice(
         else:
             setattr(dataset, name, value)
     path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def functional_group(place: Frame | None = None, **macros: dict[str, Any]) -> Dataset:
+    """An item of functional groups: where a frame lies, and other macros by name, each with its elements."""
+    if place is not None:
+        orientation = [*place.row_direction, *place.column_direction]
+        macros["PlanePositionSequence"] = {"ImagePositionPatient": list(place.position_mm)}
+        macros["PlaneOrientationSequence"] = {"ImageOrientationPatient": orientation}
+        macros["PixelMeasuresSequence"] = {"PixelSpacing": list(place.spacing_mm)}
+    group = Dataset()
+    for macro, elements in macros.items():
+        item = Dataset()
+        for name, value in elements.items():
+            setattr(item, name, value)
+        setattr(group, macro, [item])
+    return group
+
+
+def write_enhanced(
+    path: Path,
+    images: np.ndarray,
+    groups: list[Dataset] | None,
+    shared: Dataset | None = None,
+    syntax: UID = ExplicitVRLittleEndian,
+    **elements: Any,
+) -> Path:
+    """(frames, rows, columns) in one file, with an item of functional groups each, or none at all."""
+    write_slice(path, images[0])
+    dataset = dcmread(path)
+    dataset.NumberOfFrames = len(images)
+    dataset["PixelData"] = _pixel_data(images)
+    if groups is not None:
+        dataset.PerFrameFunctionalGroupsSequence = groups
+    if shared is not None:
+        dataset.SharedFunctionalGroupsSequence = [shared]
+    if syntax != ExplicitVRLittleEndian:
+        dataset.compress(syntax, generate_instance_uid=False)
+    for name, value in elements.items():
+        setattr(dataset, name, value)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def deflated(path: Path) -> Path:
+    """Rewrite an explicit little-endian file as a deflated one."""
+    dataset = dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     dataset.save_as(path, enforce_file_format=True)
     return path
 

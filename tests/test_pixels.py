@@ -1,14 +1,23 @@
 """data_prep/pixels.py and what it is made of: what comes back is what the header promised, or a fault with its kind."""
 
+import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom.uid import JPEG2000Lossless, RLELossless
+from pydicom import Dataset, dcmread, dcmwrite
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from data_prep.faults import FaultKind, FileFault
 from data_prep.pixels import open_images, read_image
-from tests.dicom_files import write_slice
+from tests.dicom_files import deflated, write_slice
 
 RAMP = np.arange(48 * 40, dtype=np.uint16).reshape(48, 40)
 
@@ -91,3 +100,129 @@ def test_monochrome1_and_rescale_give_the_signal(tmp_path: Path) -> None:
 def test_a_rescale_beyond_all_numbers_costs_its_file(tmp_path: Path) -> None:
     path = write_slice(tmp_path / "1.dcm", RAMP, RescaleSlope="1e300", RescaleIntercept="0")
     assert fault_of(path) is FaultKind.UNDECODABLE
+
+
+def test_a_deflated_file_is_read_and_a_deflated_bomb_is_not(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read_image(deflated(write_slice(tmp_path / "1.dcm", RAMP))), RAMP)
+    bomb = deflated(write_slice(tmp_path / "2.dcm", RAMP, PixelData=bytes(64 << 20)))
+    assert bomb.stat().st_size < 1 << 20
+    tracemalloc.start()
+    assert fault_of(bomb) is FaultKind.TOO_MANY_PIXELS
+    assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless])
+@pytest.mark.parametrize("elements", [{"Rows": 4000, "Columns": 4000}, {"Rows": 40, "Columns": 48}])
+def test_a_codestream_of_another_size_is_refused_undecoded(tmp_path: Path, syntax, elements: dict) -> None:  # type: ignore[no-untyped-def]
+    path = write_slice(tmp_path / "1.dcm", RAMP, syntax=syntax, **elements)
+    assert fault_of(path, 4096 * 4096) is FaultKind.WRONG_SHAPE
+
+
+def test_a_jpeg_2000_image_of_a_million_tiles_is_refused_undecoded(tmp_path: Path) -> None:
+    path = write_slice(tmp_path / "1.dcm", RAMP, syntax=JPEG2000Lossless)
+    content = path.read_bytes()
+    tile_size = content.index(b"\xff\x4f\xff\x51") + 24
+    path.write_bytes(content[:tile_size] + struct.pack(">2L", 1, 1) + content[tile_size + 8 :])
+    assert fault_of(path) is FaultKind.UNDECODABLE
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless])
+def test_a_codestream_without_its_end_is_truncated(tmp_path: Path, syntax) -> None:  # type: ignore[no-untyped-def]
+    path = write_slice(tmp_path / "1.dcm", RAMP, syntax=syntax)
+    content = path.read_bytes()
+    end = content.rindex(b"\xff\xd9")
+    path.write_bytes(content[:end] + b"\x11\x11" + content[end + 2 :])
+    assert fault_of(path) is FaultKind.TRUNCATED
+
+
+def test_eight_bits_under_a_sixteen_bit_header_are_read_and_said(tmp_path: Path) -> None:
+    narrow = (RAMP // 8).astype(np.uint8)
+    path = write_slice(tmp_path / "1.dcm", narrow, syntax=JPEGLSLossless, BitsAllocated=16, BitsStored=12, HighBit=11)
+    np.testing.assert_array_equal(read_image(path), narrow)
+    assert repairs_of(path) == [FaultKind.STREAM_PRECISION]
+
+
+@pytest.mark.parametrize("tail", [b"", b"\xfe\xff\xdd\xe0"])
+def test_compressed_pixels_without_their_delimiter(tmp_path: Path, tail: bytes) -> None:
+    path = write_slice(tmp_path / "1.dcm", RAMP, syntax=RLELossless)
+    path.write_bytes(path.read_bytes()[:-8] + tail)
+    np.testing.assert_array_equal(read_image(path), RAMP)
+    assert repairs_of(path) == ([] if tail else [FaultKind.UNDELIMITED])
+
+
+def test_a_damaged_rle_stream_says_nothing_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write_slice(tmp_path / "1.dcm", RAMP, syntax=RLELossless)
+    content = bytearray(path.read_bytes())
+    segment = content.index(struct.pack("<4L", 2, 64, 0, 0)[:8]) + 64
+    content[segment : segment + 200] = b"\x7f" * 200
+    path.write_bytes(content)
+    assert fault_of(path) is FaultKind.UNDECODABLE
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("keep", [0, 128])
+def test_a_file_without_its_first_bytes_is_read_by_its_first_element(tmp_path: Path, keep: int) -> None:
+    path = write_slice(tmp_path / "1.dcm", RAMP)
+    content = path.read_bytes()
+    data_set = content.index(b"\x08\x00\x18\x00UI")
+    path.write_bytes(content[data_set:] if not keep else content[132:])
+    np.testing.assert_array_equal(read_image(path), RAMP)
+    assert repairs_of(path) == [FaultKind.FILE_META]
+
+
+def test_big_endian_pixels_come_back_in_native_order(tmp_path: Path) -> None:
+    for pixels in (RAMP, RAMP.astype(np.int16) - 900, (RAMP % 251).astype(np.uint8), RAMP.astype(np.uint32) << 16):
+        path = write_slice(tmp_path / "1.dcm", pixels)
+        dataset = dcmread(path)
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+        swapped = pixels.byteswap().tobytes()
+        if pixels.itemsize == 1:  # words of two pixels each
+            dataset["PixelData"].VR, swapped = "OW", pixels.view(np.uint16).byteswap().tobytes()
+        dataset.PixelData = swapped
+        dcmwrite(path, dataset, implicit_vr=False, little_endian=False, enforce_file_format=True)
+        image = read_image(path)
+        np.testing.assert_array_equal(image, pixels)
+        assert image.dtype.isnative and image.dtype == pixels.dtype
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+def test_every_width_with_and_without_a_sign(tmp_path: Path, dtype, syntax) -> None:  # type: ignore[no-untyped-def]
+    if syntax == RLELossless and np.dtype(dtype).itemsize == 4:
+        pytest.skip("pydicom writes none; it ships one, which test_pydicom_files.py reads")
+    limits = np.iinfo(dtype)
+    pixels = np.random.default_rng(1).integers(limits.min, limits.max, (16, 10), dtype=dtype, endpoint=True)
+    image = read_image(write_slice(tmp_path / "1.dcm", pixels, syntax=syntax))
+    np.testing.assert_array_equal(image, pixels)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("high_bit", [11, 13, 15])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+def test_values_are_cut_out_of_cells_full_of_rubbish(tmp_path: Path, signed: bool, high_bit: int, syntax) -> None:  # type: ignore[no-untyped-def]
+    random = np.random.default_rng(2)
+    values = random.integers(-2048, 2048, (16, 10)) if signed else random.integers(0, 4096, (16, 10))
+    cells = random.integers(0, 65536, (16, 10))
+    for bit in range(12):  # one bit after another, the slow way
+        target = high_bit - 11 + bit
+        cells = cells & ~(1 << target) | ((values >> bit & 1) << target)
+    path = write_slice(
+        tmp_path / "1.dcm",
+        cells.astype(np.uint16),
+        syntax=syntax,
+        BitsStored=12,
+        HighBit=high_bit,
+        PixelRepresentation=int(signed),
+    )
+    np.testing.assert_array_equal(read_image(path), values)
+
+
+def test_a_modality_table_is_looked_up(tmp_path: Path) -> None:
+    table = Dataset()
+    table.LUTDescriptor = [4, 100, 16]
+    table.ModalityLUTType = "US"
+    table.add_new("LUTData", "US", [7, 70, 700, 7000])
+    pixels = np.array([[99, 100, 101], [102, 103, 200]], dtype=np.uint16)
+    path = write_slice(tmp_path / "1.dcm", pixels, ModalityLUTSequence=[table])
+    np.testing.assert_array_equal(read_image(path), [[7, 7, 70], [700, 7000, 7000]])

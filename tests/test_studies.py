@@ -1,15 +1,18 @@
 """data_prep/studies.py, headers.py and cohorts.py: folders of files to studies, faults on the way."""
 
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from data_prep import series_images
 from data_prep.cohorts import folder_cohort, split_cohort
 from data_prep.faults import FaultKind
 from data_prep.geometry import Frame
 from data_prep.layout import DataRoot
+from data_prep.series_images import GreyBudget, GreyOnDisk
 from data_prep.sites import View
 from data_prep.studies import StudyFolder, read_study
 from tests.dicom_files import AXIAL, SAGITTAL, frame, write_slice
@@ -155,3 +158,76 @@ def test_a_folder_without_studies_is_refused(tmp_path: Path, make: bool) -> None
         folder.mkdir()
     with pytest.raises(ValueError, match=r"new: (no such folder|holds no study)"):
         folder_cohort(folder, None)
+
+
+@pytest.mark.parametrize("elements", [{}, {"RescaleSlope": "1.5", "RescaleIntercept": "7"}])
+def test_a_study_beyond_memory_comes_out_the_same(tmp_path: Path, monkeypatch, elements: dict) -> None:  # type: ignore[no-untyped-def]
+    random = np.random.default_rng(4)
+    for series in ("1", "2"):
+        for number in range(1, 8):
+            pixels = random.integers(0, 100 * number, (64, 64)).astype(np.uint16)
+            write_slice(tmp_path / series / f"{number}.dcm", pixels, frame((4.0 * number, 0, 0)), **elements)
+    folder = StudyFolder(9, tmp_path, {1: tmp_path / "1", 2: tmp_path / "2"})
+    kept, faults = read_study(folder)
+    monkeypatch.setattr(series_images, "SIGNAL_BYTES", 3 * 64 * 64 * 2)
+    monkeypatch.setattr(series_images, "GREY_BYTES", 9 * 64 * 64)
+    again, faults_again = read_study(folder)
+    assert kept == again and faults == faults_again
+    on_disk = [isinstance(image.source, GreyOnDisk) for series in again.series for image in series.slices]
+    assert on_disk == [False] * 9 + [True] * 5
+    for one, other in zip(kept.series, again.series, strict=True):
+        assert one.window == other.window
+        for image, same in zip(one.slices, other.slices, strict=True):
+            np.testing.assert_array_equal(image.grey, same.grey)
+            assert same.shape == image.shape == (64, 64) and image.grey is image.grey
+
+
+def test_a_file_that_changes_between_two_readings_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = write_slice(tmp_path / "1" / "1.dcm", PIXELS)
+    grey = GreyOnDisk(path, 0, 10_000, (64, 64), (0.0, 100.0), GreyBudget())
+    path.write_bytes(b"")
+    with pytest.raises(OSError, match=r"1\.dcm: changed while"):
+        grey.read()
+    write_slice(path, PIXELS[:32])
+    with pytest.raises(OSError, match=r"1\.dcm: changed while"):
+        grey.read()
+
+
+def test_links_that_leave_the_image_folder_are_not_followed(tmp_path: Path) -> None:
+    outside = write_slice(tmp_path / "elsewhere" / "1.dcm", PIXELS, frame((4, 0, 0)))
+    root = tmp_path / "images"
+    write_series(root / "1", [frame((x, 0, 0)) for x in (0.0, 4.0)])
+    (root / "1" / "3.dcm").symlink_to(outside)
+    (root / "1" / "4.dcm").symlink_to(root / "1" / "4.dcm")  # itself
+    (root / "1" / "5.dcm").symlink_to(tmp_path / "elsewhere")
+    (root / "1" / "6.dcm").symlink_to(root / "1" / "1.dcm")
+    study, faults = read_study(StudyFolder(9, root, {1: root / "1"}, {1: View.SAGITTAL_T1}))
+    assert [image.instance_number for image in study.series[0].slices] == [1, 6, 2]
+    found = {fault.path: fault.kind for fault in faults}
+    assert found["1/3.dcm"] is FaultKind.LINK_OUTSIDE and found["1/5.dcm"] is FaultKind.LINK_OUTSIDE
+    assert found["1/4.dcm"] in (FaultKind.NOT_DICOM, FaultKind.CANNOT_OPEN)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_file_that_may_not_be_read_costs_that_file(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "1", [frame((x, 0, 0)) for x in (0.0, 4.0)])
+    (folder / "1.dcm").chmod(stat.S_IWUSR)
+    study, kinds = read_one(folder, View.SAGITTAL_T1)
+    assert [image.instance_number for image in study.series[0].slices] == [2] and kinds == [FaultKind.CANNOT_OPEN]
+
+
+def test_a_constant_image_is_kept_and_said(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "1", [frame((0.0, 0, 0))])
+    write_slice(folder / "2.dcm", np.full((64, 64), 7, np.uint16), frame((4.0, 0, 0)))
+    study, kinds = read_one(folder, View.SAGITTAL_T1)
+    assert len(study.series[0].slices) == 2 and kinds == [FaultKind.CONSTANT_IMAGE]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", ["1" * 30 + ".dcm", "-4.dcm", "four.dcm"])
+def test_names_that_are_no_instance_numbers(tmp_path: Path, name: str) -> None:
+    folder = write_series(tmp_path / "1", [frame((0.0, 0, 0))])
+    write_slice(folder / name, PIXELS, frame((4.0, 0, 0)), InstanceNumber="77")
+    study, kinds = read_one(folder, View.SAGITTAL_T1)
+    numbers = [image.instance_number for image in study.series[0].slices]
+    assert (numbers, kinds) == (([1], [FaultKind.UNREADABLE]) if name[0] == "1" else ([1, 77], []))

@@ -3,7 +3,73 @@
 import numpy as np
 import pytest
 
-from data_prep.windows import series_window, to_grey
+from data_prep.windows import SeriesHistogram, series_window, to_grey
+
+
+def plain_window(images: list[np.ndarray]) -> tuple[float, float]:
+    """All values of a series at once, in float64: whole ones sorted, others put into 65,536 bins first."""
+    values = np.concatenate([image.ravel() for image in images])
+    whole = all(image.dtype.kind in "iu" for image in images) and float(values.max()) - float(values.min()) < 65536
+    smallest, step = float(values.min()), 1.0
+    if not whole:
+        step = max(float(values.max()) - smallest, 1e-6) / 65535
+        values = np.concatenate([((image - smallest) / step).astype(np.int64).ravel() for image in images])
+    low, high = np.percentile(values, [0.5, 99.5], method="inverted_cdf")
+    return (float(low), float(high)) if whole else (smallest + step * low, smallest + step * high)
+
+
+@pytest.mark.parametrize(
+    "dtypes",
+    [
+        (np.uint8,),
+        (np.int8,),
+        (np.uint16,),
+        (np.int16,),
+        (np.uint32,),
+        (np.int32,),
+        (np.float32,),
+        (np.uint16, np.int16),
+        (np.uint16, np.int32),
+        (np.int16, np.float32),
+        (np.uint16, np.float64),
+    ],
+)
+@pytest.mark.parametrize("width", [60, 30_000, 70_000, 4_000_000])
+def test_the_window_is_that_of_all_values_at_once(dtypes, width: int) -> None:  # type: ignore[no-untyped-def]
+    random = np.random.default_rng(width)
+    images = []
+    for index in range(4):
+        dtype = np.dtype(dtypes[index % len(dtypes)])
+        limits = np.iinfo(dtype) if dtype.kind in "iu" else None
+        low, high = -width // 2, width // 2
+        if limits is not None:
+            low, high = max(low, limits.min), min(high, limits.max)
+        values = random.normal((low + high) / 2, (high - low) / 4, (40, 30)).clip(low, high)
+        images.append(values.astype(dtype))
+    assert series_window(images) == plain_window(images)
+
+
+def test_images_that_were_not_kept_are_asked_for_once_more_and_only_where_they_must() -> None:
+    asked = []
+    for dtype in (np.uint16, np.int16, np.float32):
+        image = np.arange(5000, dtype=dtype).reshape(50, 100)
+        histogram = SeriesHistogram()
+        assert histogram.add(image) == (0, 4999)
+
+        def again(image=image):  # type: ignore[no-untyped-def]
+            asked.append(image.dtype)
+            return [image]
+
+        assert histogram.window(again) == plain_window([image])
+    assert asked == [np.dtype(np.float32)]
+
+
+def test_large_images_are_mapped_as_small_ones_are() -> None:
+    image = np.random.default_rng(3).integers(0, 4096, (1100, 1000)).astype(np.uint16)
+    grey = to_grey(image, (41.0, 3900.0))
+    exact = np.clip(np.rint((image.astype(np.float64) - 41) * (255 / (3900 - 41))), 0, 255)
+    assert np.abs(grey - exact).max() <= 1 and np.mean(grey != exact) < 1e-4
+    np.testing.assert_array_equal(grey[1050:], to_grey(image[1050:], (41.0, 3900.0)))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
