@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jsonargparse import Namespace
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveFloat, PositiveInt
 
-from data_prep.commands import SettingsParser, run_command, settings_of
+from data_prep.commands import NonNegativeFinite, PositiveFinite, Seed, SettingsParser, run_command, settings_of
 from data_prep.crops import open_crops
 from data_prep.layout import data_root
 from data_prep.pairs import Dataset, read_dataset
@@ -81,14 +81,16 @@ def settings_parser() -> SettingsParser:
     add("--held_out_sites", type=PositiveInt, default=300, help="how many of their sites are evaluated on the way")
     add("--evaluation_steps", type=PositiveInt | None, help="between evaluations; default once an epoch")
     # How.
-    add("--learning_rate", type=PositiveFloat, default=3e-4)
+    add("--learning_rate", type=PositiveFinite, default=3e-4)
     add("--warmup_ratio", type=ClosedUnitInterval, default=0.05, help="share of the steps in which the rate rises")
-    add("--weight_decay", type=NonNegativeFloat, default=0.1)
+    add("--weight_decay", type=NonNegativeFinite, default=0.1)
     add("--max_grad_norm", type=PositiveFloat, default=1.0)
-    add("--loss_weights", type=NonNegativeFloat, nargs=3, default=[0.5, 1.0, 0.25], help="captions, severities, images")
+    add(
+        "--loss_weights", type=NonNegativeFinite, nargs=3, default=[0.5, 1.0, 0.25], help="captions, severities, images"
+    )
     add("--augment", type=bool, default=True, help="vary the tiles in training")
     add("--mixed_precision", choices=("auto", "fast", "no", "fp16", "bf16"), default="auto")
-    add("--seed", type=NonNegativeInt, default=0)
+    add("--seed", type=Seed, default=0)
     add("--dataloader_num_workers", type=NonNegativeInt, default=0)
     # States and records.
     add("--checkpointing_steps", type=PositiveInt | None, help="between states; default once an epoch")
@@ -146,6 +148,8 @@ def main() -> None:
     accelerator.wait_for_everyone()
     if state:
         accelerator.print(f"resumed from {state.name}")
+    elif settings.resume_from_checkpoint:
+        accelerator.print(f"{run.name!r} has no checkpoint yet: it starts at the first step")
     if settings.report_to != "none":
         options = {"tensorboard": {"purge_step": start + 1}, "wandb": {"name": settings.run}}
         accelerator.init_trackers(settings.run, init_kwargs=options)

@@ -237,6 +237,14 @@ def test_truth_is_read_and_checked(tmp_path: Path) -> None:
     path.write_text("\ufeffseverity,study_id,condition,side,level\nsevere,7,spinal_canal_stenosis\n")
     with pytest.raises(ValueError, match=r"line 2: '' is no level"):
         read_truth(path)
+    path.write_bytes(b"study_id,condition,side,level,severity\n" + b"x" * 200_000)
+    with pytest.raises(ValueError, match=r"truth\.csv: not a CSV file"):
+        read_truth(path)
+    path.write_bytes(b"study_id,condition,side,level,severity\n\xe9")
+    with pytest.raises(ValueError, match=r"truth\.csv: not a CSV file"):
+        read_truth(path)
+    with pytest.raises(ValueError, match="no table: cannot be read"):
+        read_truth(tmp_path / "no table")
     path.write_text("study_id,condition,level,severity\n")
     with pytest.raises(ValueError, match="no column 'side'"):
         read_truth(path)

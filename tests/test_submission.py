@@ -111,5 +111,40 @@ def test_a_submission_that_lacks_a_study_is_told_so(tmp_path: Path) -> None:
         read_solution(tmp_path / "submission.csv")
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "not a CSV file"),
+        (bytes(range(256)), "not a CSV file"),
+        (b"study_id,condition,side,level,severity\n", "grades no site"),
+        (b"study_id,condition,side,level,severity\nx,spinal_canal_stenosis,,l1_l2,severe\n", "invalid literal"),
+        (b"study_id,condition,side,level,severity\n1,stenosis,,l1_l2,severe\n", "no condition with its side"),
+    ],
+)
+def test_a_damaged_truth_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    write_submission(tmp_path / "submission.csv", [7], random_probabilities(1))
+    (tmp_path / "truth.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"truth\.csv: .*{said}"):
+        score_submission(tmp_path / "submission.csv", tmp_path / "truth.csv")
+
+
+@pytest.mark.parametrize(
+    "row", ["7_nothing_l1_l2,1,0,0", "x_spinal_canal_stenosis_l1_l2,1,0,0", "7,a,b,c", "7,1", ",,,"]
+)
+def test_a_damaged_submission_is_named(tmp_path: Path, row: str) -> None:
+    (tmp_path / "submission.csv").write_text(f"row_id,normal_mild,moderate,severe\n{row}\n")
+    (tmp_path / "truth.csv").write_text(
+        "study_id,condition,side,level,severity\n7,spinal_canal_stenosis,,l1_l2,severe\n"
+    )
+    with pytest.raises(ValueError, match=r"submission\.csv: row "):
+        score_submission(tmp_path / "submission.csv", tmp_path / "truth.csv")
+
+
+def test_a_damaged_sample_is_named(tmp_path: Path) -> None:
+    (tmp_path / "sample.csv").write_bytes(bytes(range(256)))
+    with pytest.raises(ValueError, match=r"sample\.csv: not a CSV file"):
+        write_submission(tmp_path / "submission.csv", [7], random_probabilities(1), tmp_path / "sample.csv")
+
+
 def test_site_index_is_the_order_of_sites() -> None:
     assert [SITE_INDEX[site] for site in SITES] == list(range(25))

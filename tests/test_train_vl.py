@@ -162,6 +162,10 @@ def test_a_diverging_run_keeps_its_last_good_state(
         (["--root", "/nowhere"], "no such folder"),
         (["--run", "../up"], "a run's name has"),
         (["--warmup_ratio", "5"], "--warmup_ratio"),
+        (["--learning_rate", "inf"], "--learning_rate: inf"),
+        (["--loss_weights", "1", "inf", "1"], "--loss_weights element 2: inf"),
+        (["--loss_weights", "0", "0", "0"], "--loss_weights 0 0 0"),
+        (["--seed", "99999999999999999999"], "--seed: 99999999999999999999"),
         (["--resume_from_checkpoint", "checkpoint-9"], "give 'latest' or a checkpoint-<step> folder"),
     ],
 )

@@ -151,6 +151,15 @@ def test_a_resumed_run_drops_the_rows_that_it_writes_again(tmp_path: Path) -> No
     assert float(rows[2]["loss"]) == math.pi and float(rows[1]["loss"]) == 0.5
 
 
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"step\nx\n", bytes(range(256))])
+def test_a_damaged_record_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"metrics\.csv: cannot be gone on with"):
+        MetricsFile(path, 2)
+    assert path.read_bytes() == content
+
+
 def test_launch_is_read_from_the_launchers_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     config = tmp_path / "two.yaml"

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from data_prep.sites import Condition, Level, Severity, Side, Site, parse_level, parse_severity
 from prompts.parse import Query
@@ -34,20 +34,29 @@ class Reply:
 
 def read_truth(path: Path) -> dict[tuple[int, Site], Severity]:
     """A table with the columns `TRUTH_COLUMNS` (more may follow). Raises ValueError quoting file, line and entry."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file, restval="")
-        if missing := [name for name in TRUTH_COLUMNS if name not in (table.fieldnames or ())]:
-            raise ValueError(f"{path}: no column {missing[0]!r}; expected {', '.join(TRUTH_COLUMNS)}")
-        truth: dict[tuple[int, Site], Severity] = {}
-        for row in table:
-            if not row["severity"]:  # ungraded
-                continue
-            try:
-                side = Side(row["side"]) if row["side"] else None
-                site = Site(Condition(row["condition"]), side, parse_level(row["level"]))
-                truth[int(row["study_id"]), site] = parse_severity(row["severity"])
-            except ValueError as error:
-                raise ValueError(f"{path}, line {table.line_num}: {error}") from None
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return _read_truth(path, file)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); it should be a table of known grades") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+
+
+def _read_truth(path: Path, file: TextIO) -> dict[tuple[int, Site], Severity]:
+    table = csv.DictReader(file, restval="")
+    if missing := [name for name in TRUTH_COLUMNS if name not in (table.fieldnames or ())]:
+        raise ValueError(f"{path}: no column {missing[0]!r}; expected {', '.join(TRUTH_COLUMNS)}")
+    truth: dict[tuple[int, Site], Severity] = {}
+    for row in table:
+        if not row["severity"]:  # ungraded
+            continue
+        try:
+            side = Side(row["side"]) if row["side"] else None
+            site = Site(Condition(row["condition"]), side, parse_level(row["level"]))
+            truth[int(row["study_id"]), site] = parse_severity(row["severity"])
+        except ValueError as error:
+            raise ValueError(f"{path}, line {table.line_num}: {error}") from None
     return truth
 
 

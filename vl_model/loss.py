@@ -43,6 +43,10 @@ class LossWeights:
     severity: float = 1.0
     image: float = 0.25
 
+    def __post_init__(self) -> None:
+        if not self.caption + self.severity + self.image > 0:
+            raise ValueError("--loss_weights 0 0 0: nothing would be learned; one of them must be above zero")
+
 
 @dataclass(frozen=True)
 class LossTerms:

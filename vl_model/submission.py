@@ -77,6 +77,8 @@ def score_submission(submission: Path, solution: Path) -> CompetitionMetric:
     """
     table = read_solution(solution)
     table = table.take(table.labelled_N)
+    if not len(table.study_N):
+        raise ValueError(f"{solution}: grades no site of the test split")
     prob_of = dict(_submitted(submission))
     missing = [key for key in row_keys(table) if key not in prob_of]
     if missing:
@@ -91,7 +93,7 @@ def read_solution(path: Path) -> SiteTable:
     Of a table with a column `split` the rows of the test split count.
     Raises ValueError, quoting it, for a table that is neither or a word that is no condition, level or severity.
     """
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = _read_words(path)
     if "split" in table.columns:
         table = table[table["split"] == "test"]
     wide = [site.key for site in SITES]
@@ -105,7 +107,18 @@ def read_solution(path: Path) -> SiteTable:
         raise ValueError(
             f"{path}: columns {', '.join(table.columns[:6])} ...: expected train.csv's or {', '.join(_TRUTH_COLUMNS)}"
         )
-    return site_table((int(study), site, parse_severity(word) if word else None) for study, site, word in cells)
+    try:
+        return site_table((int(study), site, parse_severity(word) if word else None) for study, site, word in cells)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _read_words(path: Path) -> pd.DataFrame:
+    """A CSV as it is written, every cell a text. Raises ValueError, quoting the file."""
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a CSV file in UTF-8 ({error})") from None
 
 
 def _truth_site(row: dict[Hashable, Any]) -> Site:
@@ -118,19 +131,25 @@ def _truth_site(row: dict[Hashable, Any]) -> Site:
 
 def _submitted(path: Path) -> Iterator[tuple[tuple[int, int], list[float]]]:
     """((study id, site), three probabilities) of each row. Raises ValueError."""
-    table = pd.read_csv(path)
+    table = _read_words(path)
     if list(table.columns) != ["row_id", *GRADES]:
         raise ValueError(f"{path}: columns {', '.join(table.columns)}: expected row_id, {', '.join(GRADES)}")
-    for row_id, *probabilities in table.itertuples(index=False):
-        study, _, key = str(row_id).partition("_")
-        yield (int(study), SITE_INDEX[parse_row_id_site(key)]), probabilities
+    for row_id, *words in table.itertuples(index=False):
+        study, _, key = row_id.partition("_")
+        try:
+            probabilities = [float(word) for word in words]
+            if not 0 < sum(probabilities) < np.inf or min(probabilities) < 0:
+                raise ValueError(f"{', '.join(words)} are no probabilities")
+            yield (int(study), SITE_INDEX[parse_row_id_site(key)]), probabilities
+        except ValueError as error:
+            raise ValueError(f"{path}: row {row_id!r}: {error}; run eval_vl.py again") from None
 
 
 def _sample_row_ids(sample_submission: Path | None) -> list[str]:
     """The row ids of a sample submission in its order; none where there is no such table."""
     if sample_submission is None or not sample_submission.is_file():
         return []
-    table = pd.read_csv(sample_submission, dtype=str, keep_default_na=False)
+    table = _read_words(sample_submission)
     return list(table["row_id"]) if "row_id" in table.columns else []
 
 

@@ -117,8 +117,11 @@ class MetricsFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         kept: list[dict[str, str]] = []
         if start and path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= start]
+            try:
+                with path.open(newline="", encoding="utf-8") as file:
+                    kept = [row for row in csv.DictReader(file) if int(row["step"]) <= start]
+            except (KeyError, TypeError, ValueError, csv.Error) as error:
+                raise ValueError(f"{path}: cannot be gone on with ({error!r}); delete it and resume again") from None
         self._file = path.open("w", newline="", encoding="utf-8", buffering=1)
         self._table = csv.DictWriter(self._file, METRICS, lineterminator="\n")
         self._table.writeheader()

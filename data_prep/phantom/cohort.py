@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from data_prep.json_files import read_object
 from data_prep.layout import DataRoot, Split
 from data_prep.phantom.anatomy import Patient, draw_body
 from data_prep.phantom.files import SeriesIdentity, write_series
@@ -64,6 +66,8 @@ def write_cohort(
         raise ValueError(f"--workers {workers}: at least one process is needed")
     if seed < 0:
         raise ValueError(f"--seed {seed}: must not be negative")
+    if (beside := next((path for path in (root, *root.parents) if path.exists()), root)) and not beside.is_dir():
+        raise ValueError(f"--root {str(root)!r}: {beside} is a file; it should be a folder to write dataset/ in")
     settings = CohortSettings(seed, Scanners(scanners), Size(size), severities)
     manifest = _manifest(settings, train, test)
     final = DataRoot(Path(root))
@@ -147,8 +151,12 @@ def _mapped(make: Any, jobs: list[tuple[Split, int]], workers: int) -> Iterator[
     if workers == 1:
         yield from map(make, jobs)
         return
-    with ProcessPoolExecutor(max_workers=workers) as pool:
-        yield from pool.map(make, jobs)
+    # Ctrl-C reaches every process of the terminal: the first one answers it, and its workers end with it.
+    with ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
+        try:
+            yield from pool.map(make, jobs)
+        finally:
+            pool.shutdown(cancel_futures=True)  # where it is broken off, only the studies begun are waited for
 
 
 def _manifest(settings: CohortSettings, train: int, test: int) -> dict[str, Any]:
@@ -169,7 +177,7 @@ def _manifest(settings: CohortSettings, train: int, test: int) -> dict[str, Any]
 def _is_there(root: Path, manifest: dict[str, Any]) -> bool:
     """Whether this very cohort has been written. Raises ValueError where something else has."""
     written = root / "phantom_truth" / "cohort.json"
-    if written.is_file() and json.loads(written.read_text()) == manifest:
+    if written.is_file() and read_object(written, "python -m data_prep.phantom") == manifest:
         return True
     for name in ("dataset", "phantom_truth"):
         if (root / name).exists():

@@ -1,0 +1,108 @@
+"""What every command does with its flags, its settings file, its errors and the signals that end it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
+from data_prep.commands import SettingsParser, run_command
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def parser() -> SettingsParser:
+    parser = SettingsParser("program.py", "A program.")
+    parser.add_argument("--images", type=str, required=True)
+    parser.add_argument("--seed", type=NonNegativeInt, default=0)
+    parser.add_argument("--steps", type=PositiveInt | None)
+    return parser
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr with which `arguments` are refused."""
+    with pytest.raises(SystemExit) as left:
+        parser().parse_args(arguments)
+    assert left.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert len(line) < 350
+    return str(line)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "required: --images; see"),
+        (["--images", "x", "--sead", "1"], "--sead 1 (did you mean --seed?)"),
+        (["--images", "x", "--seed", "-1"], "--seed: -1 does not conform to restriction v>=0"),
+        (["--images", "x", "--steps", "0"], "--steps 0: does not conform to restriction v>0"),
+        (["--images", "x", "--steps", "many"], "--steps many: invalid literal"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said in refused(arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        (b"", "is empty"),
+        (b"- 1", "holds a list"),
+        (b"words " * 5000, "holds a str"),
+        (b"seed: 1\nsteps: [", "line 2: not YAML"),
+        (bytes(range(256)), "not YAML in UTF-8"),
+        (b"[" * 5000, "not YAML in UTF-8"),
+        (b"!!python/object/apply:os.system [exit]", "could not determine a constructor"),
+        (b"sead: 1", "no setting 'sead' (did you mean seed?)"),
+        (b"config: other.yaml", "no setting 'config'"),
+        (b"seed:", "seed has no value"),
+        (b"seed: {a: 1}", "--seed"),
+    ],
+)
+def test_a_wrong_settings_file_is_one_line(
+    content: bytes | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "settings.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    assert said in refused(["--images", "x", "--config", str(path)], capsys)
+
+
+@pytest.mark.parametrize("form", [["--config", "{}"], ["--config={}"]])
+def test_flags_win_over_the_settings_file_wherever_they_stand(tmp_path: Path, form: list[str]) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("seed: 1\nsteps: 7\n")
+    settings = parser().parse_args(["--seed", "3", *(word.format(path) for word in form), "--images", "x"])
+    assert (settings.seed, settings.steps) == (3, 7)
+
+
+def test_an_error_of_the_disk_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        (tmp_path / "nowhere" / "x").write_text("")
+
+    with pytest.raises(SystemExit):
+        run_command("program.py", main)
+    assert capsys.readouterr().err == f"program.py: error: {tmp_path / 'nowhere' / 'x'}: No such file or directory\n"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_broken_off_phantom_leaves_nothing(tmp_path: Path, number: int, status: int, workers: str) -> None:
+    """SIGINT goes to every process, as the terminal sends it; SIGTERM to the first alone."""
+    root = tmp_path / "root"
+    command = [sys.executable, "-m", "data_prep.phantom", "--root", str(root), "--train", "50", "--workers", workers]
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while not list(root.glob(".phantom_unfinished/dataset/train_images/*/*/*.dcm")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == status and "Traceback" not in said
+    assert not list(root.iterdir())
