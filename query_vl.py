@@ -47,6 +47,8 @@ def main() -> None:
     settings = settings_parser().parse_args()
     if settings.top < 1:
         raise ValueError(f"--top {settings.top}: at least one study must be asked for")
+    if settings.save and Path(settings.save).exists() and not Path(settings.save).is_dir():
+        raise ValueError(f"--save {settings.save!r}: is a file; it should be a folder")
     query = parse_query(settings.text)
     root = data_root(settings.root)
 

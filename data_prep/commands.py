@@ -148,10 +148,19 @@ def run_command(prog: str, main: Callable[[], int | None]) -> NoReturn:
     except (ValueError, OSError) as error:
         if os.environ.get("LUMBAR_TRACEBACK"):
             raise
-        if isinstance(error, OSError) and error.filename is not None:
-            fail(prog, f"{error.filename}: {error.strerror}")
-        fail(prog, str(error))
+        fail(prog, _plain_error(error))
     raise SystemExit(status)
+
+
+def _plain_error(error: ValueError | OSError) -> str:
+    """Its words; of an error of the disk the first line, because pydicom writes a traceback into the others."""
+    if not isinstance(error, OSError):
+        return str(error)
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    # numpy says of a full disk how many of an array's numbers went onto it.
+    return f"no space left on the disk ({line})" if re.search(r"\d+ requested and \d+ written", line) else line
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001

@@ -90,6 +90,22 @@ def test_an_error_of_the_disk_is_one_line(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().err == f"program.py: error: {tmp_path / 'nowhere' / 'x'}: No such file or directory\n"
 
 
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("With tag (7FE0,0010): No space left\nTraceback:\n  File", "With tag (7FE0,0010): No space left"),
+        ("24 requested and 8 written", "no space left on the disk (24 requested and 8 written)"),
+    ],
+)
+def test_a_full_disk_is_one_line(message: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise OSError(message)
+
+    with pytest.raises(SystemExit):
+        run_command("program.py", main)
+    assert capsys.readouterr().err == f"program.py: error: {said}\n"
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_broken_off_phantom_leaves_nothing(tmp_path: Path, number: int, status: int, workers: str) -> None:

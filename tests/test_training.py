@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from vl_model import launch, training
@@ -29,6 +30,7 @@ from vl_model.training import (
     held_out_sums,
     learning_rate_at,
 )
+from vl_model.whole_files import whole_folder
 
 SETTINGS = TrainingSettings(steps=100, learning_rate=1e-3, warmup_steps=10, weight_decay=0.2)
 PLAN = {"seed": 1, "processes": 1}
@@ -135,6 +137,16 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
         (folder / name).write_bytes(b"half a fi")
         with pytest.raises(ValueError, match="cannot be read"):
             load_checkpoint(folder, model, optimizer, None, PLAN)
+
+
+def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    """As on a full disk, which safetensors and torch answer with errors of their own."""
+    (tmp_path / "checkpoint-1").mkdir()
+    for error in (SafetensorError("No space left on device"), RuntimeError("file write failed")):
+        with pytest.raises(OSError, match="cannot be written"), whole_folder(tmp_path / "checkpoint-1") as partial:
+            (partial / "half").write_text("")
+            raise error
+    assert [path.name for path in tmp_path.rglob("*")] == ["checkpoint-1"]
 
 
 def test_a_resumed_run_drops_the_rows_that_it_writes_again(tmp_path: Path) -> None:

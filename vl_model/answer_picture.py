@@ -3,6 +3,7 @@
 A box is (x0, y0, x1, y1) in (column, row) pixels, counted from the centre of the first pixel.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -103,7 +104,8 @@ def save_sheet(
         _draw_row(sheet, height, height - _HEAD - _ROW * (place + 1), answer, picture, truth)
     footer = "Research use only, not a medical device.  Yellow: the region that the probabilities speak of."
     sheet.text(_MARGIN / _WIDTH, 0.14 / height, footer, fontsize=7.5, color=_MUTED)
-    with whole_file(path) as partial:
+    with whole_file(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a text in a script that it lacks
         sheet.savefig(partial, format="png")
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data_prep.json_files import read_object
+from vl_model.whole_files import whole_folder
 
 PREFIX = "checkpoint-"
 STATE = "state.json"
@@ -41,17 +42,12 @@ def save_checkpoint(
     Later ones are deleted too: they are another future's, where the run was resumed from before its last state.
     """
     folder = run / f"{PREFIX}{step}"
-    partial = run / f".{PREFIX}{step}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(trainable_state(model), partial / WEIGHTS)
-    torch.save(
-        {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None}, partial / OPTIMIZER
-    )
-    (partial / STATE).write_text(json.dumps({"step": step, "plan": plan}, indent=2) + "\n", encoding="utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
+    weights = trainable_state(model)
+    state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None}
+    with whole_folder(folder) as partial:
+        save_file(weights, partial / WEIGHTS)
+        torch.save(state, partial / OPTIMIZER)
+        (partial / STATE).write_text(json.dumps({"step": step, "plan": plan}, indent=2) + "\n", encoding="utf-8")
     own = [path for number, path in complete_checkpoints(run) if number <= step]
     later = [path for number, path in complete_checkpoints(run) if number > step]
     for path in [*later, *own[: -limit if limit else 0]]:

@@ -10,9 +10,8 @@ Dimensions: B sites, T tiles a site, N tiles in all, K texts, L tokens, D embedd
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +26,7 @@ from data_prep.json_files import read_object
 from vl_model.lora import LoraSettings, add_adapters, base_state, load_adapters, merge_adapters, save_adapters
 from vl_model.pooling import TilePooling
 from vl_model.towers import LOCAL_DIR, OpenClipTowers, has_own_weights, load_towers, save_towers
+from vl_model.whole_files import whole_folder
 
 SCHEMA_VERSION = 1
 CARD = "site_model.json"
@@ -119,21 +119,16 @@ class SiteModel(nn.Module):
 
     def save(self, folder: Path, record: dict[str, Any] | None = None) -> None:
         """Write the model into `folder`, by way of a temporary one; `record` is added to ``site_model.json``."""
-        partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
         head = {**_prefixed("pooling.", self.pooling), **_prefixed("logit_scale.", self.logit_scale)}
-        save_file(head, partial / HEAD)
-        if self.settings.tune == "lora":
-            save_adapters(self.towers, partial)
-        else:
-            self.towers.clip.logit_scale.data.fill_(float(self.logit_scale.log_scale.detach()))
-            save_towers(self.towers, partial)
         card = {**self._card(), **(record or {})}
-        (partial / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+        with whole_folder(folder) as partial:
+            save_file(head, partial / HEAD)
+            if self.settings.tune == "lora":
+                save_adapters(self.towers, partial)
+            else:
+                self.towers.clip.logit_scale.data.fill_(float(self.logit_scale.log_scale.detach()))
+                save_towers(self.towers, partial)
+            (partial / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
     def _card(self) -> dict[str, Any]:
         towers = self.towers
@@ -161,6 +156,9 @@ def build_site_model(settings: ModelSettings) -> SiteModel:
             "--model local-dir:PATH, or train it from nothing with --tune full"
         )
     towers = load_towers(settings.model, settings.pretrained)
+    if settings.model.startswith(LOCAL_DIR):  # said in full: the model is loaded again from other working folders
+        base = Path(settings.model.removeprefix(LOCAL_DIR)).expanduser().resolve()
+        settings = replace(settings, model=f"{LOCAL_DIR}{base}")
     model = SiteModel(towers, settings)
     if settings.tune == "lora":
         add_adapters(towers, settings.lora)

@@ -209,7 +209,9 @@ def _create(model: str, pretrained: str | None, remedy: str) -> OpenClipTowers:
             clip = open_clip.create_model(model, pretrained, force_quick_gelu=quick_gelu)
             tokenizer = open_clip.get_tokenizer(model)
     except (*_UNREADABLE, RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        # Of a file that is no weights file, torch's own words advise to load it unsafely.
+        unsafe = isinstance(error, UnpicklingError)
+        reason = "damaged, or more than tensors" if unsafe else " ".join(str(error).split())[:300]
         raise ValueError(f"{named}: cannot be loaded ({reason}); {remedy}") from None
     if quick_gelu:
         config["quick_gelu"] = True

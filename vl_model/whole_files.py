@@ -1,8 +1,11 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 
 @contextmanager
@@ -19,3 +22,22 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder, which replaces the one that is there.
+
+    Raises OSError where weights could not be written: a full disk is none to safetensors or torch.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
+    except (SafetensorError, RuntimeError) as error:
+        raise OSError(f"{path}: cannot be written ({error})") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
