@@ -11,7 +11,8 @@ import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,6 @@ from data_prep.workplace import clear_parts, count_images, parts_folder, workpla
 
 #: Marked studies that the atlas is learned from, where there are more: its mean does not gain by more.
 ATLAS_STUDIES = 200
-#: What a full disk, or a user's full share of it, answers.
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class NothingReadable(ValueError):
@@ -164,11 +163,12 @@ def convert_cohort(
     where another process is converting into this folder, OSError with what is missing where the disk is full.
     """
     inputs = inputs or read_inputs(cohort)
-    with workplace(processed):
+    done: list[Done] = []
+    with workplace(processed), _full_disk_told(processed, inputs, done):
         for name in ("dataset.json", "atlas.json"):  # of an earlier conversion: nobody may take it for this one's
             (processed / name).unlink(missing_ok=True)
-        images = _convert_studies(cohort.split, inputs, processed, atlas, pool, max_pixels)
-        if not images and cohort.split == "train":
+        done.extend(_convert_studies(cohort.split, inputs, processed, atlas, pool, max_pixels))
+        if cohort.split == "train" and not any(result.images for result in done):
             clear_parts(processed)
             raise NothingReadable(f"{cohort.split}: none of {len(cohort.study_ids)} studies has a readable image")
         if atlas is not None:
@@ -186,34 +186,41 @@ def convert_cohort(
 
 def _convert_studies(
     split: str, inputs: Sequence[StudyInput], processed: Path, atlas: Atlas | None, pool: Pool, max_pixels: int
-) -> int:
-    """Every study's part, also those that an interrupted conversion left; the number of images."""
-    found = [(study, find_done(study, processed, atlas, max_pixels)) for study in inputs]
-    done = [result for _, result in found if result is not None]
-    todo = [study for study, result in found if result is None]
+) -> Iterator[Done]:
+    """Every study's part: those that an interrupted conversion left, then the others."""
+    todo = []
+    for study in inputs:
+        found = find_done(study, processed, atlas, max_pixels)
+        if found is None:
+            todo.append(study)
+        else:
+            yield found
     work = partial(convert_study, processed=processed, atlas=atlas, max_pixels=max_pixels)
-    results = pool.map(work, todo, description=f"converting {split}", name=_name, weight=_files, done=len(done))
+    there = len(inputs) - len(todo)
+    yield from pool.map(work, todo, description=f"converting {split}", name=_name, weight=_files, done=there)
+
+
+@contextmanager
+def _full_disk_told(processed: Path, inputs: Sequence[StudyInput], done: Sequence[Done]) -> Iterator[None]:
+    """Turn the failure of a full disk, or of a user's full share of it, into how much is missing.
+
+    That is reckoned from the studies that are `done` by then; nothing is said where there are none.
+    """
     try:
-        for result in results:
-            done.append(result)
+        yield
     except OSError as error:
-        if error.errno in _FULL:
-            raise _disk_full(error, processed, inputs, done) from None
-        raise
-    return sum(result.images for result in done)
-
-
-def _disk_full(error: OSError, processed: Path, inputs: Sequence[StudyInput], done: Sequence[Done]) -> OSError:
-    """What is missing is reckoned from the images that were written so far."""
-    message = f"{processed}: no space is left" if error.errno == errno.ENOSPC else f"{processed}: the quota is used up"
-    written = sum(result.images for result in done)
-    if written:
-        size = sum(result.size for result in done)
-        missing = size / written * sum(study.files for study in inputs) - size
-        if error.errno == errno.ENOSPC:
-            missing -= shutil.disk_usage(processed).free
-        message += f"; about {max(missing, 0) / 1e6:,.0f} MB more are needed than there are"
-    return OSError(message)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        message = f"{processed}: {'no space is left' if error.errno == errno.ENOSPC else 'the quota is used up'}"
+        images = sum(result.images for result in done)
+        if images:
+            copies = sum(result.tiles_size for result in done)
+            an_image = (sum(result.size for result in done) + copies) / images
+            missing = an_image * (sum(study.files for study in inputs) - images) + copies
+            if error.errno == errno.ENOSPC:
+                missing -= shutil.disk_usage(processed).free
+            message += f"; about {max(missing, 1e6) / 1e6:,.0f} MB more are needed than there are"
+        raise OSError(message) from None
 
 
 def _severities(cohort: Cohort) -> dict[int, dict[Site, Severity]]:

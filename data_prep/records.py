@@ -75,10 +75,11 @@ class StudyInput:
 
 @dataclass(frozen=True)
 class Done:
-    """A converted study: its images, and the bytes that it takes on the disk until the conversion has ended."""
+    """A converted study: its images, the bytes of images and tiles, and those of tiles, which will be copied once."""
 
     images: int
     size: int
+    tiles_size: int
 
 
 def image_path(study_id: int, series_id: int, instance_number: int) -> str:
@@ -129,8 +130,8 @@ def find_done(study_input: StudyInput, processed: Path, atlas: Atlas | None, max
 
 
 def _done(record: StudyRecord) -> Done:
-    """Tiles count twice: they lie in the part and are copied to ``crops.npy``."""
-    return Done(len(record.slices), record.image_bytes + 2 * len(record.regions) * TILE_SLICES * CROP_SIZE**2)
+    tiles_size = len(record.regions) * TILE_SLICES * CROP_SIZE**2
+    return Done(len(record.slices), record.image_bytes + tiles_size, tiles_size)
 
 
 def read_input(folder: StudyFolder) -> StudyInput:
@@ -216,7 +217,9 @@ def _tile(study: Study, found: Region) -> Tile:
 
 def _write_tiles(path: Path, tiles: list[Tile]) -> None:
     with replacing(path) as partial, partial.open("wb") as file:
-        np.save(file, np.array(tiles, dtype=np.uint8).reshape(-1, TILE_SLICES, CROP_SIZE, CROP_SIZE))
+        data = np.array(tiles, dtype=np.uint8).reshape(-1, TILE_SLICES, CROP_SIZE, CROP_SIZE)
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(data))
+        file.write(data.data)  # np.save does not say why a write fails
 
 
 def _write_record(parts: Path, record: StudyRecord) -> None:
