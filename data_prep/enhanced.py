@@ -5,6 +5,7 @@ one item a frame; the latter wins. Frame k of file N, counted from 1, is instanc
 """
 
 from collections.abc import Sequence
+from typing import overload
 
 from pydicom import Dataset
 
@@ -27,23 +28,44 @@ _GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
-def frame_headers(header: Dataset, frames: int) -> list[Dataset]:
-    """One header for each of `frames`. Where many frames have no functional groups, none has geometry:
-    the header's own could be that of any of them."""
-    shared_groups, frame_groups = (_items(header, name) for name in _GROUPS)
-    if not shared_groups and not frame_groups:
-        return [header] if frames == 1 else [_without(header, _GEOMETRY)] * frames
-    common = _without(header, (*_GROUPS, *_GEOMETRY) if frames > 1 else _GROUPS)
-    for group in shared_groups[:1]:
-        _take(common, group)
-    headers = []
-    for frame in range(frames):
+class FrameHeaders(Sequence[Dataset]):
+    """One header for each of `frames`, made when it is asked for: a file may have hundreds.
+
+    Where many frames have no functional groups, none has geometry: the file's own could be that of any of them.
+    """
+
+    def __init__(self, header: Dataset, frames: int) -> None:
+        self._frames = frames
+        shared_groups, self._groups = (_items(header, name) for name in _GROUPS)
+        own = not self._groups and not shared_groups and frames == 1
+        self._common = header if own else _without(header, _GROUPS if frames == 1 else (*_GROUPS, *_GEOMETRY))
+        for group in shared_groups[:1]:
+            _take(self._common, group)
+        self._last: tuple[int, Dataset] = (-1, self._common)
+
+    def __len__(self) -> int:
+        return self._frames
+
+    @overload
+    def __getitem__(self, index: int) -> Dataset: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Dataset]: ...
+    def __getitem__(self, index: int | slice) -> Dataset | list[Dataset]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(self._frames))]
+        if not 0 <= index < self._frames:
+            raise IndexError(index)
+        if self._last[0] != index:
+            self._last = (index, self._header(index))
+        return self._last[1]
+
+    def _header(self, frame: int) -> Dataset:
+        if frame >= len(self._groups):
+            return self._common
         single = Dataset()
-        single.update(common)
-        if frame < len(frame_groups):
-            _take(single, frame_groups[frame])
-        headers.append(single)
-    return headers
+        single.update(self._common)
+        _take(single, self._groups[frame])
+        return single
 
 
 def frame_instance(file_number: int, frame: int, frames: int) -> int:

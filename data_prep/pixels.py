@@ -18,7 +18,7 @@ from pydicom.pixels import apply_modality_lut
 
 from data_prep.decoding import MAX_PIXELS, FrameDecoder, StoredValues
 from data_prep.dicom_file import READ_ERRORS, DicomFile, one_line, open_dicom, without_remarks
-from data_prep.enhanced import frame_headers
+from data_prep.enhanced import FrameHeaders
 from data_prep.faults import FaultKind, FileFault, Repair
 
 Grey = npt.NDArray[np.uint8]
@@ -32,19 +32,19 @@ _NO_MAGNITUDE = ("PHASE", "REAL", "IMAGINARY")
 class ImageFile:
     """An open file of one or more images; `headers` has one for each, as if each had its own file."""
 
-    headers: tuple[Dataset, ...]
+    headers: FrameHeaders
     file: DicomFile
     decoder: FrameDecoder
 
     def signal(self, frame: int = 0) -> Pixels:
         """(rows, columns) of one image, counted from 0, in native byte order. Raises FileFault."""
-        component = str(self.headers[frame].get("ComplexImageComponent", ""))
-        if component in _NO_MAGNITUDE:
-            raise FileFault(FaultKind.NOT_GREY, f"a {component.lower()} image: only magnitudes are read")
-        stored = self.decoder.decode(frame)
         try:
             with without_remarks():
-                return _to_signal(stored, self.headers[frame])
+                header = self.headers[frame]
+                component = str(header.get("ComplexImageComponent", ""))
+                if component in _NO_MAGNITUDE:
+                    raise FileFault(FaultKind.NOT_GREY, f"a {component.lower()} image: only magnitudes are read")
+                return _to_signal(self.decoder.decode(frame), header)
         except READ_ERRORS as error:
             raise FileFault(FaultKind.UNDECODABLE, one_line(error)) from None
 
@@ -61,7 +61,7 @@ def open_images(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile]
         decoder = FrameDecoder(file, max_pixels)
         try:
             with without_remarks():
-                headers = tuple(frame_headers(file.header, decoder.promise.frames))
+                headers = FrameHeaders(file.header, decoder.promise.frames)
         except READ_ERRORS as error:
             raise FileFault(FaultKind.UNREADABLE, one_line(error)) from None
         yield ImageFile(headers, file, decoder)

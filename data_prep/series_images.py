@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_prep.dicom_file import READ_ERRORS, one_line
 from data_prep.faults import Action, Fault, FaultKind, FileFault
 from data_prep.folders import list_folder, place
 from data_prep.headers import Header, read_header
@@ -16,9 +17,11 @@ from data_prep.pixels import Grey, ImageFile, Pixels, open_images, read_image
 from data_prep.windows import SeriesHistogram, to_grey
 
 #: Decoded images of one series that wait for its window, and grey images of one study, are kept up to these sizes.
-SIGNAL_BYTES, GREY_BYTES = 64 << 20, 96 << 20
-#: Grey images that were read again and are kept for the next who asks: neighbours make a tile together.
-_RECENT = 4
+SIGNAL_BYTES, GREY_BYTES = 48 << 20, 48 << 20
+#: An image that would take more than this part of either is not kept: decoding one that large takes the room itself.
+_LARGEST_PART = 8
+#: Grey images that were read again are kept up to this size for the next who asks: neighbours make a tile together.
+RECENT_BYTES = 8 << 20
 _FAULTS_OF_A_FILE = 8
 
 
@@ -30,13 +33,13 @@ class GreyBudget:
     recent: "OrderedDict[tuple[Path, int], Grey]" = field(default_factory=OrderedDict)
 
     def take(self, size: int) -> bool:
-        fits = size <= self.left
+        fits = size <= min(self.left, GREY_BYTES // _LARGEST_PART)
         self.left -= size if fits else 0
         return fits
 
     def remember(self, key: tuple[Path, int], grey: Grey) -> Grey:
         self.recent[key] = grey
-        if len(self.recent) > _RECENT:
+        while sum(image.nbytes for image in self.recent.values()) > RECENT_BYTES and len(self.recent) > 1:
             self.recent.popitem(last=False)
         return grey
 
@@ -133,8 +136,9 @@ class SeriesFolder:
         except FileFault as fault:
             self._note(path, fault.kind, "skipped", fault.message)
             return
-        except ValueError as error:
-            self._note(path, FaultKind.UNREADABLE, "skipped", str(error))
+        except READ_ERRORS as error:  # also of a header that is parsed only now
+            message = str(error) if type(error) is ValueError else one_line(error)
+            self._note(path, FaultKind.UNREADABLE, "skipped", message)
             return
         smallest, largest = self._histogram.add(pixels)
         where = f"frame {frame + 1}: " if frames > 1 else ""
@@ -142,7 +146,7 @@ class SeriesFolder:
             self._note(path, FaultKind.CONSTANT_IMAGE, "kept", f"{where}every pixel is {smallest:g}")
         if header.frame is None:
             self._note(path, FaultKind.NO_GEOMETRY, "kept", header.problem)
-        kept = pixels if pixels.nbytes <= self._signal_left else None
+        kept = pixels if pixels.nbytes <= min(self._signal_left, SIGNAL_BYTES // _LARGEST_PART) else None
         self._signal_left -= 0 if kept is None else pixels.nbytes
         rows, columns = pixels.shape
         self._found[header.instance_number] = _Found(path, frame, header, (rows, columns), kept)

@@ -2,15 +2,19 @@
 
 import struct
 import tracemalloc
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom import Dataset, dcmread, dcmwrite
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGLSLossless,
     RLELossless,
 )
@@ -141,6 +145,44 @@ def test_eight_bits_under_a_sixteen_bit_header_are_read_and_said(tmp_path: Path)
     path = write_slice(tmp_path / "1.dcm", narrow, syntax=JPEGLSLossless, BitsAllocated=16, BitsStored=12, HighBit=11)
     np.testing.assert_array_equal(read_image(path), narrow)
     assert repairs_of(path) == [FaultKind.STREAM_PRECISION]
+
+
+def write_jpeg(path: Path, **elements: int) -> np.ndarray:
+    """A baseline JPEG of a smooth ramp, whatever the header says besides; what Pillow decodes it to."""
+    stream = BytesIO()
+    Image.fromarray((RAMP // 10).astype(np.uint8)).save(stream, "jpeg", quality=95)
+    write_slice(path, RAMP, **elements)
+    dataset = dcmread(path)
+    dataset.PixelData = encapsulate([stream.getvalue()])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    dataset.save_as(path)
+    return np.asarray(Image.open(stream))
+
+
+def test_baseline_jpeg_is_read(tmp_path: Path) -> None:
+    expected = write_jpeg(tmp_path / "1.dcm", BitsAllocated=8, BitsStored=8, HighBit=7)
+    np.testing.assert_array_equal(read_image(tmp_path / "1.dcm"), expected)
+    assert not repairs_of(tmp_path / "1.dcm")
+
+
+@pytest.mark.parametrize("signed", [0, 1])
+def test_an_eight_bit_jpeg_under_a_sixteen_bit_signed_header(tmp_path: Path, signed: int) -> None:
+    expected = write_jpeg(tmp_path / "1.dcm", PixelRepresentation=signed)
+    assert expected.max() > 127, "or a wrong sign would not show"
+    np.testing.assert_array_equal(read_image(tmp_path / "1.dcm"), expected)
+    assert repairs_of(tmp_path / "1.dcm") == [FaultKind.STREAM_PRECISION]
+
+
+def test_a_jpeg_that_its_decoder_had_to_complete_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_jpeg(tmp_path / "1.dcm", BitsAllocated=8, BitsStored=8, HighBit=7)
+    content = (tmp_path / "1.dcm").read_bytes()
+    end = content.rindex(b"\xff\xd9")
+    (tmp_path / "1.dcm").write_bytes(content[: end - 40] + b"\xff\xd9" + bytes(40) + content[end + 2 :])
+    assert fault_of(tmp_path / "1.dcm") in (FaultKind.UNDECODABLE, FaultKind.TRUNCATED)
+    (tmp_path / "1.dcm").write_bytes(content[: end - 8] + b"\xff\xd9" + bytes(8) + content[end + 2 :])
+    assert fault_of(tmp_path / "1.dcm") is FaultKind.UNDECODABLE
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("tail", [b"", b"\xfe\xff\xdd\xe0"])

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from data_prep.sites import View
 from data_prep.studies import StudyFolder, read_study
 from tests.dicom_files import AXIAL, SAGITTAL, frame, write_slice
 
+REPOSITORY = Path(__file__).parents[1]
 PIXELS = np.random.default_rng(0).integers(0, 1000, size=(64, 64)).astype(np.uint16)
 
 
@@ -164,17 +167,17 @@ def test_a_folder_without_studies_is_refused(tmp_path: Path, make: bool) -> None
 def test_a_study_beyond_memory_comes_out_the_same(tmp_path: Path, monkeypatch, elements: dict) -> None:  # type: ignore[no-untyped-def]
     random = np.random.default_rng(4)
     for series in ("1", "2"):
-        for number in range(1, 8):
+        for number in range(1, 12):
             pixels = random.integers(0, 100 * number, (64, 64)).astype(np.uint16)
             write_slice(tmp_path / series / f"{number}.dcm", pixels, frame((4.0 * number, 0, 0)), **elements)
     folder = StudyFolder(9, tmp_path, {1: tmp_path / "1", 2: tmp_path / "2"})
     kept, faults = read_study(folder)
-    monkeypatch.setattr(series_images, "SIGNAL_BYTES", 3 * 64 * 64 * 2)
+    monkeypatch.setattr(series_images, "SIGNAL_BYTES", 8 * 64 * 64 * 2)
     monkeypatch.setattr(series_images, "GREY_BYTES", 9 * 64 * 64)
     again, faults_again = read_study(folder)
     assert kept == again and faults == faults_again
     on_disk = [isinstance(image.source, GreyOnDisk) for series in again.series for image in series.slices]
-    assert on_disk == [False] * 9 + [True] * 5
+    assert on_disk == [False] * 9 + [True] * 13
     for one, other in zip(kept.series, again.series, strict=True):
         assert one.window == other.window
         for image, same in zip(one.slices, other.slices, strict=True):
@@ -231,3 +234,22 @@ def test_names_that_are_no_instance_numbers(tmp_path: Path, name: str) -> None:
     study, kinds = read_one(folder, View.SAGITTAL_T1)
     numbers = [image.instance_number for image in study.series[0].slices]
     assert (numbers, kinds) == (([1], [FaultKind.UNREADABLE]) if name[0] == "1" else ([1, 77], []))
+
+
+def test_a_series_of_192_large_slices_stays_below_400_mb(tmp_path: Path) -> None:
+    first = tmp_path / "1" / "1.dcm"
+    pixels = np.random.default_rng(5).integers(0, 4000, (1024, 1024)).astype(np.uint16)
+    write_slice(first, pixels, frame((0, 0, 0), shape=pixels.shape))
+    for number in range(2, 193):
+        (first.parent / f"{number}.dcm").hardlink_to(first)
+    program = f"""
+import resource
+from pathlib import Path
+from data_prep.studies import StudyFolder, read_study
+root = Path({str(tmp_path)!r})
+study, _ = read_study(StudyFolder(9, root, {{1: root / "1"}}))
+assert len([image.grey for image in study.series[0].slices[::8]]) == 24 and len(study.series[0].slices) == 192
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert int(run.stdout) < 400 << 10  # kB
