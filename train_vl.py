@@ -11,18 +11,10 @@ Plain `python train_vl.py` is one process of the same. States lie in
 ``<root>/train/logs/<run>/`` (metrics.csv, TensorBoard events).
 """
 
-import contextlib
-import io
-import json
 import os
 import platform
-import shutil
-import sys
-import time
-import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +26,9 @@ from data_prep.commands import NonNegativeFinite, PositiveFinite, Seed, Settings
 from data_prep.crops import open_crops
 from data_prep.layout import data_root
 from data_prep.pairs import Dataset, read_dataset
-from vl_model.launch import Launch, check_launch, own_rank, started_processes, threads_per_process
+from vl_model.launch import check_launch, check_tracker, follow, own_rank, threads_per_process
 from vl_model.rows import SiteRow, group_sites
-from vl_model.run_record import RUN_RECORD
-from vl_model.whole_files import whole_file
+from vl_model.run_folder import check_run, remove_run, write_record
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -48,7 +39,6 @@ if TYPE_CHECKING:
 PROG = "train_vl.py"
 DEFAULT_MODEL, DEFAULT_PRETRAINED = "ViT-B-16", "openai"
 RUN_SCHEMA_VERSION = 1
-FOLLOWERS_WAIT_SECONDS = 5
 
 #: What may not change when a run is resumed.
 FIXED_SETTINGS = (
@@ -115,7 +105,7 @@ def main() -> None:
     launch = check_launch()
     root = data_root(settings.root)
     run, logs = root.run(settings.run), root.logs(settings.run)
-    check_run(run, settings)
+    check_run(run, settings.overwrite, settings.resume_from_checkpoint)
     check_tracker(settings.report_to)
     material = read_material(root.processed("train"), settings)
 
@@ -123,6 +113,7 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process()))
     import torch
 
+    from vl_model.accelerators import build_accelerator
     from vl_model.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
     from vl_model.site_model import build_site_model, check_base_is_blind
     from vl_model.training import Diverged, MetricsFile
@@ -130,7 +121,7 @@ def main() -> None:
     torch.set_num_threads(threads_per_process())
     check_base_is_blind(settings.model, material.dataset.fingerprint, settings.held_out_folds)
     state = find_checkpoint(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else None
-    accelerator = build_accelerator(settings, launch, logs)
+    accelerator = build_accelerator(launch, settings.mixed_precision, settings.report_to, logs)
     torch.manual_seed(settings.seed)  # adapters, and towers without weights, start alike in every process
     model = build_site_model(model_settings(settings)).to(accelerator.device)
     trainer = build_trainer(settings, accelerator, model, material)
@@ -173,23 +164,6 @@ def main() -> None:
     accelerator.end_training()
 
 
-def check_run(run: Path, settings: Namespace) -> None:
-    """Raises ValueError where the run is there already and nobody said what to do with it."""
-    if settings.overwrite and settings.resume_from_checkpoint:
-        raise ValueError("--overwrite deletes what --resume_from_checkpoint needs: give one of them")
-    if run.exists() and any(run.iterdir()) and not (settings.overwrite or settings.resume_from_checkpoint):
-        raise ValueError(
-            f"--run {run.name!r} exists at {run}: go on with --resume_from_checkpoint latest, "
-            "replace it with --overwrite true, or choose another name"
-        )
-
-
-def check_tracker(report_to: str) -> None:
-    """Raises ValueError where the tracker is not installed: accelerate would go on without it, and say nothing."""
-    if report_to == "wandb" and find_spec("wandb") is None:
-        raise ValueError("--report_to wandb: the package wandb is not installed; install it, or use tensorboard")
-
-
 def read_material(processed: Path, settings: Namespace) -> Material:
     """Labelled sites, parted by fold. Raises ValueError where there is nothing to train on."""
     dataset = read_dataset(processed)
@@ -215,29 +189,6 @@ def model_settings(settings: Namespace) -> "ModelSettings":
     pretrained = settings.pretrained or (DEFAULT_PRETRAINED if settings.model == DEFAULT_MODEL else None)
     lora = LoraSettings(settings.lora_rank, settings.lora_alpha, settings.lora_dropout, settings.lora_towers)
     return ModelSettings(settings.model, pretrained, settings.tune, lora)
-
-
-def build_accelerator(settings: Namespace, launch: Launch, logs: Path) -> "Accelerator":
-    """The processes, their device and precision. Raises ValueError where some of the processes are missing."""
-    import torch
-    from accelerate import Accelerator, DistributedDataParallelKwargs
-    from accelerate.utils import parse_flag_from_env
-
-    from vl_model.training import choose_precision
-
-    # Depthwise kernels have a dimension of one, whose stride means nothing: DDP warns and copies a few kilobytes.
-    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    use_cpu = launch.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
-    accelerator = Accelerator(
-        cpu=use_cpu,
-        mixed_precision=choose_precision(settings.mixed_precision, use_cpu),
-        log_with=None if settings.report_to == "none" else settings.report_to,
-        project_dir=logs.parent,
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-    )
-    if accelerator.num_processes != started_processes():
-        raise ValueError(f"{started_processes()} processes were started, but {accelerator.num_processes} joined")
-    return accelerator
 
 
 def build_trainer(settings: Namespace, accelerator: "Accelerator", model: "SiteModel", material: Material) -> "Trainer":
@@ -315,31 +266,5 @@ def announce(material: Material, accelerator: "Accelerator", model: "SiteModel",
     )
 
 
-def remove_run(run: Path, logs: Path) -> None:
-    for folder in (run, logs):
-        if folder.exists():
-            shutil.rmtree(folder)
-
-
-def write_record(run: Path, record: dict[str, Any]) -> None:
-    with whole_file(run / RUN_RECORD) as partial:
-        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def follow() -> None:
-    """`main` in a process other than the first: what is wrong for all is said once, by the first.
-
-    It leaves at once, and the launcher then ends this one while it waits; what is wrong here alone is still said.
-    """
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            main()
-    except (ValueError, OSError, SystemExit) as error:
-        time.sleep(FOLLOWERS_WAIT_SECONDS)
-        print(said.getvalue(), end="", file=sys.stderr)
-        raise error from None
-
-
 if __name__ == "__main__":
-    run_command(PROG, main if own_rank() == 0 else follow)
+    run_command(PROG, main if own_rank() == 0 else lambda: follow(main))

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 import train_vl
 from data_prep.commands import run_command
 from tests.tiny_model import write_tiny_base
+from vl_model import launch
 
 REPOSITORY = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": "/nonexistent"}
@@ -233,7 +234,7 @@ def test_a_resumed_run_shows_every_step_once(train: Train, tiny_root: Path) -> N
 def test_a_tracker_that_is_not_installed_is_refused(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(train_vl, "find_spec", lambda _: None)
+    monkeypatch.setattr(launch, "find_spec", lambda _: None)
     assert train("untracked", "--report_to", "wandb") == 2
     assert "wandb is not installed" in capsys.readouterr().err
 

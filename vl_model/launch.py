@@ -6,10 +6,14 @@ smaller world. Nothing here imports torch: a wrong launch is refused before that
 """
 
 import argparse
+import contextlib
+import io
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -18,6 +22,7 @@ import yaml
 from data_prep.commands import usable_cores
 
 _WORLD_VARIABLES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+FOLLOWERS_WAIT_SECONDS = 5
 _DEFAULT_CONFIGS = ("default_config.yaml", "default_config.json")
 
 
@@ -59,6 +64,27 @@ def threads_per_process() -> int:
     if (wanted := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(wanted) > 0:
         return int(wanted)
     return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+
+
+def check_tracker(report_to: str) -> None:
+    """Raises ValueError where the tracker is not installed: accelerate would go on without it, and say nothing."""
+    if report_to == "wandb" and find_spec("wandb") is None:
+        raise ValueError("--report_to wandb: the package wandb is not installed; install it, or use tensorboard")
+
+
+def follow(main: Callable[[], None]) -> None:
+    """`main` in a process other than the first: what is wrong for all is said once, by the first.
+
+    It leaves at once, and the launcher then ends this one while it waits; what is wrong here alone is still said.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            main()
+    except (ValueError, OSError, SystemExit) as error:
+        time.sleep(FOLLOWERS_WAIT_SECONDS)
+        print(said.getvalue(), end="", file=sys.stderr)
+        raise error from None
 
 
 def read_launch(arguments: Sequence[str]) -> Launch:

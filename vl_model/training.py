@@ -113,7 +113,7 @@ def cpu_computes_in_bf16() -> bool:
 class MetricsFile:
     """``metrics.csv``, one row a step. A resumed run drops the rows of the steps that it does again."""
 
-    def __init__(self, path: Path, start: int) -> None:
+    def __init__(self, path: Path, start: int, columns: Sequence[str] = METRICS) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         kept: list[dict[str, str]] = []
         if start and path.is_file():
@@ -123,7 +123,7 @@ class MetricsFile:
             except (KeyError, TypeError, ValueError, csv.Error) as error:
                 raise ValueError(f"{path}: cannot be gone on with ({error!r}); delete it and resume again") from None
         self._file = path.open("w", newline="", encoding="utf-8", buffering=1)
-        self._table = csv.DictWriter(self._file, METRICS, lineterminator="\n")
+        self._table = csv.DictWriter(self._file, columns, lineterminator="\n")
         self._table.writeheader()
         self._table.writerows(kept)
 

@@ -1,0 +1,293 @@
+"""Train a locator: where the 25 sites lie in studies that nobody marked, from the marked ones of the training split.
+
+    python train_locator.py --root DATA
+    accelerate launch --config_file accelerate_configs/cpu_2.yaml train_locator.py --root DATA --run locator
+    python train_locator.py --root DATA --resume_from_checkpoint latest
+    python train_locator.py --root DATA --show 24
+
+Reads <root>/train/processed_data, which prepare_data.py wrote from marked studies. The result,
+``<root>/train/checkpoints/<run>/final/``, is what prepare_data.py then places unmarked sites by. States lie beside it
+in ``checkpoint-<step>/``, the records in ``<root>/train/logs/<run>/``: metrics.csv, locator_report.json (errors on
+held-out folds, which it never learned from), and with --show sheets of located and marked points, worst first.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import Namespace
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from data_prep.commands import SettingsParser, run_command, settings_of
+from data_prep.layout import data_root
+from data_prep.pairs import read_metadata
+from vl_model.launch import check_launch, check_tracker, follow, own_rank, threads_per_process
+from vl_model.run_folder import check_run, remove_run, write_record
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from data_prep.atlas import Atlas
+    from vl_model.locator import Locator
+    from vl_model.locator_calibration import Seen
+    from vl_model.locator_data import MarkedStudy
+    from vl_model.locator_network import LocatorNetwork
+    from vl_model.locator_training import LocatorTrainer
+
+PROG = "train_locator.py"
+RUN_SCHEMA_VERSION = 1
+#: What may not change when a run is resumed.
+FIXED_SETTINGS = ("seed", "per_device_train_batch_size", "max_train_steps", "held_out_folds", "learning_rate")
+
+
+def settings_parser() -> SettingsParser:
+    parser = SettingsParser(PROG, __doc__)
+    add = parser.add_argument
+    add("--root", type=str | None, help="the data root; else $LUMBAR_ROOT, else data/lumbarspine")
+    add("--run", type=str, default="locator", help="the run's name")
+    add("--overwrite", type=bool, default=False, help="delete a run of this name first")
+    add("--show", type=PositiveInt | None, help="train nothing: draw this many of a finished run's held-out studies")
+    # How long, and on what.
+    add("--max_train_steps", type=PositiveInt, default=1200, help="a batch of sagittal and one of axial pictures each")
+    add("--per_device_train_batch_size", type=PositiveInt, default=16, help="pictures of each, a process and step")
+    add("--held_out_folds", type=int, nargs="*", default=[0], help="folds that it never learns from")
+    # How.
+    add("--learning_rate", type=PositiveFloat, default=3e-3)
+    add("--warmup_ratio", type=ClosedUnitInterval, default=0.1, help="share of the steps in which the rate rises")
+    add("--weight_decay", type=NonNegativeFloat, default=0.01)
+    add("--max_grad_norm", type=PositiveFloat, default=5.0)
+    add("--mixed_precision", choices=("auto", "fast", "no", "fp16", "bf16"), default="fast")
+    add("--seed", type=NonNegativeInt, default=0)
+    # States and records.
+    add("--checkpointing_steps", type=PositiveInt, default=200, help="between states")
+    add("--checkpoints_total_limit", type=PositiveInt | None, default=1, help="older states are deleted")
+    add("--resume_from_checkpoint", type=str | None, help="latest, or a checkpoint-<step> folder")
+    add("--report_to", choices=("tensorboard", "wandb", "none"), default="tensorboard")
+    return parser
+
+
+@dataclass(frozen=True)
+class Material:
+    """The marked studies, parted by fold; the atlas of all training studies, and a fingerprint of the data set."""
+
+    processed: Path
+    training: tuple["MarkedStudy", ...]
+    held_out: tuple["MarkedStudy", ...]
+    atlas: "Atlas"
+    fingerprint: str
+
+
+def main() -> None:
+    settings = settings_parser().parse_args()
+    launch = check_launch()
+    root = data_root(settings.root)
+    run, logs = root.run(settings.run), root.logs(settings.run)
+    if settings.show is None:
+        check_run(run, settings.overwrite, settings.resume_from_checkpoint)
+    check_tracker(settings.report_to)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process()))
+    material = read_material(root.processed("train"), settings)
+    if settings.show is not None:
+        show(run / "final", logs, material, settings.show)
+        return
+
+    import torch
+
+    from vl_model.accelerators import build_accelerator
+    from vl_model.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+    from vl_model.locator import new_network
+    from vl_model.locator_training import METRICS, to_channels_last
+    from vl_model.training import Diverged, MetricsFile
+
+    torch.set_num_threads(threads_per_process())
+    state = find_checkpoint(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else None
+    accelerator = build_accelerator(launch, settings.mixed_precision, settings.report_to, logs)
+    torch.manual_seed(settings.seed)
+    network = to_channels_last(new_network()).to(accelerator.device)
+    trainer = build_trainer(settings, accelerator, network, material)
+    plan = run_plan(settings, material, accelerator)
+    start = load_checkpoint(state, network, trainer.optimizer, accelerator.scaler, plan) if state else 0
+    if accelerator.is_main_process:
+        if settings.overwrite:
+            remove_run(run, logs)
+        record = run_record(settings, material, accelerator)
+        write_record(run, record)
+        print(
+            f"{len(material.training)} marked studies to learn from, {len(material.held_out)} held out, "
+            f"{settings.max_train_steps} steps",
+            flush=True,
+        )
+    accelerator.wait_for_everyone()
+    if state:
+        accelerator.print(f"resumed from {state.name}")
+    if settings.report_to != "none":
+        accelerator.init_trackers(settings.run)
+
+    def checkpoint(step: int) -> None:
+        if accelerator.is_main_process:
+            limit = settings.checkpoints_total_limit
+            save_checkpoint(run, step, network, trainer.optimizer, accelerator.scaler, plan, limit)
+
+    metrics = MetricsFile(logs / "metrics.csv", start, METRICS) if accelerator.is_main_process else None
+    try:
+        trainer.run(start, metrics, checkpoint)
+    except Diverged as stop:
+        checkpoint(stop.step - 1)
+        raise ValueError(f"{stop}; the state before it is kept as checkpoint-{stop.step - 1}") from None
+    if accelerator.is_main_process:
+        finish(run, logs, network, material)
+        write_record(run, record | {"finished": True})
+        print(f"wrote {run / 'final'}", flush=True)
+    accelerator.end_training()
+
+
+def read_material(processed: Path, settings: Namespace) -> Material:
+    """Raises ValueError where there is nothing to learn from."""
+    metadata = read_metadata(processed)
+
+    from data_prep.atlas import load_atlas
+    from vl_model.locator_data import read_marked_studies
+
+    fold_of = {int(study): int(fold) for study, fold in metadata["folds"]["of_study"].items()}
+    studies = read_marked_studies(processed, fold_of)
+    if strange := set(settings.held_out_folds) - set(fold_of.values()):
+        raise ValueError(
+            f"--held_out_folds {sorted(strange)}: this data set's folds are {sorted(set(fold_of.values()))}"
+        )
+    training = tuple(study for study in studies if study.fold not in settings.held_out_folds)
+    held_out = tuple(study for study in studies if study.fold in settings.held_out_folds)
+    if not training:
+        raise ValueError(
+            f"{processed}: no marked study outside --held_out_folds {settings.held_out_folds}; without marks "
+            "(train_label_coordinates.csv) nothing can be learned, and prepare_data.py places sites by an atlas"
+        )
+    atlas = load_atlas(processed / "atlas.json")
+    return Material(processed, training, held_out, atlas, str(metadata["hashes"]["input"]))
+
+
+def build_trainer(
+    settings: Namespace, accelerator: "Accelerator", network: "LocatorNetwork", material: Material
+) -> "LocatorTrainer":
+    """Cuts the pictures, where they are not cut yet."""
+    from tqdm import tqdm
+
+    from vl_model.locator_batches import PictureBatches
+    from vl_model.locator_data import cut_studies
+    from vl_model.locator_training import LocatorBatches, LocatorTrainer
+    from vl_model.training import TrainingSettings
+
+    def progress(studies: Any) -> Any:
+        return tqdm(studies, desc="cutting pictures", unit="study")
+
+    with accelerator.main_process_first():  # the others find them cut
+        cuts = cut_studies(material.training, material.processed, material.processed / "locator_pictures", progress)
+    batches = {
+        name: PictureBatches(
+            name,
+            cuts[name],
+            settings.per_device_train_batch_size,
+            settings.seed,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        for name in cuts
+    }
+    training = TrainingSettings(
+        steps=settings.max_train_steps,
+        learning_rate=settings.learning_rate,
+        warmup_steps=round(settings.warmup_ratio * settings.max_train_steps),
+        weight_decay=settings.weight_decay,
+        max_gradient_norm=settings.max_grad_norm,
+        checkpointing_steps=settings.checkpointing_steps,
+        seed=settings.seed,
+    )
+    return LocatorTrainer(accelerator, network, LocatorBatches(**batches), training)
+
+
+def run_plan(settings: Namespace, material: Material, accelerator: "Accelerator") -> dict[str, Any]:
+    """What a resumed run must share with the run that it goes on from."""
+    return {key: settings[key] for key in FIXED_SETTINGS} | {
+        "processes": accelerator.num_processes,
+        "dataset_fingerprint": material.fingerprint,
+    }
+
+
+def run_record(settings: Namespace, material: Material, accelerator: "Accelerator") -> dict[str, Any]:
+    """run.json."""
+    return {
+        "schema_version": RUN_SCHEMA_VERSION,
+        "settings": settings_of(settings),
+        "held_out_folds": settings.held_out_folds,
+        "dataset_fingerprint": material.fingerprint,
+        "steps": settings.max_train_steps,
+        "processes": accelerator.num_processes,
+        "seed": settings.seed,
+        "finished": False,
+    }
+
+
+def finish(run: Path, logs: Path, network: "LocatorNetwork", material: Material) -> None:
+    """Learn the prior, look at the held-out studies, calibrate by them, write ``final/`` and the report."""
+    from vl_model.locator import MARK_DEVIATION_MM, Locator
+    from vl_model.locator_calibration import fit
+    from vl_model.spine_prior import learn_prior
+
+    positions = [study.position_N3 for study in material.training]
+    prior = learn_prior(material.atlas.shape_N3, positions, MARK_DEVIATION_MM)
+    bare = Locator(network.eval(), prior, material.atlas)
+    seen = look_at(bare, material)
+    fit(bare, seen).save(run / "final", {"dataset_fingerprint": material.fingerprint, "studies": len(positions)})
+    if seen:
+        write_report(logs, bare, seen)
+    else:
+        print("no study is held out: nothing is known of its errors")
+
+
+def look_at(locator: "Locator", material: Material) -> list["Seen"]:
+    """The held-out studies as the networks see them."""
+    from tqdm import tqdm
+
+    from vl_model.locator_calibration import Seen
+
+    seen = []
+    for marked in tqdm(material.held_out, desc="locating held-out studies", unit="study"):
+        pose, sightings = locator.see(marked.read(material.processed))
+        seen.append(Seen(marked.study_id, marked.position_N3, pose, tuple(sightings)))
+    return seen
+
+
+def write_report(logs: Path, locator: "Locator", seen: list["Seen"]) -> None:
+    """locator_report.json, and the same in words. The errors' calibration is cross-fitted over two halves."""
+    from vl_model.locator_calibration import cross_fitted, measured
+    from vl_model.locator_measures import lines
+    from vl_model.whole_files import whole_file
+
+    result = measured(cross_fitted(locator, seen))
+    bins = ("expected_mm", "found_mm", "sites")
+    content = {
+        "studies": len(seen),
+        "conditions": [asdict(table) for table in result.tables()],
+        "right_level_share": result.right_level_share,
+        "sides_exchanged": result.sides_exchanged,
+        "reliability": [dict(zip(bins, row, strict=True)) for row in result.reliability()],
+    }
+    with whole_file(logs / "locator_report.json") as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    print("\n".join(lines(result)), flush=True)
+
+
+def show(final: Path, logs: Path, material: Material, count: int) -> None:
+    """Sheets of the held-out studies, worst first."""
+    from vl_model.locator import load_locator
+    from vl_model.locator_sheet import write_sheets
+
+    if not material.held_out:
+        raise ValueError("--show: no study is held out by --held_out_folds, so none can be shown fairly")
+    for path in write_sheets(load_locator(final), material.held_out, material.processed, logs / "sheets", count):
+        print(path)
+
+
+if __name__ == "__main__":
+    run_command(PROG, main if own_rank() == 0 else lambda: follow(main))

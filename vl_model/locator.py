@@ -1,0 +1,217 @@
+"""A study's series -> its 25 sites in patient millimetres, each with an honest error.
+
+``final/`` of a locator's run holds ``locator.safetensors`` (the two networks) and ``locator.json`` (the prior of the
+spine, how well sites are seen in each view, the calibration of the predicted error). Sites are seen in sagittal
+slices first; where the canal then is, axial slices are cut around it; all that was seen, the readers' marks where
+there are some, and the prior make one posterior. A site whose predicted error is too large is left to the atlas.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_prep.atlas import Atlas, load_atlas
+from data_prep.geometry import Array
+from data_prep.json_files import read_object
+from data_prep.pose import Pose
+from data_prep.regions import Position, vector
+from data_prep.sites import SITES, Condition, Site, Source
+from data_prep.studies import Study
+from data_prep.whole_files import replacing
+from vl_model.locator_data import level_axial_pictures
+from vl_model.locator_network import LocatorNetwork, load_weights, save_network
+from vl_model.locator_observations import (
+    FIRST_DEVIATIONS,
+    KINDS,
+    Maps,
+    Sighting,
+    axial_sightings,
+    column_pose,
+    sagittal_sightings,
+)
+from vl_model.locator_pictures import AXIAL_SHAPE, SAGITTAL_SHAPE, Picture, as_batch, sagittal_pictures
+from vl_model.spine_prior import POSE_SPREAD, Observation, Posterior, SpinePrior, mark_observations
+
+SCHEMA_VERSION = 1
+LOCATOR, WEIGHTS, ATLAS = "locator.json", "locator.safetensors", "atlas.json"
+#: Pictures that go through a network at a time.
+BATCH = 32
+#: Readers' marks scatter by a millimetre in their slice, and lie up to half a gap beside it; deviation along x, y, z.
+MARK_DEVIATION_MM = np.array([1.5, 1.2, 1.5])
+#: A site with a larger predicted error (root of the mean squared distance) is left to the atlas.
+LARGEST_ERROR_MM = 15.0
+#: How far off the usual a spine lies that no picture shows: the pose is then all but unknown.
+UNSEEN_SPREAD = np.array([10.0, 15.0, 25.0, 0.10, 0.12])
+
+
+@dataclass(frozen=True)
+class Located:
+    """place_N3: mm, in the order of `SITES`; error_N: predicted, mm; sightings: what they rest on."""
+
+    place_N3: Array
+    error_N: Array
+    sightings: tuple[Sighting, ...]
+
+    @property
+    def kinds(self) -> dict[int, list[str]]:
+        """In which views each site was seen, by its index."""
+        kinds: dict[int, list[str]] = {}
+        for sighting in self.sightings:
+            kinds.setdefault(sighting.index, []).append(sighting.kind)
+        return kinds
+
+
+@dataclass(frozen=True)
+class Locator:
+    """deviation_mm: of each kind of sighting, (3,); error_scale: by condition, of the posterior's deviation."""
+
+    network: LocatorNetwork
+    prior: SpinePrior
+    atlas: Atlas
+    deviation_mm: Mapping[str, Array] = field(default_factory=lambda: FIRST_DEVIATIONS)
+    error_scale: Mapping[Condition, float] = field(default_factory=lambda: dict.fromkeys(Condition, 1.0))
+
+    def locate(self, study: Study, marked_N3: Array | None = None) -> Located | None:
+        """All sites; None where no series of the study has geometry. marked_N3: readers' places, NaN where none."""
+        pose, seen = self.see(study, marked_N3)
+        if pose is None:
+            return None
+        return self.located(self.fuse(pose, seen, marked_N3), seen)
+
+    def located(self, posterior: Posterior, seen: Sequence[Sighting]) -> Located:
+        return Located(posterior.place_N3, posterior.deviation_N * self._scale_N, tuple(seen))
+
+    def see(self, study: Study, marked_N3: Array | None = None) -> tuple[Pose | None, list[Sighting]]:
+        """Where the spine lies roughly, and every sighting of a site; no pose where there are no images with places."""
+        sagittal = sagittal_pictures(study)
+        maps = self._maps(self.network.sagittal, sagittal)
+        pose = column_pose(sagittal, maps, self.prior) or self.atlas.find(study)
+        if pose is None:
+            return None, []
+        expected = self.fuse(pose, [], marked_N3)
+        for _ in range(2):
+            seen = sagittal_sightings(sagittal, maps, expected.place_N3)
+            expected = self.fuse(pose, seen, marked_N3)
+        axial = level_axial_pictures(study, expected.place_N3)
+        axial_maps = self._maps(self.network.axial, axial)
+        return pose, seen + axial_sightings(axial, axial_maps, expected.place_N3)
+
+    def fuse(self, pose: Pose, seen: Sequence[Sighting], marked_N3: Array | None = None) -> Posterior:
+        observations: list[Observation] = [sighting.observation(self.deviation_mm) for sighting in seen]
+        if marked_N3 is not None:
+            observations += mark_observations(marked_N3, MARK_DEVIATION_MM)
+        return self.prior.posterior(pose, observations, POSE_SPREAD if observations else UNSEEN_SPREAD)
+
+    def _maps(self, network: Any, pictures: Sequence[Picture]) -> list[Maps]:
+        """(C, H, W) of each picture."""
+        maps: list[Maps] = []
+        network.eval()
+        device = next(network.parameters()).device
+        for first in range(0, len(pictures), BATCH):
+            batch = torch.from_numpy(as_batch(pictures[first : first + BATCH])).to(device)
+            maps += list(network.places(batch.float() / 255).cpu().numpy())
+        return maps
+
+    @cached_property
+    def _scale_N(self) -> Array:
+        return np.array([self.error_scale[site.condition] for site in SITES])
+
+    def save(self, folder: Path, notes: Mapping[str, Any]) -> None:
+        """Write ``final/``: locator.json last, by rename."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LOCATOR).unlink(missing_ok=True)
+        with replacing(folder / WEIGHTS) as partial:
+            save_network(self.network, partial)
+        self.atlas.save(folder / ATLAS)
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "weights_sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
+            "prior": {
+                "studies": self.prior.studies,
+                "shape": self.prior.shape_N3.round(4).tolist(),
+                "covariance": self.prior.covariance_DD.round(5).tolist(),
+            },
+            "deviation_mm": {kind: np.round(self.deviation_mm[kind], 4).tolist() for kind in KINDS},
+            "error_scale": {condition.value: round(self.error_scale[condition], 4) for condition in Condition},
+            "notes": dict(notes),
+        }
+        with replacing(folder / LOCATOR) as partial:
+            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def new_network() -> LocatorNetwork:
+    pixels = [height * width for height, width in (SAGITTAL_SHAPE, AXIAL_SHAPE)]
+    return LocatorNetwork(*pixels)
+
+
+def load_locator(folder: Path) -> Locator:
+    """``final/`` -> Locator. Raises ValueError where it is missing, damaged, or of another version."""
+    content = read_object(folder / LOCATOR, "train_locator.py", SCHEMA_VERSION)
+    try:
+        prior = content["prior"]
+        shape, covariance = np.array(prior["shape"], dtype=float), np.array(prior["covariance"], dtype=float)
+        if shape.shape != (25, 3) or covariance.shape != (75, 75):
+            raise ValueError(f"a prior of {shape.shape} places and {covariance.shape} covariances")
+        deviation = {kind: np.array(content["deviation_mm"][kind], dtype=float) for kind in KINDS}
+        scale = {condition: float(content["error_scale"][condition.value]) for condition in Condition}
+        learned = SpinePrior(shape, covariance, int(prior["studies"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / LOCATOR}: not a locator ({error}); train_locator.py writes it") from None
+    network = new_network()
+    load_weights(network, folder / WEIGHTS)
+    return Locator(network.eval(), learned, load_atlas(folder / ATLAS), deviation, scale)
+
+
+@dataclass(frozen=True)
+class LocatedSites:
+    """Places a study's unmarked sites by the locator in `folder`, and by `atlas` those that it is too unsure of.
+
+    It travels to worker processes by its path alone: each loads the networks once, when it meets its first study.
+    """
+
+    folder: Path
+    atlas: Atlas | None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of all that the places depend on."""
+        digest = hashlib.sha256((self.folder / LOCATOR).read_bytes())
+        digest.update((self.atlas.fingerprint if self.atlas else "").encode())
+        return digest.hexdigest()
+
+    def place(self, study: Study, known: Mapping[Site, Position]) -> dict[Site, Position]:
+        """Positions of the sites that are not known."""
+        if len(known) == len(SITES):
+            return {}
+        marked_N3 = np.full((len(SITES), 3), np.nan)
+        for site, position in known.items():
+            marked_N3[SITES.index(site)] = position.point_mm
+        located = _loaded(self.folder).locate(study, marked_N3)
+        found: dict[Site, Position] = {}
+        if located is not None:
+            for index, site in enumerate(SITES):
+                if site not in known and located.error_N[index] <= LARGEST_ERROR_MM:
+                    found[site] = Position(site, vector(located.place_N3[index]), Source.LOCATED)
+        if self.atlas is None or len(found) + len(known) == len(SITES):
+            return found
+        # What was located holds the atlas in place for the rest.
+        return self.atlas.place(study, {**known, **found}) | found
+
+
+@lru_cache(maxsize=1)
+def _loaded(folder: Path) -> Locator:
+    torch.set_num_threads(1)  # the processes are the parallelism
+    return load_locator(folder)
+
+
+def newest_locator(checkpoints: Path) -> Path | None:
+    """``final/`` of the locator that was finished last under ``train/checkpoints``; None where there is none."""
+    found = [path for path in checkpoints.glob(f"*/final/{LOCATOR}") if path.is_file()]
+    return max(found, key=lambda path: (path.stat().st_mtime, path), default=None).parent if found else None  # type: ignore[union-attr]

@@ -1,0 +1,106 @@
+"""How well a locator does on studies that it did not learn from, and what it then says of its own errors.
+
+`fit` measures, on held-out studies, how far sightings of each kind lie from the marks, and how the posterior's
+deviation compares with the true error; `cross_fitted` does so on one half of them and locates the other, so that the
+figures that are reported were calibrated on other studies.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from data_prep.geometry import Array
+from data_prep.pose import Pose
+from data_prep.sites import SITES, Condition
+from vl_model.locator import Located, Locator
+from vl_model.locator_measures import Measured
+from vl_model.locator_observations import FIRST_DEVIATIONS, KINDS, Sighting
+
+#: A deviation is believed from this many sightings on, and never less than this (mm).
+LEAST_SIGHTINGS, LEAST_DEVIATION_MM = 20, 0.6
+#: Median absolute deviation -> standard deviation of a normal distribution.
+MAD_TO_DEVIATION = 1.4826
+#: The predicted error's scale stays within these: a few sites cannot make it absurd.
+SMALLEST_SCALE, LARGEST_SCALE = 0.5, 4.0
+
+_CONDITION_N = np.array([site.condition for site in SITES])
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A held-out study as the networks saw it. marked_N3: its marks, NaN where none; pose None: nothing was seen."""
+
+    study_id: int
+    marked_N3: Array
+    pose: Pose | None
+    sightings: tuple[Sighting, ...]
+
+    def locate(self, locator: Locator) -> Located | None:
+        """As `Locator.locate`, without marks and without looking again."""
+        if self.pose is None:
+            return None
+        posterior = locator.fuse(self.pose, self.sightings)
+        return locator.located(posterior, self.sightings)
+
+
+def fit(locator: Locator, seen: Sequence[Seen]) -> Locator:
+    """The locator with deviations and scales of the errors measured on `seen`."""
+    measured = replace(locator, deviation_mm=_deviations(seen), error_scale=dict.fromkeys(Condition, 1.0))
+    return replace(measured, error_scale=_scales(measured, seen))
+
+
+def cross_fitted(locator: Locator, seen: Sequence[Seen]) -> list[tuple[Seen, Located | None]]:
+    """Each study located by a locator whose deviations and scales come of the other half."""
+    halves = [list(seen[0::2]), list(seen[1::2])]
+    results = []
+    for own, other in (halves, halves[::-1]):
+        calibrated = fit(locator, other) if other else locator
+        results += [(study, study.locate(calibrated)) for study in own]
+    return sorted(results, key=lambda result: result[0].study_id)
+
+
+def measured(results: Sequence[tuple[Seen, Located | None]]) -> Measured:
+    """Located places against the marks."""
+    nowhere, nothing = np.full((len(SITES), 3), np.nan), np.full(len(SITES), np.nan)
+    return Measured(
+        np.array([located.place_N3 if located else nowhere for _, located in results]),
+        np.array([study.marked_N3 for study, _ in results]),
+        np.array([located.error_N if located else nothing for _, located in results]),
+    )
+
+
+def _deviations(seen: Sequence[Seen]) -> dict[str, Array]:
+    apart: dict[str, list[Array]] = {kind: [] for kind in KINDS}
+    for study in seen:
+        for sighting in study.sightings:
+            distance = sighting.place_mm - study.marked_N3[sighting.index]
+            if np.isfinite(distance).all():
+                apart[sighting.kind].append(distance)
+    return {
+        kind: np.maximum(MAD_TO_DEVIATION * np.median(np.abs(distances), axis=0), LEAST_DEVIATION_MM)
+        if len(distances) >= LEAST_SIGHTINGS
+        else FIRST_DEVIATIONS[kind]
+        for kind, distances in apart.items()
+    }
+
+
+def _scales(locator: Locator, seen: Sequence[Seen]) -> dict[Condition, float]:
+    squared: dict[Condition, list[tuple[float, float]]] = {condition: [] for condition in Condition}
+    for study in seen:
+        located = study.locate(locator)
+        if located is None:
+            continue
+        error_N = np.linalg.norm(located.place_N3 - study.marked_N3, axis=1)
+        for condition, error, expected in zip(_CONDITION_N, error_N, located.error_N, strict=True):
+            if np.isfinite(error):
+                squared[condition].append((error**2, expected**2))
+    return {condition: _scale(pairs) for condition, pairs in squared.items()}
+
+
+def _scale(pairs: Sequence[tuple[float, float]]) -> float:
+    """Root of true over expected mean squares; 1 where nothing was measured."""
+    if len(pairs) < LEAST_SIGHTINGS:
+        return 1.0
+    error, expected = np.array(pairs).mean(axis=0)
+    return float(np.clip(np.sqrt(error / max(expected, 1e-9)), SMALLEST_SCALE, LARGEST_SCALE))

@@ -1,0 +1,273 @@
+"""What the locator learns from: the marked studies of ``train/processed_data``, cut once into arrays.
+
+No DICOM is read: slices.csv says where each PNG lies in the patient, sites.csv where the marks are. The pictures are
+cut once, as the locator will cut them from a study in memory, and memory-mapped from then on.
+
+Dimensions: N pictures of one orientation, H and W pixels, C channels.
+"""
+
+import csv
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from data_prep.geometry import Array, Frame
+from data_prep.sites import SITES, Condition, Level, Side, Site, Source, View
+from data_prep.studies import Series, Slice, Study
+from data_prep.whole_files import replacing
+from vl_model.locator_network import AXIAL_CHANNELS, SAGITTAL_CHANNELS, axial_site
+from vl_model.locator_pictures import (
+    AXIAL_MM,
+    AXIAL_SHAPE,
+    SAGITTAL_MM,
+    SAGITTAL_SHAPE,
+    Grey,
+    Picture,
+    axial_picture,
+    axial_places,
+    sagittal_pictures,
+)
+
+#: A sagittal slice counts as a point's own by its distance from it, as a normal curve of this deviation (mm).
+SAGITTAL_OWN_MM = {Condition.SPINAL_CANAL_STENOSIS: 5.0, Condition.NEURAL_FORAMINAL_NARROWING: 3.5}
+#: The same of an axial slice.
+AXIAL_OWN_MM = 3.5
+#: Axial slices further than this from every level's canal show a vertebral body.
+AXIAL_REACH_MM = 14.0
+#: Raised when what is cut, or the targets, change.
+CUT_VERSION = 1
+#: The arrays of a cut, each a file.
+PARTS = ("grey", "study", "point", "share", "known")
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class MarkedStudy:
+    """A study of processed_data: its id, fold, rows of slices.csv, and marked places (25, 3) in mm, NaN where none."""
+
+    study_id: int
+    fold: int
+    slices: tuple[Mapping[str, str], ...]
+    position_N3: Array
+
+    def read(self, processed: Path) -> Study:
+        """Its images, from the PNGs."""
+        return study_of_rows(self.study_id, self.slices, processed)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The pictures of one orientation.
+
+    grey_N3HW: memory-mapped; study_N: ids; point_NC2: (column, row) of each channel's point; share_NC: how much this
+    slice is the point's own, 0 to 1; known_NC: whether the point is marked at all.
+    """
+
+    grey_N3HW: Grey
+    study_N: npt.NDArray[np.int64]
+    point_NC2: Floats
+    share_NC: Floats
+    known_NC: npt.NDArray[np.bool_]
+
+
+def read_marked_studies(processed: Path, fold_of: Mapping[int, int]) -> list[MarkedStudy]:
+    """The studies that have marks and images, in the order of their ids. Raises ValueError for tables without them."""
+    position_of: dict[int, Array] = defaultdict(lambda: np.full((len(SITES), 3), np.nan))
+    for row in _rows(processed / "sites.csv"):
+        if row["source"] == Source.ANNOTATED:
+            site = Site(Condition(row["condition"]), Side(row["side"]) if row["side"] else None, Level(row["level"]))
+            place = [float(row[name]) for name in ("x_mm", "y_mm", "z_mm")]
+            position_of[int(row["study_id"])][SITES.index(site)] = place
+    slices_of: dict[int, list[Mapping[str, str]]] = defaultdict(list)
+    for row in _rows(processed / "slices.csv"):
+        slices_of[int(row["study_id"])].append(row)
+    marked = sorted(position_of.keys() & slices_of.keys() & fold_of.keys())
+    return [MarkedStudy(study, fold_of[study], tuple(slices_of[study]), position_of[study]) for study in marked]
+
+
+def _rows(path: Path) -> Iterable[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            yield from csv.DictReader(file)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); prepare_data.py writes it") from None
+
+
+def study_of_rows(study_id: int, rows: Sequence[Mapping[str, str]], processed: Path) -> Study:
+    """Rows of slices.csv, in their order, and their PNGs -> the study that they were written from."""
+    by_series: dict[int, list[Mapping[str, str]]] = defaultdict(list)
+    for row in rows:
+        by_series[int(row["series_id"])].append(row)
+    return Study(study_id, tuple(_series(series_id, own, processed) for series_id, own in by_series.items()))
+
+
+def _series(series_id: int, rows: Sequence[Mapping[str, str]], processed: Path) -> Series:
+    slices = tuple(
+        Slice(int(row["instance_number"]), frame_of_row(row), _read_png(processed / row["image"])) for row in rows
+    )
+    stacks: dict[int, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        if row["stack"]:
+            stacks[int(row["stack"])].append(index)
+    view = View(rows[0]["view"]) if rows[0]["view"] else None
+    window = float(rows[0]["window_low"]), float(rows[0]["window_high"])
+    return Series(series_id, view, slices, tuple(tuple(stacks[number]) for number in sorted(stacks)), window)
+
+
+def frame_of_row(row: Mapping[str, str]) -> Frame | None:
+    """None for a slice without geometry."""
+    if not row["position_x_mm"]:
+        return None
+
+    def three(*names: str) -> tuple[float, float, float]:
+        x, y, z = (float(row[name]) for name in names)
+        return x, y, z
+
+    return Frame(
+        three("position_x_mm", "position_y_mm", "position_z_mm"),
+        three("row_x", "row_y", "row_z"),
+        three("column_x", "column_y", "column_z"),
+        (float(row["spacing_row_mm"]), float(row["spacing_column_mm"])),
+        (int(row["rows"]), int(row["columns"])),
+    )
+
+
+def _read_png(path: Path) -> Grey:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("L"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error}); run prepare_data.py again") from None
+
+
+def cut_studies(studies: Sequence[MarkedStudy], processed: Path, folder: Path, progress: Any = iter) -> dict[str, Cut]:
+    """The pictures of both orientations by name, cut into `folder`, or found there as they were cut before."""
+    key = hashlib.sha256(repr(_made_from(studies, processed)).encode()).hexdigest()
+    note = folder / "cut.json"
+    try:
+        current = json.loads(note.read_text(encoding="utf-8"))["key"] == key
+    except (OSError, ValueError, KeyError, TypeError):
+        current = False
+    if not current:
+        folder.mkdir(parents=True, exist_ok=True)
+        note.unlink(missing_ok=True)
+        _cut_all(studies, processed, folder, progress)
+        with replacing(note) as partial:
+            partial.write_text(json.dumps({"key": key}) + "\n", encoding="utf-8")
+    return {name: _open_cut(folder, name) for name in ("sagittal", "axial")}
+
+
+def _made_from(studies: Sequence[MarkedStudy], processed: Path) -> tuple[Any, ...]:
+    grids = (CUT_VERSION, SAGITTAL_MM, SAGITTAL_SHAPE, AXIAL_MM, AXIAL_SHAPE, AXIAL_REACH_MM)
+    own = (AXIAL_OWN_MM, tuple(SAGITTAL_OWN_MM.values()))
+    written = hashlib.sha256((processed / "slices.csv").read_bytes()).hexdigest()
+    marks = hashlib.sha256(np.array([study.position_N3 for study in studies]).tobytes()).hexdigest()
+    return grids, own, written, marks, [study.study_id for study in studies]
+
+
+def _cut_all(studies: Sequence[MarkedStudy], processed: Path, folder: Path, progress: Any) -> None:
+    greys: dict[str, list[Grey]] = {"sagittal": [], "axial": []}
+    aims: dict[str, list[tuple[Floats, Floats, npt.NDArray[np.bool_]]]] = {"sagittal": [], "axial": []}
+    owners: dict[str, list[int]] = {"sagittal": [], "axial": []}
+    for marked in progress(studies):
+        study = marked.read(processed)
+        for name, pictures, aim in (
+            ("sagittal", sagittal_pictures(study), sagittal_aim),
+            ("axial", level_axial_pictures(study, marked.position_N3), axial_aim),
+        ):
+            greys[name] += [picture.grey_3HW for picture in pictures]
+            aims[name] += [aim(picture.frame, marked.position_N3) for picture in pictures]
+            owners[name] += [study.study_id] * len(pictures)
+    for name in greys:
+        if not greys[name]:
+            raise ValueError(f"{processed}: no marked study has a {name} series with geometry to learn from")
+        point, share, known = (np.stack(parts) for parts in zip(*aims[name], strict=True))
+        arrays = (np.stack(greys[name]), np.array(owners[name]), point, share, known)
+        for part, array in zip(PARTS, arrays, strict=True):
+            with replacing(folder / f"{name}_{part}.npy") as partial, partial.open("wb") as file:
+                np.save(file, array)
+
+
+def _open_cut(folder: Path, name: str) -> Cut:
+    grey, *rest = (
+        np.load(folder / f"{name}_{part}.npy", mmap_mode="r" if part == "grey" else None, allow_pickle=False)
+        for part in PARTS
+    )
+    return Cut(grey, *rest)
+
+
+def sagittal_aim(frame: Frame, position_N3: Array) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+    """(C, 2), (C,), (C,): each channel's point in this slice, how much it is the point's own, whether it is marked.
+
+    A foramen is that of the side that the slice lies on: the nearer of the two that are marked.
+    """
+    point, share, known = _no_aim(len(SAGITTAL_CHANNELS))
+    for channel, (condition, level) in enumerate(SAGITTAL_CHANNELS):
+        sides = (None,) if condition is Condition.SPINAL_CANAL_STENOSIS else tuple(Side)
+        places = [position_N3[SITES.index(Site(condition, side, level))] for side in sides]
+        places = [place for place in places if np.isfinite(place).all()]
+        if places:
+            place = min(places, key=lambda candidate: abs(frame.distance_mm(candidate)))
+            own = np.exp(-0.5 * (frame.distance_mm(place) / SAGITTAL_OWN_MM[condition]) ** 2)
+            point[channel], share[channel] = frame.to_pixel(place), own
+            # Of one marked foramen nothing can be said on the other side: there may be another one.
+            known[channel] = len(places) == len(sides) or own > 0.5
+    return point, share, known
+
+
+def axial_aim(frame: Frame, position_N3: Array) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+    """As `sagittal_aim`, of the level that is nearest to the slice."""
+    point, share, known = _no_aim(len(AXIAL_CHANNELS))
+    level = nearest_level(frame, position_N3)
+    if level is None:
+        return point, share, known
+    for channel in range(len(AXIAL_CHANNELS)):
+        place = position_N3[SITES.index(axial_site(channel, level))]
+        if np.isfinite(place).all():
+            point[channel] = frame.to_pixel(place)
+            share[channel] = np.exp(-0.5 * (frame.distance_mm(place) / AXIAL_OWN_MM) ** 2)
+            known[channel] = True
+    return point, share, known
+
+
+def _no_aim(channels: int) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+    return np.zeros((channels, 2), np.float32), np.zeros(channels, np.float32), np.zeros(channels, bool)
+
+
+def nearest_level(frame: Frame, position_N3: Array) -> Level | None:
+    """The level whose canal, of those that are placed, lies nearest to an axial slice's plane."""
+    distance = {
+        level: abs(frame.distance_mm(place))
+        for level in Level
+        if np.isfinite(place := position_N3[_canal(level)]).all()
+    }
+    return min(distance, key=lambda level: distance[level], default=None)
+
+
+def _canal(level: Level) -> int:
+    return SITES.index(Site(Condition.SPINAL_CANAL_STENOSIS, None, level))
+
+
+def level_axial_pictures(study: Study, position_N3: Array) -> list[Picture]:
+    """Axial slices near a level (`AXIAL_REACH_MM`), each centred on that level's canal.
+
+    position_N3: places of `SITES`, mm, NaN where unknown.
+    """
+    pictures = []
+    for place in axial_places(study):
+        level = nearest_level(place.frame, position_N3)
+        if level is None:
+            continue
+        centre = position_N3[_canal(level)]
+        if abs(place.frame.distance_mm(centre)) <= AXIAL_REACH_MM:
+            pictures.append(axial_picture(place, centre))
+    return pictures

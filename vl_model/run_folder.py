@@ -1,0 +1,34 @@
+"""A run's folders: not trained over by accident, recorded in ``run.json``.
+
+Nothing here imports torch: a run that is in the way is refused before that takes its seconds.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from vl_model.run_record import RUN_RECORD
+from vl_model.whole_files import whole_file
+
+
+def check_run(run: Path, overwrite: bool, resume_from_checkpoint: str | None) -> None:
+    """Raises ValueError where the run is there already and nobody said what to do with it."""
+    if overwrite and resume_from_checkpoint:
+        raise ValueError("--overwrite deletes what --resume_from_checkpoint needs: give one of them")
+    if run.exists() and any(run.iterdir()) and not (overwrite or resume_from_checkpoint):
+        raise ValueError(
+            f"--run {run.name!r} exists at {run}: go on with --resume_from_checkpoint latest, "
+            "replace it with --overwrite true, or choose another name"
+        )
+
+
+def remove_run(run: Path, logs: Path) -> None:
+    for folder in (run, logs):
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
+def write_record(run: Path, record: dict[str, Any]) -> None:
+    with whole_file(run / RUN_RECORD) as partial:
+        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
