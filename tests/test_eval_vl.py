@@ -189,7 +189,7 @@ def test_wrong_input_is_one_line(
     record.write_text(record.read_text().replace('"finished": true', '"finished": false'))
     assert "its training has not ended" in refused("none", at=tmp_path)
     record.write_text("[]")
-    assert "run.json: cannot be read" in refused("none", at=tmp_path)
+    assert "run.json: holds a list" in refused("none", at=tmp_path)
     shutil.rmtree(tmp_path / "train" / "checkpoints" / "none" / "final")
     assert "has no final/ yet" in refused("none", at=tmp_path)
     assert not (tmp_path / "train" / "logs").exists()

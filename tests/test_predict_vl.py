@@ -109,4 +109,4 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     assert "no such file" in message
     (tmp_path / "empty").mkdir()
     assert "holds no study" in refused("--run", "first", "--images", tmp_path / "empty", "--out", out)
-    assert "required: images" in refused("--run", "first", "--out", out)
+    assert "required: --images" in refused("--run", "first", "--out", out)
