@@ -4,6 +4,7 @@ All three are `concurrent.futures.Executor`s; a `Pool` maps a function over item
 the items' order, with a bounded queue and one bar of progress.
 """
 
+import asyncio
 import logging
 import multiprocessing
 import os
@@ -235,19 +236,36 @@ def _dask_pool(address: str) -> Iterator[Pool]:
         from distributed import Client
     except ModuleNotFoundError:
         raise ValueError("--dask-scheduler needs Dask: pip install distributed") from None
-    # What goes wrong is said by the exceptions; its logs say it again, at length.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    # What goes wrong is said by the exceptions; Dask's logs, each with a level of its own, say it again at length.
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        client = Client(address, timeout=DASK_TIMEOUT, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
-        raise ConnectionError(f"--dask-scheduler {address!r}: no scheduler answers there ({error})") from None
+        kind = asyncio.run(_dask_kind(address))
+    except Exception as error:  # whatever listens there may answer anything, and Dask reads it as its own
+        problem = " ".join(str(error).split()) or type(error).__name__
+        raise ConnectionError(f"--dask-scheduler {address!r}: no scheduler answers there ({problem})") from None
+    if kind != "Scheduler":
+        raise ConnectionError(f"--dask-scheduler {address!r}: a Dask {kind.lower()}, not a scheduler, answers there")
 
-    def threads() -> int:
-        return max(1, sum(client.nthreads().values()))
+    with Client(address, timeout=DASK_TIMEOUT, set_as_default=False) as client:
 
-    with client:
-        yield Pool(
-            client.get_executor(pure=False),
-            workers=threads,
-            queue=lambda: max(DASK_QUEUE, QUEUE_PER_WORKER * threads()),
-        )
+        def threads() -> int:
+            return max(1, sum(client.nthreads().values()))
+
+        if not client.nthreads():
+            print(f"{address}: no worker has come yet; the work waits for the first", flush=True)
+        queue = partial(_dask_queue, threads)
+        yield Pool(client.get_executor(pure=False), workers=threads, queue=queue)
+
+
+def _dask_queue(threads: Callable[[], int]) -> int:
+    return max(DASK_QUEUE, QUEUE_PER_WORKER * threads())
+
+
+async def _dask_kind(address: str) -> str:
+    """What says that it is at an address: ``Scheduler``, ``Worker`` or ``Nanny``."""
+    from distributed.core import rpc
+
+    async with rpc(address, timeout=DASK_TIMEOUT) as there:
+        identity = await asyncio.wait_for(there.identity(), DASK_TIMEOUT)
+    return str(identity["type"])
