@@ -41,6 +41,7 @@ def settings_parser() -> SettingsParser:
     add("--images", type=str, required=True, help="folder of DICOM studies: <study>/<series>/*.dcm")
     add("--out", type=str, required=True, help="folder for probabilities.csv, submission.csv and faults.csv")
     add("--series_descriptions", type=str | None, help="a CSV with study_id, series_id, series_description")
+    add("--locator", type=str | None, help="a locator's run, or none; else the newest")
     add("--workers", type=PositiveInt, default=usable_cores(), help="processes that read DICOM files")
     add("--batch_size", type=PositiveInt, default=64, help="sites embedded at a time")
     return parser
@@ -56,7 +57,7 @@ def main() -> None:
 
     with working_folder(out) as folder:
         processed = folder / "processed_data"
-        dataset = convert(root, images, processed, descriptions, settings.workers)
+        dataset = convert(root, images, processed, descriptions, settings.locator, settings.workers)
         embeddings = embed(root, settings.run, dataset, processed, settings.batch_size)
         shutil.move(processed / "faults.csv", out / "faults.csv")
         write_probabilities(out / "probabilities.csv", dataset, embeddings, grader)
@@ -108,15 +109,22 @@ def working_folder(out: Path) -> Iterator[Path]:
             out.rmdir()
 
 
-def convert(root: DataRoot, images: Path, processed: Path, descriptions: Path | None, workers: int) -> "Dataset":
-    """DICOM files to tiles, sites placed by the atlas of the training studies."""
+def convert(
+    root: DataRoot, images: Path, processed: Path, descriptions: Path | None, locator: str | None, workers: int
+) -> "Dataset":
+    """DICOM files to tiles, sites placed by the locator, or by the atlas of the training studies."""
     from data_prep.atlas import load_atlas
     from data_prep.convert import convert_folder
     from data_prep.pairs import read_dataset
     from prompts.render import caption
+    from vl_model.located_sites import find_locator, located_sites
 
     atlas = load_atlas(root.processed("train") / "atlas.json")
-    convert_folder(images, processed, descriptions=descriptions, atlas=atlas, caption=caption, workers=workers)
+    folder = find_locator(root, locator)
+    placer = located_sites(folder, atlas) if folder else None
+    convert_folder(
+        images, processed, descriptions=descriptions, atlas=atlas, placer=placer, caption=caption, workers=workers
+    )
     return read_dataset(processed)
 
 

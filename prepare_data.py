@@ -6,11 +6,12 @@
     python prepare_data.py --root /scratch/me/lumbarspine --dask-scheduler tcp://10.0.0.1:8786
 
 Reads <root>/dataset, writes <root>/train/processed_data and <root>/test/processed_data. Sites are
-placed by the readers' marks; where nobody marked them, by an atlas that is learned from the marked
-train studies and kept beside them. A second run on the same input does nothing; after an interruption
-the same command goes on where it was. With --dask-scheduler the work is done by a Dask cluster's workers,
-which must see the root under the same path (recipes/prepare_on_slurm.py starts such a cluster). With --check
-everything is read, nothing is written, and what would be done is told, with every fault.
+placed by the readers' marks; where nobody marked them, by the newest locator of train_locator.py
+(or --locator RUN); where there is none, or it is too unsure, by an atlas that is learned from the marked
+train studies. A second run on the same input does nothing; after an interruption the same command goes
+on where it was. With --dask-scheduler the work is done by a Dask cluster's workers, which must see the
+root under the same path (recipes/prepare_on_slurm.py starts such a cluster). With --check everything is
+read, nothing is written, and what would be done is told, with every fault.
 """
 
 from collections.abc import Iterable, Iterator
@@ -59,6 +60,7 @@ def read_settings() -> SettingsParser:
     )
     parser.add_argument("--folds", type=int, default=5, help="parts that the train studies are divided into")
     parser.add_argument("--seed", type=int, default=0, help="of the division into folds")
+    parser.add_argument("--locator", type=str | None, default=None, help="a locator's run, or none; else the newest")
     parser.add_argument("--max-pixels", type=int, default=4096 * 4096, help="larger images are refused undecoded")
     return parser
 
@@ -117,10 +119,14 @@ def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, 
         summary_if_current,
     )
     from prompts.render import caption
+    from vl_model.located_sites import find_locator, located_sites, locator_fingerprint
 
     processed = root.processed(split)
-    noted = {name: settings[name] for name in ("folds", "seed", "max_pixels")}
+    noted: dict[str, Any] = {name: settings[name] for name in ("folds", "seed", "max_pixels")}
     atlas = learned_atlas(root) if split == "test" else None
+    locator = find_locator(root, settings["locator"])
+    if locator is not None:
+        noted["locator"] = {"run": locator.parent.name, "fingerprint": locator_fingerprint(locator)}
     inputs = read_inputs(cohort)
     key = input_key(cohort, inputs, noted, atlas, caption)
     summary = summary_if_current(processed, key)
@@ -128,13 +134,15 @@ def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, 
         work: dict[str, Any] = {"inputs": inputs, "pool": pool, "max_pixels": settings["max_pixels"]}
         if split == "train":
             atlas = learn_from(cohort, seed=settings["seed"], processed=processed, **work)
-        if atlas is None:
+        placer = located_sites(locator, atlas) if locator else atlas
+        if placer is None:
             print(f"{split}: no atlas, so sites that nobody marked have no regions")
         try:
             summary = convert_cohort(
                 cohort,
                 processed,
                 atlas=atlas,
+                placer=placer,
                 caption=caption,
                 folds=settings["folds"],
                 seed=settings["seed"],

@@ -28,6 +28,7 @@ from data_prep.folds import assign_folds
 from data_prep.gather import TABLES, Caption, Summary, gather, summary_of
 from data_prep.pairs import read_metadata
 from data_prep.pixels import MAX_PIXELS
+from data_prep.placing import Placer
 from data_prep.records import RECORD_VERSION, Done, StudyInput, convert_study, find_done, read_input
 from data_prep.regions import marked_positions
 from data_prep.sites import SITES, Severity, Site
@@ -129,6 +130,7 @@ def convert_folder(
     *,
     descriptions: Path | None,
     atlas: Atlas,
+    placer: Placer | None = None,
     caption: Caption,
     workers: int = 1,
     max_pixels: int = MAX_PIXELS,
@@ -139,7 +141,8 @@ def convert_folder(
     """
     cohort = folder_cohort(images, descriptions)
     with open_pool(min(workers, len(cohort.folders) or 1)) as pool:
-        return convert_cohort(cohort, processed, atlas=atlas, caption=caption, pool=pool, max_pixels=max_pixels)
+        work: dict[str, Any] = {"placer": placer, "pool": pool, "max_pixels": max_pixels}
+        return convert_cohort(cohort, processed, atlas=atlas, caption=caption, **work)
 
 
 def convert_cohort(
@@ -147,6 +150,7 @@ def convert_cohort(
     processed: Path,
     *,
     atlas: Atlas | None,
+    placer: Placer | None = None,
     caption: Caption,
     folds: int = 5,
     seed: int = 0,
@@ -158,6 +162,8 @@ def convert_cohort(
 ) -> Summary:
     """Convert a cohort, whose `inputs` may be known already; `key` and `settings` are noted in the metadata.
 
+    `placer`: what places sites that nobody marked, the atlas where there is none; the atlas is kept in any case.
+
     Where no image can be read, training studies raise NothingReadable and nothing is left behind; other splits are
     written with no pairs, because each of their studies is owed an answer all the same. Raises BlockingIOError
     where another process is converting into this folder, OSError with what is missing where the disk is full.
@@ -167,7 +173,7 @@ def convert_cohort(
     with workplace(processed), _full_disk_told(processed, inputs, done):
         for name in ("dataset.json", "atlas.json"):  # of an earlier conversion: nobody may take it for this one's
             (processed / name).unlink(missing_ok=True)
-        done.extend(_convert_studies(cohort.split, inputs, processed, atlas, pool, max_pixels))
+        done.extend(_convert_studies(cohort.split, inputs, processed, placer or atlas, pool, max_pixels))
         if cohort.split == "train" and not any(result.images for result in done):
             clear_parts(processed)
             raise NothingReadable(f"{cohort.split}: none of {len(cohort.study_ids)} studies has a readable image")
@@ -185,17 +191,17 @@ def convert_cohort(
 
 
 def _convert_studies(
-    split: str, inputs: Sequence[StudyInput], processed: Path, atlas: Atlas | None, pool: Pool, max_pixels: int
+    split: str, inputs: Sequence[StudyInput], processed: Path, placer: Placer | None, pool: Pool, max_pixels: int
 ) -> Iterator[Done]:
     """Every study's part: those that an interrupted conversion left, then the others."""
     todo = []
     for study in inputs:
-        found = find_done(study, processed, atlas, max_pixels)
+        found = find_done(study, processed, placer, max_pixels)
         if found is None:
             todo.append(study)
         else:
             yield found
-    work = partial(convert_study, processed=processed, atlas=atlas, max_pixels=max_pixels)
+    work = partial(convert_study, processed=processed, placer=placer, max_pixels=max_pixels)
     there = len(inputs) - len(todo)
     yield from pool.map(work, todo, description=f"converting {split}", name=_name, weight=_files, done=there)
 

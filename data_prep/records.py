@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.atlas import Atlas
 from data_prep.crops import CROP_SIZE, TILE_SLICES, Tile, cut_tile
 from data_prep.faults import Fault, FaultKind
 from data_prep.geometry import Frame
+from data_prep.placing import Placer
 from data_prep.png import write_png
 from data_prep.regions import Missing, Position, Region, marked_positions, not_found, region
 from data_prep.sites import SITES, Site, Source, View, parse_row_id_site
@@ -87,7 +87,7 @@ def image_path(study_id: int, series_id: int, instance_number: int) -> str:
     return f"images/{study_id}/{series_id}/{instance_number}.png"
 
 
-def convert_study(study_input: StudyInput, processed: Path, atlas: Atlas | None, max_pixels: int) -> Done:
+def convert_study(study_input: StudyInput, processed: Path, placer: Placer | None, max_pixels: int) -> Done:
     """Write one study's PNGs and its part.
 
     Raises FileNotFoundError where this process does not see the folders, as on a cluster's machine that has them not:
@@ -102,24 +102,24 @@ def convert_study(study_input: StudyInput, processed: Path, atlas: Atlas | None,
     study, faults = read_study(folder, max_pixels)
     rows, image_bytes = _write_images(study, processed)
     positions, mark_faults = marked_positions(study)
-    if atlas is not None:
-        positions |= atlas.place(study, positions)
+    if placer is not None:
+        positions |= placer.place(study, positions)
     regions, not_imaged = _regions(study, positions)
     _write_tiles(parts / f"{study.study_id}.npy", [_tile(study, found) for found in regions])
     ordered = [positions[site] for site in SITES if site in positions]
-    key = record_key(study_input, atlas, max_pixels)
+    key = record_key(study_input, placer, max_pixels)
     faults = [*faults, *mark_faults, *not_found(study, positions)]
     record = StudyRecord(study.study_id, key, image_bytes, rows, ordered, regions, not_imaged, faults)
     _write_record(parts, record)
     return _done(record)
 
 
-def find_done(study_input: StudyInput, processed: Path, atlas: Atlas | None, max_pixels: int) -> Done | None:
+def find_done(study_input: StudyInput, processed: Path, placer: Placer | None, max_pixels: int) -> Done | None:
     """What an interrupted conversion made of the same input; None where it made nothing, or not all is there."""
     study_id, parts = study_input.folder.study_id, parts_folder(processed)
     try:
         record = read_record(parts, study_id)
-        if record.key != record_key(study_input, atlas, max_pixels):
+        if record.key != record_key(study_input, placer, max_pixels):
             return None
         sizes = [(processed / name).stat().st_size for name in record.images]
         tiles = np.load(parts / f"{study_id}.npy", mmap_mode="r", allow_pickle=False)
@@ -159,9 +159,9 @@ def _stamp(entry: "os.DirEntry[str]") -> tuple[str, int, int]:
     return entry.name, status.st_size, status.st_mtime_ns
 
 
-def record_key(study_input: StudyInput, atlas: Atlas | None, max_pixels: int) -> str:
+def record_key(study_input: StudyInput, placer: Placer | None, max_pixels: int) -> str:
     """sha256 of all that a study's record and images depend on."""
-    made_from = (RECORD_VERSION, study_input.digest, atlas.fingerprint if atlas else None, max_pixels)
+    made_from = (RECORD_VERSION, study_input.digest, placer.fingerprint if placer else None, max_pixels)
     return hashlib.sha256(repr(made_from).encode()).hexdigest()
 
 

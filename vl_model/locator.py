@@ -25,6 +25,7 @@ from data_prep.regions import Position, vector
 from data_prep.sites import SITES, Condition, Site, Source
 from data_prep.studies import Study
 from data_prep.whole_files import replacing
+from vl_model.located_sites import ATLAS, LOCATOR, SCHEMA_VERSION, WEIGHTS
 from vl_model.locator_data import level_axial_pictures
 from vl_model.locator_network import LocatorNetwork, load_weights, save_network
 from vl_model.locator_observations import (
@@ -39,8 +40,6 @@ from vl_model.locator_observations import (
 from vl_model.locator_pictures import AXIAL_SHAPE, SAGITTAL_SHAPE, Picture, as_batch, sagittal_pictures
 from vl_model.spine_prior import POSE_SPREAD, Observation, Posterior, SpinePrior, mark_observations
 
-SCHEMA_VERSION = 1
-LOCATOR, WEIGHTS, ATLAS = "locator.json", "locator.safetensors", "atlas.json"
 #: Pictures that go through a network at a time.
 BATCH = 32
 #: Readers' marks scatter by a millimetre in their slice, and lie up to half a gap beside it; deviation along x, y, z.
@@ -87,6 +86,20 @@ class Locator:
 
     def located(self, posterior: Posterior, seen: Sequence[Sighting]) -> Located:
         return Located(posterior.place_N3, posterior.deviation_N * self._scale_N, tuple(seen))
+
+    def place(self, study: Study, known: Mapping[Site, Position]) -> dict[Site, Position]:
+        """Positions of the sites that are not known, but for those whose predicted error is too large."""
+        marked_N3 = np.full((len(SITES), 3), np.nan)
+        for site, position in known.items():
+            marked_N3[SITES.index(site)] = position.point_mm
+        located = self.locate(study, marked_N3)
+        if located is None:
+            return {}
+        return {
+            site: Position(site, vector(place), Source.LOCATED)
+            for site, place, error in zip(SITES, located.place_N3, located.error_N, strict=True)
+            if site not in known and error <= LARGEST_ERROR_MM
+        }
 
     def see(self, study: Study, marked_N3: Array | None = None) -> tuple[Pose | None, list[Sighting]]:
         """Where the spine lies roughly, and every sighting of a site; no pose where there are no images with places."""
@@ -169,49 +182,8 @@ def load_locator(folder: Path) -> Locator:
     return Locator(network.eval(), learned, load_atlas(folder / ATLAS), deviation, scale)
 
 
-@dataclass(frozen=True)
-class LocatedSites:
-    """Places a study's unmarked sites by the locator in `folder`, and by `atlas` those that it is too unsure of.
-
-    It travels to worker processes by its path alone: each loads the networks once, when it meets its first study.
-    """
-
-    folder: Path
-    atlas: Atlas | None
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of all that the places depend on."""
-        digest = hashlib.sha256((self.folder / LOCATOR).read_bytes())
-        digest.update((self.atlas.fingerprint if self.atlas else "").encode())
-        return digest.hexdigest()
-
-    def place(self, study: Study, known: Mapping[Site, Position]) -> dict[Site, Position]:
-        """Positions of the sites that are not known."""
-        if len(known) == len(SITES):
-            return {}
-        marked_N3 = np.full((len(SITES), 3), np.nan)
-        for site, position in known.items():
-            marked_N3[SITES.index(site)] = position.point_mm
-        located = _loaded(self.folder).locate(study, marked_N3)
-        found: dict[Site, Position] = {}
-        if located is not None:
-            for index, site in enumerate(SITES):
-                if site not in known and located.error_N[index] <= LARGEST_ERROR_MM:
-                    found[site] = Position(site, vector(located.place_N3[index]), Source.LOCATED)
-        if self.atlas is None or len(found) + len(known) == len(SITES):
-            return found
-        # What was located holds the atlas in place for the rest.
-        return self.atlas.place(study, {**known, **found}) | found
-
-
 @lru_cache(maxsize=1)
-def _loaded(folder: Path) -> Locator:
-    torch.set_num_threads(1)  # the processes are the parallelism
+def loaded_once(folder: Path) -> Locator:
+    """The locator of this process, which computes with one thread: the processes are the parallelism."""
+    torch.set_num_threads(1)
     return load_locator(folder)
-
-
-def newest_locator(checkpoints: Path) -> Path | None:
-    """``final/`` of the locator that was finished last under ``train/checkpoints``; None where there is none."""
-    found = [path for path in checkpoints.glob(f"*/final/{LOCATOR}") if path.is_file()]
-    return max(found, key=lambda path: (path.stat().st_mtime, path), default=None).parent if found else None  # type: ignore[union-attr]

@@ -1,0 +1,201 @@
+"""A locator trained for a few steps on a phantom cohort: its files, and its way into the conversion."""
+
+import csv
+import json
+import pickle
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from safetensors.torch import load_file
+
+import prepare_data
+import train_locator
+from data_prep.atlas import load_atlas
+from data_prep.commands import run_command
+from data_prep.layout import DataRoot
+from data_prep.pairs import read_metadata
+from data_prep.phantom import write_cohort
+from data_prep.sites import SITES, Source, View
+from data_prep.studies import Study
+from vl_model.located_sites import LOCATOR, WEIGHTS, LocatedSites, find_locator, located_sites
+from vl_model.locator import LARGEST_ERROR_MM, Locator, load_locator
+from vl_model.locator_data import MarkedStudy, read_marked_studies
+
+Run = Callable[..., int]
+SHORT = ("--max_train_steps", "4", "--checkpointing_steps", "2", "--report_to", "none")
+SMALL = ("--per_device_train_batch_size", "2", "--mixed_precision", "no")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> DataRoot:
+    """Six prepared studies of which the first fold is held out, a test study that is not prepared, and a locator."""
+    path = write_cohort(tmp_path_factory.mktemp("locator"), train=6, test=1, seed=6)
+    with pytest.MonkeyPatch.context() as patch:
+        run_script(patch, prepare_data, "--root", str(path), "--split", "train", "--workers", "1")
+        assert run_script(patch, train_locator, "--root", str(path), *SHORT, *SMALL) == 0
+    return DataRoot(path)
+
+
+def run_script(patch: pytest.MonkeyPatch, script: object, *arguments: str) -> int:
+    """A script's `main` in this process; its exit status."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    PartialState._reset_state()
+    patch.setattr(sys, "argv", ["script.py", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        run_command("script.py", script.main)  # type: ignore[attr-defined]
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture
+def train(root: DataRoot, monkeypatch: pytest.MonkeyPatch) -> Run:
+    return lambda *arguments: run_script(monkeypatch, train_locator, "--root", str(root.path), *arguments)
+
+
+@pytest.fixture(scope="module")
+def locator(root: DataRoot) -> Locator:
+    return load_locator(root.run("locator") / "final")
+
+
+@pytest.fixture(scope="module")
+def marked(root: DataRoot) -> MarkedStudy:
+    return read_marked_studies(root.processed("train"), fold_of(root))[0]
+
+
+@pytest.fixture(scope="module")
+def study(root: DataRoot, marked: MarkedStudy) -> Study:
+    return marked.read(root.processed("train"))
+
+
+def fold_of(root: DataRoot) -> dict[int, int]:
+    folds = read_metadata(root.processed("train"))["folds"]["of_study"]
+    return {int(study): int(fold) for study, fold in folds.items()}
+
+
+def test_the_report_tells_what_the_held_out_studies_showed(root: DataRoot) -> None:
+    report = json.loads((root.logs("locator") / "locator_report.json").read_text())
+    assert report["studies"] == sum(fold == 0 for fold in fold_of(root).values())
+    assert {table["condition"] for table in report["conditions"]} == {site.condition for site in SITES}
+    steps = [row["step"] for row in csv.DictReader((root.logs("locator") / "metrics.csv").open())]
+    assert steps == ["1", "2", "3", "4"]
+
+
+def test_a_study_read_back_is_the_study_that_was_written(study: Study, marked: MarkedStudy) -> None:
+    """Marks lie on slices of the study: a slip in frames or stacks would move them off."""
+    frames = [frame for series in study.series for frame in series.frames.values()]
+    for index in np.flatnonzero(np.isfinite(marked.position_N3).all(axis=1)):
+        assert min(abs(frame.distance_mm(marked.position_N3[index])) for frame in frames) < 0.01
+    assert {series.view for series in study.series} <= set(View)
+
+
+def test_a_resumed_run_ends_where_the_unbroken_one_did(root: DataRoot, train: Run) -> None:
+    state = root.run("locator") / "checkpoint-4"
+    assert state.is_dir()
+    assert train("--run", "again", *SHORT, *SMALL, "--checkpoints_total_limit", "9") == 0
+    assert train("--run", "again", *SHORT, *SMALL, "--resume_from_checkpoint", "checkpoint-2") == 0
+    whole = load_file(root.run("locator") / "final" / WEIGHTS)
+    resumed = load_file(root.run("again") / "final" / WEIGHTS)
+    for name, tensor in whole.items():
+        np.testing.assert_array_equal(tensor, resumed[name], err_msg=name)
+    shutil.rmtree(root.run("again"))
+
+
+def test_every_site_is_placed_whatever_series_there_are(locator: Locator, study: Study) -> None:
+    whole = locator.locate(study)
+    assert whole is not None and whole.place_N3.shape == (25, 3)
+    cases = [
+        replace(study, series=tuple(series for series in study.series if series.view is view)) for view in View
+    ] + [replace(study, series=tuple(_one_slice(series) for series in study.series))]
+    for case in cases:
+        located = locator.locate(case)
+        if located is None:
+            assert not any(series.frames for series in case.series)
+            continue
+        assert np.isfinite(located.place_N3).all() and (located.error_N > 0).all()
+    assert locator.locate(Study(1, ())) is None
+
+
+def _one_slice(series):  # type: ignore[no-untyped-def]
+    return replace(series, slices=series.slices[:1], stacks=((0,),))
+
+
+def test_slices_in_reverse_order_are_located_alike(locator: Locator, study: Study) -> None:
+    """Stacks are sorted along the patient; the order of files in a series says nothing."""
+    turned = tuple(
+        replace(
+            series,
+            slices=series.slices[::-1],
+            stacks=tuple(tuple(len(series.slices) - 1 - index for index in stack) for stack in series.stacks),
+        )
+        for series in study.series
+    )
+    one, other = locator.locate(study), locator.locate(replace(study, series=turned))
+    assert one is not None and other is not None
+    np.testing.assert_allclose(one.place_N3, other.place_N3, atol=1e-4)
+
+
+def test_marks_hold_the_others_in_place(locator: Locator, study: Study, marked: MarkedStudy) -> None:
+    alone, held = locator.locate(study), locator.locate(study, marked.position_N3)
+    assert alone is not None and held is not None
+    far = np.nanmax(np.linalg.norm(held.place_N3 - marked.position_N3, axis=1))
+    assert far < 6
+    assert held.error_N.mean() < alone.error_N.mean()
+
+
+def test_places_are_called_by_what_they_come_from(root: DataRoot, study: Study) -> None:
+    final = root.run("locator") / "final"
+    atlas = load_atlas(root.processed("train") / "atlas.json")
+    placer = pickle.loads(pickle.dumps(located_sites(final, atlas)))
+    assert isinstance(placer, LocatedSites)
+    places = placer.place(study, {})
+    assert set(places) == set(SITES)
+    located = load_locator(final).locate(study)
+    assert located is not None
+    for index, site in enumerate(SITES):
+        expected = Source.LOCATED if located.error_N[index] <= LARGEST_ERROR_MM else Source.ATLAS
+        assert places[site].source is expected
+    assert placer.place(study, places) == {}
+
+
+def test_the_conversion_uses_the_newest_locator_and_says_so(
+    root: DataRoot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def sources() -> set[str]:
+        with (root.processed("test") / "sites.csv").open() as file:
+            return set(Counter(row["source"] for row in csv.DictReader(file)))
+
+    test = ("--root", str(root.path), "--split", "test", "--workers", "1")
+    assert run_script(monkeypatch, prepare_data, *test, "--locator", "none") == 0
+    assert sources() == {"atlas"}
+    monkeypatch.setattr("vl_model.locator.LARGEST_ERROR_MM", 1000.0)
+    assert run_script(monkeypatch, prepare_data, *test) == 0
+    assert sources() == {"located"}
+    assert read_metadata(root.processed("test"))["settings"]["locator"]["run"] == "locator"
+
+
+def test_wrong_locators_are_refused_in_one_line(root: DataRoot, tmp_path: Path, train: Run) -> None:
+    with pytest.raises(ValueError, match=r"--locator 'nothing': no locator\.json"):
+        find_locator(root, "nothing")
+    assert find_locator(DataRoot(tmp_path), None) is None
+    final = tmp_path / "train" / "checkpoints" / "broken" / "final"
+    shutil.copytree(root.run("locator") / "final", final)
+    (final / WEIGHTS).write_bytes((final / WEIGHTS).read_bytes()[:-9])
+    with pytest.raises(ValueError, match="not the weights"):
+        find_locator(DataRoot(tmp_path), None)
+    (final / LOCATOR).write_text('{"schema_version": 1, "prior": {"shape": [1]}}')
+    with pytest.raises(ValueError, match="not a locator"):
+        load_locator(final)
+    assert train(*SHORT) == 2  # the run is there already
+    assert train("--run", "folds", "--held_out_folds", "77", *SHORT) == 2
+
+
+def test_sheets_are_drawn(root: DataRoot, train: Run) -> None:
+    assert train("--show", "2") == 0
+    assert list((root.logs("locator") / "sheets").glob("worst_*.png"))
