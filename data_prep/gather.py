@@ -13,8 +13,9 @@ from typing import Any
 
 from data_prep.cohorts import Cohort
 from data_prep.crops import write_crops
+from data_prep.dataset_card import write_dataset_card
 from data_prep.faults import Fault
-from data_prep.pairs import TRAIN_COLUMNS, Pair, count_sites, train_row, write_dataset, write_dataset_card
+from data_prep.pairs import TRAIN_COLUMNS, Pair, count_sites, train_row, write_dataset
 from data_prep.records import (
     SITE_COLUMNS,
     SLICE_COLUMNS,

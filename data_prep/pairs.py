@@ -7,7 +7,7 @@ schema version is checked at the door, and `pairs`, one for each (study, site, v
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,29 +35,6 @@ TRAIN_COLUMNS = (
     "image_file_name",
 )
 """Columns of ``train_dataset.csv``. The last one repeats the first: by its name `datasets` makes an image of it."""
-
-DATASET_CARD = """\
----
-license: other
-task_categories:
-- zero-shot-image-classification
-configs:
-- config_name: default
-  drop_labels: true
-  metadata_filenames:
-  - train_dataset.csv
-  data_files:
-  - split: {split}
-    path:
-    - train_dataset.csv
-    - images/{study_id}/*/*.png
----
-# Lumbar-spine MRI: image-text pairs
-
-One row of `train_dataset.csv` is one site of one study in one view, with the PNG that shows it.
-`datasets.load_dataset` on this folder gives the rows with their images. The images listed above
-only tell it that the rows speak of images: the rows themselves name every file.
-"""
 
 
 @dataclass(frozen=True)
@@ -236,10 +213,3 @@ def count_sites(pairs: Iterable[Pair]) -> dict[str, dict[str, dict[str, int]]]:
         name = "unlabelled" if severity is None else severity.key
         cell[name] = cell.get(name, 0) + 1
     return counts
-
-
-def write_dataset_card(processed: Path, split: str, pairs: Sequence[Pair]) -> None:
-    """README.md, without which `datasets.load_dataset` finds images or columns but not both."""
-    study_id = pairs[0].study_id if pairs else "*"
-    with replacing(processed / "README.md") as partial:
-        partial.write_text(DATASET_CARD.format(split=split, study_id=study_id), encoding="utf-8")

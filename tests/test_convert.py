@@ -70,7 +70,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_the_promised_files_and_nothing_half_done(processed: Path) -> None:
     names = {name for name in content(processed) if not name.startswith("images/")}
     tables = {"slices.csv", "sites.csv", "faults.csv", "train_dataset.csv"}
-    assert names == tables | {"dataset.json", "crops.npy", "crops.json", "atlas.json", "README.md"}
+    assert names == tables | {"dataset.json", "crops.npy", "crops.json", "atlas.json", "README.md", "croissant.json"}
 
 
 def test_every_image_is_its_series_windowed(root: DataRoot, processed: Path) -> None:
