@@ -110,8 +110,9 @@ def _counts(counter: Counter[str], most: int | None = None) -> str:
     """``Axial T2 (4), Sagittal T1 (3)``; after the `most` frequent ones the rest in one number."""
     ranked = sorted(counter.items(), key=lambda entry: (-entry[1], entry[0]))
     shown = [f"{name} ({count})" for name, count in ranked[:most]]
-    rest = ranked[len(shown) :]
-    return ", ".join(shown + ([f"{len(rest)} others ({sum(count for _, count in rest)})"] if rest else [])) or "none"
+    rest = [count for _, count in ranked[len(shown) :]]
+    others = [f"{len(rest)} other{'s' if len(rest) > 1 else ''} ({sum(rest)})"] if rest else []
+    return ", ".join(shown + others) or "none"
 
 
 def fault_table(faults: Iterable[Fault], width: int | None = None) -> str:
