@@ -42,7 +42,7 @@ def main() -> None:
     cohorts = {split: split_cohort(root, split) for split in splits_to_prepare(root, settings["split"])}
     with pool_for(cohorts.values(), settings) as pool:
         if settings["check"]:
-            usable = [check(cohort, settings, pool) for cohort in cohorts.values()]
+            usable = [check(root, cohort, settings, pool) for cohort in cohorts.values()]
         else:
             usable = [prepare(root, split, cohort, settings, pool) for split, cohort in cohorts.items()]
     if not any(usable):
@@ -97,14 +97,20 @@ def pool_for(cohorts: Iterable["Cohort"], settings: dict[str, Any]) -> Iterator[
             raise OSError(f"{error}; {going_on}") from error
 
 
-def check(cohort: "Cohort", settings: dict[str, Any], pool: "Pool") -> bool:
-    """Say what converting a split would do, and every fault; whether anything of it can be used."""
+def check(root: DataRoot, cohort: "Cohort", settings: dict[str, Any], pool: "Pool") -> bool:
+    """Say what converting a split would do, and every fault; whether anything of it can be used.
+
+    Of the train split also the marks that locators, which had not learned from their studies, disagree with.
+    """
     from data_prep.check import check_cohort, describe, fault_table
+    from vl_model.locator_suspects import read_suspects, told
 
     findings = check_cohort(cohort, max_pixels=settings["max_pixels"], pool=pool)
     print(describe(cohort, findings))
     if findings.faults:
         print(f"\n{fault_table(findings.faults)}\n")
+    for suspect in read_suspects(root) if cohort.split == "train" else ():
+        print(f"{cohort.split}: suspect: {told(suspect)}")
     return findings.slices > 0
 
 

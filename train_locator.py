@@ -98,14 +98,14 @@ def main() -> None:
     from vl_model.accelerators import build_accelerator
     from vl_model.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
     from vl_model.locator import new_network
-    from vl_model.locator_training import METRICS, to_channels_last
+    from vl_model.locator_training import METRICS
     from vl_model.training import Diverged, MetricsFile
 
     torch.set_num_threads(threads_per_process())
     state = find_checkpoint(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else None
     accelerator = build_accelerator(launch, settings.mixed_precision, settings.report_to, logs)
     torch.manual_seed(settings.seed)
-    network = to_channels_last(new_network()).to(accelerator.device)
+    network = new_network().to(accelerator.device)
     trainer = build_trainer(settings, accelerator, network, material)
     plan = run_plan(settings, material, accelerator)
     start = load_checkpoint(state, network, trainer.optimizer, accelerator.scaler, plan) if state else 0
@@ -259,12 +259,15 @@ def look_at(locator: "Locator", material: Material) -> list["Seen"]:
 
 
 def write_report(logs: Path, locator: "Locator", seen: list["Seen"]) -> None:
-    """locator_report.json, and the same in words. The errors' calibration is cross-fitted over two halves."""
+    """locator_report.json and the same in words, and suspects.csv; calibration is cross-fitted over two halves."""
+    from vl_model.located_sites import SUSPECTS
     from vl_model.locator_calibration import cross_fitted, measured
     from vl_model.locator_measures import lines
+    from vl_model.locator_suspects import find_suspects, write_suspects
     from vl_model.whole_files import whole_file
 
-    result = measured(cross_fitted(locator, seen))
+    located = cross_fitted(locator, seen)
+    result = measured(located)
     bins = ("expected_mm", "found_mm", "sites")
     content = {
         "studies": len(seen),
@@ -276,6 +279,14 @@ def write_report(logs: Path, locator: "Locator", seen: list["Seen"]) -> None:
     with whole_file(logs / "locator_report.json") as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     print("\n".join(lines(result)), flush=True)
+    suspects = [
+        suspect
+        for study, found in located
+        if found is not None
+        for suspect in find_suspects(study.study_id, study.marked_N3, found.place_N3, found.error_N)
+    ]
+    write_suspects(logs, suspects)
+    print(f"{len(suspects)} marks of held-out studies are suspect: {logs / SUSPECTS}", flush=True)
 
 
 def show(final: Path, logs: Path, material: Material, count: int) -> None:

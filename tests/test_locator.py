@@ -22,13 +22,15 @@ from data_prep.commands import run_command
 from data_prep.layout import DataRoot
 from data_prep.pairs import read_metadata
 from data_prep.phantom import write_cohort
-from data_prep.sites import SITES, Source, View
+from data_prep.sites import SITES, Source, View, parse_row_id_site
 from data_prep.studies import Study
 from vl_model.located_sites import LOCATOR, WEIGHTS, LocatedSites, find_locator, located_sites
 from vl_model.locator import LARGEST_ERROR_MM, Locator, load_locator
 from vl_model.locator_data import MarkedStudy, read_marked_studies
+from vl_model.locator_suspects import find_suspects, read_suspects, told, write_suspects
 
 Run = Callable[..., int]
+SIDES = ("left", "right")
 SHORT = ("--max_train_steps", "4", "--checkpointing_steps", "2", "--report_to", "none")
 SMALL = ("--per_device_train_batch_size", "2", "--mixed_precision", "no")
 
@@ -199,3 +201,25 @@ def test_wrong_locators_are_refused_in_one_line(root: DataRoot, tmp_path: Path, 
 def test_sheets_are_drawn(root: DataRoot, train: Run) -> None:
     assert train("--show", "2") == 0
     assert list((root.logs("locator") / "sheets").glob("worst_*.png"))
+
+
+def test_marks_off_by_a_level_or_on_the_other_side_are_suspects(tmp_path: Path) -> None:
+    place_N3 = np.array([(17.0 * (index // 5 % 3 - 1), 0.0, -35.0 * (index % 5)) for index in range(25)])
+    marked_N3, error_N = place_N3 + 2.0, np.full(25, 2.0)
+    assert list(find_suspects(1, marked_N3, place_N3, error_N)) == []
+    left, right = (SITES.index(parse_row_id_site(f"{side}_neural_foraminal_narrowing_l3_l4")) for side in SIDES)
+    marked_N3[left] = place_N3[right]
+    marked_N3[0] = place_N3[1]
+    marked_N3[4] = place_N3[4] + [0.0, 80.0, 0.0]
+    marked_N3[20] = np.nan
+    found = {suspect.site: suspect for suspect in find_suspects(1, marked_N3, place_N3, error_N)}
+    assert {site: suspect.reason for site, suspect in found.items()} == {
+        "left_neural_foraminal_narrowing_l3_l4": "on the other side",
+        "spinal_canal_stenosis_l1_l2": "1 level too low",
+        "spinal_canal_stenosis_l5_s1": "far from where it is seen",
+    }
+    assert list(find_suspects(1, marked_N3, place_N3, np.full(25, 60.0))) == []  # it does not know better itself
+    root = DataRoot(tmp_path)
+    write_suspects(root.logs("locator"), list(found.values()))
+    assert [suspect.distance_mm for suspect in read_suspects(root)] == [80.0, 35.0, 17.0]
+    assert "L3-L4 left neural foraminal narrowing: marked 17 mm" in told(read_suspects(root)[-1])

@@ -18,6 +18,8 @@ from data_prep.studies import Study
 
 SCHEMA_VERSION = 1
 LOCATOR, WEIGHTS, ATLAS = "locator.json", "locator.safetensors", "atlas.json"
+#: In the logs of a locator's run: marks of its held-out studies that it disagrees with.
+SUSPECTS = "suspects.csv"
 #: What `--locator` says for none at all.
 NO_LOCATOR = "none"
 

@@ -27,7 +27,7 @@ from data_prep.studies import Study
 from data_prep.whole_files import replacing
 from vl_model.located_sites import ATLAS, LOCATOR, SCHEMA_VERSION, WEIGHTS
 from vl_model.locator_data import level_axial_pictures
-from vl_model.locator_network import LocatorNetwork, load_weights, save_network
+from vl_model.locator_network import LocatorNetwork, load_weights, save_network, to_channels_last
 from vl_model.locator_observations import (
     FIRST_DEVIATIONS,
     KINDS,
@@ -40,8 +40,8 @@ from vl_model.locator_observations import (
 from vl_model.locator_pictures import AXIAL_SHAPE, SAGITTAL_SHAPE, Picture, as_batch, sagittal_pictures
 from vl_model.spine_prior import POSE_SPREAD, Observation, Posterior, SpinePrior, mark_observations
 
-#: Pictures that go through a network at a time.
-BATCH = 32
+#: Pictures that go through a network at a time: few, so that what layers pass on stays in the cache.
+BATCH = 8
 #: Readers' marks scatter by a millimetre in their slice, and lie up to half a gap beside it; deviation along x, y, z.
 MARK_DEVIATION_MM = np.array([1.5, 1.2, 1.5])
 #: A site with a larger predicted error (root of the mean squared distance) is left to the atlas.
@@ -161,7 +161,7 @@ class Locator:
 
 def new_network() -> LocatorNetwork:
     pixels = [height * width for height, width in (SAGITTAL_SHAPE, AXIAL_SHAPE)]
-    return LocatorNetwork(*pixels)
+    return to_channels_last(LocatorNetwork(*pixels))
 
 
 def load_locator(folder: Path) -> Locator:

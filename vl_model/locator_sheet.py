@@ -61,8 +61,9 @@ def _draw_study(row: Any, study: Study, marked: MarkedStudy, located: Located | 
         return
     error_N = np.linalg.norm(located.place_N3 - marked.position_N3, axis=1)
     worst = int(np.nanargmax(error_N))
-    row[0].set_title(f"study {study.study_id}: worst {error_N[worst]:.1f} mm, expected {located.error_N[worst]:.1f}")
+    row[0].set_title(f"study {study.study_id}, worst site:")
     row[1].set_title(SITES[worst].words)
+    row[2].set_title(f"{error_N[worst]:.1f} mm, expected {located.error_N[worst]:.1f}")
     sagittal = sagittal_pictures(study)
     for axis, (condition, side) in zip(row[:3], _SAGITTAL_COLUMNS, strict=True):
         own = [index for index, site in enumerate(SITES) if (site.condition, site.side) == (condition, side)]

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
@@ -96,8 +95,3 @@ class LocatorTrainer:
                 f"step {step}: the loss is {loss} and its gradient's norm {norm}; lower --learning_rate, "
                 "or give --mixed_precision no",
             )
-
-
-def to_channels_last(network: LocatorNetwork) -> LocatorNetwork:
-    """The layout of convolutions on the CPU that is fastest."""
-    return network.to(memory_format=torch.channels_last)

@@ -1,0 +1,179 @@
+"""How fast sites are located, beside the reading of the same studies; and, where the truth is known, how well.
+
+    python -m benchmarks.locate
+    python -m benchmarks.locate --root PHANTOM --locator DATA/train/checkpoints/locator/final --hurt true
+
+Without arguments a few phantom studies are made, and networks that have learned nothing: they take as long as others.
+With a phantom cohort's root (its test split, and phantom_truth/ beside it) the errors are told, also those of the
+atlas alone, and with --hurt those on studies that lack a series or an axial block, or whose slices come in reverse.
+"""
+
+import csv
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data_prep.atlas import Atlas
+from data_prep.cohorts import split_cohort
+from data_prep.commands import SettingsParser, run_command
+from data_prep.convert import learn_from
+from data_prep.geometry import Array
+from data_prep.layout import DataRoot
+from data_prep.phantom import write_cohort
+from data_prep.regions import marked_positions
+from data_prep.sites import SITES, Condition, Level, Side, Site, View
+from data_prep.studies import Series, Study, read_study
+from vl_model.locator import MARK_DEVIATION_MM, Locator, load_locator, new_network
+from vl_model.locator_measures import Measured, lines
+from vl_model.spine_prior import learn_prior
+
+PROG = "-m benchmarks.locate"
+#: Share of studies that lack a series, where studies are hurt.
+LACKING = 0.15
+
+
+def main() -> None:
+    parser = SettingsParser(PROG, __doc__)
+    parser.add_argument("--root", type=str | None, default=None, help="a phantom cohort's root, with test studies")
+    parser.add_argument("--locator", type=str | None, default=None, help="a locator's final/")
+    parser.add_argument("--studies", type=int, default=80, help="at most")
+    parser.add_argument("--hurt", type=bool, default=False, help="also on studies that were hurt")
+    settings = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        root = DataRoot(Path(settings.root) if settings.root else write_cohort(Path(folder), train=6, test=4, seed=1))
+        locator = load_locator(Path(settings.locator)) if settings.locator else untaught_locator(root)
+        measure(locator, root, settings.studies, settings.hurt)
+
+
+def untaught_locator(root: DataRoot) -> Locator:
+    """Networks of random weights, and the spine of the cohort's train split."""
+    cohort = split_cohort(root, "train")
+    atlas = learn_from(cohort)
+    assert atlas is not None
+    positions = []
+    for folder in cohort.folders:
+        marked_N3 = np.full((len(SITES), 3), np.nan)
+        for site, position in marked_positions(read_study(folder)[0])[0].items():
+            marked_N3[SITES.index(site)] = position.point_mm
+        positions.append(marked_N3)
+    return Locator(new_network().eval(), learn_prior(atlas.shape_N3, positions, MARK_DEVIATION_MM), atlas)
+
+
+def measure(locator: Locator, root: DataRoot, most: int, hurt: bool) -> None:
+    truth = read_truth(root.path / "phantom_truth" / "truth.csv")
+    folders = split_cohort(root, "test").folders[:most]
+    random = np.random.default_rng(0)
+    changes = CHANGES if hurt else CHANGES[:1]
+    seconds = {"reading": 0.0, "locating": 0.0, "atlas": 0.0}
+    places: dict[str, list[tuple[Array, Array]]] = {"the atlas alone": [], **{name: [] for name, _ in changes}}
+    for folder in folders:
+        began = time.process_time()
+        study, _ = read_study(folder)
+        seconds["reading"] += time.process_time() - began
+        for name, change in changes:
+            began = time.process_time()
+            located = locator.locate(change(study, random))
+            if name == CHANGES[0][0]:
+                seconds["locating"] += time.process_time() - began
+            nothing = np.full((len(SITES), 3), np.nan), np.full(len(SITES), np.nan)
+            places[name].append((located.place_N3, located.error_N) if located else nothing)
+        began = time.process_time()
+        places["the atlas alone"].append((atlas_places(locator.atlas, study), np.full(len(SITES), np.nan)))
+        seconds["atlas"] += time.process_time() - began
+    true_SN3 = np.array([truth[folder.study_id] for folder in folders])
+    say_seconds(seconds, len(folders))
+    for name, found in places.items():
+        measured = Measured(np.array([place for place, _ in found]), true_SN3, np.array([error for _, error in found]))
+        print("\n".join([f"\n{name}:", *lines(measured)]), flush=True)
+
+
+def say_seconds(seconds: dict[str, float], studies: int) -> None:
+    """CPU seconds of one thread: they hold on a busy machine too."""
+    each = {name: total / studies for name, total in seconds.items()}
+    print(f"{studies} studies, CPU seconds a study: " + ", ".join(f"{name} {each[name]:.2f}" for name in each))
+    whole = each["reading"] + each["locating"]
+    print(f"{1 / whole:.2f} studies a second and thread, of which reading takes {each['reading'] / whole:.0%}")
+    print(f"the locator takes {each['locating'] / max(each['atlas'], 1e-9):.1f} times the atlas's time")
+
+
+def read_truth(path: Path) -> dict[int, Array]:
+    """(25, 3) mm of each study."""
+    truth: dict[int, Array] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            site = Site(Condition(row["condition"]), Side(row["side"]) if row["side"] else None, Level(row["level"]))
+            place_N3 = truth.setdefault(int(row["study_id"]), np.full((len(SITES), 3), np.nan))
+            place_N3[SITES.index(site)] = [float(row[name]) for name in ("x_mm", "y_mm", "z_mm")]
+    return truth
+
+
+def atlas_places(atlas: Atlas, study: Study) -> Array:
+    place_N3 = np.full((len(SITES), 3), np.nan)
+    for site, position in atlas.place(study, {}).items():
+        place_N3[SITES.index(site)] = position.point_mm
+    return place_N3
+
+
+Change = Callable[[Study, np.random.Generator], Study]
+
+
+def as_it_is(study: Study, random: np.random.Generator) -> Study:  # noqa: ARG001
+    return study
+
+
+def lacking_a_series(study: Study, random: np.random.Generator) -> Study:
+    """In `LACKING` of studies one series, of any view, is gone."""
+    if random.random() >= LACKING or len(study.series) < 2:
+        return study
+    gone = int(random.integers(len(study.series)))
+    return replace(study, series=study.series[:gone] + study.series[gone + 1 :])
+
+
+def in_reverse(study: Study, random: np.random.Generator) -> Study:  # noqa: ARG001
+    return replace(study, series=tuple(series_in_reverse(series) for series in study.series))
+
+
+def series_in_reverse(series: Series) -> Series:
+    last = len(series.slices) - 1
+    stacks = tuple(tuple(last - index for index in stack) for stack in series.stacks)
+    return replace(series, slices=series.slices[::-1], stacks=stacks)
+
+
+def lacking_a_block(study: Study, random: np.random.Generator) -> Study:
+    """Every study lacks the axial slices of one fifth of the axial volume's height."""
+    part = int(random.integers(5))
+    return replace(study, series=tuple(without_part(study, series, part) for series in study.series))
+
+
+def without_part(study: Study, series: Series, part: int) -> Series:
+    if series.view is not View.AXIAL_T2:
+        return series
+    heights = [frame.centre_mm[2] for one in study.of_view(View.AXIAL_T2) for frame in one.frames.values()]
+    edges = np.linspace(min(heights) - 1, max(heights) + 1, 6)
+    kept = [
+        index
+        for index in range(len(series.slices))
+        if index not in series.frames or not edges[part] <= series.frames[index].centre_mm[2] < edges[part + 1]
+    ]
+    number = {index: place for place, index in enumerate(kept)}
+    stacks = tuple(tuple(number[index] for index in stack if index in number) for stack in series.stacks)
+    slices = tuple(series.slices[index] for index in kept)
+    return replace(series, slices=slices, stacks=tuple(stack for stack in stacks if stack))
+
+
+CHANGES: tuple[tuple[str, Change], ...] = (
+    ("as they are", as_it_is),
+    (f"{LACKING:.0%} of studies lacking a series", lacking_a_series),
+    ("slices in reverse", in_reverse),
+    ("a fifth of the axial slices missing", lacking_a_block),
+)
+
+
+if __name__ == "__main__":
+    run_command(PROG, main)
