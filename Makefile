@@ -30,8 +30,11 @@ lint: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
+# What each benchmark printed last is kept in docs/results.
 bench: setup
-	@for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(PY) $$benchmark || exit 1; done
+	@mkdir -p docs/results; for file in $$(grep -l __main__ benchmarks/*.py); do name=$$(basename $$file .py); \
+		echo "== $$name"; $(PY) -m benchmarks.$$name >docs/results/$$name.partial || exit 1; \
+		mv docs/results/$$name.partial docs/results/$$name.txt; cat docs/results/$$name.txt; done
 
 clean:
 	rm -rf .venv data/demo .mypy_cache .ruff_cache .pytest_cache

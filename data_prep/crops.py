@@ -62,7 +62,10 @@ def _cut_slice(image: npt.NDArray[np.uint8], frame: Frame, centre_mm: Vector, vi
     column, row = frame.to_pixel(centre_mm)
     columns = column + np.sign(row_direction @ to_columns) * offset_mm / frame.spacing_mm[1]
     rows = row + np.sign(column_direction @ to_rows) * offset_mm / frame.spacing_mm[0]
-    crop = _interpolate(_interpolate(image, rows).T, columns).T
+    # Only the columns that are needed, and the one after: the rest of the image would be interpolated for nothing.
+    first = int(np.clip(np.floor(columns.min()), 0, image.shape[1] - 1))
+    strip = image[:, first : max(int(np.floor(columns.max())) + 2, first + 1)]
+    crop = _interpolate(_interpolate(strip, rows).T, columns - first).T
     return np.rint(crop if upright >= turned else crop.T).astype(np.uint8)
 
 
