@@ -22,7 +22,7 @@ from data_prep.crops import open_crops
 from data_prep.executors import open_pool
 from data_prep.gather import Summary
 from data_prep.layout import DataRoot
-from data_prep.pairs import TRAIN_COLUMNS, read_dataset
+from data_prep.pairs import TRAIN_COLUMNS, read_dataset, read_metadata
 from data_prep.phantom import write_cohort
 from data_prep.pixels import read_image
 from data_prep.sites import Severity, Site, Source
@@ -144,6 +144,15 @@ def test_a_second_run_knows_its_input(root: DataRoot, processed: Path) -> None:
     assert summary_if_current(processed, "other") is None and summary_if_current(processed / "none", "k") is None
     found = summary_if_current(processed, "k")
     assert found is not None and found.up_to_date and found.studies == 3
+
+
+def test_metadata_can_be_read_alone(processed: Path, tmp_path: Path) -> None:
+    assert read_metadata(processed) == read_dataset(processed).metadata
+    whole = (processed / "dataset.json").read_bytes()
+    for damaged in (whole[:-1], whole[: len(whole) // 2], b"", b"[]\n]}\n", whole.replace(b": 1,", b": 99,", 1)):
+        (tmp_path / "dataset.json").write_bytes(damaged)
+        with pytest.raises(ValueError, match="run prepare_data"):
+            read_metadata(tmp_path)
 
 
 def test_new_studies_need_only_their_folder(root: DataRoot, processed: Path, tmp_path: Path) -> None:
