@@ -50,7 +50,7 @@ def settings_parser() -> SettingsParser:
     add("--overwrite", type=bool, default=False, help="delete a run of this name first")
     add("--show", type=PositiveInt | None, help="train nothing: draw this many of a finished run's held-out studies")
     # How long, and on what.
-    add("--max_train_steps", type=PositiveInt, default=1200, help="a batch of sagittal and one of axial pictures each")
+    add("--max_train_steps", type=PositiveInt, default=800, help="a batch of sagittal and one of axial pictures each")
     add("--per_device_train_batch_size", type=PositiveInt, default=16, help="pictures of each, a process and step")
     add("--held_out_folds", type=int, nargs="*", default=[0], help="folds that it never learns from")
     # How.

@@ -6,7 +6,7 @@ one, and a resumed run sees those that the unbroken one would have seen.
 Dimensions: B pictures, C channels, H and W pixels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -81,27 +81,27 @@ def load(cut: Cut, rows: list[int]) -> Loaded:
 
 def vary(loaded: Loaded, generators: list[np.random.Generator], name: str) -> PictureBatch:
     """Moved, turned, scaled, mirrored, and brightness changed beyond recognition of the scanner."""
-    picture, point = mirrored(loaded, np.array([generator.random() < 0.5 for generator in generators]), name)
-    picture, point = moved(picture, point, np.stack([_draw_move(generator, SHIFT[name]) for generator in generators]))
+    turned = mirrored(loaded, np.array([generator.random() < 0.5 for generator in generators]), name)
+    moves = np.stack([_draw_move(generator, SHIFT[name]) for generator in generators])
+    picture, point = moved(turned.picture_B3HW, turned.point_BC2, moves)
     picture = torch.stack([_recoloured(one, generator) for one, generator in zip(picture, generators, strict=True)])
-    share, known = loaded.share_BC, loaded.known_BC
-    return Loaded(picture, point, share, known).batch()
+    return replace(turned, picture_B3HW=picture, point_BC2=point).batch()
 
 
-def mirrored(loaded: Loaded, flip_B: npt.NDArray[np.bool_], name: str) -> tuple[Tensor, Tensor]:
-    """The patient's mirror image: sagittal slices the other way round; axial ones flipped, their sides exchanged.
-
-    `share` and `known` of an axial picture stay: both sides of a level lie as far from a slice, but for its tilt.
-    """
+def mirrored(loaded: Loaded, flip_B: npt.NDArray[np.bool_], name: str) -> Loaded:
+    """The patient's mirror image: sagittal slices the other way round; axial ones flipped, their sides exchanged."""
     flip = torch.from_numpy(flip_B)
-    picture, point = loaded.picture_B3HW, loaded.point_BC2
+    picture = loaded.picture_B3HW
     if name == "sagittal":
-        return torch.where(flip[:, None, None, None], picture.flip(1), picture), point
+        return replace(loaded, picture_B3HW=torch.where(flip[:, None, None, None], picture.flip(1), picture))
     last_column = picture.shape[3] - 1
-    other = point[:, list(MIRRORED_AXIAL)] * torch.tensor([-1.0, 1.0]) + torch.tensor([last_column, 0.0])
-    return (
+    other = list(MIRRORED_AXIAL)
+    point = loaded.point_BC2[:, other] * torch.tensor([-1.0, 1.0]) + torch.tensor([last_column, 0.0])
+    return Loaded(
         torch.where(flip[:, None, None, None], picture.flip(3), picture),
-        torch.where(flip[:, None, None], other, point),
+        torch.where(flip[:, None, None], point, loaded.point_BC2),
+        torch.where(flip[:, None], loaded.share_BC[:, other], loaded.share_BC),
+        torch.where(flip[:, None], loaded.known_BC[:, other], loaded.known_BC),
     )
 
 

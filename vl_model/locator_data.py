@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,11 @@ AXIAL_OWN_MM = 3.5
 #: Axial slices further than this from every level's canal show a vertebral body.
 AXIAL_REACH_MM = 14.0
 #: Raised when what is cut, or the targets, change.
-CUT_VERSION = 1
-#: The arrays of a cut, each a file.
-PARTS = ("grey", "study", "point", "share", "known")
+CUT_VERSION = 2
+#: The arrays of a cut besides its pictures.
+PARTS = ("study", "point", "share", "known")
+#: Rows and columns of the pictures of each orientation.
+SHAPES = {"sagittal": SAGITTAL_SHAPE, "axial": AXIAL_SHAPE}
 
 Floats = npt.NDArray[np.float32]
 
@@ -175,34 +178,33 @@ def _made_from(studies: Sequence[MarkedStudy], processed: Path) -> tuple[Any, ..
 
 
 def _cut_all(studies: Sequence[MarkedStudy], processed: Path, folder: Path, progress: Any) -> None:
-    greys: dict[str, list[Grey]] = {"sagittal": [], "axial": []}
-    aims: dict[str, list[tuple[Floats, Floats, npt.NDArray[np.bool_]]]] = {"sagittal": [], "axial": []}
-    owners: dict[str, list[int]] = {"sagittal": [], "axial": []}
-    for marked in progress(studies):
-        study = marked.read(processed)
-        for name, pictures, aim in (
-            ("sagittal", sagittal_pictures(study), sagittal_aim),
-            ("axial", level_axial_pictures(study, marked.position_N3), axial_aim),
-        ):
-            greys[name] += [picture.grey_3HW for picture in pictures]
-            aims[name] += [aim(picture.frame, marked.position_N3) for picture in pictures]
-            owners[name] += [study.study_id] * len(pictures)
-    for name in greys:
-        if not greys[name]:
+    """Study by study: of a large cohort the pictures take gigabytes, and never lie in memory together."""
+    aims: dict[str, list[tuple[Any, ...]]] = {name: [] for name in SHAPES}
+    with ExitStack() as stack:
+        files = {name: stack.enter_context((folder / f"{name}_grey.bin").open("wb")) for name in SHAPES}
+        for marked in progress(studies):
+            study = marked.read(processed)
+            for name, pictures, aim in (
+                ("sagittal", sagittal_pictures(study), sagittal_aim),
+                ("axial", level_axial_pictures(study, marked.position_N3), axial_aim),
+            ):
+                for picture in pictures:
+                    files[name].write(picture.grey_3HW.tobytes())
+                    aims[name].append((study.study_id, *aim(picture.frame, marked.position_N3)))
+    for name, rows in aims.items():
+        if not rows:
             raise ValueError(f"{processed}: no marked study has a {name} series with geometry to learn from")
-        point, share, known = (np.stack(parts) for parts in zip(*aims[name], strict=True))
-        arrays = (np.stack(greys[name]), np.array(owners[name]), point, share, known)
-        for part, array in zip(PARTS, arrays, strict=True):
-            with replacing(folder / f"{name}_{part}.npy") as partial, partial.open("wb") as file:
-                np.save(file, array)
+        with replacing(folder / f"{name}_aims.npz") as partial, partial.open("wb") as file:
+            np.savez(
+                file, **{part: np.stack(column) for part, column in zip(PARTS, zip(*rows, strict=True), strict=True)}
+            )
 
 
 def _open_cut(folder: Path, name: str) -> Cut:
-    grey, *rest = (
-        np.load(folder / f"{name}_{part}.npy", mmap_mode="r" if part == "grey" else None, allow_pickle=False)
-        for part in PARTS
-    )
-    return Cut(grey, *rest)
+    with np.load(folder / f"{name}_aims.npz", allow_pickle=False) as aims:
+        arrays = [aims[part] for part in PARTS]
+    shape = (len(arrays[0]), 3, *SHAPES[name])
+    return Cut(np.memmap(folder / f"{name}_grey.bin", dtype=np.uint8, mode="r", shape=shape), *arrays)
 
 
 def sagittal_aim(frame: Frame, position_N3: Array) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
