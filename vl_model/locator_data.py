@@ -44,8 +44,8 @@ AXIAL_OWN_MM = 3.5
 #: Axial slices further than this from every level's canal show a vertebral body.
 AXIAL_REACH_MM = 14.0
 #: Raised when what is cut, or the targets, change.
-CUT_VERSION = 2
-#: The arrays of a cut besides its pictures.
+CUT_VERSION = 3
+#: The arrays of a cut besides its pictures, each a file.
 PARTS = ("study", "point", "share", "known")
 #: Rows and columns of the pictures of each orientation.
 SHAPES = {"sagittal": SAGITTAL_SHAPE, "axial": AXIAL_SHAPE}
@@ -194,15 +194,13 @@ def _cut_all(studies: Sequence[MarkedStudy], processed: Path, folder: Path, prog
     for name, rows in aims.items():
         if not rows:
             raise ValueError(f"{processed}: no marked study has a {name} series with geometry to learn from")
-        with replacing(folder / f"{name}_aims.npz") as partial, partial.open("wb") as file:
-            np.savez(
-                file, **{part: np.stack(column) for part, column in zip(PARTS, zip(*rows, strict=True), strict=True)}
-            )
+        for part, column in zip(PARTS, zip(*rows, strict=True), strict=True):
+            with replacing(folder / f"{name}_{part}.npy") as partial, partial.open("wb") as file:
+                np.save(file, np.stack(column))
 
 
 def _open_cut(folder: Path, name: str) -> Cut:
-    with np.load(folder / f"{name}_aims.npz", allow_pickle=False) as aims:
-        arrays = [aims[part] for part in PARTS]
+    arrays = [np.load(folder / f"{name}_{part}.npy", allow_pickle=False) for part in PARTS]
     shape = (len(arrays[0]), 3, *SHAPES[name])
     return Cut(np.memmap(folder / f"{name}_grey.bin", dtype=np.uint8, mode="r", shape=shape), *arrays)
 

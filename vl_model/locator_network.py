@@ -36,6 +36,8 @@ AXIAL_CHANNELS = (
 MIRRORED_AXIAL = (0, 2, 1, 4, 3)
 
 ENCODER, ENCODER_DEPTH, DECODER_CHANNELS = "tu-mobilenetv3_small_100", 4, (64, 48, 32, 16)
+#: Of the encoder's stages these many reach that depth.
+ENCODER_STAGES = 4
 
 
 def axial_site(channel: int, level: Level) -> Site:
@@ -56,6 +58,8 @@ class PointNetwork(nn.Module):
             in_channels=3,
             classes=channels,
         )
+        # The later stages would be computed and thrown away: their weights never see a gradient, which fails DDP.
+        del self.unet.encoder.model.blocks[ENCODER_STAGES:]
         # At the start, when all pixels are alike, "here" and "not here" are even.
         self.absent_C = nn.Parameter(torch.full((channels,), float(pixels)).log())
 
