@@ -253,7 +253,7 @@ def look_at(locator: "Locator", material: Material) -> list["Seen"]:
 
     seen = []
     for marked in tqdm(material.held_out, desc="locating held-out studies", unit="study"):
-        pose, sightings = locator.see(marked.read(material.processed))
+        pose, sightings, _ = locator.see(marked.read(material.processed))
         seen.append(Seen(marked.study_id, marked.position_N3, pose, tuple(sightings)))
     return seen
 

@@ -25,8 +25,9 @@ from data_prep.phantom import write_cohort
 from data_prep.sites import SITES, Source, View, parse_row_id_site
 from data_prep.studies import Study
 from vl_model.located_sites import LOCATOR, WEIGHTS, LocatedSites, find_locator, located_sites
-from vl_model.locator import LARGEST_ERROR_MM, Locator, load_locator
+from vl_model.locator import LARGEST_ERROR_MM, LAST_CANAL, Locator, count_error_mm, load_locator
 from vl_model.locator_data import MarkedStudy, read_marked_studies
+from vl_model.locator_pictures import sagittal_pictures
 from vl_model.locator_suspects import find_suspects, read_suspects, told, write_suspects
 
 Run = Callable[..., int]
@@ -223,3 +224,27 @@ def test_marks_off_by_a_level_or_on_the_other_side_are_suspects(tmp_path: Path) 
     write_suspects(root.logs("locator"), list(found.values()))
     assert [suspect.distance_mm for suspect in read_suspects(root)] == [80.0, 35.0, 17.0]
     assert "L3-L4 left neural foraminal narrowing: marked 17 mm" in told(read_suspects(root)[-1])
+
+
+def test_a_count_without_the_sacrum_is_unsure(study: Study, marked: MarkedStudy) -> None:
+    pictures = sagittal_pictures(study)
+    place_N3 = np.where(np.isfinite(marked.position_N3), marked.position_N3, 0.0)
+    assert count_error_mm(pictures, True, place_N3) == 0.0
+    assert 0 < count_error_mm([], False, place_N3) < LARGEST_ERROR_MM
+    frame = pictures[0].place.frame
+    lowest = min(frame.to_patient(0, row)[2] for row in (0, frame.shape[0] - 1))
+    place_N3[LAST_CANAL, 2] = lowest + 5.0
+    assert count_error_mm(pictures, True, place_N3) > LARGEST_ERROR_MM
+
+
+def test_blank_slices_show_nothing(locator: Locator, study: Study) -> None:
+    blank = replace(
+        study,
+        series=tuple(
+            replace(series, slices=tuple(replace(image, source=np.zeros_like(image.grey)) for image in series.slices))
+            for series in study.series
+        ),
+    )
+    located = locator.locate(blank)
+    assert located is not None and located.sightings == ()
+    assert np.isfinite(located.place_N3).all() and (located.error_N > LARGEST_ERROR_MM).all()

@@ -9,7 +9,7 @@ there are some, and the prior make one posterior. A site whose predicted error i
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from data_prep.atlas import Atlas, load_atlas
-from data_prep.geometry import Array
+from data_prep.geometry import Array, Frame
 from data_prep.json_files import read_object
 from data_prep.pose import Pose
 from data_prep.regions import Position, vector
-from data_prep.sites import SITES, Condition, Site, Source
+from data_prep.sites import SITES, Condition, Level, Site, Source
 from data_prep.studies import Study
 from data_prep.whole_files import replacing
 from vl_model.located_sites import ATLAS, LOCATOR, SCHEMA_VERSION, WEIGHTS
@@ -48,6 +48,14 @@ MARK_DEVIATION_MM = np.array([1.5, 1.2, 1.5])
 LARGEST_ERROR_MM = 15.0
 #: How far off the usual a spine lies that no picture shows: the pose is then all but unknown.
 UNSEEN_SPREAD = np.array([10.0, 15.0, 25.0, 0.10, 0.12])
+
+#: Where no sagittal slice shows the column, its level is where it usually is in such volumes: one phantom study in
+#: twelve was a level (35 mm) off. Where the last disc lies at the images' lower edge, the sacrum is not seen, and what
+#: is taken for the last disc may be another: then the sites are the atlas's.
+UNCOUNTED_MM, NO_SACRUM_MM = 11.0, 25.0
+#: So much of the sacrum below the last disc is needed to count.
+SACRUM_MM = 20.0
+LAST_CANAL = SITES.index(Site(Condition.SPINAL_CANAL_STENOSIS, None, Level.L5_S1))
 
 
 @dataclass(frozen=True)
@@ -79,10 +87,11 @@ class Locator:
 
     def locate(self, study: Study, marked_N3: Array | None = None) -> Located | None:
         """All sites; None where no series of the study has geometry. marked_N3: readers' places, NaN where none."""
-        pose, seen = self.see(study, marked_N3)
+        pose, seen, count_error = self.see(study, marked_N3)
         if pose is None:
             return None
-        return self.located(self.fuse(pose, seen, marked_N3), seen)
+        located = self.located(self.fuse(pose, seen, marked_N3), seen)
+        return replace(located, error_N=np.hypot(located.error_N, count_error))
 
     def located(self, posterior: Posterior, seen: Sequence[Sighting]) -> Located:
         return Located(posterior.place_N3, posterior.deviation_N * self._scale_N, tuple(seen))
@@ -101,20 +110,26 @@ class Locator:
             if site not in known and error <= LARGEST_ERROR_MM
         }
 
-    def see(self, study: Study, marked_N3: Array | None = None) -> tuple[Pose | None, list[Sighting]]:
-        """Where the spine lies roughly, and every sighting of a site; no pose where there are no images with places."""
+    def see(self, study: Study, marked_N3: Array | None = None) -> tuple[Pose | None, list[Sighting], float]:
+        """Where the spine lies roughly, every sighting of a site, and what a wrong count of levels may add to errors.
+
+        No pose where there are no images with places; the last is in mm.
+        """
         sagittal = sagittal_pictures(study)
         maps = self._maps(self.network.sagittal, sagittal)
-        pose = column_pose(sagittal, maps, self.prior) or self.atlas.find(study)
+        column = column_pose(sagittal, maps, self.prior)
+        pose = column or self.atlas.find(study)
         if pose is None:
-            return None, []
+            return None, [], 0.0
         expected = self.fuse(pose, [], marked_N3)
         for _ in range(2):
             seen = sagittal_sightings(sagittal, maps, expected.place_N3)
             expected = self.fuse(pose, seen, marked_N3)
         axial = level_axial_pictures(study, expected.place_N3)
         axial_maps = self._maps(self.network.axial, axial)
-        return pose, seen + axial_sightings(axial, axial_maps, expected.place_N3)
+        seen += axial_sightings(axial, axial_maps, expected.place_N3)
+        is_marked = marked_N3 is not None and bool(np.isfinite(marked_N3).any())
+        return pose, seen, 0.0 if is_marked else count_error_mm(sagittal, column is not None, expected.place_N3)
 
     def fuse(self, pose: Pose, seen: Sequence[Sighting], marked_N3: Array | None = None) -> Posterior:
         observations: list[Observation] = [sighting.observation(self.deviation_mm) for sighting in seen]
@@ -157,6 +172,20 @@ class Locator:
         }
         with replacing(folder / LOCATOR) as partial:
             partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def count_error_mm(sagittal: Sequence[Picture], is_column_seen: bool, place_N3: Array) -> float:
+    """What a count that is a level off may add to a site's error: levels are counted from the sacrum up."""
+    if not is_column_seen:
+        return UNCOUNTED_MM
+    frames = [picture.place.frame for picture in sagittal]
+    lowest = min(frame.to_patient(*corner)[2] for frame in frames for corner in _corners(frame))
+    return 0.0 if place_N3[LAST_CANAL, 2] - lowest >= SACRUM_MM else NO_SACRUM_MM
+
+
+def _corners(frame: Frame) -> tuple[tuple[int, int], ...]:
+    rows, columns = frame.shape
+    return (0, 0), (columns - 1, 0), (0, rows - 1), (columns - 1, rows - 1)
 
 
 def new_network() -> LocatorNetwork:

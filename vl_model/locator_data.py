@@ -270,4 +270,4 @@ def level_axial_pictures(study: Study, position_N3: Array) -> list[Picture]:
         centre = position_N3[_canal(level)]
         if abs(place.frame.distance_mm(centre)) <= AXIAL_REACH_MM:
             pictures.append(axial_picture(place, centre))
-    return pictures
+    return [picture for picture in pictures if picture.shows_something]

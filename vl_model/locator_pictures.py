@@ -27,6 +27,8 @@ AXIAL_MM, AXIAL_SHAPE = 1.0, (96, 96)
 SAGITTAL_REACH_MM = 40.0
 #: Slices of a series that are looked at, at most: thin ones of an isotropic volume are thinned out.
 MOST_SLICES = 28
+#: Grey values of a picture that deviate less than this, of 255, are blank.
+LEAST_CONTRAST = 2.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Picture:
         assert self.place.series.view is not None
         return self.place.series.view
 
+    @property
+    def shows_something(self) -> bool:
+        """A blank slice shows nothing, but a network has an opinion of everything."""
+        return bool(self.grey_3HW[1].std() >= LEAST_CONTRAST)
+
 
 def sagittal_pictures(study: Study) -> list[Picture]:
     """Every sagittal slice around the middle of its volume, series by series."""
@@ -75,9 +82,10 @@ def _sagittal_pictures_of(series: Series) -> list[Picture]:
         for place in kept
         for index in place.triple
     }
-    return [
+    pictures = [
         Picture(np.stack([seen[index][0] for index in place.triple]), seen[place.index][1], place) for place in kept
     ]
+    return [picture for picture in pictures if picture.shows_something]
 
 
 def axial_places(study: Study) -> list[Place]:
