@@ -150,5 +150,6 @@ def lines(measured: Measured) -> list[str]:
     said.append(f"right level in {measured.right_level_share:.1%} of {len(measured.place_SN3)} studies")
     said.append(f"left and right exchanged in {measured.sides_exchanged} pairs")
     bins = ", ".join(f"{expected:.1f} -> {found:.1f}" for expected, found, _ in measured.reliability())
-    said.append(f"expected -> found error, mm, by fifths of the expected one: {bins}")
+    if bins:
+        said.append(f"expected -> found error, mm, by fifths of the expected one: {bins}")
     return said
