@@ -16,7 +16,7 @@ setup: .venv/.ready
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or 3.12 found; name one with make PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
-	.venv/bin/uv pip install --quiet --python $(PY) --constraint constraints.txt --requirement pyproject.toml --extra dev
+	.venv/bin/uv pip install --quiet --compile-bytecode --python $(PY) --constraint constraints.txt --requirement pyproject.toml --extra dev
 	@touch $@
 
 demo: setup

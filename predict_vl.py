@@ -148,16 +148,16 @@ def write_probabilities(path: Path, dataset: "Dataset", embeddings: "Embeddings"
     """Calibrated probabilities, a row a site, with the slice and box that speak for it."""
     import pandas as pd
 
+    from data_prep.whole_files import replacing
     from vl_model.predictions import GRADES, site_columns
     from vl_model.site_table import full_table, site_table
-    from vl_model.whole_files import whole_file
 
     table = full_table(dataset.study_ids, site_table([]))
     prob_N3 = grader.predict_proba(table, embeddings, "calibrated")
     rows = site_columns(table).assign(**{grade: prob_N3[:, place] for place, grade in enumerate(GRADES)})
     evidence = pd.DataFrame(evidence_rows(dataset, table), columns=list(EVIDENCE))
     evidence = evidence.astype({"series_id": "Int64", "instance_number": "Int64"})
-    with whole_file(path) as partial:
+    with replacing(path) as partial:
         pd.concat([rows, evidence], axis=1).to_csv(partial, index=False, float_format="%.9g", lineterminator="\n")
 
 

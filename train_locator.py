@@ -260,11 +260,11 @@ def look_at(locator: "Locator", material: Material) -> list["Seen"]:
 
 def write_report(logs: Path, locator: "Locator", seen: list["Seen"]) -> None:
     """locator_report.json and the same in words, and suspects.csv; calibration is cross-fitted over two halves."""
+    from data_prep.whole_files import replacing
     from vl_model.located_sites import SUSPECTS
     from vl_model.locator_calibration import cross_fitted, measured
     from vl_model.locator_measures import lines
     from vl_model.locator_suspects import find_suspects, write_suspects
-    from vl_model.whole_files import whole_file
 
     located = cross_fitted(locator, seen)
     result = measured(located)
@@ -276,7 +276,7 @@ def write_report(logs: Path, locator: "Locator", seen: list["Seen"]) -> None:
         "sides_exchanged": result.sides_exchanged,
         "reliability": [dict(zip(bins, row, strict=True)) for row in result.reliability()],
     }
-    with whole_file(logs / "locator_report.json") as partial:
+    with replacing(logs / "locator_report.json") as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     print("\n".join(lines(result)), flush=True)
     suspects = [

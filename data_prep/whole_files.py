@@ -12,8 +12,10 @@ SUFFIX = ".partial"
 def replacing(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to, which takes `path`'s place when the block ends well, and goes when it fails.
 
-    The name is nobody else's: a process that was given up and the one that took over may write the same file.
+    The name is nobody else's: a process that was given up and the one that took over may write the same file. It
+    ends in ``.partial``: writers that go by the ending must be told the format. Folders on the way are made.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SUFFIX}")
     try:
         yield partial

@@ -18,6 +18,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "prompts",
         "data_prep.sites",
         "data_prep.json_files",
+        "data_prep.whole_files",
         "data_prep.pairs",
         "data_prep.crops",
         "data_prep.layout",

@@ -30,7 +30,7 @@ from vl_model.training import (
     held_out_sums,
     learning_rate_at,
 )
-from vl_model.whole_files import whole_folder
+from vl_model.whole_folders import whole_folder
 
 SETTINGS = TrainingSettings(steps=100, learning_rate=1e-3, warmup_steps=10, weight_decay=0.2)
 PLAN = {"seed": 1, "processes": 1}

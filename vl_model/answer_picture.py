@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from data_prep.sites import Severity
+from data_prep.whole_files import replacing
 from prompts.render import SEVERITY_WORDS
 from vl_model.answers import Truth
 from vl_model.index import Answer
-from vl_model.whole_files import whole_file
 
 Picture = NDArray[np.uint8]
 
@@ -83,7 +83,7 @@ def _enlarged(image: Image.Image) -> Image.Image:
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    with whole_file(path) as partial:
+    with replacing(path) as partial:
         image.save(partial, format="PNG")
 
 
@@ -104,7 +104,7 @@ def save_sheet(
         _draw_row(sheet, height, height - _HEAD - _ROW * (place + 1), answer, picture, truth)
     footer = "Research use only, not a medical device.  Yellow: the region that the probabilities speak of."
     sheet.text(_MARGIN / _WIDTH, 0.14 / height, footer, fontsize=7.5, color=_MUTED)
-    with whole_file(path) as partial, warnings.catch_warnings():
+    with replacing(path) as partial, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a text in a script that it lacks
         sheet.savefig(partial, format="png")
 

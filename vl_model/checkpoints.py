@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data_prep.json_files import read_object
-from vl_model.whole_files import whole_folder
+from vl_model.whole_folders import whole_folder
 
 PREFIX = "checkpoint-"
 STATE = "state.json"

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from data_prep.json_files import read_object
 from data_prep.sites import SITES, Condition, Level, Severity, Side, Site, Source, View
+from data_prep.whole_files import replacing
 from vl_model.rows import SiteRow
 from vl_model.site_table import Ints, SiteTable, row_keys, site_table
-from vl_model.whole_files import whole_file
 
 SCHEMA_VERSION = 1
 
@@ -151,10 +151,10 @@ def _from_json(row: dict[str, Any]) -> SiteRow:
 
 
 def _write_array(path: Path, array: NDArray[np.float32]) -> None:
-    with whole_file(path) as partial, partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         np.save(file, array.astype(np.float32), allow_pickle=False)
 
 
 def _write_json(path: Path, content: dict[str, Any] | Sequence[Any]) -> None:
-    with whole_file(path) as partial:
+    with replacing(path) as partial:
         partial.write_text(json.dumps(content) + "\n", encoding="utf-8")

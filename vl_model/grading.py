@@ -15,13 +15,13 @@ from typing import Any, Literal
 import numpy as np
 
 from data_prep.json_files import read_object
+from data_prep.whole_files import replacing
 from vl_model.calibrate import UNWEIGHTED, Calibrator
 from vl_model.embeddings import Embeddings
 from vl_model.heads import LinearProbe, ZeroShotHead
 from vl_model.metrics import SEVERITY_WEIGHTS
 from vl_model.priors import ColumnPrior
 from vl_model.site_table import Floats, SiteTable
-from vl_model.whole_files import whole_file
 
 SCHEMA_VERSION = 1
 HeadName = Literal["zero_shot", "linear_probe"]
@@ -81,7 +81,7 @@ def write_grader(folder: Path, grader: Grader) -> None:
     (folder / "heads.json").unlink(missing_ok=True)
     arrays = {f"{name}.{key}": array for name, head in grader.heads.items() for key, array in head.arrays().items()}
     arrays |= {f"prior.{kind}": prior.prob_SC_ for kind, prior in grader.priors.items()}
-    with whole_file(folder / "heads.npz") as partial, partial.open("wb") as file:
+    with replacing(folder / "heads.npz") as partial, partial.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     card = {
         "schema_version": SCHEMA_VERSION,
@@ -92,7 +92,7 @@ def write_grader(folder: Path, grader: Grader) -> None:
             for head, kinds in grader.calibrators.items()
         },
     }
-    with whole_file(folder / "heads.json") as partial:
+    with replacing(folder / "heads.json") as partial:
         partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 

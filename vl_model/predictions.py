@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from data_prep.sites import SITES, Severity
+from data_prep.whole_files import replacing
 from vl_model.evaluate import HeldOut
 from vl_model.grading import HEADS, KINDS, HeadName, Kind
 from vl_model.site_table import UNLABELLED, Floats, SiteTable, row_keys
-from vl_model.whole_files import whole_file
 
 GRADES = tuple(severity.key for severity in Severity)
 Predictions = dict[tuple[HeadName, Kind], tuple[SiteTable, Floats]]
@@ -36,7 +36,7 @@ def write_predictions(path: Path, held_out: HeldOut) -> None:
     for (head, kind), prob_N3 in held_out.prob_N3.items():
         part = rows.assign(head=head, kind=kind)
         parts.append(part.assign(**{grade: prob_N3[:, place] for place, grade in enumerate(GRADES)}))
-    with whole_file(path) as partial:
+    with replacing(path) as partial:
         pd.concat(parts).to_csv(partial, index=False, float_format="%.9g", lineterminator="\n")
 
 

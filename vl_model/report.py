@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from data_prep.crops import FIELD_MM, VIEW_MM
 from data_prep.sites import Severity, View
+from data_prep.whole_files import replacing
 from vl_model.cases import Case, tile_picture
 from vl_model.grading import HEADS, KINDS
 from vl_model.measures import Json, plain
 from vl_model.metrics import PARTS
 from vl_model.plots import BLUE, GREY, ORANGE, confusion_plot, metric_plot, reliability_plot
-from vl_model.whole_files import whole_file
 
 WORDS = {
     "zero_shot": "zero-shot",
@@ -35,9 +35,9 @@ def write_report(folder: Path, report: Json, cases: Sequence[Case], crops: NDArr
     """Write ``report.html`` and then ``report.json``, each by rename. `report` is what `measures.plain` leaves."""
     page = render_report(report, _pictured(cases, crops))
     content = json.dumps({**report, "cases": plain([_facts(case) for case in cases])}, indent=1)
-    with whole_file(folder / "report.html") as partial:
+    with replacing(folder / "report.html") as partial:
         partial.write_text(page, encoding="utf-8")
-    with whole_file(folder / "report.json") as partial:
+    with replacing(folder / "report.json") as partial:
         partial.write_text(content + "\n", encoding="utf-8")
 
 

@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from data_prep.whole_files import replacing
 from vl_model.run_record import RUN_RECORD
-from vl_model.whole_files import whole_file
 
 
 def check_run(run: Path, overwrite: bool, resume_from_checkpoint: str | None) -> None:
@@ -30,5 +30,5 @@ def remove_run(run: Path, logs: Path) -> None:
 
 
 def write_record(run: Path, record: dict[str, Any]) -> None:
-    with whole_file(run / RUN_RECORD) as partial:
+    with replacing(run / RUN_RECORD) as partial:
         partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -26,7 +26,7 @@ from data_prep.json_files import read_object
 from vl_model.lora import LoraSettings, add_adapters, base_state, load_adapters, merge_adapters, save_adapters
 from vl_model.pooling import TilePooling
 from vl_model.towers import LOCAL_DIR, OpenClipTowers, has_own_weights, load_towers, save_towers
-from vl_model.whole_files import whole_folder
+from vl_model.whole_folders import whole_folder
 
 SCHEMA_VERSION = 1
 CARD = "site_model.json"

@@ -21,9 +21,9 @@ from data_prep.sites import (
     parse_row_id_site,
     parse_severity,
 )
+from data_prep.whole_files import replacing
 from vl_model.metrics import CompetitionMetric, competition_metric
 from vl_model.site_table import SITE_INDEX, Floats, SiteTable, row_keys, site_table
-from vl_model.whole_files import whole_file
 
 FLOOR = 1e-4
 SUM_TOLERANCE = 1e-9
@@ -65,7 +65,7 @@ def write_submission(
         row_ids = list(row_of)
     table = pd.DataFrame(np.array([row_of[row_id] for row_id in row_ids]).reshape(-1, 3), columns=list(GRADES))
     table.insert(0, "row_id", row_ids)
-    with whole_file(path) as partial:
+    with replacing(path) as partial:
         table.to_csv(partial, index=False, float_format="%.12f", lineterminator="\n")
         _check(partial, len(study_ids))
 

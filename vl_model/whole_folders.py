@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Folders that appear whole or not at all; `data_prep.whole_files` does the same for one file."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,24 +9,8 @@ from safetensors import SafetensorError
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; when the block ends well that file takes `path`'s place, else it is deleted.
-
-    Folders on the way are made. The temporary name ends in ``.partial``: writers that go by the ending must be told
-    the format.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder, which replaces the one that is there.
+    """A folder beside `path` to fill; when the block ends well it takes the place of the one there, else it goes.
 
     Raises OSError where weights could not be written: a full disk is none to safetensors or torch.
     """
