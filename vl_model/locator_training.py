@@ -1,6 +1,5 @@
 """The locator's training: both networks step together, one batch of each orientation a step."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from tqdm import tqdm
 
 from vl_model.locator_batches import PictureBatches
 from vl_model.locator_network import LocatorNetwork, place_loss
-from vl_model.training import Diverged, MetricsFile, TrainingSettings, build_optimizer, learning_rate_at
+from vl_model.training import MetricsFile, TrainingSettings, build_optimizer, check_finite, learning_rate_at
 
 METRICS = ("step", "loss", "loss_sagittal", "loss_axial", "learning_rate", "gradient_norm", "pictures_per_second")
 
@@ -76,7 +75,7 @@ class LocatorTrainer:
         loss = losses[0] + losses[1]
         self.accelerator.backward(loss)
         norm = float(self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.max_gradient_norm))
-        self._check_finite(step, loss.item(), norm)
+        check_finite(step, loss.item(), norm, is_scaled=self.accelerator.scaler is not None)
         self.optimizer.step()
         return {
             "step": step,
@@ -86,12 +85,3 @@ class LocatorTrainer:
             "learning_rate": rate,
             "gradient_norm": norm,
         }
-
-    def _check_finite(self, step: int, loss: float, norm: float) -> None:
-        scaled = self.accelerator.scaler is not None  # fp16 skips a step of infinite gradients itself
-        if not math.isfinite(loss) or not (math.isfinite(norm) or scaled):
-            raise Diverged(
-                step,
-                f"step {step}: the loss is {loss} and its gradient's norm {norm}; lower --learning_rate, "
-                "or give --mixed_precision no",
-            )

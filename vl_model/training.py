@@ -110,6 +110,16 @@ def cpu_computes_in_bf16() -> bool:
     return any(question() for question in questions if question)
 
 
+def check_finite(step: int, loss: float, gradient_norm: float, *, is_scaled: bool) -> None:
+    """Raises Diverged; `is_scaled`: in fp16, whose scaler skips a step of infinite gradients itself."""
+    if not math.isfinite(loss) or not (math.isfinite(gradient_norm) or is_scaled):
+        raise Diverged(
+            step,
+            f"step {step}: the loss is {loss} and its gradient's norm {gradient_norm}; lower --learning_rate, "
+            "or give --mixed_precision no",
+        )
+
+
 class MetricsFile:
     """``metrics.csv``, one row a step. A resumed run drops the rows of the steps that it does again."""
 
@@ -196,7 +206,7 @@ class Trainer:
             totals += torch.stack([terms.total, terms.caption, terms.severity, terms.image]).tolist()
         norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_gradient_norm))
         loss, caption, severity, image = totals / self.settings.accumulation
-        self._check_finite(step, loss, norm)
+        check_finite(step, loss, norm, is_scaled=self.accelerator.scaler is not None)
         self.optimizer.step()
         self.model.logit_scale.clamp_()
         return {
@@ -258,15 +268,6 @@ class Trainer:
 
     def _is_due(self, step: int, every: int | None) -> bool:
         return every is not None and (step % every == 0 or step == self.settings.steps)
-
-    def _check_finite(self, step: int, loss: float, norm: float) -> None:
-        scaled = self.accelerator.scaler is not None  # fp16 skips a step of infinite gradients itself
-        if not math.isfinite(loss) or not (math.isfinite(norm) or scaled):
-            raise Diverged(
-                step,
-                f"step {step}: the loss is {loss} and its gradient's norm {norm}; lower --learning_rate, "
-                "or give --mixed_precision no",
-            )
 
 
 def held_out_sums(image_BD: Tensor, text_KD: Tensor, scale: Tensor, caption_B: Tensor) -> Tensor:
