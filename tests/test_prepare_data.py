@@ -105,6 +105,17 @@ def test_test_studies_that_lie_nowhere_are_answered_for_all_the_same(root: Path,
     assert "missing_study,skipped" in (copy / "test" / "processed_data" / "faults.csv").read_text()
 
 
+def test_test_studies_without_an_image_folder_are_answered_for_too(root: Path, tmp_path: Path) -> None:
+    copy = copy_of(root, tmp_path)
+    (study,) = (copy / "dataset" / "test_images").iterdir()
+    shutil.rmtree(copy / "dataset" / "test_images")
+    done = prepare("--root", str(copy), "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert "test: " in done.stdout and "without images" in done.stdout
+    assert read_dataset(copy / "test" / "processed_data").study_ids == (int(study.name),)
+    assert "missing_study,skipped" in (copy / "test" / "processed_data" / "faults.csv").read_text()
+
+
 def test_help_needs_neither_torch_nor_a_root() -> None:
     code = (
         "import runpy, sys; sys.argv = ['prepare_data.py', '--help']\n"
