@@ -4,6 +4,7 @@ Study folders lie in an image folder, series folders in them: ``<study_id>/<seri
 folder that lies elsewhere is read from there where the table makes certain whose it is (`strays`).
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,10 @@ def _cohort(
     found = {study_id: path for study_id, path in studies.paths.items() if path not in strays.values()}
     named = tables.study_ids or tuple(sorted(found))
     faults = [*tables.faults, *studies.faults]
+    owners = defaultdict(set)  # series_id -> the studies that the table gives it to
+    for study_id, series_views in tables.views.items():
+        for series_id in series_views:
+            owners[series_id].add(study_id)
     folders = []
     for study_id in dict.fromkeys([*named, *sorted(found)]):
         moved = {series_id: path for (owner, series_id), path in sorted(strays.items()) if owner == study_id}
@@ -98,6 +103,8 @@ def _cohort(
             message = "no table names this study"
             faults.append(Fault(study_id, None, str(study_id), FaultKind.NOT_IN_TABLE, "kept", message))
         series = _Numbered() if path is None else _numbered(path, images, study_id, assign=split == "new")
+        series.paths = {number: path for number, path in series.paths.items() if path not in strays.values()}
+        series.faults += _drop_others(series.paths, images, study_id, owners)
         folder = StudyFolder(
             study_id,
             images,
@@ -113,6 +120,18 @@ def _cohort(
         raise ValueError(f"{images}: holds no study's folder with series; expected <study_id>/<series_id>/<N>.dcm")
     study_ids = named if split != "new" else tuple(sorted(found))
     return Cohort(split, tuple(folders), study_ids, tuple(faults), tables.hashes)
+
+
+def _drop_others(paths: dict[int, Path], images: Path, study_id: int, owners: Mapping[int, set[int]]) -> list[Fault]:
+    """Take out series that the table gives to other studies alone: their pictures are another patient's."""
+    faults = []
+    for series_id in sorted(paths):
+        known = owners.get(series_id, {study_id})
+        if study_id not in known:
+            message = f"the table gives series {series_id} to study {min(known)}, not to {study_id}"
+            path = place(paths.pop(series_id), images)
+            faults.append(Fault(study_id, series_id, path, FaultKind.MISPLACED, "skipped", message))
+    return faults
 
 
 def _series_faults(folder: StudyFolder, moved: Mapping[int, Path]) -> list[Fault]:

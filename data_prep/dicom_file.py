@@ -37,7 +37,7 @@ MAX_HEADER_BYTES = 8 << 20
 INFLATED_BYTES_PER_PIXEL = 4
 #: What is read of a header: where an image lies, how its pixels are stored, how it was acquired.
 HEADER_KEYWORDS = (
-    "InstanceNumber", "SeriesDescription", "EchoTime", "RepetitionTime",
+    "InstanceNumber", "SeriesDescription", "ImageType", "ComplexImageComponent", "EchoTime", "RepetitionTime",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",

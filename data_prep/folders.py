@@ -40,7 +40,7 @@ def list_folder(folder: Path, root: Path, study_id: int | None = None, series_id
         # realpath, because Path.resolve raises for a link to itself.
         if entry.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
             note(path, FaultKind.LINK_OUTSIDE, "a link that leads outside the image folder")
-        elif entry.name.startswith(".") or entry.name.upper() in CLUTTER:
+        elif _is_clutter(entry.name):
             note(path, FaultKind.NOT_DICOM, "not an image: left by a disc or a file manager")
         elif os.path.isdir(path):  # noqa: PTH112 - like isfile it says no where the others raise
             result.folders.append(path)
@@ -49,6 +49,10 @@ def list_folder(folder: Path, root: Path, study_id: int | None = None, series_id
         else:
             note(path, FaultKind.NOT_DICOM, "not a file: a broken link, or a device")
     return result
+
+
+def _is_clutter(name: str) -> bool:
+    return name.startswith(".") or name.upper() in CLUTTER
 
 
 def place(path: Path, root: Path) -> str:
@@ -66,9 +70,9 @@ def is_id(name: str) -> bool:
 
 
 def holds_files(folder: Path) -> bool:
-    """Whether regular files lie in a folder; its listing ends at the first."""
+    """Whether files that may be images lie in a folder; its listing ends at the first."""
     try:
         with os.scandir(folder) as entries:
-            return any(entry.is_file() for entry in entries)
+            return any(entry.is_file() and not _is_clutter(entry.name) for entry in entries)
     except OSError:
         return False

@@ -1,6 +1,7 @@
 """What a DICOM header says about one image: where it lies and how it was acquired. Nothing else of it is read."""
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from data_prep.geometry import Frame
 
 #: A spin echo is T1-weighted with a short echo and a short repetition time (ms); T2 and STIR have long ones.
 T1_ECHO_MS, T1_REPETITION_MS = 30.0, 1200.0
+#: T12 is a vertebra, and PAT1 a patient.
+_WEIGHTING_WORD = re.compile(r"(?<![a-z0-9])(t1|t2|stir)(?![0-9])")
 #: Instance numbers become file names; DICOM's have at most 12 digits.
 LARGEST_INSTANCE = 10**12
 
@@ -82,10 +85,9 @@ def _weighting(dataset: Dataset) -> str:
         echo, repetition = (float(dataset.get(name) or math.nan) for name in ("EchoTime", "RepetitionTime"))
     except READ_ERRORS:
         return ""
-    if "t1" in words:
-        return "t1"
-    if "t2" in words or "stir" in words:
-        return "t2"
+    named = {"t1" if word == "t1" else "t2" for word in _WEIGHTING_WORD.findall(words)}
+    if len(named) == 1:
+        return named.pop()
     if math.isnan(echo) or math.isnan(repetition):
         return ""
     return "t1" if echo < T1_ECHO_MS and repetition < T1_REPETITION_MS else "t2"

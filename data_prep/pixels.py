@@ -25,7 +25,9 @@ Grey = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.number[Any]]
 
 #: What a frame of complex numbers may show besides their magnitude: no anatomy that a reader would grade.
-_NO_MAGNITUDE = ("PHASE", "REAL", "IMAGINARY")
+_NO_MAGNITUDE = frozenset({"PHASE", "REAL", "IMAGINARY", "P", "R", "I"})
+#: Beyond this the difference of two values may be none of float32's numbers.
+LARGEST_SIGNAL = 1e30
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,8 @@ class ImageFile:
         try:
             with without_remarks():
                 header = self.headers[frame]
-                component = str(header.get("ComplexImageComponent", ""))
-                if component in _NO_MAGNITUDE:
-                    raise FileFault(FaultKind.NOT_GREY, f"a {component.lower()} image: only magnitudes are read")
+                if components := _NO_MAGNITUDE.intersection(_components(header)):
+                    raise FileFault(FaultKind.NOT_GREY, f"a {min(components)} image: only magnitudes are read")
                 return _to_signal(self.decoder.decode(frame), header)
         except READ_ERRORS as error:
             raise FileFault(FaultKind.UNDECODABLE, one_line(error)) from None
@@ -52,6 +53,13 @@ class ImageFile:
     def repairs(self) -> tuple[Repair, ...]:
         """What had to be put right so far: decoding may add to it."""
         return (*self.file.repairs, *self.decoder.repairs)
+
+
+def _components(header: Dataset) -> tuple[str, str]:
+    """What a header says of the part of complex numbers that it shows: in its own element, or third in the type."""
+    kind = header.get("ImageType")
+    third = str(kind[2]) if kind is not None and not isinstance(kind, str) and len(kind) > 2 else ""
+    return str(header.get("ComplexImageComponent", "")).upper(), third.upper()
 
 
 @contextmanager
@@ -88,7 +96,7 @@ def _to_signal(image: StoredValues, header: Dataset) -> Pixels:
         return image
     with np.errstate(over="ignore", invalid="ignore"):
         signal = image.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    if not np.isfinite(signal).all():
+    if not (np.abs(signal) < LARGEST_SIGNAL).all():
         message = f"rescale slope {slope:g}, intercept {intercept:g}: beyond all numbers"
         raise FileFault(FaultKind.UNDECODABLE, message)
     return signal

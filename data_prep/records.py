@@ -38,7 +38,7 @@ SITE_COLUMNS = ("study_id", "condition", "side", "level", "x_mm", "y_mm", "z_mm"
 """Columns of ``sites.csv``."""
 
 #: What a record looks like, and how its images come about: a record of another version is made again.
-RECORD_VERSION = 2
+RECORD_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -144,19 +144,19 @@ def read_input(folder: StudyFolder) -> StudyInput:
             with os.scandir(path) as entries:
                 found = sorted(map(_stamp, entries))
         except OSError as error:
-            found = [(str(error), 0, 0)]
+            found = [(str(error), 0, 0, False)]
         digest.update(repr((series_id, found)).encode())
         files += len(found)
     return StudyInput(folder, digest.hexdigest(), files)
 
 
-def _stamp(entry: "os.DirEntry[str]") -> tuple[str, int, int]:
-    """A file's name, size and time; a link's own where it leads nowhere."""
+def _stamp(entry: "os.DirEntry[str]") -> tuple[str, int, int, bool]:
+    """A file's name, size, time and whether it may be read; a link's own where it leads nowhere."""
     try:
         status = entry.stat()
     except OSError:
         status = entry.stat(follow_symlinks=False)
-    return entry.name, status.st_size, status.st_mtime_ns
+    return entry.name, status.st_size, status.st_mtime_ns, os.access(entry.path, os.R_OK)
 
 
 def record_key(study_input: StudyInput, placer: Placer | None, max_pixels: int) -> str:
