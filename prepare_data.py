@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 #: Tables that name test studies: each is owed an answer, also where there are no images at all.
 TEST_TABLES = ("test_series_descriptions.csv", "sample_submission.csv")
+MOST_FOLDS = 1000
 
 
 def main() -> None:
@@ -37,6 +38,8 @@ def main() -> None:
     for name, least in {"workers": 1, "folds": 2, "max_pixels": 1, "seed": 0}.items():
         if settings[name] < least:
             raise ValueError(f"--{name.replace('_', '-')} {settings[name]}: at least {least}")
+    if settings["folds"] > MOST_FOLDS:
+        raise ValueError(f"--folds {settings['folds']}: at most {MOST_FOLDS}")
     root = data_root(settings["root"])
 
     from data_prep.cohorts import split_cohort
@@ -81,7 +84,11 @@ def splits_to_prepare(root: DataRoot, wanted: str) -> list[Split]:
     for split in splits:
         if split in present:
             continue
-        if split == "test" and any(root.table(name).is_file() for name in TEST_TABLES):
+        if (
+            split == "test"
+            and not root.images(split).exists()
+            and any(root.table(name).is_file() for name in TEST_TABLES)
+        ):
             print(f"test: {root.images(split)} is not there; the studies that the tables name are without images")
             present.append(split)
         else:

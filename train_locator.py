@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
-from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
-from data_prep.commands import SettingsParser, run_command, settings_of
+from data_prep.commands import NonNegativeFinite, PositiveFinite, Seed, SettingsParser, run_command, settings_of
 from data_prep.layout import data_root
 from data_prep.pairs import read_metadata
 from vl_model.launch import check_launch, check_tracker, follow, own_rank, threads_per_process
@@ -54,12 +54,12 @@ def settings_parser() -> SettingsParser:
     add("--per_device_train_batch_size", type=PositiveInt, default=16, help="pictures of each, a process and step")
     add("--held_out_folds", type=int, nargs="*", default=[0], help="folds that it never learns from")
     # How.
-    add("--learning_rate", type=PositiveFloat, default=3e-3)
+    add("--learning_rate", type=PositiveFinite, default=3e-3)
     add("--warmup_ratio", type=ClosedUnitInterval, default=0.1, help="share of the steps in which the rate rises")
-    add("--weight_decay", type=NonNegativeFloat, default=0.01)
-    add("--max_grad_norm", type=PositiveFloat, default=5.0)
+    add("--weight_decay", type=NonNegativeFinite, default=0.01)
+    add("--max_grad_norm", type=PositiveFinite, default=5.0)
     add("--mixed_precision", choices=("auto", "fast", "no", "fp16", "bf16"), default="fast")
-    add("--seed", type=NonNegativeInt, default=0)
+    add("--seed", type=Seed, default=0)
     # States and records.
     add("--checkpointing_steps", type=PositiveInt, default=200, help="between states")
     add("--checkpoints_total_limit", type=PositiveInt | None, default=1, help="older states are deleted")

@@ -169,6 +169,9 @@ def convert_cohort(
     where another process is converting into this folder, OSError with what is missing where the disk is full.
     """
     inputs = inputs or read_inputs(cohort)
+    nothing = f"{cohort.split}: none of {len(cohort.study_ids)} studies has a readable image"
+    if cohort.split == "train" and not any(study.files for study in inputs):
+        raise NothingReadable(nothing)  # before anything is touched: a disk may be gone, and an earlier result is not
     done: list[Done] = []
     with workplace(processed), _full_disk_told(processed, inputs, done):
         for name in ("dataset.json", "atlas.json"):  # of an earlier conversion: nobody may take it for this one's
@@ -176,7 +179,7 @@ def convert_cohort(
         done.extend(_convert_studies(cohort.split, inputs, processed, placer or atlas, pool, max_pixels))
         if cohort.split == "train" and not any(result.images for result in done):
             clear_parts(processed)
-            raise NothingReadable(f"{cohort.split}: none of {len(cohort.study_ids)} studies has a readable image")
+            raise NothingReadable(nothing)
         if atlas is not None:
             atlas.save(processed / "atlas.json")
         fold_of = assign_folds(_severities(cohort), folds, seed) if cohort.split == "train" else {}

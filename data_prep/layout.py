@@ -54,9 +54,15 @@ def run_name(name: str) -> str:
 
 def data_root(root: str | None) -> DataRoot:
     """`root`, else $LUMBAR_ROOT, else ``data/lumbarspine``. Raises ValueError where there is no such folder."""
+    if root == "":
+        raise ValueError("--root '': names no folder; an unset variable?")
     named = root or os.environ.get("LUMBAR_ROOT") or DEFAULT_ROOT
-    path = Path(named).expanduser().resolve()
+    origin = "--root" if root else "$LUMBAR_ROOT" if os.environ.get("LUMBAR_ROOT") else "the default root"
+    missing = f"{origin} {named!r}: no such folder; it should be the folder that holds dataset/"
+    try:
+        path = Path(named).expanduser().resolve()
+    except (RuntimeError, ValueError):  # a home that nobody has, a name that no folder can have
+        raise ValueError(missing) from None
     if not path.is_dir():
-        origin = "--root" if root else "$LUMBAR_ROOT" if os.environ.get("LUMBAR_ROOT") else "the default root"
-        raise ValueError(f"{origin} {named!r}: no such folder; it should be the folder that holds dataset/")
+        raise ValueError(missing)
     return DataRoot(path)

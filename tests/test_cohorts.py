@@ -53,6 +53,18 @@ def test_a_misplaced_series_is_read_where_it_lies(tmp_path: Path, where: str) ->
     assert not {fault.kind for fault in faults} & {FaultKind.MISSING_SERIES, FaultKind.MISSING_STUDY}
 
 
+def test_a_series_that_the_table_gives_to_another_study_is_nobody_elses(tmp_path: Path) -> None:
+    root = dataset(tmp_path, ["7/71/1.dcm", "8/70/1.dcm", "8/80/1.dcm"], [(7, 70), (7, 71), (8, 80)])
+    assert found(root) == {(7, 71): "7/71", (8, 80): "8/80"}
+    faults = {(fault.kind, fault.path) for fault in split_cohort(root, "test").faults}
+    assert {(FaultKind.MISPLACED, "8/70"), (FaultKind.MISSING_SERIES, "7/70")} <= faults
+
+
+def test_a_misplaced_series_is_read_once(tmp_path: Path) -> None:
+    root = dataset(tmp_path, ["7/71/1.dcm", "9/70/1.dcm", "9/90/1.dcm"], [(7, 70), (7, 71)])
+    assert found(root) == {(7, 70): "9/70", (7, 71): "7/71", (9, 90): "9/90"}
+
+
 @pytest.mark.parametrize(
     ("files", "described"),
     [

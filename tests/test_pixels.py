@@ -59,6 +59,8 @@ def test_surplus_bytes_are_cut_and_said(tmp_path: Path) -> None:
         ({"Rows": 0}, FaultKind.NO_PIXELS),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, FaultKind.NOT_GREY),
         ({"SamplesPerPixel": 3}, FaultKind.NOT_GREY),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "P"]}, FaultKind.NOT_GREY),
+        ({"RescaleSlope": 1e34}, FaultKind.UNDECODABLE),
         ({"NumberOfFrames": 4}, FaultKind.TRUNCATED),
         ({"NumberOfFrames": 1000}, FaultKind.MULTI_FRAME),
         ({"PixelData": None}, FaultKind.NO_PIXELS),

@@ -68,6 +68,9 @@ def test_wrong_input_is_one_line_and_nothing_written(
     assert "no such folder" in refusal("--root", str(tmp_path / "nowhere"))
     assert "--root" in refusal("--roott", str(root))
     assert "--folds 1: at least 2" in refusal("--root", str(root), "--folds", "1")
+    assert "--folds 100000: at most 1000" in refusal("--root", str(root), "--folds", "100000")
+    assert "--root '~nobody9/x': no such folder" in refusal("--root", "~nobody9/x")
+    assert "--root ''" in refusal("--root", "")
     assert "--seed -1: at least 0" in refusal("--root", str(root), "--seed", "-1")
     assert "dataset: no such folder" in refusal("--root", str(tmp_path))
 
@@ -103,6 +106,17 @@ def test_test_studies_that_lie_nowhere_are_answered_for_all_the_same(root: Path,
     assert done.returncode == 2 and "no study of it has a readable image" in done.stderr
     assert read_dataset(copy / "test" / "processed_data").study_ids == (int(study.name),)
     assert "missing_study,skipped" in (copy / "test" / "processed_data" / "faults.csv").read_text()
+
+
+def test_a_disk_that_is_gone_costs_no_earlier_conversion(root: Path, tmp_path: Path) -> None:
+    copy = copy_of(root, tmp_path)
+    assert prepare("--root", str(copy), "--split", "train", "--workers", "1").returncode == 0
+    for study in (copy / "dataset" / "train_images").iterdir():
+        shutil.rmtree(study)
+    done = prepare("--root", str(copy), "--split", "train", "--workers", "1")
+    assert done.returncode == 2 and "no study of it has a readable image" in done.stderr
+    assert read_dataset(copy / "train" / "processed_data").pairs
+    assert (copy / "train" / "processed_data" / "atlas.json").is_file()
 
 
 def test_test_studies_without_an_image_folder_are_answered_for_too(root: Path, tmp_path: Path) -> None:

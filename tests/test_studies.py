@@ -77,6 +77,7 @@ def test_a_bad_file_costs_that_file(tmp_path: Path) -> None:
     [
         (SAGITTAL, {"SeriesDescription": "T1"}, View.SAGITTAL_T1),
         (SAGITTAL, {"SeriesDescription": "Sag STIR"}, View.SAGITTAL_T2_STIR),
+        (SAGITTAL, {"SeriesDescription": "T2 T12-S1"}, View.SAGITTAL_T2_STIR),
         (SAGITTAL, {"EchoTime": "9", "RepetitionTime": "500"}, View.SAGITTAL_T1),
         (SAGITTAL, {"EchoTime": "100", "RepetitionTime": "3000"}, View.SAGITTAL_T2_STIR),
         (SAGITTAL, {}, None),
