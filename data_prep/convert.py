@@ -70,7 +70,9 @@ def summary_if_current(processed: Path, key: str) -> Summary | None:
     try:
         metadata = read_metadata(processed)
         open_crops(processed)
-    except ValueError:
+        if metadata["atlas"] and load_atlas(processed / "atlas.json").fingerprint != metadata["atlas"]:
+            return None
+    except (KeyError, ValueError):
         return None
     if metadata["hashes"]["input"] != key or not all((processed / name).is_file() for name in TABLES):
         return None
@@ -186,6 +188,7 @@ def convert_cohort(
         notes = {
             "settings": settings or {},
             "hashes": {**cohort.hashes, "input": key},
+            "atlas": atlas.fingerprint if atlas else None,
             "folds": {"count": folds, "of_study": {str(study_id): fold for study_id, fold in fold_of.items()}},
         }
         summary = gather(cohort, processed, caption, fold_of, notes)

@@ -119,6 +119,18 @@ def test_a_disk_that_is_gone_costs_no_earlier_conversion(root: Path, tmp_path: P
     assert (copy / "train" / "processed_data" / "atlas.json").is_file()
 
 
+def test_a_lost_or_damaged_atlas_is_learned_again(root: Path, tmp_path: Path) -> None:
+    copy = copy_of(root, tmp_path)
+    arguments = ("--root", str(copy), "--split", "train", "--workers", "1")
+    assert prepare(*arguments).returncode == 0
+    atlas = copy / "train" / "processed_data" / "atlas.json"
+    whole = atlas.read_bytes()
+    atlas.write_text("{}")
+    done = prepare(*arguments)
+    assert done.returncode == 0 and "up to date" not in done.stdout and atlas.read_bytes() == whole
+    assert "up to date" in prepare(*arguments).stdout
+
+
 def test_test_studies_without_an_image_folder_are_answered_for_too(root: Path, tmp_path: Path) -> None:
     copy = copy_of(root, tmp_path)
     (study,) = (copy / "dataset" / "test_images").iterdir()
