@@ -44,7 +44,7 @@ RUN_SCHEMA_VERSION = 1
 FIXED_SETTINGS = (
     *("model", "pretrained", "tune", "lora_rank", "lora_alpha", "lora_dropout", "lora_towers"),
     *("seed", "per_device_train_batch_size", "gradient_accumulation_steps", "max_train_steps", "num_train_epochs"),
-    *("held_out_folds", "loss_weights", "augment"),
+    *("held_out_folds", "loss_weights", "augment", "jitter_mm"),
 )
 
 
@@ -79,6 +79,7 @@ def settings_parser() -> SettingsParser:
         "--loss_weights", type=NonNegativeFinite, nargs=3, default=[0.5, 1.0, 0.25], help="captions, severities, images"
     )
     add("--augment", type=bool, default=True, help="vary the tiles in training")
+    add("--jitter_mm", type=NonNegativeFinite, default=2.5, help="scatter of tiles about their sites in training")
     add("--mixed_precision", choices=("auto", "fast", "no", "fp16", "bf16"), default="auto")
     add("--seed", type=Seed, default=0)
     add("--dataloader_num_workers", type=NonNegativeInt, default=0)
@@ -202,7 +203,7 @@ def build_trainer(settings: Namespace, accelerator: "Accelerator", model: "SiteM
         material.crops_R3HW,
         settings.per_device_train_batch_size,
         settings.seed,
-        Augmentation() if settings.augment else None,
+        Augmentation(shift_mm=settings.jitter_mm) if settings.augment else None,
         accelerator.process_index,
         accelerator.num_processes,
     )

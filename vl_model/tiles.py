@@ -24,7 +24,7 @@ class Augmentation:
     Grey values run from 0 to 1, and become gain * value ** gamma + bias.
     """
 
-    shift_mm: float = 2.5  # as wide as a locator errs
+    shift_mm: float = 2.5  # wider than a locator errs, so that its sites are met in training
     angle_degrees: float = 6.0
     log_scale: float = 0.06
     log_gain: float = 0.15
