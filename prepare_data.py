@@ -8,7 +8,7 @@
 Reads <root>/dataset, writes <root>/train/processed_data and <root>/test/processed_data. Sites are
 placed by the readers' marks; where nobody marked them, by the newest locator of train_locator.py
 (or --locator RUN); where there is none, or it is too unsure, by an atlas that is learned from the marked
-train studies. A second run on the same input does nothing; after an interruption the same command goes
+train studies, or where nothing is marked by the one that ships. A second run on the same input does nothing; after an interruption the same command goes
 on where it was. With --dask-scheduler the work is done by a Dask cluster's workers, which must see the
 root under the same path (recipes/prepare_on_slurm.py starts such a cluster). With --check everything is
 read, nothing is written, and what would be done is told, with every fault.
@@ -139,6 +139,7 @@ def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, 
         read_inputs,
         summary_if_current,
     )
+    from data_prep.shipped_atlas import NOTICE, shipped_atlas
     from prompts.render import caption
     from vl_model.located_sites import find_locator, located_sites, locator_fingerprint
 
@@ -155,9 +156,9 @@ def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, 
         work: dict[str, Any] = {"inputs": inputs, "pool": pool, "max_pixels": settings["max_pixels"]}
         if split == "train":
             atlas = learn_from(cohort, seed=settings["seed"], processed=processed, **work)
-        placer = located_sites(locator, atlas) if locator else atlas
-        if placer is None:
-            print(f"{split}: no atlas, so sites that nobody marked have no regions")
+        placer = located_sites(locator, atlas) if locator else atlas or shipped_atlas()
+        if locator is None and atlas is None:
+            print(f"{split}: {NOTICE}")
         try:
             summary = convert_cohort(
                 cohort,

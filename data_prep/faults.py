@@ -28,7 +28,7 @@ class FaultKind(StrEnum):
     MISSING_TABLE = (
         "missing_table",
         "an optional table is not there",
-        "without coordinates no atlas is learned; without descriptions the images say what each series is",
+        "without coordinates the atlas that ships serves; without descriptions the images say what each series is",
     )
     BAD_ROW = (
         "bad_row",

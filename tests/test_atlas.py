@@ -14,6 +14,7 @@ from data_prep.layout import DataRoot
 from data_prep.phantom import write_cohort
 from data_prep.pose import Pose, fit_pose
 from data_prep.regions import Missing, Position, marked_positions, region
+from data_prep.shipped_atlas import shipped_atlas
 from data_prep.sites import SITES, Level, Source, View
 from data_prep.studies import Series, Slice, Study, read_study
 
@@ -54,6 +55,16 @@ def test_unmarked_studies_are_found_by_their_pictures(marked, atlas) -> None:  #
         ]
     distance = np.linalg.norm(errors, axis=1)
     assert np.median(distance) < 5 and distance.max() < 15  # levels lie some 35 mm apart: none is skipped
+
+
+def test_the_shipped_atlas_places_every_site_of_a_study_it_never_saw(marked) -> None:  # type: ignore[no-untyped-def]
+    shipped, errors = shipped_atlas(), []
+    for study, positions in marked:
+        found = shipped.place(study, {})
+        assert set(found) == set(SITES)
+        errors += [np.subtract(found[site].point_mm, place.point_mm) for site, place in positions.items()]
+    distance = np.linalg.norm(errors, axis=1)
+    assert np.median(distance) < 5 and np.mean(distance < 15) > 0.9
 
 
 def test_a_studys_own_marks_place_its_other_sites(marked, atlas) -> None:  # type: ignore[no-untyped-def]

@@ -1,5 +1,6 @@
 """prepare_data.py as its users run it."""
 
+import csv
 import os
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ import prepare_data
 from data_prep.commands import run_command
 from data_prep.pairs import read_dataset
 from data_prep.phantom import write_cohort
+from data_prep.shipped_atlas import NOTICE
+from data_prep.sites import Source
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -92,9 +95,9 @@ def test_a_split_that_is_not_there_is_left_out(root: Path, tmp_path: Path) -> No
     shutil.rmtree(copy / "dataset" / "train_images")
     done = prepare("--root", str(copy), "--workers", "1")
     assert done.returncode == 0, done.stderr
-    assert "train: " in done.stdout and "left out" in done.stdout and "no atlas" in done.stdout
+    assert "train: " in done.stdout and "left out" in done.stdout and NOTICE in done.stdout
     dataset = read_dataset(copy / "test" / "processed_data")
-    assert dataset.pairs == () and len(dataset.study_ids) == 1
+    assert {pair.source for pair in dataset.pairs} == {Source.ATLAS} and len(dataset.study_ids) == 1
     assert not (copy / "train").exists()
 
 
@@ -117,6 +120,22 @@ def test_a_disk_that_is_gone_costs_no_earlier_conversion(root: Path, tmp_path: P
     assert done.returncode == 2 and "no study of it has a readable image" in done.stderr
     assert read_dataset(copy / "train" / "processed_data").pairs
     assert (copy / "train" / "processed_data" / "atlas.json").is_file()
+
+
+def test_without_any_mark_the_shipped_atlas_serves_and_is_named(root: Path, tmp_path: Path) -> None:
+    copy = copy_of(root, tmp_path)
+    (copy / "dataset" / "train_label_coordinates.csv").unlink()
+    done = prepare("--root", str(copy), "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    for split in ("train", "test"):
+        assert f"{split}: {NOTICE}" in done.stdout
+        dataset = read_dataset(copy / split / "processed_data")
+        assert {pair.source for pair in dataset.pairs} == {Source.ATLAS}
+        assert dataset.metadata["atlas"] is None
+        assert not (copy / split / "processed_data" / "atlas.json").exists()
+        with (copy / split / "processed_data" / "sites.csv").open() as file:
+            sites = list(csv.DictReader(file))
+        assert {row["source"] for row in sites} == {"atlas"} and len(sites) == 25 * len(dataset.study_ids)
 
 
 def test_a_lost_or_damaged_atlas_is_learned_again(root: Path, tmp_path: Path) -> None:
