@@ -1,0 +1,87 @@
+"""The launch configurations: all understood by accelerate, and the Slurm script run under stand-ins for Slurm."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+from vl_model.launch import read_launch
+
+REPOSITORY = Path(__file__).parents[1]
+CONFIGS = REPOSITORY / "accelerate_configs"
+SLURM_SCRIPT = CONFIGS / "slurm.sbatch"
+STAND_INS = Path(__file__).parent / "slurm_stand_in"
+PROCESSES = {
+    **{"cpu": 1, "cpu_2": 2, "one_gpu": 1, "multi_gpu": 2, "kaggle_t4x2": 2, "multi_node": 8},
+}
+
+
+def test_every_configuration_is_tested() -> None:
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == PROCESSES.keys()
+
+
+@pytest.mark.parametrize(("name", "processes"), PROCESSES.items())
+def test_accelerate_and_we_read_the_same(name: str, processes: int) -> None:
+    path = str(CONFIGS / f"{name}.yaml")
+    config = load_config_from_file(path)  # refuses keys that it does not know
+    assert isinstance(config, ClusterConfig) and config.num_processes == processes
+    arguments, *_ = _validate_launch_command(
+        launch_command_parser().parse_args(["--config_file", path, "train_vl.py", "--seed", "1"])
+    )
+    assert arguments.num_processes == processes and arguments.training_script == "train_vl.py"
+    assert arguments.multi_gpu == (processes > 1)  # torchrun's workers
+    launch = read_launch(["--config_file", path])
+    assert (launch.processes, launch.use_cpu) == (processes, name.startswith("cpu"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [SLURM_SCRIPT, *STAND_INS.iterdir(), REPOSITORY / "demo" / "run.sh", REPOSITORY / ".ci" / "run"],
+    ids=lambda path: path.name,
+)
+def test_shellcheck_finds_nothing(path: Path) -> None:
+    done = subprocess.run([Path(sys.executable).parent / "shellcheck", path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def slurm_environment(root: Path, run: str, tmp_path: Path) -> dict[str, str]:
+    """What Slurm would set on the first of two nodes of one GPU each."""
+    return {
+        **os.environ,
+        "PATH": f"{STAND_INS}:{os.environ['PATH']}",
+        "SCONTROL_CALLS": str(tmp_path / "scontrol.txt"),
+        "LUMBAR_ROOT": str(root),
+        "LUMBAR_RUN": run,
+        "LUMBAR_ENVIRONMENT": sys.prefix,
+        "SLURM_JOB_ID": str(os.getpid()),  # of which the port is made: each test's own
+        "SLURM_JOB_NODELIST": "node[1-2]",
+        "SLURM_NNODES": "2",
+        "SLURM_GPUS_ON_NODE": "1",
+        "SLURM_CPUS_PER_TASK": "1",
+        "HF_HOME": "/nonexistent",
+    }
+
+
+def test_the_slurm_script_starts_one_run_on_two_nodes(tiny_root: Path, tiny_base: str, tmp_path: Path) -> None:
+    """Two launchers and one rendezvous on loopback: one world of two processes, whose record says so."""
+    arguments = ["--model", tiny_base, "--max_train_steps", "2", "--per_device_train_batch_size", "10"]
+    done = subprocess.run(
+        ["bash", SLURM_SCRIPT, *arguments, "--report_to", "none"],
+        cwd=REPOSITORY,
+        env=slurm_environment(tiny_root, "nodes", tmp_path),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 processes, device cpu" in done.stdout and "it starts at the first step" in done.stdout
+    record = json.loads((tiny_root / "train" / "checkpoints" / "nodes" / "run.json").read_text())
+    assert record["processes"] == 2 and record["finished"]
+    with (tiny_root / "train" / "logs" / "nodes" / "metrics.csv").open(newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["1", "2"]
+    assert (tmp_path / "scontrol.txt").read_text() == "show hostnames node[1-2]\n"  # nothing is queued again
