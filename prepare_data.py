@@ -8,10 +8,11 @@
 Reads <root>/dataset, writes <root>/train/processed_data and <root>/test/processed_data. Sites are
 placed by the readers' marks; where nobody marked them, by the newest locator of train_locator.py
 (or --locator RUN); where there is none, or it is too unsure, by an atlas that is learned from the marked
-train studies, or where nothing is marked by the one that ships. A second run on the same input does nothing; after an interruption the same command goes
-on where it was. With --dask-scheduler the work is done by a Dask cluster's workers, which must see the
-root under the same path (recipes/prepare_on_slurm.py starts such a cluster). With --check everything is
-read, nothing is written, and what would be done is told, with every fault.
+train studies, or where nothing is marked by the one that ships. A second run on the same input does
+nothing; after an interruption the same command goes on where it was. With --dask-scheduler the work is
+done by a Dask cluster's workers, which must see the root under the same path (recipes/prepare_on_slurm.py
+starts such a cluster). With --check everything is read, nothing is written, and what would be done is
+told, with every fault.
 """
 
 from collections.abc import Iterable, Iterator

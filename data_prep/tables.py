@@ -114,7 +114,9 @@ def read_train_tables(dataset: Path) -> Tables:
         tables.append(read_checked(path, _COORDINATES))
         marks = _marks(tables[-1])
     else:
-        faults.append(_missing(path, "no positions are known: the atlas that ships, of synthetic spines, places all sites"))
+        faults.append(
+            _missing(path, "no positions are known: the atlas that ships, of synthetic spines, places all sites")
+        )
     study_ids = tuple(dict.fromkeys([*severities, *views, *marks]))
     return Tables(study_ids, severities, views, marks, (*_faults(tables), *faults), _hashes(tables))
 
