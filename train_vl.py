@@ -44,7 +44,7 @@ RUN_SCHEMA_VERSION = 1
 FIXED_SETTINGS = (
     *("model", "pretrained", "tune", "lora_rank", "lora_alpha", "lora_dropout", "lora_towers"),
     *("seed", "per_device_train_batch_size", "gradient_accumulation_steps", "max_train_steps", "num_train_epochs"),
-    *("held_out_folds", "loss_weights", "augment", "jitter_mm"),
+    *("held_out_folds", "loss", "loss_weights", "label_smoothing", "merge_mirrored", "augment", "jitter_mm"),
 )
 
 
@@ -76,8 +76,20 @@ def settings_parser() -> SettingsParser:
     add("--weight_decay", type=NonNegativeFinite, default=0.1)
     add("--max_grad_norm", type=PositiveFloat, default=1.0)
     add(
-        "--loss_weights", type=NonNegativeFinite, nargs=3, default=[0.5, 1.0, 0.25], help="captions, severities, images"
+        "--loss",
+        choices=("all_captions", "infonce", "siglip", "cross_entropy"),
+        default="all_captions",
+        help="every image against all captions; for comparison those with one caption an image, and severities alone",
     )
+    add(
+        "--loss_weights",
+        type=NonNegativeFinite,
+        nargs=3,
+        default=[0.5, 1.0, 0.25],
+        help="of all_captions: captions, severities, images",
+    )
+    add("--label_smoothing", type=ClosedUnitInterval, default=0.0, help="share of a grade that its neighbours get")
+    add("--merge_mirrored", type=bool, default=False, help="left and right captions are positives of each other")
     add("--augment", type=bool, default=True, help="vary the tiles in training")
     add("--jitter_mm", type=NonNegativeFinite, default=2.5, help="scatter of tiles about their sites in training")
     add("--mixed_precision", choices=("auto", "fast", "no", "fp16", "bf16"), default="auto")
@@ -125,6 +137,8 @@ def main() -> None:
     accelerator = build_accelerator(launch, settings.mixed_precision, settings.report_to, logs)
     torch.manual_seed(settings.seed)  # adapters, and towers without weights, start alike in every process
     model = build_site_model(model_settings(settings)).to(accelerator.device)
+    if settings.loss == "siglip":
+        model.add_logit_bias()
     trainer = build_trainer(settings, accelerator, model, material)
     plan = run_plan(settings, material, trainer)
     steps = trainer.settings.steps
@@ -194,7 +208,7 @@ def model_settings(settings: Namespace) -> "ModelSettings":
 
 def build_trainer(settings: Namespace, accelerator: "Accelerator", model: "SiteModel", material: Material) -> "Trainer":
     from vl_model.batches import TrainingBatches
-    from vl_model.loss import LossWeights
+    from vl_model.loss import LossSettings, LossWeights
     from vl_model.tiles import Augmentation
     from vl_model.training import Trainer, TrainingSettings
 
@@ -222,7 +236,9 @@ def build_trainer(settings: Namespace, accelerator: "Accelerator", model: "SiteM
         evaluation_steps=settings.evaluation_steps or steps_per_epoch,
         seed=settings.seed,
         workers=settings.dataloader_num_workers,
-        loss_weights=LossWeights(*settings.loss_weights),
+        loss=LossSettings(
+            settings.loss, LossWeights(*settings.loss_weights), settings.label_smoothing, settings.merge_mirrored
+        ),
     )
     return Trainer(accelerator, model, batches, material.held_out, training)
 

@@ -18,8 +18,10 @@ from safetensors.torch import load_file
 
 import train_vl
 from data_prep.commands import run_command
+from data_prep.pairs import read_dataset
 from tests.tiny_model import write_tiny_base
 from vl_model import launch
+from vl_model.rows import group_sites
 
 REPOSITORY = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": "/nonexistent"}
@@ -53,6 +55,11 @@ def final(root: Path, run: str) -> dict[str, torch.Tensor]:
 def metrics(root: Path, run: str) -> list[dict[str, str]]:
     with (root / "train" / "logs" / run / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def held_out_sites(root: Path) -> int:
+    rows = group_sites(read_dataset(root / "train" / "processed_data").pairs)
+    return sum(row.fold == 0 and row.severity is not None for row in rows)
 
 
 def assert_same_result(root: Path, one: str, other: str) -> None:
@@ -127,6 +134,26 @@ def test_two_processes_see_and_learn_what_one_does(train: Train, tiny_root: Path
     assert "2 processes, device cpu" in done.stdout
     for one, two in zip(metrics(tiny_root, "one"), metrics(tiny_root, "two"), strict=True):
         assert float(two["loss"]) == pytest.approx(float(one["loss"]), abs=1e-5)
+        # The held-out sites do not divide evenly among the two: sums are exchanged, not means.
+        for name in ("held_out_caption", "held_out_severity") if one["held_out_caption"] else ():
+            assert float(two[name]) == pytest.approx(float(one[name]), abs=1e-5)
+    assert one["held_out_caption"] and held_out_sites(tiny_root) % 2 == 1
+
+
+@pytest.mark.parametrize("loss", ["infonce", "siglip", "cross_entropy"])
+def test_other_losses_learn_and_end(loss: str, train: Train, tiny_root: Path) -> None:
+    """The three terms are told whatever is learned; SigLIP's bias is resumed with the rest, and not kept."""
+    twelve = ["--max_train_steps", "12", "--per_device_train_batch_size", "10", "--learning_rate", "3e-3"]
+    arguments = ["--loss", loss, "--checkpointing_steps", "8", *twelve]
+    assert train(loss, *arguments) == 0
+    rows = metrics(tiny_root, loss)
+    assert all(float(row[name]) > 0 for row in rows for name in ("loss_caption", "loss_severity", "loss_image"))
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    whole = final(tiny_root, loss)
+    assert not any("bias" in name for name in whole if "logit" in name)
+    assert train(loss, *arguments, "--resume_from_checkpoint", "checkpoint-8") == 0
+    resumed = final(tiny_root, loss)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_a_world_smaller_than_configured_is_refused(tiny_root: Path, tmp_path: Path) -> None:
@@ -166,6 +193,8 @@ def test_a_diverging_run_keeps_its_last_good_state(
         (["--learning_rate", "inf"], "--learning_rate: inf"),
         (["--loss_weights", "1", "inf", "1"], "--loss_weights element 2: inf"),
         (["--loss_weights", "0", "0", "0"], "--loss_weights 0 0 0"),
+        (["--loss", "infonce", "--label_smoothing", "0.1"], "--loss infonce knows one caption an image"),
+        (["--loss", "siglip", "--merge_mirrored", "true"], "--merge_mirrored true: --loss siglip"),
         (["--seed", "99999999999999999999"], "--seed: 99999999999999999999"),
         (["--resume_from_checkpoint", "checkpoint-9"], "give 'latest' or a checkpoint-<step> folder"),
     ],

@@ -20,7 +20,8 @@ from vl_model.checkpoints import (
     trainable_state,
 )
 from vl_model.launch import Launch, read_launch, threads_per_process
-from vl_model.loss import LossWeights, contrastive_loss
+from vl_model.loss import contrastive_loss
+from vl_model.targets import sure_targets
 from vl_model.training import (
     METRICS,
     MetricsFile,
@@ -70,7 +71,7 @@ def test_held_out_terms_are_those_of_the_loss() -> None:
     image_BD = nn.functional.normalize(torch.randn(7, 5), dim=-1)
     text_KD = nn.functional.normalize(torch.randn(75, 5), dim=-1)
     caption_B, scale = torch.randint(0, 75, (7,)), torch.tensor(9.0)
-    whole = contrastive_loss(image_BD, text_KD, scale, caption_B, LossWeights())
+    whole = contrastive_loss(image_BD, text_KD, scale, sure_targets(caption_B))
     sums = sum(held_out_sums(image_BD[part], text_KD, scale, caption_B[part]) for part in (slice(0, 3), slice(3, 7)))
     assert sums[2] == 7
     assert (sums[0] / 7).item() == pytest.approx(whole.caption.item(), rel=1e-5)

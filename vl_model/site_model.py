@@ -24,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from data_prep.crops import VIEW_MM
 from data_prep.json_files import read_object
 from vl_model.lora import LoraSettings, add_adapters, base_state, load_adapters, merge_adapters, save_adapters
+from vl_model.plain_losses import START_BIAS
 from vl_model.pooling import TilePooling
 from vl_model.towers import LOCAL_DIR, OpenClipTowers, has_own_weights, load_towers, save_towers
 from vl_model.whole_folders import whole_folder
@@ -63,6 +64,17 @@ class LogitScale(nn.Module):
         self.log_scale.clamp_(max=MAX_LOG_SCALE)
 
 
+class LogitBias(nn.Module):
+    """SigLIP's learned bias: of use in training alone, so no finished run keeps it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.tensor(START_BIAS))
+
+    def forward(self) -> Tensor:
+        return self.bias
+
+
 class SiteModel(nn.Module):
     """Towers, pooling and logit scale; its `forward` is the one call of a training step, so that DDP's hooks run."""
 
@@ -75,6 +87,12 @@ class SiteModel(nn.Module):
         towers.clip.logit_scale.requires_grad_(False)  # ours takes its place, and is written back when saved
         if towers.clip.logit_bias is not None:
             towers.clip.logit_bias.requires_grad_(False)  # a softmax over captions does not see it
+
+        self.logit_bias: LogitBias | None = None
+
+    def add_logit_bias(self) -> None:
+        """For ``--loss siglip``, before the first step."""
+        self.logit_bias = LogitBias().to(self.device)
 
     @property
     def learns_text(self) -> bool:
@@ -91,10 +109,11 @@ class SiteModel(nn.Module):
 
     def forward(
         self, tiles_BT3HW: Tensor, mask_BT: Tensor, token_KL: Tensor | None
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """-> image_BD, text_KD (None without tokens) and the inverse temperature."""
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+        """-> image_BD, text_KD (None without tokens), the inverse temperature and the bias (None without one)."""
         text_KD = None if token_KL is None else self.towers.encode_texts(token_KL)
-        return self.embed_sites(tiles_BT3HW, mask_BT), text_KD, self.logit_scale()
+        bias = None if self.logit_bias is None else self.logit_bias()
+        return self.embed_sites(tiles_BT3HW, mask_BT), text_KD, self.logit_scale(), bias
 
     def embed_sites(self, tiles_BT3HW: Tensor, mask_BT: Tensor) -> Tensor:
         """Tiles, true in the mask where there is one -> image_BD of length one, float32."""

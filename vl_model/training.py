@@ -14,16 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from vl_model.batches import Batch, TrainingBatches, load_batch, training_loader
 from vl_model.captions import Captions
-from vl_model.loss import SEVERITIES, LossTerms, LossWeights, contrastive_loss, own_severities
+from vl_model.gathering import row_counts
+from vl_model.loss import LossSettings, LossTerms, contrastive_loss, image_to_captions, image_to_own_severities
 from vl_model.rows import SiteRow
 from vl_model.site_model import SiteModel
+from vl_model.targets import sure_targets
 from vl_model.tiles import tiles_for_model
 
 METRICS = (
@@ -68,7 +69,7 @@ class TrainingSettings:
     evaluation_steps: int | None = None
     seed: int = 0
     workers: int = 0
-    loss_weights: LossWeights = field(default_factory=LossWeights)
+    loss: LossSettings = field(default_factory=LossSettings)
 
 
 def learning_rate_at(step: int, settings: TrainingSettings) -> float:
@@ -163,6 +164,7 @@ class Trainer:
         self.captions = Captions(model, settings.seed)
         optimizer = build_optimizer(model, settings)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        self._row_counts = row_counts(self._batch_size, accelerator.device)
 
     def run(self, start: int, metrics: MetricsFile | None, checkpoint: Callable[[int], None]) -> None:
         """Steps `start`+1 to the last; `checkpoint(step)` is called in every process where one is due.
@@ -252,10 +254,13 @@ class Trainer:
 
     def _loss(self, batch: Batch, step: int) -> LossTerms:
         batch = batch.to(self.accelerator.device)
-        image_BD, text_KD, scale = self.wrapped(self._tiles(batch), batch.mask_BT, self.captions.tokens(step))
+        image_BD, text_KD, scale, bias = self.wrapped(self._tiles(batch), batch.mask_BT, self.captions.tokens(step))
         if text_KD is None:
             text_KD = self.captions.embeddings(step)
-        return contrastive_loss(image_BD, text_KD, scale, batch.caption_B, self.settings.loss_weights)
+        targets = sure_targets(batch.caption_B)
+        return contrastive_loss(
+            image_BD, text_KD, scale, targets, self.settings.loss, bias=bias, counts=self._row_counts
+        )
 
     def _tiles(self, batch: Batch) -> Tensor:
         towers = self.model.towers
@@ -272,7 +277,7 @@ class Trainer:
 
 def held_out_sums(image_BD: Tensor, text_KD: Tensor, scale: Tensor, caption_B: Tensor) -> Tensor:
     """Sums over the sites of L_caption and L_severity, and how many sites: shape (3,)."""
-    logits_BK = scale * image_BD @ text_KD.T
-    caption = F.cross_entropy(logits_BK, caption_B, reduction="sum")
-    severity = F.cross_entropy(own_severities(logits_BK, caption_B), caption_B % SEVERITIES, reduction="sum")
-    return torch.stack([caption, severity, caption.new_tensor(len(caption_B))])
+    logits_BK, targets, count = scale * image_BD @ text_KD.T, sure_targets(caption_B), len(caption_B)
+    caption = count * image_to_captions(logits_BK, targets)
+    severity = count * image_to_own_severities(logits_BK, targets)
+    return torch.stack([caption, severity, caption.new_tensor(count)])
