@@ -82,7 +82,7 @@ def test_only_what_is_tuned_learns(tiny_base: str) -> None:
     assert learning == adapters | {"pooling.query_D", "logit_scale.log_scale"}
     full = build_site_model(ModelSettings(tiny_base, tune="full"))
     assert {name for name, p in full.named_parameters() if not p.requires_grad} == {"towers.clip.logit_scale"}
-    image_BD, text_KD, scale, bias = full(*tiles(), full.towers.tokenize(TEXTS))
+    image_BD, text_KD, scale, _ = full(*tiles(), full.towers.tokenize(TEXTS))
     (scale * image_BD @ text_KD.T).logsumexp(dim=1).sum().backward()
     without = {
         name for name, parameter in full.named_parameters() if parameter.requires_grad and parameter.grad is None
