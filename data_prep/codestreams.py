@@ -26,6 +26,7 @@ class Codestream:
     """Size, samples a pixel and bits a sample; whether the stream reaches its end marker.
 
     cosine: a JPEG of cosine transforms, whose samples have no sign.
+    signed: whether samples have a sign; None where this kind of stream does not say.
     """
 
     rows: int
@@ -34,6 +35,7 @@ class Codestream:
     bits: int
     complete: bool
     cosine: bool = False
+    signed: bool | None = None
 
 
 def rle_segments(frame: bytes) -> int:
@@ -69,7 +71,7 @@ def _jpeg(frame: bytes) -> Codestream:
             place += 2
         elif marker in _FRAME_MARKERS:
             bits, rows, columns, samples = struct.unpack_from(">BHHB", frame, place + 4)
-            return Codestream(rows, columns, samples, bits, _ends(frame), marker in _DCT_MARKERS)
+            return Codestream(rows, columns, samples, bits, ends(frame), marker in _DCT_MARKERS)
         else:
             place += 2 + struct.unpack_from(">H", frame, place + 2)[0]
 
@@ -87,9 +89,10 @@ def _jpeg_2000(frame: bytes) -> Codestream:
     tiles = -(-(right - tiles_left) // tile_width) * -(-(bottom - tiles_top) // tile_height)
     if tiles * _LEAST_TILE_BYTES > len(frame):
         raise ValueError(f"a JPEG 2000 image of {tiles} tiles in {len(frame)} bytes")
-    return Codestream(bottom - top, right - left, samples, (bits & 0x7F) + 1, _ends(frame))
+    size = bottom - top, right - left
+    return Codestream(*size, samples, (bits & 0x7F) + 1, ends(frame), signed=bool(bits & 0x80))
 
 
-def _ends(frame: bytes) -> bool:
+def ends(frame: bytes) -> bool:
     """Whether the end marker (EOI, EOC) is there; zeros may pad it."""
     return b"\xff\xd9" in frame[-16:]

@@ -23,13 +23,22 @@ from data_prep.atlas import Atlas, Example, example_of, learn_atlas, load_atlas
 from data_prep.cohorts import Cohort, folder_cohort
 from data_prep.crops import SCHEMA_VERSION as CROPS_VERSION
 from data_prep.crops import open_crops
+from data_prep.decoding import available_decoders
 from data_prep.executors import HERE, Pool, open_pool
 from data_prep.folds import assign_folds
 from data_prep.gather import TABLES, Caption, Summary, gather, summary_of
 from data_prep.pairs import read_metadata
 from data_prep.pixels import MAX_PIXELS
 from data_prep.placing import Placer
-from data_prep.records import RECORD_VERSION, Done, StudyInput, convert_study, find_done, read_input
+from data_prep.records import (
+    RECORD_VERSION,
+    Done,
+    StudyInput,
+    convert_study,
+    decoders_that_matter,
+    find_done,
+    read_input,
+)
 from data_prep.regions import marked_positions
 from data_prep.sites import SITES, Severity, Site
 from data_prep.studies import read_study
@@ -74,6 +83,8 @@ def summary_if_current(processed: Path, key: str) -> Summary | None:
             return None
     except (KeyError, ValueError):
         return None
+    if metadata["decoders"] != decoders_that_matter(metadata["counts"]["faults"]):
+        return None
     if metadata["hashes"]["input"] != key or not all((processed / name).is_file() for name in TABLES):
         return None
     if count_images(processed) != metadata["counts"]["slices"]:
@@ -104,7 +115,7 @@ def learn_from(
         marked = [marked[index] for index in sorted(chosen)]
     if processed is None:
         return _learned(marked, pool, max_pixels)
-    made_from = (RECORD_VERSION, max_pixels, [study.digest for study in marked])
+    made_from = (RECORD_VERSION, max_pixels, available_decoders(), [study.digest for study in marked])
     with workplace(processed) as parts:
         path = parts / f"atlas-{hashlib.sha256(repr(made_from).encode()).hexdigest()}.json"
         if not path.is_file():

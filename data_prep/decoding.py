@@ -15,17 +15,33 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
 from pydicom.pixels.decoders.base import Decoder
 from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
     UID,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
     JPEG2000TransferSyntaxes,
+    JPEGBaseline8Bit,
     JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
     JPEGLSTransferSyntaxes,
     RLELossless,
 )
 
-from data_prep.codestreams import Codestream, read_codestream, rle_segments
-from data_prep.dicom_file import READ_ERRORS, DicomFile, one_line, without_remarks
+from data_prep.codestreams import Codestream, ends, read_codestream, rle_segments
+from data_prep.dicom_file import DicomFile, without_remarks
 from data_prep.faults import FaultKind, FileFault, Repair
 from data_prep.fragments import Fragments, encoded_frame, find_fragments
+from data_prep.header_values import (
+    PHOTOMETRIC_TERMS,
+    READ_ERRORS,
+    HeaderError,
+    quoted_term,
+    value_of,
+    whole_number,
+)
 from data_prep.native_output import captured_stderr
 
 StoredValues = npt.NDArray[np.integer[Any]]
@@ -47,6 +63,12 @@ _PREFERRED = {
     **{str(syntax): "pyjpegls" for syntax in JPEGLSTransferSyntaxes},
     **{str(syntax): "pylibjpeg" for syntax in (*JPEG2000TransferSyntaxes, RLELossless)},
 }
+
+
+_COMPRESSED = (
+    *(JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1),
+    *(*JPEGLSTransferSyntaxes, JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K, RLELossless),
+)
 
 
 @dataclass(frozen=True)
@@ -71,28 +93,31 @@ class Promise:
 
 
 def promise_of(header: Dataset, max_pixels: int) -> Promise:
-    """Raises FileFault for what is no grey image, cannot be stored as it says, or is larger than is read."""
-    samples, photometric = _whole(header, "SamplesPerPixel", 1), str(header.get("PhotometricInterpretation", ""))
+    """Raises FileFault for what is no grey image, cannot be stored as it says, or is larger than is read.
+
+    Raises HeaderError where a number is missing, or none.
+    """
+    samples, photometric = whole_number(header, "SamplesPerPixel", 1), photometric_of(header)
     if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        message = f"{samples} sample(s) a pixel, {photometric[:16]!r}: not a grey MR image"
+        message = f"{samples} sample(s) a pixel, {quoted_term(photometric, PHOTOMETRIC_TERMS)}: not a grey MR image"
         raise FileFault(FaultKind.NOT_GREY, message)
-    allocated = _whole(header, "BitsAllocated")
+    allocated = whole_number(header, "BitsAllocated")
     if allocated not in (8, 16, 32):
         raise FileFault(FaultKind.UNDECODABLE, f"{allocated} bits allocated: expected 8, 16 or 32")
-    stored = _whole(header, "BitsStored", allocated)
-    high = _whole(header, "HighBit", stored - 1)
+    stored = whole_number(header, "BitsStored", allocated)
+    high = whole_number(header, "HighBit", stored - 1)
     if not (1 <= stored <= allocated and stored - 1 <= high < allocated):
         message = f"{stored} bits stored, the highest {high}, in {allocated}: not possible"
         raise FileFault(FaultKind.UNDECODABLE, message)
-    rows, columns = _whole(header, "Rows"), _whole(header, "Columns")
+    rows, columns = whole_number(header, "Rows"), whole_number(header, "Columns")
     if rows < 1 or columns < 1:
         raise FileFault(FaultKind.NO_PIXELS, f"{rows} x {columns} pixels")
     if rows * columns > max_pixels:
         raise FileFault(FaultKind.TOO_MANY_PIXELS, f"{rows} x {columns} pixels: more than --max-pixels {max_pixels}")
-    frames = _whole(header, "NumberOfFrames", 1) or 1
+    frames = whole_number(header, "NumberOfFrames", 1) or 1
     if not 1 <= frames <= MAX_FRAMES:
         raise FileFault(FaultKind.MULTI_FRAME, f"{frames} frames in one file: at most {MAX_FRAMES} are read")
-    signed = _whole(header, "PixelRepresentation", 0)
+    signed = whole_number(header, "PixelRepresentation", 0)
     if signed not in (0, 1):
         raise FileFault(FaultKind.UNDECODABLE, f"pixel representation {signed}: expected 0 or 1")
     return Promise(rows, columns, frames, allocated, stored, high, bool(signed))
@@ -108,8 +133,8 @@ class FrameDecoder:
     def __init__(self, file: DicomFile, max_pixels: int) -> None:
         try:
             self.promise = promise_of(file.header, max_pixels)
-        except READ_ERRORS as error:
-            raise FileFault(FaultKind.UNDECODABLE, one_line(error)) from None
+        except HeaderError as error:
+            raise FileFault(FaultKind.UNDECODABLE, str(error)) from None
         self.repairs: list[Repair] = []
         self._file = file
         self._decoder = _decoder(file.syntax)
@@ -125,10 +150,11 @@ class FrameDecoder:
             with without_remarks():
                 if self._fragments is None:
                     return self._native(frame)
-                encoded = encoded_frame(self._file, self._fragments, frame, self.promise.frames)
-                return self._compressed(encoded)
+                return self._compressed(self._encoded(self._fragments, frame))
+        except HeaderError as error:
+            raise FileFault(FaultKind.UNDECODABLE, str(error)) from None
         except READ_ERRORS as error:
-            raise FileFault(FaultKind.UNDECODABLE, one_line(error)) from None
+            raise FileFault(FaultKind.UNDECODABLE, _one_line(error)) from None
 
     def _check_length(self) -> None:
         """Uncompressed pixels: neither too few, nor more than make the promised frames."""
@@ -157,6 +183,26 @@ class FrameDecoder:
             self.repairs.append(Repair(FaultKind.UNDELIMITED, message))
         return fragments
 
+    def _encoded(self, fragments: Fragments, frame: int) -> bytes:
+        """A single image that ends with its first fragment has no part in those that follow."""
+        encoded = encoded_frame(self._file, fragments, frame, self.promise.frames)
+        surplus = len(encoded) - fragments.places[0][1]
+        if self.promise.frames > 1 or surplus == 0 or not self._is_whole(first := encoded[:-surplus]):
+            return encoded
+        message = f"{surplus} compressed bytes after the end of the image: left out"
+        self.note(Repair(FaultKind.SURPLUS_BYTES, message))
+        return first
+
+    def _is_whole(self, fragment: bytes) -> bool:
+        """Whether a fragment is an image; of RLE, which has no end marker, decoding it tells."""
+        if self._file.syntax != RLELossless:
+            return ends(fragment)
+        try:
+            self._compressed(fragment)
+        except (FileFault, *READ_ERRORS):
+            return False
+        return True
+
     def _native(self, frame: int) -> StoredValues:
         self._file.source.seek(self._file.start)
         image = self._run(self._file.source, index=frame, number_of_frames=self.promise.frames)
@@ -169,13 +215,27 @@ class FrameDecoder:
             return self._used_bits(self._run(source))
         # The decoders' cells are as wide as the codestream needs, whatever the header allocates.
         allocated = next(bits for bits in (8, 16, 32) if stream.bits <= bits)
-        stored, signed = min(self.promise.bits_stored, stream.bits), self.promise.signed
+        stored, signed = min(self.promise.bits_stored, stream.bits), self._reads_signed(stream)
         if allocated < self.promise.bits_stored:
             message = f"{stream.bits} bits in the compressed image, {self.promise.bits_stored} promised: read as it is"
-            self._note_once(Repair(FaultKind.STREAM_PRECISION, message, "kept"))
+            self.note(Repair(FaultKind.STREAM_PRECISION, message, "kept"))
             signed = signed and not stream.cosine
         image = self._run(source, bits_allocated=allocated, bits_stored=stored, pixel_representation=int(signed))
         return self._in_range(image)
+
+    def _reads_signed(self, stream: Codestream) -> bool:
+        """Whether values are decoded with a sign, where the codestream has an opinion of its own.
+
+        Without a sign in fewer bits than promised, they are as they are, because none can be negative. Without one in
+        all bits, they are a signed image that was compressed as bare cells, whose bits the decoder reads as the header
+        says. With a sign under a header that has none, they are read with it, and `_in_range` refuses negative ones.
+        """
+        promised = self.promise.signed
+        if stream.signed in (None, promised):
+            return promised
+        found, other = ("a sign", "none") if stream.signed else ("no sign", "one")
+        self.note(Repair(FaultKind.STREAM_SIGN, f"{found} in the compressed image, {other} promised"))
+        return not promised if stream.signed else stream.bits >= self.promise.bits_stored
 
     def _checked_stream(self, encoded: bytes) -> Codestream | None:
         """What the codestream says, where it agrees with the header."""
@@ -252,11 +312,12 @@ class FrameDecoder:
         bits = self.promise.bits_stored
         lowest, highest = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if self.promise.signed else (0, (1 << bits) - 1)
         if image.min() < lowest or image.max() > highest:
-            message = f"values {image.min()} to {image.max()} in {bits} stored bits"
+            message = f"values {image.min()} to {image.max()}, expected {lowest} to {highest}"
             raise FileFault(FaultKind.UNDECODABLE, message)
         return image
 
-    def _note_once(self, repair: Repair) -> None:
+    def note(self, repair: Repair) -> None:
+        """Once for all frames of a file."""
         if repair not in self.repairs:
             self.repairs.append(repair)
 
@@ -279,6 +340,11 @@ def _guarded(decoder: Decoder, source: bytes, **options: Any) -> npt.NDArray[Any
     return image
 
 
+def available_decoders() -> str:
+    """Each compressed transfer syntax and the packages that read it here: another text where one was installed."""
+    return "; ".join(" ".join((syntax, *get_decoder(syntax).available_plugins)) for syntax in _COMPRESSED)
+
+
 @cache
 def _decoder(syntax: UID) -> Decoder:
     """Raises FileFault, which names the package to install, where nothing decodes this syntax."""
@@ -292,12 +358,11 @@ def _decoder(syntax: UID) -> Decoder:
     return decoder
 
 
-def _whole(header: Dataset, keyword: str, default: int | None = None) -> int:
-    """A whole number of the header. Raises FileFault where it is none, or missing and without a default."""
-    try:
-        value = header.get(keyword)
-        if value is None and default is not None:
-            return default
-        return int(value)
-    except READ_ERRORS:
-        raise FileFault(FaultKind.UNDECODABLE, f"{keyword} is missing, or no whole number") from None
+def photometric_of(header: Dataset) -> str:
+    """What black and white mean; empty where the header does not say."""
+    return str(value_of(header, "PhotometricInterpretation") or "")
+
+
+def _one_line(error: BaseException) -> str:
+    """A decoder's error and the beginning of its message: it saw pixels, and numbers of the header."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

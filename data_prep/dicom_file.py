@@ -18,7 +18,6 @@ from typing import BinaryIO
 
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
-from pydicom.errors import InvalidDicomError
 from pydicom.filereader import data_element_generator, read_dataset
 from pydicom.uid import (
     UID,
@@ -30,6 +29,7 @@ from pydicom.uid import (
 from pydicom.valuerep import VR
 
 from data_prep.faults import FaultKind, FileFault, Repair
+from data_prep.header_values import READ_ERRORS, quoted_identifier, unparsed
 
 #: Longer headers are refused. One of 999 frames takes some 4 MB.
 MAX_HEADER_BYTES = 8 << 20
@@ -37,31 +37,15 @@ MAX_HEADER_BYTES = 8 << 20
 INFLATED_BYTES_PER_PIXEL = 4
 #: What is read of a header: where an image lies, how its pixels are stored, how it was acquired.
 HEADER_KEYWORDS = (
-    "InstanceNumber", "SeriesDescription", "ImageType", "ComplexImageComponent", "EchoTime", "RepetitionTime",
+    "InstanceNumber", "StudyInstanceUID", "SeriesInstanceUID", "SeriesDescription",
+    "ImageType", "ComplexImageComponent", "EchoTime", "RepetitionTime",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
-    "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
+    "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit",
     "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
 )  # fmt: skip
-#: What pydicom and its decoders were seen to raise for malformed files.
-READ_ERRORS = (
-    InvalidDicomError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    NotImplementedError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
 
 _HEADER_TAGS = [tag for tag in map(tag_for_keyword, HEADER_KEYWORDS) if tag is not None]
 _PIXEL_DATA = 0x7FE00010
@@ -110,7 +94,7 @@ def open_dicom(path: Path, max_pixels: int) -> Iterator[DicomFile]:
             with without_remarks():
                 opened = _parse(file, max_pixels)
         except READ_ERRORS as error:
-            raise FileFault(FaultKind.UNREADABLE, one_line(error)) from None
+            raise FileFault(FaultKind.UNREADABLE, unparsed(error)) from None
         yield opened
 
 
@@ -120,11 +104,6 @@ def without_remarks() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's kind and the beginning of its message: never pixel data or a whole header."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
 def _parse(file: BinaryIO, max_pixels: int) -> DicomFile:
@@ -171,7 +150,8 @@ def _read_meta(buffer: BytesIO) -> tuple[UID, tuple[Repair, ...]]:
         missing.append("transfer syntax")
     syntax = UID(found) if found else _guess_syntax(buffer)
     if syntax.is_private or not syntax.is_transfer_syntax:
-        raise FileFault(FaultKind.NO_DECODER, f"{str(syntax)[:64]!r} is no standard transfer syntax")
+        message = f"transfer syntax: {quoted_identifier(str(syntax))}, none of the standard's"
+        raise FileFault(FaultKind.NO_DECODER, message)
     if not missing:
         return syntax, ()
     return syntax, (Repair(FaultKind.FILE_META, f"no {' and no '.join(missing)}: read as {syntax.name}"),)

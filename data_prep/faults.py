@@ -128,6 +128,16 @@ class FaultKind(StrEnum):
         "the compressed image has 8 bits where the header promises more",
         "read as it is",
     )
+    STREAM_SIGN = (
+        "stream_sign",
+        "the compressed image has values with a sign where the header promises none, or the reverse",
+        "read where that leaves one meaning: negative values under a header without a sign are left out",
+    )
+    ODD_HEADER = (
+        "odd_header",
+        "a header value that cannot be meant: a rescale slope of 0 or no number, padding that covers a whole picture",
+        "not applied: the values count as they are stored",
+    )
     CONSTANT_IMAGE = ("constant_image", "every pixel of an image is the same", "written as it is")
     NO_GEOMETRY = (
         "no_geometry",
@@ -136,8 +146,18 @@ class FaultKind(StrEnum):
     )
     DUPLICATE_INSTANCE = (
         "duplicate_instance",
-        "two files of one instance number in a series",
-        "the first by its file's number is kept",
+        "two files of one instance number in a series, or a frame whose number is a file's",
+        "the first by its file's number is kept, before a frame the file; where the files are numbered apart, both are",
+    )
+    FOREIGN_IMAGE = (
+        "foreign_image",
+        "a file whose identifiers (StudyInstanceUID, SeriesInstanceUID) are not those of most files beside it",
+        "left out where it is of another examination, kept where only its series is another",
+    )
+    ODD_VALUES = (
+        "odd_values",
+        "an image whose values lie far from its series': a slip in its rescale slope, a damaged picture",
+        "it has no say in its series' window, and is windowed by itself",
     )
     # Series
     VIEW_GUESSED = (

@@ -7,6 +7,7 @@ from pydicom.encaps import get_frame
 
 from data_prep.dicom_file import DicomFile
 from data_prep.faults import FaultKind, FileFault
+from data_prep.header_values import HeaderError, value_of
 
 #: More are refused: a frame has a few, and 999 frames at most are read.
 MAX_FRAGMENTS = 65_536
@@ -56,9 +57,15 @@ def encoded_frame(file: DicomFile, fragments: Fragments, frame: int, frames: int
         return b"".join(file.read(*place) for place in fragments.places)
     if len(fragments.places) == frames:
         return file.read(*fragments.places[frame])
-    header = file.header
-    tables = (
-        (header.ExtendedOffsetTable, header.ExtendedOffsetTableLengths) if "ExtendedOffsetTable" in header else None
-    )
     file.source.seek(file.start)
-    return get_frame(file.source, frame, extended_offsets=tables, number_of_frames=frames)
+    return get_frame(file.source, frame, extended_offsets=_extended_offsets(file), number_of_frames=frames)
+
+
+def _extended_offsets(file: DicomFile) -> tuple[bytes, bytes] | None:
+    """The extended offset table and its lengths; None where there is none. Raises HeaderError for one that is none."""
+    offsets, lengths = (value_of(file.header, f"ExtendedOffsetTable{suffix}") for suffix in ("", "Lengths"))
+    if offsets is None:
+        return None
+    if not isinstance(offsets, bytes) or not isinstance(lengths, bytes):
+        raise HeaderError("an extended offset table that is no table")
+    return offsets, lengths

@@ -20,6 +20,7 @@ from data_prep.records import (
     SITE_COLUMNS,
     SLICE_COLUMNS,
     StudyRecord,
+    decoders_that_matter,
     image_path,
     read_record,
     read_tiles,
@@ -103,6 +104,7 @@ def gather(
         "counts": counts.to_metadata(),
         "sources": dict(counts.sources),
         **notes,
+        "decoders": decoders_that_matter(counts.faults),
         "study_ids": list(cohort.study_ids),
     }
     pairs = (pair for _, pairs in _parts(cohort, processed, caption, fold_of) for pair in pairs)

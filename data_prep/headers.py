@@ -2,15 +2,15 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pydicom import Dataset
 
-from data_prep.dicom_file import READ_ERRORS, without_remarks
+from data_prep.dicom_file import without_remarks
 from data_prep.enhanced import frame_instance
 from data_prep.geometry import Frame
+from data_prep.header_values import HeaderError, number, numbers, value_of, whole_number
 
 #: A spin echo is T1-weighted with a short echo and a short repetition time (ms); T2 and STIR have long ones.
 T1_ECHO_MS, T1_REPETITION_MS = 30.0, 1200.0
@@ -29,61 +29,75 @@ class Header:
     problem: str
     weighting: str
     """``t1`` or ``t2`` where the series description or the times tell, else empty."""
+    own_number: int | None = None
+    """What the header calls the instance, whatever its file is called."""
+    study_uid: str = field(default="", repr=False)
+    series_uid: str = field(default="", repr=False)
+    """Only ever compared: with those of the other images in the folder."""
 
 
 def read_header(dataset: Dataset, path: Path, frame_index: int = 0, frames: int = 1) -> Header:
     """Of the image `frame_index`, counted from 0, of a file of `frames`; `dataset` is that frame's own header.
 
-    Raises ValueError where neither the file's name nor the header gives an instance number. The file's
+    Raises HeaderError where neither the file's name nor the header gives an instance number. The file's
     name counts first, because the competition's tables speak of files.
     """
     with without_remarks():
-        number = frame_instance(_file_number(dataset, path), frame_index, frames)
+        instance = frame_instance(_file_number(dataset, path), frame_index, frames)
         frame, problem = None, ""
         try:
             frame = _frame(dataset)
-        except READ_ERRORS as error:
-            problem = " ".join(str(error).split())[:160]
-        return Header(number, frame, problem, _weighting(dataset))
+        except ValueError as error:  # a HeaderError, or what Frame says of numbers
+            problem = str(error)
+        uids = (_text(dataset, f"{level}InstanceUID") for level in ("Study", "Series"))
+        return Header(instance, frame, problem, _weighting(dataset), _own_number(dataset), *uids)
 
 
 def _file_number(dataset: Dataset, path: Path) -> int:
     try:
-        number = int(path.stem) if path.stem.isascii() and path.stem.isdigit() else int(dataset.InstanceNumber)
-    except READ_ERRORS:
-        raise ValueError("no instance number, neither in the file's name nor in its header") from None
-    if not 0 <= number < LARGEST_INSTANCE:
-        raise ValueError(f"instance number {number}: expected 0 to {LARGEST_INSTANCE - 1}")
-    return number
+        named = path.stem.isascii() and path.stem.isdigit()
+        found = int(path.stem) if named else whole_number(dataset, "InstanceNumber")
+    except HeaderError:
+        raise HeaderError("no instance number, neither in the file's name nor in its header") from None
+    if not 0 <= found < LARGEST_INSTANCE:
+        raise HeaderError(f"an instance number of {len(str(abs(found)))} digits: expected 0 to {LARGEST_INSTANCE - 1}")
+    return found
+
+
+def _own_number(dataset: Dataset) -> int | None:
+    try:
+        return whole_number(dataset, "InstanceNumber")
+    except HeaderError:
+        return None
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    """Empty where an element is missing or cannot be parsed."""
+    try:
+        return str(value_of(dataset, keyword) or "")
+    except HeaderError:
+        return ""
 
 
 def _frame(dataset: Dataset) -> Frame:
-    position = _numbers(dataset, "ImagePositionPatient", 3)
-    orientation = _numbers(dataset, "ImageOrientationPatient", 6)
-    spacing = _numbers(dataset, "PixelSpacing", 2)
+    position = numbers(dataset, "ImagePositionPatient", 3)
+    orientation = numbers(dataset, "ImageOrientationPatient", 6)
+    spacing = numbers(dataset, "PixelSpacing", 2)
     return Frame(
         (position[0], position[1], position[2]),
         (orientation[0], orientation[1], orientation[2]),
         (orientation[3], orientation[4], orientation[5]),
         (spacing[0], spacing[1]),
-        (int(dataset.Rows), int(dataset.Columns)),
+        (whole_number(dataset, "Rows"), whole_number(dataset, "Columns")),
     )
-
-
-def _numbers(dataset: Dataset, name: str, count: int) -> list[float]:
-    value: Any = dataset.get(name)
-    numbers = [] if value is None or isinstance(value, float) else [float(number) for number in value]
-    if len(numbers) != count:
-        raise ValueError(f"{name} has {len(numbers)} numbers: expected {count}")
-    return numbers
 
 
 def _weighting(dataset: Dataset) -> str:
     """From the series description; where it says nothing, from echo and repetition time."""
+    words = _text(dataset, "SeriesDescription").lower()
     try:
-        words = str(dataset.get("SeriesDescription", "")).lower()
-        echo, repetition = (float(dataset.get(name) or math.nan) for name in ("EchoTime", "RepetitionTime"))
-    except READ_ERRORS:
+        echo, repetition = (number(dataset, name, math.nan) or math.nan for name in ("EchoTime", "RepetitionTime"))
+    except HeaderError:
         return ""
     named = {"t1" if word == "t1" else "t2" for word in _WEIGHTING_WORD.findall(words)}
     if len(named) == 1:

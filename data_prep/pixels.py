@@ -16,10 +16,11 @@ import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.pixels import apply_modality_lut
 
-from data_prep.decoding import MAX_PIXELS, FrameDecoder, StoredValues
-from data_prep.dicom_file import READ_ERRORS, DicomFile, one_line, open_dicom, without_remarks
+from data_prep.decoding import MAX_PIXELS, FrameDecoder, Promise, StoredValues, photometric_of
+from data_prep.dicom_file import DicomFile, open_dicom, without_remarks
 from data_prep.enhanced import FrameHeaders
 from data_prep.faults import FaultKind, FileFault, Repair
+from data_prep.header_values import READ_ERRORS, HeaderError, number, unparsed, value_of, whole_number
 
 Grey = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.number[Any]]
@@ -39,15 +40,60 @@ class ImageFile:
     decoder: FrameDecoder
 
     def signal(self, frame: int = 0) -> Pixels:
-        """(rows, columns) of one image, counted from 0, in native byte order. Raises FileFault."""
+        """(rows, columns) of one image, counted from 0, in native byte order. Raises FileFault.
+
+        Masked (`numpy.ma`) where the header says that pixels are padding: they show nothing of the patient.
+        """
         try:
             with without_remarks():
                 header = self.headers[frame]
                 if components := _NO_MAGNITUDE.intersection(_components(header)):
                     raise FileFault(FaultKind.NOT_GREY, f"a {min(components)} image: only magnitudes are read")
-                return _to_signal(self.decoder.decode(frame), header)
+                return self._signal(self.decoder.decode(frame), header)
+        except HeaderError as error:
+            raise FileFault(FaultKind.UNDECODABLE, str(error)) from None
         except READ_ERRORS as error:
-            raise FileFault(FaultKind.UNDECODABLE, one_line(error)) from None
+            raise FileFault(FaultKind.UNDECODABLE, unparsed(error)) from None
+
+    def _signal(self, stored: StoredValues, header: Dataset) -> Pixels:
+        """Without padding, turned round where it is MONOCHROME1, and through the modality LUT or rescale."""
+        padding = self._padding(stored, header)
+        inverted = photometric_of(header) == "MONOCHROME1"
+        if header.get("ModalityLUTSequence"):
+            signal: Pixels = apply_modality_lut(stored, header)
+            signal = np.invert(signal) if inverted else signal
+        else:
+            signal = _inverted(stored, self.decoder.promise) if inverted else stored
+            signal = _rescaled(signal, *self.rescale(header))
+        return signal if padding is None else np.ma.MaskedArray(signal, padding)
+
+    def _padding(self, stored: StoredValues, header: Dataset) -> npt.NDArray[np.bool_] | None:
+        """Which stored values are padding (PS3.3 C.7.5.1.1.2); None where none are, or where all would be."""
+        if value_of(header, "PixelPaddingValue") is None:
+            return None
+        ends = [_cell_value(whole_number(header, "PixelPaddingValue"), self.decoder.promise)]
+        ends.append(_cell_value(whole_number(header, "PixelPaddingRangeLimit", ends[0]), self.decoder.promise))
+        padding = (stored >= min(ends)) & (stored <= max(ends))
+        if not padding.any():
+            return None
+        if padding.all() and stored.min() < stored.max():
+            message = f"padding from {min(ends)} to {max(ends)} would cover the whole image"
+            self.decoder.note(Repair(FaultKind.ODD_HEADER, message, "guessed"))
+            return None
+        return padding
+
+    def rescale(self, header: Dataset) -> tuple[float, float]:
+        """(slope, intercept) of an image; (1, 0) for such as cannot be meant."""
+        try:
+            slope, intercept = number(header, "RescaleSlope", 1.0), number(header, "RescaleIntercept", 0.0)
+        except HeaderError as error:
+            problem = str(error)
+        else:
+            if slope and np.isfinite(slope) and np.isfinite(intercept):
+                return slope, intercept
+            problem = f"rescale slope {slope:g}, intercept {intercept:g}"
+        self.decoder.note(Repair(FaultKind.ODD_HEADER, f"{problem}: not rescaled", "guessed"))
+        return 1.0, 0.0
 
     @property
     def repairs(self) -> tuple[Repair, ...]:
@@ -71,7 +117,7 @@ def open_images(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile]
             with without_remarks():
                 headers = FrameHeaders(file.header, decoder.promise.frames)
         except READ_ERRORS as error:
-            raise FileFault(FaultKind.UNREADABLE, one_line(error)) from None
+            raise FileFault(FaultKind.UNREADABLE, unparsed(error)) from None
         yield ImageFile(headers, file, decoder)
 
 
@@ -81,22 +127,28 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS, frame: int = 0) -> Pixe
         return images.signal(frame)
 
 
-def _to_signal(image: StoredValues, header: Dataset) -> Pixels:
-    """Apply the modality LUT or rescale where it changes anything, and turn MONOCHROME1 round."""
-    inverted = header.PhotometricInterpretation == "MONOCHROME1"
-    if header.get("ModalityLUTSequence"):
-        signal = apply_modality_lut(image, header)
-        return -signal.astype(np.int32) if inverted else signal
-    slope, intercept = float(header.get("RescaleSlope", 1) or 1), float(header.get("RescaleIntercept", 0) or 0)
-    if not (np.isfinite(slope) and np.isfinite(intercept)):
-        slope, intercept = 1.0, 0.0
-    if inverted:
-        slope, intercept = -slope, -intercept
+def _inverted(stored: StoredValues, promise: Promise) -> StoredValues:
+    """The least value of the stored bits to the greatest, and so on: a series keeps one range."""
+    bits = min(promise.bits_stored, 8 * stored.itemsize)  # a JPEG of 8 bits may lie under a header of more
+    total = -1 if promise.signed else (1 << bits) - 1
+    if promise.signed != (stored.dtype.kind == "i"):
+        return total - stored.astype(np.int64)
+    return np.invert(stored) if promise.signed else np.bitwise_xor(stored, stored.dtype.type(total))
+
+
+def _rescaled(stored: StoredValues, slope: float, intercept: float) -> Pixels:
     if (slope, intercept) == (1.0, 0.0):
-        return image
+        return stored
     with np.errstate(over="ignore", invalid="ignore"):
-        signal = image.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+        signal = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     if not (np.abs(signal) < LARGEST_SIGNAL).all():
         message = f"rescale slope {slope:g}, intercept {intercept:g}: beyond all numbers"
         raise FileFault(FaultKind.UNDECODABLE, message)
     return signal
+
+
+def _cell_value(value: int, promise: Promise) -> int:
+    """A padding value as the pixels have it: headers write it with a sign where they have none, and the reverse."""
+    cells = 1 << promise.bits_allocated
+    value %= cells
+    return value - cells if promise.signed and value >= cells // 2 else value

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.crops import CROP_SIZE, TILE_SLICES, Tile, cut_tile
+from data_prep.decoding import available_decoders
 from data_prep.faults import Fault, FaultKind
 from data_prep.geometry import Frame
 from data_prep.placing import Placer
@@ -38,12 +40,15 @@ SITE_COLUMNS = ("study_id", "condition", "side", "level", "x_mm", "y_mm", "z_mm"
 """Columns of ``sites.csv``."""
 
 #: What a record looks like, and how its images come about: a record of another version is made again.
-RECORD_VERSION = 3
+RECORD_VERSION = 4
 
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """What one study adds to the tables. `key` names the input it was made from; image_bytes: its PNGs, together."""
+    """What one study adds to the tables. `key` names the input it was made from; image_bytes: its PNGs, together.
+
+    decoders: what was installed, where a file lacked its decoder; it is another record once that is there.
+    """
 
     study_id: int
     key: str
@@ -53,6 +58,7 @@ class StudyRecord:
     regions: list[Region]
     not_imaged: dict[str, int]
     faults: list[Fault]
+    decoders: str = ""
 
     @property
     def images(self) -> set[str]:
@@ -109,7 +115,8 @@ def convert_study(study_input: StudyInput, processed: Path, placer: Placer | Non
     ordered = [positions[site] for site in SITES if site in positions]
     key = record_key(study_input, placer, max_pixels)
     faults = [*faults, *mark_faults, *not_found(study, positions)]
-    record = StudyRecord(study.study_id, key, image_bytes, rows, ordered, regions, not_imaged, faults)
+    decoders = decoders_that_matter(fault.kind for fault in faults)
+    record = StudyRecord(study.study_id, key, image_bytes, rows, ordered, regions, not_imaged, faults, decoders)
     _write_record(parts, record)
     return _done(record)
 
@@ -120,6 +127,8 @@ def find_done(study_input: StudyInput, processed: Path, placer: Placer | None, m
     try:
         record = read_record(parts, study_id)
         if record.key != record_key(study_input, placer, max_pixels):
+            return None
+        if record.decoders != decoders_that_matter(fault.kind for fault in record.faults):
             return None
         sizes = [(processed / name).stat().st_size for name in record.images]
         tiles = np.load(parts / f"{study_id}.npy", mmap_mode="r", allow_pickle=False)
@@ -165,6 +174,11 @@ def record_key(study_input: StudyInput, placer: Placer | None, max_pixels: int) 
     return hashlib.sha256(repr(made_from).encode()).hexdigest()
 
 
+def decoders_that_matter(kinds: Iterable[str]) -> str:
+    """What is installed, where one of the faults is a lack of it; else nothing."""
+    return available_decoders() if FaultKind.NO_DECODER in kinds else ""
+
+
 def site_row(study_id: int, position: Position) -> tuple[Any, ...]:
     """A row of ``sites.csv``."""
     site = position.site
@@ -183,7 +197,8 @@ def _write_images(study: Study, processed: Path) -> tuple[list[list[Any]], int]:
             grey = image.grey
             size += write_png(processed / name, grey)
             rows.append([study.study_id, series.series_id, image.instance_number, name, series.view or ""])
-            rows[-1] += [stack_of.get(place, ""), *grey.shape, *_frame_cells(image.frame), *series.window]
+            rows[-1] += [stack_of.get(place, ""), *grey.shape, *_frame_cells(image.frame)]
+            rows[-1] += image.window or series.window
     return rows, size
 
 
@@ -242,6 +257,7 @@ def _write_record(parts: Path, record: StudyRecord) -> None:
         ],
         "not_imaged": record.not_imaged,
         "faults": [asdict(fault) for fault in record.faults],
+        "decoders": record.decoders,
     }
     with replacing(parts / f"{record.study_id}.json") as partial:
         partial.write_text(json.dumps(content), encoding="utf-8")
@@ -266,6 +282,7 @@ def read_record(parts: Path, study_id: int) -> StudyRecord:
         regions,
         content["not_imaged"],
         faults,
+        content["decoders"],
     )
 
 

@@ -5,16 +5,17 @@ images do; the others are decoded again, one at a time, when their grey values a
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_prep.dicom_file import READ_ERRORS, one_line
 from data_prep.faults import Action, Fault, FaultKind, FileFault
 from data_prep.folders import list_folder, place
+from data_prep.geometry import Frame
+from data_prep.header_values import READ_ERRORS, HeaderError, unparsed
 from data_prep.headers import Header, read_header
+from data_prep.odd_images import Reach, odd_reaches, others, reach_of
 from data_prep.pixels import Grey, ImageFile, Pixels, open_images, read_image
-from data_prep.windows import SeriesHistogram, to_grey
+from data_prep.windows import SeriesHistogram, series_window, to_grey
 
 #: Decoded images of one series that wait for its window, and grey images of one study, are kept up to these sizes.
 SIGNAL_BYTES, GREY_BYTES = 48 << 20, 48 << 20
@@ -71,20 +72,26 @@ class GreyOnDisk:
 
 @dataclass(frozen=True)
 class SeriesImage:
-    """One image of a series: what its header says, and its grey values, here or on disk."""
+    """One image of a series: what its header says, and its grey values, here or on disk.
+
+    window: its own, where it is too unlike the others for theirs.
+    """
 
     header: Header
     grey: Grey | GreyOnDisk
+    window: tuple[float, float] | None = None
 
 
 @dataclass
 class _Found:
-    """An image that was decoded once; `pixels` is None where they did not fit."""
+    """An image that was decoded once, of a file of `frames`; `pixels` is None where they did not fit."""
 
     path: Path
     frame: int
+    frames: int
     header: Header
     shape: tuple[int, int]
+    reach: Reach
     pixels: Pixels | None
 
 
@@ -99,18 +106,26 @@ class SeriesFolder:
         self._path, self._root, self._max_pixels = path, root, max_pixels
         self._study_id, self._series_id = study_id, series_id
         self._found: dict[int, _Found] = {}
+        self._instances: dict[tuple[int, Frame], Path] = {}
         self._signal_left = SIGNAL_BYTES
         self._histogram = SeriesHistogram()
+        self._counted_too_many = False
 
     def read(self, budget: GreyBudget) -> tuple[list[SeriesImage], tuple[float, float]]:
         """Images by instance number, and the window that made them grey; no images where none can be read."""
         for file in self._files():
             self._read_file(file)
+        self._leave_out_others()
         if not self._found:
             return [], (0.0, 0.0)
-        window = self._histogram.window(self._signals)
         found = [self._found[number] for number in sorted(self._found)]
-        return [SeriesImage(image.header, self._grey(image, window, budget)) for image in found], window
+        odd = {found[index].header.instance_number for index in odd_reaches([image.reach for image in found])}
+        window = self._window([image for image in found if image.header.instance_number not in odd])
+        images = []
+        for image in found:
+            own = self._own_window(image) if image.header.instance_number in odd else None
+            images.append(SeriesImage(image.header, self._grey(image, own or window, budget), own))
+        return images, window
 
     def _read_file(self, path: Path) -> None:
         try:
@@ -128,18 +143,26 @@ class SeriesFolder:
         frames = len(images.headers)
         try:
             header = read_header(images.headers[frame], path, frame, frames)
-            if header.instance_number in self._found:
-                first = self._found[header.instance_number].path.name
-                message = f"instance {header.instance_number} is there already, in {first}"
+            taken = self._found.get(header.instance_number)
+            if taken is not None and not taken.frames > frames == 1:
+                message = f"instance {header.instance_number} is there already, in {taken.path.name}"
                 raise FileFault(FaultKind.DUPLICATE_INSTANCE, message)
             pixels = images.signal(frame)
+            slope, _ = images.rescale(images.headers[frame])
         except FileFault as fault:
             self._note(path, fault.kind, "skipped", fault.message)
             return
-        except READ_ERRORS as error:  # also of a header that is parsed only now
-            message = str(error) if type(error) is ValueError else one_line(error)
-            self._note(path, FaultKind.UNREADABLE, "skipped", message)
+        except HeaderError as error:
+            self._note(path, FaultKind.UNREADABLE, "skipped", str(error))
             return
+        except READ_ERRORS as error:  # of a header that is parsed only now
+            self._note(path, FaultKind.UNREADABLE, "skipped", unparsed(error))
+            return
+        if taken is not None:  # a file's own number counts more than one that was made up for a frame
+            message = f"frame {taken.frame + 1}: instance {header.instance_number} is that of {path.name}"
+            self._note(taken.path, FaultKind.DUPLICATE_INSTANCE, "skipped", message)
+            self._counted_too_many = True
+        self._note_copy(path, header, frames)
         smallest, largest = self._histogram.add(pixels)
         where = f"frame {frame + 1}: " if frames > 1 else ""
         if smallest == largest:
@@ -149,12 +172,46 @@ class SeriesFolder:
         kept = pixels if pixels.nbytes <= min(self._signal_left, SIGNAL_BYTES // _LARGEST_PART) else None
         self._signal_left -= 0 if kept is None else pixels.nbytes
         rows, columns = pixels.shape
-        self._found[header.instance_number] = _Found(path, frame, header, (rows, columns), kept)
+        found = _Found(path, frame, frames, header, (rows, columns), reach_of(pixels, slope), kept)
+        self._found[header.instance_number] = found
 
-    def _signals(self) -> Iterator[Pixels]:
-        """All images once more, those that were not kept from their files."""
-        for image in self._found.values():
-            yield self._signal(image)
+    def _note_copy(self, path: Path, header: Header, frames: int) -> None:
+        """The same instance under another file's name is kept, because tables speak of files; its place shows it."""
+        if frames > 1 or header.own_number is None or header.frame is None:
+            return
+        key = header.own_number, header.frame
+        first = self._instances.setdefault(key, path)
+        if first != path:
+            message = f"its header says instance {header.own_number} at the same place, as that of {first.name} does"
+            self._note(path, FaultKind.DUPLICATE_INSTANCE, "kept", message)
+
+    def _leave_out_others(self) -> None:
+        """Images of another examination than most here are left out; those of another series of it are kept."""
+        found = list(self._found.values())
+        for index in others([image.header.study_uid for image in found]):
+            image = found[index]
+            message = "its StudyInstanceUID is not that of the other images here: of another examination"
+            self._note(image.path, FaultKind.FOREIGN_IMAGE, "skipped", message)
+            del self._found[image.header.instance_number]
+            self._counted_too_many = True
+        found = list(self._found.values())
+        for index in others([image.header.series_uid for image in found]):
+            message = "its SeriesInstanceUID is not that of the other images here"
+            self._note(found[index].path, FaultKind.FOREIGN_IMAGE, "kept", message)
+
+    def _window(self, ordinary: list[_Found]) -> tuple[float, float]:
+        """Of all images but the odd ones; they are counted anew where others were counted with them."""
+        if self._counted_too_many or len(ordinary) < len(self._found):
+            self._histogram = SeriesHistogram()
+            for image in ordinary:
+                self._histogram.add(self._signal(image))
+        return self._histogram.window(lambda: map(self._signal, ordinary))
+
+    def _own_window(self, image: _Found) -> tuple[float, float]:
+        window = series_window([self._signal(image)])
+        message = f"most values lie between {image.reach.low:g} and {image.reach.high:g}, far from the other images'"
+        self._note(image.path, FaultKind.ODD_VALUES, "guessed", f"{message}: windowed by itself")
+        return window
 
     def _signal(self, image: _Found) -> Pixels:
         if image.pixels is not None:

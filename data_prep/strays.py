@@ -1,10 +1,12 @@
-"""Series folders one level too high or too low, and whose they are.
+"""Series folders one level too high or too low, or in another study's folder, and whose they are.
 
 A stray is given to a study only where that is certain: exactly one study of the table has a series of its
-name, that study has no images of it in the right place, and no second stray is so called.
+name, that study has no images of it in the right place, and no second stray is so called. From another
+study's folder only where no name in the table is that of two studies' series: else names such as 1, 2 and 3
+say nothing, and the series may be that study's own.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -24,7 +26,9 @@ def misplaced_series(
     if not wanted:
         return {}
     found = defaultdict(list)
-    for path in _strays(root, folders, set(study_ids), set(wanted.values())):
+    counts = Counter(series_id for series in views.values() for series_id in series)
+    unique = max(counts.values(), default=0) == 1
+    for path in _strays(root, folders, set(study_ids), set(wanted.values()), lent=unique):
         if is_id(path.name) and int(path.name) in wanted and holds_files(path):
             found[int(path.name)].append(path)
     return {(wanted[series_id], series_id): paths[0] for series_id, paths in found.items() if len(paths) == 1}
@@ -43,8 +47,11 @@ def _wanted(root: Path, views: Mapping[int, Mapping[int, View]]) -> dict[int, in
     }
 
 
-def _strays(root: Path, folders: Iterable[Path], named: set[int], incomplete: set[int]) -> Iterator[Path]:
-    """Folders that may be series at a wrong level: all but studies of the table and what lies in their place."""
+def _strays(root: Path, folders: Iterable[Path], named: set[int], incomplete: set[int], lent: bool) -> Iterator[Path]:
+    """Folders that may be series in a wrong place: all but studies of the table and what lies in their place.
+
+    lent: also what lies in the place of a series there; what is that study's own is never wanted.
+    """
 
     def inside(path: Path) -> list[Path]:
         return list_folder(path, root).folders
@@ -53,8 +60,9 @@ def _strays(root: Path, folders: Iterable[Path], named: set[int], incomplete: se
         is_study = is_id(path.name) and int(path.name) in named
         if not is_study:
             yield path  # <series>
-        if not is_study or int(path.name) in incomplete:
+        if not is_study or lent or int(path.name) in incomplete:
             for inner in inside(path):
-                if not is_study:
+                if not is_study or lent:
                     yield inner  # <folder>/<series>
-                yield from inside(inner)  # <folder>/<study>/<series>, <study>/<folder>/<series>
+                if not is_study or int(path.name) in incomplete:
+                    yield from inside(inner)  # <folder>/<study>/<series>, <study>/<folder>/<series>

@@ -20,15 +20,17 @@ class Slice:
     """One image. `frame` is None where its header has no usable geometry: then it carries no region.
 
     source: its grey values; of a study that is too large for memory, where they are read from again.
+    window: what became 0 and 255, where that is not its series' window.
     """
 
     instance_number: int
     frame: Frame | None
     source: Grey | GreyOnDisk = field(repr=False, compare=False)
+    window: tuple[float, float] | None = None
 
     @property
     def grey(self) -> Grey:
-        """(rows, columns), 0 to 255 over the window of its series. Raises OSError where the file has changed."""
+        """(rows, columns), 0 to 255 over its window. Raises OSError where the file has changed."""
         return self.source.read() if isinstance(self.source, GreyOnDisk) else self.source
 
     @property
@@ -43,7 +45,8 @@ class Series:
     """Images of one series, sorted along their normal, stack after stack; those without geometry come last.
 
     stacks: indices into `slices`; view: None for what is none of the three kinds;
-    window: (low, high) of the values, rescaled where the header says so, that became 0 and 255.
+    window: (low, high) of the values, rescaled where the header says so, that became 0 and 255 in all slices that
+    have no window of their own.
     """
 
     series_id: int
@@ -129,7 +132,9 @@ def _series(series_id: int, images: list[SeriesImage], window: tuple[float, floa
     groups = stacks([frame for _, frame in placed])
     ordered = [placed[index][0] for group in groups for index in group]
     ordered += [image for image in images if image.header.frame is None]
-    slices = tuple(Slice(image.header.instance_number, image.header.frame, image.grey) for image in ordered)
+    slices = tuple(
+        Slice(image.header.instance_number, image.header.frame, image.grey, image.window) for image in ordered
+    )
     starts = [sum(map(len, groups[:position])) for position in range(len(groups))]
     ranges = tuple(tuple(range(start, start + len(group))) for start, group in zip(starts, groups, strict=True))
     return Series(series_id, None, slices, ranges, window)

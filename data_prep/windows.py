@@ -15,6 +15,11 @@ _ZERO = 32768
 _BLOCK = 1 << 18
 
 
+def visible(image: Pixels) -> Pixels:
+    """All pixels of an image, or, of a masked one, those that are not padding, in one row."""
+    return image.compressed() if isinstance(image, np.ma.MaskedArray) else image
+
+
 class SeriesHistogram:
     """Counts the values of a series, image after image, so that none need be kept.
 
@@ -28,7 +33,10 @@ class SeriesHistogram:
         self._whole = self._narrow = True
 
     def add(self, image: Pixels) -> tuple[float, float]:
-        """Count an image; its own smallest and largest value."""
+        """Count an image but for its padding; its own smallest and largest value."""
+        image = visible(image)
+        if not image.size:
+            return 0.0, 0.0
         smallest, largest = image.min(), image.max()
         self.smallest, self.largest = min(self.smallest, float(smallest)), max(self.largest, float(largest))
         self._whole &= image.dtype.kind in "iu"
@@ -43,6 +51,8 @@ class SeriesHistogram:
 
     def window(self, again: Callable[[], Iterable[Pixels]]) -> tuple[float, float]:
         """(low, high): `WINDOW_PERCENTILES` of all that was added; `again` yields the same images."""
+        if self.smallest > self.largest:  # padding alone
+            return 0.0, 0.0
         smallest, span = self.smallest, self.largest - self.smallest
         whole = self._whole and span < _BINS
         step = 1.0 if whole else max(span, 1e-6) / (_BINS - 1)
@@ -51,7 +61,7 @@ class SeriesHistogram:
         else:
             counts = np.zeros(_BINS, dtype=np.int64)
             for image in again():
-                for block in _blocks(image):
+                for block in _blocks(visible(image)):
                     bins = block.astype(np.int64) - int(smallest) if whole else (block - smallest) / step
                     counts += np.bincount(bins.astype(np.int64), minlength=_BINS)
         running = np.cumsum(counts)
@@ -68,15 +78,17 @@ def series_window(images: Sequence[Pixels]) -> tuple[float, float]:
 
 
 def to_grey(image: Pixels, window: tuple[float, float]) -> Grey:
-    """Map a window linearly to 0 to 255, rounded; a constant series becomes 0."""
+    """Map a window linearly to 0 to 255, rounded; a constant series, and padding, become 0."""
     low, high = window
     grey = np.zeros(image.shape, dtype=np.uint8)
     if high <= low:
         return grey
     # Arithmetic is as fast as a table here, and right for values that are no whole numbers.
-    for block, out in zip(_blocks(image), _blocks(grey), strict=True):
+    for block, out in zip(_blocks(np.ma.getdata(image)), _blocks(grey), strict=True):
         scaled = (block.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
         out[...] = np.clip(np.rint(scaled), 0, 255)
+    if isinstance(image, np.ma.MaskedArray):
+        grey[image.mask] = 0
     return grey
 
 

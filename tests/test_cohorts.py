@@ -53,11 +53,34 @@ def test_a_misplaced_series_is_read_where_it_lies(tmp_path: Path, where: str) ->
     assert not {fault.kind for fault in faults} & {FaultKind.MISSING_SERIES, FaultKind.MISSING_STUDY}
 
 
-def test_a_series_that_the_table_gives_to_another_study_is_nobody_elses(tmp_path: Path) -> None:
+def test_a_series_in_another_studys_folder_is_its_owners(tmp_path: Path) -> None:
     root = dataset(tmp_path, ["7/71/1.dcm", "8/70/1.dcm", "8/80/1.dcm"], [(7, 70), (7, 71), (8, 80)])
-    assert found(root) == {(7, 71): "7/71", (8, 80): "8/80"}
-    faults = {(fault.kind, fault.path) for fault in split_cohort(root, "test").faults}
-    assert {(FaultKind.MISPLACED, "8/70"), (FaultKind.MISSING_SERIES, "7/70")} <= faults
+    assert found(root) == {(7, 71): "7/71", (7, 70): "8/70", (8, 80): "8/80"}
+    faults = {(fault.study_id, fault.kind, fault.path, fault.action) for fault in split_cohort(root, "test").faults}
+    assert (7, FaultKind.MISPLACED, "8/70", "repaired") in faults
+    assert FaultKind.MISSING_SERIES not in {kind for _, kind, _, _ in faults}
+
+
+@pytest.mark.parametrize(
+    ("files", "described"),
+    [
+        (["7/70/1.dcm"], []),  # its owner has it
+        (["9/70/1.dcm"], []),  # two folders are so called
+        ([], [(7, 80)]),  # a name of two studies' series: names say nothing here
+    ],
+)
+def test_a_series_that_the_table_gives_to_another_study_is_nobody_elses(
+    tmp_path: Path, files: list[str], described: list[tuple[int, int]]
+) -> None:
+    root = dataset(
+        tmp_path,
+        ["7/71/1.dcm", "8/70/1.dcm", "8/80/1.dcm", *files],
+        [(7, 70), (7, 71), (8, 80), (9, 90), *described],
+    )
+    assert (8, 70) not in found(root)
+    assert found(root).get((7, 70), "7/70") == "7/70"
+    faults = {(fault.kind, fault.path, fault.action) for fault in split_cohort(root, "test").faults}
+    assert (FaultKind.MISPLACED, "8/70", "skipped") in faults
 
 
 def test_a_misplaced_series_is_read_once(tmp_path: Path) -> None:

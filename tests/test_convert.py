@@ -1,14 +1,17 @@
 """data_prep/convert.py: one small cohort of real files, converted in every way, always to the same bytes."""
 
 import csv
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID, JPEGLSLossless, RLELossless
 
-from data_prep import records
+from data_prep import decoding, records
 from data_prep.cohorts import Cohort, folder_cohort, split_cohort
 from data_prep.convert import (
     convert_cohort,
@@ -27,7 +30,13 @@ from data_prep.phantom import write_cohort
 from data_prep.pixels import read_image
 from data_prep.sites import Severity, Site, Source
 from data_prep.windows import series_window, to_grey
+from data_prep.workplace import parts_folder
 from tests.dicom_files import frame, write_slice
+
+JPEG_LS_PLUGINS = [
+    ("gdcm", ("pydicom.pixels.decoders.gdcm", "_decode_frame")),
+    ("pyjpegls", ("pydicom.pixels.decoders.pyjpegls", "_decode_frame")),
+]
 
 
 def caption(site: Site, severity: Severity | None) -> str:
@@ -223,3 +232,42 @@ def test_no_name_or_date_reaches_an_output(cohort: Cohort, tmp_path: Path) -> No
     for name, written in content(tmp_path / "out").items():
         for secret in (b"Secret", b"19700102", b"20010203"):
             assert secret not in written, name
+
+
+@pytest.fixture
+def without_jpeg_ls() -> Iterator[Callable[[], None]]:
+    """As if no decoder of JPEG-LS were installed; the function that is given installs them."""
+    decoder = get_decoder(JPEGLSLossless)
+    decoding._decoder.cache_clear()
+    for name, _ in JPEG_LS_PLUGINS:
+        decoder.remove_plugin(name)
+
+    def install() -> None:
+        decoder.add_plugins([(name, path) for name, path in JPEG_LS_PLUGINS if name not in decoder.available_plugins])
+
+    yield install
+    install()
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless])
+def test_a_decoder_that_is_installed_later_is_noticed_where_one_was_missing(
+    cohort: Cohort, tmp_path: Path, without_jpeg_ls: Callable[[], None], syntax: UID
+) -> None:
+    series, pixels = tmp_path / "images" / "1" / "2", np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+    write_slice(series / "1.dcm", pixels, frame((4, 0, 0)))
+    whole = write_slice(tmp_path / "whole.dcm", pixels, frame((8, 0, 0)), syntax=RLELossless).read_bytes()
+    (series / "2.dcm").write_bytes(whole.replace(RLELossless.encode() + b"\0", syntax.encode().ljust(20, b"\0"), 1))
+    new = folder_cohort(tmp_path / "images", None)
+    out = tmp_path / "out"
+    summary = convert_cohort(new, out, atlas=None, caption=caption, key="k")
+    missing = syntax == JPEGLSLossless
+    assert ("no_decoder" in summary.faults) == missing and summary.slices == 2 - missing
+    assert summary_if_current(out, "k") is not None
+
+    study = read_inputs(new)[0]
+    parts_folder(out).mkdir()
+    records.convert_study(study, out, None, 10_000)
+    assert records.find_done(study, out, None, 10_000) is not None
+    without_jpeg_ls()
+    assert (records.find_done(study, out, None, 10_000) is None) == missing
+    assert (summary_if_current(out, "k") is None) == missing

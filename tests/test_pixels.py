@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydicom import Dataset, dcmread, dcmwrite
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -96,9 +96,27 @@ def test_every_cut_of_a_good_file_is_a_fault_or_the_whole_image(tmp_path: Path) 
         np.testing.assert_array_equal(image, RAMP)
 
 
-def test_monochrome1_and_rescale_give_the_signal(tmp_path: Path) -> None:
-    inverted = read_image(write_slice(tmp_path / "1.dcm", RAMP, PhotometricInterpretation="MONOCHROME1"))
-    np.testing.assert_array_equal(inverted, -RAMP.astype(float))
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32])
+def test_monochrome1_is_turned_round_within_its_range(tmp_path: Path, dtype) -> None:  # type: ignore[no-untyped-def]
+    limits = np.iinfo(dtype)
+    pixels = np.random.default_rng(1).integers(limits.min, limits.max, (16, 10), dtype=dtype, endpoint=True)
+    pixels[0, :2] = limits.min, limits.max
+    image = read_image(write_slice(tmp_path / "1.dcm", pixels, PhotometricInterpretation="MONOCHROME1"))
+    assert image.dtype == dtype
+    np.testing.assert_array_equal(image.astype(object), limits.max + limits.min - pixels.astype(object))
+
+
+def test_monochrome1_of_twelve_bits_is_rescaled_after_it_was_turned_round(tmp_path: Path) -> None:
+    elements = {"PhotometricInterpretation": "MONOCHROME1", "BitsStored": 12, "HighBit": 11}
+    np.testing.assert_array_equal(read_image(write_slice(tmp_path / "1.dcm", RAMP, **elements)), 4095 - RAMP)
+    path = write_slice(tmp_path / "2.dcm", RAMP, **elements, RescaleSlope="2", RescaleIntercept="-3")
+    np.testing.assert_array_equal(read_image(path), (4095.0 - RAMP) * 2 - 3)
+    signed = {**elements, "PixelRepresentation": 1}
+    path = write_slice(tmp_path / "3.dcm", RAMP.astype(np.int16) - 900, syntax=JPEG2000Lossless, **signed)
+    np.testing.assert_array_equal(read_image(path), 899 - RAMP.astype(np.int16))
+
+
+def test_rescale_gives_the_signal(tmp_path: Path) -> None:
     scaled = read_image(write_slice(tmp_path / "2.dcm", RAMP, RescaleSlope="2.5", RescaleIntercept="-3"))
     np.testing.assert_allclose(scaled, RAMP * 2.5 - 3)
 
@@ -131,6 +149,110 @@ def test_a_jpeg_2000_image_of_a_million_tiles_is_refused_undecoded(tmp_path: Pat
     tile_size = content.index(b"\xff\x4f\xff\x51") + 24
     path.write_bytes(content[:tile_size] + struct.pack(">2L", 1, 1) + content[tile_size + 8 :])
     assert fault_of(path) is FaultKind.UNDECODABLE
+
+
+@pytest.mark.parametrize("slope", ["0", "nan", "inf", "Secret"])
+def test_a_rescale_that_cannot_be_meant_is_not_applied_and_said(tmp_path: Path, slope: str) -> None:
+    path = write_slice(tmp_path / "1.dcm", RAMP, RescaleSlope="1234", RescaleIntercept="77")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"DS\x04\x001234", b"DS" + struct.pack("<H", 6) + slope.encode().ljust(6)))
+    np.testing.assert_array_equal(read_image(path), RAMP)
+    assert repairs_of(path) == [FaultKind.ODD_HEADER]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "elements", "low", "high"),
+    [
+        (RAMP, {"PixelPaddingValue": 7}, 7, 7),
+        (RAMP, {"PixelPaddingValue": 9, "PixelPaddingRangeLimit": 7}, 7, 9),
+        (RAMP.astype(np.int16) - 900, {"PixelPaddingValue": -900}, -900, -900),
+        (RAMP, {"PixelPaddingValue": 5, "PhotometricInterpretation": "MONOCHROME1"}, 5, 5),
+        (RAMP, {"PixelPaddingValue": 5, "RescaleSlope": "2.5", "RescaleIntercept": "1"}, 5, 5),
+    ],
+)
+def test_padding_is_masked_by_its_stored_values(
+    tmp_path: Path, pixels: np.ndarray, elements: dict, low: int, high: int
+) -> None:
+    path = write_slice(tmp_path / "1.dcm", pixels, **elements)
+    image = read_image(path)
+    assert isinstance(image, np.ma.MaskedArray)
+    np.testing.assert_array_equal(image.mask, (pixels >= low) & (pixels <= high))
+    without = {name: value for name, value in elements.items() if not name.startswith("PixelPadding")}
+    np.testing.assert_array_equal(image.data, read_image(write_slice(tmp_path / "2.dcm", pixels, **without)))
+    assert not repairs_of(path)
+
+
+def test_a_padding_value_that_was_written_without_its_sign(tmp_path: Path) -> None:
+    path = write_slice(tmp_path / "1.dcm", RAMP.astype(np.int16) - 900)
+    dataset = dcmread(path)
+    dataset.add_new("PixelPaddingValue", "US", 65536 - 900)
+    dataset.save_as(path)
+    image = read_image(path)
+    assert isinstance(image, np.ma.MaskedArray)
+    np.testing.assert_array_equal(image.mask, RAMP == 0)
+
+
+def test_padding_that_would_cover_everything_is_none(tmp_path: Path) -> None:
+    path = write_slice(tmp_path / "1.dcm", RAMP, PixelPaddingValue=0, PixelPaddingRangeLimit=65535)
+    assert not isinstance(read_image(path), np.ma.MaskedArray)
+    assert repairs_of(path) == [FaultKind.ODD_HEADER]
+    assert not repairs_of(write_slice(tmp_path / "2.dcm", RAMP, PixelPaddingValue=60_000))
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless])
+def test_a_fragment_after_the_image_is_left_out_and_a_divided_image_is_joined(tmp_path: Path, syntax) -> None:  # type: ignore[no-untyped-def]
+    def rewrite(name: str, fragments: list[bytes]) -> Path:
+        dataset = dcmread(whole)
+        items = b"".join(struct.pack("<4sL", b"\xfe\xff\x00\xe0", len(item)) + item for item in [b"", *fragments])
+        dataset.PixelData = items + b"\xfe\xff\xdd\xe0\0\0\0\0"
+        dataset.save_as(tmp_path / name)
+        return tmp_path / name
+
+    whole = write_slice(tmp_path / "1.dcm", RAMP, syntax=syntax)
+    frame = next(generate_frames(dcmread(whole).PixelData, number_of_frames=1))
+    path = rewrite("2.dcm", [frame, frame[:100]])
+    np.testing.assert_array_equal(read_image(path), RAMP)
+    assert repairs_of(path) == [FaultKind.SURPLUS_BYTES]
+    path = rewrite("3.dcm", [frame[:200], frame[200:]])
+    np.testing.assert_array_equal(read_image(path), RAMP)
+    assert not repairs_of(path)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "signed", "bits", "expected"),
+    [
+        (RAMP, 1, 16, RAMP),
+        (RAMP + 60_000, 1, 16, RAMP.astype(np.int32) + 60_000 - 65536),  # a signed image, compressed as bare cells
+        (RAMP + 30_000, 0, 16, RAMP + 30_000),
+        (RAMP.astype(np.int16), 0, 16, RAMP),
+        (RAMP.astype(np.int16) - 900, 0, 16, None),
+        (RAMP.astype(np.int16) - 900, 1, 16, RAMP.astype(np.int16) - 900),
+    ],
+)
+def test_a_jpeg_2000_streams_own_sign(
+    tmp_path: Path, pixels: np.ndarray, signed: int, bits: int, expected: np.ndarray | None
+) -> None:
+    path = write_slice(tmp_path / "1.dcm", pixels, syntax=JPEG2000Lossless, PixelRepresentation=signed)
+    if expected is None:
+        assert fault_of(path) is FaultKind.UNDECODABLE
+        return
+    np.testing.assert_array_equal(read_image(path), expected)
+    other = signed != (pixels.dtype.kind == "i")
+    assert repairs_of(path) == [FaultKind.STREAM_SIGN] * other
+
+
+def test_a_narrower_jpeg_2000_stream_without_a_sign_has_no_negative_values(tmp_path: Path) -> None:
+    values = RAMP + 2000
+    path = write_slice(tmp_path / "1.dcm", values)
+    dataset = dcmread(path)
+    dataset.BitsStored, dataset.HighBit = 12, 11
+    dataset.compress(JPEG2000Lossless, generate_instance_uid=False)
+    stream = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    assert stream[stream.index(b"\xff\x51") + 40] == 11, "12 bits without a sign"
+    dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 15, 1
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_image(path), values)
+    assert repairs_of(path) == [FaultKind.STREAM_SIGN]
 
 
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless])

@@ -73,14 +73,18 @@ def pixels_of(path: Path, frames: list[Pixels]) -> str:
 
 
 def pydicom_signal(path: Path) -> np.ndarray | None:
-    """pydicom's pixels (frames, rows, columns) after the mapping that we document; None where it has none."""
+    """pydicom's pixels (frames, rows, columns) after the mapping that we document; None where it has none.
+
+    MONOCHROME1 is turned round within the range of its stored bits, before it is rescaled.
+    """
     try:
         dataset = dcmread(path, force=True)
         stored = dataset.pixel_array.astype(np.float64)
     except Exception:
         return None
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        stored = (-1 if dataset.PixelRepresentation else 2**dataset.BitsStored - 1) - stored
     signal = stored * float(dataset.get("RescaleSlope", 1)) + float(dataset.get("RescaleIntercept", 0))
-    signal = -signal if dataset.PhotometricInterpretation == "MONOCHROME1" else signal
     return signal if signal.ndim == 3 else signal[None]
 
 
