@@ -33,7 +33,9 @@ from vl_model.run_folder import check_run, remove_run, write_record
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from vl_model.loss import LossSettings
     from vl_model.site_model import ModelSettings, SiteModel
+    from vl_model.tiles import Augmentation
     from vl_model.training import Trainer
 
 PROG = "train_vl.py"
@@ -44,7 +46,8 @@ RUN_SCHEMA_VERSION = 1
 FIXED_SETTINGS = (
     *("model", "pretrained", "tune", "lora_rank", "lora_alpha", "lora_dropout", "lora_towers"),
     *("seed", "per_device_train_batch_size", "gradient_accumulation_steps", "max_train_steps", "num_train_epochs"),
-    *("held_out_folds", "loss", "loss_weights", "label_smoothing", "merge_mirrored", "augment", "jitter_mm"),
+    *("held_out_folds", "loss", "loss_weights", "label_smoothing", "merge_mirrored"),
+    *("augment", "jitter_mm", "drop_view", "mixup", "cutmix", "severity_sampling"),
 )
 
 
@@ -92,6 +95,15 @@ def settings_parser() -> SettingsParser:
     add("--merge_mirrored", type=bool, default=False, help="left and right captions are positives of each other")
     add("--augment", type=bool, default=True, help="vary the tiles in training")
     add("--jitter_mm", type=NonNegativeFinite, default=2.5, help="scatter of tiles about their sites in training")
+    add("--drop_view", type=ClosedUnitInterval, default=0.1, help="how often a site is seen without one of its views")
+    add("--mixup", type=ClosedUnitInterval, default=0.0, help="how often a site is blended with another study's")
+    add("--cutmix", type=ClosedUnitInterval, default=0.0, help="how often it gets a part of another study's")
+    add(
+        "--severity_sampling",
+        type=ClosedUnitInterval,
+        default=0.0,
+        help="0: grades as often as they occur; 1: all alike; the loss takes the difference out again",
+    )
     add("--mixed_precision", choices=("auto", "fast", "no", "fp16", "bf16"), default="auto")
     add("--seed", type=Seed, default=0)
     add("--dataloader_num_workers", type=NonNegativeInt, default=0)
@@ -209,17 +221,21 @@ def model_settings(settings: Namespace) -> "ModelSettings":
 def build_trainer(settings: Namespace, accelerator: "Accelerator", model: "SiteModel", material: Material) -> "Trainer":
     from vl_model.batches import TrainingBatches
     from vl_model.loss import LossSettings, LossWeights
-    from vl_model.tiles import Augmentation
     from vl_model.training import Trainer, TrainingSettings
 
+    loss = LossSettings(
+        settings.loss, LossWeights(*settings.loss_weights), settings.label_smoothing, settings.merge_mirrored
+    )
+    check_shares(settings, loss)
     batches = TrainingBatches(
         material.training,
         material.crops_R3HW,
         settings.per_device_train_batch_size,
         settings.seed,
-        Augmentation(shift_mm=settings.jitter_mm) if settings.augment else None,
+        augmentation(settings),
         accelerator.process_index,
         accelerator.num_processes,
+        settings.severity_sampling,
     )
     steps_per_epoch = max(1, batches.batches_per_epoch // settings.gradient_accumulation_steps)
     steps = settings.max_train_steps
@@ -236,11 +252,30 @@ def build_trainer(settings: Namespace, accelerator: "Accelerator", model: "SiteM
         evaluation_steps=settings.evaluation_steps or steps_per_epoch,
         seed=settings.seed,
         workers=settings.dataloader_num_workers,
-        loss=LossSettings(
-            settings.loss, LossWeights(*settings.loss_weights), settings.label_smoothing, settings.merge_mirrored
-        ),
+        loss=loss,
     )
     return Trainer(accelerator, model, batches, material.held_out, training)
+
+
+def augmentation(settings: Namespace) -> "Augmentation | None":
+    """Raises ValueError for sites that are mixed where nothing may vary."""
+    from vl_model.tiles import Augmentation
+
+    varied = Augmentation(
+        shift_mm=settings.jitter_mm, drop_view=settings.drop_view, mixup=settings.mixup, cutmix=settings.cutmix
+    )
+    if settings.augment:
+        return varied
+    if settings.mixup or settings.cutmix:
+        raise ValueError("--augment false: varies nothing, so --mixup and --cutmix must be 0")
+    return None
+
+
+def check_shares(settings: Namespace, loss: "LossSettings") -> None:
+    """Raises ValueError where the loss would take what is mixed, or drawn more often, for what it is not."""
+    for name in ("mixup", "cutmix", "severity_sampling"):
+        if settings[name] and not loss.takes_shares:
+            raise ValueError(f"--{name} {settings[name]}: --loss {loss.name} cannot weigh it; use all_captions")
 
 
 def run_plan(settings: Namespace, material: Material, trainer: "Trainer") -> dict[str, Any]:

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,8 @@ def test_an_epoch_is_a_permutation_and_the_next_another(rows: list[SiteRow], cro
     batches = batches_of(rows, crops)
     per_epoch = len(rows) // 12
     epochs = [
-        np.concatenate([batches.samples(epoch * per_epoch + i)[1] for i in range(per_epoch)]) for epoch in range(2)
+        np.concatenate([batches.samples(epoch * per_epoch + i)[1].row_R for i in range(per_epoch)])
+        for epoch in range(2)
     ]
     for order in epochs:
         assert len(order) == per_epoch * 12 and max(Counter(order.tolist()).values()) == 1
@@ -78,14 +80,29 @@ def test_an_epoch_is_a_permutation_and_the_next_another(rows: list[SiteRow], cro
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_several_processes_share_the_batch_of_one(rows: list[SiteRow], crops: np.ndarray, processes: int) -> None:
-    whole = batches_of(rows, crops)[17]
-    parts = [batches_of(rows, crops, process, processes)[17] for process in range(processes)]
+@pytest.mark.parametrize("power", [0.0, 0.7])
+def test_several_processes_share_the_batch_of_one(
+    rows: list[SiteRow], crops: np.ndarray, processes: int, power: float
+) -> None:
+    def batch(process: int, processes: int) -> Batch:
+        mixing = Augmentation(mixup=0.4, cutmix=0.3)
+        return TrainingBatches(rows, crops, 12 // processes, 5, mixing, process, processes, power)[17]
+
+    whole, parts = batch(0, 1), [batch(process, processes) for process in range(processes)]
     assert torch.equal(torch.cat([part.crops_BT3HW for part in parts]), whole.crops_BT3HW)
     assert torch.equal(torch.cat([part.mask_BT for part in parts]), whole.mask_BT)
     for name in vars(whole.changes):
         together = torch.cat([getattr(part.changes, name) for part in parts])
         assert torch.equal(together, getattr(whole.changes, name))
+    tiles = [one.tiles(20, *GREY) for one in (*parts, whole)]
+    assert torch.allclose(torch.cat(tiles[:-1]), tiles[-1], atol=1e-6)
+    grades = [one.targets().grade_B3 for one in (*parts, whole)]
+    assert torch.equal(torch.cat(grades[:-1]), grades[-1]) and (grades[-1].max(dim=1).values < 1).any()
+
+
+def test_without_new_settings_draws_are_what_they_were() -> None:
+    """A row's first turn in an epoch has the generator of (seed, epoch, sample)."""
+    assert np.random.default_rng((5, 1, 9, 0)).random() == np.random.default_rng((5, 1, 9)).random()
 
 
 def test_loader_starts_anywhere_with_any_workers(rows: list[SiteRow], crops: np.ndarray) -> None:
@@ -96,12 +113,22 @@ def test_loader_starts_anywhere_with_any_workers(rows: list[SiteRow], crops: np.
         assert all(same(batch, batches[9 + i]) for i, batch in enumerate(loaded))
 
 
-def test_dropped_tiles_leave_one(rows: list[SiteRow], crops: np.ndarray) -> None:
-    batches = TrainingBatches(rows, crops, 24, 5, Augmentation(drop_tile=1.0))
+def test_dropped_views_leave_one(rows: list[SiteRow], crops: np.ndarray) -> None:
+    batches = TrainingBatches(rows, crops, 24, 5, Augmentation(drop_view=1.0))
     batch = batches[0]
-    samples = batches.samples(0)[1]
+    samples = batches.samples(0)[1].row_R
     assert torch.equal(batch.mask_BT.sum(dim=1), torch.ones(24, dtype=torch.long))
     assert any(len(batches.rows[sample].crops) == 2 for sample in samples)
+
+
+def test_a_dropped_view_takes_all_its_tiles(rows: list[SiteRow], crops: np.ndarray) -> None:
+    whole = next(row for row in rows if len(row.crops) == 2)
+    first, second = whole.views
+    many = [replace(whole, crops=(0, 1, 2, 3), views=(first, first, first, second)) for _ in range(40)]
+    found = TrainingBatches(many, crops, 40, 5, Augmentation(drop_view=1.0))[0].mask_BT
+    assert {tuple(mask) for mask in found.tolist()} == {(True, True, True, False), (False, False, False, True)}
+    found = TrainingBatches(many, crops, 40, 5, Augmentation(drop_view=0.0, drop_tile=1.0))[0].mask_BT
+    assert set(found.sum(dim=1).tolist()) == {3} and set(found.sum(dim=0).tolist()) != {0}
 
 
 def test_too_few_sites_for_a_batch_are_said(rows: list[SiteRow], crops: np.ndarray) -> None:

@@ -104,6 +104,7 @@ def test_zero_steps_write_the_bare_base(train: Train, tiny_root: Path, tiny_base
 def test_a_killed_run_ends_where_the_unbroken_one_would_have(train: Train, tiny_root: Path, tiny_base: str) -> None:
     """Killed by SIGKILL between two states, then resumed: adapters, pooling, scale and records are equal to the bit."""
     slow = [*SHORT, "--lora_dropout", "0.1", "--checkpointing_steps", "3", "--gradient_accumulation_steps", "2"]
+    slow += ["--mixup", "0.3", "--cutmix", "0.3", "--severity_sampling", "0.5", "--label_smoothing", "0.1"]
     unbroken, killed, workers = "unbroken", "killed", "2"
     assert train(unbroken, *slow) == 0
     arguments = command(tiny_root, tiny_base, killed, *slow, "--dataloader_num_workers", workers)
@@ -195,6 +196,10 @@ def test_a_diverging_run_keeps_its_last_good_state(
         (["--loss_weights", "0", "0", "0"], "--loss_weights 0 0 0"),
         (["--loss", "infonce", "--label_smoothing", "0.1"], "--loss infonce knows one caption an image"),
         (["--loss", "siglip", "--merge_mirrored", "true"], "--merge_mirrored true: --loss siglip"),
+        (["--loss", "infonce", "--mixup", "0.1"], "--mixup 0.1: --loss infonce cannot weigh it"),
+        (["--loss", "siglip", "--severity_sampling", "1"], "--severity_sampling 1.0: --loss siglip cannot weigh it"),
+        (["--mixup", "0.6", "--cutmix", "0.6"], "together at most 1"),
+        (["--augment", "false", "--cutmix", "0.5"], "--mixup and --cutmix must be 0"),
         (["--seed", "99999999999999999999"], "--seed: 99999999999999999999"),
         (["--resume_from_checkpoint", "checkpoint-9"], "give 'latest' or a checkpoint-<step> folder"),
     ],

@@ -1,37 +1,64 @@
 """Sites of studies -> batches of tensors.
 
-Everything random is a function of (seed, epoch, sample), never of the number of processes or loader workers: N
-processes see, together, the batches of one, and a resumed run sees those that the unbroken one would have seen.
+Everything random is a function of (seed, epoch, sample, turn), never of the number of processes or loader workers: N
+processes see, together, the batches of one, and a resumed run sees those that the unbroken one would have seen. The
+turn counts how often a sample came before in its epoch.
 
 Dimensions: B sites, T tiles a site (padded with zeros to the largest), 3 slices, H and W pixels of a crop.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vl_model.mixing import Mixture, Partners, draw_mix, mix_targets, mix_tiles, mixture_of
 from vl_model.rows import SiteRow
-from vl_model.tiles import Augmentation, TileChanges, draw_changes
+from vl_model.sampling import Draws, SeveritySampling
+from vl_model.targets import Targets, sure_targets
+from vl_model.tiles import Augmentation, TileChanges, draw_changes, tiles_for_model
 
 NO_CAPTION = -1
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Tiles as stored (uint8), the mask that is true where there is one, captions (-1: no label), and changes."""
+    """Tiles as stored (uint8), the mask that is true where there is one, captions (-1: no label), and changes.
+
+    `others` are the tiles that some sites are mixed with, as `mixture` says.
+    """
 
     crops_BT3HW: Tensor
     mask_BT: Tensor
     caption_B: Tensor
     changes: TileChanges | None = None
+    mixture: Mixture | None = None
+    others: "Batch | None" = None
 
     def to(self, device: torch.device) -> "Batch":
-        changes = None if self.changes is None else self.changes.to(device)
-        return Batch(self.crops_BT3HW.to(device), self.mask_BT.to(device), self.caption_B.to(device), changes)
+        return Batch(
+            self.crops_BT3HW.to(device),
+            self.mask_BT.to(device),
+            self.caption_B.to(device),
+            None if self.changes is None else self.changes.to(device),
+            None if self.mixture is None else self.mixture.to(device),
+            None if self.others is None else self.others.to(device),
+        )
+
+    def tiles(self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+        """tiles_BT3hw as the model takes them, changed and mixed."""
+        tiles_BT3hw = tiles_for_model(self.crops_BT3HW, image_size, mean, std, changes=self.changes)
+        if self.mixture is None or self.others is None:
+            return tiles_BT3hw
+        return mix_tiles(tiles_BT3hw, self.others.tiles(image_size, mean, std), self.mixture)
+
+    def targets(self) -> Targets:
+        """What the loss wants of each site; all are labelled."""
+        targets = sure_targets(self.caption_B)
+        return targets if self.mixture is None else mix_targets(targets, self.mixture)
 
 
 def load_batch(rows: Sequence[SiteRow], crops_R3HW: np.ndarray, tiles: int | None = None) -> Batch:
@@ -49,8 +76,9 @@ def load_batch(rows: Sequence[SiteRow], crops_R3HW: np.ndarray, tiles: int | Non
 class TrainingBatches(Dataset[Batch]):
     """Item i is this process's share of the run's i-th global batch.
 
-    An epoch is a permutation of the rows by (seed, epoch), cut into whole global batches of
-    `batch_size * processes` sites; what is left over waits for the next epoch. Process r takes the r-th slice.
+    An epoch is an order of draws by (seed, epoch), every row once or as `severity_sampling` says
+    (`vl_model.sampling`), cut into whole global batches of `batch_size * processes` sites; what is left over waits for
+    the next epoch. Process r takes the r-th slice. `log_ratio_K` is what the loss has to know of the sampling.
 
     Raises ValueError where the rows do not fill one global batch.
     """
@@ -64,6 +92,7 @@ class TrainingBatches(Dataset[Batch]):
         augmentation: Augmentation | None,
         process: int = 0,
         processes: int = 1,
+        severity_sampling: float = 0.0,
     ) -> None:
         self.global_batch_size = batch_size * processes
         if len(rows) < self.global_batch_size:
@@ -78,24 +107,46 @@ class TrainingBatches(Dataset[Batch]):
         self.batches_per_epoch = len(rows) // self.global_batch_size
         self.own = slice(process * batch_size, (process + 1) * batch_size)
         self.tiles = max(len(row.crops) for row in rows)
+        self._sampling = SeveritySampling(rows, severity_sampling)
+        self.log_ratio_K = None if self._sampling.is_natural else self._sampling.log_ratio_K
+        self._partners = Partners(rows)
 
-    def samples(self, index: int) -> tuple[int, np.ndarray]:
-        """Of global batch `index`: its epoch, and this process's samples as indices into `rows`."""
+    def samples(self, index: int) -> tuple[int, Draws]:
+        """Of global batch `index`: its epoch, and this process's draws of `rows`."""
         epoch, place = divmod(index, self.batches_per_epoch)
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.rows))
+        draws = self._sampling.epoch(np.random.default_rng((self.seed, epoch)))
         start = place * self.global_batch_size
-        return epoch, order[start : start + self.global_batch_size][self.own]
+        whole = slice(start, start + self.global_batch_size)
+        return epoch, Draws(draws.row_R[whole][self.own], draws.turn_R[whole][self.own])
 
     def __getitem__(self, index: int) -> Batch:
-        epoch, samples = self.samples(index)
-        batch = load_batch([self.rows[sample] for sample in samples], self.crops_R3HW, self.tiles)
+        epoch, draws = self.samples(index)
+        rows = [self.rows[sample] for sample in draws.row_R]
+        batch = load_batch(rows, self.crops_R3HW, self.tiles)
         if self.augmentation is None:
             return batch
-        generators = [np.random.default_rng((self.seed, epoch, int(sample))) for sample in samples]
-        mask_BT = _drop_tiles(batch.mask_BT, self.augmentation.drop_tile, generators)
-        return Batch(
-            batch.crops_BT3HW, mask_BT, batch.caption_B, draw_changes(self.augmentation, generators, self.tiles)
-        )
+        generators = [
+            np.random.default_rng((self.seed, epoch, int(sample), int(turn)))
+            for sample, turn in zip(draws.row_R, draws.turn_R, strict=True)
+        ]
+        mask_BT = _with_some_dropped(batch.mask_BT, rows, self.augmentation, generators)
+        batch = replace(batch, mask_BT=mask_BT, changes=draw_changes(self.augmentation, generators, self.tiles))
+        return self._mixed(batch, draws, self.augmentation, generators)
+
+    def _mixed(
+        self, batch: Batch, draws: Draws, augmentation: Augmentation, generators: list[np.random.Generator]
+    ) -> Batch:
+        """The batch with the other tiles that some of its sites are mixed with."""
+        mixes = [
+            draw_mix(int(sample), self._partners, augmentation.mixup, augmentation.cutmix, generator)
+            for sample, generator in zip(draws.row_R, generators, strict=True)
+        ]
+        mixed = [(mix, generator) for mix, generator in zip(mixes, generators, strict=True) if mix]
+        if not mixed:
+            return batch
+        others = load_batch([self.rows[mix.partner] for mix, _ in mixed], self.crops_R3HW, self.tiles)
+        changes = draw_changes(augmentation, [generator for _, generator in mixed], self.tiles)
+        return replace(batch, mixture=mixture_of(mixes, self.rows), others=replace(others, changes=changes))
 
 
 def training_loader(batches: TrainingBatches, start: int, stop: int, workers: int) -> DataLoader[Batch]:
@@ -103,12 +154,22 @@ def training_loader(batches: TrainingBatches, start: int, stop: int, workers: in
     return DataLoader(batches, batch_size=None, sampler=range(start, stop), num_workers=workers)
 
 
-def _drop_tiles(mask_BT: Tensor, probability: float, generators: list[np.random.Generator]) -> Tensor:
-    """Take one tile from a site that has several, with this probability."""
+def _with_some_dropped(
+    mask_BT: Tensor, rows: Sequence[SiteRow], augmentation: Augmentation, generators: list[np.random.Generator]
+) -> Tensor:
+    """The mask without the views and tiles that are dropped; one of each is left."""
     mask_BT = mask_BT.clone()
-    for mask_T, generator in zip(mask_BT, generators, strict=True):
-        draw, pick = generator.random(2)
-        present = mask_T.nonzero().flatten()
-        if draw < probability and len(present) > 1:
-            mask_T[present[int(pick * len(present))]] = False
+    for mask_T, row, generator in zip(mask_BT, rows, generators, strict=True):
+        _drop_one(mask_T, [row.views.index(view) for view in row.views], augmentation.drop_view, generator)
+        if augmentation.drop_tile:
+            _drop_one(mask_T, list(range(len(row.views))), augmentation.drop_tile, generator)
     return mask_BT
+
+
+def _drop_one(mask_T: Tensor, kind_T: list[int], probability: float, generator: np.random.Generator) -> None:
+    """With this probability take the tiles of one kind away, where several kinds are still there."""
+    draw, pick = generator.random(2)
+    present = sorted({kind for tile, kind in enumerate(kind_T) if mask_T[tile]})
+    if draw < probability and len(present) > 1:
+        dropped = present[int(pick * len(present))]
+        mask_T[[tile for tile, kind in enumerate(kind_T) if kind == dropped]] = False

@@ -19,9 +19,10 @@ from data_prep.crops import FIELD_MM, VIEW_MM
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How widely training varies its tiles; standard deviations, except for `drop_tile`, a probability.
+    """How widely training varies its tiles: standard deviations, and from `drop_view` on probabilities.
 
-    Grey values run from 0 to 1, and become gain * value ** gamma + bias.
+    Grey values run from 0 to 1, and become gain * value ** gamma + bias. Where a view has one tile, a dropped view is
+    a dropped tile. Raises ValueError where a site would have to be both blended and boxed (`vl_model.mixing`).
     """
 
     shift_mm: float = 2.5  # wider than a locator errs, so that its sites are met in training
@@ -30,7 +31,14 @@ class Augmentation:
     log_gain: float = 0.15
     bias: float = 0.05
     log_gamma: float = 0.15
-    drop_tile: float = 0.1  # that a site with several tiles loses one of them
+    drop_view: float = 0.1  # that a site seen in several views loses one of them
+    drop_tile: float = 0.0  # that a site with several tiles loses one of them
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.mixup + self.cutmix > 1:
+            raise ValueError(f"--mixup {self.mixup} --cutmix {self.cutmix}: together at most 1, a site has one of them")
 
 
 @dataclass(frozen=True)

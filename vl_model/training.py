@@ -25,7 +25,6 @@ from vl_model.loss import LossSettings, LossTerms, contrastive_loss, image_to_ca
 from vl_model.rows import SiteRow
 from vl_model.site_model import SiteModel
 from vl_model.targets import sure_targets
-from vl_model.tiles import tiles_for_model
 
 METRICS = (
     "step",
@@ -164,6 +163,8 @@ class Trainer:
         self.captions = Captions(model, settings.seed)
         optimizer = build_optimizer(model, settings)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        ratio = batches.log_ratio_K
+        self._log_ratio_K = None if ratio is None else torch.tensor(ratio).float().to(accelerator.device)
         self._row_counts = row_counts(self._batch_size, accelerator.device)
 
     def run(self, start: int, metrics: MetricsFile | None, checkpoint: Callable[[int], None]) -> None:
@@ -257,14 +258,20 @@ class Trainer:
         image_BD, text_KD, scale, bias = self.wrapped(self._tiles(batch), batch.mask_BT, self.captions.tokens(step))
         if text_KD is None:
             text_KD = self.captions.embeddings(step)
-        targets = sure_targets(batch.caption_B)
         return contrastive_loss(
-            image_BD, text_KD, scale, targets, self.settings.loss, bias=bias, counts=self._row_counts
+            image_BD,
+            text_KD,
+            scale,
+            batch.targets(),
+            self.settings.loss,
+            bias=bias,
+            log_ratio_K=self._log_ratio_K,
+            counts=self._row_counts,
         )
 
     def _tiles(self, batch: Batch) -> Tensor:
         towers = self.model.towers
-        return tiles_for_model(batch.crops_BT3HW, towers.image_size, towers.mean, towers.std, changes=batch.changes)
+        return batch.tiles(towers.image_size, towers.mean, towers.std)
 
     def _seed(self, step: int) -> None:
         """Dropout's draws depend on (seed, step, process) alone, so that a resumed run repeats them."""
