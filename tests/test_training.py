@@ -11,7 +11,8 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from vl_model import launch, training
+from vl_model import accelerators, launch
+from vl_model.accelerators import choose_precision
 from vl_model.checkpoints import (
     complete_checkpoints,
     find_checkpoint,
@@ -21,13 +22,12 @@ from vl_model.checkpoints import (
 )
 from vl_model.launch import Launch, read_launch, threads_per_process
 from vl_model.loss import contrastive_loss
+from vl_model.metrics_file import MetricsFile
 from vl_model.targets import sure_targets
 from vl_model.training import (
     METRICS,
-    MetricsFile,
     TrainingSettings,
     build_optimizer,
-    choose_precision,
     held_out_sums,
     learning_rate_at,
 )
@@ -62,7 +62,7 @@ def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda found=capability: found)
         assert choose_precision("auto", use_cpu=False) == choose_precision("fast", use_cpu=False) == expected
     for has_instructions, expected in ((True, "bf16"), (False, "no")):
-        monkeypatch.setattr(training, "cpu_computes_in_bf16", lambda answer=has_instructions: answer)
+        monkeypatch.setattr(accelerators, "cpu_computes_in_bf16", lambda answer=has_instructions: answer)
         assert choose_precision("fast", use_cpu=True) == expected
 
 
@@ -152,11 +152,11 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) ->
 
 def test_a_resumed_run_drops_the_rows_that_it_writes_again(tmp_path: Path) -> None:
     path = tmp_path / "logs" / "metrics.csv"
-    first = MetricsFile(path, 0)
+    first = MetricsFile(path, 0, METRICS)
     for step in (1, 2, 3):
         first.write({"step": step, "loss": 1 / step})
     first.close()
-    again = MetricsFile(path, 2)
+    again = MetricsFile(path, 2, METRICS)
     again.write({"step": 3, "loss": math.pi})
     again.close()
     rows = list(csv.DictReader(path.open()))
@@ -169,7 +169,7 @@ def test_a_damaged_record_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "metrics.csv"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"metrics\.csv: cannot be gone on with"):
-        MetricsFile(path, 2)
+        MetricsFile(path, 2, METRICS)
     assert path.read_bytes() == content
 
 

@@ -1,6 +1,7 @@
 """The processes of a training, their device and precision."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,7 +9,6 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import parse_flag_from_env
 
 from vl_model.launch import Launch, started_processes
-from vl_model.training import choose_precision
 
 
 def build_accelerator(launch: Launch, mixed_precision: str, report_to: str, logs: Path) -> Accelerator:
@@ -26,3 +26,31 @@ def build_accelerator(launch: Launch, mixed_precision: str, report_to: str, logs
     if accelerator.num_processes != started_processes():
         raise ValueError(f"{started_processes()} processes were started, but {accelerator.num_processes} joined")
     return accelerator
+
+
+def choose_precision(wanted: str, use_cpu: bool) -> str:
+    """``auto`` and ``fast`` -> what this device is best trained in; other words stand for themselves.
+
+    On a GPU both are bf16 from compute capability 8 on, else fp16: a T4 (7.5) says that it supports bf16, and
+    emulates it. On the CPU ``auto`` is fp32 ("no"), in which two processes repeat what one does; ``fast`` is bf16
+    where the CPU has instructions for it.
+    """
+    if wanted not in ("auto", "fast"):
+        return wanted
+    if not use_cpu:
+        return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
+    return "bf16" if wanted == "fast" and cpu_computes_in_bf16() else "no"
+
+
+def cpu_computes_in_bf16() -> bool:
+    """Whether there are AVX-512 or AMX instructions for it; torch keeps the question under private names."""
+    questions = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return any(question() for question in questions if question)
+
+
+def told_to_all(accelerator: Accelerator, flags: Sequence[bool]) -> list[bool]:
+    """Each flag, true in every process where it is true in any; every process must ask, with as many flags."""
+    if accelerator.num_processes == 1:
+        return list(flags)
+    counts = torch.tensor(flags, dtype=torch.int32, device=accelerator.device)
+    return [count > 0 for count in accelerator.reduce(counts, "sum").tolist()]

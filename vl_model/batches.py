@@ -7,7 +7,7 @@ turn counts how often a sample came before in its epoch.
 Dimensions: B sites, T tiles a site (padded with zeros to the largest), 3 slices, H and W pixels of a crop.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vl_model.mixing import Mixture, Partners, draw_mix, mix_targets, mix_tiles, mixture_of
+from vl_model.preemption import leave_signals_to_the_parent
 from vl_model.rows import SiteRow
 from vl_model.sampling import Draws, SeveritySampling
 from vl_model.targets import Targets, sure_targets
@@ -149,9 +150,15 @@ class TrainingBatches(Dataset[Batch]):
         return replace(batch, mixture=mixture_of(mixes, self.rows), others=replace(others, changes=changes))
 
 
-def training_loader(batches: TrainingBatches, start: int, stop: int, workers: int) -> DataLoader[Batch]:
-    """Global batches `start` to `stop`, in order, whatever the number of workers."""
-    return DataLoader(batches, batch_size=None, sampler=range(start, stop), num_workers=workers)
+def training_loader(batches: TrainingBatches, start: int, stop: int, workers: int) -> Generator[Batch]:
+    """Global batches `start` to `stop`, in order, whatever the number of workers, which end when it is closed."""
+    yield from DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=workers,
+        worker_init_fn=leave_signals_to_the_parent,
+    )
 
 
 def _with_some_dropped(

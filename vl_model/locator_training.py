@@ -8,9 +8,12 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from vl_model.ending import Stopped, check_finite
 from vl_model.locator_batches import PictureBatches
 from vl_model.locator_network import LocatorNetwork, place_loss
-from vl_model.training import MetricsFile, TrainingSettings, build_optimizer, check_finite, learning_rate_at
+from vl_model.metrics_file import MetricsFile
+from vl_model.preemption import Preemption
+from vl_model.training import TrainingSettings, build_optimizer, learning_rate_at
 
 METRICS = ("step", "loss", "loss_sagittal", "loss_axial", "learning_rate", "gradient_norm", "pictures_per_second")
 
@@ -37,10 +40,13 @@ class LocatorTrainer:
         self.settings = settings
         self.wrapped, self.optimizer = accelerator.prepare(network, build_optimizer(network, settings))
 
-    def run(self, start: int, metrics: MetricsFile | None, checkpoint: Callable[[int], None]) -> None:
-        """Steps `start`+1 to the last; `checkpoint(step)` is called in every process where one is due.
+    def run(
+        self, start: int, metrics: MetricsFile | None, checkpoint: Callable[[int], None], preemption: Preemption
+    ) -> None:
+        """Steps `start`+1 to the last.
 
-        Raises Diverged, the weights still those of the last good step.
+        `checkpoint(step)` is called in every process where one is due, and where the run stops early.
+        Raises Stopped there, and Diverged, the weights still those of the last good step.
         """
         settings = self.settings
         steps = range(start + 1, settings.steps + 1)
@@ -54,8 +60,11 @@ class LocatorTrainer:
                 metrics.write(row)
             self.accelerator.log({key: row[key] for key in row if key != "step"}, step=step)
             every = settings.checkpointing_steps
-            if every is not None and (step % every == 0 or step == settings.steps):
+            is_stopping = preemption.is_asked()
+            if is_stopping or (every is not None and (step % every == 0 or step == settings.steps)):
                 checkpoint(step)
+            if is_stopping:
+                raise Stopped(f"after step {step} of {settings.steps}")
 
     def step(self, step: int) -> dict[str, Any]:
         """One update of the weights; what `metrics.csv` says of it."""

@@ -11,6 +11,8 @@ from typing import Any
 from data_prep.whole_files import replacing
 from vl_model.run_record import RUN_RECORD
 
+STOP_FILE = "STOP"
+
 
 def check_run(run: Path, overwrite: bool, resume_from_checkpoint: str | None) -> None:
     """Raises ValueError where the run is there already and nobody said what to do with it."""
@@ -21,6 +23,11 @@ def check_run(run: Path, overwrite: bool, resume_from_checkpoint: str | None) ->
             f"--run {run.name!r} exists at {run}: go on with --resume_from_checkpoint latest, "
             "replace it with --overwrite true, or choose another name"
         )
+
+
+def forget_stop(run: Path) -> None:
+    """Remove the STOP file that ended an earlier start; by the first process, before anything that takes long."""
+    (run / STOP_FILE).unlink(missing_ok=True)
 
 
 def remove_run(run: Path, logs: Path) -> None:

@@ -3,13 +3,11 @@
 Dimensions: B sites, K captions, N sites of all processes, D embedding.
 """
 
-import csv
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +16,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from vl_model.accelerators import told_to_all
 from vl_model.batches import Batch, TrainingBatches, load_batch, training_loader
 from vl_model.captions import Captions
+from vl_model.ending import Stopped, check_finite
 from vl_model.gathering import row_counts
 from vl_model.loss import LossSettings, LossTerms, contrastive_loss, image_to_captions, image_to_own_severities
+from vl_model.metrics_file import MetricsFile
+from vl_model.preemption import Preemption
 from vl_model.rows import SiteRow
 from vl_model.site_model import SiteModel
 from vl_model.targets import sure_targets
@@ -44,14 +46,6 @@ METRICS = (
 
 #: Ends of the names of position and class embeddings, in open_clip's towers and in timm's.
 UNDECAYED = ("positional_embedding", "class_embedding", "pos_embed", "cls_token")
-
-
-class Diverged(ValueError):
-    """The loss or its gradient is no longer finite in `step`; the weights are still those before it."""
-
-    def __init__(self, step: int, message: str) -> None:
-        super().__init__(message)
-        self.step = step
 
 
 @dataclass(frozen=True)
@@ -90,60 +84,6 @@ def build_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-6)
 
 
-def choose_precision(wanted: str, use_cpu: bool) -> str:
-    """``auto`` and ``fast`` -> what this device is best trained in; other words stand for themselves.
-
-    On a GPU both are bf16 from compute capability 8 on, else fp16: a T4 (7.5) says that it supports bf16, and
-    emulates it. On the CPU ``auto`` is fp32 ("no"), in which two processes repeat what one does; ``fast`` is bf16
-    where the CPU has instructions for it.
-    """
-    if wanted not in ("auto", "fast"):
-        return wanted
-    if not use_cpu:
-        return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
-    return "bf16" if wanted == "fast" and cpu_computes_in_bf16() else "no"
-
-
-def cpu_computes_in_bf16() -> bool:
-    """Whether there are AVX-512 or AMX instructions for it; torch keeps the question under private names."""
-    questions = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    return any(question() for question in questions if question)
-
-
-def check_finite(step: int, loss: float, gradient_norm: float, *, is_scaled: bool) -> None:
-    """Raises Diverged; `is_scaled`: in fp16, whose scaler skips a step of infinite gradients itself."""
-    if not math.isfinite(loss) or not (math.isfinite(gradient_norm) or is_scaled):
-        raise Diverged(
-            step,
-            f"step {step}: the loss is {loss} and its gradient's norm {gradient_norm}; lower --learning_rate, "
-            "or give --mixed_precision no",
-        )
-
-
-class MetricsFile:
-    """``metrics.csv``, one row a step. A resumed run drops the rows of the steps that it does again."""
-
-    def __init__(self, path: Path, start: int, columns: Sequence[str] = METRICS) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept: list[dict[str, str]] = []
-        if start and path.is_file():
-            try:
-                with path.open(newline="", encoding="utf-8") as file:
-                    kept = [row for row in csv.DictReader(file) if int(row["step"]) <= start]
-            except (KeyError, TypeError, ValueError, csv.Error) as error:
-                raise ValueError(f"{path}: cannot be gone on with ({error!r}); delete it and resume again") from None
-        self._file = path.open("w", newline="", encoding="utf-8", buffering=1)
-        self._table = csv.DictWriter(self._file, columns, lineterminator="\n")
-        self._table.writeheader()
-        self._table.writerows(kept)
-
-    def write(self, row: dict[str, Any]) -> None:
-        self._table.writerow(row)
-
-    def close(self) -> None:
-        self._file.close()
-
-
 class Trainer:
     """One run of training: `model` is the bare `SiteModel`, already on the accelerator's device."""
 
@@ -167,30 +107,50 @@ class Trainer:
         self._log_ratio_K = None if ratio is None else torch.tensor(ratio).float().to(accelerator.device)
         self._row_counts = row_counts(self._batch_size, accelerator.device)
 
-    def run(self, start: int, metrics: MetricsFile | None, checkpoint: Callable[[int], None]) -> None:
-        """Steps `start`+1 to the last; `checkpoint(step)` is called in every process where one is due.
+    def run(
+        self, start: int, metrics: MetricsFile | None, checkpoint: Callable[[int], None], preemption: Preemption
+    ) -> None:
+        """Steps `start`+1 to the last.
 
-        Raises Diverged, the weights still those of the last good step.
+        `checkpoint(step)` is called in every process where one is due, and where the run stops early.
+        Raises Stopped there, and Diverged, the weights still those of the last good step.
         """
         settings = self.settings
+        self._make_up_evaluation(start, metrics, preemption)
+        if preemption.reason:
+            raise Stopped(f"after step {start} of {settings.steps}")
         first, last = start * settings.accumulation, settings.steps * settings.accumulation
-        loader = iter(training_loader(self.batches, first, last, settings.workers))
         steps = range(start + 1, settings.steps + 1)
-        bar = tqdm(
-            steps, initial=start, total=settings.steps, unit="step", disable=not self.accelerator.is_main_process
-        )
-        for step in bar:
-            began = time.perf_counter()
-            row = self.step(step, loader)
-            row["sites_per_second"] = self._sites_per_step / (time.perf_counter() - began)
-            if self._is_due(step, settings.evaluation_steps):
-                row |= self.evaluate()
+        hidden = not self.accelerator.is_main_process
+        with (
+            closing(training_loader(self.batches, first, last, settings.workers)) as loader,
+            tqdm(steps, initial=start, total=settings.steps, unit="step", disable=hidden) as bar,
+        ):
+            for step in bar:
+                began = time.perf_counter()
+                row = self.step(step, loader)
+                row["sites_per_second"] = self._sites_per_step / (time.perf_counter() - began)
+                if self._is_due(step, settings.evaluation_steps):
+                    row |= self.evaluate(preemption)
+                if metrics:
+                    metrics.write(row)
+                self.accelerator.log({key: row[key] for key in row if key != "step"}, step=step)
+                bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+                is_stopping = preemption.is_asked()
+                if is_stopping or self._is_due(step, settings.checkpointing_steps):
+                    checkpoint(step)
+                if is_stopping:
+                    raise Stopped(f"after step {step} of {settings.steps}")
+
+    def _make_up_evaluation(self, start: int, metrics: MetricsFile | None, preemption: Preemption) -> None:
+        """The one that was due when the run was asked to stop, so that the records are those of an unbroken run."""
+        is_owed = start > 0 and metrics is not None and metrics.lacks("held_out_severity")
+        if self._is_due(start, self.settings.evaluation_steps) and told_to_all(self.accelerator, [is_owed])[0]:
+            values = self.evaluate(preemption)
             if metrics:
-                metrics.write(row)
-            self.accelerator.log({key: row[key] for key in row if key != "step"}, step=step)
-            bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-            if self._is_due(step, settings.checkpointing_steps):
-                checkpoint(step)
+                metrics.amend(values)
+            if values:
+                self.accelerator.log(values, step=start)
 
     def step(self, step: int, loader: Iterator[Batch]) -> dict[str, Any]:
         """One update of the weights; what `metrics.csv` says of it."""
@@ -225,8 +185,11 @@ class Trainer:
         }
 
     @torch.no_grad()
-    def evaluate(self) -> dict[str, float]:
-        """The two exact terms of the loss on the held-out sites, which the processes share among them."""
+    def evaluate(self, preemption: Preemption) -> dict[str, float]:
+        """The two exact terms of the loss on the held-out sites, which the processes share among them.
+
+        Empty where there are none, and where the run is asked to stop meanwhile.
+        """
         if not self.held_out:
             return {}
         self.model.eval()
@@ -236,7 +199,12 @@ class Trainer:
         sums_3 = torch.zeros(3, device=self.accelerator.device)
         own = self.held_out[self.accelerator.process_index :: self.accelerator.num_processes]
         size = self._batch_size
-        for first in range(0, len(own), size):
+        largest = math.ceil(len(self.held_out) / self.accelerator.num_processes)
+        for first in range(0, largest, size):  # as often in every process: they ask together
+            if preemption.is_asked():
+                return {}
+            if first >= len(own):
+                continue
             batch = load_batch(own[first : first + size], self.batches.crops_R3HW).to(self.accelerator.device)
             tiles_BT3hw = self._tiles(batch)
             with self.accelerator.autocast():

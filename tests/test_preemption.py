@@ -1,0 +1,95 @@
+"""Runs that are asked to stop: a state on disk, status 0, and the end that they would have had."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.runs import Train, assert_same_result, metrics
+
+ARGUMENTS = [
+    *("--max_train_steps", "12", "--per_device_train_batch_size", "10", "--learning_rate", "2e-3"),
+    *("--evaluation_steps", "1", "--checkpointing_steps", "5", "--dataloader_num_workers", "2"),
+]
+
+
+@pytest.fixture(scope="module")
+def unbroken() -> list[str]:
+    """Runs done by an earlier test of this module."""
+    return []
+
+
+def asking_after(rows: int, root: Path, run: str, ask: Callable[[], None]) -> threading.Thread:
+    """A thread that asks once the run has written that many steps."""
+    path = root / "train" / "logs" / run / "metrics.csv"
+
+    def watch() -> None:
+        until = time.monotonic() + 60
+        while not (path.is_file() and len(path.read_text().splitlines()) > rows) and time.monotonic() < until:
+            time.sleep(0.002)
+        ask()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+def touch_stop(root: Path, run: str) -> None:
+    (root / "train" / "checkpoints" / run / "STOP").touch()
+
+
+def terminate_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("by", ["the file STOP", "SIGTERM", "the end of the Slurm job"])
+def test_a_stopped_run_leaves_a_state_and_ends_where_the_unbroken_one_would_have(
+    by: str,
+    train: Train,
+    tiny_root: Path,
+    unbroken: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    if not unbroken:
+        assert train("unasked", *ARGUMENTS) == 0
+        unbroken.append("unasked")
+    run = by.split()[-1]
+    folder = tiny_root / "train" / "checkpoints" / run
+    with monkeypatch.context() as patch:
+        if by == "the end of the Slurm job":
+            patch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 60))
+            assert train(run, *ARGUMENTS, "--stop_margin", "70") == 0
+        else:
+            ask = terminate_this_process if by == "SIGTERM" else lambda: touch_stop(tiny_root, run)
+            thread = asking_after(2, tiny_root, run, ask)
+            assert train(run, *ARGUMENTS) == 0
+            thread.join()
+    done = len(metrics(tiny_root, run))
+    assert done < 12 and not (folder / "final").exists() and (folder / f"checkpoint-{done}").is_dir()
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == (
+        f"stopped by {by} after step {done} of 12; a state is on disk: "
+        "the same command with --resume_from_checkpoint latest goes on"
+    )
+    assert train(run, *ARGUMENTS, "--resume_from_checkpoint", "latest") == 0
+    assert not (folder / "STOP").exists()
+    assert_same_result(tiny_root, "unasked", run)
+
+
+def test_an_evaluation_that_was_cut_short_is_made_up_for(train: Train, tiny_root: Path) -> None:
+    arguments = ["--max_train_steps", "3", "--per_device_train_batch_size", "10", "--evaluation_steps", "2"]
+    assert train("whole", *arguments, "--held_out_folds", "0", "1") == 0
+    # The end of a job that has passed is found before the first batch of held-out sites is looked at.
+    stopping = pytest.MonkeyPatch()
+    with stopping.context() as patch:
+        patch.setenv("SLURM_JOB_END_TIME", "1")
+        assert train("cut", *arguments, "--held_out_folds", "0", "1") == 0
+        assert train("cut", *arguments, "--held_out_folds", "0", "1", "--resume_from_checkpoint", "latest") == 0
+    assert [row["held_out_severity"] for row in metrics(tiny_root, "cut")] == ["", ""]
+    assert train("cut", *arguments, "--held_out_folds", "0", "1", "--resume_from_checkpoint", "latest") == 0
+    assert_same_result(tiny_root, "whole", "cut")

@@ -1,0 +1,52 @@
+"""How a training ends: after its last step, early because it was asked to, or broken off because it diverged."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from accelerate import Accelerator
+
+from vl_model.preemption import Preemption
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and has left a state; says after what."""
+
+
+class Diverged(ValueError):
+    """The loss or its gradient is no longer finite in `step`; the weights are still those before it."""
+
+    def __init__(self, step: int, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+def check_finite(step: int, loss: float, gradient_norm: float, *, is_scaled: bool) -> None:
+    """Raises Diverged; `is_scaled`: in fp16, whose scaler skips a step of infinite gradients itself."""
+    if not math.isfinite(loss) or not (math.isfinite(gradient_norm) or is_scaled):
+        raise Diverged(
+            step,
+            f"step {step}: the loss is {loss} and its gradient's norm {gradient_norm}; lower --learning_rate, "
+            "or give --mixed_precision no",
+        )
+
+
+@contextmanager
+def orderly_end(accelerator: Accelerator, preemption: Preemption, checkpoint: Callable[[int], None]) -> Iterator[None]:
+    """Around a training and what follows it; SIGTERM is noted meanwhile instead of ending the process.
+
+    Where the block was asked to stop, its rest is left out, and a line says how to go on. Raises ValueError where the
+    loss diverged, with a state of the last good step on disk.
+    """
+    try:
+        with preemption.listening():
+            yield
+    except Stopped as stop:
+        accelerator.print(
+            f"stopped by {preemption.reason} {stop}; a state is on disk: "
+            "the same command with --resume_from_checkpoint latest goes on",
+            flush=True,
+        )
+    except Diverged as stop:
+        checkpoint(stop.step - 1)
+        raise ValueError(f"{stop}; the state before it is kept as checkpoint-{stop.step - 1}") from None
