@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from data_prep.pairs import read_dataset
-from tests.runs import ENVIRONMENT, REPOSITORY, Train, assert_same_result, command, metrics
+from tests.runs import ENVIRONMENT, REPOSITORY, Train, assert_same_result, command, final, metrics
 from tests.tiny_model import write_tiny_base
 from vl_model import launch
 from vl_model.rows import group_sites

@@ -158,6 +158,7 @@ def training_loader(batches: TrainingBatches, start: int, stop: int, workers: in
         sampler=range(start, stop),
         num_workers=workers,
         worker_init_fn=leave_signals_to_the_parent,
+        generator=torch.Generator(),  # its workers' seeds are not drawn from the generator that dropout draws from
     )
 
 
