@@ -1,6 +1,8 @@
 """Fixtures that several rooms' tests share."""
 
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,16 @@ def train(tiny_root: Path, tiny_base: str, monkeypatch: pytest.MonkeyPatch) -> T
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return run
+
+
+@pytest.fixture(scope="session")
+def family_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """A family's name in `tests.small_families.FAMILIES` -> what ``--model`` calls a small base of it, on disk once."""
+
+    @cache
+    def base(family: str) -> str:
+        from tests.small_families import FAMILIES
+
+        return FAMILIES[family](tmp_path_factory.mktemp(family.replace(" ", "-")))
+
+    return base

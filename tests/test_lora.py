@@ -18,8 +18,9 @@ from vl_model.lora import (
     merged_towers,
     save_adapters,
 )
+from vl_model.open_clip_towers import OpenClipTowers
 from vl_model.site_model import state_sha256
-from vl_model.towers import OpenClipTowers, load_towers, save_towers
+from vl_model.towers import load_towers, save_towers
 
 pytestmark = pytest.mark.usefixtures("tiny_base")
 BOTH = LoraSettings(rank=3, alpha=5, towers="both")

@@ -77,7 +77,7 @@ def test_unfused_attention_is_the_fused_one() -> None:
     block = open_clip.transformer.ResidualAttentionBlock(24, 3).eval()
     x_NLD, mask_LL = torch.randn(2, 5, 24), torch.full((5, 5), float("-inf")).triu(1)
     before, state = block(x_NLD, attn_mask=mask_LL), {k: v.clone() for k, v in block.state_dict().items()}
-    assert unfuse_attention(block) == 1 and isinstance(block.attn, SeparateAttention)
+    assert unfuse_attention(block, type(block), "attn") == 1 and isinstance(block.attn, SeparateAttention)
     assert torch.allclose(block(x_NLD, attn_mask=mask_LL), before, atol=1e-6)
     mask_MLL = torch.randn(2 * 3, 5, 5)  # one for each sequence and head, as text towers with a class token have
     stock_block = open_clip.transformer.ResidualAttentionBlock(24, 3).eval()

@@ -1,17 +1,16 @@
-"""open_clip's fused attention as separate query, key, value and output layers, and back.
+"""Fused attention as separate query, key, value and output layers, and back.
 
-open_clip's transformers use `nn.MultiheadAttention`, which keeps the query, key and value weights in one
-parameter that no adapter can wrap: peft then adapts the output projection alone, without a gradient, or adds
-its update twice. A *frozen* `nn.MultiheadAttention` under bf16 autocast on the CPU is also about six times slower
-than a trainable one. Un-fused, each projection is an `nn.Linear` and neither happens; `fused_state_dict` gives the
-weights back under open_clip's own names.
+open_clip's transformers, and SigLIP's pooling, use `nn.MultiheadAttention`, which keeps the query, key and value
+weights in one parameter that no adapter can wrap: peft then adapts the output projection alone, without a gradient,
+or adds its update twice. A *frozen* `nn.MultiheadAttention` under bf16 autocast on the CPU is also about six times
+slower than a trainable one. Un-fused, each projection is an `nn.Linear` and neither happens; `fused_state_dict` gives
+the weights back under the library's own names.
 
 Dimensions: N sequences, L tokens, D width, H heads.
 """
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
@@ -22,7 +21,7 @@ class SeparateAttention(nn.Module):
 
     def __init__(self, fused: nn.MultiheadAttention) -> None:
         super().__init__()
-        assert fused._qkv_same_embed_dim and fused.batch_first and not fused.dropout, "not open_clip's attention"
+        assert fused._qkv_same_embed_dim and fused.batch_first and not fused.dropout, "no tower has such"
         self.heads = fused.num_heads
         weights = fused.in_proj_weight.detach().chunk(3)
         biases = (None, None, None) if fused.in_proj_bias is None else fused.in_proj_bias.detach().chunk(3)
@@ -38,7 +37,7 @@ class SeparateAttention(nn.Module):
         need_weights: bool = False,
         attn_mask: Tensor | None = None,
     ) -> tuple[Tensor, None]:
-        """The call that open_clip's blocks make; `attn_mask` is added to the scores: (L, L), or (N * H, L, L)."""
+        """The call that a tower's blocks make; `attn_mask` is added to the scores: (L, L), or (N * H, L, L)."""
         assert not need_weights, "attention weights are not kept"
         q_NHLd = self._heads(self.q_proj(query_NLD))
         k_NHLd = self._heads(self.k_proj(key_NLD))
@@ -54,20 +53,17 @@ class SeparateAttention(nn.Module):
         return tokens_NLD.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # NLD -> NHLd
 
 
-def unfuse_attention(module: nn.Module) -> int:
-    """Replace, in place, the fused attention of open_clip's residual blocks inside `module`; how many there were."""
-    blocks = [
-        block
-        for block in module.modules()
-        if isinstance(block, ResidualAttentionBlock) and isinstance(block.attn, nn.MultiheadAttention)
-    ]
-    for block in blocks:
-        block.attn = SeparateAttention(block.attn)
-    return len(blocks)
+def unfuse_attention(module: nn.Module, owner: type[nn.Module], name: str) -> int:
+    """Replace, in place, the fused attention `name` of each `owner` inside `module`; how many there were."""
+    owners = [child for child in module.modules() if isinstance(child, owner)]
+    fused = [child for child in owners if isinstance(getattr(child, name), nn.MultiheadAttention)]
+    for child in fused:
+        setattr(child, name, SeparateAttention(getattr(child, name)))
+    return len(fused)
 
 
 def fused_state_dict(module: nn.Module) -> dict[str, Tensor]:
-    """The state of `module` as open_clip names it, its un-fused attention fused again."""
+    """The state of `module` as its library names it, un-fused attention fused again."""
     state = dict(module.state_dict())
     for path, child in module.named_modules():
         if isinstance(child, SeparateAttention):

@@ -1,8 +1,8 @@
 """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on the towers, through peft.
 
-The towers' attention is already un-fused (`vl_model.attention`), so adapters on query, key, value, output and the two
-MLP layers are adapters on six plain `nn.Linear` layers a block; residual networks have theirs on convolutions. The
-base is frozen and its bytes never change.
+The towers' attention is un-fused or was never fused (`vl_model.attention`), so adapters on query, key, value, output
+and the two MLP layers are adapters on plain `nn.Linear` layers; residual networks have theirs on convolutions. The base
+is frozen and its bytes never change.
 `adapter_model.safetensors` and `adapter_config.json` are peft's own formats: ``PeftModel.from_pretrained(towers,
 folder)`` reads them too.
 """
@@ -11,7 +11,7 @@ import re
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vl_model.towers import OpenClipTowers
+if TYPE_CHECKING:
+    from vl_model.towers import Towers
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -28,6 +29,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 FAMILIES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (nn.Linear, ("q_proj", "k_proj", "v_proj", "out_proj", "c_fc", "c_proj")),  # open_clip's transformers, un-fused
     (nn.Linear, ("out_proj", "c_fc", "c_proj")),  # open_clip's "custom" blocks
+    (nn.Linear, ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")),  # CLIP and SigLIP of transformers
+    (nn.Linear, ("query", "key", "value", "dense")),  # BERT and its like, open_clip's text towers of transformers
     (nn.Linear, ("qkv", "proj", "fc1", "fc2")),  # timm's transformers
     (nn.Linear, ("q", "kv", "proj", "fc1", "fc2")),  # timm's pyramid transformers
     (nn.Linear, ("fc1", "fc2")),  # timm's ConvNeXt
@@ -40,15 +43,19 @@ _PEFT_PREFIX = "base_model.model."  # what peft puts before the names of a wrapp
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Adapters of rank `rank`, scaled by alpha / rank, on the image tower or on both towers."""
+    """Adapters of rank `rank`, scaled by alpha / rank, on the image tower or on both towers.
+
+    `last_blocks`: on so many of a tower's blocks, the last ones, and on nothing outside blocks; None: on all layers.
+    """
 
     rank: int = 8
     alpha: int = 16
     dropout: float = 0.0
     towers: Literal["image", "both"] = "image"
+    last_blocks: int | None = None
 
 
-def add_adapters(towers: OpenClipTowers, settings: LoraSettings) -> list[str]:
+def add_adapters(towers: "Towers", settings: LoraSettings) -> list[str]:
     """Freeze the towers and add adapters, which start as the identity; the names of the adapted layers.
 
     Raises ValueError where a tower has no layer that could be adapted.
@@ -66,7 +73,7 @@ def add_adapters(towers: OpenClipTowers, settings: LoraSettings) -> list[str]:
     return names
 
 
-def adapted_layers(towers: OpenClipTowers, settings: LoraSettings) -> list[str]:
+def adapted_layers(towers: "Towers", settings: LoraSettings) -> list[str]:
     """Names of the layers that `add_adapters` adapts. Raises ValueError where there are none."""
     layers = dict(towers.named_modules())
     for name, layer in towers.named_modules():
@@ -74,14 +81,31 @@ def adapted_layers(towers: OpenClipTowers, settings: LoraSettings) -> list[str]:
             # Fused attention (attention pooling has it) takes its output layer's weight, not the layer: an adapter
             # there would be dead.
             del layers[f"{name}.out_proj"]
-    image_layers = {name: layers[name] for name in layers if name.startswith("clip.visual.")}
-    names = _matching(image_layers, "image")
+    layers = {name: layer for name, layer in layers.items() if not name.startswith(towers.left_out)}
+    image_layers = {name: layers[name] for name in layers if name.startswith(towers.image_prefix)}
+    names = _last_blocks(_matching(image_layers, "image"), "image", settings.last_blocks)
     if settings.towers == "both":
-        names += _matching({name: layers[name] for name in layers if name not in image_layers}, "text")
+        text_layers = {name: layers[name] for name in layers if name not in image_layers}
+        names += _last_blocks(_matching(text_layers, "text"), "text", settings.last_blocks)
     return names
 
 
-def save_adapters(towers: OpenClipTowers, folder: Path) -> None:
+def check_gradients(towers: "Towers") -> None:
+    """After the first backward pass: raises ValueError where an adapter learns nothing, naming it.
+
+    An adapter is B A x with B = 0 at its start: B has a gradient there, and A one that is zero.
+    """
+    for name, parameter in adapter_parameters(towers).items():
+        gradient = parameter.grad
+        if gradient is None or (".lora_B." in name and not gradient.any()):
+            layer = name.partition(".lora_")[0]
+            raise ValueError(
+                f"--tune lora: the adapter on {layer} gets no gradient and would never learn: the loss does not reach it; "
+                "adapt fewer layers (--lora_towers, --lora_last_blocks), or use --tune full"
+            )
+
+
+def save_adapters(towers: "Towers", folder: Path) -> None:
     """Write the adapters in peft's format into an existing folder."""
     state = get_peft_model_state_dict(towers)
     save_file(
@@ -92,7 +116,7 @@ def save_adapters(towers: OpenClipTowers, folder: Path) -> None:
     towers.adapter_config.save_pretrained(str(folder))
 
 
-def load_adapters(towers: OpenClipTowers, settings: LoraSettings, folder: Path) -> None:
+def load_adapters(towers: "Towers", settings: LoraSettings, folder: Path) -> None:
     """Add the adapters that `save_adapters` wrote. Raises ValueError where they are not these towers'."""
     add_adapters(towers, settings)
     own = adapter_parameters(towers)
@@ -122,7 +146,7 @@ def base_state(towers: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def merge_adapters(towers: OpenClipTowers) -> OpenClipTowers:
+def merge_adapters(towers: "Towers") -> "Towers":
     """Add the adapters into the base's weights, in place, and take the adapters away."""
     layers = [(name, module) for name, module in towers.named_modules() if isinstance(module, LoraLayer)]
     for name, layer in layers:
@@ -132,7 +156,7 @@ def merge_adapters(towers: OpenClipTowers) -> OpenClipTowers:
     return towers
 
 
-def merged_towers(towers: OpenClipTowers) -> OpenClipTowers:
+def merged_towers(towers: "Towers") -> "Towers":
     """A copy of the towers with the adapters merged, for `vl_model.towers.save_towers`."""
     return merge_adapters(deepcopy(towers))
 
@@ -146,3 +170,14 @@ def _matching(layers: dict[str, nn.Module], tower: str) -> list[str]:
     raise ValueError(
         f"--tune lora: the {tower} tower has none of the layers that adapters go on ({known}): use --tune full"
     )
+
+
+def _last_blocks(names: list[str], tower: str, count: int | None) -> list[str]:
+    """Those of the layers that lie in the last `count` blocks; a block is the innermost numbered module."""
+    if count is None:
+        return names
+    block_of = {name: found[1] for name in names if (found := re.match(r"(.+\.\d+)\.", name))}
+    blocks = list(dict.fromkeys(block_of.values()))
+    if count > len(blocks):
+        raise ValueError(f"--lora_last_blocks {count}: the {tower} tower has {len(blocks)} blocks")
+    return [name for name, block in block_of.items() if block in blocks[-count:]]

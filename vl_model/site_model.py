@@ -1,8 +1,8 @@
 """One site -> one embedding: towers, pooling over tiles and the logit scale, with their files.
 
-A finished run's ``final/`` holds ``site_model.json`` (what the model is made of), ``site_model.safetensors`` (pooling
-and logit scale) and either the adapters (`vl_model.lora`, without their base) or the whole towers as an open_clip
-folder (``--tune full``).
+A finished run's ``final/`` holds ``site_model.json`` (what the model is made of), ``site_model.safetensors`` (pooling,
+logit scale and, for ``--tune head``, the image map) and either the adapters (`vl_model.lora`, without their base), or
+the whole towers as a folder of their own library (``--tune full``), or neither (``--tune head``).
 
 Dimensions: B sites, T tiles a site, N tiles in all, K texts, L tokens, D embedding, H and W pixels.
 """
@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -23,11 +23,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from data_prep.crops import VIEW_MM
 from data_prep.json_files import read_object
+from vl_model.image_map import ImageMap
 from vl_model.lora import LoraSettings, add_adapters, base_state, load_adapters, merge_adapters, save_adapters
 from vl_model.plain_losses import START_BIAS
 from vl_model.pooling import TilePooling
-from vl_model.towers import LOCAL_DIR, OpenClipTowers, has_own_weights, load_towers, save_towers
+from vl_model.towers import folder_of, has_own_weights, load_towers, name_of, save_towers
 from vl_model.whole_folders import whole_folder
+
+if TYPE_CHECKING:
+    from vl_model.towers import Towers
 
 SCHEMA_VERSION = 1
 CARD = "site_model.json"
@@ -44,7 +48,7 @@ class ModelSettings:
 
     model: str
     pretrained: str | None = None
-    tune: Literal["lora", "full"] = "lora"
+    tune: Literal["lora", "full", "head"] = "lora"
     lora: LoraSettings = field(default_factory=LoraSettings)
 
 
@@ -78,14 +82,15 @@ class LogitBias(nn.Module):
 class SiteModel(nn.Module):
     """Towers, pooling and logit scale; its `forward` is the one call of a training step, so that DDP's hooks run."""
 
-    def __init__(self, towers: OpenClipTowers, settings: ModelSettings) -> None:
+    def __init__(self, towers: "Towers", settings: ModelSettings) -> None:
         super().__init__()
         self.settings = settings
         self.towers = towers
         self.pooling = TilePooling(towers.embed_dim)
+        self.image_map = ImageMap(towers.embed_dim) if settings.tune == "head" else None
         self.logit_scale = LogitScale(float(towers.clip.logit_scale.detach()))
         towers.clip.logit_scale.requires_grad_(False)  # ours takes its place, and is written back when saved
-        if towers.clip.logit_bias is not None:
+        if getattr(towers.clip, "logit_bias", None) is not None:
             towers.clip.logit_bias.requires_grad_(False)  # a softmax over captions does not see it
 
         self.logit_bias: LogitBias | None = None
@@ -96,7 +101,7 @@ class SiteModel(nn.Module):
 
     @property
     def learns_text(self) -> bool:
-        return self.settings.tune == "full" or self.settings.lora.towers == "both"
+        return self.settings.tune == "full" or (self.settings.tune == "lora" and self.settings.lora.towers == "both")
 
     @property
     def device(self) -> torch.device:
@@ -104,8 +109,8 @@ class SiteModel(nn.Module):
 
     @property
     def base_sha256(self) -> str | None:
-        """Of the frozen base that the adapters belong to; None for ``--tune full``, which keeps no base."""
-        return state_sha256(base_state(self.towers.clip)) if self.settings.tune == "lora" else None
+        """Of the frozen base that the adapters or the head belong to; None for ``--tune full``, which keeps no base."""
+        return None if self.settings.tune == "full" else state_sha256(base_state(self.towers.clip))
 
     def forward(
         self, tiles_BT3HW: Tensor, mask_BT: Tensor, token_KL: Tensor | None
@@ -120,7 +125,7 @@ class SiteModel(nn.Module):
         tile_ND = self.towers.encode_images(tiles_BT3HW[mask_BT])
         tile_BTD = tile_ND.new_zeros(*mask_BT.shape, tile_ND.shape[-1]).index_put((mask_BT,), tile_ND)
         image_BD: Tensor = self.pooling(tile_BTD, mask_BT)
-        return image_BD
+        return image_BD if self.image_map is None else self.image_map(image_BD)
 
     @torch.no_grad()
     def embed_texts(self, texts: list[str]) -> Tensor:
@@ -128,9 +133,11 @@ class SiteModel(nn.Module):
         return self.towers.encode_texts(self.towers.tokenize(texts))
 
     def train(self, mode: bool = True) -> "SiteModel":
-        """As usual, but a frozen tower's batch statistics stay frozen too: the base never changes."""
+        """As usual, but what is frozen stays as it is: batch statistics beside adapters, whole towers behind a head."""
         super().train(mode)
-        if self.settings.tune == "lora":
+        if self.settings.tune == "head":
+            self.towers.eval()
+        elif self.settings.tune == "lora":
             for module in self.towers.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
@@ -138,29 +145,49 @@ class SiteModel(nn.Module):
 
     def save(self, folder: Path, record: dict[str, Any] | None = None) -> None:
         """Write the model into `folder`, by way of a temporary one; `record` is added to ``site_model.json``."""
-        head = {**_prefixed("pooling.", self.pooling), **_prefixed("logit_scale.", self.logit_scale)}
+        head = {name: tensor.detach().cpu().contiguous() for name, tensor in self._head_state().items()}
         card = {**self._card(), **(record or {})}
         with whole_folder(folder) as partial:
             save_file(head, partial / HEAD)
             if self.settings.tune == "lora":
                 save_adapters(self.towers, partial)
-            else:
-                self.towers.clip.logit_scale.data.fill_(float(self.logit_scale.log_scale.detach()))
+            elif self.settings.tune == "full":
+                self.write_logit_scale()
                 save_towers(self.towers, partial)
             (partial / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
-    def _card(self) -> dict[str, Any]:
+    def write_logit_scale(self) -> None:
+        """Into the towers, where the stock library looks for it."""
+        self.towers.clip.logit_scale.data.fill_(float(self.logit_scale.log_scale.detach()))
+
+    def load_head(self, state: dict[str, Tensor]) -> None:
+        """Put back what `save` wrote beside the towers. Raises ValueError where it is another model's."""
+        own = self._head_state()
+        if {name: x.shape for name, x in state.items()} != {name: x.shape for name, x in own.items()}:
+            raise ValueError(f"{HEAD}: holds other tensors than this model's {', '.join(sorted(own))}")
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+    def _head_state(self) -> dict[str, Tensor]:
+        """All but the towers."""
+        return {name: x for name, x in self.state_dict().items() if not name.startswith("towers.")}
+
+    def preprocessing(self) -> dict[str, Any]:
+        """What tiles have to be like for this model."""
         towers = self.towers
+        return {
+            "image_size": towers.image_size,
+            "mean": list(towers.mean),
+            "std": list(towers.std),
+            "view_mm": VIEW_MM,
+        }
+
+    def _card(self) -> dict[str, Any]:
         return {
             "schema_version": SCHEMA_VERSION,
             **asdict(self.settings),
             "base_sha256": self.base_sha256,
-            "preprocessing": {
-                "image_size": towers.image_size,
-                "mean": list(towers.mean),
-                "std": list(towers.std),
-                "view_mm": VIEW_MM,
-            },
+            "preprocessing": self.preprocessing(),
         }
 
 
@@ -169,15 +196,14 @@ def build_site_model(settings: ModelSettings) -> SiteModel:
 
     Raises ValueError where the towers cannot be loaded or adapted, or have nothing to adapt.
     """
-    if settings.tune == "lora" and not has_own_weights(settings.model, settings.pretrained):
+    if settings.tune != "full" and not has_own_weights(settings.model, settings.pretrained):
         raise ValueError(
-            f"--tune lora --model {settings.model!r}: its weights would be random; name weights with --pretrained or "
-            "--model local-dir:PATH, or train it from nothing with --tune full"
+            f"--tune {settings.tune} --model {settings.model!r}: its weights would be random; name weights with "
+            "--pretrained or --model local-dir:PATH, or train it from nothing with --tune full"
         )
     towers = load_towers(settings.model, settings.pretrained)
-    if settings.model.startswith(LOCAL_DIR):  # said in full: the model is loaded again from other working folders
-        base = Path(settings.model.removeprefix(LOCAL_DIR)).expanduser().resolve()
-        settings = replace(settings, model=f"{LOCAL_DIR}{base}")
+    if base := folder_of(settings.model):  # said in full: the model is loaded again from other working folders
+        settings = replace(settings, model=settings.model.partition(":")[0] + f":{base.resolve()}")
     model = SiteModel(towers, settings)
     if settings.tune == "lora":
         add_adapters(towers, settings.lora)
@@ -191,16 +217,15 @@ def load_site_model(folder: Path) -> SiteModel:
     """
     card = _read_card(folder)
     settings = _settings_of(card)
-    if settings.tune == "lora":
+    if settings.tune == "full":
+        model = SiteModel(load_towers(name_of(folder)), settings)
+    else:
         model = SiteModel(load_towers(settings.model, settings.pretrained), settings)
         _check_base(model, card, folder)
+    if settings.tune == "lora":
         load_adapters(model.towers, settings.lora, folder)
         merge_adapters(model.towers)
-    else:
-        model = SiteModel(load_towers(f"{LOCAL_DIR}{folder}"), settings)
-    head = _read_tensors(folder / HEAD)
-    model.pooling.load_state_dict(_unprefixed("pooling.", head))
-    model.logit_scale.load_state_dict(_unprefixed("logit_scale.", head))
+    model.load_head(_read_tensors(folder / HEAD))
     return model.requires_grad_(False).eval()
 
 
@@ -209,10 +234,10 @@ def check_base_is_blind(model: str, dataset_fingerprint: str, held_out_folds: It
 
     So is that run's own base, and so on, as long as they are still there.
     """
-    path = Path(model.removeprefix(LOCAL_DIR)).expanduser() / CARD
-    if not (model.startswith(LOCAL_DIR) and path.is_file()):
+    base = folder_of(model)
+    if base is None or not (base / CARD).is_file():
         return
-    card = _read_card(path.parent)
+    card = _read_card(base)
     seen = set(held_out_folds) - set(card.get("held_out_folds", ()))
     if seen and card.get("steps") and card.get("dataset_fingerprint") == dataset_fingerprint:
         raise ValueError(
@@ -255,8 +280,14 @@ def _check_base(model: SiteModel, card: dict[str, Any], folder: Path) -> None:
     found = state_sha256(base_state(model.towers.clip))
     if found != card["base_sha256"]:
         raise ValueError(
-            f"{folder}: its adapters were trained on other weights of {card['model']!r} (sha256 "
+            f"{folder}: was trained on other weights of {card['model']!r} (sha256 "
             f"{card['base_sha256'][:12]}) than are there now ({found[:12]})"
+        )
+    now = model.preprocessing()
+    if changed := [name for name in now if name in card["preprocessing"] and card["preprocessing"][name] != now[name]]:
+        raise ValueError(
+            f"{folder}: was trained with {changed[0]} {card['preprocessing'][changed[0]]}; {card['model']!r} now says "
+            f"{now[changed[0]]}"
         )
 
 
@@ -266,11 +297,3 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from None
     return tensors
-
-
-def _prefixed(prefix: str, module: nn.Module) -> dict[str, Tensor]:
-    return {prefix + name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-
-
-def _unprefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
