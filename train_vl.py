@@ -44,7 +44,8 @@ RUN_SCHEMA_VERSION = 1
 
 #: What may not change when a run is resumed.
 FIXED_SETTINGS = (
-    *("model", "pretrained", "tune", "lora_rank", "lora_alpha", "lora_dropout", "lora_towers"),
+    *("model", "pretrained", "tune", "lora_rank", "lora_alpha", "lora_dropout"),
+    *("lora_towers", "lora_last_blocks"),
     *("seed", "per_device_train_batch_size", "gradient_accumulation_steps", "max_train_steps", "num_train_epochs"),
     *("held_out_folds", "loss", "loss_weights", "label_smoothing", "merge_mirrored"),
     *("augment", "jitter_mm", "drop_view", "mixup", "cutmix", "severity_sampling"),
@@ -58,13 +59,21 @@ def settings_parser() -> SettingsParser:
     add("--run", type=str, default="default", help="the run's name")
     add("--overwrite", type=bool, default=False, help="delete a run of this name first")
     # What is trained.
-    add("--model", type=str, default=DEFAULT_MODEL, help="open_clip name, local-dir:PATH, hf-hub:NAME, lumbar-tiny")
+    add(
+        "--model", type=str, default=DEFAULT_MODEL, help="open_clip name, local-dir:PATH, hf-hub:NAME, hf:PATH, hf:NAME"
+    )
     add("--pretrained", type=str | None, help=f"a tag or a weights file; for {DEFAULT_MODEL} {DEFAULT_PRETRAINED}")
-    add("--tune", choices=("lora", "full"), default="lora", help="adapters on a frozen base, or every weight")
+    add(
+        "--tune",
+        choices=("lora", "full", "head"),
+        default="lora",
+        help="adapters on a frozen base, every weight, or what stands behind a frozen base",
+    )
     add("--lora_rank", type=PositiveInt, default=8)
     add("--lora_alpha", type=PositiveInt, default=16)
     add("--lora_dropout", type=ClosedUnitInterval, default=0.0)
     add("--lora_towers", choices=("image", "both"), default="image")
+    add("--lora_last_blocks", type=PositiveInt | None, help="adapters in so many last blocks only; default in all")
     # How long, and on what.
     add("--num_train_epochs", type=PositiveInt, default=10)
     add("--max_train_steps", type=NonNegativeInt | None, help="instead of epochs; 0 writes the bare base as a run")
@@ -223,7 +232,13 @@ def model_settings(settings: Namespace) -> "ModelSettings":
     from vl_model.site_model import ModelSettings
 
     pretrained = settings.pretrained or (DEFAULT_PRETRAINED if settings.model == DEFAULT_MODEL else None)
-    lora = LoraSettings(settings.lora_rank, settings.lora_alpha, settings.lora_dropout, settings.lora_towers)
+    lora = LoraSettings(
+        settings.lora_rank,
+        settings.lora_alpha,
+        settings.lora_dropout,
+        settings.lora_towers,
+        settings.lora_last_blocks,
+    )
     return ModelSettings(settings.model, pretrained, settings.tune, lora)
 
 

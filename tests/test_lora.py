@@ -14,6 +14,7 @@ from vl_model.lora import (
     adapter_parameters,
     add_adapters,
     base_state,
+    check_gradients,
     load_adapters,
     merged_towers,
     save_adapters,
@@ -172,6 +173,32 @@ def test_attention_pooling_gets_no_dead_adapter(tmp_path: Path) -> None:
         nn.init.normal_(parameter, std=0.1)
     towers.encode_images(torch.randn(2, 3, 32, 32))[:, 0].sum().backward()
     assert all(parameter.grad is not None for parameter in adapter_parameters(towers).values())
+
+
+def test_adapters_of_the_last_blocks_only() -> None:
+    towers = adapted(LoraSettings(towers="both", last_blocks=1))
+    names = {name.rpartition(".lora_")[0] for name in adapter_parameters(towers)}
+    assert len(names) == 2 * 6 and all("resblocks.1." in name for name in names)
+    with pytest.raises(ValueError, match="--lora_last_blocks 3: the image tower has 2 blocks"):
+        add_adapters(tiny_towers(), LoraSettings(last_blocks=3))
+
+
+def test_an_adapter_without_a_gradient_is_named() -> None:
+    towers = adapted(moved=False)
+    with pytest.raises(ValueError, match=r"the adapter on clip\.visual\.transformer\.\S+ gets no gradient"):
+        check_gradients(towers)
+    towers.encode_images(torch.randn(2, 3, 32, 32))[:, 0].sum().backward()
+    with pytest.raises(
+        ValueError, match=r"clip\.transformer\.resblocks\.0\.attn\.q_proj gets no gradient"
+    ):
+        check_gradients(towers)
+    towers.encode_texts(towers.tokenize(["a"]))[:, 0].sum().backward()
+    assert not any(p.grad.any() for name, p in adapter_parameters(towers).items() if ".lora_A." in name)
+    check_gradients(towers)
+    dead = dict(towers.named_parameters())["clip.visual.transformer.resblocks.1.mlp.c_fc.lora_B.default.weight"]
+    dead.grad.zero_()
+    with pytest.raises(ValueError, match=r"resblocks\.1\.mlp\.c_fc gets no gradient"):
+        check_gradients(towers)
 
 
 def test_a_tower_without_such_layers_is_refused() -> None:

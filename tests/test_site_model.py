@@ -37,7 +37,11 @@ def outputs(model: SiteModel) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "settings",
-    [ModelSettings("", tune="lora", lora=LoraSettings(rank=4, alpha=4, towers="both")), ModelSettings("", tune="full")],
+    [
+        ModelSettings("", tune="lora", lora=LoraSettings(rank=4, alpha=4, towers="both")),
+        ModelSettings("", tune="full"),
+        ModelSettings("", tune="head"),
+    ],
     ids=lambda settings: settings.tune,
 )
 def test_saved_models_load_and_embed_the_same(settings: ModelSettings, tiny_base: str, tmp_path: Path) -> None:
@@ -80,6 +84,9 @@ def test_only_what_is_tuned_learns(tiny_base: str) -> None:
     learning = {name for name, parameter in lora.named_parameters() if parameter.requires_grad}
     adapters = {f"towers.{name}" for name in adapter_parameters(lora.towers)}
     assert learning == adapters | {"pooling.query_D", "logit_scale.log_scale"}
+    head = build_site_model(ModelSettings(tiny_base, tune="head"))
+    learning = {name for name, parameter in head.named_parameters() if parameter.requires_grad}
+    assert learning == {"pooling.query_D", "logit_scale.log_scale", "image_map.weight_DD"}
     full = build_site_model(ModelSettings(tiny_base, tune="full"))
     assert {name for name, p in full.named_parameters() if not p.requires_grad} == {"towers.clip.logit_scale"}
     image_BD, text_KD, scale, _ = full(*tiles(), full.towers.tokenize(TEXTS))
@@ -147,3 +154,22 @@ def test_frozen_captions_are_embedded_without_dropout(tiny_base: str) -> None:
     expected = Captions(model.eval(), seed=4).embeddings(0)
     model.towers.clip.ln_final = nn.Sequential(model.towers.clip.ln_final, nn.Dropout(0.5))
     assert torch.equal(Captions(model.train(), seed=4).embeddings(0), expected) and model.training
+
+
+def test_a_head_starts_as_the_bare_base_and_learns(tiny_base: str) -> None:
+    head, bare = build_site_model(ModelSettings(tiny_base, tune="head")), build_site_model(ModelSettings(tiny_base))
+    assert torch.allclose(outputs(head.eval()), outputs(bare.eval()), atol=1e-6)
+    image_BD = head.embed_sites(*tiles())
+    image_BD[:, 0].sum().backward()
+    assert head.image_map is not None and head.image_map.weight_DD.grad.any() and head.pooling.query_D.grad.any()
+    assert not head.train().towers.training and head.pooling.training
+
+
+def test_a_base_that_prepares_images_otherwise_is_refused(tiny_base: str, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base.removeprefix("local-dir:"), base)
+    build_site_model(ModelSettings(f"local-dir:{base}")).save(tmp_path / "final")
+    path = base / "open_clip_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}}))
+    with pytest.raises(ValueError, match=r"was trained with mean \[0\.48.* now says \[0\.5"):
+        load_site_model(tmp_path / "final")

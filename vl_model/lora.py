@@ -100,8 +100,8 @@ def check_gradients(towers: "Towers") -> None:
         if gradient is None or (".lora_B." in name and not gradient.any()):
             layer = name.partition(".lora_")[0]
             raise ValueError(
-                f"--tune lora: the adapter on {layer} gets no gradient and would never learn: the loss does not reach it; "
-                "adapt fewer layers (--lora_towers, --lora_last_blocks), or use --tune full"
+                f"--tune lora: the adapter on {layer} gets no gradient and would never learn; adapt fewer layers "
+                "(--lora_towers, --lora_last_blocks), or use --tune full"
             )
 
 

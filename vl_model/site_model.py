@@ -169,8 +169,8 @@ class SiteModel(nn.Module):
             tensor.copy_(state[name])
 
     def _head_state(self) -> dict[str, Tensor]:
-        """All but the towers."""
-        return {name: x for name, x in self.state_dict().items() if not name.startswith("towers.")}
+        """All that is kept beside the towers."""
+        return {name: x for name, x in self.state_dict().items() if not name.startswith(("towers.", "logit_bias."))}
 
     def preprocessing(self) -> dict[str, Any]:
         """What tiles have to be like for this model."""
@@ -204,6 +204,7 @@ def build_site_model(settings: ModelSettings) -> SiteModel:
     towers = load_towers(settings.model, settings.pretrained)
     if base := folder_of(settings.model):  # said in full: the model is loaded again from other working folders
         settings = replace(settings, model=settings.model.partition(":")[0] + f":{base.resolve()}")
+    towers.requires_grad_(settings.tune == "full")
     model = SiteModel(towers, settings)
     if settings.tune == "lora":
         add_adapters(towers, settings.lora)

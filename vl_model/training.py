@@ -21,6 +21,7 @@ from vl_model.batches import Batch, TrainingBatches, load_batch, training_loader
 from vl_model.captions import Captions
 from vl_model.ending import Stopped, check_finite
 from vl_model.gathering import row_counts
+from vl_model.lora import check_gradients
 from vl_model.loss import LossSettings, LossTerms, contrastive_loss, image_to_captions, image_to_own_severities
 from vl_model.metrics_file import MetricsFile
 from vl_model.preemption import Preemption
@@ -44,8 +45,11 @@ METRICS = (
 )
 
 
-#: Ends of the names of position and class embeddings, in open_clip's towers and in timm's.
-UNDECAYED = ("positional_embedding", "class_embedding", "pos_embed", "cls_token")
+#: Ends of the names of position and class embeddings, in all towers, and of the query that SigLIP pools with.
+UNDECAYED = (
+    *("positional_embedding", "class_embedding", "pos_embed", "cls_token"),
+    *("position_embedding.weight", "position_embeddings.weight", "probe"),
+)
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ class Trainer:
         self.held_out = held_out
         self.settings = settings
         self.captions = Captions(model, settings.seed)
+        self._gradients_are_checked = False
         optimizer = build_optimizer(model, settings)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         ratio = batches.log_ratio_K
@@ -166,6 +171,9 @@ class Trainer:
             with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
                 terms = self._loss(next(loader), step)
                 self.accelerator.backward(terms.total / self.settings.accumulation)
+            if not self._gradients_are_checked:  # before clipping, which makes zeros of fp16's first overflow
+                check_gradients(self.model.towers)
+                self._gradients_are_checked = True
             totals += torch.stack([terms.total, terms.caption, terms.severity, terms.image]).tolist()
         norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_gradient_norm))
         loss, caption, severity, image = totals / self.settings.accumulation
