@@ -188,9 +188,7 @@ def test_an_adapter_without_a_gradient_is_named() -> None:
     with pytest.raises(ValueError, match=r"the adapter on clip\.visual\.transformer\.\S+ gets no gradient"):
         check_gradients(towers)
     towers.encode_images(torch.randn(2, 3, 32, 32))[:, 0].sum().backward()
-    with pytest.raises(
-        ValueError, match=r"clip\.transformer\.resblocks\.0\.attn\.q_proj gets no gradient"
-    ):
+    with pytest.raises(ValueError, match=r"clip\.transformer\.resblocks\.0\.attn\.q_proj gets no gradient"):
         check_gradients(towers)
     towers.encode_texts(towers.tokenize(["a"]))[:, 0].sum().backward()
     assert not any(p.grad.any() for name, p in adapter_parameters(towers).items() if ".lora_A." in name)
