@@ -23,7 +23,7 @@ from data_prep.atlas import Atlas, Example, example_of, learn_atlas, load_atlas
 from data_prep.cohorts import Cohort, folder_cohort
 from data_prep.crops import SCHEMA_VERSION as CROPS_VERSION
 from data_prep.crops import open_crops
-from data_prep.decoding import available_decoders
+from data_prep.decoders import available_decoders
 from data_prep.executors import HERE, Pool, open_pool
 from data_prep.folds import assign_folds
 from data_prep.gather import TABLES, Caption, Summary, gather, summary_of
@@ -83,12 +83,12 @@ def summary_if_current(processed: Path, key: str) -> Summary | None:
             return None
     except (KeyError, ValueError):
         return None
-    if metadata["decoders"] != decoders_that_matter(metadata["counts"]["faults"]):
-        return None
     if metadata["hashes"]["input"] != key or not all((processed / name).is_file() for name in TABLES):
         return None
     if count_images(processed) != metadata["counts"]["slices"]:
         return None
+    if metadata["decoders"] != decoders_that_matter(metadata["counts"]["faults"]):
+        return None  # what was installed since may read what was set aside
     if parts_folder(processed).exists():
         with workplace(processed):
             clear_parts(processed)

@@ -4,123 +4,27 @@ Nothing is decoded before the promise was held against the limits, against the b
 and, where a frame is compressed, against what its codestream says of itself.
 """
 
-from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydicom import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.pixels import get_decoder
-from pydicom.pixels.decoders.base import Decoder
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    UID,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    JPEG2000Lossless,
-    JPEG2000TransferSyntaxes,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSTransferSyntaxes,
-    RLELossless,
-)
+from pydicom.uid import JPEGExtended12Bit, RLELossless
 
 from data_prep.codestreams import Codestream, ends, read_codestream, rle_segments
+from data_prep.decoders import decode_guarded, find_decoder
 from data_prep.dicom_file import DicomFile, without_remarks
 from data_prep.faults import FaultKind, FileFault, Repair
 from data_prep.fragments import Fragments, encoded_frame, find_fragments
-from data_prep.header_values import (
-    PHOTOMETRIC_TERMS,
-    READ_ERRORS,
-    HeaderError,
-    quoted_term,
-    value_of,
-    whole_number,
-)
-from data_prep.native_output import captured_stderr
+from data_prep.header_values import READ_ERRORS, HeaderError
+from data_prep.promises import promise_of
 
 StoredValues = npt.NDArray[np.integer[Any]]
 
-#: The largest image that is decoded; the competition's are at most 1024 x 1024.
-MAX_PIXELS = 4096 * 4096
-#: Frames are numbered from 1 within a file's thousand.
-MAX_FRAMES = 999
 #: RLE writes at most 128 equal bytes as two.
 _RLE_RATIO = 64
 #: A compressed frame larger than this many times its pixels, and this many bytes, holds something else.
 _LARGEST_CODESTREAM_RATIO, _CODESTREAM_SLACK = 2, 1 << 20
-#: How libjpeg begins what it says of a stream whose image it had to make up in part.
-_DAMAGED = "Corrupt JPEG data"
-#: What pyo3 calls the end of a decoder in Rust. It is no Exception, and its class cannot be imported.
-_RUST_PANIC = "PanicException"
-#: Of several decoders, the one to ask: what it returns for damaged streams was looked at.
-_PREFERRED = {
-    **{str(syntax): "pyjpegls" for syntax in JPEGLSTransferSyntaxes},
-    **{str(syntax): "pylibjpeg" for syntax in (*JPEG2000TransferSyntaxes, RLELossless)},
-}
-
-
-_COMPRESSED = (
-    *(JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1),
-    *(*JPEGLSTransferSyntaxes, JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K, RLELossless),
-)
-
-
-@dataclass(frozen=True)
-class Promise:
-    """What a header says of its pixels: `frames` grey images of (`rows`, `columns`).
-
-    A value lies in `bits_stored` bits, the highest of them bit `high_bit`, of a cell of `bits_allocated`;
-    the other bits may hold anything.
-    """
-
-    rows: int
-    columns: int
-    frames: int
-    bits_allocated: int
-    bits_stored: int
-    high_bit: int
-    signed: bool
-
-    @property
-    def frame_bytes(self) -> int:
-        return self.rows * self.columns * self.bits_allocated // 8
-
-
-def promise_of(header: Dataset, max_pixels: int) -> Promise:
-    """Raises FileFault for what is no grey image, cannot be stored as it says, or is larger than is read.
-
-    Raises HeaderError where a number is missing, or none.
-    """
-    samples, photometric = whole_number(header, "SamplesPerPixel", 1), photometric_of(header)
-    if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        message = f"{samples} sample(s) a pixel, {quoted_term(photometric, PHOTOMETRIC_TERMS)}: not a grey MR image"
-        raise FileFault(FaultKind.NOT_GREY, message)
-    allocated = whole_number(header, "BitsAllocated")
-    if allocated not in (8, 16, 32):
-        raise FileFault(FaultKind.UNDECODABLE, f"{allocated} bits allocated: expected 8, 16 or 32")
-    stored = whole_number(header, "BitsStored", allocated)
-    high = whole_number(header, "HighBit", stored - 1)
-    if not (1 <= stored <= allocated and stored - 1 <= high < allocated):
-        message = f"{stored} bits stored, the highest {high}, in {allocated}: not possible"
-        raise FileFault(FaultKind.UNDECODABLE, message)
-    rows, columns = whole_number(header, "Rows"), whole_number(header, "Columns")
-    if rows < 1 or columns < 1:
-        raise FileFault(FaultKind.NO_PIXELS, f"{rows} x {columns} pixels")
-    if rows * columns > max_pixels:
-        raise FileFault(FaultKind.TOO_MANY_PIXELS, f"{rows} x {columns} pixels: more than --max-pixels {max_pixels}")
-    frames = whole_number(header, "NumberOfFrames", 1) or 1
-    if not 1 <= frames <= MAX_FRAMES:
-        raise FileFault(FaultKind.MULTI_FRAME, f"{frames} frames in one file: at most {MAX_FRAMES} are read")
-    signed = whole_number(header, "PixelRepresentation", 0)
-    if signed not in (0, 1):
-        raise FileFault(FaultKind.UNDECODABLE, f"pixel representation {signed}: expected 0 or 1")
-    return Promise(rows, columns, frames, allocated, stored, high, bool(signed))
 
 
 class FrameDecoder:
@@ -137,7 +41,7 @@ class FrameDecoder:
             raise FileFault(FaultKind.UNDECODABLE, str(error)) from None
         self.repairs: list[Repair] = []
         self._file = file
-        self._decoder = _decoder(file.syntax)
+        self._decoder = find_decoder(file.syntax)
         self._fragments: Fragments | None = None
         if file.syntax.is_encapsulated:
             self._fragments = self._checked_fragments()
@@ -258,14 +162,11 @@ class FrameDecoder:
             raise FileFault(FaultKind.WRONG_SHAPE, message)
         if not stream.complete:
             raise FileFault(FaultKind.TRUNCATED, "the compressed image stops before its end marker")
-        if self._file.syntax == JPEGExtended12Bit and stream.bits > 8 and "pylibjpeg" not in self._decoder_names:
+        twelve_bits = self._file.syntax == JPEGExtended12Bit and stream.bits > 8
+        if twelve_bits and "pylibjpeg" not in self._decoder.available_plugins:
             message = "JPEG Extended of 12 bits needs pylibjpeg-libjpeg, whose licence is the GPL: not installed by us"
             raise FileFault(FaultKind.NO_DECODER, message)
         return stream
-
-    @property
-    def _decoder_names(self) -> tuple[str, ...]:
-        return self._decoder.available_plugins
 
     def _run(self, source: Any, **options: Any) -> StoredValues:
         """Let pydicom decode, and hold the array against the promise."""
@@ -287,9 +188,7 @@ class FrameDecoder:
         if self._fragments is None:
             image, _ = self._decoder.as_array(source, raw=True, validate=False, **described)
         else:
-            plugin = _PREFERRED.get(self._file.syntax, "")
-            plugin = plugin if plugin in self._decoder_names else ""
-            image = _guarded(self._decoder, source, raw=True, validate=False, decoding_plugin=plugin, **described)
+            image = decode_guarded(self._decoder, source, raw=True, validate=False, **described)
         if image.shape != (promise.rows, promise.columns):
             message = f"decoded to {image.shape}, promised {promise.rows} x {promise.columns}"
             raise FileFault(FaultKind.WRONG_SHAPE, message)
@@ -320,47 +219,6 @@ class FrameDecoder:
         """Once for all frames of a file."""
         if repair not in self.repairs:
             self.repairs.append(repair)
-
-
-def _guarded(decoder: Decoder, source: bytes, **options: Any) -> npt.NDArray[Any]:
-    """Decode with native code. Raises FileFault for a stream that it finds damaged, also where it returns an image."""
-    with captured_stderr() as output:
-        try:
-            image, _ = decoder.as_array(source, **options)
-        except Exception:
-            raise
-        except BaseException as error:
-            if type(error).__name__ != _RUST_PANIC:
-                raise
-            raise FileFault(
-                FaultKind.UNDECODABLE, f"its decoder stopped: {' '.join(str(error).split())[:120]}"
-            ) from None
-    if _DAMAGED in output.text:
-        raise FileFault(FaultKind.UNDECODABLE, " ".join(output.text.split())[:120])
-    return image
-
-
-def available_decoders() -> str:
-    """Each compressed transfer syntax and the packages that read it here: another text where one was installed."""
-    return "; ".join(" ".join((syntax, *get_decoder(syntax).available_plugins)) for syntax in _COMPRESSED)
-
-
-@cache
-def _decoder(syntax: UID) -> Decoder:
-    """Raises FileFault, which names the package to install, where nothing decodes this syntax."""
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        raise FileFault(FaultKind.NO_DECODER, f"{syntax.name}: nothing decodes it") from None
-    if not decoder.is_available:
-        missing = "; ".join(" ".join(text.split()) for text in decoder.missing_dependencies)
-        raise FileFault(FaultKind.NO_DECODER, f"{syntax.name} needs one of: {missing}")
-    return decoder
-
-
-def photometric_of(header: Dataset) -> str:
-    """What black and white mean; empty where the header does not say."""
-    return str(value_of(header, "PhotometricInterpretation") or "")
 
 
 def _one_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from typing import overload
 
 from pydicom import Dataset
 
-from data_prep.decoding import MAX_FRAMES
+from data_prep.promises import MAX_FRAMES
 
 #: Functional group macros and what is taken of them, under the name that a single image has for it.
 _MACROS = {

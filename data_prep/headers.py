@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom import Dataset
+from pydicom.tag import BaseTag, Tag
 
 from data_prep.dicom_file import without_remarks
 from data_prep.enhanced import frame_instance
@@ -18,6 +19,8 @@ T1_ECHO_MS, T1_REPETITION_MS = 30.0, 1200.0
 _WEIGHTING_WORD = re.compile(r"(?<![a-z0-9])(t1|t2|stir)(?![0-9])")
 #: Instance numbers become file names; DICOM's have at most 12 digits.
 LARGEST_INSTANCE = 10**12
+#: StudyInstanceUID and SeriesInstanceUID.
+_UNIQUE_IDENTIFIERS = (Tag(0x0020000D), Tag(0x0020000E))
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ def read_header(dataset: Dataset, path: Path, frame_index: int = 0, frames: int 
             frame = _frame(dataset)
         except ValueError as error:  # a HeaderError, or what Frame says of numbers
             problem = str(error)
-        uids = (_text(dataset, f"{level}InstanceUID") for level in ("Study", "Series"))
-        return Header(instance, frame, problem, _weighting(dataset), _own_number(dataset), *uids)
+        identifiers = (_identifier(dataset, tag) for tag in _UNIQUE_IDENTIFIERS)
+        return Header(instance, frame, problem, _weighting(dataset), _own_number(dataset), *identifiers)
 
 
 def _file_number(dataset: Dataset, path: Path) -> int:
@@ -69,6 +72,12 @@ def _own_number(dataset: Dataset) -> int | None:
         return whole_number(dataset, "InstanceNumber")
     except HeaderError:
         return None
+
+
+def _identifier(dataset: Dataset, tag: BaseTag) -> str:
+    """As it is written, unparsed: enough to compare it; empty where it is missing."""
+    value = dataset.get_item(tag).value if tag in dataset else b""
+    return value.decode("ascii", "replace").strip("\0 ") if isinstance(value, bytes) else str(value or "")
 
 
 def _text(dataset: Dataset, keyword: str) -> str:

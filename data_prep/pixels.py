@@ -16,11 +16,12 @@ import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.pixels import apply_modality_lut
 
-from data_prep.decoding import MAX_PIXELS, FrameDecoder, Promise, StoredValues, photometric_of
+from data_prep.decoding import FrameDecoder, StoredValues
 from data_prep.dicom_file import DicomFile, open_dicom, without_remarks
 from data_prep.enhanced import FrameHeaders
 from data_prep.faults import FaultKind, FileFault, Repair
 from data_prep.header_values import READ_ERRORS, HeaderError, number, unparsed, value_of, whole_number
+from data_prep.promises import MAX_PIXELS, Promise, photometric_of
 
 Grey = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.number[Any]]
@@ -64,15 +65,20 @@ class ImageFile:
             signal = np.invert(signal) if inverted else signal
         else:
             signal = _inverted(stored, self.decoder.promise) if inverted else stored
-            signal = _rescaled(signal, *self.rescale(header))
+            signal = _rescaled(signal, *self._rescale(header))
         return signal if padding is None else np.ma.MaskedArray(signal, padding)
 
     def _padding(self, stored: StoredValues, header: Dataset) -> npt.NDArray[np.bool_] | None:
         """Which stored values are padding (PS3.3 C.7.5.1.1.2); None where none are, or where all would be."""
-        if value_of(header, "PixelPaddingValue") is None:
+        try:
+            if value_of(header, "PixelPaddingValue") is None:
+                return None
+            first = whole_number(header, "PixelPaddingValue")
+            last = whole_number(header, "PixelPaddingRangeLimit", first)
+        except HeaderError as error:
+            self.decoder.note(Repair(FaultKind.ODD_HEADER, f"{error}: taken for no padding", "guessed"))
             return None
-        ends = [_cell_value(whole_number(header, "PixelPaddingValue"), self.decoder.promise)]
-        ends.append(_cell_value(whole_number(header, "PixelPaddingRangeLimit", ends[0]), self.decoder.promise))
+        ends = [_cell_value(value, self.decoder.promise) for value in (first, last)]
         padding = (stored >= min(ends)) & (stored <= max(ends))
         if not padding.any():
             return None
@@ -82,7 +88,13 @@ class ImageFile:
             return None
         return padding
 
-    def rescale(self, header: Dataset) -> tuple[float, float]:
+    def slope(self, frame: int = 0) -> float:
+        """What the values of an image were multiplied by."""
+        with without_remarks():
+            header = self.headers[frame]
+            return 1.0 if header.get("ModalityLUTSequence") else self._rescale(header)[0]
+
+    def _rescale(self, header: Dataset) -> tuple[float, float]:
         """(slope, intercept) of an image; (1, 0) for such as cannot be meant."""
         try:
             slope, intercept = number(header, "RescaleSlope", 1.0), number(header, "RescaleIntercept", 0.0)
@@ -112,9 +124,9 @@ def _components(header: Dataset) -> tuple[str, str]:
 def open_images(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[ImageFile]:
     """Raises FileFault for a file that can give no image; single frames may still fail."""
     with open_dicom(path, max_pixels) as file:
-        decoder = FrameDecoder(file, max_pixels)
         try:
             with without_remarks():
+                decoder = FrameDecoder(file, max_pixels)
                 headers = FrameHeaders(file.header, decoder.promise.frames)
         except READ_ERRORS as error:
             raise FileFault(FaultKind.UNREADABLE, unparsed(error)) from None

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.crops import CROP_SIZE, TILE_SLICES, Tile, cut_tile
-from data_prep.decoding import available_decoders
+from data_prep.decoders import available_decoders
 from data_prep.faults import Fault, FaultKind
 from data_prep.geometry import Frame
 from data_prep.placing import Placer

@@ -140,40 +140,46 @@ class SeriesFolder:
             self._note(path, fault.kind, "skipped", fault.message)
 
     def _read_frame(self, path: Path, images: ImageFile, frame: int) -> None:
-        frames = len(images.headers)
         try:
-            header = read_header(images.headers[frame], path, frame, frames)
-            taken = self._found.get(header.instance_number)
-            if taken is not None and not taken.frames > frames == 1:
-                message = f"instance {header.instance_number} is there already, in {taken.path.name}"
-                raise FileFault(FaultKind.DUPLICATE_INSTANCE, message)
+            header = read_header(images.headers[frame], path, frame, len(images.headers))
+            self._refuse_second(header.instance_number, len(images.headers))
             pixels = images.signal(frame)
-            slope, _ = images.rescale(images.headers[frame])
+            reach = reach_of(pixels, images.slope(frame))
         except FileFault as fault:
             self._note(path, fault.kind, "skipped", fault.message)
-            return
         except HeaderError as error:
             self._note(path, FaultKind.UNREADABLE, "skipped", str(error))
-            return
         except READ_ERRORS as error:  # of a header that is parsed only now
             self._note(path, FaultKind.UNREADABLE, "skipped", unparsed(error))
-            return
-        if taken is not None:  # a file's own number counts more than one that was made up for a frame
-            message = f"frame {taken.frame + 1}: instance {header.instance_number} is that of {path.name}"
+        else:
+            kept = pixels if pixels.nbytes <= min(self._signal_left, SIGNAL_BYTES // _LARGEST_PART) else None
+            self._signal_left -= 0 if kept is None else pixels.nbytes
+            rows, columns = pixels.shape
+            self._add(_Found(path, frame, len(images.headers), header, (rows, columns), reach, kept), pixels)
+
+    def _refuse_second(self, instance_number: int, frames: int) -> None:
+        """Raises FileFault for a number that is taken, unless it was made up for a frame and is now a file's own."""
+        taken = self._found.get(instance_number)
+        if taken is not None and not taken.frames > frames == 1:
+            message = f"instance {instance_number} is there already, in {taken.path.name}"
+            raise FileFault(FaultKind.DUPLICATE_INSTANCE, message)
+
+    def _add(self, image: _Found, pixels: Pixels) -> None:
+        """Count an image in, and note what is wrong with it."""
+        number = image.header.instance_number
+        if number in self._found:
+            taken = self._found[number]
+            message = f"frame {taken.frame + 1}: instance {number} is that of {image.path.name}"
             self._note(taken.path, FaultKind.DUPLICATE_INSTANCE, "skipped", message)
             self._counted_too_many = True
-        self._note_copy(path, header, frames)
+        self._note_copy(image.path, image.header, image.frames)
         smallest, largest = self._histogram.add(pixels)
-        where = f"frame {frame + 1}: " if frames > 1 else ""
+        where = f"frame {image.frame + 1}: " if image.frames > 1 else ""
         if smallest == largest:
-            self._note(path, FaultKind.CONSTANT_IMAGE, "kept", f"{where}every pixel is {smallest:g}")
-        if header.frame is None:
-            self._note(path, FaultKind.NO_GEOMETRY, "kept", header.problem)
-        kept = pixels if pixels.nbytes <= min(self._signal_left, SIGNAL_BYTES // _LARGEST_PART) else None
-        self._signal_left -= 0 if kept is None else pixels.nbytes
-        rows, columns = pixels.shape
-        found = _Found(path, frame, frames, header, (rows, columns), reach_of(pixels, slope), kept)
-        self._found[header.instance_number] = found
+            self._note(image.path, FaultKind.CONSTANT_IMAGE, "kept", f"{where}every pixel is {smallest:g}")
+        if image.header.frame is None:
+            self._note(image.path, FaultKind.NO_GEOMETRY, "kept", image.header.problem)
+        self._found[number] = image
 
     def _note_copy(self, path: Path, header: Header, frames: int) -> None:
         """The same instance under another file's name is kept, because tables speak of files; its place shows it."""
@@ -182,7 +188,7 @@ class SeriesFolder:
         key = header.own_number, header.frame
         first = self._instances.setdefault(key, path)
         if first != path:
-            message = f"its header says instance {header.own_number} at the same place, as that of {first.name} does"
+            message = f"its header says that it is the same instance, at the same place, as {first.name}"
             self._note(path, FaultKind.DUPLICATE_INSTANCE, "kept", message)
 
     def _leave_out_others(self) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, JPEGLSLossless, RLELossless
 
-from data_prep import decoding, records
+from data_prep import records
 from data_prep.cohorts import Cohort, folder_cohort, split_cohort
 from data_prep.convert import (
     convert_cohort,
@@ -22,6 +22,7 @@ from data_prep.convert import (
     summary_if_current,
 )
 from data_prep.crops import open_crops
+from data_prep.decoders import find_decoder
 from data_prep.executors import open_pool
 from data_prep.gather import Summary
 from data_prep.layout import DataRoot
@@ -238,7 +239,7 @@ def test_no_name_or_date_reaches_an_output(cohort: Cohort, tmp_path: Path) -> No
 def without_jpeg_ls() -> Iterator[Callable[[], None]]:
     """As if no decoder of JPEG-LS were installed; the function that is given installs them."""
     decoder = get_decoder(JPEGLSLossless)
-    decoding._decoder.cache_clear()
+    find_decoder.cache_clear()
     for name, _ in JPEG_LS_PLUGINS:
         decoder.remove_plugin(name)
 

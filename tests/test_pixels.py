@@ -392,3 +392,15 @@ def test_a_modality_table_is_looked_up(tmp_path: Path) -> None:
     pixels = np.array([[99, 100, 101], [102, 103, 200]], dtype=np.uint16)
     path = write_slice(tmp_path / "1.dcm", pixels, ModalityLUTSequence=[table])
     np.testing.assert_array_equal(read_image(path), [[7, 7, 70], [700, 7000, 7000]])
+
+
+def test_a_padding_value_that_is_no_number_is_none(tmp_path: Path) -> None:
+    path = write_slice(tmp_path / "1.dcm", RAMP)
+    dataset = dcmread(path)
+    dataset.add_new("PixelPaddingValue", "LO", "Secret")
+    dataset.save_as(path)
+    np.testing.assert_array_equal(read_image(path), RAMP)
+    assert repairs_of(path) == [FaultKind.ODD_HEADER]
+    dataset.add_new("PixelPaddingValue", "US", None)
+    dataset.save_as(path)
+    assert not repairs_of(path)
