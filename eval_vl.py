@@ -10,6 +10,11 @@ study), and writes ``report.html``, ``report.json``, ``predictions.csv`` and, wh
 `--solution` evaluates nothing: it scores that submission against a table of truths. Research use only.
 """
 
+if __name__ == "__main__":
+    from data_prep.interrupts import end_at_ctrl_c
+
+    end_at_ctrl_c()  # until run_command heeds it: the imports take their time
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -10,6 +10,11 @@ each) and ``submission.csv`` (metric-optimal) into `--out`, 25 rows for every st
 what was wrong is in ``faults.csv``. Research use only: not a medical device.
 """
 
+if __name__ == "__main__":
+    from data_prep.interrupts import end_at_ctrl_c
+
+    end_at_ctrl_c()  # until run_command heeds it: the imports take their time
+
 import shutil
 import tempfile
 from collections.abc import Iterator

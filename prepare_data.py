@@ -15,6 +15,11 @@ starts such a cluster). With --check everything is read, nothing is written, and
 told, with every fault.
 """
 
+if __name__ == "__main__":
+    from data_prep.interrupts import end_at_ctrl_c
+
+    end_at_ctrl_c()  # until run_command heeds it: the imports take their time
+
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -9,6 +9,11 @@ probability; words that it does not understand rank by the likeness of image and
 one picture of the answers. Needs what eval_vl.py writes. Research use only: not a medical device.
 """
 
+if __name__ == "__main__":
+    from data_prep.interrupts import end_at_ctrl_c
+
+    end_at_ctrl_c()  # until run_command heeds it: the imports take their time
+
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -11,6 +11,11 @@ in ``checkpoint-<step>/``, the records in ``<root>/train/logs/<run>/``: metrics.
 held-out folds, which it never learned from), and with --show sheets of located and marked points, worst first.
 """
 
+if __name__ == "__main__":
+    from data_prep.interrupts import end_at_ctrl_c
+
+    end_at_ctrl_c()  # until run_command heeds it: the imports take their time
+
 import json
 import os
 from dataclasses import asdict, dataclass

@@ -11,6 +11,11 @@ Plain `python train_vl.py` is one process of the same. States lie in
 ``<root>/train/logs/<run>/`` (metrics.csv, TensorBoard events).
 """
 
+if __name__ == "__main__":
+    from data_prep.interrupts import end_at_ctrl_c
+
+    end_at_ctrl_c()  # until run_command heeds it: the imports take their time
+
 import os
 import platform
 from dataclasses import dataclass

@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from jsonargparse.typing import restricted_number_type
+
+from data_prep.interrupts import raise_at_ctrl_c
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -32,7 +34,9 @@ class SettingsFile(ActionConfigFile):
     """``--config``: checked before jsonargparse reads it, and named in what is wrong with it."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        check_settings_file(values, {a.dest: a.default for a in parser._actions if a.dest not in ("help", "config")})
+        known = [action for action in parser._actions if action.dest not in ("help", "config")]
+        switches = {action.dest for action in known if action.nargs == 0}
+        check_settings_file(values, {action.dest: action.default for action in known}, switches)
         try:
             super().__call__(parser, cfg, values, option_string)
         except TypeError as error:
@@ -77,8 +81,11 @@ def settings_files_first(words: Iterable[str]) -> list[str]:
     return files + others + left
 
 
-def check_settings_file(name: str, defaults: Mapping[str, Any]) -> None:
-    """Raises TypeError, which a parser makes its error, where `name` is no YAML file of settings from `defaults`."""
+def check_settings_file(name: str, defaults: Mapping[str, Any], switches: Container[str] = ()) -> None:
+    """Raises TypeError, which a parser makes its error, where `name` is no YAML file of settings from `defaults`.
+
+    switches: flags without a value, whose setting jsonargparse takes as it comes.
+    """
     try:
         content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
     except OSError as error:
@@ -92,12 +99,16 @@ def check_settings_file(name: str, defaults: Mapping[str, Any]) -> None:
         found = "is empty" if content is None else f"holds a {type(content).__name__}"
         raise TypeError(f"--config {name!r}: {found}; it should hold settings such as 'seed: 1', one a line")
     for key, value in content.items():
+        if key == "config":
+            raise TypeError(f"--config {name!r}: one settings file cannot name another; give --config twice")
         if key not in defaults:
             near = difflib.get_close_matches(str(key), defaults, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise TypeError(f"--config {name!r}: no setting {str(key)[:50]!r}{hint}")
         if value is None and defaults[key] is not None:
             raise TypeError(f"--config {name!r}: {key} has no value")
+        if key in switches and not isinstance(value, bool):
+            raise TypeError(f"--config {name!r}: {key} should be true or false, not {str(value)[:50]!r}")
 
 
 def _plain(message: str) -> str:
@@ -110,7 +121,16 @@ def _plain(message: str) -> str:
         line,
     )
     line = re.sub(r'"(--[\w-]+)"( element \d+)?: (?:Not of type \w+: )?', r"\1\2: ", line)
+    line = re.sub(r"does not conform to restriction (v\S+(?: and v\S+)*)", _limits, line)
     return re.sub(r"[Ee]xpected a <class '([\w.]+)'>\. Got value: ", r"expected \1, got ", line)
+
+
+def _limits(found: re.Match[str]) -> str:
+    """``v>=0 and v<inf`` -> ``should be at least 0 and finite``"""
+    limits = [re.fullmatch(r"v(\W+)(.*)", part) for part in found[1].split(" and ")]
+    words = {">": "more than", ">=": "at least", "<": "less than", "<=": "at most"}
+    told = [f"{words[limit[1]]} {limit[2]}" for limit in limits if limit]
+    return f"should be {' and '.join(told)}".replace("less than inf", "finite")
 
 
 def usable_cores() -> int:
@@ -132,6 +152,7 @@ def run_command(prog: str, main: Callable[[], int | None]) -> NoReturn:
     processes that a command starts, keep the default, which ends them even while they wait for one another.
     Everything else is a defect of the program and keeps its traceback.
     """
+    raise_at_ctrl_c()
     if "LOCAL_RANK" not in os.environ:
         signal.signal(signal.SIGTERM, _terminate)
         os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
@@ -156,8 +177,8 @@ def _plain_error(error: ValueError | OSError) -> str:
     """Its words; of an error of the disk the first line, because pydicom writes a traceback into the others."""
     if not isinstance(error, OSError):
         return str(error)
-    if error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+    if error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     line = str(error).splitlines()[0] if str(error) else type(error).__name__
     # numpy says of a full disk how many of an array's numbers went onto it.
     return f"no space left on the disk ({line})" if re.search(r"\d+ requested and \d+ written", line) else line

@@ -81,7 +81,7 @@ def _ctrl_c_held() -> Iterator[None]:
         if in_main:
             signal.signal(signal.SIGINT, handler)
     if came:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)  # to whoever heeds it
 
 
 def _end_with_parent() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from data_prep.commands import SettingsParser, run_command
+from data_prep.commands import NonNegativeFinite, SettingsParser, run_command
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -20,6 +20,8 @@ def parser() -> SettingsParser:
     parser.add_argument("--images", type=str, required=True)
     parser.add_argument("--seed", type=NonNegativeInt, default=0)
     parser.add_argument("--steps", type=PositiveInt | None)
+    parser.add_argument("--rate", type=NonNegativeFinite, default=1.0)
+    parser.add_argument("--check", action="store_true")
     return parser
 
 
@@ -38,9 +40,10 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     [
         ([], "required: --images; see"),
         (["--images", "x", "--sead", "1"], "--sead 1 (did you mean --seed?)"),
-        (["--images", "x", "--seed", "-1"], "--seed: -1 does not conform to restriction v>=0"),
-        (["--images", "x", "--steps", "0"], "--steps 0: does not conform to restriction v>0"),
+        (["--images", "x", "--seed", "-1"], "--seed: -1 should be at least 0"),
+        (["--images", "x", "--steps", "0"], "--steps 0: should be more than 0"),
         (["--images", "x", "--steps", "many"], "--steps many: invalid literal"),
+        (["--images", "x", "--rate", "inf"], "--rate: inf should be at least 0 and finite"),
     ],
 )
 def test_a_wrong_flag_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,7 +62,9 @@ def test_a_wrong_flag_is_one_line(arguments: list[str], said: str, capsys: pytes
         (b"[" * 5000, "not YAML in UTF-8"),
         (b"!!python/object/apply:os.system [exit]", "could not determine a constructor"),
         (b"sead: 1", "no setting 'sead' (did you mean seed?)"),
-        (b"config: other.yaml", "no setting 'config'"),
+        (b"config: other.yaml", "one settings file cannot name another"),
+        (b"check: maybe", "check should be true or false, not 'maybe'"),
+        (b"check: 1", "check should be true or false, not '1'"),
         (b"seed:", "seed has no value"),
         (b"seed: {a: 1}", "--seed"),
     ],
@@ -104,6 +109,37 @@ def test_a_full_disk_is_one_line(message: str, said: str, capsys: pytest.Capture
     with pytest.raises(SystemExit):
         run_command("program.py", main)
     assert capsys.readouterr().err == f"program.py: error: {said}\n"
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in REPOSITORY.glob("*.py")))
+def test_ctrl_c_during_the_imports_ends_without_a_word(script: str) -> None:
+    code = f"""
+import os, runpy, signal, sys
+
+class PressCtrlC:
+    def find_spec(self, name, *_):
+        if name == "jsonargparse":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, PressCtrlC())
+runpy.run_path({str(REPOSITORY / script)!r}, run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_an_ignored_ctrl_c_stays_ignored() -> None:
+    code = """
+import os, signal
+from data_prep.commands import run_command
+from data_prep.interrupts import end_at_ctrl_c
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a shell's background jobs
+end_at_ctrl_c()
+run_command("program.py", lambda: os.kill(os.getpid(), signal.SIGINT))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data_prep.json_files import read_object
+from data_prep.layout import home_expanded
 from vl_model.whole_folders import whole_folder
 
 PREFIX = "checkpoint-"
@@ -90,7 +91,7 @@ def find_checkpoint(run: Path, wanted: str) -> Path | None:
     if wanted == "latest":
         checkpoints = complete_checkpoints(run)
         return checkpoints[-1][1] if checkpoints else None
-    for folder in (Path(wanted).expanduser(), run / wanted):
+    for folder in (home_expanded(wanted, "--resume_from_checkpoint"), run / wanted):
         if (folder / STATE).is_file():
             return folder
     raise ValueError(

@@ -20,6 +20,7 @@ import psutil
 import yaml
 
 from data_prep.commands import usable_cores
+from data_prep.layout import home_expanded
 
 _WORLD_VARIABLES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 FOLLOWERS_WAIT_SECONDS = 5
@@ -123,7 +124,7 @@ def _default_config() -> Path | None:
     """Where `accelerate config` leaves its answers, which hold where no file is named."""
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
     for name in _DEFAULT_CONFIGS:
-        if (path := home.expanduser() / "accelerate" / name).is_file():
+        if (path := home_expanded(str(home), "$HF_HOME") / "accelerate" / name).is_file():
             return path
     return None
 

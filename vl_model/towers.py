@@ -50,7 +50,7 @@ def load_towers(model: str, pretrained: str | None = None) -> "Towers":
     from vl_model.open_clip_towers import load_folder, load_hub, load_named
 
     if model.startswith(LOCAL_DIR):
-        return load_folder(Path(model.removeprefix(LOCAL_DIR)).expanduser())
+        return load_folder(home_expanded(model.removeprefix(LOCAL_DIR), "--model"))
     if model.startswith(HF_HUB):
         return load_hub(model)
     return load_named(model, pretrained)
@@ -60,7 +60,7 @@ def folder_of(model: str) -> Path | None:
     """The folder that ``local-dir:PATH`` or ``hf:PATH`` names; None where it names none that exists."""
     for prefix in (LOCAL_DIR, TRANSFORMERS):
         if model.startswith(prefix):
-            folder = Path(model.removeprefix(prefix)).expanduser()
+            folder = home_expanded(model.removeprefix(prefix), "--model")
             return folder if folder.is_dir() else None
     return None
 

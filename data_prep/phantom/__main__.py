@@ -4,10 +4,10 @@ python -m data_prep.phantom --root data/phantom --train 60 --test 10 --seed 1
 python -m data_prep.phantom --root data/other --train 60 --test 10 --seed 2 --scanners second --workers 2
 """
 
-from pathlib import Path
 from typing import Literal
 
 from data_prep.commands import SettingsParser, run_command
+from data_prep.layout import home_expanded
 from data_prep.phantom import write_cohort
 
 PROG = "-m data_prep.phantom"
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes; the bytes do not depend on them")
     settings = parser.parse_args()
     root = write_cohort(
-        Path(settings.root).expanduser(),
+        home_expanded(settings.root, "--root"),
         train=settings.train,
         test=settings.test,
         seed=settings.seed,
