@@ -23,6 +23,8 @@ Both kinds of towers have
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from data_prep.layout import home_expanded
+
 if TYPE_CHECKING:
     from vl_model.open_clip_towers import OpenClipTowers
     from vl_model.transformers_towers import TransformersTowers

@@ -8,6 +8,8 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
+from data_prep.layout import home_expanded
+
 #: What a model is made of: of each line, one alternative must be there, every file of it.
 NEEDED: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("config.json",),),
