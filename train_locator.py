@@ -28,7 +28,7 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from data_prep.commands import NonNegativeFinite, PositiveFinite, Seed, SettingsParser, run_command, settings_of
 from data_prep.layout import data_root
 from data_prep.pairs import read_metadata
-from vl_model.launch import check_launch, check_tracker, follow, own_rank, threads_per_process
+from vl_model.launch import check_launch, follow, own_rank, threads_per_process, trackers_of
 from vl_model.run_folder import check_run, forget_stop, remove_run, write_record
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from vl_model.preemption import Preemption
 
 PROG = "train_locator.py"
-RUN_SCHEMA_VERSION = 1
 #: What may not change when a run is resumed.
 FIXED_SETTINGS = ("seed", "per_device_train_batch_size", "max_train_steps", "held_out_folds", "learning_rate")
 
@@ -76,7 +75,12 @@ def settings_parser() -> SettingsParser:
         default=120.0,
         help="seconds before $SLURM_JOB_END_TIME at which the run stops, with a state; so do SIGTERM and a file STOP",
     )
-    add("--report_to", choices=("tensorboard", "wandb", "none"), default="tensorboard")
+    add(
+        "--report_to",
+        choices=("tensorboard", "wandb", "all", "none"),
+        default="tensorboard",
+        help="all: those that are installed; wandb without a network: WANDB_MODE=offline",
+    )
     return parser
 
 
@@ -100,7 +104,7 @@ def main() -> None:
         check_run(run, settings.overwrite, settings.resume_from_checkpoint)
         if own_rank() == 0:
             forget_stop(run)
-    check_tracker(settings.report_to)
+    trackers = trackers_of(settings.report_to)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process()))
     material = read_material(root.processed("train"), settings)
     if settings.show is not None:
@@ -114,12 +118,13 @@ def main() -> None:
     from vl_model.ending import orderly_end
     from vl_model.locator import new_network
     from vl_model.locator_training import METRICS
-    from vl_model.metrics_file import MetricsFile
     from vl_model.preemption import Preemption
+    from vl_model.provenance import run_record
+    from vl_model.records import Records
 
     torch.set_num_threads(threads_per_process())
     state = find_checkpoint(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else None
-    accelerator = build_accelerator(launch, settings.mixed_precision, settings.report_to, logs)
+    accelerator = build_accelerator(launch, settings.mixed_precision, trackers, logs)
     torch.manual_seed(settings.seed)
     network = new_network().to(accelerator.device)
     trainer = build_trainer(settings, accelerator, network, material)
@@ -128,7 +133,7 @@ def main() -> None:
     if accelerator.is_main_process:
         if settings.overwrite:
             remove_run(run, logs)
-        record = run_record(settings, material, accelerator)
+        record = run_record(settings_of(settings), material.fingerprint, settings.max_train_steps, accelerator)
         write_record(run, record)
         print(
             f"{len(material.training)} marked studies to learn from, {len(material.held_out)} held out, "
@@ -138,7 +143,7 @@ def main() -> None:
     accelerator.wait_for_everyone()
     if state:
         accelerator.print(f"resumed from {state.name}")
-    if settings.report_to != "none":
+    if trackers:
         accelerator.init_trackers(settings.run)
 
     def checkpoint(step: int) -> None:
@@ -146,10 +151,10 @@ def main() -> None:
             limit = settings.checkpoints_total_limit
             save_checkpoint(run, step, network, trainer.optimizer, accelerator.scaler, plan, limit)
 
-    metrics = MetricsFile(logs / "metrics.csv", start, METRICS) if accelerator.is_main_process else None
+    records = Records(accelerator, logs, start, METRICS)
     preemption = Preemption(run, settings.stop_margin, accelerator)
     with orderly_end(accelerator, preemption, checkpoint):
-        trainer.run(start, metrics, checkpoint, preemption)
+        trainer.run(start, records, checkpoint, preemption)
         if accelerator.is_main_process:
             finish(run, logs, network, material, preemption)
             write_record(run, record | {"finished": True})
@@ -225,20 +230,6 @@ def run_plan(settings: Namespace, material: Material, accelerator: "Accelerator"
     return {key: settings[key] for key in FIXED_SETTINGS} | {
         "processes": accelerator.num_processes,
         "dataset_fingerprint": material.fingerprint,
-    }
-
-
-def run_record(settings: Namespace, material: Material, accelerator: "Accelerator") -> dict[str, Any]:
-    """run.json."""
-    return {
-        "schema_version": RUN_SCHEMA_VERSION,
-        "settings": settings_of(settings),
-        "held_out_folds": settings.held_out_folds,
-        "dataset_fingerprint": material.fingerprint,
-        "steps": settings.max_train_steps,
-        "processes": accelerator.num_processes,
-        "seed": settings.seed,
-        "finished": False,
     }
 
 

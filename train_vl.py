@@ -17,9 +17,7 @@ if __name__ == "__main__":
     end_at_ctrl_c()  # until run_command heeds it: the imports take their time
 
 import os
-import platform
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +29,7 @@ from data_prep.commands import NonNegativeFinite, PositiveFinite, Seed, Settings
 from data_prep.crops import open_crops
 from data_prep.layout import data_root
 from data_prep.pairs import Dataset, read_dataset
-from vl_model.launch import check_launch, check_tracker, follow, own_rank, threads_per_process
+from vl_model.launch import check_launch, follow, own_rank, threads_per_process, trackers_of
 from vl_model.rows import SiteRow, group_sites
 from vl_model.run_folder import check_run, forget_stop, remove_run, write_record
 
@@ -45,7 +43,6 @@ if TYPE_CHECKING:
 
 PROG = "train_vl.py"
 DEFAULT_MODEL, DEFAULT_PRETRAINED = "ViT-B-16", "openai"
-RUN_SCHEMA_VERSION = 1
 
 #: What may not change when a run is resumed.
 FIXED_SETTINGS = (
@@ -131,7 +128,13 @@ def settings_parser() -> SettingsParser:
         default=120.0,
         help="seconds before $SLURM_JOB_END_TIME at which the run stops, with a state; so do SIGTERM and a file STOP",
     )
-    add("--report_to", choices=("tensorboard", "wandb", "none"), default="tensorboard")
+    add(
+        "--report_to",
+        choices=("tensorboard", "wandb", "all", "none"),
+        default="tensorboard",
+        help="all: those that are installed; wandb without a network: WANDB_MODE=offline",
+    )
+    add("--push_to_hub", type=str | None, help="a repository for final/, ORGANISATION/NAME; made private")
     return parser
 
 
@@ -153,7 +156,11 @@ def main() -> None:
     check_run(run, settings.overwrite, settings.resume_from_checkpoint)
     if own_rank() == 0:
         forget_stop(run)
-    check_tracker(settings.report_to)
+    trackers = trackers_of(settings.report_to)
+    if settings.push_to_hub:
+        from vl_model.hub import check_repository, push
+
+        check_repository(settings.push_to_hub)
     material = read_material(root.processed("train"), settings)
 
     # torch takes seconds to import: everything above was checked without it.
@@ -163,15 +170,16 @@ def main() -> None:
     from vl_model.accelerators import build_accelerator
     from vl_model.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
     from vl_model.ending import orderly_end
-    from vl_model.metrics_file import MetricsFile
     from vl_model.preemption import Preemption
+    from vl_model.provenance import run_record
+    from vl_model.records import Records
     from vl_model.site_model import build_site_model, check_base_is_blind
     from vl_model.training import METRICS
 
     torch.set_num_threads(threads_per_process())
     check_base_is_blind(settings.model, material.dataset.fingerprint, settings.held_out_folds)
     state = find_checkpoint(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else None
-    accelerator = build_accelerator(launch, settings.mixed_precision, settings.report_to, logs)
+    accelerator = build_accelerator(launch, settings.mixed_precision, trackers, logs)
     torch.manual_seed(settings.seed)  # adapters, and towers without weights, start alike in every process
     model = build_site_model(model_settings(settings)).to(accelerator.device)
     if settings.loss == "siglip":
@@ -185,7 +193,7 @@ def main() -> None:
     if accelerator.is_main_process:
         if settings.overwrite:
             remove_run(run, logs)
-        record = run_record(settings, plan, steps, accelerator)
+        record = run_record(settings_of(settings), plan["dataset_fingerprint"], steps, accelerator)
         write_record(run, record)
         announce(material, accelerator, model, steps)
     accelerator.wait_for_everyone()
@@ -193,7 +201,7 @@ def main() -> None:
         accelerator.print(f"resumed from {state.name}")
     elif settings.resume_from_checkpoint:
         accelerator.print(f"{run.name!r} has no checkpoint yet: it starts at the first step")
-    if settings.report_to != "none":
+    if trackers:
         options = {"tensorboard": {"purge_step": start + 1}, "wandb": {"name": settings.run}}
         accelerator.init_trackers(settings.run, init_kwargs=options)
 
@@ -202,15 +210,19 @@ def main() -> None:
             limit = settings.checkpoints_total_limit
             save_checkpoint(run, step, model, trainer.optimizer, accelerator.scaler, plan, limit)
 
-    metrics = MetricsFile(logs / "metrics.csv", start, METRICS) if accelerator.is_main_process else None
+    records = Records(accelerator, logs, start, METRICS)
     preemption = Preemption(run, settings.stop_margin, accelerator)
     with orderly_end(accelerator, preemption, checkpoint):
-        trainer.run(start, metrics, checkpoint, preemption)
+        trainer.run(start, records, checkpoint, preemption)
         if accelerator.is_main_process:
             trained_on = {name: record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}
             model.save(run / "final", trained_on)
             write_record(run, record | {"finished": True})
             print(f"wrote {run / 'final'}", flush=True)
+            if cost := records.evaluation_cost():
+                print(cost, flush=True)
+            if settings.push_to_hub:
+                print(push(run / "final", settings.push_to_hub), flush=True)
     accelerator.end_training()
 
 
@@ -314,24 +326,6 @@ def run_plan(settings: Namespace, material: Material, trainer: "Trainer") -> dic
         "dataset_fingerprint": material.dataset.fingerprint,
         "captions_sha256": trainer.captions.sha256,
         "base_sha256": trainer.model.base_sha256,
-    }
-
-
-def run_record(settings: Namespace, plan: dict[str, Any], steps: int, accelerator: "Accelerator") -> dict[str, Any]:
-    """run.json: what a reader needs to know of a run, and later commands of its folds and data."""
-    packages = ("torch", "open_clip_torch", "peft", "accelerate", "transformers", "numpy")
-    return {
-        "schema_version": RUN_SCHEMA_VERSION,
-        "settings": settings_of(settings),
-        "held_out_folds": settings.held_out_folds,
-        "dataset_fingerprint": plan["dataset_fingerprint"],
-        "steps": steps,
-        "processes": accelerator.num_processes,
-        "device": str(accelerator.device),
-        "mixed_precision": accelerator.mixed_precision,
-        "seed": settings.seed,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "finished": False,
     }
 
 

@@ -13,7 +13,7 @@ from tests.runs import Train, assert_same_result, metrics
 
 ARGUMENTS = [
     *("--max_train_steps", "12", "--per_device_train_batch_size", "10", "--learning_rate", "2e-3"),
-    *("--evaluation_steps", "1", "--checkpointing_steps", "5", "--dataloader_num_workers", "2"),
+    *("--evaluation_steps", "4", "--checkpointing_steps", "5", "--dataloader_num_workers", "2"),
 ]
 
 

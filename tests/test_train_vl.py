@@ -38,7 +38,8 @@ def test_a_full_run_learns_and_leaves_its_records(train: Train, tiny_root: Path,
     assert record["held_out_folds"] == [0] and record["finished"] and record["processes"] == 1
     assert record["settings"]["learning_rate"] == 3e-3 and len(record["dataset_fingerprint"]) == 64
     assert {path.name for path in (run / "final").iterdir()} == {
-        *("open_clip_config.json", "open_clip_model.safetensors", "site_model.json", "site_model.safetensors")
+        *("open_clip_config.json", "open_clip_model.safetensors", "site_model.json", "site_model.safetensors"),
+        "README.md",
     }
     assert len(list(run.glob("checkpoint-*"))) == 2
     assert list((tiny_root / "train" / "logs" / "full").glob("events*"))

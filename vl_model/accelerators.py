@@ -11,7 +11,7 @@ from accelerate.utils import parse_flag_from_env
 from vl_model.launch import Launch, started_processes
 
 
-def build_accelerator(launch: Launch, mixed_precision: str, report_to: str, logs: Path) -> Accelerator:
+def build_accelerator(launch: Launch, mixed_precision: str, trackers: Sequence[str], logs: Path) -> Accelerator:
     """The processes, their device and precision. Raises ValueError where some of the processes are missing."""
     # Depthwise kernels have a dimension of one, whose stride means nothing: DDP warns and copies a few kilobytes.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
@@ -19,7 +19,7 @@ def build_accelerator(launch: Launch, mixed_precision: str, report_to: str, logs
     accelerator = Accelerator(
         cpu=use_cpu,
         mixed_precision=choose_precision(mixed_precision, use_cpu),
-        log_with=None if report_to == "none" else report_to,
+        log_with=list(trackers) or None,
         project_dir=logs.parent,
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )

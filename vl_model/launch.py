@@ -24,6 +24,7 @@ from data_prep.layout import home_expanded
 
 _WORLD_VARIABLES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 FOLLOWERS_WAIT_SECONDS = 5
+TRACKERS = ("tensorboard", "wandb")
 _DEFAULT_CONFIGS = ("default_config.yaml", "default_config.json")
 
 
@@ -67,10 +68,16 @@ def threads_per_process() -> int:
     return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
 
 
-def check_tracker(report_to: str) -> None:
-    """Raises ValueError where the tracker is not installed: accelerate would go on without it, and say nothing."""
+def trackers_of(report_to: str) -> tuple[str, ...]:
+    """The trackers that ``--report_to`` names; ``all`` are those that are installed.
+
+    Raises ValueError where one is not: accelerate would go on without it, and say nothing.
+    """
+    if report_to == "all":
+        return tuple(name for name in TRACKERS if find_spec(name))
     if report_to == "wandb" and find_spec("wandb") is None:
         raise ValueError("--report_to wandb: the package wandb is not installed; install it, or use tensorboard")
+    return () if report_to == "none" else (report_to,)
 
 
 def follow(main: Callable[[], None]) -> None:

@@ -11,8 +11,8 @@ from tqdm import tqdm
 from vl_model.ending import Stopped, check_finite
 from vl_model.locator_batches import PictureBatches
 from vl_model.locator_network import LocatorNetwork, place_loss
-from vl_model.metrics_file import MetricsFile
 from vl_model.preemption import Preemption
+from vl_model.records import Records
 from vl_model.training import TrainingSettings, build_optimizer, learning_rate_at
 
 METRICS = ("step", "loss", "loss_sagittal", "loss_axial", "learning_rate", "gradient_norm", "pictures_per_second")
@@ -40,9 +40,7 @@ class LocatorTrainer:
         self.settings = settings
         self.wrapped, self.optimizer = accelerator.prepare(network, build_optimizer(network, settings))
 
-    def run(
-        self, start: int, metrics: MetricsFile | None, checkpoint: Callable[[int], None], preemption: Preemption
-    ) -> None:
+    def run(self, start: int, records: Records, checkpoint: Callable[[int], None], preemption: Preemption) -> None:
         """Steps `start`+1 to the last.
 
         `checkpoint(step)` is called in every process where one is due, and where the run stops early.
@@ -56,9 +54,7 @@ class LocatorTrainer:
             row = self.step(step)
             pictures = 2 * self.batches.sagittal.batch_size * self.accelerator.num_processes
             row["pictures_per_second"] = pictures / (time.perf_counter() - began)
-            if metrics:
-                metrics.write(row)
-            self.accelerator.log({key: row[key] for key in row if key != "step"}, step=step)
+            records.write(row)
             every = settings.checkpointing_steps
             is_stopping = preemption.is_asked()
             if is_stopping or (every is not None and (step % every == 0 or step == settings.steps)):

@@ -25,6 +25,7 @@ from data_prep.crops import VIEW_MM
 from data_prep.json_files import read_object
 from vl_model.image_map import ImageMap
 from vl_model.lora import LoraSettings, add_adapters, base_state, load_adapters, merge_adapters, save_adapters
+from vl_model.model_card import model_card
 from vl_model.plain_losses import START_BIAS
 from vl_model.pooling import TilePooling
 from vl_model.towers import folder_of, has_own_weights, load_towers, name_of, save_towers
@@ -155,6 +156,7 @@ class SiteModel(nn.Module):
                 self.write_logit_scale()
                 save_towers(self.towers, partial)
             (partial / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+            (partial / "README.md").write_text(model_card(card), encoding="utf-8")
 
     def write_logit_scale(self) -> None:
         """Into the towers, where the stock library looks for it."""

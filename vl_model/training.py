@@ -16,15 +16,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vl_model.accelerators import told_to_all
 from vl_model.batches import Batch, TrainingBatches, load_batch, training_loader
 from vl_model.captions import Captions
 from vl_model.ending import Stopped, check_finite
 from vl_model.gathering import row_counts
 from vl_model.lora import check_gradients
 from vl_model.loss import LossSettings, LossTerms, contrastive_loss, image_to_captions, image_to_own_severities
-from vl_model.metrics_file import MetricsFile
 from vl_model.preemption import Preemption
+from vl_model.records import Records
 from vl_model.rows import SiteRow
 from vl_model.site_model import SiteModel
 from vl_model.targets import sure_targets
@@ -42,6 +41,7 @@ METRICS = (
     "sites_per_second",
     "held_out_caption",
     "held_out_severity",
+    "evaluation_seconds",
 )
 
 
@@ -112,16 +112,14 @@ class Trainer:
         self._log_ratio_K = None if ratio is None else torch.tensor(ratio).float().to(accelerator.device)
         self._row_counts = row_counts(self._batch_size, accelerator.device)
 
-    def run(
-        self, start: int, metrics: MetricsFile | None, checkpoint: Callable[[int], None], preemption: Preemption
-    ) -> None:
+    def run(self, start: int, records: Records, checkpoint: Callable[[int], None], preemption: Preemption) -> None:
         """Steps `start`+1 to the last.
 
         `checkpoint(step)` is called in every process where one is due, and where the run stops early.
         Raises Stopped there, and Diverged, the weights still those of the last good step.
         """
         settings = self.settings
-        self._make_up_evaluation(start, metrics, preemption)
+        self._make_up_evaluation(start, records, preemption)
         if preemption.reason:
             raise Stopped(f"after step {start} of {settings.steps}")
         first, last = start * settings.accumulation, settings.steps * settings.accumulation
@@ -137,9 +135,7 @@ class Trainer:
                 row["sites_per_second"] = self._sites_per_step / (time.perf_counter() - began)
                 if self._is_due(step, settings.evaluation_steps):
                     row |= self.evaluate(preemption)
-                if metrics:
-                    metrics.write(row)
-                self.accelerator.log({key: row[key] for key in row if key != "step"}, step=step)
+                records.write(row)
                 bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
                 is_stopping = preemption.is_asked()
                 if is_stopping or self._is_due(step, settings.checkpointing_steps):
@@ -147,15 +143,10 @@ class Trainer:
                 if is_stopping:
                     raise Stopped(f"after step {step} of {settings.steps}")
 
-    def _make_up_evaluation(self, start: int, metrics: MetricsFile | None, preemption: Preemption) -> None:
+    def _make_up_evaluation(self, start: int, records: Records, preemption: Preemption) -> None:
         """The one that was due when the run was asked to stop, so that the records are those of an unbroken run."""
-        is_owed = start > 0 and metrics is not None and metrics.lacks("held_out_severity")
-        if self._is_due(start, self.settings.evaluation_steps) and told_to_all(self.accelerator, [is_owed])[0]:
-            values = self.evaluate(preemption)
-            if metrics:
-                metrics.amend(values)
-            if values:
-                self.accelerator.log(values, step=start)
+        if start and self._is_due(start, self.settings.evaluation_steps) and records.lack("held_out_severity"):
+            records.amend(start, self.evaluate(preemption))
 
     def step(self, step: int, loader: Iterator[Batch]) -> dict[str, Any]:
         """One update of the weights; what `metrics.csv` says of it."""
@@ -200,6 +191,7 @@ class Trainer:
         """
         if not self.held_out:
             return {}
+        began = time.perf_counter()
         self.model.eval()
         # As in a training step, only the towers compute in half precision: neither tiles nor logits do.
         with self.accelerator.autocast():
@@ -219,7 +211,11 @@ class Trainer:
                 image_BD = self.model.embed_sites(tiles_BT3hw, batch.mask_BT)
             sums_3 += held_out_sums(image_BD, text_KD, self.model.logit_scale(), batch.caption_B)
         caption, severity, count = self.accelerator.reduce(sums_3, "sum").tolist()
-        return {"held_out_caption": caption / count, "held_out_severity": severity / count}
+        return {
+            "held_out_caption": caption / count,
+            "held_out_severity": severity / count,
+            "evaluation_seconds": time.perf_counter() - began,
+        }
 
     @property
     def _batch_size(self) -> int:

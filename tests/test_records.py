@@ -1,0 +1,78 @@
+"""What a run leaves for its reader: record, picture, card, and a copy on a hub."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.runs import REPOSITORY, Train, metrics
+from vl_model.hub import check_repository, push
+from vl_model.model_card import model_card
+from vl_model.provenance import git_state, versions
+
+SHORT = ["--max_train_steps", "4", "--per_device_train_batch_size", "10", "--evaluation_steps", "2"]
+
+
+def test_a_run_is_recorded_pictured_and_described(
+    train: Train, tiny_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert train("recorded", *SHORT, "--push_to_hub", "somebody/lumbar") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2].startswith("held-out evaluation took ") and said[-2].endswith(" of the training")
+    assert said[-1].startswith("somebody/lumbar: not pushed (") and "hf upload somebody/lumbar" in said[-1]
+    run, logs = (tiny_root / "train" / kind / "recorded" for kind in ("checkpoints", "logs"))
+    record = json.loads((run / "run.json").read_text())
+    assert record["finished"] and record["versions"] == versions() and record["git"] == git_state()
+    assert record["device"] == "cpu" and record["processes"] == record["processes_a_machine"] == record["threads"] == 1
+    assert "root" not in record["settings"] and record["settings"]["max_train_steps"] == 4
+    seconds = [row["evaluation_seconds"] for row in metrics(tiny_root, "recorded")]
+    assert [bool(value) for value in seconds] == [False, True, False, True]
+    with Image.open(logs / "training.png") as picture:
+        assert picture.width > 1000 and len(set(picture.convert("L").tobytes())) > 50
+    assert not list(logs.glob(".*"))
+    card = (run / "final" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: peft\n") and "weights of a local folder" in card
+    assert record["dataset_fingerprint"] in card and "- folds it never saw: 0\n" in card
+    assert str(tiny_root) not in card and "/tmp" not in card
+
+
+def test_the_card_of_a_whole_model_names_its_base() -> None:
+    card = {"tune": "full", "model": "ViT-B-16", "pretrained": "openai", "preprocessing": {"image_size": 224}}
+    card["preprocessing"]["view_mm"] = 50.0
+    text = model_card(card)
+    assert "A whole CLIP model, trained from `ViT-B-16` (`openai`)" in text and "224 x 224 pixels, the 50 mm" in text
+    assert "None" not in text
+
+
+def test_the_state_of_the_checkout_is_told_only_where_there_is_one(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        settings = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        command = ["git", "-C", str(tmp_path), *settings, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert git_state(tmp_path) is None
+    git("init", "--quiet")
+    assert git_state(tmp_path) is None  # no commit yet
+    (tmp_path / "code.py").write_text("1")
+    git("add", "code.py")
+    git("commit", "--quiet", "-m", "first")
+    assert git_state(tmp_path) == {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    (tmp_path / "code.py").write_text("2")
+    assert git_state(tmp_path) == {"commit": git("rev-parse", "HEAD"), "dirty": True}
+    (tmp_path / "inside").mkdir()
+    assert git_state(tmp_path / "inside") is None  # copied into somebody else's checkout
+    assert git_state(REPOSITORY / "vl_model") is None
+
+
+def test_a_hub_that_cannot_be_reached_costs_nothing_but_the_upload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    assert push(tmp_path, "somebody/lumbar").startswith("somebody/lumbar: not pushed (")
+    with pytest.raises(ValueError, match=r"--push_to_hub 'a b': a repository's name is"):
+        check_repository("a b")
