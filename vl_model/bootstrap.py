@@ -7,6 +7,7 @@ thousand of them one matrix product.
 Legend: B resamplings, S studies, G = 4 parts, 5 = the score and its parts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,28 @@ def paired_ratios(
     return _intervals(_measured(ours) / _measured(theirs), _resampled(ours, draw_BS) / _resampled(theirs, draw_BS))
 
 
+def mean_intervals(runs: Sequence[StudySums], resamples: int = DEFAULT_RESAMPLES, seed: int = 0) -> dict[str, Interval]:
+    """Scores averaged over runs (seeds) on the same studies; the interval is over studies, not over seeds."""
+    for run in runs:
+        _check_paired(run, runs[0])
+    draw_BS = _draws(runs[0], resamples, seed)
+    return _intervals(_mean([_measured(run) for run in runs]), _mean([_resampled(run, draw_BS) for run in runs]))
+
+
+def paired_mean_differences(
+    ours: Sequence[StudySums], theirs: Sequence[StudySums], resamples: int = DEFAULT_RESAMPLES, seed: int = 0
+) -> dict[str, Interval]:
+    """As `paired_differences`, averaged over runs (seeds), which are paired in their order."""
+    for one, other in zip(ours, theirs, strict=True):
+        _check_paired(one, other)
+    draw_BS = _draws(ours[0], resamples, seed)
+    pairs = list(zip(ours, theirs, strict=True))
+    return _intervals(
+        _mean([_measured(one) - _measured(other) for one, other in pairs]),
+        _mean([_resampled(one, draw_BS) - _resampled(other, draw_BS) for one, other in pairs]),
+    )
+
+
 def _check_paired(ours: StudySums, theirs: StudySums) -> None:
     same = np.array_equal(ours.study_S, theirs.study_S) and np.allclose(ours.weight_SG, theirs.weight_SG)
     assert same, "two models are compared on the same studies and labels only"
@@ -68,6 +91,10 @@ def _measured(sums: StudySums) -> Floats:
 
 def _resampled(sums: StudySums, draw_BS: Floats) -> Floats:
     return scores_of(draw_BS @ sums.loss_SG, draw_BS @ sums.weight_SG)  # B5
+
+
+def _mean(values: Sequence[Floats]) -> Floats:
+    return np.stack(values).mean(axis=0)
 
 
 def _intervals(measured_5: Floats, resampled_B5: Floats) -> dict[str, Interval]:

@@ -1,0 +1,147 @@
+"""One condition with one seed: trained, evaluated on the held-out studies, and said in one JSON line.
+
+The line holds each held-out study's share in the metric (`vl_model.metrics.StudySums`), so that conditions can be
+paired by study afterwards, in any combination, without training again.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+
+from benchmarks.ablation_conditions import Condition
+from data_prep.crops import open_crops
+from data_prep.pairs import Dataset, read_dataset
+from data_prep.sites import SITES, Severity, Side
+from prompts.render import zero_shot_prompts
+from vl_model.accelerators import build_accelerator
+from vl_model.batches import TrainingBatches
+from vl_model.embed import embed_ensembles, embed_rows
+from vl_model.embeddings import Embeddings
+from vl_model.evaluate import Split, fit_heads, predict_held_out, split_studies
+from vl_model.grading import HEADS
+from vl_model.launch import Launch
+from vl_model.lora import LoraSettings, merge_adapters
+from vl_model.metrics import StudySums, study_sums
+from vl_model.rows import SiteRow, group_sites
+from vl_model.site_model import ModelSettings, SiteModel, build_site_model
+from vl_model.training import Trainer, TrainingSettings
+
+LORA = LoraSettings(rank=16, alpha=32, towers="both")
+WARMUP = 0.05
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all conditions share. Folders are strings, because a plan is also part of each JSON line's identity."""
+
+    processed: str
+    base: str
+    unmirrored: str
+    steps: int
+    batch_size: int
+    precision: str
+    held_out_folds: tuple[int, ...] = (0, 1)
+
+
+def run_condition(plan: Plan, condition: Condition, seed: int) -> dict[str, Any]:
+    """Train and evaluate; the JSON line."""
+    began = time.perf_counter()
+    torch.manual_seed(seed)
+    dataset = read_dataset(Path(plan.processed))
+    rows = [seen_rows(row, condition.views) for row in group_sites(dataset.pairs) if row.severity is not None]
+    crops_R3HW = open_crops(Path(plan.processed)) if condition.is_mirrored else np.load(plan.unmirrored, mmap_mode="r")
+    training = [row for row in rows if row.fold not in plan.held_out_folds]
+    model = build_site_model(ModelSettings(plan.base, tune=condition.tune, lora=LORA))
+    if condition.is_trained:
+        train(model, training, crops_R3HW, plan, condition, seed)
+    trained = time.perf_counter()
+    sums = evaluate(model, rows, crops_R3HW, dataset, plan)
+    return {
+        "condition": condition.name,
+        "seed": seed,
+        "training_seconds": trained - began,
+        "evaluation_seconds": time.perf_counter() - trained,
+        "study": sums[HEADS[0]].study_S.tolist(),
+        "weight": sums[HEADS[0]].weight_SG.tolist(),
+        "loss": {head: sums[head].loss_SG.tolist() for head in HEADS},
+    }
+
+
+def seen_rows(row: SiteRow, views: int) -> SiteRow:
+    """The row with the tiles of its first `views` views."""
+    shown = row.site.views[:views]
+    kept = [place for place, view in enumerate(row.views) if view in shown] or [0]
+    return replace(
+        row, crops=tuple(row.crops[place] for place in kept), views=tuple(row.views[place] for place in kept)
+    )
+
+
+def train(
+    model: SiteModel,
+    rows: list[SiteRow],
+    crops_R3HW: NDArray[np.uint8],
+    plan: Plan,
+    condition: Condition,
+    seed: int,
+) -> None:
+    if condition.loss.name == "siglip":
+        model.add_logit_bias()
+    model.pooling.query_D.requires_grad_(condition.learns_pooling)
+    batches = TrainingBatches(
+        rows,
+        crops_R3HW,
+        plan.batch_size,
+        seed,
+        condition.augmentation,
+        severity_sampling=condition.severity_sampling,
+    )
+    settings = TrainingSettings(
+        steps=plan.steps,
+        learning_rate=condition.learning_rate,
+        warmup_steps=round(WARMUP * plan.steps),
+        seed=seed,
+        loss=condition.loss,
+    )
+    accelerator = _accelerator(plan.precision)
+    Trainer(accelerator, model, batches, (), settings).run(0, None, lambda step: None)
+    accelerator.free_memory()
+
+
+def evaluate(
+    model: SiteModel, rows: list[SiteRow], crops_R3HW: NDArray[np.uint8], dataset: Dataset, plan: Plan
+) -> dict[str, StudySums]:
+    """Metric-optimal probabilities of each head, calibrators cross-fitted, as `eval_vl.py` reports them."""
+    if model.settings.tune == "lora":
+        merge_adapters(model.towers)
+    model.requires_grad_(False).eval()
+    embeddings = Embeddings(tuple(rows), embed_rows(model, rows, crops_R3HW, plan.batch_size), {})
+    prompts = [[zero_shot_prompts(site, severity) for severity in Severity] for site in SITES]
+    split: Split = split_studies(embeddings.table, dataset.fold_of, plan.held_out_folds)
+    heads = fit_heads(split.train, embeddings, embed_ensembles(model, prompts), float(model.logit_scale()))
+    held_out = predict_held_out(heads, split, embeddings, seed=0)
+    return {head: study_sums(held_out.table, held_out.prob_N3[head, "metric_optimal"]) for head in HEADS}
+
+
+def write_unmirrored(processed: Path, path: Path) -> None:
+    """The crops as they would be if right-sided ones had not been mirrored: mirroring them again undoes it."""
+    crops_R3HW = open_crops(processed)
+    whole = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=crops_R3HW.shape)
+    for row in group_sites(read_dataset(processed).pairs):
+        for crop, view in zip(row.crops, row.views, strict=True):
+            tile = crops_R3HW[crop]
+            if row.site.side is Side.RIGHT:
+                tile = tile[::-1] if view.is_sagittal else tile[:, :, ::-1]
+            whole[crop] = tile
+    whole.flush()
+
+
+@cache
+def _accelerator(precision: str) -> Accelerator:
+    return build_accelerator(Launch(use_cpu=True), precision, "none", Path())
