@@ -1,7 +1,7 @@
 """What the ablations compare: the default, and each other condition that differs from it in one thing.
 
-The default is ``recipes/demo.yaml``'s: adapters of rank 16 on both towers, and every setting of the loss and the batches
-as `train_vl.py` has it.
+The default is ``recipes/demo.yaml``'s: adapters of rank 16 on both towers, and every setting of the loss and the
+batches as `train_vl.py` has it.
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ class Condition:
     loss: LossSettings = field(default_factory=LossSettings)
     augmentation: Augmentation = field(default_factory=Augmentation)
     severity_sampling: float = 0.0
-    tune: Literal["lora", "full", "head"] = "lora"
+    tune: Literal["lora", "full"] = "lora"
     learning_rate: float = 2e-3
     views: int = 2
     is_mirrored: bool = True
@@ -47,7 +47,6 @@ CONDITIONS = (
     Condition("severity sampling 0.5", severity_sampling=0.5),
     Condition("full fine-tune, 3e-4", tune="full", learning_rate=3e-4),
     Condition("full fine-tune, 1e-3", tune="full", learning_rate=1e-3),
-    Condition("frozen towers (--tune head)", tune="head"),
     Condition("bare base", is_trained=False),
 )
 

@@ -5,7 +5,7 @@ paired by study afterwards, in any combination, without training again.
 """
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from data_prep.pairs import Dataset, read_dataset
 from data_prep.sites import SITES, Severity, Side
 from prompts.render import zero_shot_prompts
 from vl_model.accelerators import build_accelerator
-from vl_model.batches import TrainingBatches
+from vl_model.batches import TrainingBatches, training_loader
 from vl_model.embed import embed_ensembles, embed_rows
 from vl_model.embeddings import Embeddings
 from vl_model.evaluate import Split, fit_heads, predict_held_out, split_studies
@@ -39,7 +39,7 @@ WARMUP = 0.05
 
 @dataclass(frozen=True)
 class Plan:
-    """What all conditions share. Folders are strings, because a plan is also part of each JSON line's identity."""
+    """What all conditions share: data, base, length; `unmirrored` is the file of `write_unmirrored`."""
 
     processed: str
     base: str
@@ -66,6 +66,7 @@ def run_condition(plan: Plan, condition: Condition, seed: int) -> dict[str, Any]
     return {
         "condition": condition.name,
         "seed": seed,
+        "settings": asdict(condition),
         "training_seconds": trained - began,
         "evaluation_seconds": time.perf_counter() - trained,
         "study": sums[HEADS[0]].study_S.tolist(),
@@ -110,7 +111,10 @@ def train(
         loss=condition.loss,
     )
     accelerator = _accelerator(plan.precision)
-    Trainer(accelerator, model, batches, (), settings).run(0, None, lambda step: None)
+    trainer = Trainer(accelerator, model, batches, (), settings)
+    loader = iter(training_loader(batches, 0, plan.steps, workers=0))
+    for step in range(1, plan.steps + 1):
+        trainer.step(step, loader)
     accelerator.free_memory()
 
 

@@ -9,6 +9,7 @@ scanners, and is scored on that cohort's held-out studies. Each result is a line
 the same command goes on after an interruption, and adds what is new. The table at the end is Markdown.
 """
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -31,6 +32,7 @@ from data_prep.whole_files import replacing
 from vl_model.bootstrap import Interval, mean_intervals, paired_mean_differences
 from vl_model.grading import HEADS
 from vl_model.metrics import StudySums
+from vl_model.towers import LOCAL_DIR, WEIGHTS_FILE
 
 PROG = "-m benchmarks.ablations"
 RESULTS = "ablations.jsonl"
@@ -72,7 +74,7 @@ def prepare(folder: Path, first_studies: int, second_studies: int) -> tuple[Data
     second = folder / "second"
     if not (second / "train" / "processed_data" / "dataset.json").is_file():
         make_cohort(second, second_studies, "second", seed=2)
-    return data_root(str(second)), f"local-dir:{(run / 'final').resolve()}"
+    return data_root(str(second)), f"{LOCAL_DIR}{(run / 'final').resolve()}"
 
 
 def make_cohort(root: Path, studies: int, scanners: str, seed: int) -> None:
@@ -100,7 +102,7 @@ def measure(results: Path, plan: Plan, conditions: Sequence[Condition], seeds: i
     """Do what `results` does not hold yet, line by line, seed after seed; then print the table of what it holds."""
     jobs = [Job(condition, seed) for seed in range(seeds) for condition in conditions]
     lines = read_results(results, plan)
-    missing = [job for job in jobs if key_of(job) not in lines]
+    missing = [job for job in jobs if not is_done(job, lines)]
     print(f"{len(missing)} of {len(jobs)} results to compute", file=sys.stderr, flush=True)
     with results.open("a", encoding="utf-8") as file:
         for done, line in enumerate(computed(plan, missing, workers), start=1):
@@ -128,15 +130,21 @@ def computed(plan: Plan, jobs: Sequence[Job], workers: int) -> Iterator[Line]:
             raise
 
 
-def key_of(job: Job) -> tuple[str, int]:
-    return job.condition.name, job.seed
+def is_done(job: Job, lines: dict[tuple[str, int], Line]) -> bool:
+    """Whether there is a line for it, of a condition that still is what it was."""
+    line = lines.get((job.condition.name, job.seed))
+    return line is not None and line["settings"] == asdict(job.condition)
 
 
 def identity(plan: Plan) -> Line:
     """What results must share to be compared; where the files lie is no part of it."""
+    crops = json.loads((Path(plan.processed) / "crops.json").read_text(encoding="utf-8"))["fingerprint"]
+    weights = Path(plan.base.removeprefix(LOCAL_DIR)) / WEIGHTS_FILE
     kept = ("steps", "batch_size", "precision", "held_out_folds")
-    dataset = json.loads((Path(plan.processed) / "crops.json").read_text(encoding="utf-8"))["fingerprint"]
-    return {name: value for name, value in asdict(plan).items() if name in kept} | {"crops": dataset}
+    return {name: value for name, value in asdict(plan).items() if name in kept} | {
+        "crops": crops,
+        "base": hashlib.sha256(weights.read_bytes()).hexdigest(),
+    }
 
 
 def read_results(path: Path, plan: Plan) -> dict[tuple[str, int], Line]:
