@@ -23,7 +23,7 @@ class Condition:
     loss: LossSettings = field(default_factory=LossSettings)
     augmentation: Augmentation = field(default_factory=Augmentation)
     severity_sampling: float = 0.0
-    tune: Literal["lora", "full"] = "lora"
+    tune: Literal["lora", "full", "head"] = "lora"
     learning_rate: float = 2e-3
     views: int = 2
     is_mirrored: bool = True
@@ -47,6 +47,7 @@ CONDITIONS = (
     Condition("severity sampling 0.5", severity_sampling=0.5),
     Condition("full fine-tune, 3e-4", tune="full", learning_rate=3e-4),
     Condition("full fine-tune, 1e-3", tune="full", learning_rate=1e-3),
+    Condition("frozen towers, a head", tune="head"),
     Condition("bare base", is_trained=False),
 )
 

@@ -32,7 +32,8 @@ from data_prep.whole_files import replacing
 from vl_model.bootstrap import Interval, mean_intervals, paired_mean_differences
 from vl_model.grading import HEADS
 from vl_model.metrics import StudySums
-from vl_model.towers import LOCAL_DIR, WEIGHTS_FILE
+from vl_model.open_clip_towers import WEIGHTS_FILE
+from vl_model.towers import LOCAL_DIR
 
 PROG = "-m benchmarks.ablations"
 RESULTS = "ablations.jsonl"

@@ -9,7 +9,13 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 
 from data_prep.sites import SITES, Condition, Severity
-from vl_model.bootstrap import metric_intervals, paired_differences, paired_ratios
+from vl_model.bootstrap import (
+    mean_intervals,
+    metric_intervals,
+    paired_differences,
+    paired_mean_differences,
+    paired_ratios,
+)
 from vl_model.metrics import (
     SEVERITY_WEIGHTS,
     auc,
@@ -237,6 +243,20 @@ def test_paired_comparison_is_narrower_than_two_apart_and_quick() -> None:
     assert difference.low < difference.value < difference.high < 0
     assert difference.high - difference.low < (alone.high - alone.low) / 3
     assert paired_ratios(ours, theirs)["score"].high < 1
+
+
+def test_runs_are_averaged_within_each_resampling() -> None:
+    table, prob_N3 = random_table(studies=40, seed=3)
+    other_N3 = random_table(studies=40, seed=3)[1][::-1]
+    one, other = study_sums(table, prob_N3), study_sums(table, other_N3)
+    single = [metric_intervals(run)["score"].value for run in (one, other)]
+    both = mean_intervals([one, other])["score"]
+    assert both.value == pytest.approx(np.mean(single)) and both.low < both.value < both.high
+    assert mean_intervals([one, one]) == metric_intervals(one)
+    assert paired_mean_differences([one], [other]) == paired_differences(one, other)
+    # Each run against itself in the other's place: the differences cancel in every resampling.
+    nothing = paired_mean_differences([one, other], [other, one])["score"]
+    assert (nothing.value, nothing.low, nothing.high) == pytest.approx((0, 0, 0), abs=1e-12)
 
 
 def test_only_the_same_studies_are_compared() -> None:
