@@ -32,9 +32,11 @@ lint: setup
 
 # What each benchmark printed last is kept in docs/results. Ablations take longer than all others together: by hand.
 bench: setup
-	@mkdir -p docs/results; for file in $$(grep -l __main__ benchmarks/*.py | grep -v ablations); do name=$$(basename $$file .py); \
+	@mkdir -p docs/results; for file in $$(grep -l 'python -m benchmarks' benchmarks/*.py | grep -v ablations); do \
+		name=$$(basename $$file .py); \
 		echo "== $$name"; $(PY) -m benchmarks.$$name >docs/results/$$name.partial || exit 1; \
-		mv docs/results/$$name.partial docs/results/$$name.txt; cat docs/results/$$name.txt; done
+		if [ -s docs/results/$$name.partial ]; then mv docs/results/$$name.partial docs/results/$$name.txt; \
+		cat docs/results/$$name.txt; else rm docs/results/$$name.partial; fi; done
 
 clean:
 	rm -rf .venv data/demo .mypy_cache .ruff_cache .pytest_cache

@@ -1,10 +1,17 @@
 """The benchmarks run, on little: what they print is for people to read."""
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from open_clip_train import main as open_clip_main
 
-from benchmarks import prepare
+from benchmarks import prepare, timed_trainer, train
+from benchmarks.comparison import Job, open_clip_words, our_words
+from benchmarks.training_material import write_material
+from vl_model.training import Trainer
 
 
 def test_preparation_is_compared_with_the_plain_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -18,3 +25,36 @@ def test_preparation_is_compared_with_the_plain_way(tmp_path: Path, capsys: pyte
 def test_scaling_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare.measure_scaling(tmp_path, studies=2, turns=1)
     assert "two against one, by CPU time" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("material")
+    write_material(root, 50)
+    return root
+
+
+@pytest.mark.parametrize("trainer", ["ours", "open_clip"])
+def test_both_trainers_are_timed(
+    trainer: str, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As benchmarks/train.py starts them, but in this process."""
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+    monkeypatch.setattr(Trainer, "step", Trainer.step)  # put back afterwards
+    monkeypatch.setattr(open_clip_main, "train_one_epoch", open_clip_main.train_one_epoch)
+    monkeypatch.setattr(open_clip_main, "setup_logging", lambda *_: None)  # it makes every library talk
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    job = Job(material, "lumbar-tiny", "no", batch=8, steps=2, epochs=2)
+    words = our_words(job, "timed") if trainer == "ours" else open_clip_words(job, tmp_path)
+    report = tmp_path / "timing.json"
+    monkeypatch.setattr(sys, "argv", ["timed_trainer.py", str(report), "2", *words])
+    timed_trainer.main()
+    timing = timed_trainer.Timing(**json.loads(report.read_text()))
+    assert len(timing.clock) == len(timing.processor) == 2 and min(timing.clock) > 0
+    assert timing.peak_mb > 100 and timing.gpu_mb == 0
+
+
+def test_the_loader_is_measured(material: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train.measure_loader(Job(material, "lumbar-tiny", "no", batch=8, steps=2, epochs=2), eaten=1.0)
+    assert capsys.readouterr().out.splitlines()[-1].endswith("met")
