@@ -110,12 +110,15 @@ class TrainingBatches(Dataset[Batch]):
         self.tiles = max(len(row.crops) for row in rows)
         self._sampling = SeveritySampling(rows, severity_sampling)
         self.log_ratio_K = None if self._sampling.is_natural else self._sampling.log_ratio_K
+        self._drawn: tuple[int, Draws] | None = None
         self._partners = Partners(rows)
 
     def samples(self, index: int) -> tuple[int, Draws]:
         """Of global batch `index`: its epoch, and this process's draws of `rows`."""
         epoch, place = divmod(index, self.batches_per_epoch)
-        draws = self._sampling.epoch(np.random.default_rng((self.seed, epoch)))
+        if self._drawn is None or self._drawn[0] != epoch:  # once an epoch, not once a batch
+            self._drawn = epoch, self._sampling.epoch(np.random.default_rng((self.seed, epoch)))
+        draws = self._drawn[1]
         start = place * self.global_batch_size
         whole = slice(start, start + self.global_batch_size)
         return epoch, Draws(draws.row_R[whole][self.own], draws.turn_R[whole][self.own])
