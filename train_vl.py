@@ -17,20 +17,15 @@ if __name__ == "__main__":
     end_at_ctrl_c()  # until run_command heeds it: the imports take their time
 
 import os
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from jsonargparse import Namespace
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveFloat, PositiveInt
 
 from data_prep.commands import NonNegativeFinite, PositiveFinite, Seed, SettingsParser, run_command, settings_of
-from data_prep.crops import open_crops
-from data_prep.layout import data_root
-from data_prep.pairs import Dataset, read_dataset
+from data_prep.layout import DataRoot, data_root
 from vl_model.launch import check_launch, follow, own_rank, threads_per_process, trackers_of
-from vl_model.rows import SiteRow, group_sites
+from vl_model.material import Material, read_material
 from vl_model.run_folder import check_run, forget_stop, remove_run, write_record
 
 if TYPE_CHECKING:
@@ -59,6 +54,7 @@ def settings_parser() -> SettingsParser:
     add = parser.add_argument
     add("--root", type=str | None, help="the data root; else $LUMBAR_ROOT, else data/lumbarspine")
     add("--run", type=str, default="default", help="the run's name")
+    add("--doctor", action="store_true", help="train nothing: check everything that is needed, and say what to do")
     add("--overwrite", type=bool, default=False, help="delete a run of this name first")
     # What is trained.
     add(
@@ -138,18 +134,10 @@ def settings_parser() -> SettingsParser:
     return parser
 
 
-@dataclass(frozen=True)
-class Material:
-    """What is trained on and evaluated, checked; `crops_R3HW` is memory-mapped."""
-
-    dataset: Dataset
-    crops_R3HW: np.ndarray
-    training: tuple[SiteRow, ...]
-    held_out: tuple[SiteRow, ...]
-
-
-def main() -> None:
+def main() -> int:
     settings = settings_parser().parse_args()
+    if settings.doctor:
+        return examine(settings) if own_rank() == 0 else 0
     launch = check_launch()
     root = data_root(settings.root)
     run, logs = root.run(settings.run), root.logs(settings.run)
@@ -161,7 +149,7 @@ def main() -> None:
         from vl_model.hub import check_repository, push
 
         check_repository(settings.push_to_hub)
-    material = read_material(root.processed("train"), settings)
+    material = material_of(root, settings)
 
     # torch takes seconds to import: everything above was checked without it.
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process()))
@@ -224,24 +212,29 @@ def main() -> None:
             if settings.push_to_hub:
                 print(push(run / "final", settings.push_to_hub), flush=True)
     accelerator.end_training()
+    return 0
 
 
-def read_material(processed: Path, settings: Namespace) -> Material:
-    """Labelled sites, parted by fold. Raises ValueError where there is nothing to train on."""
-    dataset = read_dataset(processed)
-    crops_R3HW = open_crops(processed)
-    labelled = [row for row in group_sites(dataset.pairs) if row.severity is not None]
-    folds = {row.fold for row in labelled}
-    if strange := set(settings.held_out_folds) - folds:
-        raise ValueError(f"--held_out_folds {sorted(strange)}: this data set's folds are {sorted(map(str, folds))}")
-    training = [row for row in labelled if row.fold not in settings.held_out_folds]
-    held_out = [row for row in labelled if row.fold in settings.held_out_folds]
-    if not training:
-        raise ValueError(f"{processed}: no labelled site outside --held_out_folds {settings.held_out_folds}")
-    if len(held_out) > settings.held_out_sites:
-        chosen = np.random.default_rng(settings.seed).choice(len(held_out), settings.held_out_sites, replace=False)
-        held_out = [held_out[place] for place in sorted(chosen)]
-    return Material(dataset, crops_R3HW, tuple(training), tuple(held_out))
+def examine(settings: Namespace) -> int:
+    """--doctor: everything that can be checked before the first step; nothing is written."""
+    from vl_model import doctor
+    from vl_model.site_model import build_site_model
+
+    root = data_root(settings.root)
+    run = root.run(settings.run)
+    return doctor.examine(
+        run,
+        claim=lambda: check_run(run, settings.overwrite, settings.resume_from_checkpoint),
+        read=lambda: material_of(root, settings),
+        build=lambda: build_site_model(model_settings(settings)),
+        settings=doctor.DoctorSettings(
+            settings.mixed_precision, settings.per_device_train_batch_size, settings.checkpoints_total_limit
+        ),
+    )
+
+
+def material_of(root: DataRoot, settings: Namespace) -> Material:
+    return read_material(root.processed("train"), settings.held_out_folds, settings.held_out_sites, settings.seed)
 
 
 def model_settings(settings: Namespace) -> "ModelSettings":

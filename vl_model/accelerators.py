@@ -15,7 +15,7 @@ def build_accelerator(launch: Launch, mixed_precision: str, trackers: Sequence[s
     """The processes, their device and precision. Raises ValueError where some of the processes are missing."""
     # Depthwise kernels have a dimension of one, whose stride means nothing: DDP warns and copies a few kilobytes.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    use_cpu = launch.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    use_cpu = uses_cpu(launch)
     accelerator = Accelerator(
         cpu=use_cpu,
         mixed_precision=choose_precision(mixed_precision, use_cpu),
@@ -26,6 +26,11 @@ def build_accelerator(launch: Launch, mixed_precision: str, trackers: Sequence[s
     if accelerator.num_processes != started_processes():
         raise ValueError(f"{started_processes()} processes were started, but {accelerator.num_processes} joined")
     return accelerator
+
+
+def uses_cpu(launch: Launch) -> bool:
+    """Whether training keeps to the CPU: because it was told to, or because there is nothing else."""
+    return launch.use_cpu or bool(parse_flag_from_env("ACCELERATE_USE_CPU")) or not torch.cuda.is_available()
 
 
 def choose_precision(wanted: str, use_cpu: bool) -> str:

@@ -80,7 +80,7 @@ def trackers_of(report_to: str) -> tuple[str, ...]:
     return () if report_to == "none" else (report_to,)
 
 
-def follow(main: Callable[[], None]) -> None:
+def follow(main: Callable[[], int | None]) -> int | None:
     """`main` in a process other than the first: what is wrong for all is said once, by the first.
 
     It leaves at once, and the launcher then ends this one while it waits; what is wrong here alone is still said.
@@ -88,7 +88,7 @@ def follow(main: Callable[[], None]) -> None:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            main()
+            return main()
     except (ValueError, OSError, SystemExit) as error:
         time.sleep(FOLLOWERS_WAIT_SECONDS)
         print(said.getvalue(), end="", file=sys.stderr)

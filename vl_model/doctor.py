@@ -1,0 +1,200 @@
+"""``train_vl.py --doctor``: what would go wrong, found before the first step. Nothing is written."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import psutil
+import torch
+
+from vl_model.accelerators import choose_precision, uses_cpu
+from vl_model.batches import load_batch
+from vl_model.captions import Captions
+from vl_model.launch import check_launch, started_processes, threads_per_process
+from vl_model.material import Material
+from vl_model.memory import GIB, MemoryEstimate, estimate_memory
+from vl_model.site_model import SiteModel
+
+#: Share of the memory that is free which the estimate may take: it leaves out what single layers need in passing.
+USABLE_SHARE = 0.8
+CROPS_READ = 32
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DoctorSettings:
+    """sites: of one process and batch; states: how many are kept, None: all."""
+
+    mixed_precision: str
+    sites: int
+    states: int | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    name: str
+    is_ok: bool
+    said: str
+
+    def __str__(self) -> str:
+        return f"{'ok' if self.is_ok else 'FIX':4} {self.name:10} {self.said}"
+
+
+class Examination:
+    """Prints what each check finds as soon as it is found."""
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+
+    def look(self, name: str, make: Callable[[], T], judge: Callable[[T], tuple[bool, str]]) -> T | None:
+        """What `make` made, judged; None where it could not: wrong input, which raises elsewhere, is a finding here."""
+        made = None
+        try:
+            made = make()
+            finding = Finding(name, *judge(made))
+        except (ValueError, OSError) as error:
+            finding = Finding(name, False, " ".join(str(error).split()))
+        self.findings.append(finding)
+        print(finding, flush=True)
+        return made
+
+
+def examine(
+    run: Path,
+    claim: Callable[[], None],
+    read: Callable[[], Material],
+    build: Callable[[], SiteModel],
+    settings: DoctorSettings,
+) -> int:
+    """Check everything before the first step, a line each: 0 where all is well, else 2.
+
+    `claim` raises ValueError where the run is in the way; `read` and `build` make what is trained on, and the model.
+    """
+    doctor = Examination()
+    for name, check in (("packages", check_packages), ("devices", check_devices), ("processes", check_world)):
+        doctor.look(name, check, lambda told: told)
+    doctor.look("precision", lambda: check_precision(settings.mixed_precision), lambda told: told)
+    doctor.look("run", claim, lambda _: (True, f"{run.name} can start"))
+    material = doctor.look("data set", read, check_data)
+    if material is not None:
+        doctor.look("crops", lambda: check_crops(material.crops_R3HW), lambda told: told)
+    model = doctor.look("model", build, check_model)
+    if material is not None and model is not None:
+        use_cpu = uses_cpu(check_launch())
+        precision = choose_precision(settings.mixed_precision, use_cpu)
+        needed = estimate(model.to("cpu" if use_cpu else "cuda"), material, settings.sites, precision)
+        doctor.look("memory", lambda: check_memory(needed, settings.sites), lambda told: told)
+        doctor.look("disk", lambda: check_disk(run, needed, settings.states), lambda told: told)
+    return 0 if all(finding.is_ok for finding in doctor.findings) else 2
+
+
+def check_packages() -> tuple[bool, str]:
+    """torchvision names the release of torch that it was built for; another one breaks `import open_clip`."""
+    found = version("torch")
+    try:
+        needs = next((need for need in requires("torchvision") or () if need.startswith("torch==")), f"torch=={found}")
+        said = f"torch {found}, torchvision {version('torchvision')}"
+    except PackageNotFoundError:
+        return False, f"torch {found}, but no torchvision: install the release that belongs to it"
+    wanted = needs.removeprefix("torch==")
+    if wanted.split("+")[0] != found.split("+")[0]:
+        return False, f"{said}, which was built for torch {wanted}: install the two together"
+    return True, said
+
+
+def check_devices() -> tuple[bool, str]:
+    if uses_cpu(check_launch()):
+        return True, f"CPU, {threads_per_process()} threads a process (OMP_NUM_THREADS)"
+    found = [
+        f"{torch.cuda.get_device_name(index)} ({'.'.join(map(str, torch.cuda.get_device_capability(index)))})"
+        for index in range(torch.cuda.device_count())
+    ]
+    return True, f"{len(found)} of {', '.join(sorted(set(found)))}"
+
+
+def check_precision(wanted: str) -> tuple[bool, str]:
+    use_cpu = uses_cpu(check_launch())
+    chosen = choose_precision(wanted, use_cpu)
+    name = {"no": "fp32"}.get(chosen, chosen)
+    if wanted not in ("auto", "fast"):
+        is_slow = chosen == "bf16" and not use_cpu and torch.cuda.get_device_capability()[0] < 8
+        slow = "; this GPU emulates bf16: take fp16 or auto" if is_slow else ""
+        return not is_slow, f"{name}, as --mixed_precision says{slow}"
+    reasons = {
+        "fp32": "the CPU's, in which two processes repeat one; --mixed_precision fast may be faster",
+        "bf16": "the CPU has instructions for it" if use_cpu else "compute capability 8 or higher",
+        "fp16": "compute capability below 8, where bf16 is emulated",
+    }
+    return True, f"{name}: {reasons[name]}"
+
+
+def check_world() -> tuple[bool, str]:
+    launch = check_launch()
+    asked = "as many as it should" if launch.processes else "no launcher said how many"
+    return True, f"{started_processes()} process{'es' * (started_processes() > 1)}, {asked}"
+
+
+def check_data(material: Material) -> tuple[bool, str]:
+    studies = len({row.study_id for row in material.training})
+    said = (
+        f"fingerprint {material.dataset.fingerprint[:12]}; "
+        f"{len(material.training)} sites of {studies} studies to train on, {len(material.held_out)} held out"
+    )
+    return bool(material.held_out), said + ("" if material.held_out else ": none to evaluate; give --held_out_folds")
+
+
+def check_model(model: SiteModel) -> tuple[bool, str]:
+    weights = [parameter.numel() for parameter in model.parameters()]
+    learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return learning > 0, f"{sum(weights) / 1e6:.2f} million weights, {learning / 1e6:.2f} million of them learn"
+
+
+def check_crops(crops_R3HW: np.ndarray) -> tuple[bool, str]:
+    """Read some from end to end of the file: a truncated or unreachable one shows here."""
+    places = np.linspace(0, len(crops_R3HW) - 1, min(CROPS_READ, len(crops_R3HW))).astype(int)
+    blank = sum(not crops_R3HW[place].any() for place in places)
+    said = f"{len(crops_R3HW)} crops of {crops_R3HW.shape[-1]} pixels, {len(places)} of them read"
+    return blank < len(places), said + (f", {blank} blank" if blank else "")
+
+
+def check_memory(estimate: MemoryEstimate, sites: int) -> tuple[bool, str]:
+    """Against what is free: of the GPU, or of the machine's memory shared among its processes."""
+    if uses_cpu(check_launch()):
+        free = psutil.virtual_memory().available // max(1, started_processes())
+    else:
+        free = torch.cuda.mem_get_info()[0]
+    is_enough = estimate.total < USABLE_SHARE * free
+    remedy = "" if is_enough else ": lower --per_device_train_batch_size or give --gradient_checkpointing true"
+    return is_enough, f"{sites} sites a process need {estimate}; {free / GIB:.1f} GiB free a process{remedy}"
+
+
+def check_disk(run: Path, estimate: MemoryEstimate, limit: int | None) -> tuple[bool, str]:
+    """States with their moments, one more than the limit while the next is written, and the result."""
+    exists = next(folder for folder in (run, *run.parents) if folder.exists())
+    free = shutil.disk_usage(exists).free
+    needed = (limit or 1) * estimate.state + estimate.state + estimate.weights
+    count = f"{limit + 1} states" if limit else "each state"
+    said = f"{needed / GIB:.2f} GiB for {count} and the result, {free / GIB:.1f} GiB free"
+    return needed < free, said + ("" if needed < free else ": make room or lower --checkpoints_total_limit")
+
+
+def estimate(model: SiteModel, material: Material, sites: int, precision: str) -> MemoryEstimate:
+    """Of a training step of this model on `sites` sites, in this precision ("no" is fp32)."""
+    captions = Captions(model, 0)
+    widest = max(material.training, key=lambda row: len(row.crops))
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    model.train()
+
+    def forward(count: int) -> object:
+        batch = load_batch([widest] * count, material.crops_R3HW).to(model.device)
+        tiles_BT3hw = batch.tiles(model.towers.image_size, model.towers.mean, model.towers.std)
+        with torch.autocast(model.device.type, dtype=kind, enabled=kind is not None):
+            return model(tiles_BT3hw, batch.mask_BT, captions.tokens(1))
+
+    return estimate_memory(model, forward, sites)
