@@ -1,0 +1,118 @@
+"""What grades lose where sites are placed by the program, not marked: the metric of runs on placed and on true sites.
+
+    python -m benchmarks.located_grades --root data/demo/second --run lora --cohort PHANTOM --locator LOCATOR/final
+
+The cohort is a phantom's (its test split, and phantom_truth/ beside it) that neither the run nor the locator saw.
+Every test study is converted with its true places, with those of the locator, and with the atlas's; the run's heads
+grade all three, as they would be submitted. Ratios are paired by study, with 95 % intervals.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.locate import read_truth
+from data_prep.cohorts import Cohort, split_cohort
+from data_prep.commands import SettingsParser, run_command, usable_cores
+from data_prep.convert import convert_cohort
+from data_prep.crops import open_crops
+from data_prep.executors import open_pool
+from data_prep.geometry import Array
+from data_prep.layout import DataRoot, data_root
+from data_prep.pairs import read_dataset
+from data_prep.placing import Placer
+from data_prep.regions import Position, vector
+from data_prep.shipped_atlas import shipped_atlas
+from data_prep.sites import SITES, Site, Source
+from data_prep.studies import Study
+from prompts.render import caption
+from vl_model.bootstrap import metric_intervals, paired_ratios
+from vl_model.embed import embed_rows
+from vl_model.embeddings import Embeddings
+from vl_model.grading import read_grader
+from vl_model.located_sites import check_locator, located_sites
+from vl_model.metrics import StudySums, study_sums
+from vl_model.rows import group_sites
+from vl_model.site_model import load_site_model
+from vl_model.site_table import SiteTable, full_table
+from vl_model.submission import floored, read_solution
+
+PROG = "-m benchmarks.located_grades"
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class TruePlaces:
+    """Places every site where the phantom has it; place_N3 in mm, by study."""
+
+    place_N3: Mapping[int, Array]
+    fingerprint: str = "the truth"
+
+    def place(self, study: Study, known: Mapping[Site, Position]) -> dict[Site, Position]:
+        return {
+            site: Position(site, vector(place), Source.ANNOTATED)
+            for site, place in zip(SITES, self.place_N3[study.study_id], strict=True)
+            if site not in known
+        }
+
+
+def main() -> None:
+    parser = SettingsParser(PROG, __doc__)
+    parser.add_argument("--root", type=str | None, default=None, help="the data root of the runs")
+    parser.add_argument("--run", type=str, nargs="+", required=True, help="evaluated runs")
+    parser.add_argument("--cohort", type=str, required=True, help="a phantom cohort's root, with test studies")
+    parser.add_argument("--locator", type=str, required=True, help="a locator's final/")
+    settings = parser.parse_args()
+    root, cohort_root = data_root(settings.root), data_root(settings.cohort)
+    check_locator(Path(settings.locator))
+    torch.set_num_threads(1)
+    truth = cohort_root.path / "phantom_truth" / "truth.csv"
+    placers: dict[str, Placer] = {
+        "true places": TruePlaces(read_truth(truth)),
+        "the locator's": located_sites(Path(settings.locator), shipped_atlas()),
+        "the shipped atlas's": shipped_atlas(),
+    }
+    cohort = split_cohort(cohort_root, "test")
+    known = read_solution(truth)
+    table = full_table(cohort.study_ids, known.take(known.of_studies(cohort.study_ids)))
+    print(f"{len(cohort.study_ids)} studies, {int(table.labelled_N.sum())} graded sites; lower is better")
+    sums: dict[str, dict[str, StudySums]] = {run: {} for run in settings.run}
+    for name, placer in placers.items():
+        with tempfile.TemporaryDirectory() as folder:
+            convert(cohort, Path(folder), placer)
+            for run in settings.run:
+                sums[run][name] = grade(root, run, Path(folder), table)
+    for run, by_places in sums.items():
+        say(run, by_places)
+
+
+def convert(cohort: Cohort, processed: Path, placer: Placer) -> None:
+    with open_pool(usable_cores()) as pool:
+        convert_cohort(cohort, processed, atlas=None, placer=placer, caption=caption, pool=pool)
+
+
+def grade(root: DataRoot, run: str, processed: Path, table: SiteTable) -> StudySums:
+    """What the metric needs of each study, by the run's better head."""
+    rows = group_sites(read_dataset(processed).pairs)
+    model = load_site_model(root.run(run) / "final")
+    embeddings = Embeddings(rows, embed_rows(model, rows, open_crops(processed), BATCH), {})
+    prob_N3 = read_grader(root.run(run) / "heads").predict_proba(table, embeddings, "metric_optimal")
+    return study_sums(table, floored(prob_N3))
+
+
+def say(run: str, sums: Mapping[str, StudySums]) -> None:
+    true = sums["true places"]
+    for name, placed in sums.items():
+        score = metric_intervals(placed)["score"]
+        line = f"{run}, {name}: {score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
+        if placed is not true:
+            ratio = paired_ratios(placed, true)["score"]
+            line += f", {ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}) of that on true places"
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    run_command(PROG, main)
