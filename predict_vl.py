@@ -29,6 +29,7 @@ from data_prep.layout import DataRoot, data_root
 
 if TYPE_CHECKING:
     from data_prep.pairs import Dataset
+    from data_prep.placing import Placer
     from vl_model.embeddings import Embeddings
     from vl_model.grading import Grader
     from vl_model.site_table import SiteTable
@@ -46,7 +47,7 @@ def settings_parser() -> SettingsParser:
     add("--images", type=str, required=True, help="folder of DICOM studies: <study>/<series>/*.dcm")
     add("--out", type=str, required=True, help="folder for probabilities.csv, submission.csv and faults.csv")
     add("--series_descriptions", type=str | None, help="a CSV with study_id, series_id, series_description")
-    add("--locator", type=str | None, help="a locator's run, or none; else the newest")
+    add("--locator", type=str | None, help="a locator's run, or none; else the one that the run carries")
     add("--workers", type=PositiveInt, default=usable_cores(), help="processes that read DICOM files")
     add("--batch_size", type=PositiveInt, default=64, help="sites embedded at a time")
     return parser
@@ -58,11 +59,15 @@ def main() -> None:
     images, out = Path(settings.images), Path(settings.out)
     descriptions = Path(settings.series_descriptions) if settings.series_descriptions else None
     check_inputs(images, out, descriptions)
+
+    from vl_model.locator_of_run import placing_of
+
     grader = read_run_grader(root, settings.run)
+    placer = placing_of(root, root.run(settings.run), settings.locator)
 
     with working_folder(out) as folder:
         processed = folder / "processed_data"
-        dataset = convert(root, images, processed, descriptions, settings.locator, settings.workers)
+        dataset = convert(images, processed, descriptions, placer, settings.workers)
         embeddings = embed(root, settings.run, dataset, processed, settings.batch_size)
         shutil.move(processed / "faults.csv", out / "faults.csv")
         write_probabilities(out / "probabilities.csv", dataset, embeddings, grader)
@@ -114,22 +119,13 @@ def working_folder(out: Path) -> Iterator[Path]:
             out.rmdir()
 
 
-def convert(
-    root: DataRoot, images: Path, processed: Path, descriptions: Path | None, locator: str | None, workers: int
-) -> "Dataset":
-    """DICOM files to tiles, sites placed by the locator, or by the atlas of the training studies."""
-    from data_prep.atlas import load_atlas
+def convert(images: Path, processed: Path, descriptions: Path | None, placer: "Placer", workers: int) -> "Dataset":
+    """DICOM files to tiles, sites placed by `placer`: nobody marked them."""
     from data_prep.convert import convert_folder
     from data_prep.pairs import read_dataset
     from prompts.render import caption
-    from vl_model.located_sites import find_locator, located_sites
 
-    atlas = load_atlas(root.processed("train") / "atlas.json")
-    folder = find_locator(root, locator)
-    placer = located_sites(folder, atlas) if folder else None
-    convert_folder(
-        images, processed, descriptions=descriptions, atlas=atlas, placer=placer, caption=caption, workers=workers
-    )
+    convert_folder(images, processed, descriptions=descriptions, placer=placer, caption=caption, workers=workers)
     return read_dataset(processed)
 
 

@@ -300,11 +300,12 @@ def write_report(logs: Path, locator: "Locator", seen: list["Seen"]) -> None:
 def show(final: Path, logs: Path, material: Material, count: int) -> None:
     """Sheets of the held-out studies, worst first."""
     from vl_model.locator import load_locator
-    from vl_model.locator_sheet import write_sheets
+    from vl_model.locator_sheet import locate_all, write_sheets
 
     if not material.held_out:
         raise ValueError("--show: no study is held out by --held_out_folds, so none can be shown fairly")
-    for path in write_sheets(load_locator(final), material.held_out, material.processed, logs / "sheets", count):
+    cases = locate_all(load_locator(final), material.held_out, material.processed)
+    for path in write_sheets(cases, logs / "sheets", count):
         print(path)
 
 

@@ -158,6 +158,7 @@ def main() -> int:
     from vl_model.accelerators import build_accelerator
     from vl_model.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
     from vl_model.ending import orderly_end
+    from vl_model.locator_of_run import carry_placing
     from vl_model.preemption import Preemption
     from vl_model.provenance import run_record
     from vl_model.records import Records
@@ -205,6 +206,7 @@ def main() -> int:
         if accelerator.is_main_process:
             trained_on = {name: record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}
             model.save(run / "final", trained_on)
+            carry_placing(root, run)
             write_record(run, record | {"finished": True})
             print(f"wrote {run / 'final'}", flush=True)
             if cost := records.evaluation_cost():

@@ -5,7 +5,8 @@
 
 Without arguments a few phantom studies are made, and networks that have learned nothing: they take as long as others.
 With a phantom cohort's root (its test split, and phantom_truth/ beside it) the errors are told, also those of the
-atlas alone, and with --hurt those on studies that lack a series or an axial block, or whose slices come in reverse.
+atlas alone, and with --hurt those on studies that lack a series or an axial block, or whose slices come in reverse;
+with --show FOLDER the ten worst studies are drawn there, and why they are is said.
 """
 
 import csv
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +29,17 @@ from data_prep.layout import DataRoot
 from data_prep.phantom import write_cohort
 from data_prep.regions import marked_positions
 from data_prep.sites import SITES, Condition, Level, Side, Site, View
-from data_prep.studies import Series, Study, read_study
+from data_prep.studies import Series, Study, StudyFolder, read_study
 from vl_model.locator import MARK_DEVIATION_MM, Locator, load_locator, new_network
 from vl_model.locator_measures import Measured, lines
+from vl_model.locator_sheet import Case, reason, write_sheets
 from vl_model.spine_prior import learn_prior
 
 PROG = "-m benchmarks.locate"
 #: Share of studies that lack a series, where studies are hurt.
 LACKING = 0.15
+#: Studies that are shown.
+WORST = 10
 
 
 def main() -> None:
@@ -43,12 +48,15 @@ def main() -> None:
     parser.add_argument("--locator", type=str | None, default=None, help="a locator's final/")
     parser.add_argument("--studies", type=int, default=80, help="at most")
     parser.add_argument("--hurt", type=bool, default=False, help="also on studies that were hurt")
+    parser.add_argument("--show", type=str | None, default=None, help="a folder for sheets of the worst studies")
     settings = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         root = DataRoot(Path(settings.root) if settings.root else write_cohort(Path(folder), train=6, test=4, seed=1))
         locator = load_locator(Path(settings.locator)) if settings.locator else untaught_locator(root)
-        measure(locator, root, settings.studies, settings.hurt)
+        cases = measure(locator, root, settings.studies, settings.hurt)
+        if settings.show:
+            show(cases, Path(settings.show))
 
 
 def untaught_locator(root: DataRoot) -> Locator:
@@ -65,13 +73,15 @@ def untaught_locator(root: DataRoot) -> Locator:
     return Locator(new_network().eval(), learn_prior(atlas.shape_N3, positions, MARK_DEVIATION_MM), atlas)
 
 
-def measure(locator: Locator, root: DataRoot, most: int, hurt: bool) -> None:
+def measure(locator: Locator, root: DataRoot, most: int, hurt: bool) -> list[Case]:
+    """Print seconds and errors; the studies as they are, located."""
     truth = read_truth(root.path / "phantom_truth" / "truth.csv")
     folders = split_cohort(root, "test").folders[:most]
     random = np.random.default_rng(0)
     changes = CHANGES if hurt else CHANGES[:1]
     seconds = {"reading": 0.0, "locating": 0.0, "atlas": 0.0}
     places: dict[str, list[tuple[Array, Array]]] = {"the atlas alone": [], **{name: [] for name, _ in changes}}
+    cases = []
     for folder in folders:
         began = time.process_time()
         study, _ = read_study(folder)
@@ -81,6 +91,7 @@ def measure(locator: Locator, root: DataRoot, most: int, hurt: bool) -> None:
             located = locator.locate(change(study, random))
             if name == CHANGES[0][0]:
                 seconds["locating"] += time.process_time() - began
+                cases.append(Case(folder.study_id, truth[folder.study_id], located, partial(study_of, folder)))
             nothing = np.full((len(SITES), 3), np.nan), np.full(len(SITES), np.nan)
             places[name].append((located.place_N3, located.error_N) if located else nothing)
         began = time.process_time()
@@ -91,6 +102,20 @@ def measure(locator: Locator, root: DataRoot, most: int, hurt: bool) -> None:
     for name, found in places.items():
         measured = Measured(np.array([place for place, _ in found]), true_SN3, np.array([error for _, error in found]))
         print("\n".join([f"\n{name}:", *lines(measured)]), flush=True)
+    return cases
+
+
+def study_of(folder: StudyFolder) -> Study:
+    return read_study(folder)[0]
+
+
+def show(cases: list[Case], folder: Path) -> None:
+    print(f"\nthe {WORST} worst studies, by their worst site:")
+    for case in sorted(cases, key=lambda one: -one.worst)[:WORST]:
+        site = "" if case.located is None else f" {SITES[int(np.nanargmax(case.error_N))].words}"
+        print(f"{case.study_id}:{site} {case.worst:.1f} mm off, {reason(case)}")
+    for path in write_sheets(cases, folder, WORST):
+        print(path)
 
 
 def say_seconds(seconds: dict[str, float], studies: int) -> None:

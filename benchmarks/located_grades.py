@@ -4,7 +4,8 @@
 
 The cohort is a phantom's (its test split, and phantom_truth/ beside it) that neither the run nor the locator saw.
 Every test study is converted with its true places, with those of the locator, and with the atlas's; the run's heads
-grade all three, as they would be submitted. Ratios are paired by study, with 95 % intervals.
+grade all three, as they would be submitted. Ratios are paired by study, with 95 % intervals. With --kept FOLDER the
+conversions stay there, and another call uses them again.
 """
 
 import tempfile
@@ -29,7 +30,7 @@ from data_prep.shipped_atlas import shipped_atlas
 from data_prep.sites import SITES, Site, Source
 from data_prep.studies import Study
 from prompts.render import caption
-from vl_model.bootstrap import metric_intervals, paired_ratios
+from vl_model.bootstrap import Interval, metric_intervals, paired_ratios
 from vl_model.embed import embed_rows
 from vl_model.embeddings import Embeddings
 from vl_model.grading import read_grader
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--run", type=str, nargs="+", required=True, help="evaluated runs")
     parser.add_argument("--cohort", type=str, required=True, help="a phantom cohort's root, with test studies")
     parser.add_argument("--locator", type=str, required=True, help="a locator's final/")
+    parser.add_argument("--kept", type=str | None, default=None, help="a folder for the conversions")
     settings = parser.parse_args()
     root, cohort_root = data_root(settings.root), data_root(settings.cohort)
     check_locator(Path(settings.locator))
@@ -80,11 +82,13 @@ def main() -> None:
     table = full_table(cohort.study_ids, known.take(known.of_studies(cohort.study_ids)))
     print(f"{len(cohort.study_ids)} studies, {int(table.labelled_N.sum())} graded sites; lower is better")
     sums: dict[str, dict[str, StudySums]] = {run: {} for run in settings.run}
-    for name, placer in placers.items():
-        with tempfile.TemporaryDirectory() as folder:
-            convert(cohort, Path(folder), placer)
+    with tempfile.TemporaryDirectory() as passing:
+        for name, placer in placers.items():
+            processed = Path(settings.kept or passing) / placer.fingerprint[:12].replace(" ", "_")
+            if not (processed / "dataset.json").is_file():
+                convert(cohort, processed, placer)
             for run in settings.run:
-                sums[run][name] = grade(root, run, Path(folder), table)
+                sums[run][name] = grade(root, run, processed, table)
     for run, by_places in sums.items():
         say(run, by_places)
 
@@ -105,13 +109,21 @@ def grade(root: DataRoot, run: str, processed: Path, table: SiteTable) -> StudyS
 
 def say(run: str, sums: Mapping[str, StudySums]) -> None:
     true = sums["true places"]
+    print(f"\n{run:22s}{'score':>24}{'spinal':>9}{'foraminal':>11}{'subarticular':>14}{'any severe':>12}")
     for name, placed in sums.items():
-        score = metric_intervals(placed)["score"]
-        line = f"{run}, {name}: {score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
+        block = metric_intervals(placed)
+        score = block["score"]
+        print(f"{name:22s}{f'{score.value:.3f} ({score.low:.3f} to {score.high:.3f})':>24}{parts(block)}")
         if placed is not true:
-            ratio = paired_ratios(placed, true)["score"]
-            line += f", {ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}) of that on true places"
-        print(line, flush=True)
+            ratios = paired_ratios(placed, true)
+            score = ratios["score"]
+            ratio = f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
+            print(f"{'  of that on true':22s}{ratio:>24}{parts(ratios)}", flush=True)
+
+
+def parts(block: Mapping[str, Interval]) -> str:
+    widths = {"spinal": 9, "foraminal": 11, "subarticular": 14, "any_severe": 12}
+    return "".join(f"{block[name].value:>{width}.3f}" for name, width in widths.items())
 
 
 if __name__ == "__main__":

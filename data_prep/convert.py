@@ -142,8 +142,7 @@ def convert_folder(
     processed: Path,
     *,
     descriptions: Path | None,
-    atlas: Atlas,
-    placer: Placer | None = None,
+    placer: Placer,
     caption: Caption,
     workers: int = 1,
     max_pixels: int = MAX_PIXELS,
@@ -155,7 +154,7 @@ def convert_folder(
     cohort = folder_cohort(images, descriptions)
     with open_pool(min(workers, len(cohort.folders) or 1)) as pool:
         work: dict[str, Any] = {"placer": placer, "pool": pool, "max_pixels": max_pixels}
-        return convert_cohort(cohort, processed, atlas=atlas, caption=caption, **work)
+        return convert_cohort(cohort, processed, atlas=None, caption=caption, **work)
 
 
 def convert_cohort(

@@ -169,13 +169,13 @@ def test_new_studies_need_only_their_folder(root: DataRoot, processed: Path, tmp
     atlas = learn_from(split_cohort(root, "train"))
     assert atlas is not None
     images = root.images("test")
-    summary = convert_folder(images, tmp_path / "new", descriptions=None, atlas=atlas, caption=caption)
+    summary = convert_folder(images, tmp_path / "new", descriptions=None, placer=atlas, caption=caption)
     assert summary.studies == 1 and summary.faults.keys() == {"view_guessed"}
     dataset = read_dataset(tmp_path / "new")
     assert {pair.source for pair in dataset.pairs} == {Source.ATLAS}
     assert all(pair.fold is None and pair.severity is None for pair in dataset.pairs)
     study = next(images.iterdir())
-    convert_folder(study, tmp_path / "one", descriptions=None, atlas=atlas, caption=caption)
+    convert_folder(study, tmp_path / "one", descriptions=None, placer=atlas, caption=caption)
     assert read_dataset(tmp_path / "one").pairs == dataset.pairs
 
 
@@ -187,7 +187,7 @@ def test_without_a_readable_image_new_studies_are_answered_and_training_ones_ref
     bad.write_bytes(b"junk")
     atlas = learn_from(cohort)
     assert atlas is not None
-    convert_folder(tmp_path / "images", tmp_path / "out", descriptions=None, atlas=atlas, caption=caption)
+    convert_folder(tmp_path / "images", tmp_path / "out", descriptions=None, placer=atlas, caption=caption)
     dataset = read_dataset(tmp_path / "out")
     assert dataset.study_ids == (1,)
     assert dataset.pairs == ()
@@ -228,7 +228,7 @@ def test_no_name_or_date_reaches_an_output(cohort: Cohort, tmp_path: Path) -> No
     assert all(b"Secret^Name" in path.read_bytes() for path in series.iterdir())
     atlas = learn_from(cohort)
     assert atlas is not None
-    summary = convert_folder(tmp_path / "images", tmp_path / "out", descriptions=None, atlas=atlas, caption=caption)
+    summary = convert_folder(tmp_path / "images", tmp_path / "out", descriptions=None, placer=atlas, caption=caption)
     assert summary.slices == 2 and {"no_geometry", "truncated", "not_grey"} <= summary.faults.keys()
     for name, written in content(tmp_path / "out").items():
         for secret in (b"Secret", b"19700102", b"20010203"):

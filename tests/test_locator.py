@@ -22,11 +22,13 @@ from data_prep.commands import run_command
 from data_prep.layout import DataRoot
 from data_prep.pairs import read_metadata
 from data_prep.phantom import write_cohort
+from data_prep.shipped_atlas import shipped_atlas
 from data_prep.sites import SITES, Source, View, parse_row_id_site
 from data_prep.studies import Study
 from vl_model.located_sites import LOCATOR, WEIGHTS, LocatedSites, find_locator, located_sites
 from vl_model.locator import LARGEST_ERROR_MM, LAST_CANAL, Locator, count_error_mm, load_locator
 from vl_model.locator_data import MarkedStudy, read_marked_studies
+from vl_model.locator_of_run import carry_placing, placing_of
 from vl_model.locator_pictures import sagittal_pictures
 from vl_model.locator_suspects import find_suspects, read_suspects, told, write_suspects
 
@@ -188,6 +190,24 @@ def test_the_conversion_uses_the_newest_locator_and_says_so(
     assert run_script(monkeypatch, prepare_data, *test) == 0
     assert sources() == {"located"}
     assert read_metadata(root.processed("test"))["settings"]["locator"]["run"] == "locator"
+
+
+def test_a_run_carries_its_locator_to_where_there_is_none(root: DataRoot, tmp_path: Path, study: Study) -> None:
+    run = root.run("carrying")
+    carry_placing(root, run)
+    elsewhere = DataRoot(tmp_path)
+    shutil.copytree(run, elsewhere.run("carrying"))
+    shutil.rmtree(run)
+    taken = placing_of(elsewhere, elsewhere.run("carrying"), None)
+    here = located_sites(root.run("locator") / "final", load_atlas(root.processed("train") / "atlas.json"))
+    assert taken.fingerprint == here.fingerprint
+    assert taken.place(study, {}) == here.place(study, {})
+    alone = placing_of(elsewhere, elsewhere.run("carrying"), "none")
+    assert {position.source for position in alone.place(study, {}).values()} == {Source.ATLAS}
+    assert placing_of(elsewhere, elsewhere.run("other"), None).fingerprint == shipped_atlas().fingerprint
+    (elsewhere.run("carrying") / "placing" / "locator" / WEIGHTS).write_bytes(b"")
+    with pytest.raises(ValueError, match="not the weights"):
+        placing_of(elsewhere, elsewhere.run("carrying"), None)
 
 
 def test_wrong_locators_are_refused_in_one_line(root: DataRoot, tmp_path: Path, train: Run) -> None:

@@ -1,6 +1,8 @@
-"""Sheets of held-out studies, worst first: a cross where a site was located, a ring where it is marked."""
+"""Sheets of located studies, worst first: a cross where a site was located, a ring where it is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,56 +25,102 @@ COLOURS = {
 }
 
 
-def write_sheets(
-    locator: Locator, studies: Sequence[MarkedStudy], processed: Path, folder: Path, count: int
-) -> list[Path]:
-    """The `count` studies with the largest errors, `STUDIES_A_SHEET` a PNG; the PNGs' paths."""
-    found = [(marked, locator.locate(marked.read(processed))) for marked in studies]
-    shown = sorted(found, key=lambda result: -_worst(*result))[:count]
+#: How an error along the patient's x, y or z is called.
+DIRECTIONS = ("to one side", "to the front or back", "up or down")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A study that was located, and where its sites are, (25, 3) mm with NaN where nobody says.
+
+    read: the study is read again when it is drawn, not kept.
+    """
+
+    study_id: int
+    true_N3: Array
+    located: Located | None
+    read: Callable[[], Study]
+
+    @property
+    def error_N(self) -> Array:
+        """mm; NaN where nothing is known."""
+        assert self.located is not None
+        distance: Array = np.linalg.norm(self.located.place_N3 - self.true_N3, axis=1)
+        return distance
+
+    @property
+    def worst(self) -> float:
+        """The largest error, mm; infinite where nothing was located."""
+        return np.inf if self.located is None else float(np.nanmax(self.error_N))
+
+
+def locate_all(locator: Locator, studies: Sequence[MarkedStudy], processed: Path) -> list[Case]:
+    def case(marked: MarkedStudy) -> Case:
+        read = partial(marked.read, processed)
+        return Case(marked.study_id, marked.position_N3, locator.locate(read()), read)
+
+    return [case(marked) for marked in studies]
+
+
+def write_sheets(cases: Sequence[Case], folder: Path, count: int) -> list[Path]:
+    """The `count` cases with the largest errors, `STUDIES_A_SHEET` a PNG; the PNGs' paths."""
+    shown = sorted(cases, key=lambda case: -case.worst)[:count]
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for first in range(0, len(shown), STUDIES_A_SHEET):
         path = folder / f"worst_{first // STUDIES_A_SHEET + 1}.png"
-        _draw_sheet(path, shown[first : first + STUDIES_A_SHEET], processed)
+        _draw_sheet(path, shown[first : first + STUDIES_A_SHEET])
         paths.append(path)
     return paths
 
 
-def _worst(marked: MarkedStudy, located: Located | None) -> float:
-    """The largest error of a study, mm; infinite where nothing was located."""
-    if located is None:
-        return np.inf
-    return float(np.nanmax(np.linalg.norm(located.place_N3 - marked.position_N3, axis=1)))
+def reason(case: Case) -> str:
+    """Of a case's worst site: which way it is off, and what the locator had to go by."""
+    if case.located is None:
+        return "no image has a place"
+    worst = int(np.nanargmax(case.error_N))
+    off = case.located.place_N3[worst] - case.true_N3[worst]
+    way = DIRECTIONS[int(np.argmax(np.abs(off)))]
+    seen = [sighting for sighting in case.located.sightings if sighting.index == worst]
+    if not seen:
+        return f"{way}; seen in no view, so its neighbours placed it"
+    each = (
+        f"{sighting.kind.partition(' in ')[2]} {np.linalg.norm(sighting.place_mm - case.true_N3[worst]):.1f} mm off"
+        for sighting in seen
+    )
+    return f"{way}; seen in {', '.join(each)}"
 
 
-def _draw_sheet(path: Path, shown: Sequence[tuple[MarkedStudy, Located | None]], processed: Path) -> None:
-    figure = Figure(figsize=(15, 5 * len(shown)), layout="constrained")
-    axes = figure.subplots(len(shown), 4, squeeze=False)
-    for row, (marked, located) in zip(axes, shown, strict=True):
-        _draw_study(row, marked.read(processed), marked, located)
+def _draw_sheet(path: Path, shown: Sequence[Case]) -> None:
+    figure = Figure(figsize=(15, 5.4 * len(shown)), layout="constrained")
+    rows = figure.subfigures(len(shown), 1, squeeze=False)[:, 0]
+    for row, case in zip(rows, shown, strict=True):
+        _draw_case(row, case)
     FigureCanvasAgg(figure).print_png(path)
 
 
-def _draw_study(row: Any, study: Study, marked: MarkedStudy, located: Located | None) -> None:
-    for axis in row:
-        axis.set_axis_off()
+def _draw_case(row: Any, case: Case) -> None:
+    located = case.located
     if located is None:
-        row[0].set_title(f"study {study.study_id}: nothing was located")
+        row.suptitle(f"study {case.study_id}: {reason(case)}")
         return
-    error_N = np.linalg.norm(located.place_N3 - marked.position_N3, axis=1)
-    worst = int(np.nanargmax(error_N))
-    row[0].set_title(f"study {study.study_id}, worst site:")
-    row[1].set_title(SITES[worst].words)
-    row[2].set_title(f"{error_N[worst]:.1f} mm, expected {located.error_N[worst]:.1f}")
+    worst = int(np.nanargmax(case.error_N))
+    row.suptitle(
+        f"study {case.study_id}, worst site {SITES[worst].words}: {case.error_N[worst]:.1f} mm off, "
+        f"{located.error_N[worst]:.1f} expected\n{reason(case)}"
+    )
+    study, axes = case.read(), row.subplots(1, 4)
+    for axis in axes:
+        axis.set_axis_off()
     sagittal = sagittal_pictures(study)
-    for axis, (condition, side) in zip(row[:3], _SAGITTAL_COLUMNS, strict=True):
+    for axis, (condition, side) in zip(axes[:3], _SAGITTAL_COLUMNS, strict=True):
         own = [index for index, site in enumerate(SITES) if (site.condition, site.side) == (condition, side)]
         view = SITES[own[0]].views[0]
         pictures = [picture for picture in sagittal if picture.view is view] or sagittal
-        _draw(axis, _nearest(pictures, located.place_N3[own].mean(axis=0)), own, marked.position_N3, located.place_N3)
+        _draw(axis, _nearest(pictures, located.place_N3[own].mean(axis=0)), own, case.true_N3, located.place_N3)
     level = [index for index, site in enumerate(SITES) if site.level is SITES[worst].level]
     axial = level_axial_pictures(study, located.place_N3)
-    _draw(row[3], _nearest(axial, located.place_N3[level].mean(axis=0)), level, marked.position_N3, located.place_N3)
+    _draw(axes[3], _nearest(axial, located.place_N3[level].mean(axis=0)), level, case.true_N3, located.place_N3)
 
 
 _SAGITTAL_COLUMNS = (
