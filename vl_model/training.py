@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from vl_model.attention import use_plain_attention
 from vl_model.batches import Batch, TrainingBatches, load_batch, training_loader
 from vl_model.captions import Captions
 from vl_model.ending import Stopped, check_finite
@@ -106,6 +107,8 @@ class Trainer:
         self.settings = settings
         self.captions = Captions(model, settings.seed)
         self._gradients_are_checked = False
+        if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
+            use_plain_attention(model)
         optimizer = build_optimizer(model, settings)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         ratio = batches.log_ratio_K
