@@ -5,10 +5,12 @@
     accelerate launch --config_file accelerate_configs/cpu_2.yaml train_vl.py --root DATA --run tiny \\
         --model lumbar-tiny --tune full --learning_rate 1e-3
     python train_vl.py --root DATA --run first --config recipes/vit-b-16.yaml --resume_from_checkpoint latest
+    python train_vl.py --root DATA --run first --export FOLDER
 
 Plain `python train_vl.py` is one process of the same. States lie in
 ``<root>/train/checkpoints/<run>/checkpoint-<step>/``, the result in ``final/``, the records in
-``<root>/train/logs/<run>/`` (metrics.csv, TensorBoard events).
+``<root>/train/logs/<run>/`` (metrics.csv, TensorBoard events). ``--export`` trains nothing: it writes a finished run's
+towers, adapters merged, as a folder of open_clip or transformers, whichever its base is of.
 """
 
 if __name__ == "__main__":
@@ -23,12 +25,14 @@ from jsonargparse import Namespace
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveFloat, PositiveInt
 
 from data_prep.commands import NonNegativeFinite, PositiveFinite, Seed, SettingsParser, run_command, settings_of
-from data_prep.layout import DataRoot, data_root
+from data_prep.layout import DataRoot, data_root, home_expanded
 from vl_model.launch import check_launch, follow, own_rank, threads_per_process, trackers_of
 from vl_model.material import Material, read_material
 from vl_model.run_folder import check_run, forget_stop, remove_run, write_record
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from accelerate import Accelerator
 
     from vl_model.loss import LossSettings
@@ -124,6 +128,7 @@ def settings_parser() -> SettingsParser:
         default=120.0,
         help="seconds before $SLURM_JOB_END_TIME at which the run stops, with a state; so do SIGTERM and a file STOP",
     )
+    add("--export", type=str | None, help="write the finished run for stock open_clip or transformers, and no more")
     add(
         "--report_to",
         choices=("tensorboard", "wandb", "all", "none"),
@@ -141,6 +146,8 @@ def main() -> int:
     launch = check_launch()
     root = data_root(settings.root)
     run, logs = root.run(settings.run), root.logs(settings.run)
+    if settings.export:
+        return export(settings, run)
     check_run(run, settings.overwrite, settings.resume_from_checkpoint)
     if own_rank() == 0:
         forget_stop(run)
@@ -214,6 +221,16 @@ def main() -> int:
             if settings.push_to_hub:
                 print(push(run / "final", settings.push_to_hub), flush=True)
     accelerator.end_training()
+    return 0
+
+
+def export(settings: Namespace, run: "Path") -> int:
+    if settings.overwrite or settings.resume_from_checkpoint:
+        raise ValueError("--export writes a finished run: leave --overwrite and --resume_from_checkpoint out")
+    if own_rank() == 0:
+        from vl_model.export import export_run
+
+        print(f"wrote {export_run(run, home_expanded(settings.export, '--export'))}", flush=True)
     return 0
 
 

@@ -46,6 +46,10 @@ def test_the_card_of_a_whole_model_names_its_base() -> None:
     text = model_card(card)
     assert "A whole CLIP model, trained from `ViT-B-16` (`openai`)" in text and "224 x 224 pixels, the 50 mm" in text
     assert "None" not in text
+    text = model_card(card | {"model": "hf:/a/folder", "pretrained": None})
+    assert "library_name: transformers\n" in text and "weights of a local folder" in text and "/a/folder" not in text
+    text = model_card(card | {"model": "hf:google/medsiglip-448", "pretrained": None, "tune": "head"})
+    assert "A linear map behind the frozen towers of `hf:google/medsiglip-448`" in text
 
 
 def test_the_state_of_the_checkout_is_told_only_where_there_is_one(tmp_path: Path) -> None:

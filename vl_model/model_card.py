@@ -6,30 +6,24 @@ It says what is known when training ends, and no more: how good the model is, `e
 from collections.abc import Mapping
 from typing import Any
 
-LOCAL_DIR = "local-dir:"
+#: What names a base that lies in a folder; of transformers' models, whose names a slash may begin only there.
+FOLDERS = ("local-dir:", "hf:/")
 
 
 def model_card(card: Mapping[str, Any]) -> str:
     """Markdown from the content of ``site_model.json``."""
-    is_adapter = card["tune"] == "lora"
-    base = _base(card)
-    what = (
-        f"Low-rank adapters (rank {card['lora']['rank']}, {_towers(card)}) on {base}"
-        if is_adapter
-        else f"A whole CLIP model, trained from {base}"
-    )
     size = card["preprocessing"]["image_size"]
     width, height = (size, size) if isinstance(size, int) else (size[-1], size[0])
     lines = [
         "---",
-        f"library_name: {'peft' if is_adapter else 'open_clip'}",
+        f"library_name: {'peft' if card['tune'] == 'lora' else _library(card)}",
         "tags: [lumbar-spine, mri, contrastive, clip]",
         "---",
         "",
         "# A lumbar-spine vision-language model",
         "",
-        f"{what}, for grading the 25 sites of the RSNA 2024 Lumbar Spine Degenerative Classification set by comparing "
-        "images of a site with sentences about it.",
+        f"{_what(card)}, for grading the 25 sites of the RSNA 2024 Lumbar Spine Degenerative Classification set by "
+        "comparing images of a site with sentences about it.",
         "",
         "**For research. Not a medical device:** no output may guide the care of a patient.",
         "",
@@ -41,7 +35,7 @@ def model_card(card: Mapping[str, Any]) -> str:
         "",
         "This folder is the `final/` of a run of Lumbar VL: under `<root>/train/checkpoints/<run>/`, with that run's "
         "`run.json` beside it, `eval_vl.py`, `predict_vl.py` and `query_vl.py` take it by `--run <run>`.",
-        _stock_use(is_adapter),
+        _stock_use(card),
         "",
         "## Limits",
         "",
@@ -53,8 +47,16 @@ def model_card(card: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _what(card: Mapping[str, Any]) -> str:
+    if card["tune"] == "lora":
+        return f"Low-rank adapters (rank {card['lora']['rank']}, {_towers(card)}) on {_base(card)}"
+    if card["tune"] == "head":
+        return f"A linear map behind the frozen towers of {_base(card)}"
+    return f"A whole CLIP model, trained from {_base(card)}"
+
+
 def _base(card: Mapping[str, Any]) -> str:
-    if card["model"].startswith(LOCAL_DIR):
+    if card["model"].startswith(FOLDERS):
         return "weights of a local folder"
     tag = f" (`{card['pretrained']}`)" if card.get("pretrained") and "/" not in card["pretrained"] else ""
     return f"`{card['model']}`{tag}"
@@ -75,7 +77,18 @@ def _facts(card: Mapping[str, Any]) -> list[str]:
     return [f"- {name}: {value}" for name, value in facts.items() if value is not None]
 
 
-def _stock_use(is_adapter: bool) -> str:
-    if is_adapter:
-        return "`adapter_model.safetensors` is in peft's format, for towers whose attention is un-fused."
+def _library(card: Mapping[str, Any]) -> str:
+    return "transformers" if card["model"].startswith("hf:") else "open_clip"
+
+
+def _stock_use(card: Mapping[str, Any]) -> str:
+    if card["tune"] == "lora":
+        return (
+            "`adapter_model.safetensors` is in peft's format, for towers whose attention is un-fused; "
+            f"`train_vl.py --run <run> --export FOLDER` merges it into the base for stock {_library(card)}."
+        )
+    if card["tune"] == "head":
+        return "The towers are the base's own, as stock libraries load them; the map is in `site_model.safetensors`."
+    if _library(card) == "transformers":
+        return 'Stock transformers loads it as `AutoModel.from_pretrained("FOLDER")`.'
     return 'Stock open_clip loads it as `open_clip.create_model_and_transforms("local-dir:FOLDER")`.'
