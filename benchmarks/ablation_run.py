@@ -148,4 +148,4 @@ def write_unmirrored(processed: Path, path: Path) -> None:
 
 @cache
 def _accelerator(precision: str) -> Accelerator:
-    return build_accelerator(Launch(use_cpu=True), precision, "none", Path())
+    return build_accelerator(Launch(use_cpu=True), precision, (), Path())

@@ -118,7 +118,7 @@ def measure(results: Path, plan: Plan, conditions: Sequence[Condition], seeds: i
 
 def computed(plan: Plan, jobs: Sequence[Job], workers: int) -> Iterator[Line]:
     """The jobs' lines as they come, from processes of one thread each; with one worker, from this process."""
-    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
+    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     if workers == 1:
         yield from (run_condition(plan, job.condition, job.seed) for job in jobs)
         return

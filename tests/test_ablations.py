@@ -24,7 +24,7 @@ CHOSEN = ["right sides not mirrored", "bare base"]
 def plan(tiny_root: Path, tiny_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     for state in (AcceleratorState, PartialState, GradientState):
         state._reset_state()
-    for name in ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "TQDM_DISABLE"):
+    for name in ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM"):
         monkeypatch.setenv(name, os.environ.get(name, "1"))  # put back afterwards
     processed = tiny_root / "train" / "processed_data"
     write_unmirrored(processed, tmp_path / "unmirrored.npy")
