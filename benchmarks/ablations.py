@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--folder", type=str, default="data/ablations", help="cohorts, base and results")
     parser.add_argument("--conditions", type=str, nargs="*", default=[c.name for c in CONDITIONS], help="by name")
     parser.add_argument("--seeds", type=PositiveInt, default=3)
-    parser.add_argument("--steps", type=PositiveInt, default=160)
+    parser.add_argument("--steps", type=PositiveInt, default=120)
     parser.add_argument("--batch_size", type=PositiveInt, default=32, help="sites a step")
     parser.add_argument("--workers", type=PositiveInt, default=2, help="conditions at a time, of one thread each")
     parser.add_argument("--studies", type=PositiveInt, nargs=2, default=[80, 160], help="of the two cohorts, if new")
