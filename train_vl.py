@@ -1,10 +1,10 @@
 """Train a run: image and text towers on the pairs of `prepare_data.py`, contrastively.
 
     accelerate launch --config_file accelerate_configs/one_gpu.yaml train_vl.py --root DATA --run first \\
-        --config recipes/vit-b-16.yaml
+        --config recipes/vit-b-16-openai.yaml
     accelerate launch --config_file accelerate_configs/cpu_2.yaml train_vl.py --root DATA --run tiny \\
         --model lumbar-tiny --tune full --learning_rate 1e-3
-    python train_vl.py --root DATA --run first --config recipes/vit-b-16.yaml --resume_from_checkpoint latest
+    python train_vl.py --root DATA --run first --config recipes/vit-b-16-openai.yaml --resume_from_checkpoint latest
     python train_vl.py --root DATA --run first --export FOLDER
 
 Plain `python train_vl.py` is one process of the same. States lie in

@@ -61,7 +61,7 @@ def fingerprint(final: Path, dataset_fingerprint: str) -> dict[str, str]:
     """What embeddings depend on: sha256 over the files of a run's ``final/``, and the data set's fingerprint."""
     digest = hashlib.sha256()
     for path in sorted(final.iterdir()):
-        if path.suffix in (".safetensors", ".json"):
+        if path.suffix in (".safetensors", ".json", ".txt", ".model"):  # the last two: tokenizers' files
             digest.update(path.name.encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return {"checkpoint": digest.hexdigest(), "dataset": dataset_fingerprint}

@@ -1,0 +1,34 @@
+"""Every recipe is one that its script takes, and says at its head how to use it."""
+
+from pathlib import Path
+
+import open_clip
+import pytest
+
+import train_locator
+import train_vl
+from vl_model.towers import HF_HUB, TRANSFORMERS
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+NAMES = {"demo", "demo_base", "vit-b-16-openai", "vit-l-14", "biomedclip", "siglip2", "medsiglip", "locator"}
+
+
+def test_the_recipes_are_all_here() -> None:
+    assert {path.stem for path in RECIPES} == NAMES
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_parses_and_gives_its_command(path: Path) -> None:
+    script = train_locator if path.stem == "locator" else train_vl
+    settings = script.settings_parser().parse_args(["--config", str(path)])
+    head = path.read_text().split("\nmodel:")[0].split("\ntune:")[0]
+    assert f"{script.PROG} --root DATA" in head and f"--config recipes/{path.name}" in head
+    if path.stem in ("locator", "demo", "demo_base"):
+        return
+    assert f"train_vl.py --doctor --root DATA --config recipes/{path.name}" in head
+    # On a machine without network: which repository to bring, under the name that the recipe gives the model.
+    if settings.model.startswith((HF_HUB, TRANSFORMERS)):
+        kind = "local-dir:" if settings.model.startswith(HF_HUB) else TRANSFORMERS
+        assert f"hf download {settings.model.partition(':')[2]} " in head and f"--model {kind}FOLDER" in head
+    else:
+        assert settings.model in open_clip.list_models() and "hf download " in head
