@@ -47,7 +47,8 @@ DEFAULT_MODEL, DEFAULT_PRETRAINED = "ViT-B-16", "openai"
 FIXED_SETTINGS = (
     *("model", "pretrained", "tune", "lora_rank", "lora_alpha", "lora_dropout"),
     *("lora_towers", "lora_last_blocks"),
-    *("seed", "per_device_train_batch_size", "gradient_accumulation_steps", "max_train_steps", "num_train_epochs"),
+    *("seed", "per_device_train_batch_size", "gradient_accumulation_steps", "cache_negatives"),
+    *("max_train_steps", "num_train_epochs"),
     *("held_out_folds", "loss", "loss_weights", "label_smoothing", "merge_mirrored"),
     *("augment", "jitter_mm", "drop_view", "mixup", "cutmix", "severity_sampling"),
 )
@@ -80,7 +81,8 @@ def settings_parser() -> SettingsParser:
     add("--num_train_epochs", type=PositiveInt, default=10)
     add("--max_train_steps", type=NonNegativeInt | None, help="instead of epochs; 0 writes the bare base as a run")
     add("--per_device_train_batch_size", type=PositiveInt, default=64, help="sites, not tiles, a process and step")
-    add("--gradient_accumulation_steps", type=PositiveInt, default=1, help="adds batches, not negatives")
+    add("--gradient_accumulation_steps", type=PositiveInt, default=1, help="adds no negatives, but see")
+    add("--cache_negatives", type=bool, default=False, help="one pool of all of a step's batches, embedded twice")
     add("--held_out_folds", type=int, nargs="*", default=[0], help="folds that training never sees")
     add("--held_out_sites", type=PositiveInt, default=300, help="how many of their sites are evaluated on the way")
     add("--evaluation_steps", type=PositiveInt | None, help="between evaluations; default once an epoch")
@@ -116,6 +118,7 @@ def settings_parser() -> SettingsParser:
         help="0: grades as often as they occur; 1: all alike; the loss takes the difference out again",
     )
     add("--mixed_precision", choices=("auto", "fast", "no", "fp16", "bf16"), default="auto")
+    add("--gradient_checkpointing", type=bool, default=False, help="less memory: compute the towers' blocks twice")
     add("--seed", type=Seed, default=0)
     add("--dataloader_num_workers", type=NonNegativeInt, default=0)
     # States and records.
@@ -169,7 +172,7 @@ def main() -> int:
     from vl_model.preemption import Preemption
     from vl_model.provenance import run_record
     from vl_model.records import Records
-    from vl_model.site_model import build_site_model, check_base_is_blind
+    from vl_model.site_model import check_base_is_blind
     from vl_model.training import METRICS
 
     torch.set_num_threads(threads_per_process())
@@ -177,9 +180,7 @@ def main() -> int:
     state = find_checkpoint(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else None
     accelerator = build_accelerator(launch, settings.mixed_precision, trackers, logs)
     torch.manual_seed(settings.seed)  # adapters, and towers without weights, start alike in every process
-    model = build_site_model(model_settings(settings)).to(accelerator.device)
-    if settings.loss == "siglip":
-        model.add_logit_bias()
+    model = build_model(settings).to(accelerator.device)
     trainer = build_trainer(settings, accelerator, model, material)
     plan = run_plan(settings, material, trainer)
     steps = trainer.settings.steps
@@ -237,7 +238,6 @@ def export(settings: Namespace, run: "Path") -> int:
 def examine(settings: Namespace) -> int:
     """--doctor: everything that can be checked before the first step; nothing is written."""
     from vl_model import doctor
-    from vl_model.site_model import build_site_model
 
     root = data_root(settings.root)
     run = root.run(settings.run)
@@ -245,7 +245,7 @@ def examine(settings: Namespace) -> int:
         run,
         claim=lambda: check_run(run, settings.overwrite, settings.resume_from_checkpoint),
         read=lambda: material_of(root, settings),
-        build=lambda: build_site_model(model_settings(settings)),
+        build=lambda: build_model(settings),
         settings=doctor.DoctorSettings(
             settings.mixed_precision, settings.per_device_train_batch_size, settings.checkpoints_total_limit
         ),
@@ -254,6 +254,19 @@ def examine(settings: Namespace) -> int:
 
 def material_of(root: DataRoot, settings: Namespace) -> Material:
     return read_material(root.processed("train"), settings.held_out_folds, settings.held_out_sites, settings.seed)
+
+
+def build_model(settings: Namespace) -> "SiteModel":
+    """On the CPU, ready to train. Raises ValueError where it cannot be built as the settings want it."""
+    from vl_model.gradient_checkpointing import checkpoint_blocks
+    from vl_model.site_model import build_site_model
+
+    model = build_site_model(model_settings(settings))
+    if settings.loss == "siglip":
+        model.add_logit_bias()
+    if settings.gradient_checkpointing and not checkpoint_blocks(model.towers):
+        raise ValueError(f"--gradient_checkpointing true: {settings.model!r} has no blocks to compute twice")
+    return model
 
 
 def model_settings(settings: Namespace) -> "ModelSettings":
@@ -301,6 +314,7 @@ def build_trainer(settings: Namespace, accelerator: "Accelerator", model: "SiteM
         weight_decay=settings.weight_decay,
         max_gradient_norm=settings.max_grad_norm,
         accumulation=settings.gradient_accumulation_steps,
+        caches_negatives=settings.cache_negatives,
         checkpointing_steps=settings.checkpointing_steps or steps_per_epoch,
         evaluation_steps=settings.evaluation_steps or steps_per_epoch,
         seed=settings.seed,

@@ -8,6 +8,9 @@ from accelerate import Accelerator
 
 from vl_model.preemption import Preemption
 
+#: A loss this many times its first is no learning any more; about what all terms cost who gives all captions the same.
+EXPLODED_TIMES, GUESSING_LOSS = 10.0, 5.0
+
 
 class Stopped(Exception):
     """The run was asked to stop, and has left a state; says after what."""
@@ -28,6 +31,15 @@ def check_finite(step: int, loss: float, gradient_norm: float, *, is_scaled: boo
             step,
             f"step {step}: the loss is {loss} and its gradient's norm {gradient_norm}; lower --learning_rate, "
             "or give --mixed_precision no",
+        )
+
+
+def check_exploded(step: int, loss: float, first_loss: float) -> None:
+    """Raises Diverged where a finite loss is far beyond where it began, and beyond what knowing nothing costs."""
+    bound = EXPLODED_TIMES * max(first_loss, GUESSING_LOSS)
+    if loss > bound:
+        raise Diverged(
+            step, f"step {step}: the loss is {loss:.1f}, after {first_loss:.1f} at first; lower --learning_rate"
         )
 
 

@@ -94,6 +94,11 @@ class LossTerms:
     severity: Tensor
     image: Tensor
 
+    def values(self) -> list[float]:
+        """The four numbers; it waits for the device."""
+        found: list[float] = torch.stack([self.total, self.caption, self.severity, self.image]).tolist()
+        return found
+
 
 def contrastive_loss(
     image_BD: Tensor,

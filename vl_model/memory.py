@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vl_model.gradient_checkpointing import keeps_its_input_alone
+
 GIB = 2**30
 
 
@@ -61,9 +63,17 @@ def saved_bytes(model: nn.Module, forward: Callable[[], object]) -> int:
             kept[place] = tensor
         return tensor
 
+    def keep_inputs(_: nn.Module, inputs: tuple[object, ...]) -> None:
+        for value in inputs:
+            if isinstance(value, Tensor):
+                keep(value)
+
+    hooks = [m.register_forward_pre_hook(keep_inputs) for m in model.modules() if keeps_its_input_alone(m)]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         result = forward()
     del result
+    for hook in hooks:
+        hook.remove()
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 

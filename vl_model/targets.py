@@ -59,3 +59,8 @@ class Targets:
 def sure_targets(caption_B: Tensor, dtype: torch.dtype = torch.float32) -> Targets:
     """Each image is its caption's grade, and no other."""
     return Targets(caption_B, F.one_hot(caption_B % SEVERITIES, SEVERITIES).to(dtype))
+
+
+def joined(parts: Sequence[Targets]) -> Targets:
+    """Those of several batches, in order."""
+    return Targets(torch.cat([part.caption_B for part in parts]), torch.cat([part.grade_B3 for part in parts]))

@@ -4,9 +4,10 @@ Dimensions: B sites, K captions, N sites of all processes, D embedding.
 """
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +19,9 @@ from tqdm import tqdm
 
 from vl_model.attention import use_plain_attention
 from vl_model.batches import Batch, TrainingBatches, load_batch, training_loader
+from vl_model.cached_negatives import Embedded, backward_through_pool
 from vl_model.captions import Captions
-from vl_model.ending import Stopped, check_finite
+from vl_model.ending import Stopped, check_exploded, check_finite
 from vl_model.gathering import row_counts
 from vl_model.lora import check_gradients
 from vl_model.loss import LossSettings, LossTerms, contrastive_loss, image_to_captions, image_to_own_severities
@@ -27,7 +29,7 @@ from vl_model.preemption import Preemption
 from vl_model.records import Records
 from vl_model.rows import SiteRow
 from vl_model.site_model import SiteModel
-from vl_model.targets import sure_targets
+from vl_model.targets import Targets, joined, sure_targets
 
 METRICS = (
     "step",
@@ -46,6 +48,9 @@ METRICS = (
 )
 
 
+#: Below it even opposite embeddings differ by few logits; CLIP starts at 14 and ends at 100.
+COLLAPSED_SCALE = 4.0
+
 #: Ends of the names of position and class embeddings, in all towers, and of the query that SigLIP pools with.
 UNDECAYED = (
     *("positional_embedding", "class_embedding", "pos_embed", "cls_token"),
@@ -63,6 +68,7 @@ class TrainingSettings:
     weight_decay: float = 0.1
     max_gradient_norm: float = 1.0
     accumulation: int = 1
+    caches_negatives: bool = False
     checkpointing_steps: int | None = None
     evaluation_steps: int | None = None
     seed: int = 0
@@ -109,6 +115,8 @@ class Trainer:
         self._gradients_are_checked = False
         if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
             use_plain_attention(model)
+        self._first_loss = 0.0
+        self._has_collapsed = False
         optimizer = build_optimizer(model, settings)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         ratio = batches.log_ratio_K
@@ -139,12 +147,23 @@ class Trainer:
                 if self._is_due(step, settings.evaluation_steps):
                     row |= self.evaluate(preemption)
                 records.write(row)
+                self._tell_of_collapse(step, row["logit_scale"], bar)
                 bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
                 is_stopping = preemption.is_asked()
                 if is_stopping or self._is_due(step, settings.checkpointing_steps):
                     checkpoint(step)
                 if is_stopping:
                     raise Stopped(f"after step {step} of {settings.steps}")
+
+    def _tell_of_collapse(self, step: int, scale: float, bar: "tqdm[int]") -> None:
+        if scale < COLLAPSED_SCALE and not self._has_collapsed:
+            self._has_collapsed = True
+            if self.accelerator.is_main_process:
+                bar.write(
+                    f"step {step}: the logit scale fell to {scale:.1f}, at which captions are hardly told apart: lower "
+                    "--learning_rate, or look for labels that contradict the images",
+                    file=sys.stderr,
+                )
 
     def _make_up_evaluation(self, start: int, records: Records, preemption: Preemption) -> None:
         """The one that was due when the run was asked to stop, so that the records are those of an unbroken run."""
@@ -154,24 +173,19 @@ class Trainer:
     def step(self, step: int, loader: Iterator[Batch]) -> dict[str, Any]:
         """One update of the weights; what `metrics.csv` says of it."""
         self.model.train()
-        self._seed(step)
         rate = learning_rate_at(step - 1, self.settings)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
-        totals = np.zeros(4)
-        for part in range(self.settings.accumulation):
-            is_last = part == self.settings.accumulation - 1
-            with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
-                terms = self._loss(next(loader), step)
-                self.accelerator.backward(terms.total / self.settings.accumulation)
-            if not self._gradients_are_checked:  # before clipping, which makes zeros of fp16's first overflow
-                check_gradients(self.model.towers)
-                self._gradients_are_checked = True
-            totals += torch.stack([terms.total, terms.caption, terms.severity, terms.image]).tolist()
+        add_gradients = self._add_pooled_gradients if self.settings.caches_negatives else self._add_gradients
+        loss, caption, severity, image = add_gradients(step, loader)
+        if not self._gradients_are_checked:  # before clipping, which makes zeros of fp16's first overflow
+            check_gradients(self.model.towers)
+            self._gradients_are_checked = True
         norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_gradient_norm))
-        loss, caption, severity, image = totals / self.settings.accumulation
         check_finite(step, loss, norm, is_scaled=self.accelerator.scaler is not None)
+        self._first_loss = self._first_loss or loss
+        check_exploded(step, loss, self._first_loss)
         self.optimizer.step()
         self.model.logit_scale.clamp_()
         return {
@@ -228,29 +242,66 @@ class Trainer:
     def _sites_per_step(self) -> int:
         return self.batches.global_batch_size * self.settings.accumulation
 
-    def _loss(self, batch: Batch, step: int) -> LossTerms:
-        batch = batch.to(self.accelerator.device)
-        image_BD, text_KD, scale, bias = self.wrapped(self._tiles(batch), batch.mask_BT, self.captions.tokens(step))
+    def _add_gradients(self, step: int, loader: Iterator[Batch]) -> list[float]:
+        """Of the mean over `accumulation` batches, each a pool of its own; the loss and its terms."""
+        self._seed(step)
+        parts, totals = self.settings.accumulation, np.zeros(4)
+        for part in range(parts):
+            with self._synchronised(part == parts - 1):
+                batch = next(loader).to(self.accelerator.device)
+                terms = self._loss(self._embed(batch, step), batch.targets(), step)
+                self.accelerator.backward(terms.total / parts)
+            totals += terms.values()
+        return list(totals / parts)
+
+    def _add_pooled_gradients(self, step: int, loader: Iterator[Batch]) -> list[float]:
+        """Of one pool of `accumulation` batches (`vl_model.cached_negatives`); the loss and its terms."""
+        parts = self.settings.accumulation
+        batches = [next(loader).to(self.accelerator.device) for _ in range(parts)]
+        targets = joined([batch.targets() for batch in batches])
+
+        def embed(part: int) -> Embedded:
+            self._seed(step, part)  # what is dropped on the second way is what was dropped on the first
+            return self._embed(batches[part], step, with_texts=part == parts - 1)
+
+        terms = backward_through_pool(
+            parts,
+            embed,
+            lambda pool: self._loss(pool, targets, step, parts),
+            self.accelerator.backward,
+            self._synchronised,
+        )
+        return terms.values()
+
+    def _synchronised(self, is_last: bool) -> AbstractContextManager[None]:
+        """The processes exchange gradients after the last batch of a step alone."""
+        context: AbstractContextManager[None] = nullcontext() if is_last else self.accelerator.no_sync(self.wrapped)
+        return context
+
+    def _embed(self, batch: Batch, step: int, with_texts: bool = True) -> Embedded:
+        tokens = self.captions.tokens(step) if with_texts else None
+        embedded: Embedded = self.wrapped(self._tiles(batch), batch.mask_BT, tokens)
+        return embedded
+
+    def _loss(self, embedded: Embedded, targets: Targets, step: int, parts: int = 1) -> LossTerms:
+        """Of the embeddings of `parts` batches of every process."""
+        image_BD, text_KD, scale, bias = embedded
         if text_KD is None:
             text_KD = self.captions.embeddings(step)
+        assert text_KD is not None, "texts are embedded in a step or once for all"
+        counts = tuple(parts * count for count in self._row_counts)
+        settings, ratio_K = self.settings.loss, self._log_ratio_K
         return contrastive_loss(
-            image_BD,
-            text_KD,
-            scale,
-            batch.targets(),
-            self.settings.loss,
-            bias=bias,
-            log_ratio_K=self._log_ratio_K,
-            counts=self._row_counts,
+            image_BD, text_KD, scale, targets, settings, bias=bias, log_ratio_K=ratio_K, counts=counts
         )
 
     def _tiles(self, batch: Batch) -> Tensor:
         towers = self.model.towers
         return batch.tiles(towers.image_size, towers.mean, towers.std)
 
-    def _seed(self, step: int) -> None:
-        """Dropout's draws depend on (seed, step, process) alone, so that a resumed run repeats them."""
-        entropy = (self.settings.seed, step, self.accelerator.process_index)
+    def _seed(self, step: int, part: int = 0) -> None:
+        """Dropout's draws depend on (seed, step, process, part) alone, so that a resumed run repeats them."""
+        entropy = (self.settings.seed, step, self.accelerator.process_index, part)
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
     def _is_due(self, step: int, every: int | None) -> bool:
