@@ -12,7 +12,8 @@ train studies, or where nothing is marked by the one that ships. A second run on
 nothing; after an interruption the same command goes on where it was. With --dask-scheduler the work is
 done by a Dask cluster's workers, which must see the root under the same path (recipes/prepare_on_slurm.py
 starts such a cluster). With --check everything is read, nothing is written, and what would be done is
-told, with every fault.
+told, with every fault. Where no image can be read the exit status is 2; a test split is written all the
+same, because each of its studies is owed an answer, and beside a usable train split that is status 0.
 """
 
 if __name__ == "__main__":
@@ -52,13 +53,18 @@ def main() -> None:
 
     # All tables and folders are read before the first image is, so that wrong input is told at once.
     cohorts = {split: split_cohort(root, split) for split in splits_to_prepare(root, settings["split"])}
+    usable: dict[Split, bool] = {}
     with pool_for(cohorts.values(), settings) as pool:
-        if settings["check"]:
-            usable = [check(root, cohort, settings, pool) for cohort in cohorts.values()]
-        else:
-            usable = [prepare(root, split, cohort, settings, pool) for split, cohort in cohorts.items()]
-    if not any(usable):
-        raise ValueError(f"{root.dataset}: no study of it has a readable image; --check says of each file why")
+        for split, cohort in cohorts.items():
+            if settings["check"]:
+                usable[split] = check(root, cohort, settings, pool)
+            elif usable.get("train", True):
+                usable[split] = prepare(root, split, cohort, settings, pool)
+            else:
+                print(f"{split}: left as it is: its sites are placed by what the train split teaches")
+    first = next(iter(usable))  # the train split, where it is prepared, is what everything else needs
+    if not usable[first]:
+        raise ValueError(f"{root.images(first)}: no study of it has a readable image; --check says of each file why")
 
 
 def read_settings() -> SettingsParser:
@@ -104,7 +110,8 @@ def splits_to_prepare(root: DataRoot, wanted: str) -> list[Split]:
 
 @contextmanager
 def pool_for(cohorts: Iterable["Cohort"], settings: dict[str, Any]) -> Iterator["Pool"]:
-    """Workers for the whole run: no more than there are studies. What stops the run can be gone on from."""
+    """Workers for the whole run: no more than there are studies. Of what passes with time it is said how to go on."""
+    from data_prep.convert import DiskFull
     from data_prep.executors import open_pool
 
     studies = max(len(cohort.folders) for cohort in cohorts)
@@ -114,7 +121,9 @@ def pool_for(cohorts: Iterable["Cohort"], settings: dict[str, Any]) -> Iterator[
             yield pool
         except KeyboardInterrupt:
             raise KeyboardInterrupt(going_on) from None
-        except OSError as error:
+        except BrokenPipeError:  # nobody reads what is printed: a ConnectionError, but not the cluster's
+            raise
+        except (DiskFull, ChildProcessError, ConnectionError) as error:
             raise OSError(f"{error}; {going_on}") from error
 
 
@@ -179,7 +188,7 @@ def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, 
                 **work,
             )
         except NothingReadable as refusal:
-            print(f"{refusal}; nothing is written of this split")
+            print(refusal)
             return False
     report(split, processed, summary)
     return summary.slices > 0

@@ -26,7 +26,7 @@ from data_prep.crops import open_crops
 from data_prep.decoders import available_decoders
 from data_prep.executors import HERE, Pool, open_pool
 from data_prep.folds import assign_folds
-from data_prep.gather import TABLES, Caption, Summary, gather, summary_of
+from data_prep.gather import OUTPUTS, Caption, Summary, gather, summary_of, write_faults
 from data_prep.pairs import read_metadata
 from data_prep.pixels import MAX_PIXELS
 from data_prep.placing import Placer
@@ -42,14 +42,20 @@ from data_prep.records import (
 from data_prep.regions import marked_positions
 from data_prep.sites import SITES, Severity, Site
 from data_prep.studies import read_study
-from data_prep.workplace import clear_parts, count_images, parts_folder, workplace
+from data_prep.workplace import clear_parts, output_sizes, parts_folder, put_back, set_aside, workplace
 
 #: Marked studies that the atlas is learned from, where there are more: its mean does not gain by more.
 ATLAS_STUDIES = 200
+#: What says that a conversion is complete.
+SEALS = ("dataset.json", "atlas.json")
 
 
 class NothingReadable(ValueError):
     """No image of any training study can be read."""
+
+
+class DiskFull(OSError):
+    """No space is left, or a user's share of it is used up."""
 
 
 def read_inputs(cohort: Cohort) -> list[StudyInput]:
@@ -83,12 +89,12 @@ def summary_if_current(processed: Path, key: str) -> Summary | None:
             return None
     except (KeyError, ValueError):
         return None
-    if metadata["hashes"]["input"] != key or not all((processed / name).is_file() for name in TABLES):
-        return None
-    if count_images(processed) != metadata["counts"]["slices"]:
+    if metadata["hashes"]["input"] != key:
         return None
     if metadata["decoders"] != decoders_that_matter(metadata["counts"]["faults"]):
         return None  # what was installed since may read what was set aside
+    if metadata.get("sizes") != output_sizes(processed, OUTPUTS):
+        return None
     if parts_folder(processed).exists():
         with workplace(processed):
             clear_parts(processed)
@@ -176,22 +182,24 @@ def convert_cohort(
 
     `placer`: what places sites that nobody marked, the atlas where there is none; the atlas is kept in any case.
 
-    Where no image can be read, training studies raise NothingReadable and nothing is left behind; other splits are
-    written with no pairs, because each of their studies is owed an answer all the same. Raises BlockingIOError
-    where another process is converting into this folder, OSError with what is missing where the disk is full.
+    Where no image can be read, training studies raise NothingReadable: ``faults.csv`` says why, and the rest of an
+    earlier conversion is kept; where there is no file at all, as on a disk that is gone, nothing is touched. Other
+    splits are written with no pairs, because each of their studies is owed an answer all the same. Raises
+    BlockingIOError where another process is converting into this folder, DiskFull with what is missing.
     """
     inputs = inputs or read_inputs(cohort)
     nothing = f"{cohort.split}: none of {len(cohort.study_ids)} studies has a readable image"
     if cohort.split == "train" and not any(study.files for study in inputs):
-        raise NothingReadable(nothing)  # before anything is touched: a disk may be gone, and an earlier result is not
+        raise NothingReadable(f"{nothing}; nothing is written")
     done: list[Done] = []
     with workplace(processed), _full_disk_told(processed, inputs, done):
-        for name in ("dataset.json", "atlas.json"):  # of an earlier conversion: nobody may take it for this one's
-            (processed / name).unlink(missing_ok=True)
+        set_aside(processed, SEALS)
         done.extend(_convert_studies(cohort.split, inputs, processed, placer or atlas, pool, max_pixels))
         if cohort.split == "train" and not any(result.images for result in done):
+            write_faults(cohort, processed)
+            put_back(processed, SEALS)
             clear_parts(processed)
-            raise NothingReadable(nothing)
+            raise NothingReadable(f"{nothing}; {processed / 'faults.csv'} says why, and nothing else is written")
         if atlas is not None:
             atlas.save(processed / "atlas.json")
         fold_of = assign_folds(_severities(cohort), folds, seed) if cohort.split == "train" else {}
@@ -242,7 +250,7 @@ def _full_disk_told(processed: Path, inputs: Sequence[StudyInput], done: Sequenc
             if error.errno == errno.ENOSPC:
                 missing -= shutil.disk_usage(processed).free
             message += f"; about {max(missing, 1e6) / 1e6:,.0f} MB more are needed than there are"
-        raise OSError(message) from None
+        raise DiskFull(message) from None
 
 
 def _severities(cohort: Cohort) -> dict[int, dict[Site, Severity]]:

@@ -29,7 +29,7 @@ from data_prep.records import (
 from data_prep.sites import Severity, Site
 from data_prep.studies import StudyFolder
 from data_prep.whole_files import replacing
-from data_prep.workplace import parts_folder, remove_stale_images, remove_stale_studies
+from data_prep.workplace import output_sizes, parts_folder, remove_stale_images, remove_stale_studies
 
 FAULT_COLUMNS = ("study_id", "series_id", "path", "kind", "action", "message")
 #: Each table and its columns.
@@ -39,6 +39,8 @@ TABLES = {
     "faults.csv": FAULT_COLUMNS,
     "train_dataset.csv": TRAIN_COLUMNS,
 }
+#: Every file of a conversion but its images and ``dataset.json``, which notes their sizes.
+OUTPUTS = (*TABLES, "atlas.json", "crops.npy", "crops.json", "README.md", "croissant.json")
 
 Caption = Callable[[Site, Severity | None], str]
 """Words of a pair, for a site and what it was graded."""
@@ -105,11 +107,20 @@ def gather(
         "sources": dict(counts.sources),
         **notes,
         "decoders": decoders_that_matter(counts.faults),
+        "sizes": output_sizes(processed, OUTPUTS),
         "study_ids": list(cohort.study_ids),
     }
     pairs = (pair for _, pairs in _parts(cohort, processed, caption, fold_of) for pair in pairs)
     write_dataset(processed, metadata, pairs, crops_fingerprint)
     return summary_of(metadata["counts"])
+
+
+def write_faults(cohort: Cohort, processed: Path) -> None:
+    """``faults.csv`` alone, of a conversion that came to nothing else."""
+    with _table(processed / "faults.csv", FAULT_COLUMNS) as table:
+        table.writerows(map(_fault_row, cohort.faults))
+        for folder in cohort.folders:
+            table.writerows(map(_fault_row, read_record(parts_folder(processed), folder.study_id).faults))
 
 
 def summary_of(counts: Mapping[str, Any], up_to_date: bool = False) -> Summary:

@@ -8,7 +8,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def workplace(processed: Path) -> Iterator[Path]:
 def _locked(path: Path) -> int:
     """A descriptor of the file, locked. Whoever lets go of the lock removes the file: one that is gone is no lock."""
     while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(lock).st_ino == path.stat().st_ino:
@@ -63,6 +63,22 @@ def _locked(path: Path) -> int:
         os.close(lock)
 
 
+def set_aside(processed: Path, names: Iterable[str]) -> None:
+    """Take files of an earlier conversion away, so that nobody takes them for this one's."""
+    for name in names:
+        aside = parts_folder(processed) / name
+        aside.unlink(missing_ok=True)  # of an attempt that was broken off
+        if (processed / name).exists():
+            (processed / name).replace(aside)
+
+
+def put_back(processed: Path, names: Iterable[str]) -> None:
+    """Undo `set_aside`."""
+    for name in names:
+        with suppress(FileNotFoundError):
+            (parts_folder(processed) / name).replace(processed / name)
+
+
 def clear_parts(processed: Path) -> None:
     """Remove what was kept for an interruption, and passing files of processes that were killed."""
     shutil.rmtree(parts_folder(processed), ignore_errors=True)
@@ -71,17 +87,19 @@ def clear_parts(processed: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def count_images(processed: Path) -> int:
-    """PNGs under ``images/``; only the folders are read."""
-    images = processed / "images"
-    return sum(
-        entry.name.endswith(".png") and not entry.name.startswith(".")
-        for study in _scan(images)
+def output_sizes(processed: Path, names: Iterable[str]) -> dict[str, int]:
+    """Bytes of the files `names` that are there, and number and bytes of the PNGs; nothing is opened."""
+    images = [
+        entry.stat(follow_symlinks=False).st_size
+        for study in _scan(processed / "images")
         if study.is_dir()
         for series in _scan(Path(study.path))
         if series.is_dir()
         for entry in _scan(Path(series.path))
-    )
+        if _is_image(entry.name)
+    ]
+    sizes = {name: (processed / name).stat().st_size for name in names if (processed / name).is_file()}
+    return {**sizes, "images": len(images), "image_bytes": sum(images)}
 
 
 def remove_stale_studies(processed: Path, study_ids: Container[int]) -> None:
@@ -102,13 +120,17 @@ def remove_stale_images(processed: Path, study_id: int, images: Container[str]) 
             continue
         for entry in _scan(Path(series.path)):
             name = f"images/{study_id}/{series.name}/{entry.name}"
-            image = entry.name.removesuffix(".png").isdigit() and entry.name.endswith(".png")
-            if (image and name not in images) or is_partial(entry.name):
+            if (_is_image(entry.name) and name not in images) or is_partial(entry.name):
                 Path(entry.path).unlink()
         with suppress(OSError):
             Path(series.path).rmdir()  # goes only where it is empty
     with suppress(OSError):
         folder.rmdir()
+
+
+def _is_image(name: str) -> bool:
+    """Whether this program gives images such names."""
+    return name.endswith(".png") and name.removesuffix(".png").isdigit()
 
 
 def _scan(folder: Path) -> list["os.DirEntry[str]"]:

@@ -200,7 +200,8 @@ def test_without_a_readable_image_new_studies_are_answered_and_training_ones_ref
     training = replace(folder_cohort(tmp_path / "images", None), split="train")
     with pytest.raises(ValueError, match="none of 1 studies has a readable image"):
         convert_cohort(training, tmp_path / "train", atlas=None, caption=caption)
-    assert not (tmp_path / "train").exists()
+    assert list(content(tmp_path / "train")) == ["faults.csv"]
+    assert {"not_dicom", "empty_folder"} <= {row["kind"] for row in rows(tmp_path / "train" / "faults.csv")}
 
 
 def test_the_datasets_library_reads_images_with_all_columns(

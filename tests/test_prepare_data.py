@@ -138,6 +138,21 @@ def test_without_any_mark_the_shipped_atlas_serves_and_is_named(root: Path, tmp_
         assert {row["source"] for row in sites} == {"atlas"} and len(sites) == 25 * len(dataset.study_ids)
 
 
+def test_unreadable_training_images_cost_no_earlier_conversion_and_no_test_split(root: Path, tmp_path: Path) -> None:
+    copy = copy_of(root, tmp_path)
+    assert prepare("--root", str(copy), "--workers", "1").returncode == 0
+    before = {path: path.read_bytes() for path in copy.rglob("processed_data/**/*") if path.is_file()}
+    for path in (copy / "dataset" / "train_images").rglob("*.dcm"):
+        path.write_bytes(b"")
+    done = prepare("--root", str(copy), "--workers", "1")
+    assert done.returncode == 2 and "train_images: no study of it has a readable image" in done.stderr
+    assert "test: left as it is" in done.stdout
+    faults = copy / "train" / "processed_data" / "faults.csv"
+    assert "not_dicom" in faults.read_text() and str(faults) in done.stdout
+    before[faults] = faults.read_bytes()
+    assert before == {path: path.read_bytes() for path in copy.rglob("processed_data/**/*") if path.is_file()}
+
+
 def test_a_lost_or_damaged_atlas_is_learned_again(root: Path, tmp_path: Path) -> None:
     copy = copy_of(root, tmp_path)
     arguments = ("--root", str(copy), "--split", "train", "--workers", "1")
