@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from open_clip_train import main as open_clip_main
 
-from benchmarks import prepare, timed_trainer, train
+from benchmarks import gpu, prepare, timed_trainer, train
 from benchmarks.comparison import Job, open_clip_words, our_words
 from benchmarks.training_material import write_material
 from vl_model.training import Trainer
@@ -56,5 +57,25 @@ def test_both_trainers_are_timed(
 
 
 def test_the_loader_is_measured(material: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train.measure_loader(Job(material, "lumbar-tiny", "no", batch=8, steps=2, epochs=2), eaten=1.0)
+    train.measure_loader(Job(material, "lumbar-tiny", "no", batch=8, steps=2, epochs=2), eaten=1.0, aim=5)
     assert capsys.readouterr().out.splitlines()[-1].endswith("met")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and the benchmark would take its minutes")
+def test_without_a_gpu_its_benchmark_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu"])
+    gpu.main()
+    said = capsys.readouterr()
+    assert said.err == "benchmarks.gpu: no CUDA device here: nothing is measured\n" and not said.out
+
+
+@pytest.mark.parametrize("tune", ["full", "lora"])
+def test_the_work_of_a_step_is_counted(tune: str, tiny_base: str, tmp_path: Path) -> None:
+    """Forward and backward; on the CPU, where nothing else of that benchmark can run."""
+    one, two = (
+        gpu.step_flops(Job(tmp_path, tiny_base, "bf16", batch=batch, steps=1, epochs=2), tune) for batch in (2, 4)
+    )
+    captions = 2 * one - two  # what does not grow with the batch
+    assert 0 < one < two and (captions > 0) == (tune == "full")
