@@ -3,23 +3,23 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
-from vl_model.launch import read_launch
+from vl_model.launch import check_launch, read_launch
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "accelerate_configs"
 SLURM_SCRIPT = CONFIGS / "slurm.sbatch"
 STAND_INS = Path(__file__).parent / "slurm_stand_in"
-PROCESSES = {
-    **{"cpu": 1, "cpu_2": 2, "one_gpu": 1, "multi_gpu": 2, "kaggle_t4x2": 2, "multi_node": 8},
-}
+PROCESSES = {"cpu": 1, "cpu_2": 2, "one_gpu": 1, "multi_gpu": 2, "kaggle_t4x2": 2, "multi_node": 8}
 
 
 def test_every_configuration_is_tested() -> None:
@@ -50,8 +50,14 @@ def test_shellcheck_finds_nothing(path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def slurm_environment(root: Path, run: str, tmp_path: Path) -> dict[str, str]:
-    """What Slurm would set on the first of two nodes of one GPU each."""
+def test_spreading_weights_over_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="weights are not spread over processes here"):
+        check_launch()
+
+
+def slurm_environment(root: Path, run: str, nodes: int, tmp_path: Path) -> dict[str, str]:
+    """What Slurm would set on the first of its nodes of one GPU each."""
     return {
         **os.environ,
         "PATH": f"{STAND_INS}:{os.environ['PATH']}",
@@ -60,8 +66,8 @@ def slurm_environment(root: Path, run: str, tmp_path: Path) -> dict[str, str]:
         "LUMBAR_RUN": run,
         "LUMBAR_ENVIRONMENT": sys.prefix,
         "SLURM_JOB_ID": str(os.getpid()),  # of which the port is made: each test's own
-        "SLURM_JOB_NODELIST": "node[1-2]",
-        "SLURM_NNODES": "2",
+        "SLURM_JOB_NODELIST": f"node[1-{nodes}]",
+        "SLURM_NNODES": str(nodes),
         "SLURM_GPUS_ON_NODE": "1",
         "SLURM_CPUS_PER_TASK": "1",
         "HF_HOME": "/nonexistent",
@@ -74,7 +80,7 @@ def test_the_slurm_script_starts_one_run_on_two_nodes(tiny_root: Path, tiny_base
     done = subprocess.run(
         ["bash", SLURM_SCRIPT, *arguments, "--report_to", "none"],
         cwd=REPOSITORY,
-        env=slurm_environment(tiny_root, "nodes", tmp_path),
+        env=slurm_environment(tiny_root, "nodes", 2, tmp_path),
         capture_output=True,
         text=True,
     )
@@ -85,3 +91,31 @@ def test_the_slurm_script_starts_one_run_on_two_nodes(tiny_root: Path, tiny_base
     with (tiny_root / "train" / "logs" / "nodes" / "metrics.csv").open(newline="") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["1", "2"]
     assert (tmp_path / "scontrol.txt").read_text() == "show hostnames node[1-2]\n"  # nothing is queued again
+
+
+def test_a_job_that_runs_out_of_time_is_queued_again(tiny_root: Path, tiny_base: str, tmp_path: Path) -> None:
+    """Slurm's signal comes to the batch script alone: the run ends with a state, and the job is queued again."""
+    arguments = ["--model", tiny_base, "--max_train_steps", "100000", "--per_device_train_batch_size", "10"]
+    environment = slurm_environment(tiny_root, "short", 1, tmp_path)
+    run = tiny_root / "train" / "checkpoints" / "short"
+    with subprocess.Popen(
+        ["bash", SLURM_SCRIPT, *arguments, "--report_to", "none"],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as job:
+        wait_for_rows(tiny_root / "train" / "logs" / "short" / "metrics.csv", job)
+        job.send_signal(signal.SIGUSR1)
+        said, complaints = job.communicate()
+    assert job.returncode == 0, complaints
+    assert "run short is not finished" in said
+    assert (tmp_path / "scontrol.txt").read_text().splitlines()[-1] == f"requeue {os.getpid()}"
+    assert not json.loads((run / "run.json").read_text())["finished"] and list(run.glob("checkpoint-*/state.json"))
+
+
+def wait_for_rows(metrics: Path, job: "subprocess.Popen[str]") -> None:
+    while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 2):
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.05)

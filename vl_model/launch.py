@@ -23,6 +23,8 @@ from data_prep.commands import usable_cores
 from data_prep.layout import home_expanded
 
 _WORLD_VARIABLES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+#: What accelerate tells the processes that it starts, where weights are to be spread over them.
+_SHARDING_VARIABLES = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
 FOLLOWERS_WAIT_SECONDS = 5
 TRACKERS = ("tensorboard", "wandb")
 _DEFAULT_CONFIGS = ("default_config.yaml", "default_config.json")
@@ -37,7 +39,16 @@ class Launch:
 
 
 def check_launch() -> Launch:
-    """What our launcher was told. Raises ValueError where fewer processes were started than it was told to start."""
+    """What our launcher was told.
+
+    Raises ValueError where fewer processes were started than it was told to start, or are to share the weights out.
+    """
+    if sharded := [name for name in _SHARDING_VARIABLES if os.environ.get(name, "").lower() in ("true", "1")]:
+        raise ValueError(
+            f"{sharded[0]} is set: weights are not spread over processes here, each holds them all; "
+            "accelerate launch --config_file accelerate_configs/multi_gpu.yaml, and for large towers adapters "
+            "(--tune lora) and --gradient_checkpointing true"
+        )
     arguments = _launcher_arguments()
     launch = Launch() if arguments is None else read_launch(arguments)
     found = started_processes()
