@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import Train, assert_same_result, metrics
+from tests.runs import ENVIRONMENT, REPOSITORY, Train, assert_same_result, command, metrics
 
 ARGUMENTS = [
     *("--max_train_steps", "12", "--per_device_train_batch_size", "10", "--learning_rate", "2e-3"),
@@ -23,12 +25,12 @@ def unbroken() -> list[str]:
     return []
 
 
-def asking_after(rows: int, root: Path, run: str, ask: Callable[[], None]) -> threading.Thread:
+def asking_after(rows: int, root: Path, run: str, ask: Callable[[], None], patience: float = 60) -> threading.Thread:
     """A thread that asks once the run has written that many steps."""
     path = root / "train" / "logs" / run / "metrics.csv"
 
     def watch() -> None:
-        until = time.monotonic() + 60
+        until = time.monotonic() + patience
         while not (path.is_file() and len(path.read_text().splitlines()) > rows) and time.monotonic() < until:
             time.sleep(0.002)
         ask()
@@ -93,3 +95,22 @@ def test_an_evaluation_that_was_cut_short_is_made_up_for(train: Train, tiny_root
     assert [row["held_out_severity"] for row in metrics(tiny_root, "cut")] == ["", ""]
     assert train("cut", *arguments, "--held_out_folds", "0", "1", "--resume_from_checkpoint", "latest") == 0
     assert_same_result(tiny_root, "whole", "cut")
+
+
+def test_two_processes_stop_together_and_go_on_as_two_alone(
+    train: Train, tiny_root: Path, tiny_base: str, capsys: pytest.CaptureFixture
+) -> None:
+    """SIGTERM to the launcher, which hands it to the groups of its workers: those of the loaders hold out."""
+    arguments = ["--max_train_steps", "2000", "--per_device_train_batch_size", "5", "--checkpointing_steps", "1000"]
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    launcher += ["--config_file", "accelerate_configs/cpu_2.yaml"]
+    whole = command(tiny_root, tiny_base, "pair", *arguments, "--dataloader_num_workers", "1")
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*launcher, *whole], cwd=REPOSITORY, env=ENVIRONMENT, stdout=pipe, text=True) as process:
+        asking_after(2, tiny_root, "pair", process.terminate, patience=400).join()
+        said, _ = process.communicate(timeout=400)
+    (state,) = (tiny_root / "train" / "checkpoints" / "pair").glob("checkpoint-*")
+    done = len(metrics(tiny_root, "pair"))
+    assert state.name == f"checkpoint-{done}" and f"stopped by SIGTERM after step {done} of 2000; a state is" in said
+    assert train("pair", *arguments, "--resume_from_checkpoint", "latest") == 2
+    assert "was written with processes = 2, now it is 1; resume with the same" in capsys.readouterr().err

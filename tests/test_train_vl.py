@@ -229,3 +229,12 @@ def test_a_run_is_not_overwritten_unasked(train: Train, capsys: pytest.CaptureFi
     assert train("twice", "--max_train_steps", "0") == 2
     assert "--resume_from_checkpoint latest" in capsys.readouterr().err
     assert train("twice", "--max_train_steps", "0", "--overwrite", "true") == 0
+
+
+def test_a_collapsed_logit_scale_is_told_once(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("vl_model.training.COLLAPSED_SCALE", 100.0)
+    assert train("collapsed", "--max_train_steps", "3", "--per_device_train_batch_size", "10") == 0
+    said = capsys.readouterr().err
+    assert said.count("the logit scale fell to 14.") == 1 and "step 1: the logit scale" in said

@@ -20,6 +20,7 @@ from vl_model.checkpoints import (
     save_checkpoint,
     trainable_state,
 )
+from vl_model.ending import Diverged, check_exploded
 from vl_model.launch import Launch, read_launch, threads_per_process
 from vl_model.loss import contrastive_loss
 from vl_model.metrics_file import MetricsFile
@@ -208,3 +209,12 @@ def test_threads_are_shared_among_the_machines_processes(monkeypatch: pytest.Mon
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
     assert threads_per_process() == 1
+
+
+def test_a_loss_far_beyond_its_first_is_an_explosion() -> None:
+    check_exploded(7, 49.0, first_loss=3.0)  # ten times what knowing nothing costs
+    check_exploded(7, 199.0, first_loss=20.0)
+    for loss, first in ((51.0, 3.0), (201.0, 20.0)):
+        with pytest.raises(Diverged, match=f"step 7: the loss is {loss}, after {first} at first") as found:
+            check_exploded(7, loss, first)
+        assert found.value.step == 7
