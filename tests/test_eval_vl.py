@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -21,8 +22,10 @@ REPOSITORY = Path(__file__).parents[1]
 Evaluate = Callable[..., int]
 
 
-def write_run(root: Path, run: str, base: str, held_out_folds: list[int], seed: int = 0) -> None:
-    """A finished run as train_vl.py leaves it: adapters that have not learned anything yet."""
+def write_run(
+    root: Path, run: str, base: str, held_out_folds: list[int], seed: int = 0, tune: Literal["lora", "full"] = "lora"
+) -> None:
+    """A finished run as train_vl.py leaves it: adapters, or towers, that have not learned anything yet."""
     import torch
 
     from vl_model.site_model import ModelSettings, build_site_model
@@ -30,7 +33,7 @@ def write_run(root: Path, run: str, base: str, held_out_folds: list[int], seed: 
     folder = root / "train" / "checkpoints" / run
     fingerprint = read_dataset(root / "train" / "processed_data").fingerprint
     torch.manual_seed(seed)
-    model = build_site_model(ModelSettings(base))
+    model = build_site_model(ModelSettings(base, tune=tune))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1 * seed)

@@ -4,6 +4,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -67,6 +68,27 @@ def test_new_studies_are_graded_as_the_test_split_was(root: Path, predict: Comma
     for row in shown.itertuples():
         assert (images / str(row.study_id) / str(int(row.series_id)) / f"{int(row.instance_number)}.dcm").is_file()
         assert row.x1 > row.x0 and row.y1 > row.y0
+
+
+@pytest.mark.parametrize(("family", "tune"), [("CLIP", "lora"), ("SigLIP", "full")])
+def test_a_run_of_transformers_is_evaluated_and_predicts(
+    family: str,
+    tune: Literal["lora", "full"],
+    root: Path,
+    predict: Command,
+    family_base: Callable[[str], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_run(root, family, family_base(family), [0, 1], tune=tune)
+    assert run_here(eval_vl, ["--root", str(root), "--run", family], monkeypatch) == 0
+    out = tmp_path / "out"
+    descriptions = root / "dataset" / "test_series_descriptions.csv"
+    images = root / "dataset" / "test_images"
+    assert predict("--run", family, "--images", images, "--out", out, "--series_descriptions", descriptions) == 0
+    ours = pd.read_csv(out / "submission.csv").set_index("row_id").sort_index()
+    theirs = pd.read_csv(root / "train" / "logs" / family / "submission.csv").set_index("row_id").sort_index()
+    pd.testing.assert_frame_equal(ours, theirs, atol=1e-6)
 
 
 def test_broken_and_empty_studies_get_their_25_rows(root: Path, predict: Command, tmp_path: Path) -> None:
