@@ -26,10 +26,10 @@ from jsonargparse import Namespace
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
 from data_prep.commands import NonNegativeFinite, PositiveFinite, Seed, SettingsParser, run_command, settings_of
-from data_prep.layout import data_root
+from data_prep.layout import DataRoot, data_root
 from data_prep.pairs import read_metadata
-from vl_model.launch import check_launch, follow, own_rank, threads_per_process, trackers_of
-from vl_model.run_folder import check_run, forget_stop, remove_run, write_record
+from vl_model.launch import Launch, check_launch, follow, own_rank, threads_per_process, trackers_of
+from vl_model.run_folder import check_run, forget_stop, held, remove_run, write_record
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -99,17 +99,21 @@ def main() -> None:
     settings = settings_parser().parse_args()
     launch = check_launch()
     root = data_root(settings.root)
-    run, logs = root.run(settings.run), root.logs(settings.run)
-    if settings.show is None:
-        check_run(run, settings.overwrite, settings.resume_from_checkpoint)
-        if own_rank() == 0:
-            forget_stop(run)
-    trackers = trackers_of(settings.report_to)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process()))
-    material = read_material(root.processed("train"), settings)
     if settings.show is not None:
-        show(run / "final", logs, material, settings.show)
+        show(root, settings)
         return
+    with held(root.run(settings.run)):
+        train(settings, launch, root)
+
+
+def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
+    run, logs = root.run(settings.run), root.logs(settings.run)
+    check_run(run, settings.overwrite, settings.resume_from_checkpoint)
+    if own_rank() == 0:
+        forget_stop(run)
+    trackers = trackers_of(settings.report_to)
+    material = read_material(root.processed("train"), settings)
 
     import torch
 
@@ -297,15 +301,16 @@ def write_report(logs: Path, locator: "Locator", seen: list["Seen"]) -> None:
     print(f"{len(suspects)} marks of held-out studies are suspect: {logs / SUSPECTS}", flush=True)
 
 
-def show(final: Path, logs: Path, material: Material, count: int) -> None:
+def show(root: DataRoot, settings: Namespace) -> None:
     """Sheets of the held-out studies, worst first."""
     from vl_model.locator import load_locator
     from vl_model.locator_sheet import locate_all, write_sheets
 
+    material = read_material(root.processed("train"), settings)
     if not material.held_out:
         raise ValueError("--show: no study is held out by --held_out_folds, so none can be shown fairly")
-    cases = locate_all(load_locator(final), material.held_out, material.processed)
-    for path in write_sheets(cases, logs / "sheets", count):
+    cases = locate_all(load_locator(root.run(settings.run) / "final"), material.held_out, material.processed)
+    for path in write_sheets(cases, root.logs(settings.run) / "sheets", settings.show):
         print(path)
 
 

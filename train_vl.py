@@ -24,11 +24,19 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import Namespace
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveFloat, PositiveInt
 
-from data_prep.commands import NonNegativeFinite, PositiveFinite, Seed, SettingsParser, run_command, settings_of
+from data_prep.commands import (
+    LoaderWorkers,
+    NonNegativeFinite,
+    PositiveFinite,
+    Seed,
+    SettingsParser,
+    run_command,
+    settings_of,
+)
 from data_prep.layout import DataRoot, data_root, home_expanded
-from vl_model.launch import check_launch, follow, own_rank, threads_per_process, trackers_of
+from vl_model.launch import Launch, check_launch, follow, own_rank, threads_per_process, trackers_of
 from vl_model.material import Material, read_material
-from vl_model.run_folder import check_run, forget_stop, remove_run, write_record
+from vl_model.run_folder import check_run, forget_stop, held, remove_run, write_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,7 +128,7 @@ def settings_parser() -> SettingsParser:
     add("--mixed_precision", choices=("auto", "fast", "no", "fp16", "bf16"), default="auto")
     add("--gradient_checkpointing", type=bool, default=False, help="less memory: compute the towers' blocks twice")
     add("--seed", type=Seed, default=0)
-    add("--dataloader_num_workers", type=NonNegativeInt, default=0)
+    add("--dataloader_num_workers", type=LoaderWorkers, default=0)
     # States and records.
     add("--checkpointing_steps", type=PositiveInt | None, help="between states; default once an epoch")
     add("--checkpoints_total_limit", type=PositiveInt | None, default=2, help="older states are deleted")
@@ -148,9 +156,15 @@ def main() -> int:
         return examine(settings) if own_rank() == 0 else 0
     launch = check_launch()
     root = data_root(settings.root)
-    run, logs = root.run(settings.run), root.logs(settings.run)
     if settings.export:
-        return export(settings, run)
+        return export(settings, root.run(settings.run))
+    with held(root.run(settings.run)):
+        train(settings, launch, root)
+    return 0
+
+
+def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
+    run, logs = root.run(settings.run), root.logs(settings.run)
     check_run(run, settings.overwrite, settings.resume_from_checkpoint)
     if own_rank() == 0:
         forget_stop(run)
@@ -222,7 +236,6 @@ def main() -> int:
             if settings.push_to_hub:
                 print(push(run / "final", settings.push_to_hub), flush=True)
     accelerator.end_training()
-    return 0
 
 
 def export(settings: Namespace, run: "Path") -> int:

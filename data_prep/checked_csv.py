@@ -74,8 +74,9 @@ def read_checked(path: Path, cells: Mapping[str, Cell]) -> CheckedTable:
 
 def _columns(table: CheckedTable, names: Sequence[str]) -> tuple[list[int], dict[str, list[str]]]:
     """The line of each row, and the stripped texts of each named column. Raises ValueError."""
-    if not table.path.is_file():
-        raise FileNotFoundError(f"{table.path}: no such file")
+    if not table.path.is_file():  # a pipe would be waited for
+        found = "a folder" if table.path.is_dir() else "no regular file" if table.path.exists() else "no such file"
+        raise FileNotFoundError(f"{table.path}: {found}; it should be a CSV file")
     heading: list[str] = []
     lines: list[int] = []
     rows: list[list[str]] = []

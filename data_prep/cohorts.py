@@ -4,13 +4,14 @@ Study folders lie in an image folder, series folders in them: ``<study_id>/<seri
 folder that lies elsewhere is read from there where the table makes certain whose it is (`strays`).
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_prep.faults import Action, Fault, FaultKind
-from data_prep.folders import holds_files, is_id, list_folder, place
+from data_prep.folders import Listing, holds_files, is_id, list_folder, place
 from data_prep.layout import DataRoot, Split
 from data_prep.strays import misplaced_series
 from data_prep.studies import StudyFolder
@@ -155,6 +156,8 @@ def _series_faults(folder: StudyFolder, moved: Mapping[int, Path]) -> list[Fault
 def _numbered(folder: Path, root: Path, study_id: int | None = None, assign: bool = False) -> _Numbered:
     """The folders in a folder of folders; `assign`: those whose names are no numbers get some."""
     listing = list_folder(folder, root, study_id)
+    if folder == root:
+        _leave_second_names(listing, root)
     result = _assigned(root, listing.folders, study_id) if assign else _refused(root, listing.folders, study_id)
     result.faults += listing.faults
     for path in listing.files:
@@ -162,6 +165,19 @@ def _numbered(folder: Path, root: Path, study_id: int | None = None, assign: boo
         result.faults.append(Fault(study_id, None, place(path, root), FaultKind.MISPLACED, "skipped", message))
     result.faults.sort(key=lambda fault: fault.path)
     return result
+
+
+def _leave_second_names(listing: Listing, root: Path) -> None:
+    """Take out links to studies that lie here anyway: each would be read twice, and perhaps into two folds."""
+    place_of = os.path.realpath(root)
+    known: set[str] = set()
+    for path in sorted(listing.folders, key=Path.is_symlink):
+        target = os.path.realpath(path) if path.is_symlink() else os.path.join(place_of, path.name)  # noqa: PTH118
+        if target in known:
+            listing.folders.remove(path)
+            message = f"a second name of folder {place(Path(target), Path(place_of))}"
+            listing.faults.append(Fault(None, None, place(path, root), FaultKind.SECOND_NAME, "skipped", message))
+        known.add(target)
 
 
 def _refused(root: Path, folders: Iterable[Path], study_id: int | None) -> _Numbered:

@@ -27,6 +27,7 @@ EXIT_TERMINATED = 143
 #: Numbers that flags may have: jsonargparse's own PositiveFloat takes an infinite one, and torch's seeds have 63 bits.
 PositiveFinite = restricted_number_type("PositiveFinite", float, [(">", 0), ("<", math.inf)])
 NonNegativeFinite = restricted_number_type("NonNegativeFinite", float, [(">=", 0), ("<", math.inf)])
+LoaderWorkers = restricted_number_type("LoaderWorkers", int, [(">=", 0), ("<=", 64)])
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**63)])
 
 

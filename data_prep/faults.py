@@ -76,9 +76,14 @@ class FaultKind(StrEnum):
         "a link that leads outside the image folder",
         "not followed; copy what it points to if it belongs here",
     )
+    SECOND_NAME = (
+        "second_name",
+        "a link to a study's folder that lies in the image folder under a name of its own",
+        "left out: the study is read once",
+    )
     CANNOT_OPEN = (
         "cannot_open",
-        "the system refuses to open a file or to list a folder: permissions, a broken disk",
+        "the system refuses to open a file, or to list or enter a folder: permissions, a broken disk",
         "left out; correct it and run again",
     )
     # Files

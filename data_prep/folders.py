@@ -35,6 +35,9 @@ def list_folder(folder: Path, root: Path, study_id: int | None = None, series_id
     except OSError as error:
         note(folder, FaultKind.CANNOT_OPEN, f"the folder cannot be listed: {error.strerror}")
         return result
+    if not os.access(folder, os.X_OK):
+        note(folder, FaultKind.CANNOT_OPEN, "the folder can be listed, but nothing in it can be opened")
+        return result
     for entry in found:
         path = Path(entry.path)
         # realpath, because Path.resolve raises for a link to itself.

@@ -1,11 +1,12 @@
 """Series folders one level too high or too low, or in another study's folder, and whose they are.
 
 A stray is given to a study only where that is certain: exactly one study of the table has a series of its
-name, that study has no images of it in the right place, and no second stray is so called. From another
-study's folder only where no name in the table is that of two studies' series: else names such as 1, 2 and 3
-say nothing, and the series may be that study's own.
+name, that study has no images of it in the right place, and no second stray is so called (a folder and links
+to it are one). From another study's folder only where no name in the table is that of two studies' series:
+else names such as 1, 2 and 3 say nothing, and the series may be that study's own.
 """
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -31,7 +32,11 @@ def misplaced_series(
     for path in _strays(root, folders, set(study_ids), set(wanted.values()), lent=unique):
         if is_id(path.name) and int(path.name) in wanted and holds_files(path):
             found[int(path.name)].append(path)
-    return {(wanted[series_id], series_id): paths[0] for series_id, paths in found.items() if len(paths) == 1}
+    return {
+        (wanted[series_id], series_id): min(paths, key=Path.is_symlink)
+        for series_id, paths in found.items()
+        if len(set(map(os.path.realpath, paths))) == 1
+    }
 
 
 def _wanted(root: Path, views: Mapping[int, Mapping[int, View]]) -> dict[int, int]:

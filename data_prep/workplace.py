@@ -4,18 +4,14 @@
 conversion goes on from. ``processed_data/.lock`` is there while somebody converts.
 """
 
-import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from data_prep.locks import locked
 from data_prep.whole_files import is_partial
-
-#: What a file system that knows no locks answers: some clusters' do not.
-_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
 
 
 def parts_folder(processed: Path) -> Path:
@@ -29,38 +25,15 @@ def workplace(processed: Path) -> Iterator[Path]:
     A folder in which nothing came to be is removed again. Raises BlockingIOError where another process holds it.
     """
     processed.mkdir(parents=True, exist_ok=True)
-    lock = _locked(processed / ".lock")
     try:
-        parts_folder(processed).mkdir(exist_ok=True)
-        yield parts_folder(processed)
+        with locked(processed / ".lock", "converting into this folder"):
+            parts_folder(processed).mkdir(exist_ok=True)
+            yield parts_folder(processed)
     finally:
-        (processed / ".lock").unlink(missing_ok=True)
-        os.close(lock)
         with suppress(OSError):
             parts_folder(processed).rmdir()
         with suppress(OSError):
             processed.rmdir()
-
-
-def _locked(path: Path) -> int:
-    """A descriptor of the file, locked. Whoever lets go of the lock removes the file: one that is gone is no lock."""
-    while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(lock).st_ino == path.stat().st_ino:
-                return lock
-        except FileNotFoundError:
-            pass  # removed between opening and locking: again, with a new file
-        except BlockingIOError:
-            os.close(lock)
-            raise BlockingIOError(f"{path.parent}: another process is converting into this folder") from None
-        except OSError as error:
-            if error.errno in _NO_LOCKS:
-                return lock
-            os.close(lock)
-            raise
-        os.close(lock)
 
 
 def set_aside(processed: Path, names: Iterable[str]) -> None:

@@ -127,6 +127,38 @@ def test_links_are_followed_within_the_image_folder_only(tmp_path: Path) -> None
     assert [(fault.path, fault.kind) for fault in listing.faults] == [("7/70/2.dcm", FaultKind.LINK_OUTSIDE)]
 
 
+def test_a_study_is_read_once_whatever_links_lead_to_it(tmp_path: Path) -> None:
+    root = dataset(tmp_path, ["7/70/1.dcm", ".store/x/80/1.dcm"], [(7, 70), (8, 80)])
+    images = root.images("test")
+    for name, target in {"6": "7", "8": ".store/x", "9": ".store/x"}.items():
+        (images / name).symlink_to(target)
+    assert found(root) == {(7, 70): "7/70", (8, 80): "8/80"}
+    twice = [fault for fault in split_cohort(root, "test").faults if fault.kind is FaultKind.SECOND_NAME]
+    assert [(fault.path, fault.message) for fault in twice] == [
+        ("6", "a second name of folder 7"),
+        ("9", "a second name of folder .store/x"),
+    ]
+
+
+def test_a_stray_and_a_link_to_it_are_one(tmp_path: Path) -> None:
+    root = dataset(tmp_path, ["7/71/1.dcm", "x/70/1.dcm"], [(7, 70), (7, 71)])
+    (root.images("test") / "70").symlink_to("x/70")
+    assert found(root) == {(7, 70): "x/70", (7, 71): "7/71"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_folder_that_can_be_listed_but_not_entered_is_called_so(tmp_path: Path) -> None:
+    root = dataset(tmp_path, ["7/70/1.dcm"], [(7, 70)])
+    series = root.images("test") / "7" / "70"
+    series.chmod(0o400)
+    try:
+        listing = list_folder(series, root.images("test"), 7, 70)
+    finally:
+        series.chmod(0o700)
+    assert not listing.files
+    assert [(fault.path, fault.kind) for fault in listing.faults] == [("7/70", FaultKind.CANNOT_OPEN)]
+
+
 def test_an_image_folder_that_is_a_link_itself_is_the_users_choice(tmp_path: Path) -> None:
     elsewhere = dataset(tmp_path / "elsewhere", ["7/70/1.dcm"], [(7, 70)])
     root = tmp_path / "root"

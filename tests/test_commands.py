@@ -155,6 +155,6 @@ def test_a_broken_off_phantom_leaves_nothing(tmp_path: Path, number: int, status
             assert process.poll() is None
             time.sleep(0.05)
         (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-        said = process.communicate(timeout=60)[1]
+        said = process.communicate(timeout=600)[1]
     assert process.returncode == status and "Traceback" not in said
     assert not list(root.iterdir())

@@ -252,7 +252,8 @@ def test_two_conversions_into_one_folder_are_refused(root: Path, tmp_path: Path)
     with workplace.workplace(copy / "train" / "processed_data"):
         done = subprocess.run(command(copy, 1), cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "train/processed_data: another process is converting into this folder" in done.stderr
+    assert f"train/processed_data: another process ({os.getpid()} on " in done.stderr
+    assert ") is converting into this folder" in done.stderr
     assert not (copy / "train" / "processed_data").exists(), "nothing came to be in it"
 
 

@@ -22,6 +22,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "data_prep.pairs",
         "data_prep.crops",
         "data_prep.layout",
+        "data_prep.locks",
     ),
     # The locator works on studies in memory and on places, as the conversion does.
     **dict.fromkeys(("vl_model/locat", "vl_model/spine_prior.py"), ("vl_model", "data_prep")),

@@ -1,9 +1,11 @@
 """data_prep/tables.py and checked_csv.py: tolerant of form, strict about content."""
 
 import itertools
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,18 @@ def test_form_is_forgiven(tmp_path: Path) -> None:
     (mark,) = tables.marks[7]
     assert (mark.site, mark.series_id, mark.instance_number, mark.x, mark.y) == (SITES[0], 70, 3, 1.5, 2.0)
     assert set(tables.hashes) == {"train.csv", "train_series_descriptions.csv", "train_label_coordinates.csv"}
+
+
+@pytest.mark.parametrize("name", ["train.csv", "train_label_coordinates.csv"])
+@pytest.mark.parametrize(("make", "found"), [(Path.mkdir, "a folder"), (os.mkfifo, "no regular file")])
+def test_what_is_no_file_is_called_what_it_is(
+    tmp_path: Path, name: str, make: Callable[[Path], None], found: str
+) -> None:
+    write_train(tmp_path, f"{HEADING}\n", "study_id,series_id,series_description\n")
+    (tmp_path / name).unlink(missing_ok=True)
+    make(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=rf"{name}: {found}; it should be a CSV file"):
+        read_train_tables(tmp_path)
 
 
 def test_content_is_not_guessed(tmp_path: Path) -> None:

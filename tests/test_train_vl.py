@@ -1,6 +1,7 @@
 """The real entry point, in this process where it can be and under its launchers where it must be."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from tests.runs import ENVIRONMENT, REPOSITORY, Train, assert_same_result, comma
 from tests.tiny_model import write_tiny_base
 from vl_model import launch
 from vl_model.rows import group_sites
+from vl_model.run_folder import held
 
 SHORT = ["--max_train_steps", "8", "--per_device_train_batch_size", "10", "--learning_rate", "2e-3"]
 
@@ -151,6 +153,10 @@ def test_a_diverging_run_keeps_its_last_good_state(
         (["--loss", "siglip", "--severity_sampling", "1"], "--severity_sampling 1.0: --loss siglip cannot weigh it"),
         (["--mixup", "0.6", "--cutmix", "0.6"], "together at most 1"),
         (["--augment", "false", "--cutmix", "0.5"], "--mixup and --cutmix must be 0"),
+        (
+            ["--dataloader_num_workers", "100000"],
+            "--dataloader_num_workers: 100000 should be at least 0 and at most 64",
+        ),
         (["--seed", "99999999999999999999"], "--seed: 99999999999999999999"),
         (["--resume_from_checkpoint", "checkpoint-9"], "give 'latest' or a checkpoint-<step> folder"),
     ],
@@ -222,6 +228,18 @@ def test_a_tracker_that_is_not_installed_is_refused(
     monkeypatch.setattr(launch, "find_spec", lambda _: None)
     assert train("untracked", "--report_to", "wandb") == 2
     assert "wandb is not installed" in capsys.readouterr().err
+
+
+def test_a_run_that_another_process_trains_is_refused(
+    train: Train, tiny_root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = tiny_root / "train" / "checkpoints" / "held"
+    with held(run):
+        assert train("held", "--max_train_steps", "0") == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and f"{run}: another process ({os.getpid()} on " in error
+        assert "is training this run" in error
+    assert not run.exists(), "nothing came to be in it"
 
 
 def test_a_run_is_not_overwritten_unasked(train: Train, capsys: pytest.CaptureFixture) -> None:

@@ -1,24 +1,49 @@
-"""A run's folders: not trained over by accident, recorded in ``run.json``.
+"""A run's folders: held by one process, not trained over by accident, recorded in ``run.json``.
 
 Nothing here imports torch: a run that is in the way is refused before that takes its seconds.
 """
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from data_prep.locks import locked
 from data_prep.whole_files import replacing
+from vl_model.launch import own_rank
 from vl_model.run_record import RUN_RECORD
 
 STOP_FILE = "STOP"
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Let the first process hold a run's folder, made where it is missing: two would write into each other's states.
+
+    A folder in which nothing came to be is removed again. Raises BlockingIOError where another process holds it.
+    """
+    if own_rank() != 0:
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(run / LOCK_FILE, "training this run"):
+            yield
+    finally:
+        for folder in (run, run.parent, run.parent.parent):
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def check_run(run: Path, overwrite: bool, resume_from_checkpoint: str | None) -> None:
     """Raises ValueError where the run is there already and nobody said what to do with it."""
     if overwrite and resume_from_checkpoint:
         raise ValueError("--overwrite deletes what --resume_from_checkpoint needs: give one of them")
-    if run.exists() and any(run.iterdir()) and not (overwrite or resume_from_checkpoint):
+    found = {path.name for path in run.iterdir()} if run.exists() else set()
+    if found - {LOCK_FILE} and not (overwrite or resume_from_checkpoint):
         raise ValueError(
             f"--run {run.name!r} exists at {run}: go on with --resume_from_checkpoint latest, "
             "replace it with --overwrite true, or choose another name"
@@ -31,9 +56,14 @@ def forget_stop(run: Path) -> None:
 
 
 def remove_run(run: Path, logs: Path) -> None:
-    for folder in (run, logs):
-        if folder.exists():
-            shutil.rmtree(folder)
+    """Delete what a run wrote; its lock is held, and stays."""
+    if logs.exists():
+        shutil.rmtree(logs)
+    for path in run.iterdir() if run.exists() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK_FILE:
+            path.unlink()
 
 
 def write_record(run: Path, record: dict[str, Any]) -> None:
