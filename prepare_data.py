@@ -12,8 +12,9 @@ train studies, or where nothing is marked by the one that ships. A second run on
 nothing; after an interruption the same command goes on where it was. With --dask-scheduler the work is
 done by a Dask cluster's workers, which must see the root under the same path (recipes/prepare_on_slurm.py
 starts such a cluster). With --check everything is read, nothing is written, and what would be done is
-told, with every fault. Where no image can be read the exit status is 2; a test split is written all the
-same, because each of its studies is owed an answer, and beside a usable train split that is status 0.
+told, with every fault. The exit status is 2 where no image of any split can be read; a test split is
+written all the same, because each of its studies is owed an answer. A train split without a readable
+image is left as it was, and the test split is placed by the atlas of an earlier one, if there is one.
 """
 
 if __name__ == "__main__":
@@ -56,15 +57,10 @@ def main() -> None:
     usable: dict[Split, bool] = {}
     with pool_for(cohorts.values(), settings) as pool:
         for split, cohort in cohorts.items():
-            if settings["check"]:
-                usable[split] = check(root, cohort, settings, pool)
-            elif usable.get("train", True):
-                usable[split] = prepare(root, split, cohort, settings, pool)
-            else:
-                print(f"{split}: left as it is: its sites are placed by what the train split teaches")
-    first = next(iter(usable))  # the train split, where it is prepared, is what everything else needs
-    if not usable[first]:
-        raise ValueError(f"{root.images(first)}: no study of it has a readable image; --check says of each file why")
+            usable[split] = (check if settings["check"] else prepare)(root, split, cohort, settings, pool)
+    if not any(usable.values()):
+        place = root.dataset if len(usable) > 1 else root.images(next(iter(usable)))
+        raise ValueError(f"{place}: no study of it has a readable image; --check says of each file why")
 
 
 def read_settings() -> SettingsParser:
@@ -127,20 +123,23 @@ def pool_for(cohorts: Iterable["Cohort"], settings: dict[str, Any]) -> Iterator[
             raise OSError(f"{error}; {going_on}") from error
 
 
-def check(root: DataRoot, cohort: "Cohort", settings: dict[str, Any], pool: "Pool") -> bool:
+def check(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, Any], pool: "Pool") -> bool:
     """Say what converting a split would do, and every fault; whether anything of it can be used.
 
     Of the train split also the marks that locators, which had not learned from their studies, disagree with.
     """
     from data_prep.check import check_cohort, describe, fault_table
+    from vl_model.located_sites import find_locator
     from vl_model.locator_suspects import read_suspects, told
 
+    locator = find_locator(root, settings["locator"])
+    placer = f"the locator {locator.parent.name!r}" if locator else "an atlas"
     findings = check_cohort(cohort, max_pixels=settings["max_pixels"], pool=pool)
-    print(describe(cohort, findings))
+    print(describe(cohort, findings, placer))
     if findings.faults:
         print(f"\n{fault_table(findings.faults)}\n")
-    for suspect in read_suspects(root) if cohort.split == "train" else ():
-        print(f"{cohort.split}: suspect: {told(suspect)}")
+    for suspect in read_suspects(root) if split == "train" else ():
+        print(f"{split}: suspect: {told(suspect)}")
     return findings.slices > 0
 
 

@@ -1,6 +1,6 @@
 """A conversion's rehearsal: everything is read as it would be, nothing is written, and every fault is told.
 
-Left out is what writing alone needs: the atlas, and with it the places of sites that nobody marked.
+Left out is what writing alone needs: the places of sites that nobody marked.
 """
 
 import shutil
@@ -93,14 +93,15 @@ def _syntax(folder: Path, root: Path, max_pixels: int) -> str:
     return "unknown"
 
 
-def describe(cohort: Cohort, findings: Findings) -> str:
-    """What would be converted, in a few lines."""
+def describe(cohort: Cohort, findings: Findings, placer: str) -> str:
+    """What would be converted, in a few lines; `placer`: in words, what would place the sites that nobody marked."""
+    sites = findings.studies * len(SITES)
     lines = [
         f"{findings.studies} studies with images, of {len(cohort.study_ids)} to answer for",
         f"{findings.series.total()} series: {_counts(findings.series)}",
         f"{findings.slices} slices: {_counts(findings.sizes, most=4)}",
         f"stored as {_counts(findings.syntaxes)}",
-        f"{findings.annotated} of {findings.studies * len(SITES)} sites are marked; the others are the atlas's to find",
+        f"{findings.annotated} of {sites} sites are marked; {placer} would place the others",
         f"{len(findings.faults)} faults{':' if findings.faults else ''}",
     ]
     return "\n".join(f"{cohort.split}: {line}" for line in lines)

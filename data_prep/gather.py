@@ -39,8 +39,8 @@ TABLES = {
     "faults.csv": FAULT_COLUMNS,
     "train_dataset.csv": TRAIN_COLUMNS,
 }
-#: Every file of a conversion but its images and ``dataset.json``, which notes their sizes.
-OUTPUTS = (*TABLES, "atlas.json", "crops.npy", "crops.json", "README.md", "croissant.json")
+#: What ``dataset.json`` notes the sizes of, besides images: all that must be whole. People may edit the dataset card.
+OUTPUTS = (*TABLES, "atlas.json", "crops.npy", "crops.json")
 
 Caption = Callable[[Site, Severity | None], str]
 """Words of a pair, for a site and what it was graded."""

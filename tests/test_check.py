@@ -52,12 +52,12 @@ def run(monkeypatch: pytest.MonkeyPatch, root: DataRoot, *flags: str) -> int:
 def test_what_would_be_done_is_counted(root: DataRoot) -> None:
     cohort = split_cohort(root, "train")
     findings = check_cohort(cohort, max_pixels=10_000)
-    assert describe(cohort, findings).splitlines() == [
+    assert describe(cohort, findings, "an atlas").splitlines() == [
         "train: 1 studies with images, of 1 to answer for",
         "train: 2 series: Axial T2 (1), Sagittal T1 (1)",
         "train: 4 slices: 64 x 32 (3), 32 x 64 (1)",
         "train: stored as Explicit VR Little Endian (1), RLE Lossless (1)",
-        "train: 0 of 25 sites are marked; the others are the atlas's to find",
+        "train: 0 of 25 sites are marked; an atlas would place the others",
         "train: 2 faults:",
     ]
     kinds = [fault.kind for fault in findings.faults]
@@ -67,7 +67,7 @@ def test_what_would_be_done_is_counted(root: DataRoot) -> None:
 def test_sizes_that_are_few_are_counted_together() -> None:
     findings = Findings(slices=15)
     findings.sizes.update({"1 x 1": 1, "2 x 2": 2, "3 x 3": 3, "4 x 4": 4, "5 x 5": 5})
-    line = describe(Cohort("test", (), (), ()), findings).splitlines()[2]
+    line = describe(Cohort("test", (), (), ()), findings, "an atlas").splitlines()[2]
     assert line == "test: 15 slices: 5 x 5 (5), 4 x 4 (4), 3 x 3 (3), 2 x 2 (2), 1 other (1)"
 
 
@@ -96,6 +96,8 @@ def test_checking_writes_nothing_and_ends_as_converting_would(
     assert everything() == before
     shown = capsys.readouterr().out
     assert "train: 4 slices" in shown and "test: 1 slices" in shown and "an empty file" in shown
+    assert run(monkeypatch, root, "--check", "--locator", "nonsense") == 2
+    assert "--locator 'nonsense': no locator.json in " in capsys.readouterr().err
 
     for path in root.dataset.rglob("*.dcm"):
         path.write_bytes(b"")
@@ -114,6 +116,7 @@ def test_a_split_without_a_readable_image_does_not_cost_the_other(
 ) -> None:
     for path in root.images("train").rglob("*.dcm"):
         path.write_bytes(b"")
+    assert run(monkeypatch, root, "--check") == 0
     assert run(monkeypatch, root) == 0
     assert "train: none of 1 studies has a readable image" in capsys.readouterr().out
     assert not root.processed("train").exists()

@@ -177,13 +177,17 @@ def test_places_are_called_by_what_they_come_from(root: DataRoot, study: Study) 
 
 
 def test_the_conversion_uses_the_newest_locator_and_says_so(
-    root: DataRoot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    root: DataRoot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def sources() -> set[str]:
         with (root.processed("test") / "sites.csv").open() as file:
             return set(Counter(row["source"] for row in csv.DictReader(file)))
 
     test = ("--root", str(root.path), "--split", "test", "--workers", "1")
+    assert run_script(monkeypatch, prepare_data, *test, "--check", "--locator", "none") == 0
+    assert "; an atlas would place the others" in capsys.readouterr().out
+    assert run_script(monkeypatch, prepare_data, *test, "--check") == 0
+    assert "; the locator 'locator' would place the others" in capsys.readouterr().out
     assert run_script(monkeypatch, prepare_data, *test, "--locator", "none") == 0
     assert sources() == {"atlas"}
     monkeypatch.setattr("vl_model.locator.LARGEST_ERROR_MM", 1000.0)

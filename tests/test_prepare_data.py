@@ -144,13 +144,25 @@ def test_unreadable_training_images_cost_no_earlier_conversion_and_no_test_split
     before = {path: path.read_bytes() for path in copy.rglob("processed_data/**/*") if path.is_file()}
     for path in (copy / "dataset" / "train_images").rglob("*.dcm"):
         path.write_bytes(b"")
+    for path in (copy / "test" / "processed_data").glob("*.csv"):
+        path.write_bytes(b"")  # to be written again, by the atlas that the train split keeps
     done = prepare("--root", str(copy), "--workers", "1")
-    assert done.returncode == 2 and "train_images: no study of it has a readable image" in done.stderr
-    assert "test: left as it is" in done.stdout
+    assert done.returncode == 0 and "train: none of 2 studies has a readable image" in done.stdout, done.stderr
     faults = copy / "train" / "processed_data" / "faults.csv"
     assert "not_dicom" in faults.read_text() and str(faults) in done.stdout
     before[faults] = faults.read_bytes()
     assert before == {path: path.read_bytes() for path in copy.rglob("processed_data/**/*") if path.is_file()}
+    assert prepare("--root", str(copy), "--split", "train", "--workers", "1").returncode == 2
+
+
+def test_an_edited_dataset_card_is_kept(root: Path, tmp_path: Path) -> None:
+    copy = copy_of(root, tmp_path)
+    assert prepare("--root", str(copy), "--split", "train", "--workers", "1").returncode == 0
+    card = copy / "train" / "processed_data" / "README.md"
+    edited = card.read_text() + "\nRead by two radiologists.\n"
+    card.write_text(edited)
+    assert "is up to date" in prepare("--root", str(copy), "--split", "train", "--workers", "1").stdout
+    assert card.read_text() == edited
 
 
 def test_a_lost_or_damaged_atlas_is_learned_again(root: Path, tmp_path: Path) -> None:
