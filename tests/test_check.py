@@ -119,7 +119,7 @@ def test_a_split_without_a_readable_image_does_not_cost_the_other(
     assert run(monkeypatch, root, "--check") == 0
     assert run(monkeypatch, root) == 0
     assert "train: none of 1 studies has a readable image" in capsys.readouterr().out
-    assert not root.processed("train").exists()
+    assert [path.name for path in root.processed("train").iterdir()] == ["faults.csv"]
     assert read_dataset(root.processed("test")).study_ids == (8,)
 
     shutil.rmtree(root.images("train"))

@@ -193,7 +193,7 @@ def test_without_a_readable_image_new_studies_are_answered_and_training_ones_ref
     assert dataset.pairs == ()
     assert len(open_crops(tmp_path / "out")) == 0
 
-    assert (tmp_path / "out" / "atlas.json").is_file()
+    atlas.save(tmp_path / "out" / "atlas.json")
     convert_cohort(folder_cohort(tmp_path / "images", None), tmp_path / "out", atlas=None, caption=caption)
     assert not (tmp_path / "out" / "atlas.json").exists(), "an earlier conversion's atlas"
 
