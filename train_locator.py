@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 PROG = "train_locator.py"
 #: What may not change when a run is resumed.
-FIXED_SETTINGS = ("seed", "per_device_train_batch_size", "max_train_steps", "held_out_folds", "learning_rate")
+FIXED_SETTINGS = ("seed", "per_device_train_batch_size", "max_train_steps", "held_out_folds")
 
 
 def settings_parser() -> SettingsParser:
@@ -157,7 +157,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
 
     records = Records(accelerator, logs, start, METRICS)
     preemption = Preemption(run, settings.stop_margin, accelerator)
-    with orderly_end(accelerator, preemption, checkpoint):
+    with orderly_end(accelerator, preemption, run):
         trainer.run(start, records, checkpoint, preemption)
         if accelerator.is_main_process:
             finish(run, logs, network, material, preemption)

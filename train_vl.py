@@ -223,7 +223,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
 
     records = Records(accelerator, logs, start, METRICS)
     preemption = Preemption(run, settings.stop_margin, accelerator)
-    with orderly_end(accelerator, preemption, checkpoint):
+    with orderly_end(accelerator, preemption, run):
         trainer.run(start, records, checkpoint, preemption)
         if accelerator.is_main_process:
             trained_on = {name: record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}

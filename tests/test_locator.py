@@ -100,11 +100,18 @@ def test_a_study_read_back_is_the_study_that_was_written(study: Study, marked: M
     assert {series.view for series in study.series} <= set(View)
 
 
-def test_a_resumed_run_ends_where_the_unbroken_one_did(root: DataRoot, train: Run) -> None:
+def test_a_resumed_run_ends_where_the_unbroken_one_did(
+    root: DataRoot, train: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also after an attempt that diverged, which leaves states alone."""
     state = root.run("locator") / "checkpoint-4"
     assert state.is_dir()
     assert train("--run", "again", *SHORT, *SMALL, "--checkpoints_total_limit", "9") == 0
-    assert train("--run", "again", *SHORT, *SMALL, "--resume_from_checkpoint", "checkpoint-2") == 0
+    going_on = ("--run", "again", *SHORT, *SMALL, "--resume_from_checkpoint", "checkpoint-2")
+    assert train(*going_on, "--learning_rate", "1e30") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "step 4: the loss is" in error and error.endswith("checkpoint-2 goes on from the last state"), error
+    assert train(*going_on) == 0
     whole = load_file(root.run("locator") / "final" / WEIGHTS)
     resumed = load_file(root.run("again") / "final" / WEIGHTS)
     for name, tensor in whole.items():

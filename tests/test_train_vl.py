@@ -123,44 +123,29 @@ def test_a_world_smaller_than_configured_is_refused(tiny_root: Path, tmp_path: P
     assert done.stderr.startswith("train_vl.py: error: accelerate was configured for 2 processes but started 1")
 
 
-def test_a_diverging_run_keeps_its_last_good_state(
+def test_a_diverging_run_leaves_its_states_alone_and_goes_on_at_a_lower_rate(
     train: Train, tiny_root: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert train("wild", "--tune", "full", *SHORT[:-2], "--learning_rate", "1e30", "--warmup_ratio", "0") == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "the loss is" in error and "lower --learning_rate" in error
+    steady = ["--tune", "full", *SHORT, "--checkpointing_steps", "3", "--checkpoints_total_limit", "9"]
+    wild = [*steady, "--learning_rate", "1e30", "--warmup_ratio", "0"]
+
+    def refusal(*arguments: str) -> str:
+        assert train("wild", *arguments) == 2
+        return str(capsys.readouterr().err.splitlines()[-1])
+
+    error = refusal(*wild)
+    assert "the loss is" in error and "lower --learning_rate" in error and error.endswith("no state was written yet")
     run = tiny_root / "train" / "checkpoints" / "wild"
-    assert not (run / "final").exists() and [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert not (run / "final").exists() and not list(run.glob("checkpoint-*"))
+
+    assert train("wild", *steady, "--overwrite", "true") == 0
+    states = {path: path.read_bytes() for path in run.glob("checkpoint-*/*")}
+    error = refusal(*wild, "--resume_from_checkpoint", "checkpoint-3")
+    assert error.endswith("--resume_from_checkpoint checkpoint-3 goes on from the last state")
+    assert states == {path: path.read_bytes() for path in run.glob("checkpoint-*/*")}
+    assert train("wild", *steady, "--resume_from_checkpoint", "checkpoint-3") == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--held_out_folds", "7"], "--held_out_folds [7]"),
-        (["--held_out_folds", "0", "1", "2", "3", "4"], "no labelled site outside"),
-        (["--per_device_train_batch_size", "4000"], "lower --per_device_train_batch_size"),
-        (["--learning_rat", "1"], "did you mean --learning_rate?"),
-        (["--model", "lumbar-tiny"], "train it from nothing with --tune full"),
-        (["--root", "/nowhere"], "no such folder"),
-        (["--run", "../up"], "a run's name has"),
-        (["--warmup_ratio", "5"], "--warmup_ratio"),
-        (["--learning_rate", "inf"], "--learning_rate: inf"),
-        (["--loss_weights", "1", "inf", "1"], "--loss_weights element 2: inf"),
-        (["--loss_weights", "0", "0", "0"], "--loss_weights 0 0 0"),
-        (["--loss", "infonce", "--label_smoothing", "0.1"], "--loss infonce knows one caption an image"),
-        (["--loss", "siglip", "--merge_mirrored", "true"], "--merge_mirrored true: --loss siglip"),
-        (["--loss", "infonce", "--mixup", "0.1"], "--mixup 0.1: --loss infonce cannot weigh it"),
-        (["--loss", "siglip", "--severity_sampling", "1"], "--severity_sampling 1.0: --loss siglip cannot weigh it"),
-        (["--mixup", "0.6", "--cutmix", "0.6"], "together at most 1"),
-        (["--augment", "false", "--cutmix", "0.5"], "--mixup and --cutmix must be 0"),
-        (
-            ["--dataloader_num_workers", "100000"],
-            "--dataloader_num_workers: 100000 should be at least 0 and at most 64",
-        ),
-        (["--seed", "99999999999999999999"], "--seed: 99999999999999999999"),
-        (["--resume_from_checkpoint", "checkpoint-9"], "give 'latest' or a checkpoint-<step> folder"),
-    ],
-)
 def test_wrong_input_is_one_line_and_leaves_nothing(
     arguments: list[str], words: str, train: Train, tiny_root: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -124,7 +124,7 @@ def _trainable_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
-    state = read_object(folder / STATE, "train_vl.py")
+    state = read_object(folder / STATE, "the training")
     if not isinstance(state.get("step"), int) or not isinstance(state.get("plan"), dict):
         raise ValueError(f"{folder / STATE}: does not say which step of which run it is; resume from another state")
     return state

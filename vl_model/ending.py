@@ -1,11 +1,13 @@
 """How a training ends: after its last step, early because it was asked to, or broken off because it diverged."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from accelerate import Accelerator
 
+from vl_model.checkpoints import complete_checkpoints
 from vl_model.preemption import Preemption
 
 #: A loss this many times its first is no learning any more; about what all terms cost who gives all captions the same.
@@ -17,7 +19,7 @@ class Stopped(Exception):
 
 
 class Diverged(ValueError):
-    """The loss or its gradient is no longer finite in `step`; the weights are still those before it."""
+    """The loss or its gradient is no longer finite in `step`, or far beyond where it began."""
 
     def __init__(self, step: int, message: str) -> None:
         super().__init__(message)
@@ -44,11 +46,12 @@ def check_exploded(step: int, loss: float, first_loss: float) -> None:
 
 
 @contextmanager
-def orderly_end(accelerator: Accelerator, preemption: Preemption, checkpoint: Callable[[int], None]) -> Iterator[None]:
+def orderly_end(accelerator: Accelerator, preemption: Preemption, run: Path) -> Iterator[None]:
     """Around a training and what follows it; SIGTERM is noted meanwhile instead of ending the process.
 
     Where the block was asked to stop, its rest is left out, and a line says how to go on. Raises ValueError where the
-    loss diverged, with a state of the last good step on disk.
+    loss diverged, with what lies in `run` to go on from. No state is written then: of the step that failed the forward
+    pass has moved batch statistics already, and weights on the brink are no better than those of an older state.
     """
     try:
         with preemption.listening():
@@ -60,5 +63,10 @@ def orderly_end(accelerator: Accelerator, preemption: Preemption, checkpoint: Ca
             flush=True,
         )
     except Diverged as stop:
-        checkpoint(stop.step - 1)
-        raise ValueError(f"{stop}; the state before it is kept as checkpoint-{stop.step - 1}") from None
+        raise ValueError(f"{stop}; {_last_state(run, stop.step)}") from None
+
+
+def _last_state(run: Path, before: int) -> str:
+    """In words, the newest state of `run` before that step; later ones are another future's."""
+    names = [folder.name for step, folder in complete_checkpoints(run) if step < before]
+    return f"--resume_from_checkpoint {names[-1]} goes on from the last state" if names else "no state was written yet"

@@ -44,7 +44,7 @@ class LocatorTrainer:
         """Steps `start`+1 to the last.
 
         `checkpoint(step)` is called in every process where one is due, and where the run stops early.
-        Raises Stopped there, and Diverged, the weights still those of the last good step.
+        Raises Stopped there, and Diverged before the update that a loss out of bounds would have made.
         """
         settings = self.settings
         steps = range(start + 1, settings.steps + 1)
