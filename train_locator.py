@@ -3,7 +3,7 @@
     python train_locator.py --root DATA
     accelerate launch --config_file accelerate_configs/cpu_2.yaml train_locator.py --root DATA --run locator
     python train_locator.py --root DATA --resume_from_checkpoint latest
-    python train_locator.py --root DATA --show 24
+    python train_locator.py --root DATA --show
 
 Reads <root>/train/processed_data, which prepare_data.py wrote from marked studies. The result,
 ``<root>/train/checkpoints/<run>/final/``, is what prepare_data.py then places unmarked sites by. States lie beside it
@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from vl_model.locator_network import LocatorNetwork
     from vl_model.locator_training import LocatorTrainer
     from vl_model.preemption import Preemption
+    from vl_model.spine_prior import SpinePrior
 
 PROG = "train_locator.py"
 #: What may not change when a run is resumed.
@@ -53,7 +55,13 @@ def settings_parser() -> SettingsParser:
     add("--root", type=str | None, help="the data root; else $LUMBAR_ROOT, else data/lumbarspine")
     add("--run", type=str, default="locator", help="the run's name")
     add("--overwrite", type=bool, default=False, help="delete a run of this name first")
-    add("--show", type=PositiveInt | None, help="train nothing: draw this many of a finished run's held-out studies")
+    add(
+        "--show",
+        type=PositiveInt | None,
+        nargs="?",
+        const=10,
+        help="train nothing: draw so many (10) of the studies that a finished run held out, worst first",
+    )
     # How long, and on what.
     add("--max_train_steps", type=PositiveInt, default=800, help="a batch of sagittal and one of axial pictures each")
     add("--per_device_train_batch_size", type=PositiveInt, default=16, help="pictures of each, a process and step")
@@ -86,12 +94,16 @@ def settings_parser() -> SettingsParser:
 
 @dataclass(frozen=True)
 class Material:
-    """The marked studies, parted by fold; the atlas of all training studies, and a fingerprint of the data set."""
+    """The marked studies, parted by fold; the prior of the training ones, and a fingerprint of the data set.
+
+    The atlas, which the locator falls back on, is that of the whole data set: a mean over all its marked studies.
+    """
 
     processed: Path
     training: tuple["MarkedStudy", ...]
     held_out: tuple["MarkedStudy", ...]
     atlas: "Atlas"
+    prior: "SpinePrior"
     fingerprint: str
 
 
@@ -113,7 +125,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     if own_rank() == 0:
         forget_stop(run)
     trackers = trackers_of(settings.report_to)
-    material = read_material(root.processed("train"), settings)
+    material = read_material(root.processed("train"), settings.held_out_folds)
 
     import torch
 
@@ -166,28 +178,30 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     accelerator.end_training()
 
 
-def read_material(processed: Path, settings: Namespace) -> Material:
+def read_material(processed: Path, held_out_folds: Sequence[int]) -> Material:
     """Raises ValueError where there is nothing to learn from."""
     metadata = read_metadata(processed)
 
     from data_prep.atlas import load_atlas
     from vl_model.locator_data import read_marked_studies
+    from vl_model.spine_prior import learn_prior
 
     fold_of = {int(study): int(fold) for study, fold in metadata["folds"]["of_study"].items()}
     studies = read_marked_studies(processed, fold_of)
-    if strange := set(settings.held_out_folds) - set(fold_of.values()):
+    if strange := set(held_out_folds) - set(fold_of.values()):
         raise ValueError(
             f"--held_out_folds {sorted(strange)}: this data set's folds are {sorted(set(fold_of.values()))}"
         )
-    training = tuple(study for study in studies if study.fold not in settings.held_out_folds)
-    held_out = tuple(study for study in studies if study.fold in settings.held_out_folds)
+    training = tuple(study for study in studies if study.fold not in held_out_folds)
+    held_out = tuple(study for study in studies if study.fold in held_out_folds)
     if not training:
         raise ValueError(
-            f"{processed}: no marked study outside --held_out_folds {settings.held_out_folds}; without marks "
+            f"{processed}: no marked study outside --held_out_folds {held_out_folds}; without marks "
             "(train_label_coordinates.csv) nothing can be learned, and prepare_data.py places sites by an atlas"
         )
     atlas = load_atlas(processed / "atlas.json")
-    return Material(processed, training, held_out, atlas, str(metadata["hashes"]["input"]))
+    prior = learn_prior(atlas.shape_N3, [study.position_N3 for study in training])
+    return Material(processed, training, held_out, atlas, prior, str(metadata["hashes"]["input"]))
 
 
 def build_trainer(
@@ -205,11 +219,13 @@ def build_trainer(
         return tqdm(studies, desc="cutting pictures", unit="study")
 
     with accelerator.main_process_first():  # the others find them cut
-        cuts = cut_studies(material.training, material.processed, material.processed / "locator_pictures", progress)
+        studies = sorted((*material.training, *material.held_out), key=lambda study: study.study_id)
+        cuts = cut_studies(studies, material.processed, material.fingerprint, progress)
     batches = {
         name: PictureBatches(
             name,
             cuts[name],
+            cuts[name].rows_of(material.training),
             settings.per_device_train_batch_size,
             settings.seed,
             accelerator.process_index,
@@ -238,16 +254,14 @@ def run_plan(settings: Namespace, material: Material, accelerator: "Accelerator"
 
 
 def finish(run: Path, logs: Path, network: "LocatorNetwork", material: Material, preemption: "Preemption") -> None:
-    """Learn the prior, look at the held-out studies, calibrate by them, write ``final/`` and the report."""
-    from vl_model.locator import MARK_DEVIATION_MM, Locator
+    """Look at the held-out studies, calibrate by them, write ``final/`` and the report."""
+    from vl_model.locator import Locator
     from vl_model.locator_calibration import fit
-    from vl_model.spine_prior import learn_prior
 
-    positions = [study.position_N3 for study in material.training]
-    prior = learn_prior(material.atlas.shape_N3, positions, MARK_DEVIATION_MM)
-    bare = Locator(network.eval(), prior, material.atlas)
+    bare = Locator(network.eval(), material.prior, material.atlas)
     seen = look_at(bare, material, preemption)
-    fit(bare, seen).save(run / "final", {"dataset_fingerprint": material.fingerprint, "studies": len(positions)})
+    notes = {"dataset_fingerprint": material.fingerprint, "studies": len(material.training)}
+    fit(bare, seen).save(run / "final", notes)
     if seen:
         write_report(logs, bare, seen)
     else:
@@ -265,8 +279,8 @@ def look_at(locator: "Locator", material: Material, preemption: "Preemption") ->
     for marked in tqdm(material.held_out, desc="locating held-out studies", unit="study"):
         if preemption.is_asked_of_the_first():
             raise Stopped("after the last step")
-        pose, sightings, _ = locator.see(marked.read(material.processed))
-        seen.append(Seen(marked.study_id, marked.position_N3, pose, tuple(sightings)))
+        pose, sightings, count_error = locator.see(marked.read(material.processed))
+        seen.append(Seen(marked.study_id, marked.position_N3, pose, tuple(sightings), count_error))
     return seen
 
 
@@ -277,6 +291,7 @@ def write_report(logs: Path, locator: "Locator", seen: list["Seen"]) -> None:
     from vl_model.locator_calibration import cross_fitted, measured
     from vl_model.locator_measures import lines
     from vl_model.locator_suspects import find_suspects, write_suspects
+    from vl_model.measures import plain
 
     located = cross_fitted(locator, seen)
     result = measured(located)
@@ -284,12 +299,13 @@ def write_report(logs: Path, locator: "Locator", seen: list["Seen"]) -> None:
     content = {
         "studies": len(seen),
         "conditions": [asdict(table) for table in result.tables()],
+        "not_located": result.not_located,
         "right_level_share": result.right_level_share,
         "sides_exchanged": result.sides_exchanged,
         "reliability": [dict(zip(bins, row, strict=True)) for row in result.reliability()],
     }
     with replacing(logs / "locator_report.json") as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(plain(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     print("\n".join(lines(result)), flush=True)
     suspects = [
         suspect
@@ -302,13 +318,17 @@ def write_report(logs: Path, locator: "Locator", seen: list["Seen"]) -> None:
 
 
 def show(root: DataRoot, settings: Namespace) -> None:
-    """Sheets of the held-out studies, worst first."""
+    """Sheets of the studies that the run held out, worst first."""
     from vl_model.locator import load_locator
     from vl_model.locator_sheet import locate_all, write_sheets
+    from vl_model.run_record import read_run_record
 
-    material = read_material(root.processed("train"), settings)
+    record = read_run_record(root.run(settings.run))
+    material = read_material(root.processed("train"), record.held_out_folds)
+    if material.fingerprint != record.dataset_fingerprint:
+        raise ValueError(f"--run {settings.run!r} learned from other data than lies in {material.processed} now")
     if not material.held_out:
-        raise ValueError("--show: no study is held out by --held_out_folds, so none can be shown fairly")
+        raise ValueError(f"--show: run {settings.run!r} held out no study, so none can be shown fairly")
     cases = locate_all(load_locator(root.run(settings.run) / "final"), material.held_out, material.processed)
     for path in write_sheets(cases, root.logs(settings.run) / "sheets", settings.show):
         print(path)

@@ -35,6 +35,7 @@ from data_prep.commands import (
 )
 from data_prep.layout import DataRoot, data_root, home_expanded
 from vl_model.launch import Launch, check_launch, follow, own_rank, threads_per_process, trackers_of
+from vl_model.locator_of_run import placing_to_carry
 from vl_model.material import Material, read_material
 from vl_model.run_folder import check_run, forget_stop, held, remove_run, write_record
 
@@ -169,6 +170,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     if own_rank() == 0:
         forget_stop(run)
     trackers = trackers_of(settings.report_to)
+    placing = placing_to_carry(root)
     if settings.push_to_hub:
         from vl_model.hub import check_repository, push
 
@@ -182,7 +184,6 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     from vl_model.accelerators import build_accelerator
     from vl_model.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
     from vl_model.ending import orderly_end
-    from vl_model.locator_of_run import carry_placing
     from vl_model.preemption import Preemption
     from vl_model.provenance import run_record
     from vl_model.records import Records
@@ -228,7 +229,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
         if accelerator.is_main_process:
             trained_on = {name: record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}
             model.save(run / "final", trained_on)
-            carry_placing(root, run)
+            placing.copy_to(run)
             write_record(run, record | {"finished": True})
             print(f"wrote {run / 'final'}", flush=True)
             if cost := records.evaluation_cost():

@@ -20,17 +20,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_prep.atlas import Atlas
 from data_prep.cohorts import split_cohort
 from data_prep.commands import SettingsParser, run_command
 from data_prep.convert import learn_from
 from data_prep.geometry import Array
 from data_prep.layout import DataRoot
 from data_prep.phantom import write_cohort
-from data_prep.regions import marked_positions
+from data_prep.regions import marked_positions, points_of
 from data_prep.sites import SITES, Condition, Level, Side, Site, View
 from data_prep.studies import Series, Study, StudyFolder, read_study
-from vl_model.locator import MARK_DEVIATION_MM, Locator, load_locator, new_network
+from vl_model.locator import LARGEST_ERROR_MM, Located, Locator, load_locator, new_network
 from vl_model.locator_measures import Measured, lines
 from vl_model.locator_sheet import Case, reason, write_sheets
 from vl_model.spine_prior import learn_prior
@@ -64,13 +63,8 @@ def untaught_locator(root: DataRoot) -> Locator:
     cohort = split_cohort(root, "train")
     atlas = learn_from(cohort)
     assert atlas is not None
-    positions = []
-    for folder in cohort.folders:
-        marked_N3 = np.full((len(SITES), 3), np.nan)
-        for site, position in marked_positions(read_study(folder)[0])[0].items():
-            marked_N3[SITES.index(site)] = position.point_mm
-        positions.append(marked_N3)
-    return Locator(new_network().eval(), learn_prior(atlas.shape_N3, positions, MARK_DEVIATION_MM), atlas)
+    positions = [points_of(marked_positions(read_study(folder)[0])[0]) for folder in cohort.folders]
+    return Locator(new_network().eval(), learn_prior(atlas.shape_N3, positions), atlas)
 
 
 def measure(locator: Locator, root: DataRoot, most: int, hurt: bool) -> list[Case]:
@@ -80,29 +74,46 @@ def measure(locator: Locator, root: DataRoot, most: int, hurt: bool) -> list[Cas
     random = np.random.default_rng(0)
     changes = CHANGES if hurt else CHANGES[:1]
     seconds = {"reading": 0.0, "locating": 0.0, "atlas": 0.0}
-    places: dict[str, list[tuple[Array, Array]]] = {"the atlas alone": [], **{name: [] for name, _ in changes}}
+    places: dict[str, list[Located]] = {name: [] for name, _ in changes}
+    by_atlas: list[Array] = []
     cases = []
     for folder in folders:
         began = time.process_time()
-        study, _ = read_study(folder)
+        study = study_of(folder)
         seconds["reading"] += time.process_time() - began
         for name, change in changes:
             began = time.process_time()
-            located = locator.locate(change(study, random))
-            if name == CHANGES[0][0]:
+            located = located_or_atlas(locator, change(study, random))
+            places[name].append(located)
+            if name == changes[0][0]:
                 seconds["locating"] += time.process_time() - began
                 cases.append(Case(folder.study_id, truth[folder.study_id], located, partial(study_of, folder)))
-            nothing = np.full((len(SITES), 3), np.nan), np.full(len(SITES), np.nan)
-            places[name].append((located.place_N3, located.error_N) if located else nothing)
         began = time.process_time()
-        places["the atlas alone"].append((atlas_places(locator.atlas, study), np.full(len(SITES), np.nan)))
+        by_atlas.append(points_of(locator.atlas.place(study, {})))
         seconds["atlas"] += time.process_time() - began
     true_SN3 = np.array([truth[folder.study_id] for folder in folders])
     say_seconds(seconds, len(folders))
+    unknown_SN = np.full((len(folders), len(SITES)), np.nan)
+    say_errors("the atlas alone", Measured(np.array(by_atlas), true_SN3, unknown_SN))
     for name, found in places.items():
-        measured = Measured(np.array([place for place, _ in found]), true_SN3, np.array([error for _, error in found]))
-        print("\n".join([f"\n{name}:", *lines(measured)]), flush=True)
+        error_SN = np.array([located.error_N for located in found])
+        say_errors(name, Measured(np.array([located.place_N3 for located in found]), true_SN3, error_SN))
+        unsure = int((error_SN > LARGEST_ERROR_MM).sum())
+        print(f"{unsure} sites were too unsure, and the atlas's", flush=True)
     return cases
+
+
+def located_or_atlas(locator: Locator, study: Study) -> Located:
+    """As the conversion places sites: the atlas's where the predicted error is too large; NaN where it has none."""
+    located = locator.locate(study)
+    if located is None:
+        return Located(np.full((len(SITES), 3), np.nan), np.full(len(SITES), np.nan), ())
+    sure = located.sure
+    return replace(located, place_N3=points_of(locator.atlas.place(study, sure) | sure))
+
+
+def say_errors(name: str, measured: Measured) -> None:
+    print("\n".join([f"\n{name}:", *lines(measured)]), flush=True)
 
 
 def study_of(folder: StudyFolder) -> Study:
@@ -136,13 +147,6 @@ def read_truth(path: Path) -> dict[int, Array]:
             place_N3 = truth.setdefault(int(row["study_id"]), np.full((len(SITES), 3), np.nan))
             place_N3[SITES.index(site)] = [float(row[name]) for name in ("x_mm", "y_mm", "z_mm")]
     return truth
-
-
-def atlas_places(atlas: Atlas, study: Study) -> Array:
-    place_N3 = np.full((len(SITES), 3), np.nan)
-    for site, position in atlas.place(study, {}).items():
-        place_N3[SITES.index(site)] = position.point_mm
-    return place_N3
 
 
 Change = Callable[[Study, np.random.Generator], Study]

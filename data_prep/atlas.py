@@ -21,7 +21,7 @@ from data_prep.geometry import Array
 from data_prep.json_files import read_object
 from data_prep.matching import GRID_MM, Picture, Seen, in_mean_spine, look, match, nearest_sagittal, volume_middle
 from data_prep.pose import Pose, fit_pose
-from data_prep.regions import Position, vector
+from data_prep.regions import Position, points_of, vector
 from data_prep.sites import SITES, Condition, Level, Site, Source, View
 from data_prep.studies import Series, Study
 
@@ -60,9 +60,7 @@ class Atlas:
 
     def place(self, study: Study, known: Mapping[Site, Position]) -> dict[Site, Position]:
         """Positions of the sites that are not known; none where the study has no images with geometry."""
-        known_N3 = np.full((len(SITES), 3), np.nan)
-        for site, position in known.items():
-            known_N3[SITES.index(site)] = position.point_mm
+        known_N3 = points_of(known)
         pose = fit_pose(self.shape_N3, known_N3) if _enough(known_N3 + 0 * self.shape_N3) else None
         if pose is None or not pose.is_plausible:
             pose = self.find(study)
@@ -139,9 +137,7 @@ def load_atlas(path: Path) -> Atlas:
 
 def example_of(study: Study, positions: Mapping[Site, Position]) -> Example | None:
     """What a study teaches; None where its marks do not fix a pose."""
-    position_N3 = np.full((len(SITES), 3), np.nan)
-    for site, position in positions.items():
-        position_N3[SITES.index(site)] = position.point_mm
+    position_N3 = points_of(positions)
     if not _enough(position_N3) or not np.isfinite(position_N3[_IS_CANAL]).any():
         return None
     centre = np.nanmean(position_N3[_IS_CANAL], axis=0)

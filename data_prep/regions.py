@@ -9,6 +9,8 @@ answer (`Missing`), not an error.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from data_prep.faults import Action, Fault, FaultKind
 from data_prep.geometry import Array, Frame, Plane, Vector, neighbours
 from data_prep.marks import judge
@@ -31,6 +33,14 @@ class Position:
     point_mm: Vector
     source: Source
     mark: Mark | None = None
+
+
+def points_of(positions: Mapping[Site, Position]) -> Array:
+    """(25, 3) mm in the order of `SITES`; NaN where there is no position."""
+    point_N3 = np.full((len(SITES), 3), np.nan)
+    for site, position in positions.items():
+        point_N3[SITES.index(site)] = position.point_mm
+    return point_N3
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,8 @@ def test_two_processes_see_together_what_one_sees() -> None:
         random.random((size, 5)).astype(np.float32),
         np.ones((size, 5), dtype=bool),
     )
-    one = PictureBatches("axial", cut, 4, 7).draw(3)
-    halves = [PictureBatches("axial", cut, 2, 7, process, 2).draw(3) for process in range(2)]
+    row_N = np.arange(0, size, 2)
+    one = PictureBatches("axial", cut, row_N, 4, 7).draw(3)
+    halves = [PictureBatches("axial", cut, row_N, 2, 7, process, 2).draw(3) for process in range(2)]
     torch.testing.assert_close(one.picture_B3HW, torch.cat([half.picture_B3HW for half in halves]))
     torch.testing.assert_close(one.target_BCP, torch.cat([half.target_BCP for half in halves]))

@@ -86,9 +86,9 @@ def test_learning_finds_the_shape_and_fills_sites_that_are_hardly_marked() -> No
         place[RANDOM.random(N) < 0.2] = np.nan
         place[24] = place[24] if number < 3 else np.nan
         studies.append(place)
-    prior = learn_prior(np.where(np.arange(N)[:, None] == 9, np.nan, shape), studies, np.full(3, 1.0))
+    prior = learn_prior(np.where(np.arange(N)[:, None] == 9, np.nan, shape), studies)
     pose = fit_pose(prior.shape_N3, shape)
     assert abs(pose.apply(prior.shape_N3) - shape).max() < 3
     assert np.linalg.eigvalsh(prior.covariance_DD).min() > 0
     with pytest.raises(ValueError, match="1 studies have 5 marks"):
-        learn_prior(shape, studies[:1], np.ones(3))
+        learn_prior(shape, studies[:1])

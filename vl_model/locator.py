@@ -9,7 +9,7 @@ there are some, and the prior make one posterior. A site whose predicted error i
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from data_prep.atlas import Atlas, load_atlas
-from data_prep.geometry import Array, Frame
+from data_prep.geometry import Array
 from data_prep.json_files import read_object
 from data_prep.pose import Pose
-from data_prep.regions import Position, vector
+from data_prep.regions import Position, points_of, vector
 from data_prep.sites import SITES, Condition, Level, Site, Source
 from data_prep.studies import Study
 from data_prep.whole_files import replacing
@@ -42,8 +42,6 @@ from vl_model.spine_prior import POSE_SPREAD, Observation, Posterior, SpinePrior
 
 #: Pictures that go through a network at a time: few, so that what layers pass on stays in the cache.
 BATCH = 8
-#: Readers' marks scatter by a millimetre in their slice, and lie up to half a gap beside it; deviation along x, y, z.
-MARK_DEVIATION_MM = np.array([1.5, 1.2, 1.5])
 #: A site with a larger predicted error (root of the mean squared distance) is left to the atlas.
 LARGEST_ERROR_MM = 15.0
 #: How far off the usual a spine lies that no picture shows: the pose is then all but unknown.
@@ -55,6 +53,8 @@ UNSEEN_SPREAD = np.array([10.0, 15.0, 25.0, 0.10, 0.12])
 UNCOUNTED_MM, NO_SACRUM_MM = 11.0, 25.0
 #: So much of the sacrum below the last disc is needed to count.
 SACRUM_MM = 20.0
+#: A row of a picture shows something where a pixel of it is brighter than this, of 255.
+DARK = 24
 LAST_CANAL = SITES.index(Site(Condition.SPINAL_CANAL_STENOSIS, None, Level.L5_S1))
 
 
@@ -65,6 +65,15 @@ class Located:
     place_N3: Array
     error_N: Array
     sightings: tuple[Sighting, ...]
+
+    @property
+    def sure(self) -> dict[Site, Position]:
+        """Positions of the sites whose predicted error is not too large."""
+        return {
+            site: Position(site, vector(place), Source.LOCATED)
+            for site, place, error in zip(SITES, self.place_N3, self.error_N, strict=True)
+            if error <= LARGEST_ERROR_MM
+        }
 
     @property
     def kinds(self) -> dict[int, list[str]]:
@@ -88,27 +97,18 @@ class Locator:
     def locate(self, study: Study, marked_N3: Array | None = None) -> Located | None:
         """All sites; None where no series of the study has geometry. marked_N3: readers' places, NaN where none."""
         pose, seen, count_error = self.see(study, marked_N3)
-        if pose is None:
-            return None
-        located = self.located(self.fuse(pose, seen, marked_N3), seen)
-        return replace(located, error_N=np.hypot(located.error_N, count_error))
+        return None if pose is None else self.located(self.fuse(pose, seen, marked_N3), seen, count_error)
 
-    def located(self, posterior: Posterior, seen: Sequence[Sighting]) -> Located:
-        return Located(posterior.place_N3, posterior.deviation_N * self._scale_N, tuple(seen))
+    def located(self, posterior: Posterior, seen: Sequence[Sighting], count_error: float) -> Located:
+        error_N = np.hypot(posterior.deviation_N * self._scale_N, count_error)
+        return Located(posterior.place_N3, error_N, tuple(seen))
 
     def place(self, study: Study, known: Mapping[Site, Position]) -> dict[Site, Position]:
         """Positions of the sites that are not known, but for those whose predicted error is too large."""
-        marked_N3 = np.full((len(SITES), 3), np.nan)
-        for site, position in known.items():
-            marked_N3[SITES.index(site)] = position.point_mm
-        located = self.locate(study, marked_N3)
-        if located is None:
-            return {}
-        return {
-            site: Position(site, vector(place), Source.LOCATED)
-            for site, place, error in zip(SITES, located.place_N3, located.error_N, strict=True)
-            if site not in known and error <= LARGEST_ERROR_MM
-        }
+        located = self.locate(study, points_of(known))
+        return (
+            {} if located is None else {site: position for site, position in located.sure.items() if site not in known}
+        )
 
     def see(self, study: Study, marked_N3: Array | None = None) -> tuple[Pose | None, list[Sighting], float]:
         """Where the spine lies roughly, every sighting of a site, and what a wrong count of levels may add to errors.
@@ -134,7 +134,7 @@ class Locator:
     def fuse(self, pose: Pose, seen: Sequence[Sighting], marked_N3: Array | None = None) -> Posterior:
         observations: list[Observation] = [sighting.observation(self.deviation_mm) for sighting in seen]
         if marked_N3 is not None:
-            observations += mark_observations(marked_N3, MARK_DEVIATION_MM)
+            observations += mark_observations(marked_N3)
         return self.prior.posterior(pose, observations, POSE_SPREAD if observations else UNSEEN_SPREAD)
 
     def _maps(self, network: Any, pictures: Sequence[Picture]) -> list[Maps]:
@@ -178,14 +178,14 @@ def count_error_mm(sagittal: Sequence[Picture], is_column_seen: bool, place_N3: 
     """What a count that is a level off may add to a site's error: levels are counted from the sacrum up."""
     if not is_column_seen:
         return UNCOUNTED_MM
-    frames = [picture.place.frame for picture in sagittal]
-    lowest = min(frame.to_patient(*corner)[2] for frame in frames for corner in _corners(frame))
+    lowest = min(_lowest_mm(picture) for picture in sagittal)
     return 0.0 if place_N3[LAST_CANAL, 2] - lowest >= SACRUM_MM else NO_SACRUM_MM
 
 
-def _corners(frame: Frame) -> tuple[tuple[int, int], ...]:
-    rows, columns = frame.shape
-    return (0, 0), (columns - 1, 0), (0, rows - 1), (columns - 1, rows - 1)
+def _lowest_mm(picture: Picture) -> float:
+    """Patient z of the lowest row in which a picture shows something: what the network sees, not what the image has."""
+    rows = np.flatnonzero((picture.grey_3HW[1] > DARK).any(axis=1))
+    return float(picture.frame.to_patient((picture.frame.shape[1] - 1) / 2, int(rows[-1]))[2]) if len(rows) else np.inf
 
 
 def new_network() -> LocatorNetwork:

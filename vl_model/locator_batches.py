@@ -42,10 +42,11 @@ class PictureBatch:
 
 @dataclass(frozen=True)
 class PictureBatches:
-    """Draws a process' share of global batches from a cut; `name` is its orientation."""
+    """Draws a process' share of global batches from the pictures `row_N` of a cut; `name` is its orientation."""
 
     name: str
     cut: Cut
+    row_N: npt.NDArray[np.int64]
     batch_size: int
     seed: int
     process: int = 0
@@ -54,7 +55,7 @@ class PictureBatches:
     def draw(self, step: int) -> PictureBatch:
         places = range(self.process * self.batch_size, (self.process + 1) * self.batch_size)
         generators = [np.random.default_rng([self.seed, step, place, self.name == "axial"]) for place in places]
-        rows = [int(generator.integers(len(self.cut.study_N))) for generator in generators]
+        rows = [int(self.row_N[generator.integers(len(self.row_N))]) for generator in generators]
         return vary(load(self.cut, rows), generators, self.name)
 
 

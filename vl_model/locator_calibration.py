@@ -21,6 +21,9 @@ from vl_model.locator_observations import FIRST_DEVIATIONS, KINDS, Sighting
 LEAST_SIGHTINGS, LEAST_DEVIATION_MM = 20, 0.6
 #: Median absolute deviation -> standard deviation of a normal distribution.
 MAD_TO_DEVIATION = 1.4826
+#: The median of a squared distance in three dimensions, of alike normal coordinates, over its mean: chi-squared's
+#: median, 2.366, over 3.
+MEDIAN_SHARE = 2.366 / 3
 #: The predicted error's scale stays within these: a few sites cannot make it absurd.
 SMALLEST_SCALE, LARGEST_SCALE = 0.5, 4.0
 
@@ -29,19 +32,23 @@ _CONDITION_N = np.array([site.condition for site in SITES])
 
 @dataclass(frozen=True)
 class Seen:
-    """A held-out study as the networks saw it. marked_N3: its marks, NaN where none; pose None: nothing was seen."""
+    """A held-out study as the networks saw it.
+
+    marked_N3: its marks, NaN where none; pose None: nothing was seen; count_error: of its levels, mm.
+    """
 
     study_id: int
     marked_N3: Array
     pose: Pose | None
     sightings: tuple[Sighting, ...]
+    count_error: float
 
     def locate(self, locator: Locator) -> Located | None:
         """As `Locator.locate`, without marks and without looking again."""
         if self.pose is None:
             return None
         posterior = locator.fuse(self.pose, self.sightings)
-        return locator.located(posterior, self.sightings)
+        return locator.located(posterior, self.sightings, self.count_error)
 
 
 def fit(locator: Locator, seen: Sequence[Seen]) -> Locator:
@@ -86,21 +93,23 @@ def _deviations(seen: Sequence[Seen]) -> dict[str, Array]:
 
 
 def _scales(locator: Locator, seen: Sequence[Seen]) -> dict[Condition, float]:
-    squared: dict[Condition, list[tuple[float, float]]] = {condition: [] for condition in Condition}
+    shares: dict[Condition, list[float]] = {condition: [] for condition in Condition}
     for study in seen:
         located = study.locate(locator)
-        if located is None:
+        if located is None or study.count_error:
             continue
-        error_N = np.linalg.norm(located.place_N3 - study.marked_N3, axis=1)
-        for condition, error, expected in zip(_CONDITION_N, error_N, located.error_N, strict=True):
-            if np.isfinite(error):
-                squared[condition].append((error**2, expected**2))
-    return {condition: _scale(pairs) for condition, pairs in squared.items()}
+        squared_N = np.sum((located.place_N3 - study.marked_N3) ** 2, axis=1) / located.error_N**2
+        for condition, share in zip(_CONDITION_N, squared_N, strict=True):
+            if np.isfinite(share):
+                shares[condition].append(share)
+    return {condition: _scale(found) for condition, found in shares.items()}
 
 
-def _scale(pairs: Sequence[tuple[float, float]]) -> float:
-    """Root of true over expected mean squares; 1 where nothing was measured."""
-    if len(pairs) < LEAST_SIGHTINGS:
+def _scale(shares: Sequence[float]) -> float:
+    """Of true over expected error, from the median of the squared ratios; 1 where hardly anything was measured.
+
+    A few studies that are a level off, 35 mm, would make a mean say nothing of the others.
+    """
+    if len(shares) < LEAST_SIGHTINGS:
         return 1.0
-    error, expected = np.array(pairs).mean(axis=0)
-    return float(np.clip(np.sqrt(error / max(expected, 1e-9)), SMALLEST_SCALE, LARGEST_SCALE))
+    return float(np.clip(np.sqrt(np.median(shares) / MEDIAN_SHARE), SMALLEST_SCALE, LARGEST_SCALE))

@@ -8,7 +8,7 @@ Dimensions: N pictures of one orientation, H and W pixels, C channels.
 
 import csv
 import hashlib
-import json
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,14 +21,17 @@ import numpy.typing as npt
 from PIL import Image
 
 from data_prep.geometry import Array, Frame
+from data_prep.locks import locked
 from data_prep.sites import SITES, Condition, Level, Side, Site, Source, View
 from data_prep.studies import Series, Slice, Study
-from data_prep.whole_files import replacing
 from vl_model.locator_network import AXIAL_CHANNELS, SAGITTAL_CHANNELS, axial_site
 from vl_model.locator_pictures import (
     AXIAL_MM,
     AXIAL_SHAPE,
+    LEAST_CONTRAST,
+    MOST_SLICES,
     SAGITTAL_MM,
+    SAGITTAL_REACH_MM,
     SAGITTAL_SHAPE,
     Grey,
     Picture,
@@ -36,6 +39,7 @@ from vl_model.locator_pictures import (
     axial_places,
     sagittal_pictures,
 )
+from vl_model.whole_folders import whole_folder
 
 #: A sagittal slice counts as a point's own by its distance from it, as a normal curve of this deviation (mm).
 SAGITTAL_OWN_MM = {Condition.SPINAL_CANAL_STENOSIS: 5.0, Condition.NEURAL_FORAMINAL_NARROWING: 3.5}
@@ -43,8 +47,10 @@ SAGITTAL_OWN_MM = {Condition.SPINAL_CANAL_STENOSIS: 5.0, Condition.NEURAL_FORAMI
 AXIAL_OWN_MM = 3.5
 #: Axial slices further than this from every level's canal show a vertebral body.
 AXIAL_REACH_MM = 14.0
+#: The folder of the cut pictures in ``processed_data``.
+PICTURES = "locator_pictures"
 #: Raised when what is cut, or the targets, change.
-CUT_VERSION = 3
+CUT_VERSION = 4
 #: The arrays of a cut besides its pictures, each a file.
 PARTS = ("study", "point", "share", "known")
 #: Rows and columns of the pictures of each orientation.
@@ -80,6 +86,10 @@ class Cut:
     point_NC2: Floats
     share_NC: Floats
     known_NC: npt.NDArray[np.bool_]
+
+    def rows_of(self, studies: Iterable[MarkedStudy]) -> npt.NDArray[np.int64]:
+        """Which pictures are of these studies."""
+        return np.flatnonzero(np.isin(self.study_N, [study.study_id for study in studies]))
 
 
 def read_marked_studies(processed: Path, fold_of: Mapping[int, int]) -> list[MarkedStudy]:
@@ -152,29 +162,31 @@ def _read_png(path: Path) -> Grey:
         raise ValueError(f"{path}: cannot be read ({error}); run prepare_data.py again") from None
 
 
-def cut_studies(studies: Sequence[MarkedStudy], processed: Path, folder: Path, progress: Any = iter) -> dict[str, Cut]:
-    """The pictures of both orientations by name, cut into `folder`, or found there as they were cut before."""
-    key = hashlib.sha256(repr(_made_from(studies, processed)).encode()).hexdigest()
-    note = folder / "cut.json"
-    try:
-        current = json.loads(note.read_text(encoding="utf-8"))["key"] == key
-    except (OSError, ValueError, KeyError, TypeError):
-        current = False
-    if not current:
-        folder.mkdir(parents=True, exist_ok=True)
-        note.unlink(missing_ok=True)
-        _cut_all(studies, processed, folder, progress)
-        with replacing(note) as partial:
-            partial.write_text(json.dumps({"key": key}) + "\n", encoding="utf-8")
-    return {name: _open_cut(folder, name) for name in ("sagittal", "axial")}
+def cut_studies(studies: Sequence[MarkedStudy], processed: Path, written: str, progress: Any = iter) -> dict[str, Cut]:
+    """The pictures of both orientations by name, cut into `processed`, or found there as they were cut before.
+
+    All marked studies are cut, whichever of them a run learns from: runs of other folds read the same pictures.
+    written: a digest of what `processed` was made from. Raises BlockingIOError where another run is cutting them.
+    """
+    key = hashlib.sha256(repr(_made_from(studies, written)).encode()).hexdigest()
+    folder = processed / PICTURES / key[:16]
+    if not folder.is_dir():
+        folder.parent.mkdir(exist_ok=True)
+        with locked(folder.parent / ".lock", "cutting the locator's pictures"):
+            earlier = [path for path in folder.parent.iterdir() if path.is_dir()]
+            with whole_folder(folder) as partial:
+                _cut_all(studies, processed, partial, progress)
+            for path in earlier:  # of other data; a run that still reads them keeps its open files
+                shutil.rmtree(path, ignore_errors=True)
+    return {name: _open_cut(folder, name) for name in SHAPES}
 
 
-def _made_from(studies: Sequence[MarkedStudy], processed: Path) -> tuple[Any, ...]:
-    grids = (CUT_VERSION, SAGITTAL_MM, SAGITTAL_SHAPE, AXIAL_MM, AXIAL_SHAPE, AXIAL_REACH_MM)
+def _made_from(studies: Sequence[MarkedStudy], written: str) -> tuple[Any, ...]:
+    grids = (CUT_VERSION, SAGITTAL_MM, SAGITTAL_SHAPE, AXIAL_MM, AXIAL_SHAPE)
+    chosen = (AXIAL_REACH_MM, SAGITTAL_REACH_MM, MOST_SLICES, LEAST_CONTRAST)
     own = (AXIAL_OWN_MM, tuple(SAGITTAL_OWN_MM.values()))
-    written = hashlib.sha256((processed / "slices.csv").read_bytes()).hexdigest()
     marks = hashlib.sha256(np.array([study.position_N3 for study in studies]).tobytes()).hexdigest()
-    return grids, own, written, marks, [study.study_id for study in studies]
+    return grids, chosen, own, written, marks, [study.study_id for study in studies]
 
 
 def _cut_all(studies: Sequence[MarkedStudy], processed: Path, folder: Path, progress: Any) -> None:
@@ -195,8 +207,7 @@ def _cut_all(studies: Sequence[MarkedStudy], processed: Path, folder: Path, prog
         if not rows:
             raise ValueError(f"{processed}: no marked study has a {name} series with geometry to learn from")
         for part, column in zip(PARTS, zip(*rows, strict=True), strict=True):
-            with replacing(folder / f"{name}_{part}.npy") as partial, partial.open("wb") as file:
-                np.save(file, np.stack(column))
+            np.save(folder / f"{name}_{part}.npy", np.stack(column))
 
 
 def _open_cut(folder: Path, name: str) -> Cut:

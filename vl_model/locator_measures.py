@@ -1,6 +1,7 @@
 """How far located sites lie from where they are: tables of errors with intervals, a row a condition.
 
-Studies, not sites, are drawn for the intervals: the sites of one study err together.
+A site that was not located at all is infinitely far away: saying nothing is no way to score. Studies, not sites, are
+drawn for the intervals: the sites of one study err together.
 
 Dimensions: S studies, N = 25 sites.
 """
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from data_prep.geometry import Array
 from data_prep.sites import SITES, Condition, Side
@@ -56,8 +58,18 @@ class Measured:
 
     @property
     def distance_SN(self) -> Array:
+        """mm; NaN where the true place is unknown, infinite where only the located one is."""
         distance: Array = np.linalg.norm(self.place_SN3 - self.true_SN3, axis=2)
-        return distance
+        return np.where(self._is_known_SN & np.isnan(distance), np.inf, distance)
+
+    @property
+    def not_located(self) -> int:
+        """Sites that have a place and got none."""
+        return int(np.isinf(self.distance_SN).sum())
+
+    @property
+    def _is_known_SN(self) -> npt.NDArray[np.bool_]:
+        return np.asarray(np.isfinite(self.true_SN3).all(axis=2))
 
     def tables(self, seed: int = 0) -> list[ErrorTable]:
         return [_table(condition, self.distance_SN[:, condition == _CONDITION_N], seed) for condition in Condition]
@@ -89,10 +101,10 @@ def _table(condition: Condition, distance_SN: Array, seed: int) -> ErrorTable:
 
     def figure(measure: Callable[[Array], float]) -> Figure:
         drawn = [measure(distance_SN[draw]) for draw in draws]
-        low, high = np.nanpercentile(drawn, [2.5, 97.5])
+        low, high = np.nanpercentile(drawn, [2.5, 97.5], method="nearest")
         return Figure(measure(distance_SN), float(low), float(high))
 
-    n = int(np.isfinite(distance_SN).sum())
+    n = int((~np.isnan(distance_SN)).sum())
     if not n:
         nothing = Figure(np.nan, np.nan, np.nan)
         return ErrorTable(condition, 0, nothing, nothing, nothing)
@@ -100,22 +112,30 @@ def _table(condition: Condition, distance_SN: Array, seed: int) -> ErrorTable:
 
 
 def _median(distance: Array) -> float:
-    return float(np.nanmedian(distance)) if np.isfinite(distance).any() else np.nan
+    return _percentile(distance, 50)
 
 
 def _percentile_95(distance: Array) -> float:
-    return float(np.nanpercentile(distance, 95)) if np.isfinite(distance).any() else np.nan
+    return _percentile(distance, 95)
+
+
+def _percentile(distance: Array, part: float) -> float:
+    """The next larger of the known distances: between a number and infinity nothing can be interpolated."""
+    known = distance[~np.isnan(distance)]
+    return float(np.percentile(known, part, method="higher")) if len(known) else np.nan
 
 
 def _found(distance: Array) -> float:
-    known = distance[np.isfinite(distance)]
+    known = distance[~np.isnan(distance)]
     return float(np.mean(known <= FOUND_MM)) if len(known) else np.nan
 
 
 def _levels_right(place_N3: Array, true_N3: Array) -> bool:
     for index, site in enumerate(SITES):
-        if not np.isfinite(place_N3[index]).all() or not np.isfinite(true_N3[index]).all():
+        if not np.isfinite(true_N3[index]).all():
             continue
+        if not np.isfinite(place_N3[index]).all():
+            return False
         fellows = [
             number
             for number, other in enumerate(SITES)
@@ -148,6 +168,8 @@ def lines(measured: Measured) -> list[str]:
         figures = f"{table.median!s:>20s} {table.percentile_95!s:>20s} {table.found!s:>20s}"
         said.append(f"{table.condition.words:28s} {table.n:6d} {figures}")
     said.append(f"right level in {measured.right_level_share:.1%} of {len(measured.place_SN3)} studies")
+    if measured.not_located:
+        said.append(f"{measured.not_located} sites were not located")
     said.append(f"left and right exchanged in {measured.sides_exchanged} pairs")
     bins = ", ".join(f"{expected:.1f} -> {found:.1f}" for expected, found, _ in measured.reliability())
     if bins:

@@ -1,14 +1,15 @@
-"""The locator and atlas that a run carries along, so that it places the sites of new studies wherever it is taken.
+"""The locator and atlas that a run carries along, so that it places the sites of new studies as its test split's.
 
-They lie in ``<run>/placing/``: ``atlas.json``, and ``locator/`` where there was a locator when training ended.
-Nothing here imports torch.
+They lie in ``<run>/placing/``: ``atlas.json``, and ``locator/`` where a locator placed them. Nothing here needs torch.
 """
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.atlas import load_atlas
 from data_prep.layout import DataRoot
+from data_prep.pairs import read_metadata
 from data_prep.placing import Placer
 from data_prep.shipped_atlas import shipped_atlas
 from vl_model.located_sites import ATLAS, LOCATOR, WEIGHTS, check_locator, find_locator, located_sites
@@ -17,30 +18,59 @@ from vl_model.whole_folders import whole_folder
 PLACING, OWN_LOCATOR = "placing", "locator"
 
 
-def carry_placing(root: DataRoot, run: Path) -> None:
-    """Copy the newest locator, and the atlas of the training studies, into `run`."""
-    locator, atlas = find_locator(root, None), root.processed("train") / ATLAS
-    with whole_folder(run / PLACING) as partial:
-        if atlas.is_file():
-            shutil.copyfile(atlas, partial / ATLAS)
-        if locator is not None:
-            (partial / OWN_LOCATOR).mkdir()
-            for name in (LOCATOR, WEIGHTS, ATLAS):
-                shutil.copyfile(locator / name, partial / OWN_LOCATOR / name)
+@dataclass(frozen=True)
+class Placing:
+    """What a run is to carry: a locator's ``final/``, and the training studies' atlas; None where there is none."""
+
+    locator: Path | None
+    atlas: Path | None
+
+    def copy_to(self, run: Path) -> None:
+        with whole_folder(run / PLACING) as partial:
+            if self.atlas is not None:
+                shutil.copyfile(self.atlas, partial / ATLAS)
+            if self.locator is not None:
+                (partial / OWN_LOCATOR).mkdir()
+                for name in (LOCATOR, WEIGHTS, ATLAS):
+                    shutil.copyfile(self.locator / name, partial / OWN_LOCATOR / name)
+
+
+def placing_to_carry(root: DataRoot) -> Placing:
+    """The locator that placed the test split, where that is prepared and its locator still there, else the newest.
+
+    Raises ValueError where it is damaged: before a training, not after it.
+    """
+    atlas = root.processed("train") / ATLAS
+    return Placing(_locator_of_test_split(root), atlas if atlas.is_file() else None)
+
+
+def _locator_of_test_split(root: DataRoot) -> Path | None:
+    try:
+        noted = read_metadata(root.processed("test"))["settings"].get("locator")
+    except (KeyError, ValueError):
+        return find_locator(root, None)  # there is no test split
+    if noted is None:
+        return None
+    there = (root.run(noted["run"]) / "final" / LOCATOR).is_file()
+    return find_locator(root, noted["run"] if there else None)
 
 
 def placing_of(root: DataRoot, run: Path, wanted: str | None) -> Placer:
-    """What places the sites of new studies: the locator `wanted` ("none" for none), else the run's own, else the
-    newest; without one the atlas that the run carries, else that of the training studies, else the shipped one.
+    """What places the sites of new studies: the locator `wanted` ("none" for none), else what the run carries.
 
+    A run that carries nothing has the newest locator, and the atlas of the training studies or the shipped one.
     Raises ValueError where the locator is missing or damaged.
     """
     carried = run / PLACING
     kept = next((path for path in (carried / ATLAS, root.processed("train") / ATLAS) if path.is_file()), None)
     atlas = load_atlas(kept) if kept else None
-    if wanted is None and (carried / OWN_LOCATOR).is_dir():
-        locator: Path | None = carried / OWN_LOCATOR
-        check_locator(carried / OWN_LOCATOR)
-    else:
-        locator = find_locator(root, wanted)
+    locator = find_locator(root, wanted) if wanted or not carried.is_dir() else _own_locator(carried)
     return located_sites(locator, atlas) if locator else atlas or shipped_atlas()
+
+
+def _own_locator(carried: Path) -> Path | None:
+    folder = carried / OWN_LOCATOR
+    if not folder.is_dir():
+        return None
+    check_locator(folder)
+    return folder

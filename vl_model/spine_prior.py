@@ -20,6 +20,8 @@ from data_prep.sites import SITES
 N, D = len(SITES), 3 * len(SITES)
 #: Standard deviations of a pose that is only roughly known: mm, logarithm of the scale, radians.
 POSE_SPREAD = np.array([15.0, 15.0, 20.0, 0.10, 0.12])
+#: Readers' marks scatter by a millimetre in their slice, and lie up to half a gap beside it; deviation along x, y, z.
+MARK_DEVIATION_MM = np.array([1.5, 1.2, 1.5])
 #: Degrees of freedom of an observation's error: 3 leave outliers of 5 deviations a weight of 1/5.
 FREEDOM = 3.0
 ROUNDS = 6
@@ -124,14 +126,14 @@ def _weights(place_N3: Array, observations: Sequence[Observation]) -> Array:
     return np.array(weights)
 
 
-def mark_observations(position_N3: Array, deviation_mm: Array) -> list[Observation]:
-    """A reader's marks as observations. deviation_mm: (3,)."""
-    covariance = np.diag(np.asarray(deviation_mm) ** 2)
+def mark_observations(position_N3: Array) -> list[Observation]:
+    """A reader's marks as observations."""
+    covariance = np.diag(MARK_DEVIATION_MM**2)
     found = np.flatnonzero(np.isfinite(position_N3).all(axis=1))
     return [Observation(int(index), position_N3[index], covariance, "mark") for index in found]
 
 
-def learn_prior(shape_N3: Array, positions: Sequence[Array], mark_deviation_mm: Array) -> SpinePrior:
+def learn_prior(shape_N3: Array, positions: Sequence[Array]) -> SpinePrior:
     """The prior of marked studies, each (25, 3) mm with NaN where unmarked, by expectation maximisation.
 
     shape_N3: a mean spine to begin with (the atlas has one); unmarked sites of it are filled from their mirror images
@@ -147,7 +149,7 @@ def learn_prior(shape_N3: Array, positions: Sequence[Array], mark_deviation_mm: 
             pose = fit_pose(prior.shape_N3, place)
             if not pose.is_plausible:
                 continue
-            after = prior.posterior(pose, mark_observations(place, mark_deviation_mm))
+            after = prior.posterior(pose, mark_observations(place))
             pose = fit_pose(prior.shape_N3, after.place_N3)
             inner.append(pose.invert(after.place_N3).ravel())
             back = np.kron(np.eye(N), tilt_matrix(pose.tilt)) / pose.scale
