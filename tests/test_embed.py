@@ -111,7 +111,7 @@ def test_the_fingerprint_follows_weights_and_settings(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").write_bytes(b"one")
     (tmp_path / "site_model.json").write_text("{}")
     first = fingerprint(tmp_path, "data")
-    (tmp_path / "notes.txt").write_text("nothing that matters")
+    (tmp_path / "README.md").write_text("nothing that matters")
     assert fingerprint(tmp_path, "data") == first
     (tmp_path / "site_model.json").write_text("{ }")
     second = fingerprint(tmp_path, "data")
