@@ -146,6 +146,34 @@ def test_a_diverging_run_leaves_its_states_alone_and_goes_on_at_a_lower_rate(
     assert train("wild", *steady, "--resume_from_checkpoint", "checkpoint-3") == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--held_out_folds", "7"], "--held_out_folds [7]"),
+        (["--held_out_folds", "0", "1", "2", "3", "4"], "no labelled site outside"),
+        (["--per_device_train_batch_size", "4000"], "lower --per_device_train_batch_size"),
+        (["--learning_rat", "1"], "did you mean --learning_rate?"),
+        (["--model", "lumbar-tiny"], "train it from nothing with --tune full"),
+        (["--root", "/nowhere"], "no such folder"),
+        (["--run", "../up"], "a run's name has"),
+        (["--warmup_ratio", "5"], "--warmup_ratio"),
+        (["--learning_rate", "inf"], "--learning_rate: inf"),
+        (["--loss_weights", "1", "inf", "1"], "--loss_weights element 2: inf"),
+        (["--loss_weights", "0", "0", "0"], "--loss_weights 0 0 0"),
+        (["--loss", "infonce", "--label_smoothing", "0.1"], "--loss infonce knows one caption an image"),
+        (["--loss", "siglip", "--merge_mirrored", "true"], "--merge_mirrored true: --loss siglip"),
+        (["--loss", "infonce", "--mixup", "0.1"], "--mixup 0.1: --loss infonce cannot weigh it"),
+        (["--loss", "siglip", "--severity_sampling", "1"], "--severity_sampling 1.0: --loss siglip cannot weigh it"),
+        (["--mixup", "0.6", "--cutmix", "0.6"], "together at most 1"),
+        (["--augment", "false", "--cutmix", "0.5"], "--mixup and --cutmix must be 0"),
+        (
+            ["--dataloader_num_workers", "100000"],
+            "--dataloader_num_workers: 100000 should be at least 0 and at most 64",
+        ),
+        (["--seed", "99999999999999999999"], "--seed: 99999999999999999999"),
+        (["--resume_from_checkpoint", "checkpoint-9"], "give 'latest' or a checkpoint-<step> folder"),
+    ],
+)
 def test_wrong_input_is_one_line_and_leaves_nothing(
     arguments: list[str], words: str, train: Train, tiny_root: Path, capsys: pytest.CaptureFixture
 ) -> None:
