@@ -8,6 +8,7 @@ grade all three, as they would be submitted. Ratios are paired by study, with 95
 conversions stay there, and another call uses them again.
 """
 
+import hashlib
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,7 +85,8 @@ def main() -> None:
     sums: dict[str, dict[str, StudySums]] = {run: {} for run in settings.run}
     with tempfile.TemporaryDirectory() as passing:
         for name, placer in placers.items():
-            processed = Path(settings.kept or passing) / placer.fingerprint[:12].replace(" ", "_")
+            made_from = repr((placer.fingerprint, str(cohort_root.path), cohort.study_ids))
+            processed = Path(settings.kept or passing) / hashlib.sha256(made_from.encode()).hexdigest()[:16]
             if not (processed / "dataset.json").is_file():
                 convert(cohort, processed, placer)
             for run in settings.run:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 import prepare_data
 import train_locator
+from benchmarks import locate
 from data_prep.atlas import load_atlas
 from data_prep.commands import run_command
 from data_prep.layout import DataRoot
@@ -245,6 +246,18 @@ def test_wrong_locators_are_refused_in_one_line(root: DataRoot, tmp_path: Path, 
 def test_sheets_are_drawn(root: DataRoot, train: Run) -> None:
     assert train("--show", "--held_out_folds", "1") == 0  # those of the run are shown, whatever else is said
     assert list((root.logs("locator") / "sheets").glob("worst_*.png"))
+
+
+def test_errors_are_told_of_whole_and_of_hurt_studies(
+    root: DataRoot, locator: Locator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = locate.measure(locator, root, 1, hurt=True)
+    locate.show(cases, tmp_path)
+    told = capsys.readouterr().out
+    assert all(f"\n{name}:" in told for name, _ in locate.CHANGES)
+    assert told.count("within 10 mm") == len(locate.CHANGES) + 1
+    assert f"{cases[0].study_id}: " in told and "mm off" in told
+    assert list(tmp_path.glob("worst_*.png"))
 
 
 def test_marks_off_by_a_level_or_on_the_other_side_are_suspects(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ import pytest
 import eval_vl
 import predict_vl
 import prepare_data
+from benchmarks import located_grades
 from data_prep.commands import run_command
 from data_prep.phantom.cohort import write_cohort
 from tests.test_eval_vl import write_run
+from tests.test_odd_studies import save_untaught_locator
 
 Command = Callable[..., int]
 
@@ -133,3 +135,18 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     (tmp_path / "empty").mkdir()
     assert "holds no study" in refused("--run", "first", "--images", tmp_path / "empty", "--out", out)
     assert "required: --images" in refused("--run", "first", "--out", out)
+
+
+def test_what_placing_costs_is_told_beside_the_true_places(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(located_grades, "usable_cores", lambda: 1)
+    save_untaught_locator(tmp_path / "final")
+    cohort = ["--root", str(root), "--run", "first", "--cohort", str(root), "--locator", str(tmp_path / "final")]
+    kept = tmp_path / "kept"
+    for _ in range(2):  # the second time without converting
+        assert run_here(located_grades, [*cohort, "--kept", str(kept)], monkeypatch) == 0
+    told = capsys.readouterr().out
+    assert "2 studies, 50 graded sites" in told
+    assert told.count("of that on true") == 4 and told.count("true places") == 2
+    assert len(list(kept.iterdir())) == 3

@@ -25,7 +25,7 @@ class Augmentation:
     a dropped tile. Raises ValueError where a site would have to be both blended and boxed (`vl_model.mixing`).
     """
 
-    shift_mm: float = 2.5  # wider than a locator errs, so that its sites are met in training
+    shift_mm: float = 1.0  # as a locator errs, so that its sites are met in training
     angle_degrees: float = 6.0
     log_scale: float = 0.06
     log_gain: float = 0.15
