@@ -116,7 +116,7 @@ def settings_parser() -> SettingsParser:
     add("--label_smoothing", type=ClosedUnitInterval, default=0.0, help="share of a grade that its neighbours get")
     add("--merge_mirrored", type=bool, default=False, help="left and right captions are positives of each other")
     add("--augment", type=bool, default=True, help="vary the tiles in training")
-    add("--jitter_mm", type=NonNegativeFinite, default=1.0, help="scatter of tiles about their sites, as a locator errs")
+    add("--jitter_mm", type=NonNegativeFinite, default=1.0, help="scatter of tiles, as a locator errs")
     add("--drop_view", type=ClosedUnitInterval, default=0.1, help="how often a site is seen without one of its views")
     add("--mixup", type=ClosedUnitInterval, default=0.0, help="how often a site is blended with another study's")
     add("--cutmix", type=ClosedUnitInterval, default=0.0, help="how often it gets a part of another study's")
