@@ -130,7 +130,7 @@ def check(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, An
     """
     from data_prep.check import check_cohort, describe, fault_table
     from vl_model.located_sites import find_locator
-    from vl_model.locator_suspects import read_suspects, told
+    from vl_model.locator_suspects import MARKS, read_suspects, told
 
     locator = find_locator(root, settings["locator"])
     placer = f"the locator {locator.parent.name!r}" if locator else "an atlas"
@@ -138,8 +138,12 @@ def check(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, An
     print(describe(cohort, findings, placer))
     if findings.faults:
         print(f"\n{fault_table(findings.faults)}\n")
-    for suspect in read_suspects(root) if split == "train" else ():
-        print(f"{split}: suspect: {told(suspect)}")
+    if split == "train":
+        suspects, outdated = read_suspects(root, cohort.hashes.get(MARKS))
+        for suspect in suspects:
+            print(f"{split}: suspect: {told(suspect)}")
+        if outdated:
+            print(f"{split}: {outdated} tables of suspects left out: {MARKS} has changed since; train locators again")
     return findings.slices > 0
 
 

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from data_prep.atlas import Atlas
     from vl_model.locator import Locator
     from vl_model.locator_calibration import Seen
-    from vl_model.locator_data import MarkedStudy
     from vl_model.locator_network import LocatorNetwork
+    from vl_model.locator_tables import MarkedStudy
     from vl_model.locator_training import LocatorTrainer
     from vl_model.preemption import Preemption
     from vl_model.spine_prior import SpinePrior
@@ -94,7 +94,7 @@ def settings_parser() -> SettingsParser:
 
 @dataclass(frozen=True)
 class Material:
-    """The marked studies, parted by fold; the prior of the training ones, and a fingerprint of the data set.
+    """The marked studies, parted by fold; the prior of the training ones; digests of the data set and of its marks.
 
     The atlas, which the locator falls back on, is that of the whole data set: a mean over all its marked studies.
     """
@@ -105,6 +105,7 @@ class Material:
     atlas: "Atlas"
     prior: "SpinePrior"
     fingerprint: str
+    marks_sha256: str
 
 
 def main() -> None:
@@ -183,7 +184,8 @@ def read_material(processed: Path, held_out_folds: Sequence[int]) -> Material:
     metadata = read_metadata(processed)
 
     from data_prep.atlas import load_atlas
-    from vl_model.locator_data import read_marked_studies
+    from vl_model.locator_suspects import MARKS
+    from vl_model.locator_tables import read_marked_studies
     from vl_model.spine_prior import learn_prior
 
     fold_of = {int(study): int(fold) for study, fold in metadata["folds"]["of_study"].items()}
@@ -201,7 +203,8 @@ def read_material(processed: Path, held_out_folds: Sequence[int]) -> Material:
         )
     atlas = load_atlas(processed / "atlas.json")
     prior = learn_prior(atlas.shape_N3, [study.position_N3 for study in training])
-    return Material(processed, training, held_out, atlas, prior, str(metadata["hashes"]["input"]))
+    hashes = metadata["hashes"]
+    return Material(processed, training, held_out, atlas, prior, hashes["input"], hashes[MARKS])
 
 
 def build_trainer(
@@ -263,7 +266,7 @@ def finish(run: Path, logs: Path, network: "LocatorNetwork", material: Material,
     notes = {"dataset_fingerprint": material.fingerprint, "studies": len(material.training)}
     fit(bare, seen).save(run / "final", notes)
     if seen:
-        write_report(logs, bare, seen)
+        write_report(logs, bare, seen, material.marks_sha256)
     else:
         print("no study is held out: nothing is known of its errors")
 
@@ -284,7 +287,7 @@ def look_at(locator: "Locator", material: Material, preemption: "Preemption") ->
     return seen
 
 
-def write_report(logs: Path, locator: "Locator", seen: list["Seen"]) -> None:
+def write_report(logs: Path, locator: "Locator", seen: list["Seen"], marks_sha256: str) -> None:
     """locator_report.json and the same in words, and suspects.csv; calibration is cross-fitted over two halves."""
     from data_prep.whole_files import replacing
     from vl_model.located_sites import SUSPECTS
@@ -313,7 +316,7 @@ def write_report(logs: Path, locator: "Locator", seen: list["Seen"]) -> None:
         if found is not None
         for suspect in find_suspects(study.study_id, study.marked_N3, found.place_N3, found.error_N)
     ]
-    write_suspects(logs, suspects)
+    write_suspects(logs, suspects, marks_sha256)
     print(f"{len(suspects)} marks of held-out studies are suspect: {logs / SUSPECTS}", flush=True)
 
 

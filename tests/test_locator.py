@@ -3,7 +3,9 @@
 import csv
 import json
 import pickle
+import re
 import shutil
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file
 
@@ -24,16 +27,19 @@ from data_prep.layout import DataRoot
 from data_prep.pairs import read_metadata
 from data_prep.phantom import write_cohort
 from data_prep.shipped_atlas import shipped_atlas
-from data_prep.sites import SITES, Source, View, parse_row_id_site
+from data_prep.sites import SITES, Condition, Source, View, parse_row_id_site
 from data_prep.studies import Study
+from tests.runs import ENVIRONMENT, REPOSITORY
 from vl_model.located_sites import LOCATOR, WEIGHTS, LocatedSites, find_locator, located_sites
-from vl_model.locator import LARGEST_ERROR_MM, LAST_CANAL, Locator, count_error_mm, load_locator
+from vl_model.locator import LARGEST_ERROR_MM, LAST_CANAL, Locator, count_error_mm, load_locator, new_network
+from vl_model.locator_batches import PictureBatches
 from vl_model.locator_calibration import _scale
-from vl_model.locator_data import MarkedStudy, read_marked_studies
+from vl_model.locator_data import cut_studies
 from vl_model.locator_measures import Measured
 from vl_model.locator_of_run import placing_of, placing_to_carry
 from vl_model.locator_pictures import sagittal_pictures
 from vl_model.locator_suspects import find_suspects, read_suspects, told, write_suspects
+from vl_model.locator_tables import MarkedStudy, read_marked_studies
 
 Run = Callable[..., int]
 SIDES = ("left", "right")
@@ -120,6 +126,46 @@ def test_a_resumed_run_ends_where_the_unbroken_one_did(
     for name, tensor in whole.items():
         np.testing.assert_array_equal(tensor, resumed[name], err_msg=name)
     shutil.rmtree(root.run("again"))
+
+
+def test_two_processes_weigh_every_known_point_alike(root: DataRoot, tmp_path: Path) -> None:
+    """However many of them each process meets; against one process that sums over both, with statistics of each."""
+    processed = DataRoot(tmp_path).processed("train")
+    shutil.copytree(root.processed("train"), processed, ignore=shutil.ignore_patterns("locator_pictures"))
+    with (processed / "sites.csv").open(newline="") as file:
+        heading, *rows = csv.reader(file)
+    thinned = min((row[0] for row in rows), key=int)  # of it only the canal is marked
+    kept = [row for row in rows if row[0] != thinned or row[1] == Condition.SPINAL_CANAL_STENOSIS]
+    with (processed / "sites.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([heading, *kept])
+
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    launcher += ["--config_file", "accelerate_configs/cpu_2.yaml", "train_locator.py", "--root", str(tmp_path)]
+    done = subprocess.run([*launcher, *SHORT, *SMALL], cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (DataRoot(tmp_path).run("locator") / "final" / WEIGHTS).is_file()
+    with (DataRoot(tmp_path).logs("locator") / "metrics.csv").open(newline="") as file:
+        steps = list(csv.DictReader(file))
+    assert [row["step"] for row in steps] == ["1", "2", "3", "4"]
+
+    material = train_locator.read_material(processed, [0])
+    studies = sorted((*material.training, *material.held_out), key=lambda study: study.study_id)
+    cuts = cut_studies(studies, processed, material.fingerprint)
+    torch.manual_seed(0)
+    network = new_network().train()
+    loss = torch.zeros(())
+    for name, cut in cuts.items():
+        shares = [PictureBatches(name, cut, cut.rows_of(material.training), 2, 0, n, 2).draw(1) for n in range(2)]
+        known = [int(share.known_BC.sum()) for share in shares]
+        assert name == "axial" or known[0] != known[1], "nothing would be tested"
+        for share in shares:
+            logits_BCP = getattr(network, name)(share.picture_B3HW)
+            cross_entropy_BC = -(share.target_BCP * logits_BCP.log_softmax(dim=2)).sum(dim=2)
+            loss = loss + cross_entropy_BC[share.known_BC > 0].sum() / sum(known)
+    loss.backward()
+    norm = torch.cat([weight.grad.flatten() for weight in network.parameters() if weight.grad is not None]).norm()
+    assert float(steps[0]["loss"]) == pytest.approx(loss.item(), rel=1e-4)
+    assert float(steps[0]["gradient_norm"]) == pytest.approx(norm.item(), rel=1e-3)
 
 
 def test_it_stops_before_its_job_ends(root: DataRoot, train: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +289,30 @@ def test_wrong_locators_are_refused_in_one_line(root: DataRoot, tmp_path: Path, 
     assert train("--run", "folds", "--held_out_folds", "77", *SHORT) == 2
 
 
+@pytest.mark.parametrize(
+    ("table", "heading", "old", "new", "words"),
+    [
+        ("sites.csv", False, b",annotated", b"", "damaged"),  # a short line, of which no mark is read
+        ("sites.csv", True, b"source", b"sauce", "damaged (no column 'source')"),
+        ("sites.csv", False, b",", b",\xff", "sites.csv:"),
+        ("slices.csv", False, b"1", b"one", "slices.csv:2: damaged (invalid literal"),
+        ("slices.csv", True, b"window_low", b"", "damaged (no column 'window_low')"),
+        ("slices.csv", False, b".png", b".png,", "damaged ("),
+    ],
+)
+def test_damaged_tables_are_refused_in_one_line(
+    root: DataRoot, tmp_path: Path, table: str, heading: bool, old: bytes, new: bytes, words: str
+) -> None:
+    for name in ("sites.csv", "slices.csv"):
+        shutil.copy(root.processed("train") / name, tmp_path)
+    first, rest = (tmp_path / table).read_bytes().split(b"\n", 1)
+    damaged = [first.replace(old, new), rest] if heading else [first, rest.replace(old, new, 1)]
+    (tmp_path / table).write_bytes(b"\n".join(damaged))
+    with pytest.raises(ValueError, match=re.escape(words)) as refusal:
+        read_marked_studies(tmp_path, fold_of(root))[0].read(tmp_path)
+    assert "\n" not in str(refusal.value) and str(tmp_path / table) in str(refusal.value)
+
+
 def test_sheets_are_drawn(root: DataRoot, train: Run) -> None:
     assert train("--show", "--held_out_folds", "1") == 0  # those of the run are shown, whatever else is said
     assert list((root.logs("locator") / "sheets").glob("worst_*.png"))
@@ -277,9 +347,16 @@ def test_marks_off_by_a_level_or_on_the_other_side_are_suspects(tmp_path: Path) 
     }
     assert list(find_suspects(1, marked_N3, place_N3, np.full(25, 60.0))) == []  # it does not know better itself
     root = DataRoot(tmp_path)
-    write_suspects(root.logs("locator"), list(found.values()))
-    assert [suspect.distance_mm for suspect in read_suspects(root)] == [80.0, 35.0, 17.0]
-    assert "L3-L4 left neural foraminal narrowing: marked 17 mm" in told(read_suspects(root)[-1])
+    write_suspects(root.logs("locator"), list(found.values()), "these marks")
+    read, outdated = read_suspects(root, "these marks")
+    assert [suspect.distance_mm for suspect in read] == [80.0, 35.0, 17.0] and outdated == 0
+    assert "L3-L4 left neural foraminal narrowing: marked 17 mm" in told(read[-1])
+    write_suspects(root.logs("older"), list(found.values()), "other marks")
+    assert read_suspects(root, "these marks") == (read, 1) and read_suspects(root, None) == ([], 2)
+    for damaged in (b"study_id\n1\n", b"\xff\xfe\n", (root.logs("locator") / "suspects.csv").read_bytes()[:-30]):
+        (root.logs("older") / "suspects.csv").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"older/suspects\.csv: not a table of suspects"):
+            read_suspects(root, "these marks")
 
 
 def test_a_count_without_the_sacrum_is_unsure(study: Study, marked: MarkedStudy) -> None:

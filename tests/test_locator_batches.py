@@ -65,7 +65,7 @@ def test_targets_are_one_probability_over_pixels_and_absence() -> None:
     assert target[0, 0, :-1].argmax() == 5 * 10 + 3
     logits = torch.randn(1, 3, 121)
     slow = -(target[0, 1] * logits[0, 1].log_softmax(0)).sum()
-    torch.testing.assert_close(place_loss(logits, target, torch.tensor([[0.0, 1.0, 0.0]])), slow)
+    torch.testing.assert_close(place_loss(logits, target, torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor(1.0)), slow)
 
 
 def test_two_processes_see_together_what_one_sees() -> None:

@@ -2,13 +2,18 @@
 
 import warnings
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import parse_flag_from_env
 
 from vl_model.launch import Launch, started_processes
+
+#: How long processes wait for one of them that cuts a large cohort's pictures: NCCL alone would give up after minutes.
+#: One that dies is noticed at once all the same, by its launcher.
+LONGEST_WAIT = timedelta(hours=3)
 
 
 def build_accelerator(launch: Launch, mixed_precision: str, trackers: Sequence[str], logs: Path) -> Accelerator:
@@ -21,7 +26,10 @@ def build_accelerator(launch: Launch, mixed_precision: str, trackers: Sequence[s
         mixed_precision=choose_precision(mixed_precision, use_cpu),
         log_with=list(trackers) or None,
         project_dir=logs.parent,
-        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=LONGEST_WAIT),
+        ],
     )
     if accelerator.num_processes != started_processes():
         raise ValueError(f"{started_processes()} processes were started, but {accelerator.num_processes} joined")

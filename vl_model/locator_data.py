@@ -1,16 +1,13 @@
 """What the locator learns from: the marked studies of ``train/processed_data``, cut once into arrays.
 
-No DICOM is read: slices.csv says where each PNG lies in the patient, sites.csv where the marks are. The pictures are
-cut once, as the locator will cut them from a study in memory, and memory-mapped from then on.
+The pictures are cut once, as the locator will cut them from a study in memory, and memory-mapped from then on.
 
 Dimensions: N pictures of one orientation, H and W pixels, C channels.
 """
 
-import csv
 import hashlib
 import shutil
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from data_prep.geometry import Array, Frame
 from data_prep.locks import locked
-from data_prep.sites import SITES, Condition, Level, Side, Site, Source, View
-from data_prep.studies import Series, Slice, Study
+from data_prep.sites import SITES, Condition, Level, Side, Site
+from data_prep.studies import Study
 from vl_model.locator_network import AXIAL_CHANNELS, SAGITTAL_CHANNELS, axial_site
 from vl_model.locator_pictures import (
     AXIAL_MM,
@@ -39,6 +35,7 @@ from vl_model.locator_pictures import (
     axial_places,
     sagittal_pictures,
 )
+from vl_model.locator_tables import MarkedStudy
 from vl_model.whole_folders import whole_folder
 
 #: A sagittal slice counts as a point's own by its distance from it, as a normal curve of this deviation (mm).
@@ -60,20 +57,6 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class MarkedStudy:
-    """A study of processed_data: its id, fold, rows of slices.csv, and marked places (25, 3) in mm, NaN where none."""
-
-    study_id: int
-    fold: int
-    slices: tuple[Mapping[str, str], ...]
-    position_N3: Array
-
-    def read(self, processed: Path) -> Study:
-        """Its images, from the PNGs."""
-        return study_of_rows(self.study_id, self.slices, processed)
-
-
-@dataclass(frozen=True)
 class Cut:
     """The pictures of one orientation.
 
@@ -90,76 +73,6 @@ class Cut:
     def rows_of(self, studies: Iterable[MarkedStudy]) -> npt.NDArray[np.int64]:
         """Which pictures are of these studies."""
         return np.flatnonzero(np.isin(self.study_N, [study.study_id for study in studies]))
-
-
-def read_marked_studies(processed: Path, fold_of: Mapping[int, int]) -> list[MarkedStudy]:
-    """The studies that have marks and images, in the order of their ids. Raises ValueError for tables without them."""
-    position_of: dict[int, Array] = defaultdict(lambda: np.full((len(SITES), 3), np.nan))
-    for row in _rows(processed / "sites.csv"):
-        if row["source"] == Source.ANNOTATED:
-            site = Site(Condition(row["condition"]), Side(row["side"]) if row["side"] else None, Level(row["level"]))
-            place = [float(row[name]) for name in ("x_mm", "y_mm", "z_mm")]
-            position_of[int(row["study_id"])][SITES.index(site)] = place
-    slices_of: dict[int, list[Mapping[str, str]]] = defaultdict(list)
-    for row in _rows(processed / "slices.csv"):
-        slices_of[int(row["study_id"])].append(row)
-    marked = sorted(position_of.keys() & slices_of.keys() & fold_of.keys())
-    return [MarkedStudy(study, fold_of[study], tuple(slices_of[study]), position_of[study]) for study in marked]
-
-
-def _rows(path: Path) -> Iterable[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            yield from csv.DictReader(file)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); prepare_data.py writes it") from None
-
-
-def study_of_rows(study_id: int, rows: Sequence[Mapping[str, str]], processed: Path) -> Study:
-    """Rows of slices.csv, in their order, and their PNGs -> the study that they were written from."""
-    by_series: dict[int, list[Mapping[str, str]]] = defaultdict(list)
-    for row in rows:
-        by_series[int(row["series_id"])].append(row)
-    return Study(study_id, tuple(_series(series_id, own, processed) for series_id, own in by_series.items()))
-
-
-def _series(series_id: int, rows: Sequence[Mapping[str, str]], processed: Path) -> Series:
-    slices = tuple(
-        Slice(int(row["instance_number"]), frame_of_row(row), _read_png(processed / row["image"])) for row in rows
-    )
-    stacks: dict[int, list[int]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        if row["stack"]:
-            stacks[int(row["stack"])].append(index)
-    view = View(rows[0]["view"]) if rows[0]["view"] else None
-    window = float(rows[0]["window_low"]), float(rows[0]["window_high"])
-    return Series(series_id, view, slices, tuple(tuple(stacks[number]) for number in sorted(stacks)), window)
-
-
-def frame_of_row(row: Mapping[str, str]) -> Frame | None:
-    """None for a slice without geometry."""
-    if not row["position_x_mm"]:
-        return None
-
-    def three(*names: str) -> tuple[float, float, float]:
-        x, y, z = (float(row[name]) for name in names)
-        return x, y, z
-
-    return Frame(
-        three("position_x_mm", "position_y_mm", "position_z_mm"),
-        three("row_x", "row_y", "row_z"),
-        three("column_x", "column_y", "column_z"),
-        (float(row["spacing_row_mm"]), float(row["spacing_column_mm"])),
-        (int(row["rows"]), int(row["columns"])),
-    )
-
-
-def _read_png(path: Path) -> Grey:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("L"))
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error}); run prepare_data.py again") from None
 
 
 def cut_studies(studies: Sequence[MarkedStudy], processed: Path, written: str, progress: Any = iter) -> dict[str, Cut]:

@@ -113,10 +113,13 @@ def target_places(point_BC2: Tensor, share_BC: Tensor, shape: tuple[int, int], s
     return torch.cat([blob_BCP * share_BC[..., None], (1 - share_BC)[..., None]], dim=2)
 
 
-def place_loss(logits_BCP: Tensor, target_BCP: Tensor, known_BC: Tensor) -> Tensor:
-    """Mean cross-entropy over the channels whose point is known."""
+def place_loss(logits_BCP: Tensor, target_BCP: Tensor, known_BC: Tensor, count: Tensor) -> Tensor:
+    """Cross-entropy summed over the channels whose point is known, and divided by `count`: how many of them there are.
+
+    Processes whose gradients are averaged divide by their mean count, so that each known point weighs the same.
+    """
     loss_BC = -(target_BCP * logits_BCP.log_softmax(dim=2)).sum(dim=2)
-    return (loss_BC * known_BC).sum() / known_BC.sum().clamp_min(1)
+    return (loss_BC * known_BC).sum() / count
 
 
 def to_channels_last(network: LocatorNetwork) -> LocatorNetwork:

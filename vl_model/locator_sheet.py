@@ -14,8 +14,9 @@ from data_prep.geometry import Array
 from data_prep.sites import SITES, Condition, Side
 from data_prep.studies import Study
 from vl_model.locator import Located, Locator
-from vl_model.locator_data import MarkedStudy, level_axial_pictures
+from vl_model.locator_data import level_axial_pictures
 from vl_model.locator_pictures import Picture, sagittal_pictures
+from vl_model.locator_tables import MarkedStudy
 
 STUDIES_A_SHEET = 4
 COLOURS = {

@@ -4,8 +4,8 @@ Only what no slip of some millimetres explains is a suspect: another level, anot
 """
 
 import csv
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,10 @@ from data_prep.sites import SITES, Level, parse_row_id_site
 from data_prep.whole_files import replacing
 from vl_model.located_sites import SUSPECTS
 
-COLUMNS = ("study_id", "site", "reason", "distance_mm", "expected_error_mm")
+#: The table of marks that suspects speak of.
+MARKS = "train_label_coordinates.csv"
+#: `marks_sha256`, the same in every row: of the table of marks as it was then.
+COLUMNS = ("study_id", "site", "reason", "distance_mm", "expected_error_mm", "marks_sha256")
 #: A mark further than this from the located place is a suspect, whatever it may be instead,
 FAR_MM = 15.0
 #: if it is also further than this many of the errors that the locator expects there.
@@ -59,38 +62,48 @@ def _reason(index: int, mark_mm: Array, place_N3: Array) -> str:
     return f"{abs(off)} level{'s' if abs(off) > 1 else ''} too {'low' if off > 0 else 'high'}{side}"
 
 
-def write_suspects(folder: Path, suspects: Sequence[Suspect]) -> None:
-    """``suspects.csv``, worst first."""
+def write_suspects(folder: Path, suspects: Sequence[Suspect], marks_sha256: str) -> None:
+    """``suspects.csv``, worst first; marks_sha256: of the table of marks."""
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / SUSPECTS) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)
         for suspect in sorted(suspects, key=lambda one: -one.distance_mm):
-            table.writerow([getattr(suspect, name) for name in COLUMNS])
+            table.writerow([*astuple(suspect), marks_sha256])
 
 
-def read_suspects(root: DataRoot) -> list[Suspect]:
+def read_suspects(root: DataRoot, marks_sha256: str | None) -> tuple[list[Suspect], int]:
     """What the locators' runs of a data root noted, each of studies that it had not learned from; worst first.
 
-    Several runs that held out different folds speak of different studies. Raises ValueError for a damaged table.
+    Several runs that held out different folds speak of different studies. Tables that speak of other marks than
+    those of `marks_sha256` (None: there are no marks) are left out; how many is the second value. Raises ValueError
+    for a damaged table.
     """
     found: dict[tuple[int, str], Suspect] = {}
+    outdated = 0
     for path in sorted(root.path.glob(f"train/logs/*/{SUSPECTS}")):
+        rows = _read_table(path)
+        if any(sha256 != marks_sha256 for _, sha256 in rows):
+            outdated += 1
+        else:
+            found |= {(suspect.study_id, suspect.site): suspect for suspect, _ in rows}
+    return sorted(found.values(), key=lambda one: -one.distance_mm), outdated
+
+
+def _read_table(path: Path) -> list[tuple[Suspect, str]]:
+    try:
         with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                try:
-                    suspect = Suspect(
-                        int(row["study_id"]),
-                        row["site"],
-                        row["reason"],
-                        float(row["distance_mm"]),
-                        float(row["expected_error_mm"]),
-                    )
-                    parse_row_id_site(suspect.site)
-                except (KeyError, TypeError, ValueError) as error:
-                    raise ValueError(f"{path}: not a table of suspects ({error}); train_locator.py writes it") from None
-                found[suspect.study_id, suspect.site] = suspect
-    return sorted(found.values(), key=lambda one: -one.distance_mm)
+            return [(_suspect(row), row["marks_sha256"]) for row in csv.DictReader(file)]
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ValueError(f"{path}: not a table of suspects ({error}); train_locator.py writes it") from None
+
+
+def _suspect(row: Mapping[str, str]) -> Suspect:
+    parse_row_id_site(row["site"])
+    distance, expected = float(row["distance_mm"]), float(row["expected_error_mm"])
+    return Suspect(int(row["study_id"]), row["site"], row["reason"], distance, expected)
 
 
 def told(suspect: Suspect) -> str:

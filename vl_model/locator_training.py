@@ -1,15 +1,20 @@
-"""The locator's training: both networks step together, one batch of each orientation a step."""
+"""The locator's training: both networks step together, one batch of each orientation a step.
+
+Several processes learn from their batches as from one, but for batch statistics: each normalises by those of its own
+pictures, and the first's are kept (torch's SyncBatchNorm knows GPUs only).
+"""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from vl_model.ending import Stopped, check_finite
-from vl_model.locator_batches import PictureBatches
+from vl_model.locator_batches import PictureBatch, PictureBatches
 from vl_model.locator_network import LocatorNetwork, place_loss
 from vl_model.preemption import Preemption
 from vl_model.records import Records
@@ -73,20 +78,29 @@ class LocatorTrainer:
         sagittal, axial = self.batches.sagittal.draw(step).to(device), self.batches.axial.draw(step).to(device)
         with self.accelerator.autocast():
             logits = self.wrapped(sagittal.picture_B3HW, axial.picture_B3HW)
-        losses = [
-            place_loss(logits_BCP.float(), batch.target_BCP, batch.known_BC)
-            for logits_BCP, batch in zip(logits, (sagittal, axial), strict=True)
-        ]
-        loss = losses[0] + losses[1]
-        self.accelerator.backward(loss)
+        batches, counts = (sagittal, axial), self._known_points(sagittal, axial)
+        losses = torch.stack(
+            [
+                place_loss(logits_BCP.float(), batch.target_BCP, batch.known_BC, count)
+                for logits_BCP, batch, count in zip(logits, batches, counts, strict=True)
+            ]
+        )
+        self.accelerator.backward(losses.sum())
+        loss_sagittal, loss_axial = self.accelerator.reduce(losses.detach(), "mean").tolist()
+        loss = loss_sagittal + loss_axial
         norm = float(self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.max_gradient_norm))
-        check_finite(step, loss.item(), norm, is_scaled=self.accelerator.scaler is not None)
+        check_finite(step, loss, norm, is_scaled=self.accelerator.scaler is not None)
         self.optimizer.step()
         return {
             "step": step,
-            "loss": loss.item(),
-            "loss_sagittal": losses[0].item(),
-            "loss_axial": losses[1].item(),
+            "loss": loss,
+            "loss_sagittal": loss_sagittal,
+            "loss_axial": loss_axial,
             "learning_rate": rate,
             "gradient_norm": norm,
         }
+
+    def _known_points(self, *batches: PictureBatch) -> torch.Tensor:
+        """Of each batch, the mean over the processes; together they know at least one."""
+        known = self.accelerator.reduce(torch.stack([batch.known_BC.sum() for batch in batches]), "sum")
+        return known.clamp_min(1) / self.accelerator.num_processes
