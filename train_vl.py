@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
     end_at_ctrl_c()  # until run_command heeds it: the imports take their time
 
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -187,10 +188,11 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     from vl_model.preemption import Preemption
     from vl_model.provenance import run_record
     from vl_model.records import Records
-    from vl_model.site_model import check_base_is_blind
+    from vl_model.site_model import check_base_is_blind, check_base_is_elsewhere
     from vl_model.training import METRICS
 
     torch.set_num_threads(threads_per_process())
+    check_base_is_elsewhere(settings.model, run)
     check_base_is_blind(settings.model, material.dataset.fingerprint, settings.held_out_folds)
     state = find_checkpoint(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else None
     accelerator = build_accelerator(launch, settings.mixed_precision, trackers, logs)
@@ -320,7 +322,8 @@ def build_trainer(settings: Namespace, accelerator: "Accelerator", model: "SiteM
     steps_per_epoch = max(1, batches.batches_per_epoch // settings.gradient_accumulation_steps)
     steps = settings.max_train_steps
     if steps is None:
-        steps = settings.num_train_epochs * steps_per_epoch
+        # Batches are one stream over the epochs: a step may span the end of one.
+        steps = math.ceil(settings.num_train_epochs * batches.batches_per_epoch / settings.gradient_accumulation_steps)
     training = TrainingSettings(
         steps=steps,
         learning_rate=settings.learning_rate,

@@ -30,7 +30,7 @@ def crops(tiny_root: Path) -> np.ndarray:
 
 
 def draws_of(rows: list[SiteRow], mixup: float, cutmix: float, count: int = 3000) -> list[tuple[int, MixDraw | None]]:
-    partners = Partners(rows)
+    partners = Partners(rows, np.ones(len(rows)))
     samples = [seed % len(rows) for seed in range(count)]
     return [
         (sample, draw_mix(sample, partners, mixup, cutmix, np.random.default_rng((7, seed))))
@@ -54,6 +54,17 @@ def test_a_partner_is_the_same_site_in_the_same_views(rows: list[SiteRow]) -> No
         assert own.site == other.site and own.views == other.views  # level, side, condition: the text stays true
         partners_of.setdefault(sample, set()).add(draw.partner)
     assert max(map(len, partners_of.values())) > 1
+
+
+def test_partners_come_as_often_as_they_are_drawn_themselves(rows: list[SiteRow]) -> None:
+    site, views = rows[0].site, rows[0].views
+    group = [number for number, row in enumerate(rows) if (row.site, row.views) == (site, views)]
+    rate_R = np.ones(len(rows))
+    rate_R[group[0]] = 3.0
+    partners, generator = Partners(rows, rate_R), np.random.default_rng(0)
+    drawn = [partners.draw(group[-1], generator) for _ in range(4000)]
+    assert drawn.count(group[0]) / 4000 == pytest.approx(3 / (len(group) + 2), abs=0.03)
+    assert set(drawn) == set(group)
 
 
 def test_mixed_tiles_and_grades_are_those_of_a_pixel_by_pixel_sum(rows: list[SiteRow]) -> None:

@@ -171,6 +171,7 @@ def test_a_diverging_run_leaves_its_states_alone_and_goes_on_at_a_lower_rate(
             "--dataloader_num_workers: 100000 should be at least 0 and at most 64",
         ),
         (["--seed", "99999999999999999999"], "--seed: 99999999999999999999"),
+        (["--mixed_precision", "fp16"], "--mixed_precision fp16: not on a CPU"),
         (["--resume_from_checkpoint", "checkpoint-9"], "give 'latest' or a checkpoint-<step> folder"),
     ],
 )
@@ -217,6 +218,8 @@ def test_a_base_that_was_trained_on_held_out_studies_is_refused(
     parent = ["--model", f"local-dir:{runs / 'grandparent' / 'final'}", *short]
     assert train("parent", "--tune", "full", *parent) == 0
     capsys.readouterr()
+    assert train("parent", "--overwrite", "true", "--model", f"local-dir:{runs / 'parent' / 'final'}", *short) == 2
+    assert "lies in the folder of run 'parent' itself" in capsys.readouterr().err
     for base in ("parent", "grandparent"):
         arguments = ["--model", f"local-dir:{runs / base / 'final'}", *short]
         assert train("leaking", *arguments, "--held_out_folds", "0", "1") == 2

@@ -46,8 +46,10 @@ def choose_precision(wanted: str, use_cpu: bool) -> str:
 
     On a GPU both are bf16 from compute capability 8 on, else fp16: a T4 (7.5) says that it supports bf16, and
     emulates it. On the CPU ``auto`` is fp32 ("no"), in which two processes repeat what one does; ``fast`` is bf16
-    where the CPU has instructions for it.
+    where the CPU has instructions for it. Raises ValueError for fp16 on the CPU, which would be fp32 without a word.
     """
+    if wanted == "fp16" and use_cpu:
+        raise ValueError("--mixed_precision fp16: not on a CPU; bf16, or fast, which is bf16 where that is faster")
     if wanted not in ("auto", "fast"):
         return wanted
     if not use_cpu:

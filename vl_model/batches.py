@@ -111,7 +111,7 @@ class TrainingBatches(Dataset[Batch]):
         self._sampling = SeveritySampling(rows, severity_sampling)
         self.log_ratio_K = None if self._sampling.is_natural else self._sampling.log_ratio_K
         self._drawn: tuple[int, Draws] | None = None
-        self._partners = Partners(rows)
+        self._partners = Partners(rows, self._sampling.rate_R)
 
     def samples(self, index: int) -> tuple[int, Draws]:
         """Of global batch `index`: its epoch, and this process's draws of `rows`."""

@@ -3,7 +3,9 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from data_prep.whole_files import replacing
 
 
 class MetricsFile:
@@ -19,9 +21,8 @@ class MetricsFile:
             except (KeyError, TypeError, ValueError, csv.Error) as error:
                 raise ValueError(f"{path}: cannot be gone on with ({error!r}); delete it and resume again") from None
         self._kept = kept
-        self._file = path.open("w", newline="", encoding="utf-8", buffering=1)
-        self._table = csv.DictWriter(self._file, columns, restval="", extrasaction="ignore", lineterminator="\n")
-        self._write_kept()
+        self._path, self._columns = path, columns
+        self._open()
 
     def lacks(self, column: str) -> bool:
         """Whether the step that a resumed run goes on from was not measured in this respect."""
@@ -30,13 +31,20 @@ class MetricsFile:
     def amend(self, values: dict[str, Any]) -> None:
         """Add to the row of that step, before any other is written."""
         self._kept[-1] |= values
-        self._file.seek(0)
-        self._file.truncate()
-        self._write_kept()
+        self._file.close()
+        self._open()
 
-    def _write_kept(self) -> None:
-        self._table.writeheader()
-        self._table.writerows(self._kept)
+    def _open(self) -> None:
+        """The rows so far are written anew by rename: a full disk, which may have ended the run, costs none."""
+        with replacing(self._path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            table = self._table_of(file)
+            table.writeheader()
+            table.writerows(self._kept)
+        self._file = self._path.open("a", newline="", encoding="utf-8", buffering=1)
+        self._table = self._table_of(self._file)
+
+    def _table_of(self, file: TextIO) -> "csv.DictWriter[str]":
+        return csv.DictWriter(file, self._columns, restval="", extrasaction="ignore", lineterminator="\n")
 
     def write(self, row: dict[str, Any]) -> None:
         self._table.writerow(row)

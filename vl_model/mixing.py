@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vl_model.rows import SiteRow
@@ -57,18 +58,24 @@ class Mixture:
 
 
 class Partners:
-    """For each row those that it may be mixed with: the same site in the same views, itself among them."""
+    """For each row those that it may be mixed with: the same site in the same views, itself among them.
 
-    def __init__(self, rows: Sequence[SiteRow]) -> None:
+    rate_R: how often each row is drawn as a partner, on any scale. It is as often as it is drawn itself
+    (`vl_model.sampling`): the loss takes that rate out of both.
+    """
+
+    def __init__(self, rows: Sequence[SiteRow], rate_R: NDArray[np.float64]) -> None:
         groups: dict[object, list[int]] = defaultdict(list)
         for number, row in enumerate(rows):
             groups[row.site, row.views].append(number)
         self._rows = rows
-        self._groups = dict(groups)
+        self._groups = {key: (group, np.cumsum(rate_R[group])) for key, group in groups.items()}
 
-    def of(self, sample: int) -> list[int]:
+    def draw(self, sample: int, generator: np.random.Generator) -> int:
         row = self._rows[sample]
-        return self._groups[row.site, row.views]
+        group, end_G = self._groups[row.site, row.views]
+        place = int(np.searchsorted(end_G, generator.random() * end_G[-1], side="right"))
+        return group[min(place, len(group) - 1)]
 
 
 def draw_mix(
@@ -78,8 +85,7 @@ def draw_mix(
     kind = generator.random()
     if kind >= mixup + cutmix:
         return None
-    group = partners.of(sample)
-    partner = group[int(generator.integers(len(group)))]
+    partner = partners.draw(sample, generator)
     if kind < mixup:
         return MixDraw(partner, float(generator.beta(MIXUP_ALPHA, MIXUP_ALPHA)), None)
     return _draw_box(partner, generator)

@@ -206,6 +206,8 @@ def build_site_model(settings: ModelSettings) -> SiteModel:
     towers = load_towers(settings.model, settings.pretrained)
     if base := folder_of(settings.model):  # said in full: the model is loaded again from other working folders
         settings = replace(settings, model=settings.model.partition(":")[0] + f":{base.resolve()}")
+    if settings.pretrained and Path(settings.pretrained).is_file():
+        settings = replace(settings, pretrained=str(Path(settings.pretrained).resolve()))
     towers.requires_grad_(settings.tune == "full")
     model = SiteModel(towers, settings)
     if settings.tune == "lora":
@@ -230,6 +232,12 @@ def load_site_model(folder: Path) -> SiteModel:
         merge_adapters(model.towers)
     model.load_head(_read_tensors(folder / HEAD))
     return model.requires_grad_(False).eval()
+
+
+def check_base_is_elsewhere(model: str, run: Path) -> None:
+    """Raises ValueError where the base lies in the run's own folder, which the run would write over."""
+    if (base := folder_of(model)) and base.resolve().is_relative_to(run.resolve()):
+        raise ValueError(f"--model {model!r}: lies in the folder of run {run.name!r} itself; choose another --run")
 
 
 def check_base_is_blind(model: str, dataset_fingerprint: str, held_out_folds: Iterable[int]) -> None:
