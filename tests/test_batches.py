@@ -10,6 +10,7 @@ from scipy.ndimage import map_coordinates
 from data_prep.crops import CROP_SIZE, PIXEL_MM, open_crops
 from data_prep.pairs import read_dataset
 from data_prep.sites import SITES, Severity, View
+from tests.tiny_dataset import graded_rows
 from vl_model.batches import Batch, TrainingBatches, load_batch, training_loader
 from vl_model.rows import SiteRow, caption_index, group_sites
 from vl_model.tiles import VIEW_MM, Augmentation, TileChanges, draw_changes, tiles_for_model
@@ -19,8 +20,7 @@ GREY = ((0.0,) * 3, (1.0,) * 3)  # mean and std that leave grey values as they a
 
 @pytest.fixture(scope="module")
 def rows(tiny_root: Path) -> list[SiteRow]:
-    pairs = read_dataset(tiny_root / "train" / "processed_data").pairs
-    return [row for row in group_sites(pairs) if row.severity is not None]
+    return graded_rows(tiny_root)
 
 
 @pytest.fixture(scope="module")

@@ -84,12 +84,18 @@ def here(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, byte
     return outputs(copy)
 
 
+def start_on(cluster: Cluster, root: Path, folder: Path) -> tuple[Path, "subprocess.Popen[str]"]:
+    """A conversion by the cluster that has begun to write images, of a copy of the root in `folder`."""
+    copy = copy_of(root, folder / "root")
+    process = start(copy, "--dask-scheduler", cluster.address)
+    wait_for(copy / "train" / "processed_data" / "images")
+    return copy, process
+
+
 def test_a_cluster_writes_the_same_bytes_also_when_a_worker_is_killed(
     root: Path, here: dict[str, bytes], cluster: Cluster, tmp_path: Path
 ) -> None:
-    copy = copy_of(root, tmp_path / "root")
-    process = start(copy, "--dask-scheduler", cluster.address)
-    wait_for(copy / "train" / "processed_data" / "images")
+    copy, process = start_on(cluster, root, tmp_path)
     cluster.workers[0].kill()
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
@@ -99,9 +105,7 @@ def test_a_cluster_writes_the_same_bytes_also_when_a_worker_is_killed(
 def test_a_cluster_that_goes_away_is_one_line_and_any_pool_goes_on(
     root: Path, here: dict[str, bytes], cluster: Cluster, tmp_path: Path
 ) -> None:
-    copy = copy_of(root, tmp_path / "root")
-    process = start(copy, "--dask-scheduler", cluster.address)
-    wait_for(copy / "train" / "processed_data" / "images")
+    copy, process = start_on(cluster, root, tmp_path)
     cluster.scheduler.kill()
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2 and "Traceback" not in errors

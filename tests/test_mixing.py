@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from data_prep.crops import CROP_SIZE, open_crops
-from data_prep.pairs import read_dataset
 from data_prep.sites import Side
 from prompts.render import caption
+from tests.tiny_dataset import graded_rows
 from vl_model.batches import Batch, TrainingBatches, load_batch
 from vl_model.mixing import MixDraw, Partners, draw_mix, mix_targets, mix_tiles, mixture_of
-from vl_model.rows import SiteRow, group_sites
+from vl_model.rows import SiteRow
 from vl_model.targets import sure_targets
 from vl_model.tiles import Augmentation
 
@@ -20,8 +20,7 @@ GREY = ((0.0,) * 3, (1.0,) * 3)
 
 @pytest.fixture(scope="module")
 def rows(tiny_root: Path) -> list[SiteRow]:
-    pairs = read_dataset(tiny_root / "train" / "processed_data").pairs
-    return [row for row in group_sites(pairs) if row.severity is not None]
+    return graded_rows(tiny_root)
 
 
 @pytest.fixture(scope="module")

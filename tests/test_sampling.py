@@ -5,19 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.pairs import read_dataset
 from data_prep.sites import SITES, Condition, Severity
-from vl_model.rows import SiteRow, group_sites
+from tests.tiny_dataset import graded_rows
+from vl_model.rows import SiteRow
 from vl_model.sampling import SeveritySampling
 
 
 @pytest.fixture(scope="module")
 def rows(tiny_root: Path) -> list[SiteRow]:
-    pairs = read_dataset(tiny_root / "train" / "processed_data").pairs
-    graded = [row for row in group_sites(pairs) if row.severity is not None]
     # A condition of two grades, one of one grade: nothing may be divided by their absent rows.
     return [
-        replace(row, severity=limit(row.site.condition, row.severity or Severity.NORMAL_MILD)) for row in graded * 3
+        replace(row, severity=limit(row.site.condition, row.severity or Severity.NORMAL_MILD))
+        for row in graded_rows(tiny_root) * 3
     ]
 
 

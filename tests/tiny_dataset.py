@@ -10,9 +10,10 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from data_prep.crops import CROP_SIZE, TILE_SLICES, write_crops
-from data_prep.pairs import Pair, write_dataset
+from data_prep.pairs import Pair, read_dataset, write_dataset
 from data_prep.sites import SITES, Severity, Site, Source, View
 from prompts.render import caption
+from vl_model.rows import SiteRow, group_sites
 
 #: Mean half-axis of the middle ellipse in pixels, by severity.
 RADII = {Severity.NORMAL_MILD: 20.0, Severity.MODERATE: 14.0, Severity.SEVERE: 8.0}
@@ -76,3 +77,9 @@ def _tile(generator: np.random.Generator, severity: Severity, view: View, shift:
         inside = ((rows - centre[0]) / aspect) ** 2 + (columns - centre[1]) ** 2 < size**2
         image += gaussian_filter(inside.astype(float), 1.5) * light * generator.uniform(0.7, 1.3)
     return np.clip(image * generator.uniform(0.8, 1.2), 0, 255).astype(np.uint8)
+
+
+def graded_rows(root: Path) -> list[SiteRow]:
+    """The sites of a root's train split that training learns from."""
+    pairs = read_dataset(root / "train" / "processed_data").pairs
+    return [row for row in group_sites(pairs) if row.severity is not None]
