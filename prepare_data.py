@@ -157,9 +157,9 @@ def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, 
         read_inputs,
         summary_if_current,
     )
-    from data_prep.shipped_atlas import NOTICE, shipped_atlas
+    from data_prep.shipped_atlas import NOTICE
     from prompts.render import caption
-    from vl_model.located_sites import find_locator, located_sites, locator_fingerprint
+    from vl_model.located_sites import find_locator, locator_fingerprint, placer_of
 
     processed = root.processed(split)
     noted: dict[str, Any] = {name: settings[name] for name in ("folds", "seed", "max_pixels")}
@@ -174,7 +174,7 @@ def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, 
         work: dict[str, Any] = {"inputs": inputs, "pool": pool, "max_pixels": settings["max_pixels"]}
         if split == "train":
             atlas = learn_from(cohort, seed=settings["seed"], processed=processed, **work)
-        placer = located_sites(locator, atlas) if locator else atlas or shipped_atlas()
+        placer = placer_of(locator, atlas)
         if locator is None and atlas is None:
             print(f"{split}: {NOTICE}")
         try:

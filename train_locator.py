@@ -28,8 +28,8 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from data_prep.commands import NonNegativeFinite, PositiveFinite, Seed, SettingsParser, run_command, settings_of
 from data_prep.layout import DataRoot, data_root
 from data_prep.pairs import read_metadata
-from vl_model.launch import Launch, check_launch, follow, own_rank, threads_per_process, trackers_of
-from vl_model.run_folder import check_run, forget_stop, held, remove_run, write_record
+from vl_model.launch import Launch, add_run_flags, check_launch, follow, own_rank, threads_per_process, trackers_of
+from vl_model.run_folder import claim_run, held, remove_run, write_record
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -75,19 +75,7 @@ def settings_parser() -> SettingsParser:
     # States and records.
     add("--checkpointing_steps", type=PositiveInt, default=200, help="between states")
     add("--checkpoints_total_limit", type=PositiveInt | None, default=1, help="older states are deleted")
-    add("--resume_from_checkpoint", type=str | None, help="latest, or a checkpoint-<step> folder")
-    add(
-        "--stop_margin",
-        type=NonNegativeFinite,
-        default=120.0,
-        help="seconds before $SLURM_JOB_END_TIME at which the run stops, with a state; so do SIGTERM and a file STOP",
-    )
-    add(
-        "--report_to",
-        choices=("tensorboard", "wandb", "all", "none"),
-        default="tensorboard",
-        help="all: those that are installed; wandb without a network: WANDB_MODE=offline",
-    )
+    add_run_flags(parser)
     return parser
 
 
@@ -121,9 +109,7 @@ def main() -> None:
 
 def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     run, logs = root.run(settings.run), root.logs(settings.run)
-    check_run(run, settings.overwrite, settings.resume_from_checkpoint)
-    if own_rank() == 0:
-        forget_stop(run)
+    claim_run(run, settings.overwrite, settings.resume_from_checkpoint)
     trackers = trackers_of(settings.report_to)
     material = read_material(root.processed("train"), settings.held_out_folds)
 

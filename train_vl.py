@@ -35,10 +35,10 @@ from data_prep.commands import (
     settings_of,
 )
 from data_prep.layout import DataRoot, data_root, home_expanded
-from vl_model.launch import Launch, check_launch, follow, own_rank, threads_per_process, trackers_of
-from vl_model.locator_of_run import placing_to_carry
+from vl_model.launch import Launch, add_run_flags, check_launch, follow, own_rank, threads_per_process, trackers_of
+from vl_model.locator_of_run import Placing, placing_to_carry
 from vl_model.material import Material, read_material
-from vl_model.run_folder import check_run, forget_stop, held, remove_run, write_record
+from vl_model.run_folder import check_run, claim_run, held, remove_run, write_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,20 +134,8 @@ def settings_parser() -> SettingsParser:
     # States and records.
     add("--checkpointing_steps", type=PositiveInt | None, help="between states; default once an epoch")
     add("--checkpoints_total_limit", type=PositiveInt | None, default=2, help="older states are deleted")
-    add("--resume_from_checkpoint", type=str | None, help="latest, or a checkpoint-<step> folder")
-    add(
-        "--stop_margin",
-        type=NonNegativeFinite,
-        default=120.0,
-        help="seconds before $SLURM_JOB_END_TIME at which the run stops, with a state; so do SIGTERM and a file STOP",
-    )
+    add_run_flags(parser)
     add("--export", type=str | None, help="write the finished run for stock open_clip or transformers, and no more")
-    add(
-        "--report_to",
-        choices=("tensorboard", "wandb", "all", "none"),
-        default="tensorboard",
-        help="all: those that are installed; wandb without a network: WANDB_MODE=offline",
-    )
     add("--push_to_hub", type=str | None, help="a repository for final/, ORGANISATION/NAME; made private")
     return parser
 
@@ -167,9 +155,7 @@ def main() -> int:
 
 def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     run, logs = root.run(settings.run), root.logs(settings.run)
-    check_run(run, settings.overwrite, settings.resume_from_checkpoint)
-    if own_rank() == 0:
-        forget_stop(run)
+    claim_run(run, settings.overwrite, settings.resume_from_checkpoint)
     trackers = trackers_of(settings.report_to)
     placing = placing_to_carry(root)
     if settings.push_to_hub:
@@ -229,16 +215,21 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     with orderly_end(accelerator, preemption, run):
         trainer.run(start, records, checkpoint, preemption)
         if accelerator.is_main_process:
-            trained_on = {name: record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}
-            model.save(run / "final", trained_on)
-            placing.copy_to(run)
-            write_record(run, record | {"finished": True})
-            print(f"wrote {run / 'final'}", flush=True)
+            finish(run, model, placing, record)
             if cost := records.evaluation_cost():
                 print(cost, flush=True)
             if settings.push_to_hub:
                 print(push(run / "final", settings.push_to_hub), flush=True)
     accelerator.end_training()
+
+
+def finish(run: "Path", model: "SiteModel", placing: Placing, record: dict[str, Any]) -> None:
+    """Write ``final/`` and what places sites for it; then the record says that the run is finished."""
+    trained_on = {name: record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}
+    model.save(run / "final", trained_on)
+    placing.copy_to(run)
+    write_record(run, record | {"finished": True})
+    print(f"wrote {run / 'final'}", flush=True)
 
 
 def export(settings: Namespace, run: "Path") -> int:
@@ -373,13 +364,14 @@ def run_plan(settings: Namespace, material: Material, trainer: "Trainer") -> dic
 
 
 def announce(material: Material, accelerator: "Accelerator", model: "SiteModel", steps: int) -> None:
-    learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    from vl_model.accelerators import precision_in_words
+
     processes = f"{accelerator.num_processes} process{'es' if accelerator.num_processes > 1 else ''}"
-    precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+    precision = precision_in_words(accelerator.mixed_precision)
     print(f"{processes}, device {accelerator.device.type}, precision {precision}")
     print(
         f"{len(material.training)} sites to train on, {len(material.held_out)} held out to evaluate, "
-        f"{steps} steps, {learning / 1e6:.2f} million weights learn",
+        f"{steps} steps, {model.learning_weights / 1e6:.2f} million weights learn",
         flush=True,
     )
 

@@ -20,7 +20,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.comparison import Job, Rate, describe, train_open_clip, train_ours
-from benchmarks.train import describe_machine, measure_loader
+from benchmarks.machine import describe_machine
+from benchmarks.train import measure_loader
 from benchmarks.training_material import write_material
 from data_prep.sites import SITES
 from vl_model.captions import Captions

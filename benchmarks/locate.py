@@ -29,6 +29,7 @@ from data_prep.phantom import write_cohort
 from data_prep.regions import marked_positions, points_of
 from data_prep.sites import SITES, Condition, Level, Side, Site, View
 from data_prep.studies import Series, Study, StudyFolder, read_study
+from vl_model.located_sites import completed
 from vl_model.locator import LARGEST_ERROR_MM, Located, Locator, load_locator, new_network
 from vl_model.locator_measures import Measured, lines
 from vl_model.locator_sheet import Case, reason, write_sheets
@@ -108,8 +109,7 @@ def located_or_atlas(locator: Locator, study: Study) -> Located:
     located = locator.locate(study)
     if located is None:
         return Located(np.full((len(SITES), 3), np.nan), np.full(len(SITES), np.nan), ())
-    sure = located.sure
-    return replace(located, place_N3=points_of(locator.atlas.place(study, sure) | sure))
+    return replace(located, place_N3=points_of(completed(locator.atlas, study, {}, located.sure)))
 
 
 def say_errors(name: str, measured: Measured) -> None:

@@ -35,7 +35,7 @@ from vl_model.bootstrap import Interval, metric_intervals, paired_ratios
 from vl_model.embed import embed_rows
 from vl_model.embeddings import Embeddings
 from vl_model.grading import read_grader
-from vl_model.located_sites import check_locator, located_sites
+from vl_model.located_sites import check_locator, placer_of
 from vl_model.metrics import StudySums, study_sums
 from vl_model.rows import group_sites
 from vl_model.site_model import load_site_model
@@ -75,7 +75,7 @@ def main() -> None:
     truth = cohort_root.path / "phantom_truth" / "truth.csv"
     placers: dict[str, Placer] = {
         "true places": TruePlaces(read_truth(truth)),
-        "the locator's": located_sites(Path(settings.locator), shipped_atlas()),
+        "the locator's": placer_of(Path(settings.locator), shipped_atlas()),
         "the shipped atlas's": shipped_atlas(),
     }
     cohort = split_cohort(cohort_root, "test")

@@ -11,7 +11,6 @@ signal up to 4,000, with the Rician noise of a magnitude image of sigma 3, 15 an
 import argparse
 import gc
 import os
-import platform
 import resource
 import shutil
 import subprocess
@@ -20,9 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +27,7 @@ import psutil
 from PIL import Image
 from pydicom import dcmread
 
+from benchmarks.machine import describe_machine
 from benchmarks.noisy_cohort import write_cohort, write_noisy_series
 from data_prep.cohorts import split_cohort
 from data_prep.convert import convert_cohort, learn_from
@@ -55,20 +53,11 @@ def main() -> None:
         measure_growth(Path(settings.growth[0]), int(settings.growth[1]))
         return
     turns = 2 if settings.quick else 6
-    describe_machine()
+    describe_machine("numpy", "pydicom", "isal", "Pillow", "pylibjpeg-rle")
     with tempfile.TemporaryDirectory(prefix="lumbar-bench-", dir=fast_disk()) as folder:
         compare_with_plain(Path(folder), slices=8 if settings.quick else 24, turns=turns)
         measure_scaling(Path(folder), studies=6 if settings.quick else 16, turns=max(turns // 2, 1))
         measure_memory(Path(folder), few=10, many=60 if settings.quick else 160)
-
-
-def describe_machine() -> None:
-    names = ("numpy", "pydicom", "isal", "Pillow", "pylibjpeg-rle")
-    models = [line for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if "model name" in line]
-    model = models[0].split(":")[1].strip() if models else platform.machine()
-    cores = len(os.sched_getaffinity(0))
-    print(f"{date.today()}, {model}, {cores} cores with a load of {os.getloadavg()[0]:.1f} at the start")
-    print(f"Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in names))
 
 
 def fast_disk() -> str | None:

@@ -10,22 +10,20 @@ one thread are by CPU time: others may be using the machine. Peaks are the proce
 """
 
 import argparse
-import os
-import platform
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from benchmarks.comparison import Job, Rate, best, describe, train_open_clip, train_ours
+from benchmarks.machine import describe_machine
 from benchmarks.training_material import write_material
 from data_prep.crops import open_crops
 from data_prep.pairs import read_dataset
+from vl_model.accelerators import precision_in_words
 from vl_model.batches import TrainingBatches, training_loader
 from vl_model.rows import group_sites
 from vl_model.tiles import Augmentation
@@ -57,17 +55,9 @@ def main() -> None:
         compare_adapters(root, Job(root, "ViT-B-16", "bf16", batch=16, steps=1, epochs=3))
 
 
-def describe_machine(*packages: str) -> None:
-    models = [line for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if "model name" in line]
-    model = models[0].split(":")[1].strip() if models else platform.machine()
-    cores = len(os.sched_getaffinity(0))
-    print(f"{date.today()}, {model}, {cores} cores with a load of {os.getloadavg()[0]:.1f} at the start")
-    print(f"Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in packages))
-
-
 def compare_with_open_clip(job: Job, turns: int, aim: float) -> float:
     """Full fine-tuning; our images a second of one core."""
-    name = {"no": "fp32"}.get(job.precision, job.precision)
+    name = precision_in_words(job.precision)
     print(f"\n{job.model}, every weight, {name}, batches of {job.batch}, one thread; against open_clip's trainer")
     rates: list[tuple[Rate, Rate]] = [(train_open_clip(job), train_ours(job)) for _ in range(turns)]
     theirs, ours = (best(list(several)) for several in zip(*rates, strict=True))

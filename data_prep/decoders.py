@@ -47,8 +47,6 @@ def decode_guarded(decoder: Decoder, source: bytes, **options: Any) -> npt.NDArr
     with captured_stderr() as output:
         try:
             image, _ = decoder.as_array(source, decoding_plugin=plugin, **options)
-        except Exception:
-            raise
         except BaseException as error:
             if type(error).__name__ != _RUST_PANIC:
                 raise

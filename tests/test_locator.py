@@ -30,7 +30,7 @@ from data_prep.shipped_atlas import shipped_atlas
 from data_prep.sites import SITES, Condition, Source, View, parse_row_id_site
 from data_prep.studies import Study
 from tests.runs import ENVIRONMENT, REPOSITORY
-from vl_model.located_sites import LOCATOR, WEIGHTS, LocatedSites, find_locator, located_sites
+from vl_model.located_sites import LOCATOR, WEIGHTS, LocatedSites, find_locator, placer_of
 from vl_model.locator import LARGEST_ERROR_MM, LAST_CANAL, Locator, count_error_mm, load_locator, new_network
 from vl_model.locator_batches import PictureBatches
 from vl_model.locator_calibration import _scale
@@ -220,7 +220,7 @@ def test_marks_hold_the_others_in_place(locator: Locator, study: Study, marked: 
 def test_places_are_called_by_what_they_come_from(root: DataRoot, study: Study) -> None:
     final = root.run("locator") / "final"
     atlas = load_atlas(root.processed("train") / "atlas.json")
-    placer = pickle.loads(pickle.dumps(located_sites(final, atlas)))
+    placer = pickle.loads(pickle.dumps(placer_of(final, atlas)))
     assert isinstance(placer, LocatedSites)
     places = placer.place(study, {})
     assert set(places) == set(SITES)
@@ -259,7 +259,8 @@ def test_a_run_carries_its_locator_to_where_there_is_none(root: DataRoot, tmp_pa
     shutil.copytree(run, elsewhere.run("carrying"))
     shutil.rmtree(run)
     taken = placing_of(elsewhere, elsewhere.run("carrying"), None)
-    here = located_sites(root.run("locator") / "final", load_atlas(root.processed("train") / "atlas.json"))
+    here = placer_of(root.run("locator") / "final", load_atlas(root.processed("train") / "atlas.json"))
+    assert isinstance(here, LocatedSites)
     assert taken.fingerprint == here.fingerprint
     assert taken.place(study, {}) == here.place(study, {})
     shutil.rmtree(elsewhere.run("carrying") / "placing" / "locator")

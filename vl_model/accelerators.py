@@ -57,6 +57,11 @@ def choose_precision(wanted: str, use_cpu: bool) -> str:
     return "bf16" if wanted == "fast" and cpu_computes_in_bf16() else "no"
 
 
+def precision_in_words(chosen: str) -> str:
+    """accelerate calls full precision "no"."""
+    return "fp32" if chosen == "no" else chosen
+
+
 def cpu_computes_in_bf16() -> bool:
     """Whether there are AVX-512 or AMX instructions for it; torch keeps the question under private names."""
     questions = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]

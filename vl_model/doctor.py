@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import torch
 
-from vl_model.accelerators import choose_precision, uses_cpu
+from vl_model.accelerators import choose_precision, precision_in_words, uses_cpu
 from vl_model.batches import load_batch
 from vl_model.captions import Captions
 from vl_model.launch import check_launch, started_processes, threads_per_process
@@ -121,7 +121,7 @@ def check_devices() -> tuple[bool, str]:
 def check_precision(wanted: str) -> tuple[bool, str]:
     use_cpu = uses_cpu(check_launch())
     chosen = choose_precision(wanted, use_cpu)
-    name = {"no": "fp32"}.get(chosen, chosen)
+    name = precision_in_words(chosen)
     if wanted not in ("auto", "fast"):
         is_slow = chosen == "bf16" and not use_cpu and torch.cuda.get_device_capability()[0] < 8
         slow = "; this GPU emulates bf16: take fp16 or auto" if is_slow else ""
@@ -151,7 +151,7 @@ def check_data(material: Material) -> tuple[bool, str]:
 
 def check_model(model: SiteModel) -> tuple[bool, str]:
     weights = [parameter.numel() for parameter in model.parameters()]
-    learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    learning = model.learning_weights
     return learning > 0, f"{sum(weights) / 1e6:.2f} million weights, {learning / 1e6:.2f} million of them learn"
 
 

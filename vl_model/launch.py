@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from data_prep.commands import usable_cores
+from data_prep.commands import NonNegativeFinite, SettingsParser, usable_cores
 from data_prep.layout import home_expanded
 
 _WORLD_VARIABLES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -28,6 +28,24 @@ _SHARDING_VARIABLES = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCEL
 FOLLOWERS_WAIT_SECONDS = 5
 TRACKERS = ("tensorboard", "wandb")
 _DEFAULT_CONFIGS = ("default_config.yaml", "default_config.json")
+
+
+def add_run_flags(parser: SettingsParser) -> None:
+    """Flags of every training: what it goes on from, when it stops early, and who is told."""
+    add = parser.add_argument
+    add("--resume_from_checkpoint", type=str | None, help="latest, or a checkpoint-<step> folder")
+    add(
+        "--stop_margin",
+        type=NonNegativeFinite,
+        default=120.0,
+        help="seconds before $SLURM_JOB_END_TIME at which the run stops, with a state; so do SIGTERM and a file STOP",
+    )
+    add(
+        "--report_to",
+        choices=(*TRACKERS, "all", "none"),
+        default="tensorboard",
+        help="all: those that are installed; wandb without a network: WANDB_MODE=offline",
+    )
 
 
 @dataclass(frozen=True)

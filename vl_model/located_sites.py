@@ -12,7 +12,9 @@ from pathlib import Path
 from data_prep.atlas import Atlas, load_atlas
 from data_prep.json_files import read_object
 from data_prep.layout import DataRoot
+from data_prep.placing import Placer
 from data_prep.regions import Position
+from data_prep.shipped_atlas import shipped_atlas
 from data_prep.sites import SITES, Site
 from data_prep.studies import Study
 
@@ -45,11 +47,7 @@ class LocatedSites:
 
         from vl_model.locator import loaded_once
 
-        found = loaded_once(self.folder).place(study, known)
-        if len(found) + len(known) == len(SITES):
-            return found
-        # What was located holds the atlas in place for the rest.
-        return self.atlas.place(study, {**known, **found}) | found
+        return completed(self.atlas, study, known, loaded_once(self.folder).place(study, known))
 
 
 def locator_fingerprint(folder: Path) -> str:
@@ -88,6 +86,21 @@ def check_locator(folder: Path) -> None:
         raise ValueError(f"{path}: missing, or not the weights that {LOCATOR} speaks of; train_locator.py writes both")
 
 
-def located_sites(folder: Path, atlas: Atlas | None) -> LocatedSites:
-    """`atlas`: of the data at hand; where there is none, that of the studies that the locator learned from."""
-    return LocatedSites(folder, atlas or load_atlas(folder / ATLAS))
+def completed(
+    atlas: Atlas, study: Study, known: Mapping[Site, Position], found: Mapping[Site, Position]
+) -> dict[Site, Position]:
+    """`found`, and the atlas's positions of the sites left; what is known or found holds the atlas in place."""
+    if len(found) + len(known) == len(SITES):
+        return dict(found)
+    return {**atlas.place(study, {**known, **found}), **found}
+
+
+def placer_of(locator: Path | None, atlas: Atlas | None) -> Placer:
+    """What places unmarked sites: the locator in a folder, else an atlas.
+
+    atlas: of the data at hand. Where there is none, that of the studies that the locator learned from; without a
+    locator the one that ships.
+    """
+    if locator is None:
+        return atlas or shipped_atlas()
+    return LocatedSites(locator, atlas or load_atlas(locator / ATLAS))

@@ -75,14 +75,6 @@ class Located:
             if error <= LARGEST_ERROR_MM
         }
 
-    @property
-    def kinds(self) -> dict[int, list[str]]:
-        """In which views each site was seen, by its index."""
-        kinds: dict[int, list[str]] = {}
-        for sighting in self.sightings:
-            kinds.setdefault(sighting.index, []).append(sighting.kind)
-        return kinds
-
 
 @dataclass(frozen=True)
 class Locator:

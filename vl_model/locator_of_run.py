@@ -11,8 +11,7 @@ from data_prep.atlas import load_atlas
 from data_prep.layout import DataRoot
 from data_prep.pairs import read_metadata
 from data_prep.placing import Placer
-from data_prep.shipped_atlas import shipped_atlas
-from vl_model.located_sites import ATLAS, LOCATOR, WEIGHTS, check_locator, find_locator, located_sites
+from vl_model.located_sites import ATLAS, LOCATOR, WEIGHTS, check_locator, find_locator, placer_of
 from vl_model.whole_folders import whole_folder
 
 PLACING, OWN_LOCATOR = "placing", "locator"
@@ -65,7 +64,7 @@ def placing_of(root: DataRoot, run: Path, wanted: str | None) -> Placer:
     kept = next((path for path in (carried / ATLAS, root.processed("train") / ATLAS) if path.is_file()), None)
     atlas = load_atlas(kept) if kept else None
     locator = find_locator(root, wanted) if wanted or not carried.is_dir() else _own_locator(carried)
-    return located_sites(locator, atlas) if locator else atlas or shipped_atlas()
+    return placer_of(locator, atlas)
 
 
 def _own_locator(carried: Path) -> Path | None:

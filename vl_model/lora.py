@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from vl_model.towers import Towers
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 
 #: Kind and names of the layers to adapt, by family of tower; the first family whose names are all there is taken.
 FAMILIES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (

@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vl_model.attention import fused_state_dict, unfuse_attention
-from vl_model.towers import OPEN_CLIP_CONFIG
+from vl_model.towers import OPEN_CLIP_CONFIG, why_unreadable
 from vl_model.unit_length import unit_length
 
 CONFIGS = Path(__file__).with_name("configs")
@@ -236,10 +236,7 @@ def _create(model: str, pretrained: str | None, remedy: str, overrides: dict[str
             clip = open_clip.create_model(model, pretrained, force_quick_gelu=quick_gelu, **(overrides or {}))
             tokenizer = open_clip.get_tokenizer(model)
     except (*_UNREADABLE, RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        # Of a file that is no weights file, torch's own words advise to load it unsafely.
-        unsafe = isinstance(error, UnpicklingError)
-        reason = "damaged, or more than tensors" if unsafe else " ".join(str(error).split())[:300]
-        raise ValueError(f"{named}: cannot be loaded ({reason}); {remedy}") from None
+        raise ValueError(f"{named}: cannot be loaded ({why_unreadable(error)}); {remedy}") from None
     if quick_gelu:
         config["quick_gelu"] = True
     return OpenClipTowers(clip, tokenizer, deepcopy(config))

@@ -50,9 +50,14 @@ def check_run(run: Path, overwrite: bool, resume_from_checkpoint: str | None) ->
         )
 
 
-def forget_stop(run: Path) -> None:
-    """Remove the STOP file that ended an earlier start; by the first process, before anything that takes long."""
-    (run / STOP_FILE).unlink(missing_ok=True)
+def claim_run(run: Path, overwrite: bool, resume_from_checkpoint: str | None) -> None:
+    """`check_run`; then the first process removes the STOP file that ended an earlier start.
+
+    To be called before anything that takes long: a file that is made from then on stops this start.
+    """
+    check_run(run, overwrite, resume_from_checkpoint)
+    if own_rank() == 0:
+        (run / STOP_FILE).unlink(missing_ok=True)
 
 
 def remove_run(run: Path, logs: Path) -> None:

@@ -105,6 +105,10 @@ class SiteModel(nn.Module):
         return self.settings.tune == "full" or (self.settings.tune == "lora" and self.settings.lora.towers == "both")
 
     @property
+    def learning_weights(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    @property
     def device(self) -> torch.device:
         return self.pooling.query_D.device
 

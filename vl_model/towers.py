@@ -21,6 +21,7 @@ Both kinds of towers have
 """
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, TypeAlias
 
 from data_prep.layout import home_expanded
@@ -56,6 +57,11 @@ def load_towers(model: str, pretrained: str | None = None) -> "Towers":
     if model.startswith(HF_HUB):
         return load_hub(model)
     return load_named(model, pretrained)
+
+
+def why_unreadable(error: BaseException) -> str:
+    """What may be said of a library's error over weights: torch advises to load what are none unsafely."""
+    return "damaged, or more than tensors" if isinstance(error, UnpicklingError) else " ".join(str(error).split())[:300]
 
 
 def folder_of(model: str) -> Path | None:

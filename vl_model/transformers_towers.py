@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 
 from vl_model.attention import fused_state_dict, unfuse_attention
+from vl_model.towers import why_unreadable
 from vl_model.transformers_files import find_model, read_companions
 from vl_model.unit_length import unit_length
 
@@ -144,9 +145,7 @@ def _reading(name: str) -> Iterator[None]:
     try:
         yield
     except _UNREADABLE as error:
-        # Of a file that is no weights file, torch's own words advise to load it unsafely.
-        unsafe = isinstance(error, UnpicklingError)
-        reason = "damaged, or more than tensors" if unsafe else " ".join(str(error).split())[:300]
+        reason = why_unreadable(error)
         raise ValueError(f"--model hf:{name}: cannot be loaded ({reason}); its files must belong together") from None
 
 
