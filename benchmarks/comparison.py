@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ OPEN_CLIP_PRECISION = {"no": "fp32", "bf16": "amp_bf16"}
 class Job:
     """What is trained: `batch` images a step and process; the first epoch is not counted.
 
-    An epoch is `steps` batches, however many sites there are: ours is timed so, open_clip's is given as many rows.
+    An epoch is `steps` batches, however many sites there are: ours is timed so, open_clip's is given as many rows, some
+    more than once. Of each epoch `edge` steps at either edge are not counted (`benchmarks.timed_trainer`).
     """
 
     root: Path
@@ -37,11 +39,12 @@ class Job:
     threads: int = 1
     processes: int = 1
     workers: int = 0  # that load images, a process
+    edge: int = 0
 
     @property
     def images(self) -> int:
-        """An epoch's, of all processes."""
-        return self.batch * self.steps * self.processes
+        """Those of an epoch that count, of all processes."""
+        return self.batch * (self.steps - 2 * self.edge) * self.processes
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,10 @@ def our_words(job: Job, run: str, *arguments: str) -> list[str]:
 
 
 def open_clip_words(job: Job, logs: Path) -> list[str]:
-    """What benchmarks/timed_trainer.py is told to start open_clip's trainer, on the CSV's first rows."""
-    lines = (job.root / TABLE).read_text(encoding="utf-8").splitlines(keepends=True)
+    """What benchmarks/timed_trainer.py is told to start open_clip's trainer, on the CSV's rows, in turns."""
+    head, *rows = (job.root / TABLE).read_text(encoding="utf-8").splitlines(keepends=True)
     table = logs / TABLE
-    table.write_text("".join(lines[: 1 + job.batch * job.steps]), encoding="utf-8")
+    table.write_text(head + "".join(islice(cycle(rows), job.batch * job.steps)), encoding="utf-8")
     flags = {
         "train-data": table,
         "dataset-type": "csv",
@@ -130,7 +133,7 @@ def _rate(job: Job, launcher: list[str], folder: Path, words: list[str]) -> Rate
         "PYTHONPATH": str(REPOSITORY),
         "HF_HUB_OFFLINE": "1",
     }
-    command = [*launcher, TIMED_TRAINER, str(report), str(job.steps), *words]
+    command = [*launcher, TIMED_TRAINER, str(report), str(job.steps), str(job.edge), *words]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     if done.returncode or not report.is_file():
         raise RuntimeError(f"{' '.join(words)}\n{done.stderr[-2000:]}")

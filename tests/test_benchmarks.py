@@ -2,13 +2,16 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from open_clip_train import main as open_clip_main
 
+import train_vl
 from benchmarks import gpu, prepare, timed_trainer, train
 from benchmarks.comparison import Job, open_clip_words, our_words
 from benchmarks.training_material import write_material
@@ -35,9 +38,9 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("trainer", ["ours", "open_clip"])
+@pytest.mark.parametrize(("trainer", "steps", "edge"), [("ours", 2, 0), ("open_clip", 2, 0), ("open_clip", 8, 2)])
 def test_both_trainers_are_timed(
-    trainer: str, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trainer: str, steps: int, edge: int, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As benchmarks/train.py starts them, but in this process."""
     for state in (AcceleratorState, PartialState, GradientState):
@@ -46,14 +49,54 @@ def test_both_trainers_are_timed(
     monkeypatch.setattr(open_clip_main, "train_one_epoch", open_clip_main.train_one_epoch)
     monkeypatch.setattr(open_clip_main, "setup_logging", lambda *_: None)  # it makes every library talk
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    job = Job(material, "lumbar-tiny", "no", batch=8, steps=2, epochs=2)
+    job = Job(material, "lumbar-tiny", "no", batch=8, steps=steps, epochs=2, edge=edge)
     words = our_words(job, "timed") if trainer == "ours" else open_clip_words(job, tmp_path)
     report = tmp_path / "timing.json"
-    monkeypatch.setattr(sys, "argv", ["timed_trainer.py", str(report), "2", *words])
+    monkeypatch.setattr(sys, "argv", ["timed_trainer.py", str(report), str(steps), str(edge), *words])
     timed_trainer.main()
     timing = timed_trainer.Timing(**json.loads(report.read_text()))
     assert len(timing.clock) == len(timing.processor) == 2 and min(timing.clock) > 0
     assert timing.peak_mb > 100 and timing.gpu_mb == 0
+
+
+@pytest.mark.parametrize("trainer", ["ours", "open_clip"])
+def test_starting_workers_is_not_timed(trainer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock on which a step takes a second, and what starts and ends workers a hundred; six steps an epoch."""
+    clock = 0.0
+    monkeypatch.setattr(timed_trainer, "now", lambda: np.array([clock, clock]))
+    whole, middle = timed_trainer.Stopwatch(6, 0), timed_trainer.Stopwatch(6, 2)
+
+    def step(*_: object) -> None:
+        nonlocal clock
+        clock += 1
+
+    def epoch(scheduler: Callable[[int], None], first: int) -> None:
+        nonlocal clock
+        clock += 100
+        for place in range(first, first + 6):
+            scheduler(place)
+            step()
+        clock += 100
+
+    def epochs(*_: object) -> None:
+        for first in (0, 6):
+            open_clip_main.train_one_epoch(scheduler=lambda _: None, first=first)
+
+    def steps() -> None:
+        nonlocal clock
+        clock += 100
+        for _ in range(12):
+            Trainer.step(None, 0)
+        clock += 100
+
+    monkeypatch.setattr(train_vl, "main", steps)
+    monkeypatch.setattr(open_clip_main, "main", epochs)
+    monkeypatch.setattr(sys, "argv", [])
+    for watch, expected in ((whole, 6 if trainer == "ours" else 206), (middle, 2)):
+        monkeypatch.setattr(Trainer, "step", step)
+        monkeypatch.setattr(open_clip_main, "train_one_epoch", epoch)
+        time_it = timed_trainer.time_ours if trainer == "ours" else timed_trainer.time_open_clip
+        assert [float(end[0] - begin[0]) for begin, end in time_it([], watch)] == [expected] * 2
 
 
 def test_the_loader_is_measured(material: Path, capsys: pytest.CaptureFixture[str]) -> None:
