@@ -24,8 +24,8 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of what counts of each epoch, by the clock and of this process's processors; the largest resident set, and
-    on a GPU what torch allocated there at most, in MB."""
+    """Seconds of what counts of each epoch, by the clock and of this process's processors; the largest resident set,
+    and on a GPU what torch allocated there at most, in MB."""
 
     clock: list[float]
     processor: list[float]
