@@ -16,7 +16,6 @@ if __name__ == "__main__":
 
     end_at_ctrl_c()  # until run_command heeds it: the imports take their time
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,16 @@ from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from data_prep.commands import NonNegativeFinite, PositiveFinite, Seed, SettingsParser, run_command, settings_of
 from data_prep.layout import DataRoot, data_root
 from data_prep.pairs import read_metadata
-from vl_model.launch import Launch, add_run_flags, check_launch, follow, own_rank, threads_per_process, trackers_of
+from vl_model.launch import (
+    Launch,
+    add_run_flags,
+    check_launch,
+    follow,
+    own_rank,
+    set_environment_of_torch,
+    threads_per_process,
+    trackers_of,
+)
 from vl_model.run_folder import claim_run, held, remove_run, write_record
 
 if TYPE_CHECKING:
@@ -99,7 +107,7 @@ def main() -> None:
     settings = settings_parser().parse_args()
     launch = check_launch()
     root = data_root(settings.root)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process()))
+    set_environment_of_torch()
     if settings.show is not None:
         show(root, settings)
         return

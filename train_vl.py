@@ -19,7 +19,6 @@ if __name__ == "__main__":
     end_at_ctrl_c()  # until run_command heeds it: the imports take their time
 
 import math
-import os
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
@@ -35,7 +34,16 @@ from data_prep.commands import (
     settings_of,
 )
 from data_prep.layout import DataRoot, data_root, home_expanded
-from vl_model.launch import Launch, add_run_flags, check_launch, follow, own_rank, threads_per_process, trackers_of
+from vl_model.launch import (
+    Launch,
+    add_run_flags,
+    check_launch,
+    follow,
+    own_rank,
+    set_environment_of_torch,
+    threads_per_process,
+    trackers_of,
+)
 from vl_model.locator_of_run import Placing, placing_to_carry
 from vl_model.material import Material, read_material
 from vl_model.run_folder import check_run, claim_run, held, remove_run, write_record
@@ -165,7 +173,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     material = material_of(root, settings)
 
     # torch takes seconds to import: everything above was checked without it.
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process()))
+    set_environment_of_torch()
     import torch
 
     from vl_model.accelerators import build_accelerator

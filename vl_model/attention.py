@@ -9,11 +9,11 @@ the weights back under the library's own names.
 Dimensions: N sequences, L tokens, D width, H heads.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from vl_model.plain_attention import plain_attention
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
@@ -25,7 +25,7 @@ class SeparateAttention(nn.Module):
         super().__init__()
         assert fused._qkv_same_embed_dim and fused.batch_first and not fused.dropout, "no tower has such"
         self.heads = fused.num_heads
-        self.is_fused_kernel = True  # see `use_plain_attention`
+        self.uses_kernel = True  # see `vl_model.plain_attention`
         weights = fused.in_proj_weight.detach().chunk(3)
         biases = (None, None, None) if fused.in_proj_bias is None else fused.in_proj_bias.detach().chunk(3)
         self.q_proj, self.k_proj, self.v_proj = (_linear(w_DD, b_D) for w_DD, b_D in zip(weights, biases, strict=True))
@@ -49,34 +49,12 @@ class SeparateAttention(nn.Module):
             attn_mask = attn_mask.to(q_NHLd.dtype)
             if attn_mask.ndim == 3:
                 attn_mask = attn_mask.unflatten(0, (-1, self.heads))  # NLL of each head -> NHLL
-        attend = F.scaled_dot_product_attention if self.is_fused_kernel else plain_attention
+        attend = F.scaled_dot_product_attention if self.uses_kernel else plain_attention
         mixed_NHLd = attend(q_NHLd, k_NHLd, v_NHLd, attn_mask=attn_mask)
         return self.out_proj(mixed_NHLd.transpose(1, 2).flatten(2)), None
 
     def _heads(self, tokens_NLD: Tensor) -> Tensor:
         return tokens_NLD.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # NLD -> NHLd
-
-
-def plain_attention(q_NHLd: Tensor, k_NHLd: Tensor, v_NHLd: Tensor, attn_mask: Tensor | None = None) -> Tensor:
-    """`F.scaled_dot_product_attention` as products and a softmax, which keeps all its weights for the way back."""
-    scores_NHLL = (q_NHLd * q_NHLd.shape[-1] ** -0.5) @ k_NHLd.transpose(-2, -1)
-    if attn_mask is not None:
-        scores_NHLL = scores_NHLL + attn_mask
-    return scores_NHLL.softmax(dim=-1).to(v_NHLd.dtype) @ v_NHLd
-
-
-def use_plain_attention(module: nn.Module) -> None:
-    """Attention inside `module`, ours and timm's, as plain products: for training in bf16 on the CPU.
-
-    There the way back through torch 2.15's fused kernel takes 50 to 140 ms where products take 5 to 17 (ViT-B-32's 50
-    tokens, and captions); rounding errors grow by a third to a half, and stay bf16's. In float32 both are as fast.
-    """
-    child: Any
-    for child in module.modules():
-        if isinstance(child, SeparateAttention):
-            child.is_fused_kernel = False
-        elif isinstance(getattr(child, "fused_attn", None), bool):  # timm's own switch
-            child.fused_attn = False
 
 
 def unfuse_attention(module: nn.Module, owner: type[nn.Module], name: str) -> int:

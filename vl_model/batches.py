@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vl_model.mixing import Mixture, Partners, draw_mix, mix_targets, mix_tiles, mixture_of
 from vl_model.preemption import leave_signals_to_the_parent
+from vl_model.random_streams import Stream, random_stream
 from vl_model.rows import SiteRow
 from vl_model.sampling import Draws, SeveritySampling
 from vl_model.targets import Targets, sure_targets
@@ -117,7 +118,7 @@ class TrainingBatches(Dataset[Batch]):
         """Of global batch `index`: its epoch, and this process's draws of `rows`."""
         epoch, place = divmod(index, self.batches_per_epoch)
         if self._drawn is None or self._drawn[0] != epoch:  # once an epoch, not once a batch
-            self._drawn = epoch, self._sampling.epoch(np.random.default_rng((self.seed, epoch)))
+            self._drawn = epoch, self._sampling.epoch(random_stream(self.seed, Stream.ORDER, epoch))
         draws = self._drawn[1]
         start = place * self.global_batch_size
         whole = slice(start, start + self.global_batch_size)
@@ -130,7 +131,7 @@ class TrainingBatches(Dataset[Batch]):
         if self.augmentation is None:
             return batch
         generators = [
-            np.random.default_rng((self.seed, epoch, int(sample), int(turn)))
+            random_stream(self.seed, Stream.SAMPLE, epoch, int(sample), int(turn))
             for sample, turn in zip(draws.row_R, draws.turn_R, strict=True)
         ]
         mask_BT = _with_some_dropped(batch.mask_BT, rows, self.augmentation, generators)

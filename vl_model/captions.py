@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data_prep.sites import SITES, Severity
 from prompts.render import training_captions
+from vl_model.random_streams import Stream, random_stream
 from vl_model.site_model import SiteModel
 
 
@@ -32,7 +33,7 @@ class Captions:
 
     def choose(self, step: int) -> np.ndarray:
         """Index into `texts` of each caption's wording in this step, shape (75,)."""
-        draw_K = np.random.default_rng((self.seed, step)).random(len(self._counts))
+        draw_K = random_stream(self.seed, Stream.WORDINGS, step).random(len(self._counts))
         return self._firsts + (draw_K * self._counts).astype(int)
 
     def tokens(self, step: int) -> Tensor | None:

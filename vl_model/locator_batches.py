@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vl_model.locator_data import Cut
 from vl_model.locator_network import MIRRORED_AXIAL, target_places
+from vl_model.random_streams import Stream, random_stream
 
 #: The blob that stands for a point, as a normal curve of this deviation (pixels).
 POINT_SIGMA = 1.3
@@ -54,7 +55,8 @@ class PictureBatches:
 
     def draw(self, step: int) -> PictureBatch:
         places = range(self.process * self.batch_size, (self.process + 1) * self.batch_size)
-        generators = [np.random.default_rng([self.seed, step, place, self.name == "axial"]) for place in places]
+        is_axial = int(self.name == "axial")
+        generators = [random_stream(self.seed, Stream.PICTURE, step, place, is_axial) for place in places]
         rows = [int(self.row_N[generator.integers(len(self.row_N))]) for generator in generators]
         return vary(load(self.cut, rows), generators, self.name)
 

@@ -68,6 +68,10 @@ def add_adapters(towers: "Towers", settings: LoraSettings) -> list[str]:
         bias="none",
     )
     inject_adapter_in_model(config, towers)
+    for layer in towers.modules():
+        if isinstance(layer, LoraLayer):
+            # Under autocast peft would make float32 of what came in, and autocast half precision of that again.
+            layer.cast_input_dtype_enabled = False
     towers.adapter_config = config
     return names
 

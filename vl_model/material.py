@@ -8,6 +8,7 @@ import numpy as np
 
 from data_prep.crops import open_crops
 from data_prep.pairs import Dataset, read_dataset
+from vl_model.random_streams import Stream, random_stream
 from vl_model.rows import SiteRow, group_sites
 
 
@@ -37,6 +38,6 @@ def read_material(processed: Path, held_out_folds: Collection[int], held_out_sit
     if not training:
         raise ValueError(f"{processed}: no labelled site outside --held_out_folds {list(held_out_folds)}")
     if len(held_out) > held_out_sites:
-        chosen = np.random.default_rng(seed).choice(len(held_out), held_out_sites, replace=False)
+        chosen = random_stream(seed, Stream.HELD_OUT).choice(len(held_out), held_out_sites, replace=False)
         held_out = [held_out[place] for place in sorted(chosen)]
     return Material(dataset, crops_R3HW, tuple(training), tuple(held_out))

@@ -118,10 +118,22 @@ class SiteModel(nn.Module):
         return None if self.settings.tune == "full" else state_sha256(base_state(self.towers.clip))
 
     def forward(
-        self, tiles_BT3HW: Tensor, mask_BT: Tensor, token_KL: Tensor | None
+        self,
+        tiles_BT3HW: Tensor,
+        mask_BT: Tensor,
+        token_KL: Tensor | None,
+        dropout_seeds: tuple[int | None, int | None] = (None, None),
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-        """-> image_BD, text_KD (None without tokens), the inverse temperature and the bias (None without one)."""
+        """-> image_BD, text_KD (None without tokens), the inverse temperature and the bias (None without one).
+
+        dropout_seeds: of what is dropped in texts, and in images; None: torch's generator goes on.
+        """
+        text_seed, image_seed = dropout_seeds
+        if text_seed is not None:
+            torch.manual_seed(text_seed)
         text_KD = None if token_KL is None else self.towers.encode_texts(token_KL)
+        if image_seed is not None:
+            torch.manual_seed(image_seed)
         bias = None if self.logit_bias is None else self.logit_bias()
         return self.embed_sites(tiles_BT3HW, mask_BT), text_KD, self.logit_scale(), bias
 

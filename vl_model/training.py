@@ -17,7 +17,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from vl_model.attention import use_plain_attention
 from vl_model.batches import Batch, TrainingBatches, load_batch, training_loader
 from vl_model.cached_negatives import Embedded, backward_through_pool
 from vl_model.captions import Captions
@@ -25,7 +24,9 @@ from vl_model.ending import Stopped, check_exploded, check_finite
 from vl_model.gathering import row_counts
 from vl_model.lora import check_gradients
 from vl_model.loss import LossSettings, LossTerms, contrastive_loss, image_to_captions, image_to_own_severities
+from vl_model.plain_attention import use_plain_attention
 from vl_model.preemption import Preemption
+from vl_model.random_streams import Stream, torch_seed
 from vl_model.records import Records
 from vl_model.rows import SiteRow
 from vl_model.site_model import SiteModel
@@ -244,12 +245,11 @@ class Trainer:
 
     def _add_gradients(self, step: int, loader: Iterator[Batch]) -> list[float]:
         """Of the mean over `accumulation` batches, each a pool of its own; the loss and its terms."""
-        self._seed(step)
         parts, totals = self.settings.accumulation, np.zeros(4)
         for part in range(parts):
             with self._synchronised(part == parts - 1):
                 batch = next(loader).to(self.accelerator.device)
-                terms = self._loss(self._embed(batch, step), batch.targets(), step)
+                terms = self._loss(self._embed(batch, step, part), batch.targets(), step)
                 self.accelerator.backward(terms.total / parts)
             totals += terms.values()
         return list(totals / parts)
@@ -261,8 +261,7 @@ class Trainer:
         targets = joined([batch.targets() for batch in batches])
 
         def embed(part: int) -> Embedded:
-            self._seed(step, part)  # what is dropped on the second way is what was dropped on the first
-            return self._embed(batches[part], step, with_texts=part == parts - 1)
+            return self._embed(batches[part], step, part, with_texts=part == parts - 1)
 
         terms = backward_through_pool(
             parts,
@@ -278,10 +277,18 @@ class Trainer:
         context: AbstractContextManager[None] = nullcontext() if is_last else self.accelerator.no_sync(self.wrapped)
         return context
 
-    def _embed(self, batch: Batch, step: int, with_texts: bool = True) -> Embedded:
+    def _embed(self, batch: Batch, step: int, part: int, with_texts: bool = True) -> Embedded:
         tokens = self.captions.tokens(step) if with_texts else None
-        embedded: Embedded = self.wrapped(self._tiles(batch), batch.mask_BT, tokens)
+        embedded: Embedded = self.wrapped(self._tiles(batch), batch.mask_BT, tokens, self._dropout_seeds(step, part))
         return embedded
+
+    def _dropout_seeds(self, step: int, part: int) -> tuple[int, int]:
+        """Texts', the same in every process, as their embeddings have to be; and images'."""
+        seed, process = self.settings.seed, self.accelerator.process_index
+        return (
+            torch_seed(seed, Stream.TEXT_DROPOUT, step, part),
+            torch_seed(seed, Stream.IMAGE_DROPOUT, step, part, process),
+        )
 
     def _loss(self, embedded: Embedded, targets: Targets, step: int, parts: int = 1) -> LossTerms:
         """Of the embeddings of `parts` batches of every process."""
@@ -298,11 +305,6 @@ class Trainer:
     def _tiles(self, batch: Batch) -> Tensor:
         towers = self.model.towers
         return batch.tiles(towers.image_size, towers.mean, towers.std)
-
-    def _seed(self, step: int, part: int = 0) -> None:
-        """Dropout's draws depend on (seed, step, process, part) alone, so that a resumed run repeats them."""
-        entropy = (self.settings.seed, step, self.accelerator.process_index, part)
-        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
     def _is_due(self, step: int, every: int | None) -> bool:
         return every is not None and (step % every == 0 or step == self.settings.steps)
