@@ -182,12 +182,12 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     from vl_model.preemption import Preemption
     from vl_model.provenance import run_record
     from vl_model.records import Records
-    from vl_model.site_model import check_base_is_blind, check_base_is_elsewhere
+    from vl_model.seen_studies import studies_seen
     from vl_model.training import METRICS
 
     torch.set_num_threads(threads_per_process())
-    check_base_is_elsewhere(settings.model, run)
-    check_base_is_blind(settings.model, material.dataset.fingerprint, settings.held_out_folds)
+    base = model_settings(settings)
+    check_base(base, run, material, settings.held_out_folds)
     state = find_checkpoint(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else None
     accelerator = build_accelerator(launch, settings.mixed_precision, trackers, logs)
     torch.manual_seed(settings.seed)  # adapters, and towers without weights, start alike in every process
@@ -195,6 +195,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     trainer = build_trainer(settings, accelerator, model, material)
     plan = run_plan(settings, material, trainer)
     steps = trainer.settings.steps
+    studies = studies_seen(base.model, base.pretrained, material.training if steps else ())
 
     # Before anything is written: a state that does not fit leaves the run as it was.
     start = load_checkpoint(state, model, trainer.optimizer, accelerator.scaler, plan) if state else 0
@@ -223,7 +224,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     with orderly_end(accelerator, preemption, run):
         trainer.run(start, records, checkpoint, preemption)
         if accelerator.is_main_process:
-            finish(run, model, placing, record)
+            finish(run, model, placing, record, studies)
             if cost := records.evaluation_cost():
                 print(cost, flush=True)
             if settings.push_to_hub:
@@ -231,10 +232,23 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     accelerator.end_training()
 
 
-def finish(run: "Path", model: "SiteModel", placing: Placing, record: dict[str, Any]) -> None:
-    """Write ``final/`` and what places sites for it; then the record says that the run is finished."""
+def check_base(base: "ModelSettings", run: "Path", material: Material, held_out_folds: list[int]) -> None:
+    """Raises ValueError where the run would write over its base, or the base has seen what the run holds out."""
+    from vl_model.seen_studies import check_base_is_blind, check_base_is_elsewhere
+
+    check_base_is_elsewhere(base.model, base.pretrained, run)
+    check_base_is_blind(base.model, base.pretrained, material.dataset, held_out_folds)
+
+
+def finish(run: "Path", model: "SiteModel", placing: Placing, record: dict[str, Any], studies: list[int]) -> None:
+    """Write ``final/`` and what places sites for it; then the record says that the run is finished.
+
+    studies: ids of those that the model has seen.
+    """
+    from vl_model.seen_studies import STUDIES
+
     trained_on = {name: record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}
-    model.save(run / "final", trained_on)
+    model.save(run / "final", trained_on | {STUDIES: studies})
     placing.copy_to(run)
     write_record(run, record | {"finished": True})
     print(f"wrote {run / 'final'}", flush=True)

@@ -209,25 +209,6 @@ def test_a_state_that_does_not_fit_leaves_the_run_as_it_was(
     assert record.read_bytes() == before and json.loads(before)["finished"]
 
 
-def test_a_base_that_was_trained_on_held_out_studies_is_refused(
-    train: Train, tiny_root: Path, capsys: pytest.CaptureFixture
-) -> None:
-    short = ["--max_train_steps", "1", "--per_device_train_batch_size", "10"]
-    runs = tiny_root / "train" / "checkpoints"
-    assert train("grandparent", "--tune", "full", *short) == 0
-    parent = ["--model", f"local-dir:{runs / 'grandparent' / 'final'}", *short]
-    assert train("parent", "--tune", "full", *parent) == 0
-    capsys.readouterr()
-    assert train("parent", "--overwrite", "true", "--model", f"local-dir:{runs / 'parent' / 'final'}", *short) == 2
-    assert "lies in the folder of run 'parent' itself" in capsys.readouterr().err
-    for base in ("parent", "grandparent"):
-        arguments = ["--model", f"local-dir:{runs / base / 'final'}", *short]
-        assert train("leaking", *arguments, "--held_out_folds", "0", "1") == 2
-        assert "was trained on folds [1] of this data set" in capsys.readouterr().err
-    assert not (runs / "leaking").exists()
-    assert train("child", "--model", f"local-dir:{runs / 'parent' / 'final'}", *short) == 0
-
-
 def test_a_resumed_run_shows_every_step_once(train: Train, tiny_root: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

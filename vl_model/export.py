@@ -1,13 +1,15 @@
 """A run's towers as a folder that their stock library loads strictly, without anything of this project.
 
 Adapters are merged into the weights, the learned temperature is written where the library looks for it, and a
-transformers model's processor and tokenizer are copied along. The pooling of a site's tiles stays behind, for which the
+transformers model's processor and tokenizer are copied along. ``lumbar_vl.json``, which no stock library reads, says
+which studies the run has seen (`vl_model.seen_studies`). The pooling of a site's tiles stays behind, for which the
 stock libraries have no place: an image's embedding is one tile's.
 """
 
 from pathlib import Path
 
 from vl_model.run_record import read_run_record
+from vl_model.seen_studies import write_lineage
 from vl_model.site_model import load_site_model
 from vl_model.towers import name_of, save_towers
 from vl_model.whole_folders import whole_folder
@@ -30,4 +32,5 @@ def export_run(run: Path, folder: Path) -> str:
     model.write_logit_scale()
     with whole_folder(folder) as partial:
         save_towers(model.towers, partial)
+        write_lineage(partial, run / "final")
     return name_of(folder)

@@ -10,7 +10,6 @@ Dimensions: B sites, T tiles a site, N tiles in all, K texts, L tokens, D embedd
 import hashlib
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -248,30 +247,6 @@ def load_site_model(folder: Path) -> SiteModel:
         merge_adapters(model.towers)
     model.load_head(_read_tensors(folder / HEAD))
     return model.requires_grad_(False).eval()
-
-
-def check_base_is_elsewhere(model: str, run: Path) -> None:
-    """Raises ValueError where the base lies in the run's own folder, which the run would write over."""
-    if (base := folder_of(model)) and base.resolve().is_relative_to(run.resolve()):
-        raise ValueError(f"--model {model!r}: lies in the folder of run {run.name!r} itself; choose another --run")
-
-
-def check_base_is_blind(model: str, dataset_fingerprint: str, held_out_folds: Iterable[int]) -> None:
-    """Raises ValueError where the base is a run that was trained on studies of this data set which are now held out.
-
-    So is that run's own base, and so on, as long as they are still there.
-    """
-    base = folder_of(model)
-    if base is None or not (base / CARD).is_file():
-        return
-    card = _read_card(base)
-    seen = set(held_out_folds) - set(card.get("held_out_folds", ()))
-    if seen and card.get("steps") and card.get("dataset_fingerprint") == dataset_fingerprint:
-        raise ValueError(
-            f"--model {model!r}: was trained on folds {sorted(seen)} of this data set, which --held_out_folds wants "
-            "unseen; hold out the same folds, or choose another base"
-        )
-    check_base_is_blind(card["model"], dataset_fingerprint, held_out_folds)
 
 
 def state_sha256(state: dict[str, Tensor]) -> str:

@@ -1,0 +1,113 @@
+"""Which studies a base was trained on: a run that holds some of them out would be measured on its base's lessons.
+
+A run's ``final/`` says so in ``site_model.json``, an export of it in ``lumbar_vl.json`` beside the stock library's
+files. Studies are known by their ids, however they were converted; what a base has seen, its descendants have seen too,
+so ids add up from base to base. Of runs from before ids were recorded the data set's fingerprint and folds tell, as
+long as they are still there.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from data_prep.json_files import read_object
+from data_prep.pairs import Dataset
+from vl_model.rows import SiteRow
+from vl_model.site_model import CARD, SCHEMA_VERSION
+from vl_model.towers import folder_of
+
+EXPORT_RECORD = "lumbar_vl.json"
+LINEAGE = "trained_on"
+STUDIES = "trained_study_ids"
+#: Of a run, what is told of it to those that start from its export: no paths.
+FACTS = ("dataset_fingerprint", "held_out_folds", "steps", STUDIES)
+
+
+def base_folders(model: str, pretrained: str | None) -> set[Path]:
+    """Where the base's files lie, whether ``--model`` names their folder or ``--pretrained`` one of them.
+
+    A link is in two folders: the hub's cache has a model's records beside links to its weights, people link elsewhere.
+    """
+    if pretrained and Path(pretrained).is_file():
+        return {Path(pretrained).parent.resolve(), Path(pretrained).resolve().parent}
+    folder = folder_of(model)
+    return set() if folder is None else {folder.resolve()}
+
+
+def lineage(model: str, pretrained: str | None) -> list[dict[str, Any]]:
+    """Of the base if it is a run's, of that run's own base, and so on: the facts of each that are known.
+
+    Raises ValueError where a record is damaged.
+    """
+    return list(_lineage(model, pretrained, frozenset()))
+
+
+def studies_seen(model: str, pretrained: str | None, training: Iterable[SiteRow]) -> list[int]:
+    """Ids of the studies that a run on these rows will have seen, with those of its base; sorted."""
+    return sorted({row.study_id for row in training} | _studies(lineage(model, pretrained)))
+
+
+def write_lineage(folder: Path, final: Path) -> None:
+    """Into an export's folder, of the run that has this ``final/``."""
+    record = {"schema_version": SCHEMA_VERSION, LINEAGE: list(_lineage_of(final, frozenset()))}
+    (folder / EXPORT_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def check_base_is_elsewhere(model: str, pretrained: str | None, run: Path) -> None:
+    """Raises ValueError where the base lies in the run's own folder, which the run would write over."""
+    if any(base.is_relative_to(run.resolve()) for base in base_folders(model, pretrained)):
+        named = _named(model, pretrained)
+        raise ValueError(f"{named}: lies in the folder of run {run.name!r} itself; choose another --run")
+
+
+def check_base_is_blind(model: str, pretrained: str | None, dataset: Dataset, held_out_folds: Iterable[int]) -> None:
+    """Raises ValueError where the base is known to be trained on studies which are now held out."""
+    wanted = set(held_out_folds)
+    runs = lineage(model, pretrained)
+    studies = _studies(runs)
+    held_out = {study_id for study_id, fold in dataset.fold_of.items() if fold in wanted}
+    if seen := studies & held_out:
+        unseen = set(dataset.fold_of.values()) - {dataset.fold_of[i] for i in studies & dataset.fold_of.keys()}
+        remedy = f"hold out folds {sorted(unseen)}, which it has not seen, or choose" if unseen else "choose"
+        raise ValueError(
+            f"{_named(model, pretrained)}: was trained on {len(seen)} of the {len(held_out)} studies that "
+            f"--held_out_folds {sorted(wanted)} wants unseen; {remedy} another base"
+        )
+    for run in runs:
+        folds = wanted - set(run.get("held_out_folds", ()))
+        if folds and run.get("steps") and STUDIES not in run and run.get("dataset_fingerprint") == dataset.fingerprint:
+            raise ValueError(
+                f"{_named(model, pretrained)}: was trained on folds {sorted(folds)} of this data set, which "
+                "--held_out_folds wants unseen; hold out the same folds, or choose another base"
+            )
+
+
+def _named(model: str, pretrained: str | None) -> str:
+    return f"--pretrained {pretrained!r}" if pretrained and Path(pretrained).is_file() else f"--model {model!r}"
+
+
+def _studies(runs: Iterable[dict[str, Any]]) -> set[int]:
+    return {study_id for run in runs for study_id in run.get(STUDIES, ())}
+
+
+def _lineage(model: str, pretrained: str | None, known: frozenset[Path]) -> Iterator[dict[str, Any]]:
+    # Of two runs, each may have been started again from the other.
+    for folder in sorted(base_folders(model, pretrained) - known):
+        if (folder / EXPORT_RECORD).is_file():
+            yield from _read(folder / EXPORT_RECORD, LINEAGE)[LINEAGE]
+        elif (folder / CARD).is_file():
+            yield from _lineage_of(folder, known)
+
+
+def _lineage_of(final: Path, known: frozenset[Path]) -> Iterator[dict[str, Any]]:
+    card = _read(final / CARD, "model", "pretrained")
+    yield {name: card[name] for name in FACTS if name in card}
+    yield from _lineage(card["model"], card["pretrained"], known | {final.resolve()})
+
+
+def _read(path: Path, *needed: str) -> dict[str, Any]:
+    record = read_object(path, "train_vl.py", SCHEMA_VERSION)
+    if lacking := [name for name in needed if name not in record]:
+        raise ValueError(f"{path}: does not say what it was trained on (no {lacking[0]!r}); choose another base")
+    return record
