@@ -115,6 +115,44 @@ def test_a_job_that_runs_out_of_time_is_queued_again(tiny_root: Path, tiny_base:
     assert not json.loads((run / "run.json").read_text())["finished"] and list(run.glob("checkpoint-*/state.json"))
 
 
+CLOCK = "the end of the Slurm job"
+
+
+@pytest.mark.parametrize(
+    ("record", "step", "ended", "status", "words", "is_queued"),
+    [
+        ({"finished": True}, 9, 0, 0, "", False),
+        ({"finished": False, "stopped_by": CLOCK}, 9, 0, 0, "job 7 is queued again", True),
+        ({"finished": False, "stopped_by": "the file STOP"}, 9, 0, 0, "was not stopped by Slurm", False),
+        ({"finished": False, "stopped_by": "SIGTERM"}, 9, 0, 0, "was not stopped by Slurm", False),
+        # It would be so for ever: an evaluation that is due before the next step takes longer than the job.
+        ({"finished": False, "stopped_by": CLOCK}, 5, 0, 1, "wrote no new state before it was to stop", False),
+        # An earlier start's record: this one failed before it wrote its own.
+        ({"finished": False, "stopped_by": CLOCK}, 5, 2, 2, "failed with status 2", False),
+    ],
+)
+def test_a_job_is_queued_again_where_its_clock_stopped_it_after_a_step(
+    record: dict[str, object], step: int, ended: int, status: int, words: str, is_queued: bool, tmp_path: Path
+) -> None:
+    """After a run that went on from step 5 and left that record, that newest state, and a launcher that ended so."""
+    left, run = tmp_path / "left", tmp_path / "train" / "checkpoints" / "quick"
+    for state in (run / "checkpoint-5", left / f"checkpoint-{step}"):
+        state.mkdir(parents=True)
+    (run / "checkpoint-5" / "state.json").touch()
+    if step != 5:
+        (left / f"checkpoint-{step}" / "state.json").touch()
+    (left / "run.json").write_text(json.dumps(record, indent=2))
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text(f"#!/bin/bash\ncp -r '{left}'/. '{run}'\nexit {ended}\n")
+    srun.chmod(0o755)
+    environment = slurm_environment(tmp_path, "quick", 1, tmp_path) | {"SLURM_JOB_ID": "7"}
+    environment["PATH"] = f"{srun.parent}:{environment['PATH']}"
+    done = subprocess.run(["bash", SLURM_SCRIPT], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.returncode == status and words in done.stdout + done.stderr
+    assert ("requeue 7" in (tmp_path / "scontrol.txt").read_text()) == is_queued
+
+
 def wait_for_rows(metrics: Path, job: "subprocess.Popen[str]") -> None:
     while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 2):
         assert job.poll() is None, job.communicate()

@@ -1,5 +1,6 @@
 """Runs that are asked to stop: a state on disk, status 0, and the end that they would have had."""
 
+import json
 import os
 import signal
 import subprocess
@@ -78,8 +79,9 @@ def test_a_stopped_run_leaves_a_state_and_ends_where_the_unbroken_one_would_have
         f"stopped by {by} after step {done} of 12; a state is on disk: "
         "the same command with --resume_from_checkpoint latest goes on"
     )
+    assert json.loads((folder / "run.json").read_text())["stopped_by"] == by
     assert train(run, *ARGUMENTS, "--resume_from_checkpoint", "latest") == 0
-    assert not (folder / "STOP").exists()
+    assert not (folder / "STOP").exists() and "stopped_by" not in (folder / "run.json").read_text()
     assert_same_result(tiny_root, "unasked", run)
 
 

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from vl_model.checkpoints import complete_checkpoints
 from vl_model.preemption import Preemption
+from vl_model.run_folder import amend_record
 
 #: A loss this many times its first is no learning any more; about what all terms cost who gives all captions the same.
 EXPLODED_TIMES, GUESSING_LOSS = 10.0, 5.0
@@ -49,14 +50,17 @@ def check_exploded(step: int, loss: float, first_loss: float) -> None:
 def orderly_end(accelerator: Accelerator, preemption: Preemption, run: Path) -> Iterator[None]:
     """Around a training and what follows it; SIGTERM is noted meanwhile instead of ending the process.
 
-    Where the block was asked to stop, its rest is left out, and a line says how to go on. Raises ValueError where the
-    loss diverged, with what lies in `run` to go on from. No state is written then: of the step that failed the forward
-    pass has moved batch statistics already, and weights on the brink are no better than those of an older state.
+    Where the block was asked to stop, its rest is left out, a line says how to go on, and ``run.json`` what asked: a
+    batch script starts a run again that the clock stopped, and leaves alone what a person did. Raises ValueError where
+    the loss diverged, with what lies in `run` to go on from. No state is written then: of the step that failed the
+    forward pass has moved batch statistics already, and weights on the brink are no better than an older state's.
     """
     try:
         with preemption.listening():
             yield
     except Stopped as stop:
+        if accelerator.is_main_process:
+            amend_record(run, {"stopped_by": preemption.reason})
         accelerator.print(
             f"stopped by {preemption.reason} {stop}; a state is on disk: "
             "the same command with --resume_from_checkpoint latest goes on",

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from data_prep.json_files import read_object
 from data_prep.locks import locked
 from data_prep.whole_files import replacing
 from vl_model.launch import own_rank
@@ -74,3 +75,8 @@ def remove_run(run: Path, logs: Path) -> None:
 def write_record(run: Path, record: dict[str, Any]) -> None:
     with replacing(run / RUN_RECORD) as partial:
         partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def amend_record(run: Path, facts: dict[str, Any]) -> None:
+    """Add to the record of a run that has one; the next start writes a new one."""
+    write_record(run, read_object(run / RUN_RECORD, "the training") | facts)
