@@ -6,6 +6,9 @@ It says what is known when training ends, and no more: how good the model is, `e
 from collections.abc import Mapping
 from typing import Any
 
+#: In the same folder, the same for programs.
+CARD = "site_model.json"
+
 #: What names a base that lies in a folder; of transformers' models, whose names a slash may begin only there.
 FOLDERS = ("local-dir:", "hf:/")
 

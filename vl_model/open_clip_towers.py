@@ -111,8 +111,9 @@ class OpenClipTowers(nn.Module):
         save_file(tensors, folder / WEIGHTS_FILE)
         (folder / OPEN_CLIP_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if isinstance(self._text, HFTextEncoder):
-            text_config = self._text.config.to_json_string(use_diff=False)
-            (folder / TEXT_CONFIG_FILE).write_text(text_config, encoding="utf-8")
+            text_config = deepcopy(self._text.config)
+            text_config.name_or_path = ""  # where it was read from, which is nobody else's business
+            (folder / TEXT_CONFIG_FILE).write_text(text_config.to_json_string(use_diff=False), encoding="utf-8")
         if isinstance(self.tokenizer, open_clip.tokenizer.HFTokenizer):
             self.tokenizer.tokenizer.save_pretrained(folder)
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from data_prep.json_files import read_object
 from data_prep.pairs import Dataset
+from vl_model.model_card import CARD
 from vl_model.rows import SiteRow
-from vl_model.site_model import CARD, SCHEMA_VERSION
+from vl_model.site_model import SCHEMA_VERSION
 from vl_model.towers import folder_of
 
 EXPORT_RECORD = "lumbar_vl.json"

@@ -24,7 +24,7 @@ from data_prep.crops import VIEW_MM
 from data_prep.json_files import read_object
 from vl_model.image_map import ImageMap
 from vl_model.lora import LoraSettings, add_adapters, base_state, load_adapters, merge_adapters, save_adapters
-from vl_model.model_card import model_card
+from vl_model.model_card import CARD, model_card
 from vl_model.plain_losses import START_BIAS
 from vl_model.pooling import TilePooling
 from vl_model.towers import folder_of, has_own_weights, load_towers, name_of, save_towers
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from vl_model.towers import Towers
 
 SCHEMA_VERSION = 1
-CARD = "site_model.json"
 HEAD = "site_model.safetensors"
 
 #: exp(4.605) = 100: the bound that CLIP was trained with (Radford et al. 2021, section 2.5).
