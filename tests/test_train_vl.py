@@ -1,6 +1,7 @@
 """The real entry point, in this process where it can be and under its launchers where it must be."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from data_prep.pairs import read_dataset
 from tests.runs import ENVIRONMENT, REPOSITORY, Train, assert_same_result, command, final, metrics
 from tests.tiny_model import write_tiny_base
 from vl_model import launch
+from vl_model.accelerators import build_accelerator
 from vl_model.rows import group_sites
 from vl_model.run_folder import held
 
@@ -144,6 +147,24 @@ def test_a_diverging_run_leaves_its_states_alone_and_goes_on_at_a_lower_rate(
     assert error.endswith("--resume_from_checkpoint checkpoint-3 goes on from the last state")
     assert states == {path: path.read_bytes() for path in run.glob("checkpoint-*/*")}
     assert train("wild", *steady, "--resume_from_checkpoint", "checkpoint-3") == 0
+
+
+def test_a_run_whose_scaler_skips_every_step_is_broken_off(
+    train: Train, tiny_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The loss is finite all along: without the check such a run ends well, with the weights that it began with."""
+
+    def with_hopeless_scaler(*arguments: Any) -> Any:
+        accelerator = build_accelerator(*arguments)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=math.inf)  # whose half is as large
+        return accelerator
+
+    monkeypatch.setattr("vl_model.accelerators.build_accelerator", with_hopeless_scaler)
+    arguments = ["--max_train_steps", "60", "--per_device_train_batch_size", "10", "--checkpointing_steps", "40"]
+    assert train("skipping", *arguments) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "step 51 moves no weight, like the 50 before it: the loss is " in error
+    assert "give --mixed_precision no; --resume_from_checkpoint checkpoint-40 goes on from the last state" in error
 
 
 @pytest.mark.parametrize(

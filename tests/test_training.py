@@ -20,7 +20,7 @@ from vl_model.checkpoints import (
     save_checkpoint,
     trainable_state,
 )
-from vl_model.ending import Diverged, check_exploded
+from vl_model.ending import SKIPPED_STEPS, Diverged, FiniteCheck, check_exploded
 from vl_model.launch import Launch, read_launch, threads_per_process
 from vl_model.loss import contrastive_loss
 from vl_model.metrics_file import MetricsFile
@@ -218,3 +218,15 @@ def test_a_loss_far_beyond_its_first_is_an_explosion() -> None:
         with pytest.raises(Diverged, match=f"step 7: the loss is {loss}, after {first} at first") as found:
             check_exploded(7, loss, first)
         assert found.value.step == 7
+
+
+def test_a_gradient_that_is_not_finite_is_forgiven_to_a_scaler_for_a_while() -> None:
+    check = FiniteCheck(is_scaled=True)
+    for norm in (math.inf, 1.0, math.nan):  # one finite step begins the count anew
+        for step in range(SKIPPED_STEPS):
+            check(step, 4.0, norm)
+    with pytest.raises(Diverged, match="step 7 moves no weight, like the 50 before it: the loss is 4"):
+        check(7, 4.0, math.nan)
+    for is_scaled, loss, norm in ((False, 4.0, math.inf), (False, math.nan, 1.0), (True, math.inf, 1.0)):
+        with pytest.raises(Diverged, match=f"step 1: the loss is {loss} and its gradient's norm {norm}"):
+            FiniteCheck(is_scaled=is_scaled)(1, loss, norm)

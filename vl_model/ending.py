@@ -13,6 +13,8 @@ from vl_model.run_folder import amend_record
 
 #: A loss this many times its first is no learning any more; about what all terms cost who gives all captions the same.
 EXPLODED_TIMES, GUESSING_LOSS = 10.0, 5.0
+#: Steps in a row that fp16's scaler may skip: it starts at 65536 and is halved by each, so some 16 at first are usual.
+SKIPPED_STEPS = 50
 
 
 class Stopped(Exception):
@@ -27,14 +29,28 @@ class Diverged(ValueError):
         self.step = step
 
 
-def check_finite(step: int, loss: float, gradient_norm: float, *, is_scaled: bool) -> None:
-    """Raises Diverged; `is_scaled`: in fp16, whose scaler skips a step of infinite gradients itself."""
-    if not math.isfinite(loss) or not (math.isfinite(gradient_norm) or is_scaled):
-        raise Diverged(
-            step,
-            f"step {step}: the loss is {loss} and its gradient's norm {gradient_norm}; lower --learning_rate, "
-            "or give --mixed_precision no",
-        )
+class FiniteCheck:
+    """Of each step's loss and gradient; `is_scaled`: in fp16, whose scaler skips a step of infinite gradients itself.
+
+    How many were skipped in a row is no part of a state: a run that goes on and skips them all is found out as late.
+    """
+
+    def __init__(self, *, is_scaled: bool) -> None:
+        self._may_skip = SKIPPED_STEPS if is_scaled else 0
+        self._skipped = 0
+
+    def __call__(self, step: int, loss: float, gradient_norm: float) -> None:
+        """Raises Diverged, also where steps were skipped for so long that no scale can be the cause."""
+        self._skipped = 0 if math.isfinite(gradient_norm) else self._skipped + 1
+        if not math.isfinite(loss) or self._skipped > self._may_skip:
+            like = (
+                f" moves no weight, like the {self._may_skip} before it" if self._skipped > self._may_skip > 0 else ""
+            )
+            raise Diverged(
+                step,
+                f"step {step}{like}: the loss is {loss} and its gradient's norm {gradient_norm}; lower "
+                "--learning_rate, or give --mixed_precision no",
+            )
 
 
 def check_exploded(step: int, loss: float, first_loss: float) -> None:

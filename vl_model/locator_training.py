@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from vl_model.ending import Stopped, check_finite
+from vl_model.ending import FiniteCheck, Stopped
 from vl_model.locator_batches import PictureBatch, PictureBatches
 from vl_model.locator_network import LocatorNetwork, place_loss
 from vl_model.preemption import Preemption
@@ -43,6 +43,7 @@ class LocatorTrainer:
         self.network = network
         self.batches = batches
         self.settings = settings
+        self._check_finite = FiniteCheck(is_scaled=accelerator.scaler is not None)
         self.wrapped, self.optimizer = accelerator.prepare(network, build_optimizer(network, settings))
 
     def run(self, start: int, records: Records, checkpoint: Callable[[int], None], preemption: Preemption) -> None:
@@ -89,7 +90,7 @@ class LocatorTrainer:
         loss_sagittal, loss_axial = self.accelerator.reduce(losses.detach(), "mean").tolist()
         loss = loss_sagittal + loss_axial
         norm = float(self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.max_gradient_norm))
-        check_finite(step, loss, norm, is_scaled=self.accelerator.scaler is not None)
+        self._check_finite(step, loss, norm)
         self.optimizer.step()
         return {
             "step": step,

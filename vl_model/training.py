@@ -20,7 +20,7 @@ from tqdm import tqdm
 from vl_model.batches import Batch, TrainingBatches, load_batch, training_loader
 from vl_model.cached_negatives import Embedded, backward_through_pool
 from vl_model.captions import Captions
-from vl_model.ending import Stopped, check_exploded, check_finite
+from vl_model.ending import FiniteCheck, Stopped, check_exploded
 from vl_model.gathering import row_counts
 from vl_model.lora import check_gradients
 from vl_model.loss import LossSettings, LossTerms, contrastive_loss, image_to_captions, image_to_own_severities
@@ -116,6 +116,7 @@ class Trainer:
         self._gradients_are_checked = False
         if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
             use_plain_attention(model)
+        self._check_finite = FiniteCheck(is_scaled=accelerator.scaler is not None)
         self._first_loss = 0.0
         self._has_collapsed = False
         optimizer = build_optimizer(model, settings)
@@ -184,7 +185,7 @@ class Trainer:
             check_gradients(self.model.towers)
             self._gradients_are_checked = True
         norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_gradient_norm))
-        check_finite(step, loss, norm, is_scaled=self.accelerator.scaler is not None)
+        self._check_finite(step, loss, norm)
         self._first_loss = self._first_loss or loss
         check_exploded(step, loss, self._first_loss)
         self.optimizer.step()
