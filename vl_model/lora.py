@@ -4,7 +4,7 @@ The towers' attention is un-fused or was never fused (`vl_model.attention`), so 
 and the two MLP layers are adapters on plain `nn.Linear` layers; residual networks have theirs on convolutions. The base
 is frozen and its bytes never change.
 `adapter_model.safetensors` and `adapter_config.json` are peft's own formats: ``PeftModel.from_pretrained(towers,
-folder)`` reads them too.
+folder)`` reads them too. peft takes 50 MB of each process, so it is imported where there are adapters.
 """
 
 import re
@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -59,6 +57,9 @@ def add_adapters(towers: "Towers", settings: LoraSettings) -> list[str]:
 
     Raises ValueError where a tower has no layer that could be adapted.
     """
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
+
     names = adapted_layers(towers, settings)
     config = LoraConfig(
         r=settings.rank,
@@ -110,6 +111,8 @@ def check_gradients(towers: "Towers") -> None:
 
 def save_adapters(towers: "Towers", folder: Path) -> None:
     """Write the adapters in peft's format into an existing folder."""
+    from peft import get_peft_model_state_dict
+
     state = get_peft_model_state_dict(towers)
     save_file(
         {_PEFT_PREFIX + name: value.detach().cpu().contiguous() for name, value in state.items()},
@@ -151,6 +154,8 @@ def base_state(towers: nn.Module) -> dict[str, Tensor]:
 
 def merge_adapters(towers: "Towers") -> "Towers":
     """Add the adapters into the base's weights, in place, and take the adapters away."""
+    from peft.tuners.lora import LoraLayer
+
     layers = [(name, module) for name, module in towers.named_modules() if isinstance(module, LoraLayer)]
     for name, layer in layers:
         layer.merge(safe_merge=True)

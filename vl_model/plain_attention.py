@@ -13,8 +13,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import eager_mask
 
 #: From so many tokens on the weights of all heads take more memory than all else that a block keeps of its attention.
 MANY_TOKENS = 100
@@ -30,9 +28,8 @@ def use_plain_attention(module: nn.Module) -> None:
             child.uses_kernel = False
         elif isinstance(getattr(child, "fused_attn", None), bool):  # timm's own switch
             child.fused_attn = False
-        elif isinstance(child, PreTrainedModel):
-            AttentionInterface.register(PLAIN, _as_transformers_call_it)
-            AttentionMaskInterface.register(PLAIN, eager_mask)  # one that is added to the scores
+        elif hasattr(child, "set_attn_implementation"):
+            _tell_transformers()
             child.set_attn_implementation(PLAIN)
 
 
@@ -96,6 +93,14 @@ def _like_blocks_want_it(tensor_NHLd: Tensor) -> Tensor:
     """Empty, of the same shape; heads are joined again without a copy."""
     heads_first = tensor_NHLd.transpose(1, 2)
     return torch.empty(heads_first.shape, dtype=tensor_NHLd.dtype, device=tensor_NHLd.device).transpose(1, 2)
+
+
+def _tell_transformers() -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface  # 30 MB, where towers are its own
+    from transformers.masking_utils import eager_mask
+
+    AttentionInterface.register(PLAIN, _as_transformers_call_it)
+    AttentionMaskInterface.register(PLAIN, eager_mask)  # one that is added to the scores
 
 
 def _as_transformers_call_it(

@@ -9,7 +9,6 @@ from accelerate import Accelerator
 
 from vl_model.accelerators import told_to_all
 from vl_model.metrics_file import MetricsFile
-from vl_model.run_picture import write_run_picture
 
 METRICS_FILE = "metrics.csv"
 PICTURE = "training.png"
@@ -56,4 +55,6 @@ class Records:
         if "evaluation_seconds" in values:
             self._evaluating += values["evaluation_seconds"]
             if self._file:
+                from vl_model.run_picture import write_run_picture  # matplotlib, in one process of all
+
                 write_run_picture(self._logs / METRICS_FILE, self._logs / PICTURE)
