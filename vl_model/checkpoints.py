@@ -63,8 +63,7 @@ def load_checkpoint(
 
     Raises ValueError where it cannot be read, or where `plan` differs from that of the run that wrote it.
     """
-    state = _read_state(folder)
-    _check_plan(folder, state["plan"], plan)
+    step = check_state(folder, plan)
     try:
         weights = load_file(folder / WEIGHTS)
         saved = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
@@ -80,6 +79,16 @@ def load_checkpoint(
         raise ValueError(f"{folder / WEIGHTS}: holds other tensors than this model trains")
     for name, tensor in own.items():
         tensor.data.copy_(weights[name])
+    return step
+
+
+def check_state(folder: Path, plan: dict[str, Any]) -> int:
+    """The step of a checkpoint that a run of this plan may go on from; of its files ``state.json`` alone is read.
+
+    Raises ValueError where it cannot be read, or where `plan` differs from that of the run that wrote it.
+    """
+    state = _read_state(folder)
+    _check_plan(folder, state["plan"], plan)
     return int(state["step"])
 
 
