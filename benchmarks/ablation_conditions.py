@@ -16,7 +16,8 @@ class Condition:
     """One way to train, and what the model sees in training and evaluation alike.
 
     views: at most so many of a site's two, the one that it is marked in first. is_mirrored: right-sided tiles, onto
-    the left. learns_pooling: else the plain mean of tiles. is_trained: else the base as it is.
+    the left. learns_pooling: else the plain mean of tiles. is_trained: else the base as it is. averaging: decay of the
+    moving average of the weights that is evaluated in their place; 0: the weights themselves.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Condition:
     is_mirrored: bool = True
     learns_pooling: bool = True
     is_trained: bool = True
+    averaging: float = 0.0
 
 
 CONDITIONS = (
@@ -47,6 +49,8 @@ CONDITIONS = (
     Condition("severity sampling 0.5", severity_sampling=0.5),
     Condition("full fine-tune, 3e-4", tune="full", learning_rate=3e-4),
     Condition("full fine-tune, 1e-3", tune="full", learning_rate=1e-3),
+    Condition("averaged weights, 0.95", averaging=0.95),
+    Condition("averaged weights, 0.99", averaging=0.99),
     Condition("frozen towers, a head", tune="head"),
     Condition("bare base", is_trained=False),
 )

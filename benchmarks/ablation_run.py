@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
+from torch import nn
 
 from benchmarks.ablation_conditions import Condition
 from data_prep.crops import open_crops
@@ -113,9 +114,38 @@ def train(
     accelerator = _accelerator(plan.precision)
     trainer = Trainer(accelerator, model, batches, (), settings)
     loader = iter(training_loader(batches, 0, plan.steps, workers=0))
+    average = MovingAverage(model, condition.averaging)
     for step in range(1, plan.steps + 1):
         trainer.step(step, loader)
+        average.add()
+    average.put()
     accelerator.free_memory()
+
+
+class MovingAverage:
+    """Of the weights that learn: a <- decay a + (1 - decay) w after each step, from the weights they began with.
+
+    The decay rises to its value, min(decay, (1 + t) / (10 + t)), so that the beginning is forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._averages = [weight.detach().clone() for weight in self._weights]
+        self._decay = decay
+        self._added = 0
+
+    @torch.no_grad()
+    def add(self) -> None:
+        decay = min(self._decay, (1 + self._added) / (10 + self._added))
+        self._added += 1
+        for average, weight in zip(self._averages, self._weights, strict=True):
+            average.lerp_(weight, 1 - decay)
+
+    @torch.no_grad()
+    def put(self) -> None:
+        """In the weights' place."""
+        for average, weight in zip(self._averages, self._weights, strict=True):
+            weight.copy_(average)
 
 
 def evaluate(

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from benchmarks import ablations
 from benchmarks.ablation_conditions import CONDITIONS, Condition, named
-from benchmarks.ablation_run import Plan, seen_rows, write_unmirrored
+from benchmarks.ablation_run import MovingAverage, Plan, seen_rows, write_unmirrored
 from data_prep.crops import open_crops
 from data_prep.pairs import read_dataset
 from data_prep.sites import Side
@@ -51,6 +52,10 @@ def test_conditions_are_computed_once_and_shown(plan: Plan, tmp_path: Path, caps
     assert [row.split(" | ")[0] for row in table[1:]] == [f"| {condition.name}" for condition in conditions]
     assert "minus default" in table[0] and table[1].count("to") == 2 and table[2].count("to") == 4
 
+    older = json.loads(again[2])
+    del older["settings"]["averaging"]  # a line from before there was such a thing
+    assert ablations.is_done(ablations.Job(conditions[2], 0), {(conditions[2].name, 0): older})
+
     other = replace(plan, steps=3)
     assert not ablations.read_results(results, other)  # results of another length are not compared with these
     changed = ablations.Job(replace(conditions[1], learning_rate=1.0), 0)
@@ -88,3 +93,27 @@ def test_conditions_differ_from_the_default_in_what_they_name() -> None:
     assert CONDITIONS[0] == Condition("default")
     with pytest.raises(ValueError, match="--conditions 'mixup'"):
         named(["mixup"])
+
+
+def test_the_average_is_that_of_the_weights_seen() -> None:
+    layer = torch.nn.Linear(2, 1)
+    seen = [layer.weight.detach().clone()]
+    average = MovingAverage(layer, 0.5)
+    for _ in range(30):
+        with torch.no_grad():
+            layer.weight += torch.randn(1, 2)
+        seen.append(layer.weight.detach().clone())
+        average.add()
+    expected = seen[0]
+    for place, weight in enumerate(seen[1:]):
+        decay = min(0.5, (1 + place) / (10 + place))
+        expected = decay * expected + (1 - decay) * weight
+    average.put()
+    assert torch.allclose(layer.weight, expected, atol=1e-6)
+    none = MovingAverage(layer, 0.0)
+    with torch.no_grad():
+        layer.weight += 1
+    last = layer.weight.detach().clone()
+    none.add()
+    none.put()
+    assert torch.equal(layer.weight, last)
