@@ -41,6 +41,7 @@ from vl_model.launch import (
     follow,
     own_rank,
     set_environment_of_torch,
+    started_processes,
     threads_per_process,
     trackers_of,
 )
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 
     from accelerate import Accelerator
 
+    from vl_model.batches import TrainingBatches
+    from vl_model.captions import Captions
     from vl_model.loss import LossSettings
     from vl_model.site_model import ModelSettings, SiteModel
     from vl_model.tiles import Augmentation
@@ -193,7 +196,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     torch.manual_seed(settings.seed)  # adapters, and towers without weights, start alike in every process
     model = build_model(settings).to(accelerator.device)
     trainer = build_trainer(settings, accelerator, model, material)
-    plan = run_plan(settings, material, trainer)
+    plan = run_plan(settings, material, model, trainer.captions, accelerator.num_processes)
     steps = trainer.settings.steps
     studies = studies_seen(base.model, base.pretrained, material.training if steps else ())
 
@@ -270,15 +273,35 @@ def examine(settings: Namespace) -> int:
 
     root = data_root(settings.root)
     run = root.run(settings.run)
-    return doctor.examine(
-        run,
+    parts = doctor.Parts(
         claim=lambda: check_run(run, settings.overwrite, settings.resume_from_checkpoint),
+        placing=lambda: placing_to_carry(root),
+        loss=lambda: loss_settings(settings),
         read=lambda: material_of(root, settings),
+        check_base=lambda material: check_base(model_settings(settings), run, material, settings.held_out_folds),
+        batches=lambda material: build_batches(settings, material, own_rank(), started_processes()),
         build=lambda: build_model(settings),
-        settings=doctor.DoctorSettings(
-            settings.mixed_precision, settings.per_device_train_batch_size, settings.checkpoints_total_limit
-        ),
+        step=lambda material, model: step_to_go_on_from(settings, run, material, model),
     )
+    flags = doctor.DoctorSettings(
+        settings.mixed_precision,
+        settings.per_device_train_batch_size,
+        settings.checkpoints_total_limit,
+        settings.report_to,
+        settings.push_to_hub,
+    )
+    return doctor.examine(run, parts, flags)
+
+
+def step_to_go_on_from(settings: Namespace, run: "Path", material: Material, model: "SiteModel") -> int:
+    """By the state that a resumed run would load, whose weights are not read. Raises ValueError for another run's."""
+    from vl_model.captions import Captions
+    from vl_model.checkpoints import check_state, find_checkpoint
+
+    state = find_checkpoint(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else None
+    if state is None:
+        return 0
+    return check_state(state, run_plan(settings, material, model, Captions(model, settings.seed), started_processes()))
 
 
 def material_of(root: DataRoot, settings: Namespace) -> Material:
@@ -313,25 +336,37 @@ def model_settings(settings: Namespace) -> "ModelSettings":
     return ModelSettings(settings.model, pretrained, settings.tune, lora)
 
 
-def build_trainer(settings: Namespace, accelerator: "Accelerator", model: "SiteModel", material: Material) -> "Trainer":
-    from vl_model.batches import TrainingBatches
+def loss_settings(settings: Namespace) -> "LossSettings":
+    """Raises ValueError where the loss cannot take what the other settings want of it."""
     from vl_model.loss import LossSettings, LossWeights
-    from vl_model.training import Trainer, TrainingSettings
 
     loss = LossSettings(
         settings.loss, LossWeights(*settings.loss_weights), settings.label_smoothing, settings.merge_mirrored
     )
     check_shares(settings, loss)
-    batches = TrainingBatches(
+    return loss
+
+
+def build_batches(settings: Namespace, material: Material, process: int, processes: int) -> "TrainingBatches":
+    from vl_model.batches import TrainingBatches
+
+    return TrainingBatches(
         material.training,
         material.crops_R3HW,
         settings.per_device_train_batch_size,
         settings.seed,
         augmentation(settings),
-        accelerator.process_index,
-        accelerator.num_processes,
+        process,
+        processes,
         settings.severity_sampling,
     )
+
+
+def build_trainer(settings: Namespace, accelerator: "Accelerator", model: "SiteModel", material: Material) -> "Trainer":
+    from vl_model.training import Trainer, TrainingSettings
+
+    loss = loss_settings(settings)
+    batches = build_batches(settings, material, accelerator.process_index, accelerator.num_processes)
     steps_per_epoch = max(1, batches.batches_per_epoch // settings.gradient_accumulation_steps)
     steps = settings.max_train_steps
     if steps is None:
@@ -375,13 +410,15 @@ def check_shares(settings: Namespace, loss: "LossSettings") -> None:
             raise ValueError(f"--{name} {settings[name]}: --loss {loss.name} cannot weigh it; use all_captions")
 
 
-def run_plan(settings: Namespace, material: Material, trainer: "Trainer") -> dict[str, Any]:
+def run_plan(
+    settings: Namespace, material: Material, model: "SiteModel", captions: "Captions", processes: int
+) -> dict[str, Any]:
     """What a resumed run must share with the run that it goes on from."""
     return {key: settings[key] for key in FIXED_SETTINGS} | {
-        "processes": trainer.accelerator.num_processes,
+        "processes": processes,
         "dataset_fingerprint": material.dataset.fingerprint,
-        "captions_sha256": trainer.captions.sha256,
-        "base_sha256": trainer.model.base_sha256,
+        "captions_sha256": captions.sha256,
+        "base_sha256": model.base_sha256,
     }
 
 

@@ -12,9 +12,12 @@ import psutil
 import torch
 
 from vl_model.accelerators import choose_precision, precision_in_words, uses_cpu
-from vl_model.batches import load_batch
+from vl_model.batches import TrainingBatches, load_batch
 from vl_model.captions import Captions
-from vl_model.launch import check_launch, started_processes, threads_per_process
+from vl_model.hub import check_repository
+from vl_model.launch import check_launch, started_processes, threads_per_process, trackers_of
+from vl_model.locator_of_run import Placing
+from vl_model.loss import LossSettings
 from vl_model.material import Material
 from vl_model.memory import GIB, MemoryEstimate, estimate_memory
 from vl_model.site_model import SiteModel
@@ -29,11 +32,31 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DoctorSettings:
-    """sites: of one process and batch; states: how many are kept, None: all."""
+    """sites: of one process and batch; states: how many are kept, None: all. The others are the run's own flags."""
 
     mixed_precision: str
     sites: int
     states: int | None
+    report_to: str
+    push_to_hub: str | None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the training checks and makes before its first step, each by the function that it calls itself.
+
+    They raise ValueError: `claim` where the run is in the way, `check_base` where its base is not blind to what is held
+    out, `step` (the one to go on from) where the state there is another run's, the rest where they cannot be made.
+    """
+
+    claim: Callable[[], None]
+    placing: Callable[[], Placing]
+    loss: Callable[[], LossSettings]
+    read: Callable[[], Material]
+    check_base: Callable[[Material], None]
+    batches: Callable[[Material], TrainingBatches]
+    build: Callable[[], SiteModel]
+    step: Callable[[Material, SiteModel], int]
 
 
 @dataclass(frozen=True)
@@ -65,33 +88,48 @@ class Examination:
         return made
 
 
-def examine(
-    run: Path,
-    claim: Callable[[], None],
-    read: Callable[[], Material],
-    build: Callable[[], SiteModel],
-    settings: DoctorSettings,
-) -> int:
-    """Check everything before the first step, a line each: 0 where all is well, else 2.
-
-    `claim` raises ValueError where the run is in the way; `read` and `build` make what is trained on, and the model.
-    """
+def examine(run: Path, parts: Parts, settings: DoctorSettings) -> int:
+    """Check everything before the first step, a line each: 0 where all is well, else 2."""
     doctor = Examination()
     for name, check in (("packages", check_packages), ("devices", check_devices), ("processes", check_world)):
         doctor.look(name, check, lambda told: told)
     doctor.look("precision", lambda: check_precision(settings.mixed_precision), lambda told: told)
-    doctor.look("run", claim, lambda _: (True, f"{run.name} can start"))
-    material = doctor.look("data set", read, check_data)
+    doctor.look("run", parts.claim, lambda _: (True, f"{run.name} can start"))
+    doctor.look("records", lambda: trackers_of(settings.report_to), check_trackers)
+    if repository := settings.push_to_hub:
+        named = f"{repository} is a name; whether it may be written to shows at the end"
+        doctor.look("hub", lambda: check_repository(repository), lambda _: (True, named))
+    doctor.look("placing", parts.placing, check_placing)
+    doctor.look("loss", parts.loss, lambda loss: (True, loss.name))
+    material = examine_material(doctor, parts)
+    model = doctor.look("model", parts.build, check_model)
+    if material is not None and model is not None:
+        doctor.look("state", lambda: parts.step(material, model), check_step)
+        examine_room(doctor, run, material, model, settings)
+    return 0 if all(finding.is_ok for finding in doctor.findings) else 2
+
+
+def examine_material(doctor: Examination, parts: Parts) -> Material | None:
+    material = doctor.look("data set", parts.read, check_data)
     if material is not None:
         doctor.look("crops", lambda: check_crops(material.crops_R3HW), lambda told: told)
-    model = doctor.look("model", build, check_model)
-    if material is not None and model is not None:
-        use_cpu = uses_cpu(check_launch())
-        precision = choose_precision(settings.mixed_precision, use_cpu)
-        needed = estimate(model.to("cpu" if use_cpu else "cuda"), material, settings.sites, precision)
-        doctor.look("memory", lambda: check_memory(needed, settings.sites), lambda told: told)
+        blind = "not known to have seen what is held out"
+        doctor.look("base", lambda: parts.check_base(material), lambda _: (True, blind))
+        doctor.look("batches", lambda: parts.batches(material), check_batches)
+    return material
+
+
+def examine_room(
+    doctor: Examination, run: Path, material: Material, model: SiteModel, settings: DoctorSettings
+) -> None:
+    """In memory and on the disk."""
+    needed = doctor.look(
+        "memory",
+        lambda: estimate(model, material, settings.sites, settings.mixed_precision),
+        lambda needed: check_memory(needed, settings.sites),
+    )
+    if needed is not None:
         doctor.look("disk", lambda: check_disk(run, needed, settings.states), lambda told: told)
-    return 0 if all(finding.is_ok for finding in doctor.findings) else 2
 
 
 def check_packages() -> tuple[bool, str]:
@@ -155,6 +193,24 @@ def check_model(model: SiteModel) -> tuple[bool, str]:
     return learning > 0, f"{sum(weights) / 1e6:.2f} million weights, {learning / 1e6:.2f} million of them learn"
 
 
+def check_trackers(trackers: tuple[str, ...]) -> tuple[bool, str]:
+    return True, " and ".join(("metrics.csv", *trackers))
+
+
+def check_placing(placing: Placing) -> tuple[bool, str]:
+    carried = {"a locator": placing.locator, "the training studies' atlas": placing.atlas}
+    names = [name for name, path in carried.items() if path is not None]
+    return True, f"the run carries {' and '.join(names) or 'nothing'} for the sites of new studies"
+
+
+def check_batches(batches: TrainingBatches) -> tuple[bool, str]:
+    return True, f"{batches.batches_per_epoch} of {batches.global_batch_size} sites an epoch"
+
+
+def check_step(step: int) -> tuple[bool, str]:
+    return True, f"goes on from step {step}" if step else "starts at the first step"
+
+
 def check_crops(crops_R3HW: np.ndarray) -> tuple[bool, str]:
     """Read some from end to end of the file: a truncated or unreachable one shows here."""
     places = np.linspace(0, len(crops_R3HW) - 1, min(CROPS_READ, len(crops_R3HW))).astype(int)
@@ -184,12 +240,14 @@ def check_disk(run: Path, estimate: MemoryEstimate, limit: int | None) -> tuple[
     return needed < free, said + ("" if needed < free else ": make room or lower --checkpoints_total_limit")
 
 
-def estimate(model: SiteModel, material: Material, sites: int, precision: str) -> MemoryEstimate:
-    """Of a training step of this model on `sites` sites, in this precision ("no" is fp32)."""
-    captions = Captions(model, 0)
+def estimate(model: SiteModel, material: Material, sites: int, mixed_precision: str) -> MemoryEstimate:
+    """Of a training step of this model on `sites` sites, measured where it is trained.
+
+    Raises ValueError where a GPU has not even the memory for the two sites that are measured.
+    """
+    use_cpu = uses_cpu(check_launch())
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choose_precision(mixed_precision, use_cpu))
     widest = max(material.training, key=lambda row: len(row.crops))
-    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    model.train()
 
     def forward(count: int) -> object:
         batch = load_batch([widest] * count, material.crops_R3HW).to(model.device)
@@ -197,4 +255,12 @@ def estimate(model: SiteModel, material: Material, sites: int, precision: str) -
         with torch.autocast(model.device.type, dtype=kind, enabled=kind is not None):
             return model(tiles_BT3hw, batch.mask_BT, captions.tokens(1))
 
-    return estimate_memory(model, forward, sites)
+    try:
+        captions = Captions(model.to("cpu" if use_cpu else "cuda"), 0)
+        model.train()
+        return estimate_memory(model, forward, sites)
+    except torch.OutOfMemoryError:
+        raise ValueError(
+            "the GPU has no room for this model and two sites: end what else is on it, give --gradient_checkpointing "
+            "true, or take a smaller --model"
+        ) from None
