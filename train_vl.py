@@ -140,6 +140,7 @@ def settings_parser() -> SettingsParser:
     )
     add("--mixed_precision", choices=("auto", "fast", "no", "fp16", "bf16"), default="auto")
     add("--gradient_checkpointing", type=bool, default=False, help="less memory: compute the towers' blocks twice")
+    add("--compile", type=bool, default=False, help="the towers' blocks, by torch.compile; resumes to rounding only")
     add("--seed", type=Seed, default=0)
     add("--dataloader_num_workers", type=LoaderWorkers, default=0)
     # States and records.
@@ -310,6 +311,7 @@ def material_of(root: DataRoot, settings: Namespace) -> Material:
 
 def build_model(settings: Namespace) -> "SiteModel":
     """On the CPU, ready to train. Raises ValueError where it cannot be built as the settings want it."""
+    from vl_model.blocks import compile_blocks
     from vl_model.gradient_checkpointing import checkpoint_blocks
     from vl_model.site_model import build_site_model
 
@@ -318,6 +320,8 @@ def build_model(settings: Namespace) -> "SiteModel":
         model.add_logit_bias()
     if settings.gradient_checkpointing and not checkpoint_blocks(model.towers):
         raise ValueError(f"--gradient_checkpointing true: {settings.model!r} has no blocks to compute twice")
+    if settings.compile and not compile_blocks(model.towers):
+        raise ValueError(f"--compile true: {settings.model!r} has no blocks to compile")
     return model
 
 
