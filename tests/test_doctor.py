@@ -95,7 +95,7 @@ def test_a_gpu_that_is_full_is_a_line(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(doctor, "estimate_memory", full)
-    assert train("full", *DOCTOR) == 2
+    assert train("full-gpu", *DOCTOR) == 2
     [line] = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("ok")]
     assert line.startswith("FIX  memory ") and "no room for this model and two sites" in line
 
