@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -149,6 +150,22 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) ->
             (partial / "half").write_text("")
             raise error
     assert [path.name for path in tmp_path.rglob("*")] == ["checkpoint-1"]
+
+
+def test_a_state_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[str, bool]] = []
+    write_out = os.fsync
+
+    def note(descriptor: int) -> None:
+        found = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append((found.relative_to(tmp_path).as_posix(), (tmp_path / "checkpoint-1").exists()))
+        write_out(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    save_checkpoint(tmp_path, 1, *trained(1), None, PLAN, None)
+    partial, names = ".checkpoint-1.partial", ("trainable.safetensors", "optimizer.pt", "state.json")
+    assert set(synced[:3]) == {(f"{partial}/{name}", False) for name in names}
+    assert synced[3:] == [(partial, False), (".", True)]
 
 
 def test_a_resumed_run_drops_the_rows_that_it_writes_again(tmp_path: Path) -> None:
