@@ -124,7 +124,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     import torch
 
     from vl_model.accelerators import build_accelerator
-    from vl_model.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+    from vl_model.checkpoints import find_checkpoints, resume, save_checkpoint
     from vl_model.ending import orderly_end
     from vl_model.locator import new_network
     from vl_model.locator_training import METRICS
@@ -133,13 +133,13 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     from vl_model.records import Records
 
     torch.set_num_threads(threads_per_process())
-    state = find_checkpoint(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else None
+    states = find_checkpoints(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else []
     accelerator = build_accelerator(launch, settings.mixed_precision, trackers, logs)
     torch.manual_seed(settings.seed)
     network = new_network().to(accelerator.device)
     trainer = build_trainer(settings, accelerator, network, material)
     plan = run_plan(settings, material, accelerator)
-    start = load_checkpoint(state, network, trainer.optimizer, accelerator.scaler, plan) if state else 0
+    start, state = resume(states, network, trainer.optimizer, accelerator.scaler, plan)
     if accelerator.is_main_process:
         if settings.overwrite:
             remove_run(run, logs)

@@ -181,7 +181,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     import torch
 
     from vl_model.accelerators import build_accelerator
-    from vl_model.checkpoints import find_checkpoint, load_checkpoint, save_checkpoint
+    from vl_model.checkpoints import find_checkpoints, resume, save_checkpoint
     from vl_model.ending import orderly_end
     from vl_model.preemption import Preemption
     from vl_model.provenance import run_record
@@ -192,7 +192,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     torch.set_num_threads(threads_per_process())
     base = model_settings(settings)
     check_base(base, run, material, settings.held_out_folds)
-    state = find_checkpoint(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else None
+    states = find_checkpoints(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else []
     accelerator = build_accelerator(launch, settings.mixed_precision, trackers, logs)
     torch.manual_seed(settings.seed)  # adapters, and towers without weights, start alike in every process
     model = build_model(settings).to(accelerator.device)
@@ -202,7 +202,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     studies = studies_seen(base.model, base.pretrained, material.training if steps else ())
 
     # Before anything is written: a state that does not fit leaves the run as it was.
-    start = load_checkpoint(state, model, trainer.optimizer, accelerator.scaler, plan) if state else 0
+    start, state = resume(states, model, trainer.optimizer, accelerator.scaler, plan)
     if accelerator.is_main_process:
         if settings.overwrite:
             remove_run(run, logs)
@@ -297,12 +297,14 @@ def examine(settings: Namespace) -> int:
 def step_to_go_on_from(settings: Namespace, run: "Path", material: Material, model: "SiteModel") -> int:
     """By the state that a resumed run would load, whose weights are not read. Raises ValueError for another run's."""
     from vl_model.captions import Captions
-    from vl_model.checkpoints import check_state, find_checkpoint
+    from vl_model.checkpoints import check_state, find_checkpoints, first_whole
 
-    state = find_checkpoint(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else None
-    if state is None:
+    states = find_checkpoints(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else []
+    if not states:
         return 0
-    return check_state(state, run_plan(settings, material, model, Captions(model, settings.seed), started_processes()))
+    plan = run_plan(settings, material, model, Captions(model, settings.seed), started_processes())
+    step, _ = first_whole(states, lambda state: check_state(state, plan))
+    return step
 
 
 def material_of(root: DataRoot, settings: Namespace) -> Material:

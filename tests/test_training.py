@@ -16,8 +16,9 @@ from vl_model import accelerators, launch
 from vl_model.accelerators import choose_precision
 from vl_model.checkpoints import (
     complete_checkpoints,
-    find_checkpoint,
+    find_checkpoints,
     load_checkpoint,
+    resume,
     save_checkpoint,
     trainable_state,
 )
@@ -115,11 +116,11 @@ def test_only_the_newest_states_are_kept_and_broken_ones_ignored(tmp_path: Path)
     assert [step for step, _ in complete_checkpoints(tmp_path)] == [10, 100]
     shutil.copytree(tmp_path / "checkpoint-100", tmp_path / ".checkpoint-200.partial")
     (tmp_path / "checkpoint-300").mkdir()
-    assert find_checkpoint(tmp_path, "latest") == tmp_path / "checkpoint-100"
-    assert find_checkpoint(tmp_path, "checkpoint-10") == tmp_path / "checkpoint-10"
-    assert find_checkpoint(tmp_path / "none", "latest") is None
+    assert find_checkpoints(tmp_path, "latest") == [tmp_path / "checkpoint-100", tmp_path / "checkpoint-10"]
+    assert find_checkpoints(tmp_path, "checkpoint-10") == [tmp_path / "checkpoint-10"]
+    assert not find_checkpoints(tmp_path / "none", "latest")
     with pytest.raises(ValueError, match=r"checkpoint-300.*give 'latest' or"):
-        find_checkpoint(tmp_path, "checkpoint-300")
+        find_checkpoints(tmp_path, "checkpoint-300")
 
 
 def test_a_run_resumed_from_earlier_drops_the_states_of_its_other_future(tmp_path: Path) -> None:
@@ -140,6 +141,29 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
         (folder / name).write_bytes(b"half a fi")
         with pytest.raises(ValueError, match="cannot be read"):
             load_checkpoint(folder, model, optimizer, None, PLAN)
+
+
+@pytest.mark.parametrize("name", ["state.json", "optimizer.pt", "trainable.safetensors"])
+def test_a_damaged_latest_state_is_named_and_the_one_before_gone_on_from(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model, optimizer = trained(3)
+    older = save_checkpoint(tmp_path, 3, model, optimizer, None, PLAN, None)
+    advance(model, optimizer, 3, 6)
+    newest = save_checkpoint(tmp_path, 6, model, optimizer, None, PLAN, None)
+    (newest / name).write_bytes(b"")
+    other, other_optimizer = trained(0)
+    assert resume(find_checkpoints(tmp_path, "latest"), other, other_optimizer, None, PLAN) == (3, older)
+    said = capsys.readouterr().out
+    assert said.startswith(f"checkpoint-6 is left out for an older state: {newest}") and said.count("\n") == 1
+    advance(other, other_optimizer, 3, 6)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+    with pytest.raises(ValueError, match=str(newest)):  # asked for by name
+        resume(find_checkpoints(tmp_path, "checkpoint-6"), other, other_optimizer, None, PLAN)
+    (older / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=str(older)):
+        resume(find_checkpoints(tmp_path, "latest"), other, other_optimizer, None, PLAN)
+    assert resume([], other, other_optimizer, None, PLAN) == (0, None)
 
 
 def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ random state is kept.
 import json
 import pickle
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,17 @@ from torch import Tensor, nn
 
 from data_prep.json_files import read_object
 from data_prep.layout import home_expanded
+from vl_model.gathering import rank
 from vl_model.whole_folders import whole_folder
 
 PREFIX = "checkpoint-"
 STATE = "state.json"
 WEIGHTS = "trainable.safetensors"
 OPTIMIZER = "optimizer.pt"
+
+
+class DamagedState(ValueError):
+    """A state that cannot be read, though an older one perhaps can."""
 
 
 def save_checkpoint(
@@ -56,12 +62,42 @@ def save_checkpoint(
     return folder
 
 
+def resume(
+    states: Sequence[Path],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: Any,
+    plan: dict[str, Any],
+) -> tuple[int, Path | None]:
+    """Go on from the first of `states` (of `find_checkpoints`) that is whole: the step, and which one it was.
+
+    Raises ValueError as `first_whole` and `load_checkpoint` do.
+    """
+    return first_whole(states, lambda state: load_checkpoint(state, model, optimizer, scaler, plan))
+
+
+def first_whole(states: Sequence[Path], read: Callable[[Path], int]) -> tuple[int, Path | None]:
+    """What `read` says of the first of `states` that is not damaged, and which one it was; 0 and None without states.
+
+    Those left out are named. Raises what `read` raises, and DamagedState where all are damaged.
+    """
+    for state in states:
+        try:
+            return read(state), state
+        except DamagedState as error:
+            if state == states[-1]:
+                raise
+            if rank() == 0:
+                print(f"{state.name} is left out for an older state: {error}", flush=True)
+    return 0, None
+
+
 def load_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any, plan: dict[str, Any]
 ) -> int:
     """Put a checkpoint's state into model and optimiser; the step to go on from.
 
-    Raises ValueError where it cannot be read, or where `plan` differs from that of the run that wrote it.
+    Raises DamagedState where it cannot be read, and ValueError where `plan` differs from that of the run that wrote it.
     """
     step = check_state(folder, plan)
     try:
@@ -71,9 +107,9 @@ def load_checkpoint(
         if scaler and saved["scaler"]:
             scaler.load_state_dict(saved["scaler"])
     except pickle.UnpicklingError:  # its own words advise to load it unsafely
-        raise ValueError(f"{folder / OPTIMIZER}: is damaged, or holds more than tensors") from None
+        raise DamagedState(f"{folder / OPTIMIZER}: is damaged, or holds more than tensors") from None
     except (OSError, EOFError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
-        raise ValueError(f"{folder}: cannot be read ({error})") from None
+        raise DamagedState(f"{folder}: cannot be read ({error})") from None
     own = _trainable_tensors(model)
     if {name: w.shape for name, w in weights.items()} != {name: tensor.shape for name, tensor in own.items()}:
         raise ValueError(f"{folder / WEIGHTS}: holds other tensors than this model trains")
@@ -85,24 +121,23 @@ def load_checkpoint(
 def check_state(folder: Path, plan: dict[str, Any]) -> int:
     """The step of a checkpoint that a run of this plan may go on from; of its files ``state.json`` alone is read.
 
-    Raises ValueError where it cannot be read, or where `plan` differs from that of the run that wrote it.
+    Raises DamagedState where it cannot be read, and ValueError where `plan` differs from that of the run that wrote it.
     """
     state = _read_state(folder)
     _check_plan(folder, state["plan"], plan)
     return int(state["step"])
 
 
-def find_checkpoint(run: Path, wanted: str) -> Path | None:
-    """``latest`` -> the newest complete checkpoint of the run (None: it has none yet), or the named folder.
+def find_checkpoints(run: Path, wanted: str) -> list[Path]:
+    """``latest`` -> the run's complete checkpoints, newest first; none where it has none yet. Else the named folder.
 
     Raises ValueError for a folder that is no complete checkpoint.
     """
     if wanted == "latest":
-        checkpoints = complete_checkpoints(run)
-        return checkpoints[-1][1] if checkpoints else None
+        return [folder for _, folder in reversed(complete_checkpoints(run))]
     for folder in (home_expanded(wanted, "--resume_from_checkpoint"), run / wanted):
         if (folder / STATE).is_file():
-            return folder
+            return [folder]
     raise ValueError(
         f"--resume_from_checkpoint {wanted!r}: no {STATE} there; give 'latest' or a checkpoint-<step> folder"
     )
@@ -133,9 +168,12 @@ def _trainable_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
-    state = read_object(folder / STATE, "the training")
+    try:
+        state = read_object(folder / STATE, "the training")
+    except ValueError as error:
+        raise DamagedState(str(error)) from None
     if not isinstance(state.get("step"), int) or not isinstance(state.get("plan"), dict):
-        raise ValueError(f"{folder / STATE}: does not say which step of which run it is; resume from another state")
+        raise DamagedState(f"{folder / STATE}: does not say which step of which run it is; resume from another state")
     return state
 
 
