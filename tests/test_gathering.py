@@ -1,17 +1,13 @@
 """Real gloo processes: their gradients against those of one process with the global batch."""
 
-import socket
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
 from torch import nn
 
+from tests.processes import in_processes
 from tests.tiny_model import tiny_towers, write_tiny_base
 from vl_model.gathering import gather, rank, row_counts
 from vl_model.loss import LossSettings, contrastive_loss
@@ -19,21 +15,6 @@ from vl_model.site_model import ModelSettings, SiteModel
 from vl_model.targets import CAPTIONS, Targets
 
 CPU = torch.device("cpu")
-
-
-def in_processes(world: int, work: Callable[..., None], *arguments: Any) -> None:
-    """`work(*arguments)` in `world` processes that are one gloo group."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    multiprocessing.start_processes(_one_of, args=(world, port, work, arguments), nprocs=world, start_method="fork")
-
-
-def _one_of(rank: int, world: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    work(*arguments)
-    dist.destroy_process_group()
 
 
 class Model(nn.Module):

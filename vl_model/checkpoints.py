@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from data_prep.json_files import read_object
 from data_prep.layout import home_expanded
-from vl_model.gathering import rank
+from vl_model.gathering import gather_objects, rank, world_size
+from vl_model.site_model import state_sha256
 from vl_model.whole_folders import whole_folder
 
 PREFIX = "checkpoint-"
@@ -71,9 +72,12 @@ def resume(
 ) -> tuple[int, Path | None]:
     """Go on from the first of `states` (of `find_checkpoints`) that is whole: the step, and which one it was.
 
-    Raises ValueError as `first_whole` and `load_checkpoint` do.
+    To be called in every process. Raises ValueError as `first_whole` and `load_checkpoint` do, and where the processes
+    would not go on alike.
     """
-    return first_whole(states, lambda state: load_checkpoint(state, model, optimizer, scaler, plan))
+    start, found = first_whole(states, lambda state: load_checkpoint(state, model, optimizer, scaler, plan))
+    _check_same_start(start, model, plan)
+    return start, found
 
 
 def first_whole(states: Sequence[Path], read: Callable[[Path], int]) -> tuple[int, Path | None]:
@@ -90,6 +94,23 @@ def first_whole(states: Sequence[Path], read: Callable[[Path], int]) -> tuple[in
             if rank() == 0:
                 print(f"{state.name} is left out for an older state: {error}", flush=True)
     return 0, None
+
+
+def _check_same_start(start: int, model: nn.Module, plan: dict[str, Any]) -> None:
+    """Each process reads data and states itself: a machine may have others at that path, or an old view of them."""
+    if world_size() == 1:
+        return
+    own = {"step": start} | plan
+    if start:  # else they were made alike when the model was wrapped
+        own["weights_sha256"] = state_sha256(trainable_state(model))
+    first, *others = gather_objects(own)
+    for process, other in enumerate(others, start=1):
+        for key in first:
+            if first[key] != other.get(key):
+                raise ValueError(
+                    f"the processes would not go on alike: {key} is {first[key]!r} in process 0, but "
+                    f"{other.get(key)!r} in process {process}; every machine must see the same --root, as it is now"
+                )
 
 
 def load_checkpoint(

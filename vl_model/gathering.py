@@ -49,6 +49,14 @@ def gather(tensor: Tensor, counts: Sequence[int] | None = None) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
+def gather_objects(own: Any) -> list[Any]:
+    """A small object of each process, in rank order; every process must bring one."""
+    found = [own] * world_size()
+    if len(found) > 1:
+        dist.all_gather_object(found, own)
+    return found
+
+
 def gather_with_gradient(tensor_BD: Tensor, counts: Sequence[int] | None = None) -> Tensor:
     """As `gather`; see the module's text for the gradient, which needs a loss of the global batch."""
     return tensor_BD if world_size() == 1 else _Gather.apply(tensor_BD, counts)
