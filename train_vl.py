@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from vl_model.batches import TrainingBatches
     from vl_model.captions import Captions
     from vl_model.loss import LossSettings
+    from vl_model.seen_studies import SeriesOf
     from vl_model.site_model import ModelSettings, SiteModel
     from vl_model.tiles import Augmentation
     from vl_model.training import Trainer
@@ -186,7 +187,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     from vl_model.preemption import Preemption
     from vl_model.provenance import run_record
     from vl_model.records import Records
-    from vl_model.seen_studies import studies_seen
+    from vl_model.seen_studies import series_seen
     from vl_model.training import METRICS
 
     torch.set_num_threads(threads_per_process())
@@ -199,7 +200,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     trainer = build_trainer(settings, accelerator, model, material)
     plan = run_plan(settings, material, model, trainer.captions, accelerator.num_processes)
     steps = trainer.settings.steps
-    studies = studies_seen(base.model, base.pretrained, material.training if steps else ())
+    series = series_seen(base.model, base.pretrained, material.dataset, material.training if steps else ())
 
     # Before anything is written: a state that does not fit leaves the run as it was.
     start, state = resume(states, model, trainer.optimizer, accelerator.scaler, plan)
@@ -228,7 +229,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     with orderly_end(accelerator, preemption, run):
         trainer.run(start, records, checkpoint, preemption)
         if accelerator.is_main_process:
-            finish(run, model, placing, record, studies)
+            finish(run, model, placing, record, series)
             if cost := records.evaluation_cost():
                 print(cost, flush=True)
             if settings.push_to_hub:
@@ -244,15 +245,15 @@ def check_base(base: "ModelSettings", run: "Path", material: Material, held_out_
     check_base_is_blind(base.model, base.pretrained, material.dataset, held_out_folds)
 
 
-def finish(run: "Path", model: "SiteModel", placing: Placing, record: dict[str, Any], studies: list[int]) -> None:
+def finish(run: "Path", model: "SiteModel", placing: Placing, record: dict[str, Any], series: "SeriesOf") -> None:
     """Write ``final/`` and what places sites for it; then the record says that the run is finished.
 
-    studies: ids of those that the model has seen.
+    series: those that the model has seen.
     """
-    from vl_model.seen_studies import STUDIES
+    from vl_model.seen_studies import SERIES
 
     trained_on = {name: record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}
-    model.save(run / "final", trained_on | {STUDIES: studies})
+    model.save(run / "final", trained_on | {SERIES: series})
     placing.copy_to(run)
     write_record(run, record | {"finished": True})
     print(f"wrote {run / 'final'}", flush=True)

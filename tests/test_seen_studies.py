@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from data_prep.pairs import read_dataset
 from tests.runs import Train
 from tests.tiny_dataset import graded_rows, write_tiny_dataset
-from vl_model.seen_studies import check_base_is_blind, lineage, studies_seen
+from vl_model.seen_studies import check_base_is_blind, lineage, series_seen
 
 SHORT = ["--max_train_steps", "1", "--per_device_train_batch_size", "10"]
 BOTH = ["--held_out_folds", "0", "1"]
@@ -41,9 +42,9 @@ def test_a_base_that_was_trained_on_held_out_studies_is_refused(
     assert f"error: --model 'local-dir:{parent}': {SAID}" in error and error.count("\n") == 1
     assert not (tiny_root / "train" / "checkpoints" / "leaking").exists()
     assert train("child", *SHORT, "--model", f"local-dir:{parent}", "--tune", "full") == 0
-    # Ids add up: what the parent saw is known where the parent is gone.
+    # Series add up: what the parent saw is known where the parent is gone.
     child = parent.parents[1] / "child" / "final"
-    rewrite(parent, trained_study_ids=[77])
+    rewrite(parent, trained_series={"77": [770]})
     assert train("grandchild", *SHORT, "--model", f"local-dir:{child}", "--held_out_folds", "1") == 2
     assert "was trained on 2 of the 2 studies" in capsys.readouterr().err
 
@@ -85,34 +86,44 @@ def test_studies_are_known_however_they_were_converted(parent: Path, tmp_path: P
         check_base_is_blind(f"local-dir:{parent}", None, dataset, [1])
 
 
-def test_runs_without_ids_are_known_by_the_data_set_and_its_folds(
+def test_studies_of_the_same_numbers_are_others(parent: Path, tmp_path: Path) -> None:
+    """Two hospitals may both count from 1."""
+    write_tiny_dataset(tmp_path, seed=3)
+    dataset = read_dataset(tmp_path)
+    others = replace(dataset, pairs=[replace(pair, series_id=pair.series_id + 1000) for pair in dataset.pairs])
+    check_base_is_blind(f"local-dir:{parent}", None, others, [0, 1])
+
+
+def test_runs_without_series_are_known_by_the_data_set_and_its_folds(
     parent: Path, tiny_root: Path, tmp_path: Path
 ) -> None:
-    rewrite(parent, trained_study_ids=None)
+    rewrite(parent, trained_series=None)
     dataset = read_dataset(tiny_root / "train" / "processed_data")
     check_base_is_blind(f"local-dir:{parent}", None, dataset, [0])
     with pytest.raises(ValueError, match=r"was trained on folds \[1\] of this data set"):
         check_base_is_blind(f"local-dir:{parent}", None, dataset, [0, 1])
     write_tiny_dataset(tmp_path, seed=3)
     check_base_is_blind(f"local-dir:{parent}", None, read_dataset(tmp_path), [0, 1])
-    # Through a child that has ids, as long as its base is there.
+    # Through a child that has series, as long as its base is there.
     child = tmp_path / "child"
     shutil.copytree(parent, child)
-    rewrite(child, trained_study_ids=[1], model=f"local-dir:{parent}")
+    rewrite(child, trained_series={"1": [10]}, model=f"local-dir:{parent}")
     with pytest.raises(ValueError, match=r"was trained on folds \[2\] of this data set"):
         check_base_is_blind(f"local-dir:{child}", None, dataset, [0, 2])
 
 
 def test_runs_that_started_from_each_other_end(parent: Path, tiny_root: Path) -> None:
-    rewrite(parent, model=f"local-dir:{parent}", trained_study_ids=[1, 9])
-    assert [run["trained_study_ids"] for run in lineage(f"local-dir:{parent}", None)] == [[1, 9]]
-    assert studies_seen(f"local-dir:{parent}", None, graded_rows(tiny_root)) == [1, 2, 3, 4, 5, 6, 9]
+    rewrite(parent, model=f"local-dir:{parent}", trained_series={"1": [10], "9": [90]})
+    assert [run["trained_series"] for run in lineage(f"local-dir:{parent}", None)] == [{"1": [10], "9": [90]}]
+    dataset = read_dataset(tiny_root / "train" / "processed_data")
+    seen = series_seen(f"local-dir:{parent}", None, dataset, graded_rows(tiny_root))
+    assert list(seen) == ["1", "2", "3", "4", "5", "6", "9"] and seen["6"] == [60, 61, 62] and seen["9"] == [90]
 
 
 def test_a_run_of_no_steps_has_seen_what_its_base_has(parent: Path, train: Train) -> None:
     bare = parent.parents[1] / "bare-child" / "final"
     assert train("bare-child", "--max_train_steps", "0", "--model", f"local-dir:{parent}") == 0
-    assert json.loads((bare / "site_model.json").read_text())["trained_study_ids"] == [1, 2, 3, 4, 6]
+    assert json.loads((bare / "site_model.json").read_text())["trained_series"].keys() == set("12346")
 
 
 def test_a_record_without_what_is_needed_is_one_line(parent: Path, tiny_root: Path) -> None:

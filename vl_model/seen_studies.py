@@ -1,13 +1,15 @@
 """Which studies a base was trained on: a run that holds some of them out would be measured on its base's lessons.
 
 A run's ``final/`` says so in ``site_model.json``, an export of it in ``lumbar_vl.json`` beside the stock library's
-files. Studies are known by their ids, however they were converted; what a base has seen, its descendants have seen too,
-so ids add up from base to base. Of runs from before ids were recorded the data set's fingerprint and folds tell, as
-long as they are still there.
+files. A study is known by its id and that of a series of it, however it was converted: of two data sets whose studies
+are numbered alike, one has not seen the other. What a base has seen, its descendants have seen too, so series add up
+from base to base. Of runs from before they were recorded the data set's fingerprint and folds tell, as long as they are
+still there.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ from vl_model.towers import folder_of
 
 EXPORT_RECORD = "lumbar_vl.json"
 LINEAGE = "trained_on"
-STUDIES = "trained_study_ids"
+SERIES = "trained_series"
+SeriesOf = dict[str, list[int]]
+"""Ids of series by that of their study, which is a key in JSON."""
 #: Of a run, what is told of it to those that start from its export: no paths.
-FACTS = ("dataset_fingerprint", "held_out_folds", "steps", STUDIES)
+FACTS = ("dataset_fingerprint", "held_out_folds", "steps", SERIES)
 
 
 def base_folders(model: str, pretrained: str | None) -> set[Path]:
@@ -44,9 +48,13 @@ def lineage(model: str, pretrained: str | None) -> list[dict[str, Any]]:
     return list(_lineage(model, pretrained, frozenset()))
 
 
-def studies_seen(model: str, pretrained: str | None, training: Iterable[SiteRow]) -> list[int]:
-    """Ids of the studies that a run on these rows will have seen, with those of its base; sorted."""
-    return sorted({row.study_id for row in training} | _studies(lineage(model, pretrained)))
+def series_seen(model: str, pretrained: str | None, dataset: Dataset, training: Iterable[SiteRow]) -> SeriesOf:
+    """Those that a run on these rows of the data set will have seen, with those of its base."""
+    own = _series(dataset, {row.study_id for row in training})
+    found: dict[str, list[int]] = defaultdict(list)
+    for study_id, series_id in sorted(own | _seen(lineage(model, pretrained))):
+        found[str(study_id)].append(series_id)
+    return dict(found)
 
 
 def write_lineage(folder: Path, final: Path) -> None:
@@ -66,10 +74,10 @@ def check_base_is_blind(model: str, pretrained: str | None, dataset: Dataset, he
     """Raises ValueError where the base is known to be trained on studies which are now held out."""
     wanted = set(held_out_folds)
     runs = lineage(model, pretrained)
-    studies = _studies(runs)
+    studies = {study_id for study_id, _ in _seen(runs) & _series(dataset, dataset.fold_of)}
     held_out = {study_id for study_id, fold in dataset.fold_of.items() if fold in wanted}
     if seen := studies & held_out:
-        unseen = set(dataset.fold_of.values()) - {dataset.fold_of[i] for i in studies & dataset.fold_of.keys()}
+        unseen = set(dataset.fold_of.values()) - {dataset.fold_of[study_id] for study_id in studies}
         remedy = f"hold out folds {sorted(unseen)}, which it has not seen, or choose" if unseen else "choose"
         raise ValueError(
             f"{_named(model, pretrained)}: was trained on {len(seen)} of the {len(held_out)} studies that "
@@ -77,7 +85,7 @@ def check_base_is_blind(model: str, pretrained: str | None, dataset: Dataset, he
         )
     for run in runs:
         folds = wanted - set(run.get("held_out_folds", ()))
-        if folds and run.get("steps") and STUDIES not in run and run.get("dataset_fingerprint") == dataset.fingerprint:
+        if folds and run.get("steps") and SERIES not in run and run.get("dataset_fingerprint") == dataset.fingerprint:
             raise ValueError(
                 f"{_named(model, pretrained)}: was trained on folds {sorted(folds)} of this data set, which "
                 "--held_out_folds wants unseen; hold out the same folds, or choose another base"
@@ -88,8 +96,15 @@ def _named(model: str, pretrained: str | None) -> str:
     return f"--pretrained {pretrained!r}" if pretrained and Path(pretrained).is_file() else f"--model {model!r}"
 
 
-def _studies(runs: Iterable[dict[str, Any]]) -> set[int]:
-    return {study_id for run in runs for study_id in run.get(STUDIES, ())}
+def _series(dataset: Dataset, studies: Container[int]) -> set[tuple[int, int]]:
+    return {(pair.study_id, pair.series_id) for pair in dataset.pairs if pair.study_id in studies}
+
+
+def _seen(runs: Iterable[dict[str, Any]]) -> set[tuple[int, int]]:
+    """(study, series) of all of them."""
+    return {
+        (int(study_id), series_id) for run in runs for study_id, own in run.get(SERIES, {}).items() for series_id in own
+    }
 
 
 def _lineage(model: str, pretrained: str | None, known: frozenset[Path]) -> Iterator[dict[str, Any]]:
