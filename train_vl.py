@@ -18,7 +18,6 @@ if __name__ == "__main__":
 
     end_at_ctrl_c()  # until run_command heeds it: the imports take their time
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
@@ -54,26 +53,11 @@ if TYPE_CHECKING:
 
     from accelerate import Accelerator
 
-    from vl_model.batches import TrainingBatches
-    from vl_model.captions import Captions
-    from vl_model.loss import LossSettings
     from vl_model.seen_studies import SeriesOf
-    from vl_model.site_model import ModelSettings, SiteModel
-    from vl_model.tiles import Augmentation
-    from vl_model.training import Trainer
+    from vl_model.site_model import SiteModel
 
 PROG = "train_vl.py"
 DEFAULT_MODEL, DEFAULT_PRETRAINED = "ViT-B-16", "openai"
-
-#: What may not change when a run is resumed.
-FIXED_SETTINGS = (
-    *("model", "pretrained", "tune", "lora_rank", "lora_alpha", "lora_dropout"),
-    *("lora_towers", "lora_last_blocks"),
-    *("seed", "per_device_train_batch_size", "gradient_accumulation_steps", "cache_negatives"),
-    *("max_train_steps", "num_train_epochs"),
-    *("held_out_folds", "loss", "loss_weights", "label_smoothing", "merge_mirrored"),
-    *("augment", "jitter_mm", "drop_view", "mixup", "cutmix", "severity_sampling"),
-)
 
 
 def settings_parser() -> SettingsParser:
@@ -155,6 +139,8 @@ def settings_parser() -> SettingsParser:
 
 def main() -> int:
     settings = settings_parser().parse_args()
+    if settings.model == DEFAULT_MODEL and settings.pretrained is None:
+        settings.pretrained = DEFAULT_PRETRAINED
     if settings.doctor:
         return examine(settings) if own_rank() == 0 else 0
     launch = check_launch()
@@ -189,6 +175,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     from vl_model.records import Records
     from vl_model.seen_studies import series_seen
     from vl_model.training import METRICS
+    from vl_model.training_parts import build_model, build_trainer, check_base, model_settings, run_plan
 
     torch.set_num_threads(threads_per_process())
     base = model_settings(settings)
@@ -237,14 +224,6 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     accelerator.end_training()
 
 
-def check_base(base: "ModelSettings", run: "Path", material: Material, held_out_folds: list[int]) -> None:
-    """Raises ValueError where the run would write over its base, or the base has seen what the run holds out."""
-    from vl_model.seen_studies import check_base_is_blind, check_base_is_elsewhere
-
-    check_base_is_elsewhere(base.model, base.pretrained, run)
-    check_base_is_blind(base.model, base.pretrained, material.dataset, held_out_folds)
-
-
 def finish(run: "Path", model: "SiteModel", placing: Placing, record: dict[str, Any], series: "SeriesOf") -> None:
     """Write ``final/`` and what places sites for it; then the record says that the run is finished.
 
@@ -272,18 +251,21 @@ def export(settings: Namespace, run: "Path") -> int:
 def examine(settings: Namespace) -> int:
     """--doctor: everything that can be checked before the first step; nothing is written."""
     from vl_model import doctor
+    from vl_model import training_parts as parts_of
 
     root = data_root(settings.root)
     run = root.run(settings.run)
     parts = doctor.Parts(
         claim=lambda: check_run(run, settings.overwrite, settings.resume_from_checkpoint),
         placing=lambda: placing_to_carry(root),
-        loss=lambda: loss_settings(settings),
+        loss=lambda: parts_of.loss_settings(settings),
         read=lambda: material_of(root, settings),
-        check_base=lambda material: check_base(model_settings(settings), run, material, settings.held_out_folds),
-        batches=lambda material: build_batches(settings, material, own_rank(), started_processes()),
-        build=lambda: build_model(settings),
-        step=lambda material, model: step_to_go_on_from(settings, run, material, model),
+        check_base=lambda material: parts_of.check_base(
+            parts_of.model_settings(settings), run, material, settings.held_out_folds
+        ),
+        batches=lambda material: parts_of.build_batches(settings, material, own_rank(), started_processes()),
+        build=lambda: parts_of.build_model(settings),
+        step=lambda material, model: parts_of.step_to_go_on_from(settings, run, material, model),
     )
     flags = doctor.DoctorSettings(
         settings.mixed_precision,
@@ -295,138 +277,8 @@ def examine(settings: Namespace) -> int:
     return doctor.examine(run, parts, flags)
 
 
-def step_to_go_on_from(settings: Namespace, run: "Path", material: Material, model: "SiteModel") -> int:
-    """By the state that a resumed run would load, whose weights are not read. Raises ValueError for another run's."""
-    from vl_model.captions import Captions
-    from vl_model.checkpoints import check_state, find_checkpoints, first_whole
-
-    states = find_checkpoints(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else []
-    if not states:
-        return 0
-    plan = run_plan(settings, material, model, Captions(model, settings.seed), started_processes())
-    step, _ = first_whole(states, lambda state: check_state(state, plan))
-    return step
-
-
 def material_of(root: DataRoot, settings: Namespace) -> Material:
     return read_material(root.processed("train"), settings.held_out_folds, settings.held_out_sites, settings.seed)
-
-
-def build_model(settings: Namespace) -> "SiteModel":
-    """On the CPU, ready to train. Raises ValueError where it cannot be built as the settings want it."""
-    from vl_model.blocks import compile_blocks
-    from vl_model.gradient_checkpointing import checkpoint_blocks
-    from vl_model.site_model import build_site_model
-
-    model = build_site_model(model_settings(settings))
-    if settings.loss == "siglip":
-        model.add_logit_bias()
-    if settings.gradient_checkpointing and not checkpoint_blocks(model.towers):
-        raise ValueError(f"--gradient_checkpointing true: {settings.model!r} has no blocks to compute twice")
-    if settings.compile and not compile_blocks(model.towers):
-        raise ValueError(f"--compile true: {settings.model!r} has no blocks to compile")
-    return model
-
-
-def model_settings(settings: Namespace) -> "ModelSettings":
-    from vl_model.lora import LoraSettings
-    from vl_model.site_model import ModelSettings
-
-    pretrained = settings.pretrained or (DEFAULT_PRETRAINED if settings.model == DEFAULT_MODEL else None)
-    lora = LoraSettings(
-        settings.lora_rank,
-        settings.lora_alpha,
-        settings.lora_dropout,
-        settings.lora_towers,
-        settings.lora_last_blocks,
-    )
-    return ModelSettings(settings.model, pretrained, settings.tune, lora)
-
-
-def loss_settings(settings: Namespace) -> "LossSettings":
-    """Raises ValueError where the loss cannot take what the other settings want of it."""
-    from vl_model.loss import LossSettings, LossWeights
-
-    loss = LossSettings(
-        settings.loss, LossWeights(*settings.loss_weights), settings.label_smoothing, settings.merge_mirrored
-    )
-    check_shares(settings, loss)
-    return loss
-
-
-def build_batches(settings: Namespace, material: Material, process: int, processes: int) -> "TrainingBatches":
-    from vl_model.batches import TrainingBatches
-
-    return TrainingBatches(
-        material.training,
-        material.crops_R3HW,
-        settings.per_device_train_batch_size,
-        settings.seed,
-        augmentation(settings),
-        process,
-        processes,
-        settings.severity_sampling,
-    )
-
-
-def build_trainer(settings: Namespace, accelerator: "Accelerator", model: "SiteModel", material: Material) -> "Trainer":
-    from vl_model.training import Trainer, TrainingSettings
-
-    loss = loss_settings(settings)
-    batches = build_batches(settings, material, accelerator.process_index, accelerator.num_processes)
-    steps_per_epoch = max(1, batches.batches_per_epoch // settings.gradient_accumulation_steps)
-    steps = settings.max_train_steps
-    if steps is None:
-        # Batches are one stream over the epochs: a step may span the end of one.
-        steps = math.ceil(settings.num_train_epochs * batches.batches_per_epoch / settings.gradient_accumulation_steps)
-    training = TrainingSettings(
-        steps=steps,
-        learning_rate=settings.learning_rate,
-        warmup_steps=round(settings.warmup_ratio * steps),
-        weight_decay=settings.weight_decay,
-        max_gradient_norm=settings.max_grad_norm,
-        accumulation=settings.gradient_accumulation_steps,
-        caches_negatives=settings.cache_negatives,
-        checkpointing_steps=settings.checkpointing_steps or steps_per_epoch,
-        evaluation_steps=settings.evaluation_steps or steps_per_epoch,
-        seed=settings.seed,
-        workers=settings.dataloader_num_workers,
-        loss=loss,
-    )
-    return Trainer(accelerator, model, batches, material.held_out, training)
-
-
-def augmentation(settings: Namespace) -> "Augmentation | None":
-    """Raises ValueError for sites that are mixed where nothing may vary."""
-    from vl_model.tiles import Augmentation
-
-    varied = Augmentation(
-        shift_mm=settings.jitter_mm, drop_view=settings.drop_view, mixup=settings.mixup, cutmix=settings.cutmix
-    )
-    if settings.augment:
-        return varied
-    if settings.mixup or settings.cutmix:
-        raise ValueError("--augment false: varies nothing, so --mixup and --cutmix must be 0")
-    return None
-
-
-def check_shares(settings: Namespace, loss: "LossSettings") -> None:
-    """Raises ValueError where the loss would take what is mixed, or drawn more often, for what it is not."""
-    for name in ("mixup", "cutmix", "severity_sampling"):
-        if settings[name] and not loss.takes_shares:
-            raise ValueError(f"--{name} {settings[name]}: --loss {loss.name} cannot weigh it; use all_captions")
-
-
-def run_plan(
-    settings: Namespace, material: Material, model: "SiteModel", captions: "Captions", processes: int
-) -> dict[str, Any]:
-    """What a resumed run must share with the run that it goes on from."""
-    return {key: settings[key] for key in FIXED_SETTINGS} | {
-        "processes": processes,
-        "dataset_fingerprint": material.dataset.fingerprint,
-        "captions_sha256": captions.sha256,
-        "base_sha256": model.base_sha256,
-    }
 
 
 def announce(material: Material, accelerator: "Accelerator", model: "SiteModel", steps: int) -> None:
