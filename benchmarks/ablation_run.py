@@ -123,9 +123,10 @@ def train(
 
 
 class MovingAverage:
-    """Of the weights that learn: a <- decay a + (1 - decay) w after each step, from the weights they began with.
+    """Of the weights that learn, after each step t: the mean of w_1 .. w_t in which w_i counts decay^(t - i).
 
-    The decay rises to its value, min(decay, (1 + t) / (10 + t)), so that the beginning is forgotten.
+    Divided by the sum of its weights, as Adam's moments are (Kingma and Ba, 2015, section 3): the weights that training
+    began with do not count, and each decay is its own even where the steps are few.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -136,10 +137,10 @@ class MovingAverage:
 
     @torch.no_grad()
     def add(self) -> None:
-        decay = min(self._decay, (1 + self._added) / (10 + self._added))
         self._added += 1
+        newest = (1 - self._decay) / (1 - self._decay**self._added)
         for average, weight in zip(self._averages, self._weights, strict=True):
-            average.lerp_(weight, 1 - decay)
+            average.lerp_(weight, newest)
 
     @torch.no_grad()
     def put(self) -> None:

@@ -104,10 +104,8 @@ def test_the_average_is_that_of_the_weights_seen() -> None:
             layer.weight += torch.randn(1, 2)
         seen.append(layer.weight.detach().clone())
         average.add()
-    expected = seen[0]
-    for place, weight in enumerate(seen[1:]):
-        decay = min(0.5, (1 + place) / (10 + place))
-        expected = decay * expected + (1 - decay) * weight
+    counts = [0.5**age for age in reversed(range(len(seen)))]
+    expected = sum(count * weight for count, weight in zip(counts, seen, strict=True)) / sum(counts)
     average.put()
     assert torch.allclose(layer.weight, expected, atol=1e-6)
     none = MovingAverage(layer, 0.0)
