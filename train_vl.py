@@ -184,7 +184,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     accelerator = build_accelerator(launch, settings.mixed_precision, trackers, logs)
     torch.manual_seed(settings.seed)  # adapters, and towers without weights, start alike in every process
     model = build_model(settings).to(accelerator.device)
-    trainer = build_trainer(settings, accelerator, model, material)
+    trainer = build_trainer(settings, accelerator, model, material, launch.shards)
     plan = run_plan(settings, material, model, trainer.captions, accelerator.num_processes)
     steps = trainer.settings.steps
     series = series_seen(base.model, base.pretrained, material.dataset, material.training if steps else ())
@@ -196,7 +196,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
             remove_run(run, logs)
         record = run_record(settings_of(settings), plan["dataset_fingerprint"], steps, accelerator)
         write_record(run, record)
-        announce(material, accelerator, model, steps)
+        announce(material, accelerator, model, steps, trainer.sharding is not None)
     accelerator.wait_for_everyone()
     if state:
         accelerator.print(f"resumed from {state.name}")
@@ -207,16 +207,16 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
         accelerator.init_trackers(settings.run, init_kwargs=options)
 
     def checkpoint(step: int) -> None:
-        if accelerator.is_main_process:
-            limit = settings.checkpoints_total_limit
-            save_checkpoint(run, step, model, trainer.optimizer, accelerator.scaler, plan, limit)
+        limit = settings.checkpoints_total_limit
+        save_checkpoint(run, step, model, trainer.optimizer, accelerator.scaler, plan, limit)
 
     records = Records(accelerator, logs, start, METRICS)
     preemption = Preemption(run, settings.stop_margin, accelerator)
     with orderly_end(accelerator, preemption, run):
         trainer.run(start, records, checkpoint, preemption)
+        trained = trainer.sharding.whole_model(lambda: build_model(settings)) if trainer.sharding else model
         if accelerator.is_main_process:
-            finish(run, model, placing, record, series)
+            finish(run, trained, placing, record, series)
             if cost := records.evaluation_cost():
                 print(cost, flush=True)
             if settings.push_to_hub:
@@ -281,12 +281,13 @@ def material_of(root: DataRoot, settings: Namespace) -> Material:
     return read_material(root.processed("train"), settings.held_out_folds, settings.held_out_sites, settings.seed)
 
 
-def announce(material: Material, accelerator: "Accelerator", model: "SiteModel", steps: int) -> None:
+def announce(material: Material, accelerator: "Accelerator", model: "SiteModel", steps: int, is_sharded: bool) -> None:
     from vl_model.accelerators import precision_in_words
 
     processes = f"{accelerator.num_processes} process{'es' if accelerator.num_processes > 1 else ''}"
     precision = precision_in_words(accelerator.mixed_precision)
-    print(f"{processes}, device {accelerator.device.type}, precision {precision}")
+    spread = ", weights spread over them" if is_sharded else ""
+    print(f"{processes}, device {accelerator.device.type}, precision {precision}{spread}")
     print(
         f"{len(material.training)} sites to train on, {len(material.held_out)} held out to evaluate, "
         f"{steps} steps, {model.learning_weights / 1e6:.2f} million weights learn",

@@ -13,13 +13,13 @@ import pytest
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
-from vl_model.launch import check_launch, read_launch
+from vl_model.launch import read_launch
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "accelerate_configs"
 SLURM_SCRIPT = CONFIGS / "slurm.sbatch"
 STAND_INS = Path(__file__).parent / "slurm_stand_in"
-PROCESSES = {"cpu": 1, "cpu_2": 2, "one_gpu": 1, "multi_gpu": 2, "kaggle_t4x2": 2, "multi_node": 8}
+PROCESSES = {"cpu": 1, "cpu_2": 2, "one_gpu": 1, "multi_gpu": 2, "kaggle_t4x2": 2, "multi_node": 8, "fsdp2": 2}
 
 
 def test_every_configuration_is_tested() -> None:
@@ -35,7 +35,8 @@ def test_accelerate_and_we_read_the_same(name: str, processes: int) -> None:
         launch_command_parser().parse_args(["--config_file", path, "train_vl.py", "--seed", "1"])
     )
     assert arguments.num_processes == processes and arguments.training_script == "train_vl.py"
-    assert arguments.multi_gpu == (processes > 1)  # torchrun's workers
+    assert (arguments.multi_gpu or arguments.use_fsdp) == (processes > 1)  # torchrun's workers
+    assert arguments.use_fsdp == (name == "fsdp2") and (not arguments.use_fsdp or arguments.fsdp_version == 2)
     launch = read_launch(["--config_file", path])
     assert (launch.processes, launch.use_cpu) == (processes, name.startswith("cpu"))
 
@@ -48,12 +49,6 @@ def test_accelerate_and_we_read_the_same(name: str, processes: int) -> None:
 def test_shellcheck_finds_nothing(path: Path) -> None:
     done = subprocess.run([Path(sys.executable).parent / "shellcheck", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-
-
-def test_spreading_weights_over_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ValueError, match="weights are not spread over processes here"):
-        check_launch()
 
 
 def slurm_environment(root: Path, run: str, nodes: int, tmp_path: Path) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The processes of a training, their device and precision."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from datetime import timedelta
@@ -9,7 +10,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.utils import parse_flag_from_env
 
-from vl_model.launch import Launch, started_processes
+from vl_model.launch import SHARDS, Launch, started_processes
 
 #: How long processes wait for one of them that cuts a large cohort's pictures: NCCL alone would give up after minutes.
 #: One that dies is noticed at once all the same, by its launcher.
@@ -21,6 +22,7 @@ def build_accelerator(launch: Launch, mixed_precision: str, trackers: Sequence[s
     # Depthwise kernels have a dimension of one, whose stride means nothing: DDP warns and copies a few kilobytes.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     use_cpu = uses_cpu(launch)
+    os.environ[SHARDS] = "false"  # not by accelerate, which does it on GPUs alone: `vl_model.sharding` does
     accelerator = Accelerator(
         cpu=use_cpu,
         mixed_precision=choose_precision(mixed_precision, use_cpu),

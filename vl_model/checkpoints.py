@@ -19,12 +19,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from data_prep.json_files import read_object
 from data_prep.layout import home_expanded
 from vl_model.gathering import gather_objects, rank, world_size
 from vl_model.site_model import state_sha256
 from vl_model.whole_folders import whole_folder
+from vl_model.whole_tensors import spread_like, whole
 
 PREFIX = "checkpoint-"
 STATE = "state.json"
@@ -45,13 +47,16 @@ def save_checkpoint(
     plan: dict[str, Any],
     limit: int | None,
 ) -> Path:
-    """Write ``run/checkpoint-<step>`` and delete the oldest beyond `limit`.
+    """Write ``run/checkpoint-<step>`` and delete the oldest beyond `limit`; the first process does, all must call it.
 
     Later ones are deleted too: they are another future's, where the run was resumed from before its last state.
     """
     folder = run / f"{PREFIX}{step}"
     weights = trainable_state(model)
-    state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else None}
+    moments = tree_map_only(Tensor, whole, optimizer.state_dict())
+    state = {"optimizer": moments, "scaler": scaler.state_dict() if scaler else None}
+    if rank():
+        return folder
     with whole_folder(folder) as partial:
         save_file(weights, partial / WEIGHTS)
         torch.save(state, partial / OPTIMIZER)
@@ -125,6 +130,7 @@ def load_checkpoint(
         weights = load_file(folder / WEIGHTS)
         saved = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
         optimizer.load_state_dict(saved["optimizer"])
+        _spread_moments(optimizer)
         if scaler and saved["scaler"]:
             scaler.load_state_dict(saved["scaler"])
     except pickle.UnpicklingError:  # its own words advise to load it unsafely
@@ -135,8 +141,17 @@ def load_checkpoint(
     if {name: w.shape for name, w in weights.items()} != {name: tensor.shape for name, tensor in own.items()}:
         raise ValueError(f"{folder / WEIGHTS}: holds other tensors than this model trains")
     for name, tensor in own.items():
-        tensor.data.copy_(weights[name])
+        tensor.data.copy_(spread_like(weights[name], tensor))
     return step
+
+
+def _spread_moments(optimizer: torch.optim.Optimizer) -> None:
+    """What was read is whole: of a weight that is spread, each process keeps its part of the moments."""
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+        moments = optimizer.state.get(parameter, {})
+        for name, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                moments[name] = spread_like(value, parameter)
 
 
 def check_state(folder: Path, plan: dict[str, Any]) -> int:
@@ -175,8 +190,10 @@ def complete_checkpoints(run: Path) -> list[tuple[int, Path]]:
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Copies, on the CPU, of what a checkpoint holds of the model."""
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in _trainable_tensors(model).items()}
+    """Copies, on the CPU, of what a checkpoint holds of the model; of one that is spread every process must ask."""
+    return {
+        name: whole(tensor).detach().cpu().clone().contiguous() for name, tensor in _trainable_tensors(model).items()
+    }
 
 
 def _trainable_tensors(model: nn.Module) -> dict[str, Tensor]:

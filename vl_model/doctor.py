@@ -175,7 +175,8 @@ def check_precision(wanted: str) -> tuple[bool, str]:
 def check_world() -> tuple[bool, str]:
     launch = check_launch()
     asked = "as many as it should" if launch.processes else "no launcher said how many"
-    return True, f"{started_processes()} process{'es' * (started_processes() > 1)}, {asked}"
+    spread = ", weights spread over them" if launch.shards and started_processes() > 1 else ""
+    return True, f"{started_processes()} process{'es' * (started_processes() > 1)}, {asked}{spread}"
 
 
 def check_data(material: Material) -> tuple[bool, str]:
@@ -225,6 +226,8 @@ def check_memory(estimate: MemoryEstimate, sites: int) -> tuple[bool, str]:
         free = psutil.virtual_memory().available // max(1, started_processes())
     else:
         free = torch.cuda.mem_get_info()[0]
+    if check_launch().shards:
+        estimate = estimate.spread_over(started_processes())
     is_enough = estimate.total < USABLE_SHARE * free
     remedy = "" if is_enough else ": lower --per_device_train_batch_size or give --gradient_checkpointing true"
     return is_enough, f"{sites} sites a process need {estimate}; {free / GIB:.1f} GiB free a process{remedy}"

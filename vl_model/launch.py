@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,7 +24,9 @@ from data_prep.layout import home_expanded
 
 _WORLD_VARIABLES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 #: What accelerate tells the processes that it starts, where weights are to be spread over them.
-_SHARDING_VARIABLES = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
+SHARDS = "ACCELERATE_USE_FSDP"
+_OTHERS_THAT_SHARD = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
+_TO_SHARD = "weights are spread over processes by FSDP2 alone, see accelerate_configs/fsdp2.yaml"
 FOLLOWERS_WAIT_SECONDS = 5
 TRACKERS = ("tensorboard", "wandb")
 _DEFAULT_CONFIGS = ("default_config.yaml", "default_config.json")
@@ -50,25 +52,29 @@ def add_run_flags(parser: SettingsParser) -> None:
 
 @dataclass(frozen=True)
 class Launch:
-    """What `accelerate launch` was told: how many processes (None: unknown), and whether to leave the GPU alone."""
+    """What `accelerate launch` was told.
+
+    processes: how many; None: unknown. use_cpu: leave the GPU alone. shards: spread the weights over the processes.
+    """
 
     processes: int | None = None
     use_cpu: bool = False
+    shards: bool = False
 
 
 def check_launch() -> Launch:
     """What our launcher was told.
 
-    Raises ValueError where fewer processes were started than it was told to start, or are to share the weights out.
+    Raises ValueError where fewer processes were started than it was told to start, or are to share the weights out in
+    another way than FSDP2's.
     """
-    if sharded := [name for name in _SHARDING_VARIABLES if os.environ.get(name, "").lower() in ("true", "1")]:
-        raise ValueError(
-            f"{sharded[0]} is set: weights are not spread over processes here, each holds them all; "
-            "accelerate launch --config_file accelerate_configs/multi_gpu.yaml, and for large towers adapters "
-            "(--tune lora) and --gradient_checkpointing true"
-        )
+    if others := [name for name in _OTHERS_THAT_SHARD if _is_set(name)]:
+        raise ValueError(f"{others[0]} is set: {_TO_SHARD}")
+    shards = _is_set(SHARDS)
+    if shards and (version := os.environ.get("FSDP_VERSION", "1")) != "2":
+        raise ValueError(f"fsdp_version is {version}: {_TO_SHARD}")
     arguments = _launcher_arguments()
-    launch = Launch() if arguments is None else read_launch(arguments)
+    launch = replace(Launch() if arguments is None else read_launch(arguments), shards=shards)
     found = started_processes()
     if launch.processes is not None and found < launch.processes:
         raise ValueError(
@@ -77,6 +83,10 @@ def check_launch() -> Launch:
             "accelerate launch --config_file accelerate_configs/cpu_2.yaml starts two"
         )
     return launch
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("true", "1")
 
 
 def started_processes() -> int:

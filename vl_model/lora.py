@@ -17,6 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vl_model.whole_tensors import whole
+
 if TYPE_CHECKING:
     from vl_model.towers import Towers
 
@@ -101,7 +103,7 @@ def check_gradients(towers: "Towers") -> None:
     """
     for name, parameter in adapter_parameters(towers).items():
         gradient = parameter.grad
-        if gradient is None or (".lora_B." in name and not gradient.any()):
+        if gradient is None or (".lora_B." in name and not whole(gradient).any()):
             layer = name.partition(".lora_")[0]
             raise ValueError(
                 f"--tune lora: the adapter on {layer} gets no gradient and would never learn; adapt fewer layers "

@@ -6,7 +6,7 @@ Not counted: passing buffers of single layers, the allocator's slack, torch itse
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,11 @@ class MemoryEstimate:
     def state(self) -> int:
         """On disk: a checkpoint's learning weights and their moments."""
         return self.gradients + self.moments
+
+    def spread_over(self, processes: int) -> "MemoryEstimate":
+        """Where each process holds its part of all but the activations."""
+        parts = {name: getattr(self, name) // processes for name in ("weights", "gradients", "moments")}
+        return replace(self, **parts)
 
     def __str__(self) -> str:
         parts = {name: getattr(self, name) for name in ("weights", "gradients", "moments", "activations")}

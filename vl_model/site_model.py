@@ -29,6 +29,7 @@ from vl_model.plain_losses import START_BIAS
 from vl_model.pooling import TilePooling
 from vl_model.towers import folder_of, has_own_weights, load_towers, name_of, save_towers
 from vl_model.whole_folders import whole_folder
+from vl_model.whole_tensors import whole
 
 if TYPE_CHECKING:
     from vl_model.towers import Towers
@@ -133,10 +134,14 @@ class SiteModel(nn.Module):
         if image_seed is not None:
             torch.manual_seed(image_seed)
         bias = None if self.logit_bias is None else self.logit_bias()
-        return self.embed_sites(tiles_BT3HW, mask_BT), text_KD, self.logit_scale(), bias
+        return self._embed_sites(tiles_BT3HW, mask_BT), text_KD, self.logit_scale(), bias
 
     def embed_sites(self, tiles_BT3HW: Tensor, mask_BT: Tensor) -> Tensor:
         """Tiles, true in the mask where there is one -> image_BD of length one, float32."""
+        return self._embed_sites(tiles_BT3HW, mask_BT)
+
+    def _embed_sites(self, tiles_BT3HW: Tensor, mask_BT: Tensor) -> Tensor:
+        """Not `embed_sites`, which like `forward` puts weights together that are spread over processes."""
         tile_ND = self.towers.encode_images(tiles_BT3HW[mask_BT])
         tile_BTD = tile_ND.new_zeros(*mask_BT.shape, tile_ND.shape[-1]).index_put((mask_BT,), tile_ND)
         image_BD: Tensor = self.pooling(tile_BTD, mask_BT)
@@ -249,11 +254,11 @@ def load_site_model(folder: Path) -> SiteModel:
 
 
 def state_sha256(state: dict[str, Tensor]) -> str:
-    """Of names and bytes, in the order of the names."""
+    """Of names and bytes, in the order of the names; of spread weights every process must ask."""
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(name.encode())
-        digest.update(state[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(whole(state[name]).detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from vl_model.records import Records
 from vl_model.rows import SiteRow
 from vl_model.site_model import SiteModel
 from vl_model.targets import Targets, joined, sure_targets
+
+if TYPE_CHECKING:
+    from vl_model.sharding import Sharding
 
 METRICS = (
     "step",
@@ -97,7 +100,10 @@ def build_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim
 
 
 class Trainer:
-    """One run of training: `model` is the bare `SiteModel`, already on the accelerator's device."""
+    """One run of training: `model` is the bare `SiteModel`, already on the accelerator's device.
+
+    shards: spread its weights over the processes.
+    """
 
     def __init__(
         self,
@@ -106,6 +112,7 @@ class Trainer:
         batches: TrainingBatches,
         held_out: Sequence[SiteRow],
         settings: TrainingSettings,
+        shards: bool = False,
     ) -> None:
         self.accelerator = accelerator
         self.model = model
@@ -119,8 +126,10 @@ class Trainer:
         self._check_finite = FiniteCheck(is_scaled=accelerator.scaler is not None)
         self._first_loss = 0.0
         self._has_collapsed = False
-        optimizer = build_optimizer(model, settings)
-        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        self.sharding = spread(model, accelerator) if shards and accelerator.num_processes > 1 else None
+        self.optimizer = accelerator.prepare(build_optimizer(model, settings))
+        # Where weights are spread, gradients are exchanged already: there is nothing for DDP to do.
+        self.wrapped = accelerator.prepare_model(model, evaluation_mode=self.sharding is not None)
         ratio = batches.log_ratio_K
         self._log_ratio_K = None if ratio is None else torch.tensor(ratio).float().to(accelerator.device)
         self._row_counts = row_counts(self._batch_size, accelerator.device)
@@ -181,10 +190,12 @@ class Trainer:
         self.optimizer.zero_grad()
         add_gradients = self._add_pooled_gradients if self.settings.caches_negatives else self._add_gradients
         loss, caption, severity, image = add_gradients(step, loader)
+        if self.sharding:
+            self.sharding.exchange_what_is_whole()
         if not self._gradients_are_checked:  # before clipping, which makes zeros of fp16's first overflow
             check_gradients(self.model.towers)
             self._gradients_are_checked = True
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_gradient_norm))
+        norm = self._clip_gradients(self.settings.max_gradient_norm)
         self._check_finite(step, loss, norm)
         self._first_loss = self._first_loss or loss
         check_exploded(step, loss, self._first_loss)
@@ -201,6 +212,11 @@ class Trainer:
             "learning_rate": rate,
             "gradient_norm": norm,
         }
+
+    def _clip_gradients(self, largest: float) -> float:
+        if self.sharding:
+            return self.sharding.clip_gradients(largest)
+        return float(self.accelerator.clip_grad_norm_(self.model.parameters(), largest))
 
     @torch.no_grad()
     def evaluate(self, preemption: Preemption) -> dict[str, float]:
@@ -222,13 +238,16 @@ class Trainer:
         for first in range(0, largest, size):  # as often in every process: they ask together
             if preemption.is_asked():
                 return {}
-            if first >= len(own):
+            rows = own[first : first + size]
+            if not rows and not self.sharding:
                 continue
-            batch = load_batch(own[first : first + size], self.batches.crops_R3HW).to(self.accelerator.device)
+            # One that has done its share goes on putting weights together with those that have not.
+            batch = load_batch(rows or self.held_out[:1], self.batches.crops_R3HW).to(self.accelerator.device)
             tiles_BT3hw = self._tiles(batch)
             with self.accelerator.autocast():
                 image_BD = self.model.embed_sites(tiles_BT3hw, batch.mask_BT)
-            sums_3 += held_out_sums(image_BD, text_KD, self.model.logit_scale(), batch.caption_B)
+            if rows:
+                sums_3 += held_out_sums(image_BD, text_KD, self.model.logit_scale(), batch.caption_B)
         caption, severity, count = self.accelerator.reduce(sums_3, "sum").tolist()
         return {
             "held_out_caption": caption / count,
@@ -309,6 +328,13 @@ class Trainer:
 
     def _is_due(self, step: int, every: int | None) -> bool:
         return every is not None and (step % every == 0 or step == self.settings.steps)
+
+
+def spread(model: SiteModel, accelerator: Accelerator) -> "Sharding":
+    """Over the processes, in place."""
+    from vl_model.sharding import Sharding
+
+    return Sharding(model, accelerator.mixed_precision)
 
 
 def held_out_sums(image_BD: Tensor, text_KD: Tensor, scale: Tensor, caption_B: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from vl_model.blocks import compile_blocks
 from vl_model.captions import Captions
 from vl_model.checkpoints import check_state, find_checkpoints, first_whole
 from vl_model.gradient_checkpointing import checkpoint_blocks
-from vl_model.launch import started_processes
+from vl_model.launch import check_launch, started_processes
 from vl_model.lora import LoraSettings
 from vl_model.loss import LossSettings, LossWeights
 from vl_model.material import Material
@@ -55,6 +55,8 @@ def build_model(settings: Namespace) -> SiteModel:
         model.add_logit_bias()
     if settings.gradient_checkpointing and not checkpoint_blocks(model.towers):
         raise ValueError(f"--gradient_checkpointing true: {settings.model!r} has no blocks to compute twice")
+    if settings.compile and check_launch().shards:
+        raise ValueError("--compile true: not with weights that are spread over processes (FSDP2)")
     if settings.compile and not compile_blocks(model.towers):
         raise ValueError(f"--compile true: {settings.model!r} has no blocks to compile")
     return model
@@ -93,7 +95,9 @@ def build_batches(settings: Namespace, material: Material, process: int, process
     )
 
 
-def build_trainer(settings: Namespace, accelerator: Accelerator, model: SiteModel, material: Material) -> Trainer:
+def build_trainer(
+    settings: Namespace, accelerator: Accelerator, model: SiteModel, material: Material, shards: bool
+) -> Trainer:
     loss = loss_settings(settings)
     batches = build_batches(settings, material, accelerator.process_index, accelerator.num_processes)
     steps_per_epoch = max(1, batches.batches_per_epoch // settings.gradient_accumulation_steps)
@@ -115,7 +119,7 @@ def build_trainer(settings: Namespace, accelerator: Accelerator, model: SiteMode
         workers=settings.dataloader_num_workers,
         loss=loss,
     )
-    return Trainer(accelerator, model, batches, material.held_out, training)
+    return Trainer(accelerator, model, batches, material.held_out, training, shards)
 
 
 def augmentation(settings: Namespace) -> Augmentation | None:
