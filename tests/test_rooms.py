@@ -27,6 +27,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     # The locator works on studies in memory and on places, as the conversion does.
     **dict.fromkeys(("vl_model/locat", "vl_model/spine_prior.py"), ("vl_model", "data_prep")),
     "vl_model/launch.py": ("data_prep.commands", "data_prep.layout"),  # how many cores a process may use
+    "vl_model/training_flags.py": ("data_prep.commands",),  # what flags may be
 }
 FILES = [path for room in ("data_prep", "prompts", "vl_model") for path in sorted((ROOT / room).rglob("*.py"))]
 
