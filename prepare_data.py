@@ -129,7 +129,7 @@ def check(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, An
     Of the train split also the marks that locators, which had not learned from their studies, disagree with.
     """
     from data_prep.check import check_cohort, describe, fault_table
-    from vl_model.located_sites import find_locator
+    from vl_model.locator_files import find_locator
     from vl_model.locator_suspects import MARKS, read_suspects, told
 
     locator = find_locator(root, settings["locator"])
@@ -159,7 +159,8 @@ def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, 
     )
     from data_prep.shipped_atlas import NOTICE
     from prompts.render import caption
-    from vl_model.located_sites import find_locator, locator_fingerprint, placer_of
+    from vl_model.located_sites import placer_of
+    from vl_model.locator_files import find_locator, locator_fingerprint
 
     processed = root.processed(split)
     noted: dict[str, Any] = {name: settings[name] for name in ("folds", "seed", "max_pixels")}

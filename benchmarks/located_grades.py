@@ -35,7 +35,8 @@ from vl_model.bootstrap import Interval, metric_intervals, paired_ratios
 from vl_model.embed import embed_rows
 from vl_model.embeddings import Embeddings
 from vl_model.grading import read_grader
-from vl_model.located_sites import check_locator, placer_of
+from vl_model.located_sites import placer_of
+from vl_model.locator_files import check_locator
 from vl_model.metrics import StudySums, study_sums
 from vl_model.rows import group_sites
 from vl_model.site_model import load_site_model

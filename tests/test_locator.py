@@ -30,11 +30,12 @@ from data_prep.shipped_atlas import shipped_atlas
 from data_prep.sites import SITES, Condition, Source, View, parse_row_id_site
 from data_prep.studies import Study
 from tests.runs import ENVIRONMENT, REPOSITORY
-from vl_model.located_sites import LOCATOR, WEIGHTS, LocatedSites, find_locator, placer_of
+from vl_model.located_sites import LocatedSites, placer_of
 from vl_model.locator import LARGEST_ERROR_MM, LAST_CANAL, Locator, count_error_mm, load_locator, new_network
 from vl_model.locator_batches import PictureBatches
 from vl_model.locator_calibration import _scale
 from vl_model.locator_data import cut_studies
+from vl_model.locator_files import LOCATOR, WEIGHTS, find_locator
 from vl_model.locator_measures import Measured
 from vl_model.locator_of_run import placing_of, placing_to_carry
 from vl_model.locator_pictures import sagittal_pictures

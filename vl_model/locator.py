@@ -25,8 +25,8 @@ from data_prep.regions import Position, points_of, vector
 from data_prep.sites import SITES, Condition, Level, Site, Source
 from data_prep.studies import Study
 from data_prep.whole_files import replacing
-from vl_model.located_sites import ATLAS, LOCATOR, SCHEMA_VERSION, WEIGHTS
 from vl_model.locator_data import level_axial_pictures
+from vl_model.locator_files import ATLAS, LOCATOR, SCHEMA_VERSION, WEIGHTS
 from vl_model.locator_network import LocatorNetwork, load_weights, save_network, to_channels_last
 from vl_model.locator_observations import (
     FIRST_DEVIATIONS,

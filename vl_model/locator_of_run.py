@@ -1,18 +1,21 @@
 """The locator and atlas that a run carries along, so that it places the sites of new studies as its test split's.
 
-They lie in ``<run>/placing/``: ``atlas.json``, and ``locator/`` where a locator placed them. Nothing here needs torch.
+They lie in ``<run>/placing/``: ``atlas.json``, and ``locator/`` where a locator placed them. Nothing here needs torch,
+nor what reads images before a site is placed: a training is spared both.
 """
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from data_prep.atlas import load_atlas
 from data_prep.layout import DataRoot
 from data_prep.pairs import read_metadata
-from data_prep.placing import Placer
-from vl_model.located_sites import ATLAS, LOCATOR, WEIGHTS, check_locator, find_locator, placer_of
+from vl_model.locator_files import ATLAS, LOCATOR, WEIGHTS, check_locator, find_locator
 from vl_model.whole_folders import whole_folder
+
+if TYPE_CHECKING:
+    from data_prep.placing import Placer
 
 PLACING, OWN_LOCATOR = "placing", "locator"
 
@@ -54,12 +57,15 @@ def _locator_of_test_split(root: DataRoot) -> Path | None:
     return find_locator(root, noted["run"] if there else None)
 
 
-def placing_of(root: DataRoot, run: Path, wanted: str | None) -> Placer:
+def placing_of(root: DataRoot, run: Path, wanted: str | None) -> "Placer":
     """What places the sites of new studies: the locator `wanted` ("none" for none), else what the run carries.
 
     A run that carries nothing has the newest locator, and the atlas of the training studies or the shipped one.
     Raises ValueError where the locator is missing or damaged.
     """
+    from data_prep.atlas import load_atlas
+    from vl_model.located_sites import placer_of
+
     carried = run / PLACING
     kept = next((path for path in (carried / ATLAS, root.processed("train") / ATLAS) if path.is_file()), None)
     atlas = load_atlas(kept) if kept else None

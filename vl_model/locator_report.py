@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from data_prep.whole_files import replacing
-from vl_model.located_sites import SUSPECTS
 from vl_model.locator import Locator
 from vl_model.locator_calibration import Seen, cross_fitted, measured
+from vl_model.locator_files import SUSPECTS
 from vl_model.locator_measures import lines
 from vl_model.locator_suspects import find_suspects, write_suspects
 from vl_model.measures import plain

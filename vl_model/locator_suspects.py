@@ -14,7 +14,7 @@ from data_prep.geometry import Array
 from data_prep.layout import DataRoot
 from data_prep.sites import SITES, Level, parse_row_id_site
 from data_prep.whole_files import replacing
-from vl_model.located_sites import SUSPECTS
+from vl_model.locator_files import SUSPECTS
 
 #: The table of marks that suspects speak of.
 MARKS = "train_label_coordinates.csv"
