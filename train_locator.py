@@ -31,6 +31,7 @@ from vl_model.launch import (
     Launch,
     add_run_flags,
     check_launch,
+    check_not_empty,
     follow,
     own_rank,
     set_environment_of_torch,
@@ -105,7 +106,10 @@ class Material:
 
 def main() -> None:
     settings = settings_parser().parse_args()
+    check_not_empty(settings, "run", "resume_from_checkpoint")
     launch = check_launch()
+    if launch.shards:
+        raise ValueError("a locator fits every GPU: accelerate launch --config_file accelerate_configs/multi_gpu.yaml")
     root = data_root(settings.root)
     set_environment_of_torch()
     if settings.show is not None:
@@ -124,13 +128,14 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     import torch
 
     from vl_model.accelerators import build_accelerator
-    from vl_model.checkpoints import find_checkpoints, resume, save_checkpoint
+    from vl_model.checkpoints import find_checkpoints, save_checkpoint
     from vl_model.ending import orderly_end
     from vl_model.locator import new_network
     from vl_model.locator_training import METRICS
     from vl_model.preemption import Preemption
     from vl_model.provenance import run_record
     from vl_model.records import Records
+    from vl_model.resuming import resume
 
     torch.set_num_threads(threads_per_process())
     states = find_checkpoints(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else []

@@ -29,6 +29,7 @@ from vl_model.launch import (
     Launch,
     add_run_flags,
     check_launch,
+    check_not_empty,
     follow,
     own_rank,
     set_environment_of_torch,
@@ -63,13 +64,18 @@ def settings_parser() -> SettingsParser:
     add("--checkpointing_steps", type=PositiveInt | None, help="between states; default once an epoch")
     add("--checkpoints_total_limit", type=PositiveInt | None, default=2, help="older states are deleted")
     add_run_flags(parser)
-    add("--export", type=str | None, help="write the finished run for stock open_clip or transformers, and no more")
+    add(
+        "--export",
+        type=str | None,
+        help="write the finished run for stock open_clip or transformers, and no more",
+    )
     add("--push_to_hub", type=str | None, help="a repository for final/, ORGANISATION/NAME; made private")
     return parser
 
 
 def main() -> int:
     settings = settings_parser().parse_args()
+    check_not_empty(settings, "run", "pretrained", "resume_from_checkpoint", "export", "push_to_hub")
     if settings.model == DEFAULT_MODEL and settings.pretrained is None:
         settings.pretrained = DEFAULT_PRETRAINED
     if settings.doctor:
@@ -99,11 +105,12 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     import torch
 
     from vl_model.accelerators import build_accelerator
-    from vl_model.checkpoints import find_checkpoints, resume, save_checkpoint
+    from vl_model.checkpoints import find_checkpoints, save_checkpoint
     from vl_model.ending import orderly_end
     from vl_model.preemption import Preemption
     from vl_model.provenance import run_record
     from vl_model.records import Records
+    from vl_model.resuming import resume
     from vl_model.seen_studies import series_seen
     from vl_model.training import METRICS
     from vl_model.training_parts import build_model, build_trainer, check_base, model_settings, run_plan
@@ -114,7 +121,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     states = find_checkpoints(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else []
     accelerator = build_accelerator(launch, settings.mixed_precision, trackers, logs)
     torch.manual_seed(settings.seed)  # adapters, and towers without weights, start alike in every process
-    model = build_model(settings).to(accelerator.device)
+    model = build_model(settings, launch.shards).to(accelerator.device)
     trainer = build_trainer(settings, accelerator, model, material, launch.shards)
     plan = run_plan(settings, material, model, trainer.captions, accelerator.num_processes)
     steps = trainer.settings.steps
@@ -126,6 +133,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
         if settings.overwrite:
             remove_run(run, logs)
         record = run_record(settings_of(settings), plan["dataset_fingerprint"], steps, accelerator)
+        record["sharded"] = trainer.sharding is not None
         write_record(run, record)
         announce(material, accelerator, model, steps, trainer.sharding is not None)
     accelerator.wait_for_everyone()
@@ -145,9 +153,12 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     preemption = Preemption(run, settings.stop_margin, accelerator)
     with orderly_end(accelerator, preemption, run):
         trainer.run(start, records, checkpoint, preemption)
-        trained = trainer.sharding.whole_model(lambda: build_model(settings)) if trainer.sharding else model
+        together = trainer.sharding.whole_state() if trainer.sharding else None
         if accelerator.is_main_process:
-            finish(run, trained, placing, record, series)
+            if together is not None:
+                model = build_model(settings, launch.shards)
+                model.load_state_dict(together)
+            finish(run, model, placing, record, series)
             if cost := records.evaluation_cost():
                 print(cost, flush=True)
             if settings.push_to_hub:
@@ -175,7 +186,11 @@ def export(settings: Namespace, run: "Path") -> int:
     if own_rank() == 0:
         from vl_model.export import export_run
 
-        print(f"wrote {export_run(run, home_expanded(settings.export, '--export'))}", flush=True)
+        folder = home_expanded(settings.export, "--export")
+        try:
+            print(f"wrote {export_run(run, folder)}", flush=True)
+        except OSError as error:
+            raise ValueError(f"--export {settings.export!r}: cannot be written ({error.strerror or error})") from None
     return 0
 
 
@@ -195,7 +210,7 @@ def examine(settings: Namespace) -> int:
             parts_of.model_settings(settings), run, material, settings.held_out_folds
         ),
         batches=lambda material: parts_of.build_batches(settings, material, own_rank(), started_processes()),
-        build=lambda: parts_of.build_model(settings),
+        build=lambda: parts_of.build_model(settings, check_launch().shards),
         step=lambda material, model: parts_of.step_to_go_on_from(settings, run, material, model),
     )
     flags = doctor.DoctorSettings(

@@ -12,17 +12,21 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from tests.processes import in_processes
 from tests.runs import ENVIRONMENT, REPOSITORY, Train, assert_same_result, command, final, metrics
 from tests.test_gathering import CAPTIONS
+from vl_model.accelerators import choose_precision
+from vl_model.checkpoints import save_checkpoint
 from vl_model.gathering import rank
 from vl_model.launch import SHARDS, check_launch
 from vl_model.lora import LoraSettings
 from vl_model.loss import contrastive_loss
 from vl_model.plain_attention import use_plain_attention
+from vl_model.resuming import resume
 from vl_model.sharding import Sharding
 from vl_model.site_model import ModelSettings, SiteModel, build_site_model
 from vl_model.targets import sure_targets
@@ -51,7 +55,26 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
 
 
-def compare(model: SiteModel, precision: str) -> None:
+Trained = tuple[nn.Module, torch.optim.Optimizer]
+
+
+def exchange_states(folder: Path, kept: Trained, spread: Trained) -> None:
+    """Each goes on from the other's state; a weight of the state is then that of both, and so are its moments."""
+    for step, (writer, reader) in enumerate(((spread, kept), (kept, spread)), start=1):
+        with torch.no_grad():
+            for parameter in reader[0].parameters():
+                parameter.zero_()
+            for moments in reader[1].state.values():
+                moments["exp_avg"].zero_()
+        state = save_checkpoint(folder, step, *writer, None, {}, None)
+        dist.barrier()
+        assert resume([state], *reader, None, {}) == (step, state)
+        for one, other in zip(spread[1].param_groups[0]["params"], kept[1].param_groups[0]["params"], strict=True):
+            assert torch.equal(whole(one), other)
+            assert all(torch.equal(whole(spread[1].state[one][name]), x) for name, x in kept[1].state[other].items())
+
+
+def compare(model: SiteModel, precision: str, folder: Path) -> None:
     """Two steps of each, in float64: gradients, their norm, weights and batch statistics."""
     kept, spread = deepcopy(model), deepcopy(model)
     wrapped = nn.parallel.DistributedDataParallel(kept, find_unused_parameters=model.settings.tune == "full")
@@ -76,10 +99,13 @@ def compare(model: SiteModel, precision: str) -> None:
         assert sharding.clip_gradients(0.01) == pytest.approx(norm, rel=1e-10)
         for optimizer in two:
             optimizer.step()
-    together = sharding.whole_model(lambda: deepcopy(model))
+    together = sharding.whole_state()
     if rank() == 0:
         for name, value in kept.state_dict().items():
-            torch.testing.assert_close(together.state_dict()[name], value, rtol=1e-9, atol=1e-11, msg=name)
+            torch.testing.assert_close(together[name], value, rtol=1e-9, atol=1e-11, msg=name)
+    else:
+        assert not together
+    exchange_states(folder, (kept, two[0]), (spread, two[1]))
     # By the entries of evaluations; DDP hands out the first process' batch statistics with the next step alone.
     kept.eval()
     spread.eval()
@@ -116,7 +142,7 @@ def test_spread_weights_learn_what_whole_ones_do(
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
     use_plain_attention(model)
-    in_processes(2, compare, model.double().train(), "no")
+    in_processes(2, compare, model.double().train(), "no", tmp_path)
 
 
 def start(root: Path, base: str, run: str, *arguments: str) -> str:
@@ -151,6 +177,7 @@ def test_a_spread_run_is_that_of_one_process_and_goes_on_to_the_bit(
     said = start(tiny_root, tiny_base, "again", *own, "--resume_from_checkpoint", "latest")
     assert "resumed from checkpoint-3" in said
     assert_same_result(tiny_root, "spread", "again")
+    assert json.loads((runs / "again" / "run.json").read_text())["sharded"]
 
 
 def test_every_weight_is_spread_in_bf16(train: Train, tiny_root: Path, tiny_base: str) -> None:
@@ -169,12 +196,20 @@ def test_one_process_has_nothing_to_spread(train: Train, monkeypatch: pytest.Mon
         monkeypatch.setenv(name, value)
     assert train("alone", "--max_train_steps", "1", "--per_device_train_batch_size", "5") == 0
     assert "1 process, device cpu, precision fp32\n" in capsys.readouterr().out
-    assert os.environ[SHARDS] == "false"
+    assert os.environ[SHARDS] == "false"  # for accelerate and transformers
+
+
+def test_what_cannot_be_spread_is_refused(train: Train, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    for name, value in SHARDED.items():
+        monkeypatch.setenv(name, value)
+    assert train("compiled", "--max_train_steps", "1", "--compile", "true") == 2
+    assert "--compile true: not with weights that are spread over processes" in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    with pytest.raises(ValueError, match="--mixed_precision auto: fp16 here, in which"):
+        choose_precision("auto", use_cpu=False, shards=True)
 
 
 def test_other_ways_of_spreading_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="trained in bf16 or fp32: --mixed_precision bf16"):
-        Sharding(nn.Linear(1, 1), "fp16")
     monkeypatch.setenv(SHARDS, "true")
     with pytest.raises(ValueError, match=r"fsdp_version is 1: .* see accelerate_configs/fsdp2.yaml"):
         check_launch()

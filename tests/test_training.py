@@ -17,15 +17,14 @@ from vl_model.accelerators import choose_precision
 from vl_model.checkpoints import (
     complete_checkpoints,
     find_checkpoints,
-    load_checkpoint,
-    resume,
     save_checkpoint,
-    trainable_state,
+    trainable_tensors,
 )
 from vl_model.ending import SKIPPED_STEPS, Diverged, FiniteCheck, check_exploded
 from vl_model.launch import Launch, read_launch, threads_per_process
 from vl_model.loss import contrastive_loss
-from vl_model.metrics_file import MetricsFile
+from vl_model.metrics_file import MetricsFile, first_value
+from vl_model.resuming import resume
 from vl_model.targets import sure_targets
 from vl_model.training import (
     METRICS,
@@ -103,10 +102,10 @@ def test_a_restored_state_goes_on_to_the_bit(tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path, 3, model, optimizer, None, PLAN, None)
     advance(model, optimizer, 3, 6)
     other, other_optimizer = trained(0)
-    assert load_checkpoint(folder, other, other_optimizer, None, PLAN) == 3
+    assert resume([folder], other, other_optimizer, None, PLAN) == (3, folder)
     advance(other, other_optimizer, 3, 6)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
-    assert "0.bias" not in trainable_state(model) and "1.running_mean" in trainable_state(model)
+    assert "0.bias" not in trainable_tensors(model) and "1.running_mean" in trainable_tensors(model)
 
 
 def test_only_the_newest_states_are_kept_and_broken_ones_ignored(tmp_path: Path) -> None:
@@ -134,13 +133,48 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
     model, optimizer = trained(1)
     folder = save_checkpoint(tmp_path, 1, model, optimizer, None, PLAN, None)
     with pytest.raises(ValueError, match="was written with processes = 1, now it is 2"):
-        load_checkpoint(folder, model, optimizer, None, PLAN | {"processes": 2})
+        resume([folder], model, optimizer, None, PLAN | {"processes": 2})
     with pytest.raises(ValueError, match="other tensors"):
-        load_checkpoint(folder, nn.Linear(2, 2), optimizer, None, PLAN)
+        resume([folder], nn.Linear(2, 2), optimizer, None, PLAN)
     for name in ("optimizer.pt", "trainable.safetensors"):
         (folder / name).write_bytes(b"half a fi")
         with pytest.raises(ValueError, match="cannot be read"):
-            load_checkpoint(folder, model, optimizer, None, PLAN)
+            resume([folder], model, optimizer, None, PLAN)
+
+
+def test_the_first_loss_is_that_of_the_run(tmp_path: Path) -> None:
+    """And not of the start: a resumed run is called exploded where the unbroken one would be."""
+    assert first_value(tmp_path / "metrics.csv", "loss") is None
+    file = MetricsFile(tmp_path / "metrics.csv", 0, ["step", "loss"])
+    assert first_value(tmp_path / "metrics.csv", "loss") is None
+    for step, loss in enumerate((12.5, 6.0), start=1):
+        file.write({"step": step, "loss": loss})
+    file.close()
+    assert first_value(tmp_path / "metrics.csv", "loss") == 12.5
+
+
+def test_a_state_that_is_not_what_was_written_is_damaged(tmp_path: Path) -> None:
+    """As after a power cut, or where files were put together of two runs: sizes and shapes say nothing."""
+    model, optimizer = trained(2)
+    older = save_checkpoint(tmp_path, 2, model, optimizer, None, PLAN, None)
+    newest = save_checkpoint(tmp_path, 4, model, optimizer, None, PLAN, None)
+    whole = {path.name: path.read_bytes() for path in newest.iterdir()}
+    other, other_optimizer = trained(1, seed=5)
+    strange = save_checkpoint(tmp_path / "other", 4, other, other_optimizer, None, PLAN, None)
+    half = len(whole["trainable.safetensors"]) - 8
+    for name, content in (
+        ("trainable.safetensors", whole["trainable.safetensors"][:half] + bytes(8)),
+        ("optimizer.pt", (strange / "optimizer.pt").read_bytes()),
+        ("state.json", whole["state.json"].replace(b'"step": 4', b'"step": -3')),
+        ("state.json", whole["state.json"].replace(b'"step": 4', b'"step": 1000')),
+    ):
+        assert content != whole[name]
+        (newest / name).write_bytes(content)
+        assert resume(find_checkpoints(tmp_path, "latest"), model, optimizer, None, PLAN) == (2, older)
+        with pytest.raises(ValueError, match=str(newest / name)):
+            resume([newest], model, optimizer, None, PLAN)
+        (newest / name).write_bytes(whole[name])
+    assert resume([newest], model, optimizer, None, PLAN) == (4, newest)
 
 
 @pytest.mark.parametrize("name", ["state.json", "optimizer.pt", "trainable.safetensors"])

@@ -22,10 +22,12 @@ def build_accelerator(launch: Launch, mixed_precision: str, trackers: Sequence[s
     # Depthwise kernels have a dimension of one, whose stride means nothing: DDP warns and copies a few kilobytes.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     use_cpu = uses_cpu(launch)
-    os.environ[SHARDS] = "false"  # not by accelerate, which does it on GPUs alone: `vl_model.sharding` does
+    # Weights are not spread by accelerate, which does it on GPUs alone, but by `vl_model.sharding`; transformers would
+    # load none in any process but the first. From here on `launch` alone knows.
+    os.environ[SHARDS] = "false"
     accelerator = Accelerator(
         cpu=use_cpu,
-        mixed_precision=choose_precision(mixed_precision, use_cpu),
+        mixed_precision=choose_precision(mixed_precision, use_cpu, launch.shards),
         log_with=list(trackers) or None,
         project_dir=logs.parent,
         kwargs_handlers=[
@@ -43,13 +45,24 @@ def uses_cpu(launch: Launch) -> bool:
     return launch.use_cpu or bool(parse_flag_from_env("ACCELERATE_USE_CPU")) or not torch.cuda.is_available()
 
 
-def choose_precision(wanted: str, use_cpu: bool) -> str:
+def choose_precision(wanted: str, use_cpu: bool, shards: bool = False) -> str:
     """``auto`` and ``fast`` -> what this device is best trained in; other words stand for themselves.
 
     On a GPU both are bf16 from compute capability 8 on, else fp16: a T4 (7.5) says that it supports bf16, and
     emulates it. On the CPU ``auto`` is fp32 ("no"), in which two processes repeat what one does; ``fast`` is bf16
-    where the CPU has instructions for it. Raises ValueError for fp16 on the CPU, which would be fp32 without a word.
+    where the CPU has instructions for it. Raises ValueError for fp16 on the CPU, which would be fp32 without a word,
+    and where weights are spread over processes, of whose parts its scaler does not know.
     """
+    chosen = _choose_precision(wanted, use_cpu)
+    if shards and chosen == "fp16":
+        raise ValueError(
+            f"--mixed_precision {wanted}: fp16 here, in which weights that are spread over processes (FSDP2) cannot be "
+            "trained: give --mixed_precision no, or launch with multi_gpu.yaml"
+        )
+    return chosen
+
+
+def _choose_precision(wanted: str, use_cpu: bool) -> str:
     if wanted == "fp16" and use_cpu:
         raise ValueError("--mixed_precision fp16: not on a CPU; bf16, or fast, which is bf16 where that is faster")
     if wanted not in ("auto", "fast"):

@@ -2,16 +2,17 @@
 
     trainable.safetensors   what learns (and, for --tune full, the buffers)
     optimizer.pt            the optimiser's moments, and the fp16 scaler's state where there is one
-    state.json              the step and what must not change on the way; written last
+    state.json              the step, what must not change on the way, and digests of both; written last
 
 A folder appears under its name by rename, when it is complete. Everything random is a function of (seed, step), so no
 random state is kept.
 """
 
+import hashlib
 import json
 import pickle
 import shutil
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,7 @@ from torch.utils._pytree import tree_map_only
 
 from data_prep.json_files import read_object
 from data_prep.layout import home_expanded
-from vl_model.gathering import gather_objects, rank, world_size
-from vl_model.site_model import state_sha256
+from vl_model.gathering import rank
 from vl_model.whole_folders import whole_folder
 from vl_model.whole_tensors import spread_like, whole
 
@@ -32,6 +32,7 @@ PREFIX = "checkpoint-"
 STATE = "state.json"
 WEIGHTS = "trainable.safetensors"
 OPTIMIZER = "optimizer.pt"
+SHA256 = "sha256"
 
 
 class DamagedState(ValueError):
@@ -52,15 +53,17 @@ def save_checkpoint(
     Later ones are deleted too: they are another future's, where the run was resumed from before its last state.
     """
     folder = run / f"{PREFIX}{step}"
-    weights = trainable_state(model)
-    moments = tree_map_only(Tensor, whole, optimizer.state_dict())
-    state = {"optimizer": moments, "scaler": scaler.state_dict() if scaler else None}
+    weights = {name: _put_together(tensor) for name, tensor in trainable_tensors(model).items()}
+    moments = tree_map_only(Tensor, _put_together, optimizer.state_dict())
     if rank():
         return folder
+    state = {"optimizer": moments, "scaler": scaler.state_dict() if scaler else None}
     with whole_folder(folder) as partial:
         save_file(weights, partial / WEIGHTS)
         torch.save(state, partial / OPTIMIZER)
-        (partial / STATE).write_text(json.dumps({"step": step, "plan": plan}, indent=2) + "\n", encoding="utf-8")
+        files = {name: _sha256(partial / name) for name in (WEIGHTS, OPTIMIZER)}
+        content = {"step": step, "plan": plan, SHA256: files}
+        (partial / STATE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     own = [path for number, path in complete_checkpoints(run) if number <= step]
     later = [path for number, path in complete_checkpoints(run) if number > step]
     for path in [*later, *own[: -limit if limit else 0]]:
@@ -68,90 +71,61 @@ def save_checkpoint(
     return folder
 
 
-def resume(
-    states: Sequence[Path],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: Any,
-    plan: dict[str, Any],
-) -> tuple[int, Path | None]:
-    """Go on from the first of `states` (of `find_checkpoints`) that is whole: the step, and which one it was.
-
-    To be called in every process. Raises ValueError as `first_whole` and `load_checkpoint` do, and where the processes
-    would not go on alike.
-    """
-    start, found = first_whole(states, lambda state: load_checkpoint(state, model, optimizer, scaler, plan))
-    _check_same_start(start, model, plan)
-    return start, found
-
-
-def first_whole(states: Sequence[Path], read: Callable[[Path], int]) -> tuple[int, Path | None]:
-    """What `read` says of the first of `states` that is not damaged, and which one it was; 0 and None without states.
-
-    Those left out are named. Raises what `read` raises, and DamagedState where all are damaged.
-    """
-    for state in states:
-        try:
-            return read(state), state
-        except DamagedState as error:
-            if state == states[-1]:
-                raise
-            if rank() == 0:
-                print(f"{state.name} is left out for an older state: {error}", flush=True)
-    return 0, None
-
-
-def _check_same_start(start: int, model: nn.Module, plan: dict[str, Any]) -> None:
-    """Each process reads data and states itself: a machine may have others at that path, or an old view of them."""
-    if world_size() == 1:
-        return
-    own = {"step": start} | plan
-    if start:  # else they were made alike when the model was wrapped
-        own["weights_sha256"] = state_sha256(trainable_state(model))
-    first, *others = gather_objects(own)
-    for process, other in enumerate(others, start=1):
-        for key in first:
-            if first[key] != other.get(key):
-                raise ValueError(
-                    f"the processes would not go on alike: {key} is {first[key]!r} in process 0, but "
-                    f"{other.get(key)!r} in process {process}; every machine must see the same --root, as it is now"
-                )
-
-
-def load_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any, plan: dict[str, Any]
-) -> int:
-    """Put a checkpoint's state into model and optimiser; the step to go on from.
+def read_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, plan: dict[str, Any]) -> "Saved":
+    """A checkpoint that fits the model, in this process' memory; nothing is changed, and no other process asked.
 
     Raises DamagedState where it cannot be read, and ValueError where `plan` differs from that of the run that wrote it.
     """
     step = check_state(folder, plan)
+    for name, digest in _read_state(folder).get(SHA256, {}).items():
+        if (folder / name).is_file() and _sha256(folder / name) != digest:
+            raise DamagedState(f"{folder / name}: cannot be read (it is not what was written)")
     try:
         weights = load_file(folder / WEIGHTS)
         saved = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
-        optimizer.load_state_dict(saved["optimizer"])
-        _spread_moments(optimizer)
-        if scaler and saved["scaler"]:
-            scaler.load_state_dict(saved["scaler"])
+        moments, scaler = saved["optimizer"], saved["scaler"]
+        counts = [len(group["params"]) for group in moments["param_groups"]]
     except pickle.UnpicklingError:  # its own words advise to load it unsafely
         raise DamagedState(f"{folder / OPTIMIZER}: is damaged, or holds more than tensors") from None
     except (OSError, EOFError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         raise DamagedState(f"{folder}: cannot be read ({error})") from None
-    own = _trainable_tensors(model)
-    if {name: w.shape for name, w in weights.items()} != {name: tensor.shape for name, tensor in own.items()}:
+    shapes = {name: tensor.shape for name, tensor in trainable_tensors(model).items()}
+    if {name: weight.shape for name, weight in weights.items()} != shapes:
         raise ValueError(f"{folder / WEIGHTS}: holds other tensors than this model trains")
-    for name, tensor in own.items():
-        tensor.data.copy_(spread_like(weights[name], tensor))
-    return step
+    if counts != [len(group["params"]) for group in optimizer.param_groups]:
+        raise DamagedState(f"{folder / OPTIMIZER}: cannot be read (it has moments of {sum(counts)} other tensors)")
+    return Saved(step, weights, moments, scaler)
 
 
-def _spread_moments(optimizer: torch.optim.Optimizer) -> None:
-    """What was read is whole: of a weight that is spread, each process keeps its part of the moments."""
-    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
-        moments = optimizer.state.get(parameter, {})
-        for name, value in moments.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                moments[name] = spread_like(value, parameter)
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint holds, whole and on the CPU."""
+
+    step: int
+    weights: dict[str, Tensor]
+    moments: dict[str, Any]
+    scaler: dict[str, Any] | None
+
+    def put_into(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
+        """Where weights are spread over processes all must, and have the first one's."""
+        for name, tensor in trainable_tensors(model).items():
+            tensor.data.copy_(spread_like(self.weights[name], tensor))
+        optimizer.load_state_dict({**self.moments, "state": self._spread_moments(optimizer)})
+        if scaler and self.scaler:
+            scaler.load_state_dict(self.scaler)
+
+    def _spread_moments(self, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
+        """Of a weight that is spread, the moments are, one after the other: the optimizer would take all whole."""
+        numbers = [number for group in self.moments["param_groups"] for number in group["params"]]
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        like = dict(zip(numbers, parameters, strict=True))
+        return {
+            number: {
+                name: spread_like(value, like[number]) if value.shape == like[number].shape else value
+                for name, value in moments.items()
+            }
+            for number, moments in self.moments["state"].items()
+        }
 
 
 def check_state(folder: Path, plan: dict[str, Any]) -> int:
@@ -189,20 +163,25 @@ def complete_checkpoints(run: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Copies, on the CPU, of what a checkpoint holds of the model; of one that is spread every process must ask."""
-    return {
-        name: whole(tensor).detach().cpu().clone().contiguous() for name, tensor in _trainable_tensors(model).items()
-    }
-
-
-def _trainable_tensors(model: nn.Module) -> dict[str, Tensor]:
+def trainable_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint holds of the model, by name: what learns, and the buffers beside it."""
     tensors: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
     # Batch statistics move only where their layer learns: a frozen base's buffers need no copy.
     for name, buffer in model.named_buffers():
         if f"{name.rpartition('.')[0]}.weight" in tensors:
             tensors[name] = buffer
     return tensors
+
+
+def _put_together(tensor: Tensor) -> Tensor:
+    """A copy on the CPU, in the first process; nothing is left in the others, nor on a GPU for the next one."""
+    together = whole(tensor).detach()
+    return torch.empty(0) if rank() else together.cpu().clone().contiguous()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
@@ -212,6 +191,9 @@ def _read_state(folder: Path) -> dict[str, Any]:
         raise DamagedState(str(error)) from None
     if not isinstance(state.get("step"), int) or not isinstance(state.get("plan"), dict):
         raise DamagedState(f"{folder / STATE}: does not say which step of which run it is; resume from another state")
+    named = folder.name.removeprefix(PREFIX)
+    if state["step"] < 1 or (named.isdigit() and int(named) != state["step"]):
+        raise DamagedState(f"{folder / STATE}: cannot be of step {state['step']}; resume from another state")
     return state
 
 

@@ -1,5 +1,6 @@
 """``train_vl.py --doctor``: what would go wrong, found before the first step. Nothing is written."""
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -157,8 +158,9 @@ def check_devices() -> tuple[bool, str]:
 
 
 def check_precision(wanted: str) -> tuple[bool, str]:
-    use_cpu = uses_cpu(check_launch())
-    chosen = choose_precision(wanted, use_cpu)
+    launch = check_launch()
+    use_cpu = uses_cpu(launch)
+    chosen = choose_precision(wanted, use_cpu, launch.shards)
     name = precision_in_words(chosen)
     if wanted not in ("auto", "fast"):
         is_slow = chosen == "bf16" and not use_cpu and torch.cuda.get_device_capability()[0] < 8
@@ -226,16 +228,19 @@ def check_memory(estimate: MemoryEstimate, sites: int) -> tuple[bool, str]:
         free = psutil.virtual_memory().available // max(1, started_processes())
     else:
         free = torch.cuda.mem_get_info()[0]
+    needed, at_first = estimate, ""
     if check_launch().shards:
-        estimate = estimate.spread_over(started_processes())
-    is_enough = estimate.total < USABLE_SHARE * free
+        needed, at_first = estimate.spread_over(started_processes()), ", before that every weight"
+    is_enough = max(needed.total, estimate.weights) < USABLE_SHARE * free
     remedy = "" if is_enough else ": lower --per_device_train_batch_size or give --gradient_checkpointing true"
-    return is_enough, f"{sites} sites a process need {estimate}; {free / GIB:.1f} GiB free a process{remedy}"
+    return is_enough, f"{sites} sites a process need {needed}{at_first}; {free / GIB:.1f} GiB free a process{remedy}"
 
 
 def check_disk(run: Path, estimate: MemoryEstimate, limit: int | None) -> tuple[bool, str]:
     """States with their moments, one more than the limit while the next is written, and the result."""
     exists = next(folder for folder in (run, *run.parents) if folder.exists())
+    if not os.access(exists, os.W_OK):
+        return False, f"{exists} cannot be written to: choose another --root, or ask for its rights"
     free = shutil.disk_usage(exists).free
     needed = (limit or 1) * estimate.state + estimate.state + estimate.weights
     count = f"{limit + 1} states" if limit else "each state"

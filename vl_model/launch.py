@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import yaml
+from jsonargparse import Namespace
 
 from data_prep.commands import NonNegativeFinite, SettingsParser, usable_cores
 from data_prep.layout import home_expanded
@@ -117,6 +118,13 @@ def set_environment_of_torch() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
+def check_not_empty(settings: Namespace, *names: str) -> None:
+    """Raises ValueError for a flag that was given with nothing, as by a shell's unset variable: not as if left out."""
+    for name in names:
+        if settings[name] == "":
+            raise ValueError(f"--{name} '': is empty; give it a value, or leave it out")
+
+
 def trackers_of(report_to: str) -> tuple[str, ...]:
     """The trackers that ``--report_to`` names; ``all`` are those that are installed.
 
@@ -132,13 +140,14 @@ def trackers_of(report_to: str) -> tuple[str, ...]:
 def follow(main: Callable[[], int | None]) -> int | None:
     """`main` in a process other than the first: what is wrong for all is said once, by the first.
 
-    It leaves at once, and the launcher then ends this one while it waits; what is wrong here alone is still said.
+    It leaves at once, and the launcher then ends this one while it waits; what is wrong here alone is still said. To
+    torch it is a RuntimeError that the first one is gone.
     """
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
             return main()
-    except (ValueError, OSError, SystemExit) as error:
+    except (ValueError, OSError, RuntimeError, SystemExit) as error:
         time.sleep(FOLLOWERS_WAIT_SECONDS)
         print(said.getvalue(), end="", file=sys.stderr)
         raise error from None

@@ -51,3 +51,12 @@ class MetricsFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+def first_value(path: Path, column: str) -> float | None:
+    """Of a ``metrics.csv``; None where it has no row, or nothing in that column."""
+    if not path.is_file():
+        return None
+    with path.open(newline="", encoding="utf-8") as file:
+        row = next(csv.DictReader(file), {})
+    return float(row[column]) if row.get(column) else None

@@ -8,7 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from vl_model.accelerators import told_to_all
-from vl_model.metrics_file import MetricsFile
+from vl_model.metrics_file import MetricsFile, first_value
 
 METRICS_FILE = "metrics.csv"
 PICTURE = "training.png"
@@ -35,6 +35,10 @@ class Records:
     def lack(self, column: str) -> bool:
         """Whether the step that a resumed run goes on from was not measured in this respect."""
         return told_to_all(self._accelerator, [self._file is not None and self._file.lacks(column)])[0]
+
+    def first(self, column: str) -> float | None:
+        """Of the run's first step; None where nothing tells. Every process reads it for itself."""
+        return first_value(self._logs / METRICS_FILE, column)
 
     def amend(self, step: int, values: dict[str, Any]) -> None:
         """Add to the row of that step, before any other is written."""

@@ -62,13 +62,13 @@ def claim_run(run: Path, overwrite: bool, resume_from_checkpoint: str | None) ->
 
 
 def remove_run(run: Path, logs: Path) -> None:
-    """Delete what a run wrote; its lock is held, and stays."""
+    """Delete what a run wrote; its lock is held, and stays, as does a STOP that came since the run was claimed."""
     if logs.exists():
         shutil.rmtree(logs)
     for path in run.iterdir() if run.exists() else ():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name != LOCK_FILE:
+        elif path.name not in (LOCK_FILE, STOP_FILE):
             path.unlink()
 
 

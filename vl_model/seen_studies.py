@@ -10,6 +10,8 @@ still there.
 import json
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from data_prep.pairs import Dataset
 from vl_model.model_card import CARD
 from vl_model.rows import SiteRow
 from vl_model.site_model import SCHEMA_VERSION
-from vl_model.towers import folder_of
+from vl_model.towers import folder_of, hub_name
 
 EXPORT_RECORD = "lumbar_vl.json"
 LINEAGE = "trained_on"
@@ -36,8 +38,27 @@ def base_folders(model: str, pretrained: str | None) -> set[Path]:
     """
     if pretrained and Path(pretrained).is_file():
         return {Path(pretrained).parent.resolve(), Path(pretrained).resolve().parent}
-    folder = folder_of(model)
+    folder = folder_of(model) or _from_hub(model)
     return set() if folder is None else {folder.resolve()}
+
+
+@cache
+def _from_hub(model: str) -> Path | None:
+    """Where the records of a model on a hub lie on this machine, fetched if they can be: None where it has none.
+
+    They are no part of its towers, so that loading those does not bring them.
+    """
+    repository = hub_name(model)
+    if repository is None:
+        return None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
+
+    for name in (EXPORT_RECORD, CARD):
+        # There, and without such a file; or out of reach, and then its towers come from this machine too.
+        with suppress(OSError, HFValidationError):
+            return Path(hf_hub_download(repository, name)).parent
+    return None
 
 
 def lineage(model: str, pretrained: str | None) -> list[dict[str, Any]]:

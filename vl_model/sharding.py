@@ -10,8 +10,7 @@ here: FSDP takes no scalars, and layer norms compute with gains of float32. torc
 is needed, so this is imported where weights are spread.
 """
 
-from collections.abc import Callable
-from typing import TypeVar
+from inspect import signature
 
 import torch
 import torch.distributed as dist
@@ -24,7 +23,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from vl_model.blocks import blocks_of
 from vl_model.whole_tensors import whole
 
-T = TypeVar("T", bound=nn.Module)
 #: What is called from outside besides `forward`, and needs whole weights too.
 ENTRIES = ("embed_sites", "embed_texts")
 
@@ -35,13 +33,13 @@ class Sharding:
     def __init__(self, model: nn.Module, mixed_precision: str) -> None:
         """The model begins as the first process' does.
 
-        mixed_precision: accelerate's word. In bf16 the blocks' weights travel so, rounded as autocast would round them:
-        what flows between the layers, and the sums of gradients, stay float32.
-        Raises ValueError for fp16, whose scaler does not know of parts.
+        mixed_precision: accelerate's word. In bf16 the blocks' matrices travel so, rounded as autocast rounds those of
+        layers: what flows between the layers, and the sums of gradients, stay float32.
+        Raises ValueError where torch is too old for it.
         """
-        if mixed_precision == "fp16":
+        if "ignored_params" not in signature(fully_shard).parameters:
             raise ValueError(
-                "weights spread over processes (FSDP2) are trained in bf16 or fp32: --mixed_precision bf16"
+                f"torch {torch.__version__} cannot leave weights whole among spread ones: 2.7 and later can"
             )
         self._model = model
         for tensor in (*model.parameters(), *model.buffers()):
@@ -89,17 +87,14 @@ class Sharding:
         parts = [gradient.to_local() for gradient in gradients if isinstance(gradient, DTensor)]
         return parts, [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
 
-    def whole_model(self, build: Callable[[], T]) -> T:
-        """What `build` makes, in the first process with the trained weights."""
-        is_first, state = dist.get_rank() == 0, {}
+    def whole_state(self) -> dict[str, Tensor]:
+        """The model's `state_dict`, whole and on the CPU, in the first process; empty in the others."""
+        state = {}
         for name, tensor in self._model.state_dict().items():
             together = whole(tensor).detach()
-            if is_first:
+            if dist.get_rank() == 0:
                 state[name] = together.cpu()
-        made = build()
-        if is_first:
-            made.load_state_dict(state)
-        return made
+        return state
 
 
 def _square(tensors: list[Tensor]) -> Tensor:

@@ -73,6 +73,14 @@ def folder_of(model: str) -> Path | None:
     return None
 
 
+def hub_name(model: str) -> str | None:
+    """The repository that ``hf-hub:NAME`` or ``hf:NAME`` names; None where it names a folder or none."""
+    for prefix in (HF_HUB, TRANSFORMERS):
+        if model.startswith(prefix) and folder_of(model) is None:
+            return model.removeprefix(prefix)
+    return None
+
+
 def name_of(folder: Path) -> str:
     """What ``--model`` calls a folder that `save_towers` wrote."""
     return f"{LOCAL_DIR if (folder / OPEN_CLIP_CONFIG).is_file() else TRANSFORMERS}{folder}"

@@ -141,6 +141,7 @@ class Trainer:
         Raises Stopped there, and Diverged before the update that a loss out of bounds would have made.
         """
         settings = self.settings
+        self._first_loss = (records.first("loss") if start else None) or 0.0
         self._make_up_evaluation(start, records, preemption)
         if preemption.reason:
             raise Stopped(f"after step {start} of {settings.steps}")
@@ -293,7 +294,8 @@ class Trainer:
         return terms.values()
 
     def _synchronised(self, is_last: bool) -> AbstractContextManager[None]:
-        """The processes exchange gradients after the last batch of a step alone."""
+        """The processes exchange gradients after the last batch of a step alone; where weights are spread after each,
+        because no process has room for whole gradients."""
         context: AbstractContextManager[None] = nullcontext() if is_last else self.accelerator.no_sync(self.wrapped)
         return context
 

@@ -10,12 +10,13 @@ from jsonargparse import Namespace
 from vl_model.batches import TrainingBatches
 from vl_model.blocks import compile_blocks
 from vl_model.captions import Captions
-from vl_model.checkpoints import check_state, find_checkpoints, first_whole
+from vl_model.checkpoints import check_state, find_checkpoints
 from vl_model.gradient_checkpointing import checkpoint_blocks
-from vl_model.launch import check_launch, started_processes
+from vl_model.launch import started_processes
 from vl_model.lora import LoraSettings
 from vl_model.loss import LossSettings, LossWeights
 from vl_model.material import Material
+from vl_model.resuming import first_whole
 from vl_model.seen_studies import check_base_is_blind, check_base_is_elsewhere
 from vl_model.site_model import ModelSettings, SiteModel, build_site_model
 from vl_model.tiles import Augmentation
@@ -45,18 +46,21 @@ def step_to_go_on_from(settings: Namespace, run: Path, material: Material, model
         return 0
     plan = run_plan(settings, material, model, Captions(model, settings.seed), started_processes())
     step, _ = first_whole(states, lambda state: check_state(state, plan))
-    return step
+    return step or 0
 
 
-def build_model(settings: Namespace) -> SiteModel:
-    """On the CPU, ready to train. Raises ValueError where it cannot be built as the settings want it."""
+def build_model(settings: Namespace, shards: bool) -> SiteModel:
+    """On the CPU, ready to train, or to have its weights spread over processes (`shards`).
+
+    Raises ValueError where it cannot be built as the settings want it.
+    """
+    if settings.compile and shards:
+        raise ValueError("--compile true: not with weights that are spread over processes (FSDP2)")
     model = build_site_model(model_settings(settings))
     if settings.loss == "siglip":
         model.add_logit_bias()
     if settings.gradient_checkpointing and not checkpoint_blocks(model.towers):
         raise ValueError(f"--gradient_checkpointing true: {settings.model!r} has no blocks to compute twice")
-    if settings.compile and check_launch().shards:
-        raise ValueError("--compile true: not with weights that are spread over processes (FSDP2)")
     if settings.compile and not compile_blocks(model.towers):
         raise ValueError(f"--compile true: {settings.model!r} has no blocks to compile")
     return model

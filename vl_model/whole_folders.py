@@ -33,7 +33,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
         partial.rename(path)
         _write_out(path.parent)
     except (SafetensorError, RuntimeError) as error:
-        raise OSError(f"{path}: cannot be written ({error})") from None
+        free = shutil.disk_usage(path.parent).free / 2**20
+        raise OSError(f"{path}: cannot be written ({error}; {free:.0f} MB of the disk are free)") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

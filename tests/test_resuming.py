@@ -1,4 +1,4 @@
-"""vl_model/checkpoints.py among several processes: all go on from the same state, or none does."""
+"""vl_model/resuming.py among several processes: all go on from the same state, or none does."""
 
 import os
 import shutil
@@ -15,8 +15,9 @@ from torch import nn
 import train_vl
 from tests.processes import in_processes
 from tests.runs import command
-from vl_model.checkpoints import find_checkpoints, resume, save_checkpoint
+from vl_model.checkpoints import find_checkpoints, save_checkpoint
 from vl_model.gathering import rank
+from vl_model.resuming import resume
 
 PLAN: dict[str, Any] = {"seed": 1, "processes": 2, "held_out_folds": [0]}
 SHORT = ["--max_train_steps", "2", "--per_device_train_batch_size", "5", "--checkpointing_steps", "1"]
