@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.locks import locked
-from vl_model.run_folder import check_run, held, remove_run
+from vl_model.run_folder import STOP_FILE, check_run, claim_run, held, remove_run
 
 
 def test_a_run_is_held_by_one_process(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_others_than_the_first_process_do_not_wait_for_it(tmp_path: Path, monkey
             check_run(tmp_path / "run", overwrite=False, resume_from_checkpoint=None)
 
 
-def test_a_run_is_removed_but_for_its_lock(tmp_path: Path) -> None:
+def test_a_run_is_removed_but_for_its_lock_and_a_stop_that_came_meanwhile(tmp_path: Path) -> None:
     run, logs = tmp_path / "run", tmp_path / "logs"
     for folder in (run / "final", logs):
         folder.mkdir(parents=True)
@@ -39,6 +39,10 @@ def test_a_run_is_removed_but_for_its_lock(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.rglob("*")] == ["run", ".lock"]
         with pytest.raises(BlockingIOError), held(run):
             pass
+        claim_run(run, overwrite=True, resume_from_checkpoint=None)
+        (run / STOP_FILE).touch()
+        remove_run(run, logs)
+        assert (run / STOP_FILE).is_file()
 
 
 def test_a_lock_goes_with_the_process_that_took_it_not_with_its_forks(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from data_prep.pairs import read_dataset
 from tests.runs import Train
 from tests.tiny_dataset import graded_rows, write_tiny_dataset
-from vl_model.seen_studies import check_base_is_blind, lineage, series_seen
+from vl_model.seen_studies import _from_hub, check_base_is_blind, lineage, series_seen
 
 SHORT = ["--max_train_steps", "1", "--per_device_train_batch_size", "10"]
 BOTH = ["--held_out_folds", "0", "1"]
@@ -130,3 +130,21 @@ def test_a_record_without_what_is_needed_is_one_line(parent: Path, tiny_root: Pa
     (parent / "lumbar_vl.json").write_text('{"schema_version": 1}')
     with pytest.raises(ValueError, match=r"lumbar_vl\.json: does not say what it was trained on"):
         check_base_is_blind(f"local-dir:{parent}", None, read_dataset(tiny_root / "train" / "processed_data"), [0])
+
+
+@pytest.mark.parametrize("model", ["hf-hub:me/mine", "hf:me/mine"])
+def test_what_a_model_on_the_hub_has_seen_is_asked(
+    model: str, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the hub's cache lies on disk; what is not there, and cannot be asked, is not known."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    _from_hub.cache_clear()
+    assert not lineage(model, None)
+    cached = tmp_path / "models--me--mine"
+    shutil.copytree(parent, cached / "snapshots" / "0123")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123")
+    _from_hub.cache_clear()
+    [found] = lineage(model, None)
+    assert found["trained_series"] == lineage(f"local-dir:{parent}", None)[0]["trained_series"] != {}

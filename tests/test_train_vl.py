@@ -193,6 +193,8 @@ def test_a_run_whose_scaler_skips_every_step_is_broken_off(
         ),
         (["--seed", "99999999999999999999"], "--seed: 99999999999999999999"),
         (["--mixed_precision", "fp16"], "--mixed_precision fp16: not on a CPU"),
+        (["--resume_from_checkpoint", ""], "--resume_from_checkpoint '': is empty"),
+        (["--export", ""], "--export '': is empty"),
         (["--resume_from_checkpoint", "checkpoint-9"], "give 'latest' or a checkpoint-<step> folder"),
     ],
 )
