@@ -71,32 +71,6 @@ def save_checkpoint(
     return folder
 
 
-def read_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, plan: dict[str, Any]) -> "Saved":
-    """A checkpoint that fits the model, in this process' memory; nothing is changed, and no other process asked.
-
-    Raises DamagedState where it cannot be read, and ValueError where `plan` differs from that of the run that wrote it.
-    """
-    step = check_state(folder, plan)
-    for name, digest in _read_state(folder).get(SHA256, {}).items():
-        if (folder / name).is_file() and _sha256(folder / name) != digest:
-            raise DamagedState(f"{folder / name}: cannot be read (it is not what was written)")
-    try:
-        weights = load_file(folder / WEIGHTS)
-        saved = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
-        moments, scaler = saved["optimizer"], saved["scaler"]
-        counts = [len(group["params"]) for group in moments["param_groups"]]
-    except pickle.UnpicklingError:  # its own words advise to load it unsafely
-        raise DamagedState(f"{folder / OPTIMIZER}: is damaged, or holds more than tensors") from None
-    except (OSError, EOFError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
-        raise DamagedState(f"{folder}: cannot be read ({error})") from None
-    shapes = {name: tensor.shape for name, tensor in trainable_tensors(model).items()}
-    if {name: weight.shape for name, weight in weights.items()} != shapes:
-        raise ValueError(f"{folder / WEIGHTS}: holds other tensors than this model trains")
-    if counts != [len(group["params"]) for group in optimizer.param_groups]:
-        raise DamagedState(f"{folder / OPTIMIZER}: cannot be read (it has moments of {sum(counts)} other tensors)")
-    return Saved(step, weights, moments, scaler)
-
-
 @dataclass(frozen=True)
 class Saved:
     """What a checkpoint holds, whole and on the CPU."""
@@ -126,6 +100,32 @@ class Saved:
             }
             for number, moments in self.moments["state"].items()
         }
+
+
+def read_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, plan: dict[str, Any]) -> Saved:
+    """A checkpoint that fits the model, in this process' memory; nothing is changed, and no other process asked.
+
+    Raises DamagedState where it cannot be read, and ValueError where `plan` differs from that of the run that wrote it.
+    """
+    step = check_state(folder, plan)
+    for name, digest in _read_state(folder).get(SHA256, {}).items():
+        if (folder / name).is_file() and _sha256(folder / name) != digest:
+            raise DamagedState(f"{folder / name}: cannot be read (it is not what was written)")
+    try:
+        weights = load_file(folder / WEIGHTS)
+        saved = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
+        moments, scaler = saved["optimizer"], saved["scaler"]
+        counts = [len(group["params"]) for group in moments["param_groups"]]
+    except pickle.UnpicklingError:  # its own words advise to load it unsafely
+        raise DamagedState(f"{folder / OPTIMIZER}: is damaged, or holds more than tensors") from None
+    except (OSError, EOFError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+        raise DamagedState(f"{folder}: cannot be read ({error})") from None
+    shapes = {name: tensor.shape for name, tensor in trainable_tensors(model).items()}
+    if {name: weight.shape for name, weight in weights.items()} != shapes:
+        raise ValueError(f"{folder / WEIGHTS}: holds other tensors than this model trains")
+    if counts != [len(group["params"]) for group in optimizer.param_groups]:
+        raise DamagedState(f"{folder / OPTIMIZER}: cannot be read (it has moments of {sum(counts)} other tensors)")
+    return Saved(step, weights, moments, scaler)
 
 
 def check_state(folder: Path, plan: dict[str, Any]) -> int:
@@ -174,9 +174,9 @@ def trainable_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _put_together(tensor: Tensor) -> Tensor:
-    """A copy on the CPU, in the first process; nothing is left in the others, nor on a GPU for the next one."""
+    """On the CPU, in the first process; nothing is left in the others, nor on a GPU beside the next one."""
     together = whole(tensor).detach()
-    return torch.empty(0) if rank() else together.cpu().clone().contiguous()
+    return torch.empty(0) if rank() else together.cpu().contiguous()
 
 
 def _sha256(path: Path) -> str:
