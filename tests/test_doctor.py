@@ -86,6 +86,9 @@ def test_a_base_that_saw_and_a_state_of_another_run_are_found(
     [line] = ill("examined", *short, "--resume_from_checkpoint", "latest", "--seed", "5")
     assert line.startswith("FIX  state ") and "was written with seed = 0, now it is 5" in line
     assert not ill("examined", *short, "--resume_from_checkpoint", "latest")
+    (run / "checkpoint-2" / "optimizer.pt").write_bytes(b"")
+    [line] = ill("examined", *short, "--resume_from_checkpoint", "checkpoint-2")
+    assert line.startswith("FIX  state ") and "optimizer.pt: cannot be read (it is not what was written)" in line
 
 
 def test_a_gpu_that_is_full_is_a_line(

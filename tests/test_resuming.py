@@ -57,7 +57,11 @@ def test_processes_go_on_alike_or_not_at_all(tmp_path: Path) -> None:
             "step is 5 in process 0, but 6 in process 1; every machine must see the same",
         ),
         (tmp_path / "damaged", PLAN, "step is 5 in process 0, but 3 in process 1"),
-        (tmp_path / "weights", PLAN, "weights_sha256 is '[0-9a-f]{64}' in process 0, but '[0-9a-f]{64}' in process 1"),
+        (
+            tmp_path / "weights",
+            PLAN,
+            "sha256 of trainable.safetensors is '[0-9a-f]{64}' in process 0, but '[0-9a-f]{64}' in process 1",
+        ),
         (tmp_path / "none", folds, r"held_out_folds is \[0\] in process 0, but \[1\] in process 1"),
     ]
     in_processes(2, go_on, cases)

@@ -11,6 +11,7 @@ from data_prep.pairs import read_dataset
 from tests.runs import Train
 from tests.tiny_dataset import graded_rows, write_tiny_dataset
 from vl_model.seen_studies import _from_hub, check_base_is_blind, lineage, series_seen
+from vl_model.towers import hub_name
 
 SHORT = ["--max_train_steps", "1", "--per_device_train_batch_size", "10"]
 BOTH = ["--held_out_folds", "0", "1"]
@@ -134,13 +135,14 @@ def test_a_record_without_what_is_needed_is_one_line(parent: Path, tiny_root: Pa
 
 @pytest.mark.parametrize("model", ["hf-hub:me/mine", "hf:me/mine"])
 def test_what_a_model_on_the_hub_has_seen_is_asked(
-    model: str, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """As the hub's cache lies on disk; what is not there, and cannot be asked, is not known."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     _from_hub.cache_clear()
     assert not lineage(model, None)
+    assert f"--model {model!r}: what it was trained on is not known" in capsys.readouterr().out
     cached = tmp_path / "models--me--mine"
     shutil.copytree(parent, cached / "snapshots" / "0123")
     (cached / "refs").mkdir()
@@ -148,3 +150,7 @@ def test_what_a_model_on_the_hub_has_seen_is_asked(
     _from_hub.cache_clear()
     [found] = lineage(model, None)
     assert found["trained_series"] == lineage(f"local-dir:{parent}", None)[0]["trained_series"] != {}
+    assert not capsys.readouterr().out
+    rewrite(cached / "snapshots" / "0123", model="hf-hub:me/gone")
+    assert len(lineage(model, None)) == 1 and not capsys.readouterr().out  # its series hold what its base saw
+    assert hub_name("hf:base") is hub_name("hf:/home/me/gone") is hub_name("hf:some/where/gone") is None

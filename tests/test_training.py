@@ -2,6 +2,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ from vl_model.checkpoints import (
 from vl_model.ending import SKIPPED_STEPS, Diverged, FiniteCheck, check_exploded
 from vl_model.launch import Launch, read_launch, threads_per_process
 from vl_model.loss import contrastive_loss
-from vl_model.metrics_file import MetricsFile, first_value
+from vl_model.metrics_file import MetricsFile
 from vl_model.resuming import resume
 from vl_model.targets import sure_targets
 from vl_model.training import (
@@ -144,13 +145,17 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
 
 def test_the_first_loss_is_that_of_the_run(tmp_path: Path) -> None:
     """And not of the start: a resumed run is called exploded where the unbroken one would be."""
-    assert first_value(tmp_path / "metrics.csv", "loss") is None
-    file = MetricsFile(tmp_path / "metrics.csv", 0, ["step", "loss"])
-    assert first_value(tmp_path / "metrics.csv", "loss") is None
+    path, columns = tmp_path / "metrics.csv", ["step", "loss"]
+    file = MetricsFile(path, 0, columns)
+    assert file.first("loss") is None
     for step, loss in enumerate((12.5, 6.0), start=1):
         file.write({"step": step, "loss": loss})
     file.close()
-    assert first_value(tmp_path / "metrics.csv", "loss") == 12.5
+    assert MetricsFile(path, 1, columns).first("loss") == 12.5
+    path.write_text(path.read_text().replace("12.5", "1x2"))
+    with pytest.raises(ValueError, match=r"metrics.csv: cannot be gone on with \(its first loss is '1x2'\); delete it"):
+        MetricsFile(path, 1, columns).first("loss")
+    assert MetricsFile(path, 0, columns).first("loss") is None
 
 
 def test_a_state_that_is_not_what_was_written_is_damaged(tmp_path: Path) -> None:
@@ -167,11 +172,12 @@ def test_a_state_that_is_not_what_was_written_is_damaged(tmp_path: Path) -> None
         ("optimizer.pt", (strange / "optimizer.pt").read_bytes()),
         ("state.json", whole["state.json"].replace(b'"step": 4', b'"step": -3')),
         ("state.json", whole["state.json"].replace(b'"step": 4', b'"step": 1000')),
+        ("state.json", re.sub(rb'"sha256": {[^}]*}', b'"sha256": [1]', whole["state.json"])),
     ):
         assert content != whole[name]
         (newest / name).write_bytes(content)
         assert resume(find_checkpoints(tmp_path, "latest"), model, optimizer, None, PLAN) == (2, older)
-        with pytest.raises(ValueError, match=str(newest / name)):
+        with pytest.raises(ValueError, match=str(newest)):
             resume([newest], model, optimizer, None, PLAN)
         (newest / name).write_bytes(whole[name])
     assert resume([newest], model, optimizer, None, PLAN) == (4, newest)

@@ -79,6 +79,7 @@ class Saved:
     weights: dict[str, Tensor]
     moments: dict[str, Any]
     scaler: dict[str, Any] | None
+    digests: dict[str, str]  # of its files, by name
 
     def put_into(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
         """Where weights are spread over processes all must, and have the first one's."""
@@ -107,10 +108,7 @@ def read_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
 
     Raises DamagedState where it cannot be read, and ValueError where `plan` differs from that of the run that wrote it.
     """
-    step = check_state(folder, plan)
-    for name, digest in _read_state(folder).get(SHA256, {}).items():
-        if (folder / name).is_file() and _sha256(folder / name) != digest:
-            raise DamagedState(f"{folder / name}: cannot be read (it is not what was written)")
+    step, digests = check_state(folder, plan)
     try:
         weights = load_file(folder / WEIGHTS)
         saved = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
@@ -125,17 +123,26 @@ def read_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
         raise ValueError(f"{folder / WEIGHTS}: holds other tensors than this model trains")
     if counts != [len(group["params"]) for group in optimizer.param_groups]:
         raise DamagedState(f"{folder / OPTIMIZER}: cannot be read (it has moments of {sum(counts)} other tensors)")
-    return Saved(step, weights, moments, scaler)
+    return Saved(step, weights, moments, scaler, digests)
 
 
-def check_state(folder: Path, plan: dict[str, Any]) -> int:
-    """The step of a checkpoint that a run of this plan may go on from; of its files ``state.json`` alone is read.
+def check_state(folder: Path, plan: dict[str, Any]) -> tuple[int, dict[str, str]]:
+    """The step of a checkpoint that a run of this plan may go on from, and the digests of its files.
 
-    Raises DamagedState where it cannot be read, and ValueError where `plan` differs from that of the run that wrote it.
+    Raises DamagedState where they are not what was written, and ValueError where `plan` differs from that of the run
+    that wrote it.
     """
     state = _read_state(folder)
     _check_plan(folder, state["plan"], plan)
-    return int(state["step"])
+    written = state.get(SHA256) or {}  # older states have none
+    try:
+        digests = {name: _sha256(folder / name) for name in (WEIGHTS, OPTIMIZER)}
+    except OSError as error:
+        raise DamagedState(f"{folder}: cannot be read ({error})") from None
+    for name, digest in digests.items():
+        if written and (not isinstance(written, dict) or written.get(name) != digest):
+            raise DamagedState(f"{folder / name}: cannot be read (it is not what was written)")
+    return int(state["step"]), digests
 
 
 def find_checkpoints(run: Path, wanted: str) -> list[Path]:

@@ -28,6 +28,15 @@ class MetricsFile:
         """Whether the step that a resumed run goes on from was not measured in this respect."""
         return bool(self._kept) and not self._kept[-1].get(column)
 
+    def first(self, column: str) -> float | None:
+        """Of the run's first step; None where a new run begins, or nothing is in that column."""
+        value = self._kept[0].get(column) if self._kept else None
+        try:
+            return float(value) if value else None
+        except ValueError:
+            said = f"its first {column} is {value!r}"
+            raise ValueError(f"{self._path}: cannot be gone on with ({said}); delete it and resume again") from None
+
     def amend(self, values: dict[str, Any]) -> None:
         """Add to the row of that step, before any other is written."""
         self._kept[-1] |= values
@@ -51,12 +60,3 @@ class MetricsFile:
 
     def close(self) -> None:
         self._file.close()
-
-
-def first_value(path: Path, column: str) -> float | None:
-    """Of a ``metrics.csv``; None where it has no row, or nothing in that column."""
-    if not path.is_file():
-        return None
-    with path.open(newline="", encoding="utf-8") as file:
-        row = next(csv.DictReader(file), {})
-    return float(row[column]) if row.get(column) else None

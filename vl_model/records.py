@@ -8,7 +8,8 @@ from typing import Any
 from accelerate import Accelerator
 
 from vl_model.accelerators import told_to_all
-from vl_model.metrics_file import MetricsFile, first_value
+from vl_model.gathering import gather_objects
+from vl_model.metrics_file import MetricsFile
 
 METRICS_FILE = "metrics.csv"
 PICTURE = "training.png"
@@ -37,8 +38,9 @@ class Records:
         return told_to_all(self._accelerator, [self._file is not None and self._file.lacks(column)])[0]
 
     def first(self, column: str) -> float | None:
-        """Of the run's first step; None where nothing tells. Every process reads it for itself."""
-        return first_value(self._logs / METRICS_FILE, column)
+        """Of the run's first step, in every process; None where a new run begins."""
+        value: float | None = gather_objects(self._file.first(column) if self._file else None)[0]
+        return value
 
     def amend(self, step: int, values: dict[str, Any]) -> None:
         """Add to the row of that step, before any other is written."""

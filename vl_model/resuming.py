@@ -9,7 +9,6 @@ from torch import nn
 
 from vl_model.checkpoints import DamagedState, Saved, read_checkpoint
 from vl_model.gathering import gather_objects, rank
-from vl_model.site_model import state_sha256
 
 T = TypeVar("T")
 
@@ -55,8 +54,8 @@ def _check_same_start(saved: Saved | None, plan: dict[str, Any]) -> None:
 
     Without a state they were made alike when the model was wrapped.
     """
-    start = {"step": saved.step, "weights_sha256": state_sha256(saved.weights)} if saved else {"step": 0}
-    first, *others = gather_objects(start | plan)
+    digests = {f"sha256 of {name}": digest for name, digest in saved.digests.items()} if saved else {}
+    first, *others = gather_objects({"step": saved.step if saved else 0} | plan | digests)
     for process, other in enumerate(others, start=1):
         for key in first:
             if first[key] != other.get(key):

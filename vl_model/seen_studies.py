@@ -10,13 +10,13 @@ still there.
 import json
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from data_prep.json_files import read_object
 from data_prep.pairs import Dataset
+from vl_model.launch import own_rank
 from vl_model.model_card import CARD
 from vl_model.rows import SiteRow
 from vl_model.site_model import SCHEMA_VERSION
@@ -31,33 +31,43 @@ SeriesOf = dict[str, list[int]]
 FACTS = ("dataset_fingerprint", "held_out_folds", "steps", SERIES)
 
 
-def base_folders(model: str, pretrained: str | None) -> set[Path]:
+def base_folders(model: str, pretrained: str | None, asks_hub: bool = True) -> set[Path]:
     """Where the base's files lie, whether ``--model`` names their folder or ``--pretrained`` one of them.
 
     A link is in two folders: the hub's cache has a model's records beside links to its weights, people link elsewhere.
     """
     if pretrained and Path(pretrained).is_file():
         return {Path(pretrained).parent.resolve(), Path(pretrained).resolve().parent}
-    folder = folder_of(model) or _from_hub(model)
+    folder = folder_of(model) or (_from_hub(model) if asks_hub else None)
     return set() if folder is None else {folder.resolve()}
 
 
 @cache
 def _from_hub(model: str) -> Path | None:
-    """Where the records of a model on a hub lie on this machine, fetched if they can be: None where it has none.
+    """Where the record of a model on a hub lies on this machine, fetched if it can be; None where it has none.
 
-    They are no part of its towers, so that loading those does not bring them.
+    It is no part of the towers, so that loading those does not bring it. Where nobody can tell, the first process says.
     """
     repository = hub_name(model)
     if repository is None:
         return None
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    from vl_model.hub import UNREACHABLE
+
+    failures: tuple[type[BaseException], ...] = (*UNREACHABLE, EntryNotFoundError)
+    is_known = True
     for name in (EXPORT_RECORD, CARD):
-        # There, and without such a file; or out of reach, and then its towers come from this machine too.
-        with suppress(OSError, HFValidationError):
+        try:
             return Path(hf_hub_download(repository, name)).parent
+        except failures as error:
+            is_absent = isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
+            is_known &= is_absent or try_to_load_from_cache(repository, name) is _CACHED_NO_EXIST
+    if not is_known and own_rank() == 0:
+        print(
+            f"--model {model!r}: what it was trained on is not known, its {EXPORT_RECORD} is out of reach", flush=True
+        )
     return None
 
 
@@ -140,7 +150,9 @@ def _lineage(model: str, pretrained: str | None, known: frozenset[Path]) -> Iter
 def _lineage_of(final: Path, known: frozenset[Path]) -> Iterator[dict[str, Any]]:
     card = _read(final / CARD, "model", "pretrained")
     yield {name: card[name] for name in FACTS if name in card}
-    yield from _lineage(card["model"], card["pretrained"], known | {final.resolve()})
+    # Series add up from base to base: where they are told, a base that is not on this machine has no more to say.
+    if SERIES not in card or base_folders(card["model"], card["pretrained"], asks_hub=False):
+        yield from _lineage(card["model"], card["pretrained"], known | {final.resolve()})
 
 
 def _read(path: Path, *needed: str) -> dict[str, Any]:

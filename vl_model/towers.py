@@ -20,6 +20,7 @@ Both kinds of towers have
     save(folder)                writes what the stock library loads
 """
 
+import re
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, TypeAlias
@@ -74,11 +75,15 @@ def folder_of(model: str) -> Path | None:
 
 
 def hub_name(model: str) -> str | None:
-    """The repository that ``hf-hub:NAME`` or ``hf:NAME`` names; None where it names a folder or none."""
-    for prefix in (HF_HUB, TRANSFORMERS):
-        if model.startswith(prefix) and folder_of(model) is None:
-            return model.removeprefix(prefix)
-    return None
+    """The repository that ``hf-hub:NAME`` or ``hf:ORGANISATION/NAME`` names; None for anything else.
+
+    ``hf:NAME`` may be a folder that is gone; what reads as a repository's name may be one too.
+    """
+    if model.startswith(HF_HUB):
+        return model.removeprefix(HF_HUB)
+    name = model.removeprefix(TRANSFORMERS)
+    is_name = model.startswith(TRANSFORMERS) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name)
+    return name if is_name and folder_of(model) is None else None
 
 
 def name_of(folder: Path) -> str:

@@ -141,7 +141,7 @@ class Trainer:
         Raises Stopped there, and Diverged before the update that a loss out of bounds would have made.
         """
         settings = self.settings
-        self._first_loss = (records.first("loss") if start else None) or 0.0
+        self._first_loss = records.first("loss") or 0.0
         self._make_up_evaluation(start, records, preemption)
         if preemption.reason:
             raise Stopped(f"after step {start} of {settings.steps}")

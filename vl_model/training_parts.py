@@ -40,13 +40,13 @@ def check_base(base: ModelSettings, run: Path, material: Material, held_out_fold
 
 
 def step_to_go_on_from(settings: Namespace, run: Path, material: Material, model: SiteModel) -> int:
-    """By the state that a resumed run would load, whose weights are not read. Raises ValueError for another run's."""
+    """By the state that a resumed run would load, whose tensors are not. Raises ValueError for another run's."""
     states = find_checkpoints(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else []
     if not states:
         return 0
     plan = run_plan(settings, material, model, Captions(model, settings.seed), started_processes())
-    step, _ = first_whole(states, lambda state: check_state(state, plan))
-    return step or 0
+    found, _ = first_whole(states, lambda state: check_state(state, plan))
+    return found[0] if found else 0
 
 
 def build_model(settings: Namespace, shards: bool) -> SiteModel:
