@@ -161,6 +161,8 @@ def run_command(prog: str, main: Callable[[], int | None]) -> NoReturn:
         status = main() or 0
         sys.stdout.flush()
     except KeyboardInterrupt as stop:
+        # What it left half made, such as a progress bar, has nothing to say when it is taken apart.
+        sys.unraisablehook = lambda _: None
         print(": ".join([prog, "; ".join(["interrupted", *map(str, stop.args)])]), file=sys.stderr, flush=True)
         raise SystemExit(EXIT_INTERRUPTED) from None
     except BrokenPipeError:

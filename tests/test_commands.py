@@ -128,6 +128,25 @@ runpy.run_path({str(REPOSITORY / script)!r}, run_name="__main__")
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
+def test_what_ctrl_c_leaves_half_made_says_nothing() -> None:
+    """A progress bar that never got its attributes complains when it is deleted."""
+    code = """
+import os, signal, time
+from tqdm import tqdm
+from data_prep.commands import run_command
+
+class Bar(tqdm):
+    def __init__(self):
+        self.disable = False
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+run_command("program.py", Bar)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "program.py: interrupted\n")
+
+
 def test_an_ignored_ctrl_c_stays_ignored() -> None:
     code = """
 import os, signal
