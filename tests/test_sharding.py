@@ -164,37 +164,37 @@ def test_a_spread_run_is_that_of_one_process_and_goes_on_to_the_bit(
     own = [*arguments, "--per_device_train_batch_size", "5", "--checkpointing_steps", "3"]
     said = start(tiny_root, tiny_base, "spread", *own, "--checkpoints_total_limit", "9")
     assert "2 processes, device cpu, precision fp32, weights spread over them" in said
-    assert train("whole", *arguments, "--per_device_train_batch_size", "10") == 0
-    for one, other in zip(metrics(tiny_root, "spread"), metrics(tiny_root, "whole"), strict=True):
+    assert train("spread-whole", *arguments, "--per_device_train_batch_size", "10") == 0
+    for one, other in zip(metrics(tiny_root, "spread"), metrics(tiny_root, "spread-whole"), strict=True):
         for name in ("loss", "gradient_norm", "logit_scale", "held_out_caption", "held_out_severity"):
             assert float(one[name] or 0) == pytest.approx(float(other[name] or 0), rel=2e-4), name
-    first, second = final(tiny_root, "spread"), final(tiny_root, "whole")
+    first, second = final(tiny_root, "spread"), final(tiny_root, "spread-whole")
     assert first.keys() == second.keys()
     assert all(torch.allclose(first[name], second[name], atol=2e-4) for name in first)
     runs, logs = tiny_root / "train" / "checkpoints", tiny_root / "train" / "logs"
-    shutil.copytree(runs / "spread" / "checkpoint-3", runs / "again" / "checkpoint-3")
-    shutil.copytree(logs / "spread", logs / "again")
-    said = start(tiny_root, tiny_base, "again", *own, "--resume_from_checkpoint", "latest")
+    shutil.copytree(runs / "spread" / "checkpoint-3", runs / "spread-again" / "checkpoint-3")
+    shutil.copytree(logs / "spread", logs / "spread-again")
+    said = start(tiny_root, tiny_base, "spread-again", *own, "--resume_from_checkpoint", "latest")
     assert "resumed from checkpoint-3" in said
-    assert_same_result(tiny_root, "spread", "again")
-    assert json.loads((runs / "again" / "run.json").read_text())["sharded"]
+    assert_same_result(tiny_root, "spread", "spread-again")
+    assert json.loads((runs / "spread-again" / "run.json").read_text())["sharded"]
 
 
 def test_every_weight_is_spread_in_bf16(train: Train, tiny_root: Path, tiny_base: str) -> None:
     """Rounded where autocast rounds: the losses are those of whole weights, to bf16's last digits."""
     arguments = ["--tune", "full", "--max_train_steps", "4", "--mixed_precision", "bf16"]
     arguments += ["--gradient_checkpointing", "true"]
-    start(tiny_root, tiny_base, "half", *arguments, "--per_device_train_batch_size", "6")
-    assert train("half-whole", *arguments, "--per_device_train_batch_size", "12") == 0
-    for one, other in zip(metrics(tiny_root, "half"), metrics(tiny_root, "half-whole"), strict=True):
+    start(tiny_root, tiny_base, "spread-half", *arguments, "--per_device_train_batch_size", "6")
+    assert train("spread-half-whole", *arguments, "--per_device_train_batch_size", "12") == 0
+    for one, other in zip(metrics(tiny_root, "spread-half"), metrics(tiny_root, "spread-half-whole"), strict=True):
         assert float(one["loss"]) == pytest.approx(float(other["loss"]), rel=5e-3)
-    assert (tiny_root / "train" / "checkpoints" / "half" / "final" / "open_clip_model.safetensors").is_file()
+    assert (tiny_root / "train" / "checkpoints" / "spread-half" / "final" / "open_clip_model.safetensors").is_file()
 
 
 def test_one_process_has_nothing_to_spread(train: Train, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     for name, value in SHARDED.items():
         monkeypatch.setenv(name, value)
-    assert train("alone", "--max_train_steps", "1", "--per_device_train_batch_size", "5") == 0
+    assert train("spread-alone", "--max_train_steps", "1", "--per_device_train_batch_size", "5") == 0
     assert "1 process, device cpu, precision fp32\n" in capsys.readouterr().out
     assert os.environ[SHARDS] == "false"  # for accelerate and transformers
 
@@ -202,7 +202,7 @@ def test_one_process_has_nothing_to_spread(train: Train, monkeypatch: pytest.Mon
 def test_what_cannot_be_spread_is_refused(train: Train, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     for name, value in SHARDED.items():
         monkeypatch.setenv(name, value)
-    assert train("compiled", "--max_train_steps", "1", "--compile", "true") == 2
+    assert train("spread-compiled", "--max_train_steps", "1", "--compile", "true") == 2
     assert "--compile true: not with weights that are spread over processes" in capsys.readouterr().err
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     with pytest.raises(ValueError, match="--mixed_precision auto: fp16 here, in which"):
