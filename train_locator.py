@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +139,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     from vl_model.resuming import resume
 
     torch.set_num_threads(threads_per_process())
-    states = find_checkpoints(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else []
+    states = find_checkpoints(run, settings.resume_from_checkpoint)
     accelerator = build_accelerator(launch, settings.mixed_precision, trackers, logs)
     torch.manual_seed(settings.seed)
     network = new_network().to(accelerator.device)
@@ -161,11 +162,15 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     if trackers:
         accelerator.init_trackers(settings.run)
 
-    def checkpoint(step: int) -> None:
-        if accelerator.is_main_process:
-            limit = settings.checkpoints_total_limit
-            save_checkpoint(run, step, network, trainer.optimizer, accelerator.scaler, plan, limit)
-
+    checkpoint = partial(
+        save_checkpoint,
+        run,
+        model=network,
+        optimizer=trainer.optimizer,
+        scaler=accelerator.scaler,
+        plan=plan,
+        limit=settings.checkpoints_total_limit,
+    )
     records = Records(accelerator, logs, start, METRICS)
     preemption = Preemption(run, settings.stop_margin, accelerator)
     with orderly_end(accelerator, preemption, run):

@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
     end_at_ctrl_c()  # until run_command heeds it: the imports take their time
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     from vl_model.seen_studies import SeriesOf
     from vl_model.site_model import SiteModel
+    from vl_model.training import Trainer
 
 PROG = "train_vl.py"
 
@@ -64,11 +66,7 @@ def settings_parser() -> SettingsParser:
     add("--checkpointing_steps", type=PositiveInt | None, help="between states; default once an epoch")
     add("--checkpoints_total_limit", type=PositiveInt | None, default=2, help="older states are deleted")
     add_run_flags(parser)
-    add(
-        "--export",
-        type=str | None,
-        help="write the finished run for stock open_clip or transformers, and no more",
-    )
+    add("--export", type=str | None, help="write the finished run for stock open_clip or transformers, and no more")
     add("--push_to_hub", type=str | None, help="a repository for final/, ORGANISATION/NAME; made private")
     return parser
 
@@ -90,80 +88,109 @@ def main() -> int:
 
 
 def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
-    run, logs = root.run(settings.run), root.logs(settings.run)
-    claim_run(run, settings.overwrite, settings.resume_from_checkpoint)
+    """What can be checked without torch, which takes seconds to import, is; then the training."""
+    claim_run(root.run(settings.run), settings.overwrite, settings.resume_from_checkpoint)
     trackers = trackers_of(settings.report_to)
     placing = placing_to_carry(root)
     if settings.push_to_hub:
-        from vl_model.hub import check_repository, push
+        from vl_model.hub import check_repository
 
         check_repository(settings.push_to_hub)
     material = material_of(root, settings)
-
-    # torch takes seconds to import: everything above was checked without it.
     set_environment_of_torch()
+    train_on(material, settings, launch, root, trackers, placing)
+
+
+def train_on(
+    material: Material,
+    settings: Namespace,
+    launch: Launch,
+    root: DataRoot,
+    trackers: tuple[str, ...],
+    placing: Placing,
+) -> None:
     import torch
 
     from vl_model.accelerators import build_accelerator
     from vl_model.checkpoints import find_checkpoints, save_checkpoint
     from vl_model.ending import orderly_end
     from vl_model.preemption import Preemption
-    from vl_model.provenance import run_record
     from vl_model.records import Records
     from vl_model.resuming import resume
     from vl_model.seen_studies import series_seen
     from vl_model.training import METRICS
-    from vl_model.training_parts import build_model, build_trainer, check_base, model_settings, run_plan
+    from vl_model.training_parts import build_model, build_trainer, check_base, model_settings, run_plan, trained_model
 
     torch.set_num_threads(threads_per_process())
+    run, logs = root.run(settings.run), root.logs(settings.run)
     base = model_settings(settings)
     check_base(base, run, material, settings.held_out_folds)
-    states = find_checkpoints(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else []
+    states = find_checkpoints(run, settings.resume_from_checkpoint)
     accelerator = build_accelerator(launch, settings.mixed_precision, trackers, logs)
     torch.manual_seed(settings.seed)  # adapters, and towers without weights, start alike in every process
     model = build_model(settings, launch.shards).to(accelerator.device)
+    plan = run_plan(settings, material, model, accelerator.num_processes)
     trainer = build_trainer(settings, accelerator, model, material, launch.shards)
-    plan = run_plan(settings, material, model, trainer.captions, accelerator.num_processes)
-    steps = trainer.settings.steps
-    series = series_seen(base.model, base.pretrained, material.dataset, material.training if steps else ())
+    learned_from = material.training if trainer.settings.steps else ()
+    series = series_seen(base.model, base.pretrained, material.dataset, learned_from)
 
     # Before anything is written: a state that does not fit leaves the run as it was.
     start, state = resume(states, model, trainer.optimizer, accelerator.scaler, plan)
-    if accelerator.is_main_process:
-        if settings.overwrite:
-            remove_run(run, logs)
-        record = run_record(settings_of(settings), plan["dataset_fingerprint"], steps, accelerator)
-        record["sharded"] = trainer.sharding is not None
-        write_record(run, record)
-        announce(material, accelerator, model, steps, trainer.sharding is not None)
-    accelerator.wait_for_everyone()
-    if state:
-        accelerator.print(f"resumed from {state.name}")
-    elif settings.resume_from_checkpoint:
-        accelerator.print(f"{run.name!r} has no checkpoint yet: it starts at the first step")
-    if trackers:
-        options = {"tensorboard": {"purge_step": start + 1}, "wandb": {"name": settings.run}}
-        accelerator.init_trackers(settings.run, init_kwargs=options)
-
-    def checkpoint(step: int) -> None:
-        limit = settings.checkpoints_total_limit
-        save_checkpoint(run, step, model, trainer.optimizer, accelerator.scaler, plan, limit)
-
+    record = open_run(settings, run, logs, material, trainer)
+    tell_start(settings, accelerator, start, state, trackers)
+    checkpoint = partial(
+        save_checkpoint,
+        run,
+        model=model,
+        optimizer=trainer.optimizer,
+        scaler=accelerator.scaler,
+        plan=plan,
+        limit=settings.checkpoints_total_limit,
+    )
     records = Records(accelerator, logs, start, METRICS)
     preemption = Preemption(run, settings.stop_margin, accelerator)
     with orderly_end(accelerator, preemption, run):
         trainer.run(start, records, checkpoint, preemption)
-        together = trainer.sharding.whole_state() if trainer.sharding else None
+        trained = trained_model(settings, trainer)
         if accelerator.is_main_process:
-            if together is not None:
-                model = build_model(settings, launch.shards)
-                model.load_state_dict(together)
-            finish(run, model, placing, record, series)
+            finish(run, trained, placing, record, series)
             if cost := records.evaluation_cost():
                 print(cost, flush=True)
             if settings.push_to_hub:
+                from vl_model.hub import push
+
                 print(push(run / "final", settings.push_to_hub), flush=True)
     accelerator.end_training()
+
+
+def open_run(settings: Namespace, run: "Path", logs: "Path", material: Material, trainer: "Trainer") -> dict[str, Any]:
+    """The record of a run that begins or goes on, which the first process writes and announces; empty in the others."""
+    from vl_model.provenance import run_record
+
+    accelerator, steps, is_sharded = trainer.accelerator, trainer.settings.steps, trainer.sharding is not None
+    record: dict[str, Any] = {}
+    if accelerator.is_main_process:
+        if settings.overwrite:
+            remove_run(run, logs)
+        record = run_record(settings_of(settings), material.dataset.fingerprint, steps, accelerator)
+        record["sharded"] = is_sharded
+        write_record(run, record)
+        announce(material, accelerator, trainer.model, steps, is_sharded)
+    accelerator.wait_for_everyone()
+    return record
+
+
+def tell_start(
+    settings: Namespace, accelerator: "Accelerator", start: int, state: "Path | None", trackers: tuple[str, ...]
+) -> None:
+    """To who looks on, and to the trackers, which forget the steps that are done again."""
+    if state:
+        accelerator.print(f"resumed from {state.name}")
+    elif settings.resume_from_checkpoint:
+        accelerator.print(f"{settings.run!r} has no checkpoint yet: it starts at the first step")
+    if trackers:
+        options = {"tensorboard": {"purge_step": start + 1}, "wandb": {"name": settings.run}}
+        accelerator.init_trackers(settings.run, init_kwargs=options)
 
 
 def finish(run: "Path", model: "SiteModel", placing: Placing, record: dict[str, Any], series: "SeriesOf") -> None:

@@ -23,7 +23,7 @@ class Captions:
     """Wordings of all captions, tokenized once; embedded once too where the text tower does not learn."""
 
     def __init__(self, model: SiteModel, seed: int) -> None:
-        wordings = [training_captions(site, severity) for site in SITES for severity in Severity]
+        wordings = _wordings()
         self.seed = seed
         self.texts = [text for texts in wordings for text in texts]
         self._counts = np.array([len(texts) for texts in wordings])
@@ -44,14 +44,19 @@ class Captions:
         """text_KD of this step's wordings where the text tower is frozen, else None."""
         return None if self._text_MD is None else self._text_MD[torch.from_numpy(self.choose(step))]
 
-    @property
-    def sha256(self) -> str:
-        """Of all wordings: what they were when a run began."""
-        return hashlib.sha256(json.dumps(self.texts).encode()).hexdigest()
-
     def first_texts(self) -> list[str]:
         """Each caption's own text (its first wording), for held-out evaluation."""
         return [self.texts[first] for first in self._firsts]
+
+
+def captions_sha256() -> str:
+    """Of all wordings: what they were when a run began."""
+    return hashlib.sha256(json.dumps([text for texts in _wordings() for text in texts]).encode()).hexdigest()
+
+
+def _wordings() -> list[list[str]]:
+    """Of each caption, in the captions' order."""
+    return [training_captions(site, severity) for site in SITES for severity in Severity]
 
 
 def _embedded_without_dropout(model: SiteModel, texts: list[str]) -> Tensor:

@@ -145,11 +145,13 @@ def check_state(folder: Path, plan: dict[str, Any]) -> tuple[int, dict[str, str]
     return int(state["step"]), digests
 
 
-def find_checkpoints(run: Path, wanted: str) -> list[Path]:
+def find_checkpoints(run: Path, wanted: str | None) -> list[Path]:
     """``latest`` -> the run's complete checkpoints, newest first; none where it has none yet. Else the named folder.
 
-    Raises ValueError for a folder that is no complete checkpoint.
+    None wants none. Raises ValueError for a folder that is no complete checkpoint.
     """
+    if wanted is None:
+        return []
     if wanted == "latest":
         return [folder for _, folder in reversed(complete_checkpoints(run))]
     for folder in (home_expanded(wanted, "--resume_from_checkpoint"), run / wanted):

@@ -46,7 +46,7 @@ class LocatorTrainer:
         self._check_finite = FiniteCheck(is_scaled=accelerator.scaler is not None)
         self.wrapped, self.optimizer = accelerator.prepare(network, build_optimizer(network, settings))
 
-    def run(self, start: int, records: Records, checkpoint: Callable[[int], None], preemption: Preemption) -> None:
+    def run(self, start: int, records: Records, checkpoint: Callable[[int], object], preemption: Preemption) -> None:
         """Steps `start`+1 to the last.
 
         `checkpoint(step)` is called in every process where one is due, and where the run stops early.

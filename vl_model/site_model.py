@@ -29,7 +29,6 @@ from vl_model.plain_losses import START_BIAS
 from vl_model.pooling import TilePooling
 from vl_model.towers import folder_of, has_own_weights, load_towers, name_of, save_towers
 from vl_model.whole_folders import whole_folder
-from vl_model.whole_tensors import whole
 
 if TYPE_CHECKING:
     from vl_model.towers import Towers
@@ -254,11 +253,11 @@ def load_site_model(folder: Path) -> SiteModel:
 
 
 def state_sha256(state: dict[str, Tensor]) -> str:
-    """Of names and bytes, in the order of the names; of spread weights every process must ask."""
+    """Of names and bytes, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(name.encode())
-        digest.update(whole(state[name]).detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(state[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

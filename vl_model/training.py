@@ -134,7 +134,7 @@ class Trainer:
         self._log_ratio_K = None if ratio is None else torch.tensor(ratio).float().to(accelerator.device)
         self._row_counts = row_counts(self._batch_size, accelerator.device)
 
-    def run(self, start: int, records: Records, checkpoint: Callable[[int], None], preemption: Preemption) -> None:
+    def run(self, start: int, records: Records, checkpoint: Callable[[int], object], preemption: Preemption) -> None:
         """Steps `start`+1 to the last.
 
         `checkpoint(step)` is called in every process where one is due, and where the run stops early.

@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 
 from vl_model.batches import TrainingBatches
 from vl_model.blocks import compile_blocks
-from vl_model.captions import Captions
+from vl_model.captions import captions_sha256
 from vl_model.checkpoints import check_state, find_checkpoints
 from vl_model.gradient_checkpointing import checkpoint_blocks
 from vl_model.launch import started_processes
@@ -41,10 +41,10 @@ def check_base(base: ModelSettings, run: Path, material: Material, held_out_fold
 
 def step_to_go_on_from(settings: Namespace, run: Path, material: Material, model: SiteModel) -> int:
     """By the state that a resumed run would load, whose tensors are not. Raises ValueError for another run's."""
-    states = find_checkpoints(run, settings.resume_from_checkpoint) if settings.resume_from_checkpoint else []
+    states = find_checkpoints(run, settings.resume_from_checkpoint)
     if not states:
         return 0
-    plan = run_plan(settings, material, model, Captions(model, settings.seed), started_processes())
+    plan = run_plan(settings, material, model, started_processes())
     found, _ = first_whole(states, lambda state: check_state(state, plan))
     return found[0] if found else 0
 
@@ -145,13 +145,26 @@ def check_shares(settings: Namespace, loss: LossSettings) -> None:
             raise ValueError(f"--{name} {settings[name]}: --loss {loss.name} cannot weigh it; use all_captions")
 
 
-def run_plan(
-    settings: Namespace, material: Material, model: SiteModel, captions: Captions, processes: int
-) -> dict[str, Any]:
-    """What a resumed run must share with the run that it goes on from."""
+def trained_model(settings: Namespace, trainer: Trainer) -> SiteModel:
+    """What was trained, in the first process; where weights are spread every process must ask.
+
+    Those are put into a model that is built anew: what writes it need not know of parts.
+    """
+    if trainer.sharding is None:
+        return trainer.model
+    together = trainer.sharding.whole_state()
+    if not trainer.accelerator.is_main_process:
+        return trainer.model
+    model = build_model(settings, shards=True)
+    model.load_state_dict(together)
+    return model
+
+
+def run_plan(settings: Namespace, material: Material, model: SiteModel, processes: int) -> dict[str, Any]:
+    """What a resumed run must share with the run that it goes on from; of a model whose weights are not spread yet."""
     return {key: settings[key] for key in FIXED_SETTINGS} | {
         "processes": processes,
         "dataset_fingerprint": material.dataset.fingerprint,
-        "captions_sha256": captions.sha256,
+        "captions_sha256": captions_sha256(),
         "base_sha256": model.base_sha256,
     }
