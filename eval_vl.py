@@ -11,7 +11,7 @@ study), and writes ``report.html``, ``report.json``, ``predictions.csv`` and, wh
 """
 
 if __name__ == "__main__":
-    from data_prep.interrupts import end_at_ctrl_c
+    from workspace.interrupts import end_at_ctrl_c
 
     end_at_ctrl_c()  # until run_command heeds it: the imports take their time
 
@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from data_prep.commands import SettingsParser, run_command, settings_of
-from data_prep.layout import DataRoot, Split, data_root
+from workspace.cli import SettingsParser, run_command, settings_of
+from workspace.layout import DataRoot, Split, data_root
 
 if TYPE_CHECKING:
-    from data_prep.pairs import Dataset
-    from vl_model.embeddings import Embeddings, TextEmbeddings
-    from vl_model.evaluate import HeldOut
-    from vl_model.grading import Grader, HeadName
-    from vl_model.run_record import RunRecord
-    from vl_model.site_table import SiteTable
+    from data_prep.conversion.pairs import Dataset
+    from runs.run_record import RunRecord
+    from vl_model.data.site_table import SiteTable
+    from vl_model.evaluation.cross_fitting import HeldOut
+    from vl_model.evaluation.embeddings import Embeddings, TextEmbeddings
+    from vl_model.evaluation.grader import Grader, HeadName
 
 PROG = "eval_vl.py"
 REPORT_SCHEMA_VERSION = 1
@@ -64,9 +64,10 @@ def main() -> None:
     theirs = root.logs(settings["compare"]) / "predictions.csv" if settings["compare"] else None
 
     # scikit-learn and pandas take a second or two, torch ten: the first only now, the second only where it is needed.
-    from vl_model.evaluate import better_head, fit_grader, fit_heads, predict_held_out, split_studies
-    from vl_model.measures import compare, measure, plain
-    from vl_model.predictions import read_predictions, write_predictions
+    from vl_model.evaluation.cross_fitting import better_head, fit_grader, fit_heads, predict_held_out, split_studies
+    from vl_model.evaluation.predictions import read_predictions, write_predictions
+    from vl_model.evaluation.report_content import compare, measure
+    from workspace.json_files import plain
 
     other = read_predictions(theirs) if theirs else None
     split = split_studies(material.labels, material.fold_of, material.run.held_out_folds)
@@ -114,9 +115,9 @@ class Material:
 
 def read_material(root: DataRoot, run: str) -> Material:
     """Raises ValueError where the run is not finished, or was trained on other data than lies there now."""
-    from data_prep.pairs import read_dataset
-    from vl_model.run_record import read_run_record
-    from vl_model.site_table import full_table, site_table
+    from data_prep.conversion.pairs import read_dataset
+    from runs.run_record import read_run_record
+    from vl_model.data.site_table import full_table, site_table
 
     record = read_run_record(root.run(run))
     datasets: dict[Split, Dataset] = {"train": read_dataset(root.processed("train"))}
@@ -139,8 +140,8 @@ def unseen_labels(root: DataRoot, dataset: "Dataset", table: "SiteTable") -> "Si
 
     dataset.json knows labels of what is imaged only; train.csv is asked for the rest where it is still the same.
     """
-    from data_prep.tables import read_train_tables
-    from vl_model.site_table import full_table, site_table
+    from data_prep.studies.tables import read_train_tables
+    from vl_model.data.site_table import full_table, site_table
 
     if not root.table("train.csv").is_file():
         return table
@@ -159,7 +160,7 @@ def embed(
     """Embeddings of every split and of the prompts: read where they are current, else computed and kept."""
     from data_prep.sites import SITES, Severity
     from prompts.render import zero_shot_prompts
-    from vl_model.embeddings import fingerprint, prompts_fingerprint, read_embeddings, read_text_embeddings
+    from vl_model.evaluation.embeddings import fingerprint, prompts_fingerprint, read_embeddings, read_text_embeddings
 
     folder = root.run(run) / "embeddings"
     prompts = [[zero_shot_prompts(site, severity) for severity in Severity] for site in SITES]
@@ -186,12 +187,12 @@ def compute_embeddings(
     """Load the model and embed everything."""
     import torch
 
-    from data_prep.crops import open_crops
-    from vl_model.embed import embed_ensembles, embed_rows
-    from vl_model.embeddings import Embeddings, TextEmbeddings, write_embeddings, write_text_embeddings
-    from vl_model.launch import threads_per_process
-    from vl_model.rows import group_sites
-    from vl_model.site_model import load_site_model
+    from data_prep.conversion.crops import open_crops
+    from runs.launch import threads_per_process
+    from vl_model.data.site_rows import group_sites
+    from vl_model.evaluation.embed import embed_ensembles, embed_rows
+    from vl_model.evaluation.embeddings import Embeddings, TextEmbeddings, write_embeddings, write_text_embeddings
+    from vl_model.model.site_model import load_site_model
 
     torch.set_num_threads(threads_per_process())
     model = load_site_model(root.run(run) / "final").to("cuda" if torch.cuda.is_available() else "cpu")
@@ -208,7 +209,7 @@ def compute_embeddings(
 
 
 def save_grader(root: DataRoot, run: str, grader: "Grader") -> None:
-    from vl_model.grading import write_grader
+    from vl_model.evaluation.grader import write_grader
 
     write_grader(root.run(run) / "heads", grader)
 
@@ -216,9 +217,9 @@ def save_grader(root: DataRoot, run: str, grader: "Grader") -> None:
 def write_pictured_report(
     logs: Path, report: dict[str, Any], held_out: "HeldOut", head: "HeadName", dataset: "Dataset", root: DataRoot
 ) -> None:
-    from data_prep.crops import open_crops
-    from vl_model.cases import choose_cases
-    from vl_model.report import write_report
+    from data_prep.conversion.crops import open_crops
+    from vl_model.evaluation.cases import choose_cases
+    from vl_model.evaluation.report import write_report
 
     write_report(logs, report, choose_cases(held_out, head, dataset.pairs), open_crops(root.processed("train")))
 
@@ -226,8 +227,8 @@ def write_pictured_report(
 def submit(path: Path, root: DataRoot, dataset: "Dataset", embeddings: "Embeddings", grader: "Grader") -> None:
     """25 metric-optimal rows for every study that the test tables name."""
     from data_prep.sites import SITES
-    from vl_model.site_table import full_table, site_table
-    from vl_model.submission import write_submission
+    from vl_model.data.site_table import full_table, site_table
+    from vl_model.evaluation.submission import write_submission
 
     table = full_table(dataset.study_ids, site_table([]))
     prob_SX3 = grader.predict_proba(table, embeddings, "metric_optimal").reshape(-1, len(SITES), 3)
@@ -240,7 +241,7 @@ def score_against(submission: Path, solution: Path) -> None:
     for path, maker in ((submission, "eval_vl.py writes it where there is a test split"), (solution, "--solution")):
         if not path.is_file():
             raise ValueError(f"{path}: no such file ({maker})")
-    from vl_model.submission import score_submission
+    from vl_model.evaluation.submission import score_submission
 
     metric = score_submission(submission, solution)
     print(f"{'submission':34s}{metric_line(metric.as_dict())}")

@@ -11,7 +11,7 @@ what was wrong is in ``faults.csv``. Research use only: not a medical device.
 """
 
 if __name__ == "__main__":
-    from data_prep.interrupts import end_at_ctrl_c
+    from workspace.interrupts import end_at_ctrl_c
 
     end_at_ctrl_c()  # until run_command heeds it: the imports take their time
 
@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import PositiveInt
 
-from data_prep.commands import SettingsParser, run_command, usable_cores
-from data_prep.layout import DataRoot, data_root
+from workspace.cli import SettingsParser, run_command, usable_cores
+from workspace.layout import DataRoot, data_root
 
 if TYPE_CHECKING:
-    from data_prep.pairs import Dataset
-    from data_prep.placing import Placer
-    from vl_model.embeddings import Embeddings
-    from vl_model.grading import Grader
-    from vl_model.site_table import SiteTable
+    from data_prep.conversion.pairs import Dataset
+    from data_prep.placement.placer import Placer
+    from vl_model.data.site_table import SiteTable
+    from vl_model.evaluation.embeddings import Embeddings
+    from vl_model.evaluation.grader import Grader
 
 PROG = "predict_vl.py"
 #: Columns of probabilities.csv after the probabilities: empty for a site that no image shows.
@@ -60,7 +60,7 @@ def main() -> None:
     descriptions = Path(settings.series_descriptions) if settings.series_descriptions else None
     check_inputs(images, out, descriptions)
 
-    from vl_model.locator_of_run import placing_of
+    from locator.carried import placing_of
 
     grader = read_run_grader(root, settings.run)
     placer = placing_of(root, root.run(settings.run), settings.locator)
@@ -93,13 +93,13 @@ def check_inputs(images: Path, out: Path, descriptions: Path | None) -> None:
 
 def read_run_grader(root: DataRoot, run: str) -> "Grader":
     """The run's heads. Raises ValueError where the run is missing, unfinished, or not evaluated yet."""
-    from vl_model.run_record import read_run_record
+    from runs.run_record import read_run_record
 
     folder = root.run(run)
     read_run_record(folder)
 
-    from vl_model.embeddings import fingerprint
-    from vl_model.grading import read_grader
+    from vl_model.evaluation.embeddings import fingerprint
+    from vl_model.evaluation.grader import read_grader
 
     return read_grader(folder / "heads", fingerprint(folder / "final", "")["checkpoint"])
 
@@ -121,8 +121,8 @@ def working_folder(out: Path) -> Iterator[Path]:
 
 def convert(images: Path, processed: Path, descriptions: Path | None, placer: "Placer", workers: int) -> "Dataset":
     """DICOM files to tiles, sites placed by `placer`: nobody marked them."""
-    from data_prep.convert import convert_folder
-    from data_prep.pairs import read_dataset
+    from data_prep.conversion.convert import convert_folder
+    from data_prep.conversion.pairs import read_dataset
     from prompts.render import caption
 
     convert_folder(images, processed, descriptions=descriptions, placer=placer, caption=caption, workers=workers)
@@ -132,12 +132,12 @@ def convert(images: Path, processed: Path, descriptions: Path | None, placer: "P
 def embed(root: DataRoot, run: str, dataset: "Dataset", processed: Path, batch_size: int) -> "Embeddings":
     import torch
 
-    from data_prep.crops import open_crops
-    from vl_model.embed import embed_rows
-    from vl_model.embeddings import Embeddings
-    from vl_model.launch import threads_per_process
-    from vl_model.rows import group_sites
-    from vl_model.site_model import load_site_model
+    from data_prep.conversion.crops import open_crops
+    from runs.launch import threads_per_process
+    from vl_model.data.site_rows import group_sites
+    from vl_model.evaluation.embed import embed_rows
+    from vl_model.evaluation.embeddings import Embeddings
+    from vl_model.model.site_model import load_site_model
 
     torch.set_num_threads(threads_per_process())
     model = load_site_model(root.run(run) / "final").to("cuda" if torch.cuda.is_available() else "cpu")
@@ -149,9 +149,9 @@ def write_probabilities(path: Path, dataset: "Dataset", embeddings: "Embeddings"
     """Calibrated probabilities, a row a site, with the slice and box that speak for it."""
     import pandas as pd
 
-    from data_prep.whole_files import replacing
-    from vl_model.predictions import GRADES, site_columns
-    from vl_model.site_table import full_table, site_table
+    from vl_model.data.site_table import full_table, site_table
+    from vl_model.evaluation.predictions import GRADES, site_columns
+    from workspace.whole_files import replacing
 
     table = full_table(dataset.study_ids, site_table([]))
     prob_N3 = grader.predict_proba(table, embeddings, "calibrated")
@@ -165,7 +165,7 @@ def write_probabilities(path: Path, dataset: "Dataset", embeddings: "Embeddings"
 def evidence_rows(dataset: "Dataset", table: "SiteTable") -> list[dict[str, Any]]:
     """For each row of `table` the slice, and the box in its pixels, of the view that the site is marked in first."""
     from data_prep.sites import SITES
-    from vl_model.rows import evidence_of
+    from vl_model.data.site_rows import evidence_of
 
     best = evidence_of(dataset.pairs)
     shown = [best.get((study, SITES[site])) for study, site in zip(table.study_N.tolist(), table.site_N, strict=True)]
@@ -185,8 +185,8 @@ def evidence_rows(dataset: "Dataset", table: "SiteTable") -> list[dict[str, Any]
 
 def submit(path: Path, dataset: "Dataset", embeddings: "Embeddings", grader: "Grader") -> None:
     from data_prep.sites import SITES
-    from vl_model.site_table import full_table, site_table
-    from vl_model.submission import write_submission
+    from vl_model.data.site_table import full_table, site_table
+    from vl_model.evaluation.submission import write_submission
 
     table = full_table(dataset.study_ids, site_table([]))
     prob_SX3 = grader.predict_proba(table, embeddings, "metric_optimal").reshape(-1, len(SITES), 3)

@@ -18,7 +18,7 @@ image is left as it was, and the test split is placed by the atlas of an earlier
 """
 
 if __name__ == "__main__":
-    from data_prep.interrupts import end_at_ctrl_c
+    from workspace.interrupts import end_at_ctrl_c
 
     end_at_ctrl_c()  # until run_command heeds it: the imports take their time
 
@@ -27,14 +27,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.commands import SettingsParser, run_command, settings_of, usable_cores
-from data_prep.layout import DataRoot, Split, data_root
+from workspace.cli import SettingsParser, run_command, settings_of, usable_cores
+from workspace.layout import DataRoot, Split, data_root
 
 if TYPE_CHECKING:
-    from data_prep.atlas import Atlas
-    from data_prep.cohorts import Cohort
-    from data_prep.executors import Pool
-    from data_prep.gather import Summary
+    from data_prep.conversion.executors import Pool
+    from data_prep.conversion.merge import Summary
+    from data_prep.placement.atlas import Atlas
+    from data_prep.studies.cohorts import Cohort
 
 #: Tables that name test studies: each is owed an answer, also where there are no images at all.
 TEST_TABLES = ("test_series_descriptions.csv", "sample_submission.csv")
@@ -50,7 +50,7 @@ def main() -> None:
         raise ValueError(f"--folds {settings['folds']}: at most {MOST_FOLDS}")
     root = data_root(settings["root"])
 
-    from data_prep.cohorts import split_cohort
+    from data_prep.studies.cohorts import split_cohort
 
     # All tables and folders are read before the first image is, so that wrong input is told at once.
     cohorts = {split: split_cohort(root, split) for split in splits_to_prepare(root, settings["split"])}
@@ -107,8 +107,8 @@ def splits_to_prepare(root: DataRoot, wanted: str) -> list[Split]:
 @contextmanager
 def pool_for(cohorts: Iterable["Cohort"], settings: dict[str, Any]) -> Iterator["Pool"]:
     """Workers for the whole run: no more than there are studies. Of what passes with time it is said how to go on."""
-    from data_prep.convert import DiskFull
-    from data_prep.executors import open_pool
+    from data_prep.conversion.convert import DiskFull
+    from data_prep.conversion.executors import open_pool
 
     studies = max(len(cohort.folders) for cohort in cohorts)
     going_on = "the same command goes on from here"
@@ -128,9 +128,9 @@ def check(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, An
 
     Of the train split also the marks that locators, which had not learned from their studies, disagree with.
     """
-    from data_prep.check import check_cohort, describe, fault_table
-    from vl_model.locator_files import find_locator
-    from vl_model.locator_suspects import MARKS, read_suspects, told
+    from data_prep.conversion.dry_run import check_cohort, describe, fault_table
+    from locator.files import find_locator
+    from locator.suspects import MARKS, read_suspects, told
 
     locator = find_locator(root, settings["locator"])
     placer = f"the locator {locator.parent.name!r}" if locator else "an atlas"
@@ -149,7 +149,7 @@ def check(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, An
 
 def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, Any], pool: "Pool") -> bool:
     """Convert one split, or find it converted, and say what came of it; whether anything of it could be used."""
-    from data_prep.convert import (
+    from data_prep.conversion.convert import (
         NothingReadable,
         convert_cohort,
         input_key,
@@ -157,10 +157,10 @@ def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, 
         read_inputs,
         summary_if_current,
     )
-    from data_prep.shipped_atlas import NOTICE
+    from data_prep.placement.shipped_atlas import NOTICE
+    from locator.files import find_locator, locator_fingerprint
+    from locator.site_placer import placer_of
     from prompts.render import caption
-    from vl_model.located_sites import placer_of
-    from vl_model.locator_files import find_locator, locator_fingerprint
 
     processed = root.processed(split)
     noted: dict[str, Any] = {name: settings[name] for name in ("folds", "seed", "max_pixels")}
@@ -200,7 +200,7 @@ def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: dict[str, 
 
 def learned_atlas(root: DataRoot) -> "Atlas | None":
     """The atlas that the train split left, if it is there."""
-    from data_prep.atlas import load_atlas
+    from data_prep.placement.atlas import load_atlas
 
     path = root.processed("train") / "atlas.json"
     return load_atlas(path) if path.is_file() else None

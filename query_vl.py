@@ -10,7 +10,7 @@ one picture of the answers. Needs what eval_vl.py writes. Research use only: not
 """
 
 if __name__ == "__main__":
-    from data_prep.interrupts import end_at_ctrl_c
+    from workspace.interrupts import end_at_ctrl_c
 
     end_at_ctrl_c()  # until run_command heeds it: the imports take their time
 
@@ -19,16 +19,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_prep.commands import SettingsParser, run_command
-from data_prep.layout import DataRoot, Split, data_root
 from prompts.parse import Query, parse_query
+from workspace.cli import SettingsParser, run_command
+from workspace.layout import DataRoot, Split, data_root
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vl_model.answers import Reply
-    from vl_model.index import Answer
+    from vl_model.queries.answers import Reply
+    from vl_model.queries.index import Answer
 
 PROG = "query_vl.py"
 SHEET = "answers.png"
@@ -57,9 +57,9 @@ def main() -> None:
     query = parse_query(settings.text)
     root = data_root(settings.root)
 
-    from vl_model.answers import Reply, read_truth, reply_json, reply_text  # numpy, and so only now
-    from vl_model.index import join, rank
-    from vl_model.run_index import available_splits, check_run, open_run_index
+    from vl_model.queries.answers import Reply, read_truth, reply_json, reply_text  # numpy, and so only now
+    from vl_model.queries.index import join, rank
+    from vl_model.queries.run_index import available_splits, check_run, open_run_index
 
     truth = read_truth(Path(settings.truth)) if settings.truth else None
     check_run(root, settings.run)
@@ -79,7 +79,7 @@ def embed_rest(root: DataRoot, run: str, query: Query) -> "NDArray[np.float32] |
     """(D,): the embedding of the words that were not understood; None where there are none, and no tower is loaded."""
     if not query.rest:
         return None
-    from vl_model.site_model import load_site_model
+    from vl_model.model.site_model import load_site_model
 
     [text_D] = load_site_model(root.run(run) / "final").embed_texts([query.rest])
     embedding: NDArray[np.float32] = text_D.detach().float().cpu().numpy()
@@ -88,8 +88,8 @@ def embed_rest(root: DataRoot, run: str, query: Query) -> "NDArray[np.float32] |
 
 def save_answers(root: DataRoot, folder: Path, reply: "Reply") -> dict[int, tuple[Path, Path]]:
     """Write the crops and the sheet of all answers; rank -> the files of that answer."""
-    from vl_model.answer_picture import read_picture, save_crops, save_sheet
-    from vl_model.answers import ranking_words
+    from vl_model.queries.answer_sheet import read_picture, save_crops, save_sheet
+    from vl_model.queries.answers import ranking_words
 
     query, answers = reply.query, reply.answers
     pictures = [read_picture(root.processed(split_of(answer)), answer) for answer in answers]

@@ -12,7 +12,7 @@ held-out folds, which it never learned from), and with --show sheets of located 
 """
 
 if __name__ == "__main__":
-    from data_prep.interrupts import end_at_ctrl_c
+    from workspace.interrupts import end_at_ctrl_c
 
     end_at_ctrl_c()  # until run_command heeds it: the imports take their time
 
@@ -25,10 +25,8 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import Namespace
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 
-from data_prep.commands import NonNegativeFinite, PositiveFinite, Seed, SettingsParser, run_command, settings_of
-from data_prep.layout import DataRoot, data_root
-from data_prep.pairs import read_metadata
-from vl_model.launch import (
+from data_prep.conversion.pairs import read_metadata
+from runs.launch import (
     Launch,
     add_run_flags,
     check_launch,
@@ -39,19 +37,21 @@ from vl_model.launch import (
     threads_per_process,
     trackers_of,
 )
-from vl_model.run_folder import claim_run, held, remove_run, write_record
+from runs.run_folder import claim_run, held, remove_run, write_record
+from workspace.cli import NonNegativeFinite, PositiveFinite, Seed, SettingsParser, run_command, settings_of
+from workspace.layout import DataRoot, data_root
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from data_prep.atlas import Atlas
-    from vl_model.locator import Locator
-    from vl_model.locator_calibration import Seen
-    from vl_model.locator_network import LocatorNetwork
-    from vl_model.locator_tables import MarkedStudy
-    from vl_model.locator_training import LocatorTrainer
-    from vl_model.preemption import Preemption
-    from vl_model.spine_prior import SpinePrior
+    from data_prep.placement.atlas import Atlas
+    from locator.calibration import Seen
+    from locator.locator import Locator
+    from locator.marked_studies import MarkedStudy
+    from locator.network import LocatorNetwork
+    from locator.spine_prior import SpinePrior
+    from locator.trainer import LocatorTrainer
+    from runs.preemption import Preemption
 
 PROG = "train_locator.py"
 #: What may not change when a run is resumed.
@@ -128,15 +128,15 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
 
     import torch
 
-    from vl_model.accelerators import build_accelerator
-    from vl_model.checkpoints import find_checkpoints, save_checkpoint
-    from vl_model.ending import orderly_end
-    from vl_model.locator import new_network
-    from vl_model.locator_training import METRICS
-    from vl_model.preemption import Preemption
-    from vl_model.provenance import run_record
-    from vl_model.records import Records
-    from vl_model.resuming import resume
+    from locator.locator import new_network
+    from locator.trainer import METRICS
+    from runs.accelerators import build_accelerator
+    from runs.checkpoints import find_checkpoints, save_checkpoint
+    from runs.metrics_log import Records
+    from runs.preemption import Preemption
+    from runs.provenance import run_record
+    from runs.resuming import resume
+    from runs.shutdown import orderly_end
 
     torch.set_num_threads(threads_per_process())
     states = find_checkpoints(run, settings.resume_from_checkpoint)
@@ -186,10 +186,10 @@ def read_material(processed: Path, held_out_folds: Sequence[int]) -> Material:
     """Raises ValueError where there is nothing to learn from."""
     metadata = read_metadata(processed)
 
-    from data_prep.atlas import load_atlas
-    from vl_model.locator_suspects import MARKS
-    from vl_model.locator_tables import read_marked_studies
-    from vl_model.spine_prior import learn_prior
+    from data_prep.placement.atlas import load_atlas
+    from locator.marked_studies import read_marked_studies
+    from locator.spine_prior import learn_prior
+    from locator.suspects import MARKS
 
     fold_of = {int(study): int(fold) for study, fold in metadata["folds"]["of_study"].items()}
     studies = read_marked_studies(processed, fold_of)
@@ -216,10 +216,10 @@ def build_trainer(
     """Cuts the pictures, where they are not cut yet."""
     from tqdm import tqdm
 
-    from vl_model.locator_batches import PictureBatches
-    from vl_model.locator_data import cut_studies
-    from vl_model.locator_training import LocatorBatches, LocatorTrainer
-    from vl_model.training import TrainingSettings
+    from locator.batches import PictureBatches
+    from locator.trainer import LocatorBatches, LocatorTrainer
+    from locator.training_data import cut_studies
+    from runs.optimization import OptimizationSettings
 
     def progress(studies: Any) -> Any:
         return tqdm(studies, desc="cutting pictures", unit="study")
@@ -239,7 +239,7 @@ def build_trainer(
         )
         for name in cuts
     }
-    training = TrainingSettings(
+    training = OptimizationSettings(
         steps=settings.max_train_steps,
         learning_rate=settings.learning_rate,
         warmup_steps=round(settings.warmup_ratio * settings.max_train_steps),
@@ -261,9 +261,9 @@ def run_plan(settings: Namespace, material: Material, accelerator: "Accelerator"
 
 def finish(run: Path, logs: Path, network: "LocatorNetwork", material: Material, preemption: "Preemption") -> None:
     """Look at the held-out studies, calibrate by them, write ``final/`` and the report."""
-    from vl_model.locator import Locator
-    from vl_model.locator_calibration import fit
-    from vl_model.locator_report import write_report
+    from locator.calibration import fit
+    from locator.locator import Locator
+    from locator.report import write_report
 
     bare = Locator(network.eval(), material.prior, material.atlas)
     seen = look_at(bare, material, preemption)
@@ -279,8 +279,8 @@ def look_at(locator: "Locator", material: Material, preemption: "Preemption") ->
     """The held-out studies as the networks see them. Raises Stopped where it is asked to stop meanwhile."""
     from tqdm import tqdm
 
-    from vl_model.ending import Stopped
-    from vl_model.locator_calibration import Seen
+    from locator.calibration import Seen
+    from runs.shutdown import Stopped
 
     seen = []
     for marked in tqdm(material.held_out, desc="locating held-out studies", unit="study"):
@@ -293,9 +293,9 @@ def look_at(locator: "Locator", material: Material, preemption: "Preemption") ->
 
 def show(root: DataRoot, settings: Namespace) -> None:
     """Sheets of the studies that the run held out, worst first."""
-    from vl_model.locator import load_locator
-    from vl_model.locator_sheet import locate_all, write_sheets
-    from vl_model.run_record import read_run_record
+    from locator.locator import load_locator
+    from locator.sheet import locate_all, write_sheets
+    from runs.run_record import read_run_record
 
     record = read_run_record(root.run(settings.run))
     material = read_material(root.processed("train"), record.held_out_folds)

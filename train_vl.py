@@ -14,7 +14,7 @@ towers, adapters merged, as a folder of open_clip or transformers, whichever its
 """
 
 if __name__ == "__main__":
-    from data_prep.interrupts import end_at_ctrl_c
+    from workspace.interrupts import end_at_ctrl_c
 
     end_at_ctrl_c()  # until run_command heeds it: the imports take their time
 
@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 
-from data_prep.commands import SettingsParser, run_command, settings_of
-from data_prep.layout import DataRoot, data_root, home_expanded
-from vl_model.launch import (
+from locator.carried import Placing, placing_to_carry
+from runs.launch import (
     Launch,
     add_run_flags,
     check_launch,
@@ -38,19 +37,20 @@ from vl_model.launch import (
     threads_per_process,
     trackers_of,
 )
-from vl_model.locator_of_run import Placing, placing_to_carry
-from vl_model.material import Material, read_material
-from vl_model.run_folder import check_run, claim_run, held, remove_run, write_record
-from vl_model.training_flags import DEFAULT_MODEL, DEFAULT_PRETRAINED, add_training_flags
+from runs.run_folder import check_run, claim_run, held, remove_run, write_record
+from vl_model.data.training_set import Material, read_material
+from vl_model.training.flags import DEFAULT_MODEL, DEFAULT_PRETRAINED, add_training_flags
+from workspace.cli import SettingsParser, run_command, settings_of
+from workspace.layout import DataRoot, data_root, home_expanded
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from accelerate import Accelerator
 
-    from vl_model.seen_studies import SeriesOf
-    from vl_model.site_model import SiteModel
-    from vl_model.training import Trainer
+    from vl_model.model.lineage import SeriesOf
+    from vl_model.model.site_model import SiteModel
+    from vl_model.training.trainer import Trainer
 
 PROG = "train_vl.py"
 
@@ -93,7 +93,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     trackers = trackers_of(settings.report_to)
     placing = placing_to_carry(root)
     if settings.push_to_hub:
-        from vl_model.hub import check_repository
+        from vl_model.model.hub import check_repository
 
         check_repository(settings.push_to_hub)
     material = material_of(root, settings)
@@ -111,15 +111,15 @@ def train_on(
 ) -> None:
     import torch
 
-    from vl_model.accelerators import build_accelerator
-    from vl_model.checkpoints import find_checkpoints, save_checkpoint
-    from vl_model.ending import orderly_end
-    from vl_model.preemption import Preemption
-    from vl_model.records import Records
-    from vl_model.resuming import resume
-    from vl_model.seen_studies import series_seen
-    from vl_model.training import METRICS
-    from vl_model.training_parts import build_model, build_trainer, check_base, model_settings, run_plan, trained_model
+    from runs.accelerators import build_accelerator
+    from runs.checkpoints import find_checkpoints, save_checkpoint
+    from runs.metrics_log import Records
+    from runs.preemption import Preemption
+    from runs.resuming import resume
+    from runs.shutdown import orderly_end
+    from vl_model.model.lineage import series_seen
+    from vl_model.training.build import build_model, build_trainer, check_base, model_settings, run_plan, trained_model
+    from vl_model.training.trainer import METRICS
 
     torch.set_num_threads(threads_per_process())
     run, logs = root.run(settings.run), root.logs(settings.run)
@@ -157,7 +157,7 @@ def train_on(
             if cost := records.evaluation_cost():
                 print(cost, flush=True)
             if settings.push_to_hub:
-                from vl_model.hub import push
+                from vl_model.model.hub import push
 
                 print(push(run / "final", settings.push_to_hub), flush=True)
     accelerator.end_training()
@@ -165,7 +165,7 @@ def train_on(
 
 def open_run(settings: Namespace, run: "Path", logs: "Path", material: Material, trainer: "Trainer") -> dict[str, Any]:
     """The record of a run that begins or goes on, which the first process writes and announces; empty in the others."""
-    from vl_model.provenance import run_record
+    from runs.provenance import run_record
 
     accelerator, steps, is_sharded = trainer.accelerator, trainer.settings.steps, trainer.sharding is not None
     record: dict[str, Any] = {}
@@ -198,7 +198,7 @@ def finish(run: "Path", model: "SiteModel", placing: Placing, record: dict[str, 
 
     series: those that the model has seen.
     """
-    from vl_model.seen_studies import SERIES
+    from vl_model.model.lineage import SERIES
 
     trained_on = {name: record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}
     model.save(run / "final", trained_on | {SERIES: series})
@@ -211,7 +211,7 @@ def export(settings: Namespace, run: "Path") -> int:
     if settings.overwrite or settings.resume_from_checkpoint:
         raise ValueError("--export writes a finished run: leave --overwrite and --resume_from_checkpoint out")
     if own_rank() == 0:
-        from vl_model.export import export_run
+        from vl_model.model.export import export_run
 
         folder = home_expanded(settings.export, "--export")
         try:
@@ -223,8 +223,8 @@ def export(settings: Namespace, run: "Path") -> int:
 
 def examine(settings: Namespace) -> int:
     """--doctor: everything that can be checked before the first step; nothing is written."""
-    from vl_model import doctor
-    from vl_model import training_parts as parts_of
+    from vl_model.training import build as parts_of
+    from vl_model.training import doctor
 
     root = data_root(settings.root)
     run = root.run(settings.run)
@@ -255,7 +255,7 @@ def material_of(root: DataRoot, settings: Namespace) -> Material:
 
 
 def announce(material: Material, accelerator: "Accelerator", model: "SiteModel", steps: int, is_sharded: bool) -> None:
-    from vl_model.accelerators import precision_in_words
+    from runs.accelerators import precision_in_words
 
     processes = f"{accelerator.num_processes} process{'es' if accelerator.num_processes > 1 else ''}"
     precision = precision_in_words(accelerator.mixed_precision)

@@ -7,8 +7,8 @@ batches as `train_vl.py` has it.
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vl_model.loss import LossSettings
-from vl_model.tiles import Augmentation
+from vl_model.data.tiles import Augmentation
+from vl_model.training.loss import LossSettings
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """One condition with one seed: trained, evaluated on the held-out studies, and said in one JSON line.
 
-The line holds each held-out study's share in the metric (`vl_model.metrics.StudySums`), so that conditions can be
-paired by study afterwards, in any combination, without training again.
+The line holds each held-out study's share in the metric (`vl_model.evaluation.metrics.StudySums`), so that conditions
+can be paired by study afterwards, in any combination, without training again.
 """
 
 import time
@@ -17,22 +17,22 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.ablation_conditions import Condition
-from data_prep.crops import open_crops
-from data_prep.pairs import Dataset, read_dataset
+from data_prep.conversion.crops import open_crops
+from data_prep.conversion.pairs import Dataset, read_dataset
 from data_prep.sites import SITES, Severity, Side
 from prompts.render import zero_shot_prompts
-from vl_model.accelerators import build_accelerator
-from vl_model.batches import TrainingBatches, training_loader
-from vl_model.embed import embed_ensembles, embed_rows
-from vl_model.embeddings import Embeddings
-from vl_model.evaluate import Split, fit_heads, predict_held_out, split_studies
-from vl_model.grading import HEADS
-from vl_model.launch import Launch
-from vl_model.lora import LoraSettings, merge_adapters
-from vl_model.metrics import StudySums, study_sums
-from vl_model.rows import SiteRow, group_sites
-from vl_model.site_model import ModelSettings, SiteModel, build_site_model
-from vl_model.training import Trainer, TrainingSettings
+from runs.accelerators import build_accelerator
+from runs.launch import Launch
+from vl_model.data.batches import TrainingBatches, training_loader
+from vl_model.data.site_rows import SiteRow, group_sites
+from vl_model.evaluation.cross_fitting import Split, fit_heads, predict_held_out, split_studies
+from vl_model.evaluation.embed import embed_ensembles, embed_rows
+from vl_model.evaluation.embeddings import Embeddings
+from vl_model.evaluation.grader import HEADS
+from vl_model.evaluation.metrics import StudySums, study_sums
+from vl_model.model.lora import LoraSettings, merge_adapters
+from vl_model.model.site_model import ModelSettings, SiteModel, build_site_model
+from vl_model.training.trainer import Trainer, TrainingSettings
 
 LORA = LoraSettings(rank=16, alpha=32, towers="both")
 WARMUP = 0.05

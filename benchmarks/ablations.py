@@ -26,14 +26,14 @@ from jsonargparse.typing import PositiveInt
 
 from benchmarks.ablation_conditions import CONDITIONS, Condition, named
 from benchmarks.ablation_run import Plan, run_condition, write_unmirrored
-from data_prep.commands import SettingsParser, run_command
-from data_prep.layout import DataRoot, data_root
-from data_prep.whole_files import replacing
-from vl_model.bootstrap import Interval, mean_intervals, paired_mean_differences
-from vl_model.grading import HEADS
-from vl_model.metrics import StudySums
-from vl_model.open_clip_towers import WEIGHTS_FILE
-from vl_model.towers import LOCAL_DIR
+from vl_model.evaluation.bootstrap import Interval, mean_intervals, paired_mean_differences
+from vl_model.evaluation.grader import HEADS
+from vl_model.evaluation.metrics import StudySums
+from vl_model.towers.model_names import LOCAL_DIR
+from vl_model.towers.open_clip_towers import WEIGHTS_FILE
+from workspace.cli import SettingsParser, run_command
+from workspace.layout import DataRoot, data_root
+from workspace.whole_files import replacing
 
 PROG = "-m benchmarks.ablations"
 RESULTS = "ablations.jsonl"

@@ -26,9 +26,9 @@ from benchmarks.machine import describe_machine
 from benchmarks.train import measure_loader
 from benchmarks.training_material import write_material
 from data_prep.sites import SITES
-from vl_model.captions import Captions
-from vl_model.site_model import ModelSettings, build_site_model
-from vl_model.towers import load_towers, save_towers
+from vl_model.model.site_model import ModelSettings, build_site_model
+from vl_model.towers.towers import load_towers, save_towers
+from vl_model.training.captions import Captions
 
 MODELS = ("ViT-B-16", "ViT-L-14")
 STEPS, EDGE, EPOCHS, WORKERS = 40, 5, 3, 8

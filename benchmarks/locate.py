@@ -20,20 +20,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_prep.cohorts import split_cohort
-from data_prep.commands import SettingsParser, run_command
-from data_prep.convert import learn_from
+from data_prep.conversion.convert import learn_from
 from data_prep.geometry import Array
-from data_prep.layout import DataRoot
 from data_prep.phantom import write_cohort
-from data_prep.regions import marked_positions, points_of
+from data_prep.placement.regions import marked_positions, points_of
 from data_prep.sites import SITES, Condition, Level, Side, Site, View
-from data_prep.studies import Series, Study, StudyFolder, read_study
-from vl_model.located_sites import completed
-from vl_model.locator import LARGEST_ERROR_MM, Located, Locator, load_locator, new_network
-from vl_model.locator_measures import Measured, lines
-from vl_model.locator_sheet import Case, reason, write_sheets
-from vl_model.spine_prior import learn_prior
+from data_prep.studies.cohorts import split_cohort
+from data_prep.studies.studies import Series, Study, StudyFolder, read_study
+from locator.errors import Measured, lines
+from locator.locator import LARGEST_ERROR_MM, Located, Locator, load_locator, new_network
+from locator.sheet import Case, reason, write_sheets
+from locator.site_placer import completed
+from locator.spine_prior import learn_prior
+from workspace.cli import SettingsParser, run_command
+from workspace.layout import DataRoot
 
 PROG = "-m benchmarks.locate"
 #: Share of studies that lack a series, where studies are hurt.

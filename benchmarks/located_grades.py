@@ -17,31 +17,31 @@ from pathlib import Path
 import torch
 
 from benchmarks.locate import read_truth
-from data_prep.cohorts import Cohort, split_cohort
-from data_prep.commands import SettingsParser, run_command, usable_cores
-from data_prep.convert import convert_cohort
-from data_prep.crops import open_crops
-from data_prep.executors import open_pool
+from data_prep.conversion.convert import convert_cohort
+from data_prep.conversion.crops import open_crops
+from data_prep.conversion.executors import open_pool
+from data_prep.conversion.pairs import read_dataset
 from data_prep.geometry import Array
-from data_prep.layout import DataRoot, data_root
-from data_prep.pairs import read_dataset
-from data_prep.placing import Placer
-from data_prep.regions import Position, vector
-from data_prep.shipped_atlas import shipped_atlas
+from data_prep.placement.placer import Placer
+from data_prep.placement.regions import Position, vector
+from data_prep.placement.shipped_atlas import shipped_atlas
 from data_prep.sites import SITES, Site, Source
-from data_prep.studies import Study
+from data_prep.studies.cohorts import Cohort, split_cohort
+from data_prep.studies.studies import Study
+from locator.files import check_locator
+from locator.site_placer import placer_of
 from prompts.render import caption
-from vl_model.bootstrap import Interval, metric_intervals, paired_ratios
-from vl_model.embed import embed_rows
-from vl_model.embeddings import Embeddings
-from vl_model.grading import read_grader
-from vl_model.located_sites import placer_of
-from vl_model.locator_files import check_locator
-from vl_model.metrics import StudySums, study_sums
-from vl_model.rows import group_sites
-from vl_model.site_model import load_site_model
-from vl_model.site_table import SiteTable, full_table
-from vl_model.submission import floored, read_solution
+from vl_model.data.site_rows import group_sites
+from vl_model.data.site_table import SiteTable, full_table
+from vl_model.evaluation.bootstrap import Interval, metric_intervals, paired_ratios
+from vl_model.evaluation.embed import embed_rows
+from vl_model.evaluation.embeddings import Embeddings
+from vl_model.evaluation.grader import read_grader
+from vl_model.evaluation.metrics import StudySums, study_sums
+from vl_model.evaluation.submission import floored, read_solution
+from vl_model.model.site_model import load_site_model
+from workspace.cli import SettingsParser, run_command, usable_cores
+from workspace.layout import DataRoot, data_root
 
 PROG = "-m benchmarks.located_grades"
 BATCH = 64

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
-from data_prep.cohorts import Cohort, split_cohort
 from data_prep.geometry import Frame
-from data_prep.layout import DataRoot
 from data_prep.phantom.files import SeriesIdentity, write_series
 from data_prep.phantom.protocols import Compression, Look, SeriesPlan
 from data_prep.phantom.tissues import Weighting, standard_palette
 from data_prep.sites import SITES, Level, Side, View
+from data_prep.studies.cohorts import Cohort, split_cohort
+from workspace.layout import DataRoot
 
 #: Of no consequence here: the images are not the phantom's.
 NO_LOOK = Look(standard_palette(Weighting.T1), 0.0, (0.0, 0.0, 0.0), 0.0, 0.0, 1.0, None, 0.0, 1.0)

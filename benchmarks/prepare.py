@@ -29,14 +29,14 @@ from pydicom import dcmread
 
 from benchmarks.machine import describe_machine
 from benchmarks.noisy_cohort import write_cohort, write_noisy_series
-from data_prep.cohorts import split_cohort
-from data_prep.convert import convert_cohort, learn_from
-from data_prep.executors import HERE, Pool, open_pool
-from data_prep.layout import DataRoot
+from data_prep.conversion.convert import convert_cohort, learn_from
+from data_prep.conversion.executors import HERE, Pool, open_pool
+from data_prep.conversion.png import write_png
 from data_prep.phantom.protocols import Compression
-from data_prep.png import write_png
 from data_prep.sites import Severity, Site, View
-from data_prep.studies import StudyFolder, read_study
+from data_prep.studies.cohorts import split_cohort
+from data_prep.studies.studies import StudyFolder, read_study
+from workspace.layout import DataRoot
 
 NOISE = (3, 15, 60)
 REAL_FILES = 147_218

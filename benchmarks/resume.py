@@ -24,8 +24,8 @@ from pathlib import Path
 
 import psutil
 
-from data_prep.commands import SettingsParser, run_command
-from data_prep.layout import DataRoot
+from workspace.cli import SettingsParser, run_command
+from workspace.layout import DataRoot
 
 PROG = "-m benchmarks.resume"
 LAUNCHER = ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", "accelerate_configs/cpu_2.yaml"]

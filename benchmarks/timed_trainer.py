@@ -77,8 +77,8 @@ def main() -> None:
 def time_ours(arguments: list[str], watch: Stopwatch) -> Marks:
     """train_vl.py with these arguments, whose batches are one stream: an epoch begins where the last one ended."""
     import train_vl
-    from vl_model.launch import own_rank
-    from vl_model.training import Trainer
+    from runs.launch import own_rank
+    from vl_model.training.trainer import Trainer
 
     done = 0
 
@@ -108,7 +108,7 @@ def time_open_clip(arguments: list[str], watch: Stopwatch) -> Marks:
     import open_clip
     from open_clip_train import main as trainer
 
-    from vl_model.open_clip_towers import CONFIGS
+    from vl_model.towers.open_clip_towers import CONFIGS
 
     open_clip.add_model_config(CONFIGS)
     train_one_epoch = trainer.train_one_epoch

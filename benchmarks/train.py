@@ -21,13 +21,13 @@ import torch
 from benchmarks.comparison import Job, Rate, best, describe, train_open_clip, train_ours
 from benchmarks.machine import describe_machine
 from benchmarks.training_material import write_material
-from data_prep.crops import open_crops
-from data_prep.pairs import read_dataset
-from vl_model.accelerators import precision_in_words
-from vl_model.batches import TrainingBatches, training_loader
-from vl_model.rows import group_sites
-from vl_model.tiles import Augmentation
-from vl_model.towers import load_towers, save_towers
+from data_prep.conversion.crops import open_crops
+from data_prep.conversion.pairs import read_dataset
+from runs.accelerators import precision_in_words
+from vl_model.data.batches import TrainingBatches, training_loader
+from vl_model.data.site_rows import group_sites
+from vl_model.data.tiles import Augmentation
+from vl_model.towers.towers import load_towers, save_towers
 
 TINY = "lumbar-tiny"
 #: Sites of the material, a little more than an epoch of the largest global batch needs.

@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from data_prep.crops import CROP_SIZE, TILE_SLICES, Tile, write_crops
-from data_prep.pairs import Pair, write_dataset
+from data_prep.conversion.crops import CROP_SIZE, TILE_SLICES, Tile, write_crops
+from data_prep.conversion.pairs import Pair, write_dataset
 from data_prep.sites import SITES, Severity, Source
 from prompts.render import caption
 

@@ -11,9 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data_prep.commands import SettingsParser, run_command
-from data_prep.layout import DataRoot, data_root
 from data_prep.sites import SUBMISSION_SITES
+from workspace.cli import SettingsParser, run_command
+from workspace.layout import DataRoot, data_root
 
 PROG = "-m demo.summary"
 HEADS = ("zero_shot", "linear_probe")
@@ -89,7 +89,7 @@ def difference(report: dict[str, Any], head: str) -> str:
 
 def print_submission(root: DataRoot) -> None:
     """Rows and order of submission.csv, and its metric against the phantom's truth."""
-    from vl_model.submission import score_submission
+    from vl_model.evaluation.submission import score_submission
 
     path = root.logs("lora") / "submission.csv"
     with path.open(newline="", encoding="utf-8") as file:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import Train
 from tests.tiny_dataset import write_tiny_dataset
+from tests.training_runs import Train
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def train(tiny_root: Path, tiny_base: str, monkeypatch: pytest.MonkeyPatch) -> T
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
     import train_vl
-    from data_prep.commands import run_command
+    from workspace.cli import run_command
 
     def run(name: str, *arguments: str) -> int:
         for state in (AcceleratorState, PartialState, GradientState):

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 
 import eval_vl
-from data_prep.commands import run_command
-from data_prep.pairs import read_dataset, write_dataset
+from data_prep.conversion.pairs import read_dataset, write_dataset
 from data_prep.sites import SITES
 from tests.tiny_dataset import write_tiny_dataset
+from workspace.cli import run_command
 
 REPOSITORY = Path(__file__).parents[1]
 Evaluate = Callable[..., int]
@@ -28,7 +28,7 @@ def write_run(
     """A finished run as train_vl.py leaves it: adapters, or towers, that have not learned anything yet."""
     import torch
 
-    from vl_model.site_model import ModelSettings, build_site_model
+    from vl_model.model.site_model import ModelSettings, build_site_model
 
     folder = root / "train" / "checkpoints" / run
     fingerprint = read_dataset(root / "train" / "processed_data").fingerprint
@@ -143,8 +143,8 @@ def test_labels_of_what_no_image_shows_count_where_the_table_is_the_same(root: P
     """A site without pair, graded in train.csv: it is scored, by its column's constant."""
     import hashlib
 
-    from data_prep.layout import DataRoot
-    from vl_model.site_table import full_table, site_table
+    from vl_model.data.site_table import full_table, site_table
+    from workspace.layout import DataRoot
 
     dataset = root / "train" / "processed_data"
     table = full_table([1], site_table([]))

@@ -14,10 +14,10 @@ import eval_vl
 import predict_vl
 import prepare_data
 from benchmarks import located_grades
-from data_prep.commands import run_command
 from data_prep.phantom.cohort import write_cohort
+from tests.data_prep.conversion.test_odd_studies import save_untaught_locator
 from tests.test_eval_vl import write_run
-from tests.test_odd_studies import save_untaught_locator
+from workspace.cli import run_command
 
 Command = Callable[..., int]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import prepare_data
-from data_prep.commands import run_command
-from data_prep.pairs import read_dataset
+from data_prep.conversion.pairs import read_dataset
 from data_prep.phantom import write_cohort
-from data_prep.shipped_atlas import NOTICE
+from data_prep.placement.shipped_atlas import NOTICE
 from data_prep.sites import Source
+from workspace.cli import run_command
 
 PROJECT = Path(__file__).resolve().parents[1]
 

@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.pairs import read_dataset
+from data_prep.conversion.pairs import read_dataset
 from data_prep.sites import SITES, Severity
 from tests.tiny_dataset import write_tiny_dataset
-from vl_model.embeddings import Embeddings, fingerprint, read_embeddings, write_embeddings
-from vl_model.evaluate import fit_grader, split_studies
-from vl_model.grading import Grader, read_grader, write_grader
-from vl_model.heads import LinearProbe, ZeroShotHead
-from vl_model.rows import group_sites
-from vl_model.site_model import ModelSettings, build_site_model, load_site_model
+from vl_model.data.site_rows import group_sites
+from vl_model.evaluation.cross_fitting import fit_grader, split_studies
+from vl_model.evaluation.embeddings import Embeddings, fingerprint, read_embeddings, write_embeddings
+from vl_model.evaluation.grader import Grader, read_grader, write_grader
+from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
+from vl_model.model.site_model import ModelSettings, build_site_model, load_site_model
 
 SCRIPT = Path(__file__).parents[1] / "query_vl.py"
 SEVERE_LEFT = "severe left foraminal narrowing at L4-L5"

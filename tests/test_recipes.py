@@ -7,7 +7,7 @@ import pytest
 
 import train_locator
 import train_vl
-from vl_model.towers import HF_HUB, TRANSFORMERS
+from vl_model.towers.model_names import HF_HUB, TRANSFORMERS
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 NAMES = {"demo", "demo_base", "vit-b-16-openai", "vit-l-14", "biomedclip", "siglip2", "medsiglip", "locator"}

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from data_prep.pairs import read_dataset
-from tests.runs import ENVIRONMENT, REPOSITORY, Train, assert_same_result, command, final, metrics
+from data_prep.conversion.pairs import read_dataset
+from runs import launch
+from runs.accelerators import build_accelerator
+from runs.run_folder import held
 from tests.tiny_model import write_tiny_base
-from vl_model import launch
-from vl_model.accelerators import build_accelerator
-from vl_model.rows import group_sites
-from vl_model.run_folder import held
+from tests.training_runs import ENVIRONMENT, REPOSITORY, Train, assert_same_result, command, final, metrics
+from vl_model.data.site_rows import group_sites
 
 SHORT = ["--max_train_steps", "8", "--per_device_train_batch_size", "10", "--learning_rate", "2e-3"]
 
@@ -51,8 +51,8 @@ def test_a_full_run_learns_and_leaves_its_records(train: Train, tiny_root: Path,
 
 
 def test_zero_steps_write_the_bare_base(train: Train, tiny_root: Path, tiny_base: str) -> None:
-    from vl_model.site_model import load_site_model
-    from vl_model.towers import load_towers
+    from vl_model.model.site_model import load_site_model
+    from vl_model.towers.towers import load_towers
 
     assert train("bare", "--max_train_steps", "0") == 0
     image_N3HW = torch.randn(2, 3, 32, 32)
@@ -159,7 +159,7 @@ def test_a_run_whose_scaler_skips_every_step_is_broken_off(
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=math.inf)  # whose half is as large
         return accelerator
 
-    monkeypatch.setattr("vl_model.accelerators.build_accelerator", with_hopeless_scaler)
+    monkeypatch.setattr("runs.accelerators.build_accelerator", with_hopeless_scaler)
     arguments = ["--max_train_steps", "60", "--per_device_train_batch_size", "10", "--checkpointing_steps", "40"]
     assert train("skipping", *arguments) == 2
     error = capsys.readouterr().err.splitlines()[-1]
@@ -272,7 +272,7 @@ def test_a_run_is_not_overwritten_unasked(train: Train, capsys: pytest.CaptureFi
 def test_a_collapsed_logit_scale_is_told_once(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr("vl_model.training.COLLAPSED_SCALE", 100.0)
+    monkeypatch.setattr("vl_model.training.trainer.COLLAPSED_SCALE", 100.0)
     assert train("collapsed", "--max_train_steps", "3", "--per_device_train_batch_size", "10") == 0
     said = capsys.readouterr().err
     assert said.count("the logit scale fell to 14.") == 1 and "step 1: the logit scale" in said

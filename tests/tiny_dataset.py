@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from data_prep.crops import CROP_SIZE, TILE_SLICES, write_crops
-from data_prep.pairs import Pair, read_dataset, write_dataset
+from data_prep.conversion.crops import CROP_SIZE, TILE_SLICES, write_crops
+from data_prep.conversion.pairs import Pair, read_dataset, write_dataset
 from data_prep.sites import SITES, Severity, Site, Source, View
 from prompts.render import caption
-from vl_model.rows import SiteRow, group_sites
+from vl_model.data.site_rows import SiteRow, group_sites
 
 #: Mean half-axis of the middle ellipse in pixels, by severity.
 RADII = {Severity.NORMAL_MILD: 20.0, Severity.MODERATE: 14.0, Severity.SEVERE: 8.0}

@@ -6,8 +6,8 @@ from pathlib import Path
 import open_clip
 import torch
 
-from vl_model.open_clip_towers import OpenClipTowers
-from vl_model.towers import load_towers, save_towers
+from vl_model.towers.open_clip_towers import OpenClipTowers
+from vl_model.towers.towers import load_towers, save_towers
 
 TINY_BASE = {
     "embed_dim": 32,

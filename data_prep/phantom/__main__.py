@@ -6,9 +6,9 @@ python -m data_prep.phantom --root data/other --train 60 --test 10 --seed 2 --sc
 
 from typing import Literal
 
-from data_prep.commands import SettingsParser, run_command
-from data_prep.layout import home_expanded
 from data_prep.phantom import write_cohort
+from workspace.cli import SettingsParser, run_command
+from workspace.layout import home_expanded
 
 PROG = "-m data_prep.phantom"
 

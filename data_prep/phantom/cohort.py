@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from data_prep.json_files import read_object
-from data_prep.layout import DataRoot, Split
 from data_prep.phantom.anatomy import Patient, draw_body
 from data_prep.phantom.files import SeriesIdentity, write_series
 from data_prep.phantom.grades import draw_grades, forced_grades
@@ -22,6 +20,8 @@ from data_prep.phantom.protocols import Scanners, SeriesPlan, Size, plan_study
 from data_prep.phantom.scanner import acquire
 from data_prep.phantom.tables import StudyRecord, read_study, write_tables, write_truth
 from data_prep.sites import SITES, Severity, Site
+from workspace.json_files import read_object
+from workspace.layout import DataRoot, Split
 
 SCHEMA_VERSION = 1
 

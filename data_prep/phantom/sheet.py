@@ -15,10 +15,10 @@ import numpy.typing as npt
 import pydicom
 from PIL import Image, ImageDraw
 
-from data_prep.commands import SettingsParser, run_command
 from data_prep.geometry import Frame, nearest
-from data_prep.layout import DataRoot, data_root
 from data_prep.sites import Condition, Severity, Side, Site, View, parse_row_id_site, parse_view
+from workspace.cli import SettingsParser, run_command
+from workspace.layout import DataRoot, data_root
 
 PROG = "-m data_prep.phantom.sheet"
 FIELD_MM = 64.0

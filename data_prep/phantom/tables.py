@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.geometry import nearest
-from data_prep.layout import Split
 from data_prep.phantom.anatomy import Patient
 from data_prep.phantom.grades import read_label, severity_of
 from data_prep.phantom.protocols import SeriesPlan
 from data_prep.sites import SITES, SUBMISSION_SITES, Condition, Severity, Site, View
-from data_prep.tables import Mark
+from data_prep.studies.tables import Mark
+from workspace.layout import Split
 
 Array = npt.NDArray[np.float64]
 

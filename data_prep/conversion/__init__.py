@@ -1,0 +1,1 @@
+"""Studies -> processed_data: PNG images, crops, image-text pairs and their tables."""

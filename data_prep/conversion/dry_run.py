@@ -1,0 +1,146 @@
+"""A conversion's rehearsal: everything is read as it would be, nothing is written, and every fault is told.
+
+Left out is what writing alone needs: the places of sites that nobody marked.
+"""
+
+import shutil
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from data_prep.conversion.executors import HERE, Pool
+from data_prep.conversion.study_records import StudyInput, read_input
+from data_prep.dicom.dicom_file import open_dicom
+from data_prep.faults import Fault, FaultKind, FileFault
+from data_prep.placement.regions import marked_positions
+from data_prep.sites import SITES
+from data_prep.studies.cohorts import Cohort
+from data_prep.studies.folders import list_folder
+from data_prep.studies.studies import read_study
+
+#: Narrower than this a table of five columns cannot be read.
+LEAST_WIDTH = 120
+HEADING = ("kind", "count", "what it means", "what is done", "for example")
+#: Parts of the width that the last three columns take.
+SHARES = (0.28, 0.28, 0.44)
+
+
+@dataclass
+class Findings:
+    """What reading a study, or a whole split, came to. `series` by view, `syntaxes` by series, `sizes` by slice."""
+
+    studies: int = 0
+    slices: int = 0
+    series: Counter[str] = field(default_factory=Counter)
+    syntaxes: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[str] = field(default_factory=Counter)
+    annotated: int = 0
+    faults: list[Fault] = field(default_factory=list)
+
+    def add(self, other: "Findings") -> None:
+        self.studies += other.studies
+        self.slices += other.slices
+        self.series += other.series
+        self.syntaxes += other.syntaxes
+        self.sizes += other.sizes
+        self.annotated += other.annotated
+        self.faults += other.faults
+
+
+def check_cohort(cohort: Cohort, *, max_pixels: int, pool: Pool = HERE) -> Findings:
+    """Read every study of a cohort, many at a time."""
+    inputs = [read_input(folder) for folder in cohort.folders]
+    findings = Findings(faults=list(cohort.faults))
+    for study in pool.map(
+        partial(_check_study, max_pixels=max_pixels),
+        inputs,
+        description=f"reading {cohort.split}",
+        name=lambda study_input: study_input.name,
+        weight=lambda study_input: study_input.files,
+    ):
+        findings.add(study)
+    return findings
+
+
+def _check_study(study_input: StudyInput, max_pixels: int) -> Findings:
+    folder = study_input.folder
+    study, faults = read_study(folder, max_pixels)
+    positions, mark_faults = marked_positions(study)
+    images = [image for series in study.series for image in series.slices]
+    syntaxes = (_syntax(folder.series[series.series_id], folder.root, max_pixels) for series in study.series)
+    return Findings(
+        studies=bool(images),
+        slices=len(images),
+        series=Counter(series.view.words if series.view else "of none of these" for series in study.series),
+        syntaxes=Counter(syntaxes),
+        sizes=Counter(f"{columns} x {rows}" for rows, columns in (image.shape for image in images)),
+        annotated=len(positions),
+        faults=[*faults, *mark_faults],
+    )
+
+
+def _syntax(folder: Path, root: Path, max_pixels: int) -> str:
+    """How the pixels of a series are stored, by its first file that can be opened."""
+    for path in list_folder(folder, root).files:
+        try:
+            with open_dicom(path, max_pixels) as file:
+                return file.syntax.name
+        except FileFault:
+            continue
+    return "unknown"
+
+
+def describe(cohort: Cohort, findings: Findings, placer: str) -> str:
+    """What would be converted, in a few lines; `placer`: in words, what would place the sites that nobody marked."""
+    sites = findings.studies * len(SITES)
+    lines = [
+        f"{findings.studies} studies with images, of {len(cohort.study_ids)} to answer for",
+        f"{findings.series.total()} series: {_counts(findings.series)}",
+        f"{findings.slices} slices: {_counts(findings.sizes, most=4)}",
+        f"stored as {_counts(findings.syntaxes)}",
+        f"{findings.annotated} of {sites} sites are marked; {placer} would place the others",
+        f"{len(findings.faults)} faults{':' if findings.faults else ''}",
+    ]
+    return "\n".join(f"{cohort.split}: {line}" for line in lines)
+
+
+def _counts(counter: Counter[str], most: int | None = None) -> str:
+    """``Axial T2 (4), Sagittal T1 (3)``; after the `most` frequent ones the rest in one number."""
+    ranked = sorted(counter.items(), key=lambda entry: (-entry[1], entry[0]))
+    shown = [f"{name} ({count})" for name, count in ranked[:most]]
+    rest = [count for _, count in ranked[len(shown) :]]
+    others = [f"{len(rest)} other{'s' if len(rest) > 1 else ''} ({sum(rest)})"] if rest else []
+    return ", ".join(shown + others) or "none"
+
+
+def fault_table(faults: Iterable[Fault], width: int | None = None) -> str:
+    """Every kind with its count, meaning and an example, the most frequent first; empty where there is no fault.
+
+    width: in characters, else the terminal's.
+    """
+    of_kind: dict[FaultKind, list[Fault]] = {}
+    for fault in faults:
+        of_kind.setdefault(fault.kind, []).append(fault)
+    if not of_kind:
+        return ""
+    rows = [
+        (str(kind), str(len(found)), kind.meaning, kind.done, f"{found[0].path}: {found[0].message}")
+        for kind, found in sorted(of_kind.items(), key=lambda entry: (-len(entry[1]), entry[0]))
+    ]
+    width = max(LEAST_WIDTH, width or shutil.get_terminal_size((LEAST_WIDTH, 24)).columns)
+    narrow = [max(len(row[column]) for row in [HEADING, *rows]) for column in (0, 1)]
+    left = width - sum(narrow) - 2 * (len(HEADING) - 1)
+    widths = [*narrow, *(int(share * left) for share in SHARES)]
+    rules = tuple("-" * column for column in widths)
+    return "\n".join(line for row in [HEADING, rules, *rows] for line in _wrapped(row, widths))
+
+
+def _wrapped(row: Sequence[str], widths: Sequence[int]) -> Iterable[str]:
+    """A row's lines: each cell broken within its column."""
+    cells = [textwrap.wrap(text, width) or [""] for text, width in zip(row, widths, strict=True)]
+    for place in range(max(map(len, cells))):
+        parts = (lines[place] if place < len(lines) else "" for lines in cells)
+        yield "  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()

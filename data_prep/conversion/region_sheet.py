@@ -1,0 +1,178 @@
+"""The regions of one prepared study, drawn on their slices, to be looked at.
+
+    python -m data_prep.conversion.region_sheet --root DATA --split train --study 2736665588 --out regions.png
+
+Reads processed_data alone. One panel for each pair of the study: the whole slice in true proportions, the
+pair's box, a cross where ``sites.csv`` says that the site lies, the pair's text, where that position came
+from, and the place of the slice. L and R mark the patient's sides on axial slices, as their geometry has them. A
+row is one condition and side in one view, from L1-L2 to L5-S1; sites that are not imaged have an empty panel.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from data_prep.conversion.pairs import Pair, read_dataset
+from data_prep.geometry import Frame, Vector
+from data_prep.sites import SITES, Condition, Level, Side, Site, View, parse_row_id_site
+from workspace.cli import SettingsParser, run_command
+from workspace.layout import data_root
+
+PROG = "-m data_prep.conversion.region_sheet"
+PANEL, TITLE, GAP = 264, 42, 6
+BOX_COLOUR, MARK_COLOUR, SIDE_COLOUR = (255, 200, 0), (255, 60, 60), (110, 200, 255)
+#: Levels of grey in the written file.
+GREYS = 80
+
+Places = dict[Site, Vector]
+SliceKey = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class StudyPictures:
+    """What processed_data holds of one study; frames by (series, instance)."""
+
+    processed: Path
+    pairs: dict[tuple[Site, View], Pair]
+    places_mm: Places
+    frames: dict[SliceKey, Frame]
+
+
+def main() -> None:
+    parser = SettingsParser(prog=PROG, description=__doc__)
+    parser.add_argument("--root", type=str | None, default=None, help="folder that holds dataset/ (else $LUMBAR_ROOT)")
+    parser.add_argument("--split", choices=["train", "test"], default="train", help="which split the study is of")
+    parser.add_argument("--study", type=int | None, default=None, help="study id; else the first with all its sites")
+    parser.add_argument("--out", type=str, default="regions.png", help="the picture to write")
+    settings = parser.parse_args()
+    processed = data_root(settings.root).processed(settings.split)
+    pictures = read_study_pictures(processed, settings.study)
+    sheet = draw_sheet(pictures)
+    sheet.quantize(palette=_palette(), dither=Image.Dither.NONE).save(settings.out, optimize=True)
+    study_id = next(iter(pictures.pairs.values())).study_id
+    print(f"{settings.out}: {len(pictures.pairs)} regions of study {study_id}")
+
+
+def read_study_pictures(processed: Path, study_id: int | None) -> StudyPictures:
+    """One study of a prepared split; without an id, the first of those with the most pairs. Raises ValueError."""
+    pairs = read_dataset(processed).pairs
+    if not pairs:
+        raise ValueError(f"{processed}: no study of it has a region")
+    if study_id is None:
+        counts: dict[int, int] = {}
+        for pair in pairs:
+            counts[pair.study_id] = counts.get(pair.study_id, 0) + 1
+        study_id = max(counts, key=lambda one: counts[one])
+    own = {(pair.site, pair.view): pair for pair in pairs if pair.study_id == study_id}
+    if not own:
+        raise ValueError(f"--study {study_id}: no study with regions in {processed}")
+    return StudyPictures(processed, own, _places(processed, study_id), _frames(processed, study_id))
+
+
+def _rows(path: Path, study_id: int) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if int(row["study_id"]) == study_id]
+
+
+def _places(processed: Path, study_id: int) -> Places:
+    places = {}
+    for row in _rows(processed / "sites.csv", study_id):
+        side = f"{row['side']}_" if row["side"] else ""
+        site = parse_row_id_site(f"{side}{row['condition']}_{row['level']}")
+        places[site] = (float(row["x_mm"]), float(row["y_mm"]), float(row["z_mm"]))
+    return places
+
+
+def _frames(processed: Path, study_id: int) -> dict[SliceKey, Frame]:
+    frames = {}
+    for row in _rows(processed / "slices.csv", study_id):
+        if not row["position_x_mm"]:
+            continue
+        position, along_row, down_column = (
+            tuple(float(row[name]) for name in names)
+            for names in (
+                ("position_x_mm", "position_y_mm", "position_z_mm"),
+                ("row_x", "row_y", "row_z"),
+                ("column_x", "column_y", "column_z"),
+            )
+        )
+        spacing = (float(row["spacing_row_mm"]), float(row["spacing_column_mm"]))
+        shape = (int(row["rows"]), int(row["columns"]))
+        frame = Frame(position, along_row, down_column, spacing, shape)  # type: ignore[arg-type]
+        frames[int(row["series_id"]), int(row["instance_number"])] = frame
+    return frames
+
+
+def draw_sheet(pictures: StudyPictures) -> Image.Image:
+    """All panels: rows of a condition and side in a view, columns of levels."""
+    groups: dict[tuple[Condition, Side | None], list[Site]] = {}
+    for site in SITES:
+        groups.setdefault((site.condition, site.side), []).append(site)
+    rows = [[(site, view) for site in sites] for sites in groups.values() for view in sites[0].views]
+    sheet = Image.new("RGB", (len(Level) * (PANEL + GAP) - GAP, len(rows) * (PANEL + TITLE)))
+    for number, row in enumerate(rows):
+        for place, (site, view) in enumerate(row):
+            panel = draw_panel(pictures, site, view)
+            sheet.paste(panel, (place * (PANEL + GAP), number * (PANEL + TITLE)))
+    return sheet
+
+
+def draw_panel(pictures: StudyPictures, site: Site, view: View) -> Image.Image:
+    """One pair: title, slice, box and cross."""
+    panel = Image.new("RGB", (PANEL, PANEL + TITLE))
+    pair = pictures.pairs.get((site, view))
+    if pair is None:
+        _write(panel, [site.words, f"{view.words}: not imaged"])
+        return panel
+    frame = pictures.frames[pair.series_id, pair.instance_number]
+    x, y, z = pictures.places_mm[site]
+    where = f"{pair.source}, {view.words}, {pair.series_id}/{pair.instance_number}"
+    _write(panel, [pair.text, where, f"site at x {x:.0f}, y {y:.0f}, z {z:.0f} mm"])
+
+    rows, columns = frame.shape
+    height_mm, width_mm = rows * frame.spacing_mm[0], columns * frame.spacing_mm[1]
+    per_mm = PANEL / max(height_mm, width_mm)
+    with Image.open(pictures.processed / pair.image) as image:
+        size = (max(round(width_mm * per_mm), 1), max(round(height_mm * per_mm), 1))
+        panel.paste(image.convert("L").resize(size, Image.Resampling.LANCZOS), (0, TITLE))
+
+    def on_panel(column: float, row: float) -> tuple[float, float]:
+        """The middle of the first pixel lies half a pixel inside the image."""
+        return (column + 0.5) * frame.spacing_mm[1] * per_mm, TITLE + (row + 0.5) * frame.spacing_mm[0] * per_mm
+
+    draw = ImageDraw.Draw(panel)
+    x0, y0, x1, y1 = pair.box
+    draw.rectangle((*on_panel(x0, y0), *on_panel(x1, y1)), outline=BOX_COLOUR)
+    column, row = on_panel(*frame.to_pixel((x, y, z)))
+    draw.line((column - 4, row, column + 4, row), fill=MARK_COLOUR)
+    draw.line((column, row - 4, column, row + 4), fill=MARK_COLOUR)
+    if not view.is_sagittal:
+        at_left, at_right = ("L", "R") if frame.axes[0][0] < 0 else ("R", "L")
+        for letter, left in ((at_left, 0), (at_right, size[0] - 12)):
+            draw.rectangle((left, TITLE, left + 12, TITLE + 14), fill=(0, 0, 0))
+            draw.text((left + 3, TITLE), letter, fill=SIDE_COLOUR, font=_font())
+    return panel
+
+
+def _palette() -> Image.Image:
+    """Greys and the colours of box, mark and sides, so that none of these is lost in a file of few colours."""
+    palette = Image.new("P", (1, 1))
+    greys = [round(255 * level / (GREYS - 1)) for level in range(GREYS)]
+    palette.putpalette([*(part for grey in greys for part in (grey,) * 3), *BOX_COLOUR, *MARK_COLOUR, *SIDE_COLOUR])
+    return palette
+
+
+def _write(panel: Image.Image, lines: list[str]) -> None:
+    draw = ImageDraw.Draw(panel)
+    for number, line in enumerate(lines):
+        draw.text((2, 1 + 13 * number), line, fill=(235, 235, 235), font=_font())
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(10)
+
+
+if __name__ == "__main__":
+    run_command(PROG, main)

@@ -1,0 +1,96 @@
+"""Multi-frame files: each frame's header as that of the single image it would have been.
+
+Enhanced MR keeps geometry and rescale in functional groups (PS3.3 C.7.6.16), shared by all frames or
+one item a frame; the latter wins. Frame k of file N, counted from 1, is instance N * 1000 + k.
+"""
+
+from collections.abc import Sequence
+from typing import overload
+
+from pydicom import Dataset
+
+from data_prep.dicom.pixel_description import MAX_FRAMES
+
+#: Functional group macros and what is taken of them, under the name that a single image has for it.
+_MACROS = {
+    "PlanePositionSequence": {"ImagePositionPatient": "ImagePositionPatient"},
+    "PlaneOrientationSequence": {"ImageOrientationPatient": "ImageOrientationPatient"},
+    "PixelMeasuresSequence": {"PixelSpacing": "PixelSpacing"},
+    "PixelValueTransformationSequence": {
+        "RescaleSlope": "RescaleSlope",
+        "RescaleIntercept": "RescaleIntercept",
+    },
+    "MREchoSequence": {"EffectiveEchoTime": "EchoTime"},
+    "MRTimingAndRelatedParametersSequence": {"RepetitionTime": "RepetitionTime"},
+    "MRImageFrameTypeSequence": {"ComplexImageComponent": "ComplexImageComponent", "FrameType": "ImageType"},
+}
+_GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+
+
+class FrameHeaders(Sequence[Dataset]):
+    """One header for each of `frames`, made when it is asked for: a file may have hundreds.
+
+    Where many frames have no functional groups, none has geometry: the file's own could be that of any of them.
+    """
+
+    def __init__(self, header: Dataset, frames: int) -> None:
+        self._frames = frames
+        shared_groups, self._groups = (_items(header, name) for name in _GROUPS)
+        own = not self._groups and not shared_groups and frames == 1
+        self._common = header if own else _without(header, _GROUPS if frames == 1 else (*_GROUPS, *_GEOMETRY))
+        for group in shared_groups[:1]:
+            _take(self._common, group)
+        self._last: tuple[int, Dataset] = (-1, self._common)
+
+    def __len__(self) -> int:
+        return self._frames
+
+    @overload
+    def __getitem__(self, index: int) -> Dataset: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Dataset]: ...
+    def __getitem__(self, index: int | slice) -> Dataset | list[Dataset]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(self._frames))]
+        if not 0 <= index < self._frames:
+            raise IndexError(index)
+        if self._last[0] != index:
+            self._last = (index, self._header(index))
+        return self._last[1]
+
+    def _header(self, frame: int) -> Dataset:
+        if frame >= len(self._groups):
+            return self._common
+        single = Dataset()
+        single.update(self._common)
+        _take(single, self._groups[frame])
+        return single
+
+
+def frame_instance(file_number: int, frame: int, frames: int) -> int:
+    """The instance number of a frame, counted from 0, of file `file_number`."""
+    return file_number if frames == 1 else file_number * (MAX_FRAMES + 1) + frame + 1
+
+
+def _take(header: Dataset, group: Dataset) -> None:
+    """Set what `group`, an item of functional groups, says."""
+    for macro, names in _MACROS.items():
+        for item in _items(group, macro)[:1]:
+            for name, single_name in names.items():
+                if name in item:
+                    # A new element: the one that is there belongs to other frames too.
+                    header.pop(single_name, None)
+                    setattr(header, single_name, item.get(name))
+
+
+def _items(header: Dataset, name: str) -> Sequence[Dataset]:
+    """The items of a sequence; none where it is missing or empty."""
+    value = header.get(name)
+    return value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else ()
+
+
+def _without(header: Dataset, names: Sequence[str]) -> Dataset:
+    kept = Dataset()
+    kept.update({element.tag: element for element in header if element.keyword not in names})
+    return kept

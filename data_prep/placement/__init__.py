@@ -1,0 +1,1 @@
+"""Where the 25 sites of a study lie: marks, regions and the atlas."""

@@ -1,0 +1,164 @@
+"""The marked studies of ``train/processed_data``, read back from its tables and PNGs.
+
+No DICOM is read: slices.csv says where each PNG lies in the patient, sites.csv where the marks are.
+"""
+
+import csv
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from data_prep.geometry import Array, Frame
+from data_prep.sites import SITES, Condition, Level, Side, Site, Source, View
+from data_prep.studies.studies import Series, Slice, Study
+
+SITES_TABLE, SLICES_TABLE = "sites.csv", "slices.csv"
+#: What a damaged table may raise while it is read.
+DAMAGE = (LookupError, TypeError, ValueError, csv.Error)
+
+
+@dataclass(frozen=True)
+class MarkedStudy:
+    """A study of processed_data: its id and fold, and its marked places (25, 3) in mm, NaN where none.
+
+    lines: of slices.csv, the heading first. They are parsed when the study is read: every process of a training holds
+    all studies, and all but one of them read none.
+    """
+
+    study_id: int
+    fold: int
+    lines: str
+    position_N3: Array
+
+    def read(self, processed: Path) -> Study:
+        """Its images, from the PNGs. Raises ValueError where its lines or a PNG cannot be read."""
+        try:
+            rows = [_slice_row(row) for row in csv.DictReader(self.lines.splitlines())]
+        except DAMAGE as error:
+            raise _damaged(f"{processed / SLICES_TABLE}: study {self.study_id}", error) from None
+        by_series: dict[int, list[_SliceRow]] = defaultdict(list)
+        for row in rows:
+            by_series[row.series_id].append(row)
+        return Study(self.study_id, tuple(_series(own, processed) for own in by_series.values()))
+
+
+def read_marked_studies(processed: Path, fold_of: Mapping[int, int]) -> list[MarkedStudy]:
+    """The studies that have marks and images, in the order of their ids. Raises ValueError for tables without them."""
+    position_of = _marked_places(processed / SITES_TABLE)
+    lines_of = _lines_of_studies(processed / SLICES_TABLE, position_of.keys() & fold_of.keys())
+    return [MarkedStudy(study, fold_of[study], lines_of[study], position_of[study]) for study in sorted(lines_of)]
+
+
+def _marked_places(path: Path) -> dict[int, Array]:
+    """(25, 3) mm of each study that has marks, NaN where a site has none."""
+    position_of: dict[int, Array] = defaultdict(lambda: np.full((len(SITES), 3), np.nan))
+    line = 1
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                line += 1
+                if Source(row["source"]) is Source.ANNOTATED:
+                    side = Side(row["side"]) if row["side"] else None
+                    site = SITES.index(Site(Condition(row["condition"]), side, Level(row["level"])))
+                    position_of[int(row["study_id"])][site] = [float(row[name]) for name in ("x_mm", "y_mm", "z_mm")]
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except DAMAGE as error:
+        raise _damaged(f"{path}:{line}", error) from None
+    return position_of
+
+
+def _lines_of_studies(path: Path, wanted: Container[int]) -> dict[int, str]:
+    """The heading and the lines of each study that is wanted, as they are."""
+    lines_of: dict[int, list[str]] = {}
+    line = 1
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            heading = next(file, "")
+            for text in file:
+                line += 1
+                study = int(text.partition(",")[0])
+                if study in wanted:
+                    lines_of.setdefault(study, [heading]).append(text)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except ValueError as error:
+        raise _damaged(f"{path}:{line}", error) from None
+    return {study: "".join(lines) for study, lines in lines_of.items()}
+
+
+def _unreadable(path: Path, error: OSError) -> ValueError:
+    return ValueError(f"{path}: cannot be read ({error.strerror}); prepare_data.py writes it")
+
+
+def _damaged(place: str, error: Exception) -> ValueError:
+    reason = f"no column {error}" if isinstance(error, KeyError) else str(error)
+    return ValueError(f"{place}: damaged ({reason}); run prepare_data.py again")
+
+
+@dataclass(frozen=True)
+class _SliceRow:
+    """A row of slices.csv; no `frame` for a slice without geometry, no `stack` for one that is of none."""
+
+    series_id: int
+    instance_number: int
+    image: str
+    view: View | None
+    stack: int | None
+    frame: Frame | None
+    window: tuple[float, float]
+
+
+def _slice_row(row: Mapping[str, str]) -> _SliceRow:
+    return _SliceRow(
+        int(row["series_id"]),
+        int(row["instance_number"]),
+        row["image"],
+        View(row["view"]) if row["view"] else None,
+        int(row["stack"]) if row["stack"] else None,
+        _frame(row) if row["position_x_mm"] else None,
+        (float(row["window_low"]), float(row["window_high"])),
+    )
+
+
+def _frame(row: Mapping[str, str]) -> Frame:
+    def three(*names: str) -> tuple[float, float, float]:
+        x, y, z = (float(row[name]) for name in names)
+        return x, y, z
+
+    return Frame(
+        three("position_x_mm", "position_y_mm", "position_z_mm"),
+        three("row_x", "row_y", "row_z"),
+        three("column_x", "column_y", "column_z"),
+        (float(row["spacing_row_mm"]), float(row["spacing_column_mm"])),
+        (int(row["rows"]), int(row["columns"])),
+    )
+
+
+def _series(rows: list[_SliceRow], processed: Path) -> Series:
+    """The series that these rows, in their order, and their PNGs were written from."""
+    slices = tuple(Slice(row.instance_number, row.frame, _read_png(processed / row.image)) for row in rows)
+    first = rows[0]
+    return Series(first.series_id, first.view, slices, _stacks(row.stack for row in rows), first.window)
+
+
+def _stacks(stack_of_slice: Iterable[int | None]) -> tuple[tuple[int, ...], ...]:
+    """Indices of the slices of each stack, in the order of the stacks' numbers."""
+    stacks: dict[int, list[int]] = defaultdict(list)
+    for index, stack in enumerate(stack_of_slice):
+        if stack is not None:
+            stacks[stack].append(index)
+    return tuple(tuple(stacks[number]) for number in sorted(stacks))
+
+
+def _read_png(path: Path) -> npt.NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("L"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error}); run prepare_data.py again") from None

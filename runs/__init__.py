@@ -1,0 +1,1 @@
+"""What every training run shares: processes, checkpoints, resuming, stopping, and the records it keeps."""

@@ -1,0 +1,117 @@
+"""The ablations run, on little; lines are kept, gone on from, and paired as a direct computation pairs them."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+from benchmarks import ablations
+from benchmarks.ablation_conditions import CONDITIONS, Condition, named
+from benchmarks.ablation_run import MovingAverage, Plan, seen_rows, write_unmirrored
+from data_prep.conversion.crops import open_crops
+from data_prep.conversion.pairs import read_dataset
+from data_prep.sites import Side
+from vl_model.data.site_rows import group_sites
+
+CHOSEN = ["right sides not mirrored", "bare base"]
+
+
+@pytest.fixture
+def plan(tiny_root: Path, tiny_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+    for name in ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))  # put back afterwards
+    processed = tiny_root / "train" / "processed_data"
+    write_unmirrored(processed, tmp_path / "unmirrored.npy")
+    return Plan(str(processed), tiny_base, str(tmp_path / "unmirrored.npy"), 1, 8, "no")
+
+
+def test_conditions_are_computed_once_and_shown(plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "ablations.jsonl"
+    conditions = named(CHOSEN)
+    ablations.measure(results, plan, conditions[:2], seeds=1, workers=1)
+    lines = results.read_text().splitlines()
+    assert len(lines) == 2
+    # Cut off in the middle of a line, as by a kill: that one is computed again, to the same scores, and the rest.
+    results.write_text("\n".join(lines)[:-40])
+    ablations.measure(results, plan, conditions, seeds=1, workers=1)
+    again = results.read_text().splitlines()
+    assert again[0] == lines[0] and len(again) == 3
+    assert json.loads(again[1])["loss"] == json.loads(lines[1])["loss"]
+    capsys.readouterr()
+    ablations.measure(results, plan, conditions, seeds=1, workers=1)
+    out, err = capsys.readouterr()
+    assert err.startswith("0 of 3 results") and results.read_text().splitlines() == again
+    table = [row for row in out.splitlines() if row.startswith("| ")]
+    assert [row.split(" | ")[0] for row in table[1:]] == [f"| {condition.name}" for condition in conditions]
+    assert "minus default" in table[0] and table[1].count("to") == 2 and table[2].count("to") == 4
+
+    older = json.loads(again[2])
+    del older["settings"]["averaging"]  # a line from before there was such a thing
+    assert ablations.is_done(ablations.Job(conditions[2], 0), {(conditions[2].name, 0): older})
+
+    other = replace(plan, steps=3)
+    assert not ablations.read_results(results, other)  # results of another length are not compared with these
+    changed = ablations.Job(replace(conditions[1], learning_rate=1.0), 0)
+    found = ablations.read_results(results, plan)
+    assert not ablations.is_done(changed, found) and ablations.is_done(ablations.Job(conditions[1], 0), found)
+
+
+def test_a_strange_line_is_named(plan: Plan, tmp_path: Path) -> None:
+    results = tmp_path / "ablations.jsonl"
+    results.write_text('{"plan": 1}\nnonsense\n')
+    with pytest.raises(ValueError, match="line 2 is not one of its results"):
+        ablations.read_results(results, plan)
+
+
+def test_unmirrored_crops_are_mirrored_on_the_right_alone(plan: Plan, tiny_root: Path) -> None:
+    processed = tiny_root / "train" / "processed_data"
+    stored, unmirrored = open_crops(processed), np.load(plan.unmirrored, mmap_mode="r")
+    for row in group_sites(read_dataset(processed).pairs)[:50]:
+        for crop, view in zip(row.crops, row.views, strict=True):
+            axis = 0 if view.is_sagittal else 2
+            expected = np.flip(stored[crop], axis) if row.site.side is Side.RIGHT else stored[crop]
+            assert np.array_equal(unmirrored[crop], expected)
+
+
+def test_one_view_is_the_one_that_readers_mark(tiny_root: Path) -> None:
+    for row in group_sites(read_dataset(tiny_root / "train" / "processed_data").pairs):
+        found = seen_rows(row, 1)
+        assert found.views == row.views[:1] and found.crops == row.crops[:1] and seen_rows(row, 2) == row
+
+
+def test_conditions_differ_from_the_default_in_what_they_name() -> None:
+    assert len({condition.name for condition in CONDITIONS}) == len(CONDITIONS)
+    for condition in CONDITIONS[1:]:
+        assert replace(condition, name=CONDITIONS[0].name) != CONDITIONS[0]
+    assert CONDITIONS[0] == Condition("default")
+    with pytest.raises(ValueError, match="--conditions 'mixup'"):
+        named(["mixup"])
+
+
+def test_the_average_is_that_of_the_weights_seen() -> None:
+    layer = torch.nn.Linear(2, 1)
+    seen = [layer.weight.detach().clone()]
+    average = MovingAverage(layer, 0.5)
+    for _ in range(30):
+        with torch.no_grad():
+            layer.weight += torch.randn(1, 2)
+        seen.append(layer.weight.detach().clone())
+        average.add()
+    counts = [0.5**age for age in reversed(range(len(seen)))]
+    expected = sum(count * weight for count, weight in zip(counts, seen, strict=True)) / sum(counts)
+    average.put()
+    assert torch.allclose(layer.weight, expected, atol=1e-6)
+    none = MovingAverage(layer, 0.0)
+    with torch.no_grad():
+        layer.weight += 1
+    last = layer.weight.detach().clone()
+    none.add()
+    none.put()
+    assert torch.equal(layer.weight, last)

@@ -1,0 +1,291 @@
+"""prepare_data.py stopped in every way, and started again: always to the bytes of a run that nobody disturbed."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from multiprocessing import active_children
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+import prepare_data
+import prompts.render  # noqa: F401 - all that the command loads, so that its forks need not
+from data_prep.conversion import convert, study_records, work_folder
+from data_prep.conversion.executors import open_pool
+from data_prep.phantom import write_cohort
+from data_prep.studies.cohorts import split_cohort
+from workspace.cli import run_command
+from workspace.layout import DataRoot
+from workspace.whole_files import replacing
+
+PROJECT = Path(__file__).resolve().parents[3]
+KILLS = 10
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cohort(tmp_path_factory.mktemp("interruption"), train=2, test=1, seed=31)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    copy = copy_of(root, tmp_path_factory.mktemp("undisturbed"))
+    assert wait(in_fork(copy)) == 0
+    return outputs(copy)
+
+
+def copy_of(root: Path, folder: Path) -> Path:
+    """A data root of its own: links to one set of files, which keep their times."""
+    (folder / "dataset").symlink_to(root / "dataset")
+    return folder
+
+
+def outputs(root: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for split in ("train", "test")
+        for path in (root / split).rglob("*")
+        if path.is_file()
+    }
+
+
+def written(root: Path) -> int:
+    return sum(len(names) for split in ("train", "test") for _, _, names in os.walk(root / split))
+
+
+def in_fork(root: Path, *flags: str) -> int:
+    """The command in a fork of this process, which has all imports behind it; its process id."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        sys.argv = ["prepare_data.py", "--root", str(root), "--workers", "1", *flags]
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+        run_command("prepare_data.py", prepare_data.main)
+    except SystemExit as leaving:
+        os._exit(int(leaving.code or 0))
+    except BaseException:
+        os._exit(70)
+
+
+def wait(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def command(root: Path, workers: int) -> list[str]:
+    return [sys.executable, "prepare_data.py", "--root", str(root), "--workers", str(workers)]
+
+
+def start(root: Path, workers: int = 2, **more) -> "subprocess.Popen[str]":  # type: ignore[no-untyped-def]
+    """The command as a terminal would run it: a process group of its own."""
+    return subprocess.Popen(
+        command(root, workers),
+        cwd=PROJECT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        **more,
+    )
+
+
+def wait_until(happened: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    while not happened():
+        assert process.poll() is None, f"ended before: {process.communicate()}"
+        time.sleep(0.005)
+
+
+def test_sigkill_at_ten_random_moments(root: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    moments = np.random.default_rng(3).integers(1, len(undisturbed), KILLS)
+    killed = 0
+    for number, files in enumerate(moments):
+        copy = tmp_path / str(number)
+        copy.mkdir()
+        copy_of(root, copy)
+        child = in_fork(copy)
+        while written(copy) < files and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            time.sleep(0.001)
+        os.kill(child, signal.SIGKILL)
+        killed += wait(child) == -signal.SIGKILL
+        assert wait(in_fork(copy)) == 0
+        assert outputs(copy) == undisturbed, f"killed when {files} files were written"
+        shutil.rmtree(copy)
+    assert killed > KILLS // 2  # the others had ended by then
+
+
+def test_a_killed_parent_takes_its_workers_along(root: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    copy = copy_of(root, tmp_path)
+    process = start(copy)
+    wait_until(lambda: (copy / "train" / "processed_data" / "images").exists(), process)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert workers and not alive
+    assert wait(in_fork(copy)) == 0
+    assert outputs(copy) == undisturbed
+
+
+@pytest.mark.parametrize("moment", ["workers start", "images appear"])
+def test_ctrl_c_is_one_line(root: Path, undisturbed: dict[str, bytes], tmp_path: Path, moment: str) -> None:
+    copy = copy_of(root, tmp_path)
+    processed = copy / "train" / "processed_data"
+    process = start(copy)
+    sign = processed / (".parts" if moment == "workers start" else "images")
+    wait_until(sign.exists, process)
+    for _ in range(5):  # an impatient hand
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.02)
+    _, errors = process.communicate(timeout=60)
+    said = [line for line in errors.replace("\r", "\n").splitlines() if line and "%|" not in line]
+    assert said == ["prepare_data.py: interrupted; the same command goes on from here"]
+    assert process.returncode == 130
+    assert not (processed / "dataset.json").exists() and not (processed / ".lock").exists()
+    assert wait(in_fork(copy)) == 0
+    assert outputs(copy) == undisturbed
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk that holds a part of the images only; where this user may not mount one, the test is skipped."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_not_the_end(
+    root: Path, undisturbed: dict[str, bytes], small_disk: Path, tmp_path: Path
+) -> None:
+    copy = copy_of(root, small_disk)
+    process = start(copy, workers=1)
+    _, errors = process.communicate(timeout=120)
+    last = errors.replace("\r", "\n").strip().splitlines()[-1]
+    assert process.returncode == 2 and "Traceback" not in errors
+    assert "no space is left; about " in last and " MB more are needed" in last and "goes on from here" in last
+    assert not (copy / "train" / "processed_data" / "dataset.json").exists()
+    subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
+    assert wait(in_fork(copy)) == 0
+    assert outputs(copy) == undisturbed
+
+
+def test_a_limit_on_files_sizes_is_one_line(root: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    copy = copy_of(root, tmp_path)
+    limit = 3_000_000  # one study's tiles fit, all studies' crops do not
+    process = start(
+        copy, workers=1, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    )
+    _, errors = process.communicate(timeout=120)
+    last = errors.replace("\r", "\n").strip().splitlines()[-1]
+    assert process.returncode == 2 and "Traceback" not in errors
+    assert last.startswith("prepare_data.py: error: ") and last.endswith("crops.npy: File too large")
+    assert wait(in_fork(copy)) == 0
+    assert outputs(copy) == undisturbed
+
+
+def test_nothing_stale_is_left(root: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    """Images that are no longer in the input, of an earlier conversion, and what killed processes leave."""
+    processed = tmp_path / "train" / "processed_data"
+    study = next(name for name in undisturbed if name.startswith("train/") and name.endswith(".png"))
+    series = (tmp_path / study).parent
+    stale = [
+        processed / "images" / "1" / "2" / "3.png",
+        series / "999999.png",
+        series / ".1.png.0a1b2c3d.partial",
+        processed / ".crops.npy.0a1b2c3d.partial",
+        processed / ".parts" / "1.json",
+        processed / ".lock",
+    ]
+    kept = processed / "images" / "notes.txt"
+    for path in [*stale, kept]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"old")
+    assert wait(in_fork(copy_of(root, tmp_path))) == 0
+    found = outputs(tmp_path)
+    assert found.pop(kept.relative_to(tmp_path).as_posix()) == b"old", "a user's file"
+    assert found == undisturbed
+    assert not (processed / "images" / "1").exists()
+
+
+def test_what_a_finished_conversion_lacks_is_made_again(
+    root: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    copy = copy_of(root, tmp_path)
+    assert wait(in_fork(copy)) == 0
+    image = copy / next(name for name in undisturbed if name.startswith("train/") and name.endswith(".png"))
+    image.unlink()
+    (copy / "test" / "processed_data" / ".parts").mkdir()  # killed between the last file and the clearing away
+    assert wait(in_fork(copy)) == 0
+    assert outputs(copy) == undisturbed
+    assert not (copy / "test" / "processed_data" / ".parts").exists()
+
+
+@pytest.mark.parametrize("name", ["sites.csv", "crops.npy", "an image"])
+def test_an_output_of_another_size_is_made_again(
+    root: Path, undisturbed: dict[str, bytes], tmp_path: Path, name: str
+) -> None:
+    copy = copy_of(root, tmp_path)
+    for output, content in undisturbed.items():
+        (copy / output).parent.mkdir(parents=True, exist_ok=True)
+        (copy / output).write_bytes(content)
+    image = next(output for output in undisturbed if output.startswith("test/") and output.endswith(".png"))
+    damaged = copy / (image if name == "an image" else f"test/processed_data/{name}")
+    damaged.write_bytes(damaged.read_bytes()[:-1] if name == "crops.npy" else b"")
+    assert wait(in_fork(copy, "--split", "test")) == 0
+    assert outputs(copy) == undisturbed
+
+
+def test_two_conversions_into_one_folder_are_refused(root: Path, tmp_path: Path) -> None:
+    copy = copy_of(root, tmp_path)
+    with work_folder.workplace(copy / "train" / "processed_data"):
+        done = subprocess.run(command(copy, 1), cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"train/processed_data: another process ({os.getpid()} on " in done.stderr
+    assert ") is converting into this folder" in done.stderr
+    assert not (copy / "train" / "processed_data").exists(), "nothing came to be in it"
+
+
+def die(item: int) -> int:
+    if item == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.02)
+    return item
+
+
+def test_a_killed_worker_is_named_with_its_work() -> None:
+    work = {"description": "killing", "name": lambda item: f"study {item}", "weight": lambda _: 100}
+    with (
+        pytest.raises(ChildProcessError, match=r"a worker process was killed at .*study 7") as caught,
+        open_pool(2) as pool,
+    ):
+        list(pool.map(die, range(40), **work))
+    assert str(caught.value).count("study") <= 3
+    assert not active_children()
+
+
+def test_a_worker_that_does_not_see_the_folders_stops_the_run(root: Path, tmp_path: Path) -> None:
+    """On a cluster's machine without the shared disk every image would seem to be missing."""
+    study = convert.read_inputs(split_cohort(DataRoot(root), "train"))[0]
+    with pytest.raises(FileNotFoundError, match="does not see this folder"):
+        study_records.convert_study(study, tmp_path / "elsewhere", None, 10**9)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(RuntimeError), replacing(tmp_path / "a.txt") as partial:
+        partial.write_text("new")
+        raise RuntimeError
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]

@@ -1,0 +1,109 @@
+"""Bytes of good files flipped, cut out and cut off: a fault or the image that the header describes, in no time.
+
+As many damaged files as LUMBAR_FUZZ says are drawn for each of five files, always the same ones: 500
+where it says nothing, which is what the ordinary suite runs; `LUMBAR_FUZZ=5000 pytest
+tests/data_prep/dicom/test_fuzz_files.py` is for changes to the reading rooms and for new versions of decoders. A
+decoder that brings the process down, or hangs, ends the test run.
+"""
+
+import faulthandler
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
+
+from data_prep.dicom.pixels import open_images
+from data_prep.faults import FaultKind, FileFault
+from tests.dicom_files import deflated, frame, write_slice
+
+EXAMPLES = int(os.environ.get("LUMBAR_FUZZ", "500"))
+#: A damaged file takes some milliseconds; a busy machine is forgiven much.
+LIMIT_SECONDS = 5.0
+HANG_SECONDS = 60.0
+
+_random = np.random.default_rng(0)
+IMAGE = (np.add.outer(np.arange(48) * 9, np.arange(40) * 5) + _random.integers(0, 40, (48, 40))).astype(np.uint16)
+
+
+@st.composite
+def damages(draw: st.DrawFn) -> list[tuple[float, int, int]]:
+    """(place in the file from 0 to 1, bytes to take away there, byte to write there) a few times.
+
+    Half of them fall into the header, which is where most can go wrong, and taking very much away cuts a file off.
+    """
+    place = st.one_of(st.floats(0, 1, exclude_max=True), st.floats(0, 0.2))
+    taken = st.sampled_from([0, 0, 0, 0, 1, 2, 7, 10**6])
+    damage: list[tuple[float, int, int]] = draw(
+        st.lists(st.tuples(place, taken, st.integers(0, 255)), min_size=1, max_size=5)
+    )
+    return damage
+
+
+def apply(whole: bytes, damage: list[tuple[float, int, int]]) -> bytes:
+    content = bytearray(whole)
+    for where, taken, written in damage:
+        place = int(where * len(content))
+        if taken:
+            del content[place : place + taken]
+        elif content:
+            content[place] = written
+    return bytes(content)
+
+
+def files(folder: Path) -> dict[str, Path]:
+    place = frame((0, 0, 0), shape=IMAGE.shape)
+    syntaxes = {"raw": ExplicitVRLittleEndian, "rle": RLELossless, "jpeg2000": JPEG2000Lossless, "jls": JPEGLSLossless}
+    bits = {"BitsStored": 12, "HighBit": 11}
+    written = {name: write_slice(folder / f"{name}.dcm", IMAGE, place, uid, **bits) for name, uid in syntaxes.items()}
+    return written | {"deflated": deflated(write_slice(folder / "deflated.dcm", IMAGE, place))}
+
+
+@pytest.mark.parametrize("name", ["raw", "rle", "jpeg2000", "jls", "deflated"])
+def test_damage_gives_a_fault_or_what_the_header_says(name: str, tmp_path: Path) -> None:
+    whole = files(tmp_path)[name].read_bytes()
+    outcomes: list[FaultKind | None] = []
+
+    @settings(
+        max_examples=EXAMPLES,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(damages())
+    def damaged(damage: list[tuple[float, int, int]]) -> None:
+        path = tmp_path / "damaged.dcm"
+        path.write_bytes(apply(whole, damage))
+        faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+        started = time.process_time()
+        outcomes.append(outcome(path))
+        assert time.process_time() - started < LIMIT_SECONDS
+
+    try:
+        damaged()
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    # Both ends are reached, or nothing was tested.
+    assert None in outcomes and len(set(outcomes)) > 3
+
+
+def outcome(path: Path) -> FaultKind | None:
+    """The kind of the fault, or None for images that are what the header says; any other exception is a defect."""
+    try:
+        with open_images(path) as images:
+            for number, header in enumerate(images.headers):
+                signal = images.signal(number)
+                assert signal.shape == (header.Rows, header.Columns)
+                assert signal.dtype.isnative and np.isfinite(signal).all()
+                slope = float(header.get("RescaleSlope") or 1)
+                if slope == 1 and not header.get("RescaleIntercept") and header.PhotometricInterpretation[-1] == "2":
+                    assert np.ptp(signal.astype(np.int64)) < 1 << int(header.get("BitsStored", header.BitsAllocated))
+    except FileFault as fault:
+        assert fault.message and "\n" not in fault.message
+        return fault.kind
+    return None

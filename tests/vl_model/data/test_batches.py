@@ -1,0 +1,175 @@
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import map_coordinates
+
+from data_prep.conversion.crops import CROP_SIZE, PIXEL_MM, open_crops
+from data_prep.conversion.pairs import read_dataset
+from data_prep.sites import SITES, Severity, View
+from tests.tiny_dataset import graded_rows
+from vl_model.data.batches import Batch, TrainingBatches, load_batch, training_loader
+from vl_model.data.site_rows import SiteRow, caption_index, group_sites
+from vl_model.data.tiles import VIEW_MM, Augmentation, TileChanges, draw_changes, tiles_for_model
+
+GREY = ((0.0,) * 3, (1.0,) * 3)  # mean and std that leave grey values as they are
+
+
+@pytest.fixture(scope="module")
+def rows(tiny_root: Path) -> list[SiteRow]:
+    return graded_rows(tiny_root)
+
+
+@pytest.fixture(scope="module")
+def crops(tiny_root: Path) -> np.ndarray:
+    return open_crops(tiny_root / "train" / "processed_data")
+
+
+def batches_of(rows: list[SiteRow], crops: np.ndarray, process: int = 0, processes: int = 1) -> TrainingBatches:
+    return TrainingBatches(rows, crops, 12 // processes, 5, Augmentation(), process, processes)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return all(
+        torch.equal(getattr(one, name), getattr(other, name)) for name in ("crops_BT3HW", "mask_BT", "caption_B")
+    ) and all(torch.equal(getattr(one.changes, name), getattr(other.changes, name)) for name in vars(one.changes))
+
+
+def test_rows_gather_the_views_of_a_site(tiny_root: Path) -> None:
+    pairs = read_dataset(tiny_root / "train" / "processed_data").pairs
+    rows = group_sites(reversed(pairs))
+    assert sum(len(row.crops) for row in rows) == len(pairs) and len(rows) == 6 * 25
+    assert [row.site for row in rows[:25]] == list(SITES) and rows[0].study_id == 1
+    by_crop = {pair.crop: pair for pair in pairs}
+    for row in rows:
+        mine = [by_crop[crop] for crop in row.crops]
+        assert {(p.study_id, p.site, p.severity, p.fold) for p in mine} == {
+            (row.study_id, row.site, row.severity, row.fold)
+        }
+        assert tuple(p.view for p in mine) == row.views == row.site.views[: len(row.views)]
+    assert any(len(row.views) == 1 for row in rows) and rows[0].views[0] is View.SAGITTAL_T2_STIR
+
+
+def test_captions_are_numbered_site_by_site() -> None:
+    numbers = [caption_index(site, severity) for site in SITES for severity in Severity]
+    assert numbers == list(range(75))
+
+
+def test_loaded_tiles_are_those_of_the_rows(rows: list[SiteRow], crops: np.ndarray) -> None:
+    batch = load_batch(rows[:9], crops)
+    for b, row in enumerate(rows[:9]):
+        assert batch.mask_BT[b].sum() == len(row.crops) and batch.caption_B[b] == row.caption
+        for t, crop in enumerate(row.crops):
+            assert np.array_equal(batch.crops_BT3HW[b, t], crops[crop])
+
+
+def test_an_epoch_is_a_permutation_and_the_next_another(rows: list[SiteRow], crops: np.ndarray) -> None:
+    batches = batches_of(rows, crops)
+    per_epoch = len(rows) // 12
+    epochs = [
+        np.concatenate([batches.samples(epoch * per_epoch + i)[1].row_R for i in range(per_epoch)])
+        for epoch in range(2)
+    ]
+    for order in epochs:
+        assert len(order) == per_epoch * 12 and max(Counter(order.tolist()).values()) == 1
+    assert not np.array_equal(*epochs)
+    assert batches.samples(per_epoch)[0] == 1
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("power", [0.0, 0.7])
+def test_several_processes_share_the_batch_of_one(
+    rows: list[SiteRow], crops: np.ndarray, processes: int, power: float
+) -> None:
+    def batch(process: int, processes: int) -> Batch:
+        mixing = Augmentation(mixup=0.4, cutmix=0.3)
+        return TrainingBatches(rows, crops, 12 // processes, 5, mixing, process, processes, power)[17]
+
+    whole, parts = batch(0, 1), [batch(process, processes) for process in range(processes)]
+    assert torch.equal(torch.cat([part.crops_BT3HW for part in parts]), whole.crops_BT3HW)
+    assert torch.equal(torch.cat([part.mask_BT for part in parts]), whole.mask_BT)
+    for name in vars(whole.changes):
+        together = torch.cat([getattr(part.changes, name) for part in parts])
+        assert torch.equal(together, getattr(whole.changes, name))
+    tiles = [one.tiles(20, *GREY) for one in (*parts, whole)]
+    assert torch.allclose(torch.cat(tiles[:-1]), tiles[-1], atol=1e-6)
+    grades = [one.targets().grade_B3 for one in (*parts, whole)]
+    assert torch.equal(torch.cat(grades[:-1]), grades[-1]) and (grades[-1].max(dim=1).values < 1).any()
+
+
+def test_without_new_settings_draws_are_what_they_were() -> None:
+    """A row's first turn in an epoch has the generator of (seed, epoch, sample)."""
+    assert np.random.default_rng((5, 1, 9, 0)).random() == np.random.default_rng((5, 1, 9)).random()
+
+
+def test_loader_starts_anywhere_with_any_workers(rows: list[SiteRow], crops: np.ndarray) -> None:
+    batches = batches_of(rows, crops)
+    for workers in (0, 2):
+        loaded = list(training_loader(batches, 9, 13, workers))
+        assert len(loaded) == 4
+        assert all(same(batch, batches[9 + i]) for i, batch in enumerate(loaded))
+
+
+def test_dropped_views_leave_one(rows: list[SiteRow], crops: np.ndarray) -> None:
+    batches = TrainingBatches(rows, crops, 24, 5, Augmentation(drop_view=1.0))
+    batch = batches[0]
+    samples = batches.samples(0)[1].row_R
+    assert torch.equal(batch.mask_BT.sum(dim=1), torch.ones(24, dtype=torch.long))
+    assert any(len(batches.rows[sample].crops) == 2 for sample in samples)
+
+
+def test_a_dropped_view_takes_all_its_tiles(rows: list[SiteRow], crops: np.ndarray) -> None:
+    whole = next(row for row in rows if len(row.crops) == 2)
+    first, second = whole.views
+    many = [replace(whole, crops=(0, 1, 2, 3), views=(first, first, first, second)) for _ in range(40)]
+    found = TrainingBatches(many, crops, 40, 5, Augmentation(drop_view=1.0))[0].mask_BT
+    assert {tuple(mask) for mask in found.tolist()} == {(True, True, True, False), (False, False, False, True)}
+    found = TrainingBatches(many, crops, 40, 5, Augmentation(drop_view=0.0, drop_tile=1.0))[0].mask_BT
+    assert set(found.sum(dim=1).tolist()) == {3} and set(found.sum(dim=0).tolist()) != {0}
+
+
+def test_too_few_sites_for_a_batch_are_said(rows: list[SiteRow], crops: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"10 labelled sites.*lower --per_device_train_batch_size"):
+        TrainingBatches(rows[:10], crops, 6, 0, None, 0, 2)
+
+
+def test_unchanged_tiles_are_the_middle_of_the_crop(crops: np.ndarray) -> None:
+    crops_BT3HW = torch.tensor(crops[:6]).unflatten(0, (3, 2))
+    size = round(VIEW_MM / PIXEL_MM)
+    margin = (CROP_SIZE - size) // 2
+    tiles = tiles_for_model(crops_BT3HW, size, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    middle = crops_BT3HW[..., margin : margin + size, margin : margin + size].float() / 255
+    expected = (middle - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)
+    assert torch.allclose(tiles, expected, atol=1e-4)
+
+
+def test_changed_tiles_are_those_of_a_pixel_by_pixel_resampling(crops: np.ndarray) -> None:
+    shift, angle, scale = (3.0, -2.0), 0.3, 1.1  # mm right, mm up, radians
+    one = torch.ones(1, 1)
+    changes = TileChanges(
+        torch.tensor([[shift]]), angle * one, scale * one, gain=1.2 * one, bias=-0.05 * one, gamma=0.8 * one
+    )
+    size = 40
+    tile = tiles_for_model(torch.tensor(crops[None, None, 4]), size, *GREY, changes=changes)[0, 0, 1]
+
+    offsets_mm = (np.arange(size) + 0.5) / size * VIEW_MM - VIEW_MM / 2
+    down, across = np.meshgrid(offsets_mm, offsets_mm, indexing="ij")
+    column_mm = scale * (np.cos(angle) * across - np.sin(angle) * down) + shift[0]
+    row_mm = scale * (np.sin(angle) * across + np.cos(angle) * down) + shift[1]
+    centre = (CROP_SIZE - 1) / 2
+    places = np.stack([row_mm, column_mm]) / PIXEL_MM + centre
+    grey = map_coordinates(crops[4, 1].astype(float) / 255, places, order=1, mode="grid-constant")
+    expected = np.clip(1.2 * np.clip(grey, 1e-6, None) ** 0.8 - 0.05, 0, 1)
+    assert np.abs(tile.numpy() - expected).max() < 1e-3
+
+
+def test_changes_are_as_wide_as_asked() -> None:
+    generators = [np.random.default_rng(seed) for seed in range(4000)]
+    changes = draw_changes(Augmentation(shift_mm=2.0, angle_degrees=5.0, log_scale=0.1), generators, 2)
+    assert changes.shift_mm.std().item() == pytest.approx(2.0, rel=0.05)
+    assert changes.angle.rad2deg().std().item() == pytest.approx(5.0, rel=0.05)
+    assert changes.scale.log().std().item() == pytest.approx(0.1, rel=0.05)
+    assert changes.shift_mm.mean().abs().item() < 0.1

@@ -1,0 +1,128 @@
+"""Embeddings: as one site at a time gives them, kept on disk, refused where they belong to something else."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.conversion.crops import open_crops
+from data_prep.conversion.pairs import read_dataset
+from data_prep.sites import SITES, Severity
+from prompts.render import zero_shot_prompts
+from vl_model.data.site_rows import SiteRow, group_sites
+from vl_model.data.site_table import full_table, site_table
+from vl_model.data.tiles import tiles_for_model
+from vl_model.evaluation.embed import embed_ensembles, embed_rows
+from vl_model.evaluation.embeddings import (
+    Embeddings,
+    TextEmbeddings,
+    fingerprint,
+    prompts_fingerprint,
+    read_embeddings,
+    read_text_embeddings,
+    write_embeddings,
+    write_text_embeddings,
+)
+from vl_model.model.site_model import ModelSettings, SiteModel, build_site_model
+
+
+@pytest.fixture(scope="module")
+def model(tiny_base: str) -> SiteModel:
+    torch.manual_seed(0)
+    model = build_site_model(ModelSettings(tiny_base)).eval()
+    with torch.no_grad():
+        model.pooling.query_D.normal_()  # so that a padded tile would show
+    return model
+
+
+def rows_and_crops(root: Path) -> tuple[tuple[SiteRow, ...], np.ndarray]:
+    processed = root / "train" / "processed_data"
+    return group_sites(read_dataset(processed).pairs), open_crops(processed)
+
+
+def test_a_batch_gives_what_single_sites_give(model: SiteModel, tiny_root: Path) -> None:
+    rows, crops = rows_and_crops(tiny_root)
+    rows = rows[:37]
+    assert {len(row.crops) for row in rows} == {1, 2}
+    image_ND = embed_rows(model, rows, crops, batch_size=10)
+    for place in (0, 9, 10, 36, *[i for i, row in enumerate(rows) if len(row.crops) == 1][:3]):
+        tile_1T3HW = torch.from_numpy(crops[list(rows[place].crops)])[None]
+        towers = model.towers
+        tiles = tiles_for_model(tile_1T3HW, towers.image_size, towers.mean, towers.std)
+        with torch.no_grad():
+            alone = model.embed_sites(tiles, torch.ones(tiles.shape[:2], dtype=torch.bool))[0].numpy()
+        assert image_ND[place] == pytest.approx(alone, abs=1e-5)
+    assert np.linalg.norm(image_ND, axis=1) == pytest.approx(np.ones(len(rows)), abs=1e-5)
+
+
+def test_no_rows_are_no_embeddings(model: SiteModel, tiny_root: Path) -> None:
+    _, crops = rows_and_crops(tiny_root)
+    assert embed_rows(model, [], crops, batch_size=4).shape == (0, model.towers.embed_dim)
+
+
+def test_an_ensemble_is_the_normalised_mean_of_its_prompts(model: SiteModel) -> None:
+    ensembles = [[zero_shot_prompts(site, severity) for severity in Severity] for site in SITES]
+    text_SCD = embed_ensembles(model, ensembles)
+    assert text_SCD.shape == (25, 3, model.towers.embed_dim)
+    for site, severity in ((0, 2), (13, 0), (24, 1)):
+        mean = model.embed_texts(ensembles[site][severity]).numpy().mean(axis=0)
+        assert text_SCD[site, severity] == pytest.approx(mean / np.linalg.norm(mean), abs=1e-5)
+
+
+def test_kept_and_read_back(tmp_path: Path, tiny_root: Path) -> None:
+    rows, _ = rows_and_crops(tiny_root)
+    mark = {"checkpoint": "a", "dataset": "b"}
+    kept = Embeddings(rows, np.random.default_rng(0).normal(size=(len(rows), 8)).astype(np.float32), mark)
+    write_embeddings(tmp_path, kept)
+    read = read_embeddings(tmp_path, mark)
+    assert read.rows == rows and np.array_equal(read.image_ND, kept.image_ND)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["embeddings.json", "image.npy", "rows.json"]
+    texts = TextEmbeddings(np.ones((25, 3, 8), dtype=np.float32), 14.0, {"checkpoint": "a", "prompts": "p"})
+    write_text_embeddings(tmp_path / "prompts", texts)
+    assert read_text_embeddings(tmp_path / "prompts", texts.fingerprint).logit_scale == 14.0
+    with pytest.raises(ValueError, match="other prompts"):
+        read_text_embeddings(tmp_path / "prompts", {"checkpoint": "a", "prompts": "q"})
+
+
+def test_embeddings_of_something_else_or_damaged_are_refused(tmp_path: Path, tiny_root: Path) -> None:
+    rows, _ = rows_and_crops(tiny_root)
+    mark = {"checkpoint": "a", "dataset": "b"}
+    with pytest.raises(ValueError, match=r"no such file; eval_vl\.py writes it"):
+        read_embeddings(tmp_path, mark)
+    write_embeddings(tmp_path, Embeddings(rows[:3], np.zeros((3, 4), dtype=np.float32), mark))
+    for name in mark:
+        with pytest.raises(ValueError, match=f"another {name}"):
+            read_embeddings(tmp_path, mark | {name: "x"})
+    np.save(tmp_path / "image.npy", np.zeros((2, 4), dtype=np.float32))
+    with pytest.raises(ValueError, match="another shape"):
+        read_embeddings(tmp_path, mark)
+    (tmp_path / "image.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_embeddings(tmp_path, mark)
+    (tmp_path / "rows.json").write_text(json.dumps([{"study_id": 1}]))
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_embeddings(tmp_path, mark)
+
+
+def test_the_fingerprint_follows_weights_and_settings(tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"one")
+    (tmp_path / "site_model.json").write_text("{}")
+    first = fingerprint(tmp_path, "data")
+    (tmp_path / "README.md").write_text("nothing that matters")
+    assert fingerprint(tmp_path, "data") == first
+    (tmp_path / "site_model.json").write_text("{ }")
+    second = fingerprint(tmp_path, "data")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"two")
+    assert len({mark["checkpoint"] for mark in (first, second, fingerprint(tmp_path, "data"))}) == 3
+    assert prompts_fingerprint([[["a"]]]) != prompts_fingerprint([[["b"]]])
+
+
+def test_places_of_rows_and_of_what_no_image_shows(tiny_root: Path) -> None:
+    rows, _ = rows_and_crops(tiny_root)
+    fewer = Embeddings(rows[5:], np.zeros((len(rows) - 5, 2), dtype=np.float32), {})
+    table = full_table([rows[0].study_id], site_table([]))
+    assert fewer.places_of(table).tolist() == [-1] * 5 + list(range(20))
+    assert replace(fewer, rows=()).places_of(table).tolist() == [-1] * 25

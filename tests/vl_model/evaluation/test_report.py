@@ -1,0 +1,233 @@
+"""report.json against the metrics it quotes, and the page against what a reader needs of it."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.conversion.crops import open_crops
+from data_prep.conversion.pairs import read_dataset
+from data_prep.sites import SITES, Severity, Side
+from vl_model.data.site_rows import group_sites
+from vl_model.data.site_table import CONDITIONS, SiteTable, full_table, row_keys, site_table
+from vl_model.evaluation.cases import choose_cases, tile_picture
+from vl_model.evaluation.cross_fitting import (
+    HeldOut,
+    better_head,
+    fit_grader,
+    fit_heads,
+    predict_held_out,
+    split_studies,
+)
+from vl_model.evaluation.embeddings import Embeddings
+from vl_model.evaluation.grader import KINDS, read_grader, write_grader
+from vl_model.evaluation.metrics import brier, competition_metric, weighted_log_loss
+from vl_model.evaluation.predictions import read_predictions, write_predictions
+from vl_model.evaluation.report import number, summary, write_report
+from vl_model.evaluation.report_content import compare, measure
+from workspace.json_files import plain
+
+
+def embeddings_of(root: Path, signal: float, seed: int = 0) -> Embeddings:
+    """Made-up embeddings of the tiny data set: noise, and severity along one direction a condition."""
+    rows = group_sites(read_dataset(root / "train" / "processed_data").pairs)
+    rng = np.random.default_rng(seed)
+    direction_KD = np.random.default_rng(5).normal(size=(3, 16))
+    image_ND = rng.normal(size=(len(rows), 16))
+    for place, row in enumerate(rows):
+        image_ND[place] += signal * int(row.severity or 0) * direction_KD[CONDITIONS.index(row.site.condition)]
+    image_ND /= np.linalg.norm(image_ND, axis=1, keepdims=True)
+    return Embeddings(rows, image_ND.astype(np.float32), {"checkpoint": "c" * 64, "dataset": "d" * 64})
+
+
+def held_out_of(root: Path, signal: float, seed: int = 0) -> HeldOut:
+    embeddings = embeddings_of(root, signal, seed)
+    split = split_studies(embeddings.table, {study: study % 5 for study in embeddings.table.study_ids}, [0, 1, 2])
+    text_SCD = np.random.default_rng(1).normal(size=(25, 3, 16)).astype(np.float32)
+    return predict_held_out(fit_heads(split.train, embeddings, text_SCD, 5.0), split, embeddings, seed=0)
+
+
+def report_of(held_out: HeldOut) -> dict:
+    names = {
+        "schema_version": 1,
+        "run": "<first>",
+        "head": "linear_probe",
+        "fingerprint": {"checkpoint": "c" * 64, "dataset": "d" * 64},
+        "held_out_folds": [0, 1, 2],
+        "training_studies": 2,
+        "training_settings": {"model": "lumbar-tiny", "pretrained": None},
+    }
+    return plain({**names, **measure(held_out), "comparison": None})
+
+
+def test_the_numbers_are_those_of_the_metrics(tiny_root: Path) -> None:
+    held_out = held_out_of(tiny_root, signal=1.0)
+    report = report_of(held_out)
+    for head in ("zero_shot", "linear_probe"):
+        for kind in KINDS:
+            prob_N3 = held_out.prob_N3[head, kind]
+            metric = competition_metric(held_out.table, prob_N3).as_dict()
+            assert {name: report["metric"][head][kind][name] for name in metric} == pytest.approx(metric)
+            low, high = report["metric"][head][kind]["interval"]["score"]
+            assert low <= metric["score"] <= high
+            graded = held_out.table.labelled_N
+            assert report["brier"][head][kind] == brier(held_out.table.severity_N[graded], prob_N3[graded])
+            foraminal = held_out.table.take(graded & (held_out.table.condition_N == 1))
+            block = report["conditions"][head][kind]["neural_foraminal_narrowing"]
+            assert block["n"] == len(foraminal) == np.sum(block["confusion"])
+            assert block["weighted_log_loss"] == pytest.approx(metric["foraminal"])
+            assert sum(level["n"] for level in block["levels"].values()) == block["n"]
+    assert report["n"]["rows"] == sum(report["n"]["severities"].values())
+    assert report["n"]["by_part"]["any_severe"] == report["n"]["studies"] == 4
+    constant = weighted_log_loss(
+        held_out.table.take(held_out.table.condition_N == 2), held_out.baseline_N3[held_out.table.condition_N == 2]
+    )
+    assert report["constant_baseline"]["subarticular"] == pytest.approx(constant)
+    json.dumps(report, allow_nan=False)
+
+
+def test_signal_is_found_and_ranked(tiny_root: Path) -> None:
+    strong, weak = report_of(held_out_of(tiny_root, 2.0)), report_of(held_out_of(tiny_root, 0.0))
+    assert strong["metric"]["linear_probe"]["metric_optimal"]["score"] < strong["constant_baseline"]["score"]
+    assert strong["auc"]["linear_probe"]["raw"]["at_least_moderate"] > 0.9
+    assert abs(weak["auc"]["linear_probe"]["raw"]["at_least_moderate"] - 0.5) < 0.3
+    assert "better than the best constant" in summary(strong)[0]
+
+
+def test_predictions_are_kept_and_compared(tiny_root: Path, tmp_path: Path) -> None:
+    ours, theirs = held_out_of(tiny_root, 2.0), held_out_of(tiny_root, 0.3, seed=1)
+    write_predictions(tmp_path / "predictions.csv", theirs)
+    read = read_predictions(tmp_path / "predictions.csv")
+    table, prob_N3 = read["linear_probe", "calibrated"]
+    assert row_keys(table) == row_keys(theirs.table) and np.array_equal(table.severity_N, theirs.table.severity_N)
+    assert prob_N3 == pytest.approx(theirs.prob_N3["linear_probe", "calibrated"], abs=1e-8)
+    result = plain(compare(ours, "other", read))
+    block = result["heads"]["linear_probe"]
+    assert block["difference"]["score"]["value"] == pytest.approx(block["ours"]["score"] - block["theirs"]["score"])
+    assert block["difference"]["score"]["interval"][1] < 0
+    assert result["studies"] == 4 and better_head(ours) == "linear_probe"
+    other_labels = SiteTable(table.study_N, table.site_N, (table.severity_N + 2) % 3)
+    with pytest.raises(ValueError, match="different labels"):
+        compare(ours, "other", {key: (other_labels, prob) for key, (_, prob) in read.items()})
+    with pytest.raises(ValueError, match="different studies"):
+        compare(ours, "other", {key: (table.take(np.arange(0)), prob[:0]) for key, (_, prob) in read.items()})
+
+
+def test_a_site_without_image_gets_the_constant_of_its_column(tiny_root: Path, tmp_path: Path) -> None:
+    embeddings = embeddings_of(tiny_root, 1.0)
+    study = embeddings.rows[0].study_id
+    kept = [i for i, row in enumerate(embeddings.rows) if row.study_id != study or row.site != SITES[0]]
+    fewer = Embeddings(tuple(embeddings.rows[i] for i in kept), embeddings.image_ND[kept], embeddings.fingerprint)
+    split = split_studies(embeddings.table, {s: s % 5 for s in embeddings.table.study_ids}, [study % 5, 2])
+    heads = fit_heads(split.train, fewer, np.ones((25, 3, 16), dtype=np.float32), 5.0)
+    held_out = predict_held_out(heads, split, fewer, seed=0)
+    [row] = np.flatnonzero((split.held_out.study_N == study) & (split.held_out.site_N == 0))
+    assert not held_out.seen_N[row] and held_out.seen_N.sum() == len(held_out.table) - 1
+    assert np.array_equal(held_out.prob_N3["zero_shot", "metric_optimal"][row], held_out.baseline_N3[row])
+
+    grader = fit_grader(heads, split, fewer, "linear_probe")
+    write_grader(tmp_path, grader)
+    again = read_grader(tmp_path, "c" * 64)
+    table = full_table([study, 999], site_table([]))
+    for kind in KINDS:
+        for head in ("zero_shot", "linear_probe"):
+            first, second = (g.predict_proba(table, fewer, kind, head) for g in (grader, again))
+            assert np.array_equal(first, second) and first.sum(axis=1) == pytest.approx(np.ones(50))
+    assert np.array_equal(again.predict_proba(table, fewer, "raw")[0], again.priors["raw"].prob_SC_[0])
+    with pytest.raises(ValueError, match="an earlier model"):
+        read_grader(tmp_path, "other")
+    with pytest.raises(ValueError, match=r"no heads yet; run eval_vl\.py first"):
+        read_grader(tmp_path / "nowhere")
+    arrays = (tmp_path / "heads.npz").read_bytes()
+    for damaged in (b"", arrays[:200]):
+        (tmp_path / "heads.npz").write_bytes(damaged)
+        with pytest.raises(ValueError, match="cannot be read"):
+            read_grader(tmp_path)
+
+
+class Tags(HTMLParser):
+    """Open tags must close; addresses are collected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img", "link", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_stands_alone_and_says_what_matters(tiny_root: Path, tmp_path: Path) -> None:
+    held_out = held_out_of(tiny_root, 2.0)
+    processed = tiny_root / "train" / "processed_data"
+    cases = choose_cases(held_out, "linear_probe", read_dataset(processed).pairs)
+    write_report(tmp_path, report_of(held_out), cases, open_crops(processed))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    tags = Tags()
+    tags.feed(page)
+    assert not tags.open
+    assert all(address.startswith(("data:image/png", "#")) for address in tags.addresses)
+    assert page.count("<svg") == 3 and "currentColor" in page and "prefers-color-scheme: dark" in page
+    assert "Not a medical device" in page and "&lt;first&gt;" in page and "<first>" not in page
+    assert "nan" not in re.sub(r"data:image[^\"]*", "", page).lower().replace("finance", "")
+    content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert {"metric", "constant_baseline", "ece", "auc", "n", "cases"} <= set(content)
+    assert len(content["cases"]) == len(cases) == page.count('class="case"') > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
+
+
+def test_cases_are_what_their_group_says(tiny_root: Path) -> None:
+    held_out = held_out_of(tiny_root, 1.0)
+    pairs = read_dataset(tiny_root / "train" / "processed_data").pairs
+    cases = choose_cases(held_out, "linear_probe", pairs, count=3)
+    for case in cases:
+        guess = int(np.argmax(case.probabilities))
+        assert case.crops and sum(case.probabilities) == pytest.approx(1)
+        if case.group == "severe, and found":
+            assert case.severity is Severity.SEVERE and guess == 2
+        elif case.group.endswith("missed"):
+            assert case.severity > 0 and guess == 0
+        else:
+            assert case.severity is Severity.NORMAL_MILD
+    for group in {case.group for case in cases}:
+        studies = [case.study_id for case in cases if case.group == group]
+        assert len(studies) == len(set(studies)) <= 3
+
+
+def test_right_axial_tiles_are_turned_back_for_the_eye() -> None:
+    tile = np.zeros((3, 4, 4), dtype=np.uint8)
+    tile[1, :, 0] = 255
+    as_stored = tile_picture(tile, Side.LEFT, is_axial=True)
+    assert tile_picture(tile, Side.RIGHT, is_axial=True) == tile_picture(tile[:, :, ::-1], None, is_axial=True)
+    assert tile_picture(tile, Side.RIGHT, is_axial=False) == as_stored != tile_picture(tile, Side.RIGHT, is_axial=True)
+
+
+def test_what_was_not_measured_is_a_dash_and_null() -> None:
+    assert (
+        number(None) == "\N{EN DASH}"
+        and number(-0.5, 2) == "\N{MINUS SIGN}0.50"
+        and number(0.5, 1, sign=True) == "+0.5"
+    )
+    assert plain({"a": [np.float64("nan"), np.int64(3)], "b": np.array([1.5])}) == {"a": [None, 3], "b": [1.5]}
+
+
+def test_folds_without_labels_or_without_rest_are_refused(tiny_root: Path) -> None:
+    table = embeddings_of(tiny_root, 0.0).table
+    fold_of = {study: study % 5 for study in table.study_ids}
+    with pytest.raises(
+        ValueError, match=r"held-out folds \[7\]: no graded study in them; the data set's folds are 0, 1"
+    ):
+        split_studies(table, fold_of, [7])
+    with pytest.raises(ValueError, match="is left to learn from"):
+        split_studies(table, fold_of, [0, 1, 2, 3, 4])

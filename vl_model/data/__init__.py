@@ -1,0 +1,1 @@
+"""processed_data -> sites, their tiles, and the batches of a training run."""

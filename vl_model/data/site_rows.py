@@ -1,0 +1,69 @@
+"""Sites of studies, each with its tiles: the rows of training batches, embeddings and predictions."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from data_prep.conversion.pairs import Pair
+from data_prep.sites import Severity, Site, Source, View
+from vl_model.data.site_table import SITE_INDEX
+
+
+@dataclass(frozen=True)
+class SiteRow:
+    """One site of one study. Tile i is row `crops[i]` of ``crops.npy`` and shows the site in `views[i]`."""
+
+    study_id: int
+    site: Site
+    severity: Severity | None
+    fold: int | None
+    source: Source
+    crops: tuple[int, ...]
+    views: tuple[View, ...]
+
+    @property
+    def caption(self) -> int | None:
+        """Index of its caption among the 75, None where unlabelled."""
+        return None if self.severity is None else caption_index(self.site, self.severity)
+
+
+def caption_index(site: Site, severity: Severity) -> int:
+    """Caption k is that of site k // 3, in the order of `SITES`, and of severity k % 3."""
+    return SITE_INDEX[site] * len(Severity) + int(severity)
+
+
+def evidence_of(pairs: Iterable[Pair]) -> dict[tuple[int, Site], Pair]:
+    """The pair that speaks for each site of each study: of its views, the one that readers mark it in."""
+    best: dict[tuple[int, Site], Pair] = {}
+    for pair in pairs:
+        known = best.setdefault((pair.study_id, pair.site), pair)
+        if pair.site.views.index(pair.view) < pair.site.views.index(known.view):
+            best[pair.study_id, pair.site] = pair
+    return best
+
+
+def group_sites(pairs: Iterable[Pair]) -> tuple[SiteRow, ...]:
+    """One row for each (study, site) of the pairs: by study id, then in the order of `SITES`.
+
+    A row's tiles come in the order of `site.views`: the view that the site is marked in first.
+    """
+    groups: dict[tuple[int, Site], list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        groups[pair.study_id, pair.site].append(pair)
+    keys = sorted(groups, key=lambda key: (key[0], SITE_INDEX[key[1]]))
+    return tuple(_row(groups[key]) for key in keys)
+
+
+def _row(pairs: list[Pair]) -> SiteRow:
+    site = pairs[0].site
+    ordered = sorted(pairs, key=lambda pair: (site.views.index(pair.view), pair.crop))
+    first = ordered[0]
+    return SiteRow(
+        study_id=first.study_id,
+        site=site,
+        severity=first.severity,
+        fold=first.fold,
+        source=first.source,
+        crops=tuple(pair.crop for pair in ordered),
+        views=tuple(pair.view for pair in ordered),
+    )

@@ -1,0 +1,107 @@
+"""Stored crops -> the model's tiles: one resampling that cuts, shifts, turns, scales and resizes at once.
+
+A crop is 64 mm wide (`data_prep.conversion.crops.FIELD_MM`) with the site at its centre; the model sees the middle 48
+mm. The margin is what training's shifts and turns draw from.
+
+Dimensions: B sites, T tiles a site, 3 slices, H and W pixels of the crop, h and w of the model.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data_prep.conversion.crops import FIELD_MM, VIEW_MM
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How widely training varies its tiles: standard deviations, and from `drop_view` on probabilities.
+
+    Grey values run from 0 to 1, and become gain * value ** gamma + bias. Where a view has one tile, a dropped view is
+    a dropped tile. Raises ValueError where a site would have to be both blended and boxed (`vl_model.data.mixing`).
+    """
+
+    shift_mm: float = 1.0  # as a locator errs, so that its sites are met in training
+    angle_degrees: float = 6.0
+    log_scale: float = 0.06
+    log_gain: float = 0.15
+    bias: float = 0.05
+    log_gamma: float = 0.15
+    drop_view: float = 0.1  # that a site seen in several views loses one of them
+    drop_tile: float = 0.0  # that a site with several tiles loses one of them
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.mixup + self.cutmix > 1:
+            raise ValueError(f"--mixup {self.mixup} --cutmix {self.cutmix}: together at most 1, a site has one of them")
+
+
+@dataclass(frozen=True)
+class TileChanges:
+    """What is done to each tile: float32 of shape (B, T), `shift_mm` (B, T, 2) as (column, row)."""
+
+    shift_mm: Tensor
+    angle: Tensor  # radians
+    scale: Tensor
+    gain: Tensor
+    bias: Tensor
+    gamma: Tensor
+
+    def to(self, device: torch.device) -> "TileChanges":
+        return TileChanges(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+
+def draw_changes(augmentation: Augmentation, generators: list[np.random.Generator], tiles: int) -> TileChanges:
+    """Changes for `tiles` tiles of each site, from that site's own generator."""
+    normal_BT7 = torch.from_numpy(np.stack([generator.standard_normal((tiles, 7)) for generator in generators])).float()
+    return TileChanges(
+        shift_mm=normal_BT7[..., 0:2] * augmentation.shift_mm,
+        angle=normal_BT7[..., 2] * math.radians(augmentation.angle_degrees),
+        scale=(normal_BT7[..., 3] * augmentation.log_scale).exp(),
+        gain=(normal_BT7[..., 4] * augmentation.log_gain).exp(),
+        bias=normal_BT7[..., 5] * augmentation.bias,
+        gamma=(normal_BT7[..., 6] * augmentation.log_gamma).exp(),
+    )
+
+
+def tiles_for_model(
+    crops_BT3HW: Tensor,
+    image_size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    view_mm: float = VIEW_MM,
+    changes: TileChanges | None = None,
+) -> Tensor:
+    """uint8 crops -> float32 tiles_BT3hw of the middle `view_mm`, `image_size` pixels wide, normalised.
+
+    Without `changes` and at the crop's own resolution this is the exact middle of the crop.
+    """
+    batch_shape = crops_BT3HW.shape[:2]
+    crops_N3HW = crops_BT3HW.flatten(0, 1).float() / 255
+    affine_N23 = _affine(changes, batch_shape, view_mm).to(crops_N3HW.device)
+    grid_Nhw2 = F.affine_grid(affine_N23, [len(crops_N3HW), 3, image_size, image_size], align_corners=False)
+    tiles_N3hw = F.grid_sample(crops_N3HW, grid_Nhw2, mode="bilinear", padding_mode="zeros", align_corners=False)
+    if changes is not None:
+        gain, bias, gamma = (value.reshape(-1, 1, 1, 1) for value in (changes.gain, changes.bias, changes.gamma))
+        tiles_N3hw = (gain * tiles_N3hw.clamp(min=1e-6) ** gamma + bias).clamp(0, 1)
+    mean_311 = torch.tensor(mean, device=tiles_N3hw.device).view(3, 1, 1)
+    std_311 = torch.tensor(std, device=tiles_N3hw.device).view(3, 1, 1)
+    return ((tiles_N3hw - mean_311) / std_311).unflatten(0, batch_shape)
+
+
+def _affine(changes: TileChanges | None, batch_shape: torch.Size, view_mm: float) -> Tensor:
+    """The model's coordinates, -1..1 across the view, -> the crop's, -1..1 across its field: (N, 2, 3)."""
+    view = view_mm / FIELD_MM
+    if changes is None:
+        identity_23 = torch.tensor([[view, 0.0, 0.0], [0.0, view, 0.0]])
+        return identity_23.expand(batch_shape.numel(), 2, 3)
+    scale, angle = view * changes.scale, changes.angle
+    shift = changes.shift_mm / (FIELD_MM / 2)
+    across = torch.stack([scale * angle.cos(), -scale * angle.sin(), shift[..., 0]], dim=-1)
+    down = torch.stack([scale * angle.sin(), scale * angle.cos(), shift[..., 1]], dim=-1)
+    return torch.stack([across, down], dim=-2).flatten(0, 1)

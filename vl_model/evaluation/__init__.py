@@ -1,0 +1,1 @@
+"""Embeddings -> heads, calibrated probabilities, metrics, report and submission."""

@@ -1,0 +1,113 @@
+"""How sure a score is: intervals by resampling studies, and differences of two models on the same studies.
+
+The rows of one study are not independent (its levels and sides correlate), so studies are drawn, not rows. Each
+study enters the metric only through the sums of `metrics.StudySums`; a resampling is then a vector of counts, and a
+thousand of them one matrix product.
+
+Legend: B resamplings, S studies, G = 4 parts, 5 = the score and its parts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from vl_model.data.site_table import Floats
+from vl_model.evaluation.metrics import PARTS, StudySums, scores_of
+
+DEFAULT_RESAMPLES = 1000
+_NAMES = ("score", *PARTS)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A measured value with the middle 95 % of its bootstrap."""
+
+    value: float
+    low: float
+    high: float
+
+
+def metric_intervals(sums: StudySums, resamples: int = DEFAULT_RESAMPLES, seed: int = 0) -> dict[str, Interval]:
+    """The score and its four parts, each with its interval."""
+    return _intervals(_measured(sums), _resampled(sums, _draws(sums, resamples, seed)))
+
+
+def paired_differences(
+    ours: StudySums, theirs: StudySums, resamples: int = DEFAULT_RESAMPLES, seed: int = 0
+) -> dict[str, Interval]:
+    """Ours minus theirs, on the same resampled studies; below zero means ours is better."""
+    _check_paired(ours, theirs)
+    draw_BS = _draws(ours, resamples, seed)
+    return _intervals(_measured(ours) - _measured(theirs), _resampled(ours, draw_BS) - _resampled(theirs, draw_BS))
+
+
+def paired_ratios(
+    ours: StudySums, theirs: StudySums, resamples: int = DEFAULT_RESAMPLES, seed: int = 0
+) -> dict[str, Interval]:
+    """Ours divided by theirs, on the same resampled studies; below one means ours is better."""
+    _check_paired(ours, theirs)
+    draw_BS = _draws(ours, resamples, seed)
+    return _intervals(_measured(ours) / _measured(theirs), _resampled(ours, draw_BS) / _resampled(theirs, draw_BS))
+
+
+def mean_intervals(runs: Sequence[StudySums], resamples: int = DEFAULT_RESAMPLES, seed: int = 0) -> dict[str, Interval]:
+    """Scores averaged over runs (seeds) on the same studies; the interval is over studies, not over seeds."""
+    for run in runs:
+        _check_paired(run, runs[0])
+    draw_BS = _draws(runs[0], resamples, seed)
+    return _intervals(_mean([_measured(run) for run in runs]), _mean([_resampled(run, draw_BS) for run in runs]))
+
+
+def paired_mean_differences(
+    ours: Sequence[StudySums], theirs: Sequence[StudySums], resamples: int = DEFAULT_RESAMPLES, seed: int = 0
+) -> dict[str, Interval]:
+    """As `paired_differences`, averaged over runs (seeds), which are paired in their order."""
+    for one, other in zip(ours, theirs, strict=True):
+        _check_paired(one, other)
+    draw_BS = _draws(ours[0], resamples, seed)
+    pairs = list(zip(ours, theirs, strict=True))
+    return _intervals(
+        _mean([_measured(one) - _measured(other) for one, other in pairs]),
+        _mean([_resampled(one, draw_BS) - _resampled(other, draw_BS) for one, other in pairs]),
+    )
+
+
+def _check_paired(ours: StudySums, theirs: StudySums) -> None:
+    same = np.array_equal(ours.study_S, theirs.study_S) and np.allclose(ours.weight_SG, theirs.weight_SG)
+    assert same, "two models are compared on the same studies and labels only"
+
+
+def _draws(sums: StudySums, resamples: int, seed: int) -> Floats:
+    studies = len(sums.study_S)
+    draws = np.random.default_rng(seed).multinomial(studies, np.full(studies, 1 / studies), size=resamples)
+    return draws.astype(np.float64)  # BS: how often each study was drawn
+
+
+def _measured(sums: StudySums) -> Floats:
+    return scores_of(sums.loss_SG.sum(axis=0), sums.weight_SG.sum(axis=0))
+
+
+def _resampled(sums: StudySums, draw_BS: Floats) -> Floats:
+    return scores_of(draw_BS @ sums.loss_SG, draw_BS @ sums.weight_SG)  # B5
+
+
+def _mean(values: Sequence[Floats]) -> Floats:
+    return np.stack(values).mean(axis=0)
+
+
+def _intervals(measured_5: Floats, resampled_B5: Floats) -> dict[str, Interval]:
+    return {
+        name: Interval(float(measured_5[index]), *_middle(resampled_B5[:, index])) for index, name in enumerate(_NAMES)
+    }
+
+
+def _middle(value_B: ArrayLike) -> tuple[float, float]:
+    """The 2.5th and 97.5th percentile; a draw without one labelled row of a part says nothing about it."""
+    finite = np.asarray(value_B, dtype=np.float64)
+    finite = finite[np.isfinite(finite)]
+    if not len(finite):
+        return float("nan"), float("nan")
+    low, high = np.percentile(finite, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,106 @@
+"""A few pictured cases for the report: what went right, what went wrong, and what the model looked at."""
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_prep.conversion.crops import TILE_SLICES
+from data_prep.conversion.pairs import Pair
+from data_prep.sites import SITES, Severity, Side, Site
+from vl_model.data.site_table import Bools, Floats
+from vl_model.evaluation.cross_fitting import HeldOut
+from vl_model.evaluation.grader import HeadName
+from vl_model.evaluation.metrics import SEVERITY_WEIGHTS, row_losses
+
+CASES_A_GROUP = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """One graded held-out site: its truth, its calibrated probabilities, and its tiles (rows of ``crops.npy``)."""
+
+    group: str
+    study_id: int
+    site: Site
+    severity: Severity
+    probabilities: tuple[float, float, float]
+    caption: str
+    source: str
+    views: tuple[str, ...]
+    crops: tuple[int, ...]
+
+
+def choose_cases(held_out: HeldOut, head: HeadName, pairs: Iterable[Pair], count: int = CASES_A_GROUP) -> list[Case]:
+    """The surest right severe sites, and the rows that cost most: severe ones missed, and normal ones called ill.
+
+    One site a study in each group, so that one odd study does not fill the page.
+    """
+    prob_N3 = held_out.prob_N3[head, "calibrated"]
+    table = held_out.table
+    graded = held_out.seen_N & table.labelled_N
+    severe = graded & (table.severity_N == Severity.SEVERE)
+    called_severe = prob_N3.argmax(axis=1) == Severity.SEVERE
+    loss_N = np.zeros(len(table))
+    loss_N[graded] = row_losses(table.severity_N[graded], prob_N3[graded])
+    loss_N[graded] *= np.asarray(SEVERITY_WEIGHTS)[table.severity_N[graded]]
+
+    groups: list[tuple[str, Bools, Floats]] = [
+        ("severe, and found", severe & called_severe, prob_N3[:, Severity.SEVERE]),
+        ("severe or moderate, and missed", graded & (table.severity_N > 0) & (prob_N3.argmax(axis=1) == 0), loss_N),
+        ("normal or mild, and called ill", graded & (table.severity_N == 0) & (prob_N3.argmax(axis=1) > 0), loss_N),
+    ]
+    pairs_of: dict[tuple[int, Site], list[Pair]] = {}
+    for pair in pairs:
+        pairs_of.setdefault((pair.study_id, pair.site), []).append(pair)
+    return [
+        _case(name, row, held_out, prob_N3, pairs_of)
+        for name, rows, rank_N in groups
+        for row in _best_of_each_study(np.flatnonzero(rows), rank_N, table.study_N, count)
+    ]
+
+
+def tile_picture(tile_3HW: NDArray[np.uint8], side: Side | None, is_axial: bool) -> str:
+    """A tile's middle slice as a data: address of a PNG, as a radiologist would see it.
+
+    Right-sided tiles are stored mirrored: an axial one is turned back.
+    """
+    middle = tile_3HW[TILE_SLICES // 2]
+    if side is Side.RIGHT and is_axial:
+        middle = middle[:, ::-1]
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(middle)).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _best_of_each_study(
+    rows: NDArray[np.int64], rank_N: Floats, study_N: NDArray[np.int64], count: int
+) -> Sequence[int]:
+    first: dict[int, int] = {}
+    for row in rows[np.argsort(-rank_N[rows], kind="stable")]:
+        first.setdefault(int(study_N[row]), int(row))
+    return list(first.values())[:count]
+
+
+def _case(
+    group: str, row: int, held_out: HeldOut, prob_N3: Floats, pairs_of: Mapping[tuple[int, Site], Sequence[Pair]]
+) -> Case:
+    table = held_out.table
+    study_id, site = int(table.study_N[row]), SITES[table.site_N[row]]
+    shown = sorted(pairs_of[study_id, site], key=lambda pair: site.views.index(pair.view))
+    normal, moderate, severe = prob_N3[row].tolist()
+    return Case(
+        group=group,
+        study_id=study_id,
+        site=site,
+        severity=Severity(int(table.severity_N[row])),
+        probabilities=(normal, moderate, severe),
+        caption=shown[0].text,
+        source=shown[0].source.value,
+        views=tuple(pair.view.value for pair in shown),
+        crops=tuple(pair.crop for pair in shown),
+    )

@@ -1,0 +1,52 @@
+"""A run's model over sites and over sentences: where embeddings come from.
+
+Dimensions: B sites a batch, T tiles a site, N sites, S = 25 sites of a study, C = 3 severities, D embedding.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from vl_model.data.batches import load_batch
+from vl_model.data.site_rows import SiteRow
+from vl_model.data.tiles import tiles_for_model
+from vl_model.model.site_model import SiteModel
+
+_TEXTS_A_BATCH = 256
+
+
+@torch.inference_mode()
+def embed_rows(
+    model: SiteModel, rows: Sequence[SiteRow], crops: NDArray[np.uint8], batch_size: int, label: str = "embedding"
+) -> NDArray[np.float32]:
+    """(N, D), L2-normalised: each row's tiles, as `crops` (R, 3, H, W) holds them, through model and pooling.
+
+    One progress bar, named `label`. The model decides the device; rows do not influence one another.
+    """
+    towers = model.towers
+    image_ND = np.zeros((len(rows), towers.embed_dim), dtype=np.float32)
+    with tqdm(total=len(rows), desc=label, unit="site", disable=not rows) as bar:
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            stored = load_batch(batch, crops).to(model.device)
+            tiles = tiles_for_model(stored.crops_BT3HW, towers.image_size, towers.mean, towers.std)
+            image_BD = model.embed_sites(tiles, stored.mask_BT)
+            image_ND[start : start + len(batch)] = image_BD.float().cpu().numpy()
+            bar.update(len(batch))
+    return image_ND
+
+
+def embed_ensembles(model: SiteModel, ensembles: Sequence[Sequence[Sequence[str]]]) -> NDArray[np.float32]:
+    """(S, C, D): for each site and severity the normalised mean of its sentences' embeddings."""
+    texts = list(dict.fromkeys(text for site in ensembles for prompts in site for text in prompts))
+    place = {text: row for row, text in enumerate(texts)}
+    batches = [texts[start : start + _TEXTS_A_BATCH] for start in range(0, len(texts), _TEXTS_A_BATCH)]
+    text_KD = np.concatenate([model.embed_texts(batch).float().cpu().numpy() for batch in batches])
+    mean_SCD = np.array(
+        [[text_KD[[place[text] for text in prompts]].mean(axis=0) for prompts in site] for site in ensembles]
+    )
+    normalised: NDArray[np.float32] = mean_SCD / np.linalg.norm(mean_SCD, axis=-1, keepdims=True)
+    return normalised

@@ -1,0 +1,200 @@
+"""From a site's embedding to the probabilities of its three severities.
+
+`ZeroShotHead` compares the embedding with sentences and learns nothing; `LinearProbe` is a multinomial logistic
+regression for each condition. Both are fitted unweighted, on what the adapters were trained on: the weights of the
+metric, and the trust that training studies do not deserve, are the calibrators' business.
+
+Legend: N rows, D dimensions, S = 25 sites in the order of `SITES`, C = 3 severities, F features, K = 3 conditions.
+Embeddings are (N, D), L2-normalised. Predictions are natural logarithms of probabilities, (N, 3).
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+
+from data_prep.sites import SITES, Severity
+from vl_model.data.site_table import CONDITIONS, LEVELS, Floats, Ints, SiteTable
+from vl_model.evaluation.priors import ColumnPrior
+
+#: What a head saves: names and arrays, nothing that could run when it is read.
+Arrays = Mapping[str, NDArray[Any]]
+
+_CLASSES = len(Severity)
+#: Inverse penalties, from strong to weak, for features of length one.
+DEFAULT_STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+
+
+class ZeroShotHead:
+    """Softmax over the cosine of a site's embedding with its three severities' sentences, times `logit_scale`.
+
+    Learned: `text_SCD_`, one normalised text embedding a site and severity.
+    """
+
+    def __init__(self, logit_scale: float) -> None:
+        self.logit_scale = logit_scale
+
+    def fit(self, text_SCD: NDArray[Any]) -> "ZeroShotHead":
+        """Take the (25, 3, D) text embeddings, each the normalised mean of its prompts (`embed.embed_ensembles`)."""
+        if text_SCD.shape[:2] != (len(SITES), _CLASSES):
+            raise ValueError(f"text embeddings of shape {text_SCD.shape}: expected (25, 3, D), sites by severities")
+        self.text_SCD_ = text_SCD
+        return self
+
+    def predict_log_proba(self, table: SiteTable, image_ND: NDArray[Any]) -> Floats:
+        log_prob_N3 = np.empty((len(table), _CLASSES))
+        for site in np.unique(table.site_N):
+            rows = table.site_N == site
+            cosine = image_ND[rows].astype(np.float64) @ self.text_SCD_[site].T
+            log_prob_N3[rows] = log_softmax(self.logit_scale * cosine, axis=1)
+        return log_prob_N3
+
+    def arrays(self) -> Arrays:
+        """Everything learned, to be saved."""
+        return {"logit_scale": np.array(self.logit_scale), "text_SCD": self.text_SCD_}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "ZeroShotHead":
+        return cls(float(arrays["logit_scale"])).fit(arrays["text_SCD"])
+
+
+class LinearProbe:
+    """Multinomial logistic regression on frozen site embeddings, one for each condition.
+
+    Features: the embedding, centred and scaled to a mean length of one, and the level, one-hot, so that the
+    regression can learn that L1-L2 is rarely severe. Left and right share a model: right-sided crops are mirrored.
+
+    The penalty is chosen by cross-validation over studies. The adapters saw these studies, so their embeddings
+    separate more cleanly than new ones will; the strongest penalty that is no worse than the best by more than one
+    standard error (paired by study; Breiman et al., 1984) is taken, which leans to the side of caution.
+
+    Learned: `mean_D_`, `scale_`, and for each condition `weight_KCF_`, `bias_KC_`, `strength_K_` (nan where a
+    condition was never graded). A severity that a condition never had in training, or a condition with fewer than
+    two of them, falls back to `prior_`, the column frequencies.
+    """
+
+    def __init__(self, strengths: Sequence[float] = DEFAULT_STRENGTHS, folds: int = 4) -> None:
+        self.strengths = tuple(sorted(strengths))
+        self.folds = folds
+
+    def fit(self, table: SiteTable, image_ND: NDArray[Any]) -> "LinearProbe":
+        """Learn from the labelled rows. Raises ValueError where there are none."""
+        keep = table.labelled_N
+        if not keep.any():
+            raise ValueError("no labelled training row with an image: the linear probe has nothing to learn from")
+        labelled, image_ND = table.take(keep), image_ND[keep].astype(np.float64)
+        self.prior_ = ColumnPrior().fit(labelled)
+        self.mean_D_: Floats = image_ND.mean(axis=0)
+        spread = np.sqrt(((image_ND - self.mean_D_) ** 2).sum(axis=1).mean())
+        self.scale_ = float(spread) if spread > 0 else 1.0
+
+        feature_NF = self._features(labelled, image_ND)
+        self.weight_KCF_: Floats = np.zeros((len(CONDITIONS), _CLASSES, feature_NF.shape[1]))
+        self.bias_KC_: Floats = np.full((len(CONDITIONS), _CLASSES), -np.inf)
+        self.strength_K_: Floats = np.full(len(CONDITIONS), np.nan)
+        for condition in range(len(CONDITIONS)):
+            rows = labelled.condition_N == condition
+            if len(np.unique(labelled.severity_N[rows])) > 1:
+                self._fit_condition(condition, feature_NF[rows], labelled.severity_N[rows], labelled.study_N[rows])
+        return self
+
+    def predict_log_proba(self, table: SiteTable, image_ND: NDArray[Any]) -> Floats:
+        feature_NF = self._features(table, image_ND.astype(np.float64))
+        log_prior_N3 = np.log(self.prior_.predict_proba(table))
+        log_prob_N3 = log_prior_N3.copy()
+        for condition in range(len(CONDITIONS)):
+            known_C = np.isfinite(self.bias_KC_[condition])
+            if known_C.any():
+                rows = table.condition_N == condition
+                logits = feature_NF[rows] @ self.weight_KCF_[condition, known_C].T + self.bias_KC_[condition, known_C]
+                # Classes never seen keep their prior's share; the others divide what is left.
+                left = np.logaddexp.reduce(log_prior_N3[rows][:, known_C], axis=1, keepdims=True)
+                log_prob_N3[np.ix_(rows, known_C)] = log_softmax(logits, axis=1) + left
+        return log_prob_N3
+
+    def arrays(self) -> Arrays:
+        """Everything learned, to be saved."""
+        return {
+            "mean_D": self.mean_D_,
+            "scale": np.array(self.scale_),
+            "weight_KCF": self.weight_KCF_,
+            "bias_KC": self.bias_KC_,
+            "strength_K": self.strength_K_,
+            "prior_SC": self.prior_.prob_SC_,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "LinearProbe":
+        probe = cls()
+        probe.mean_D_, probe.scale_ = arrays["mean_D"], float(arrays["scale"])
+        probe.weight_KCF_, probe.bias_KC_ = arrays["weight_KCF"], arrays["bias_KC"]
+        probe.strength_K_ = arrays["strength_K"]
+        probe.prior_ = ColumnPrior()
+        probe.prior_.prob_SC_ = arrays["prior_SC"]
+        return probe
+
+    def _features(self, table: SiteTable, image_ND: Floats) -> Floats:
+        level_NL = np.eye(len(LEVELS))[table.level_N]
+        return np.concatenate([(image_ND - self.mean_D_) / self.scale_, level_NL], axis=1)
+
+    def _fit_condition(self, condition: int, feature_NF: Floats, severity_N: Ints, study_N: Ints) -> None:
+        strength = self._chosen_strength(feature_NF, severity_N, study_N)
+        [model] = _regressions(feature_NF, severity_N, [strength])
+        classes, weight, bias = model
+        self.strength_K_[condition] = strength
+        self.weight_KCF_[condition, classes] = weight
+        self.bias_KC_[condition, classes] = bias
+
+    def _chosen_strength(self, feature_NF: Floats, severity_N: Ints, study_N: Ints) -> float:
+        studies, study_of_N = np.unique(study_N, return_inverse=True)
+        if len(studies) < 2 * self.folds:
+            return self.strengths[0]
+        loss_SP = np.zeros((len(studies), len(self.strengths)))  # studies by points of the path
+        for fit, held_out in GroupKFold(self.folds).split(feature_NF, groups=study_N):
+            for point, model in enumerate(_regressions(feature_NF[fit], severity_N[fit], self.strengths)):
+                loss_N = _held_out_losses(model, feature_NF[held_out], severity_N[held_out])
+                np.add.at(loss_SP[:, point], study_of_N[held_out], loss_N)
+        best = int(loss_SP.sum(axis=0).argmin())
+        worse_SP = loss_SP - loss_SP[:, [best]]
+        allowed_P = worse_SP.std(axis=0, ddof=1) / np.sqrt(len(studies))
+        return self.strengths[int(np.flatnonzero(worse_SP.mean(axis=0) <= allowed_P)[0])]
+
+
+#: Classes present, their weights (C, F) and biases (C,).
+_Regression = tuple[Ints, Floats, Floats]
+
+
+def _regressions(feature_NF: Floats, severity_N: Ints, strengths: Sequence[float]) -> list[_Regression]:
+    """One regression for each inverse penalty, ascending, each started from the one before."""
+    classes = np.unique(severity_N)
+    if len(classes) < 2:
+        # One class only (it happens in a fold of a small set): certain of it, for want of another.
+        return [(classes, np.zeros((1, feature_NF.shape[1])), np.zeros(1))] * len(strengths)
+    model = LogisticRegression(warm_start=True, max_iter=300)
+    path = []
+    for strength in strengths:
+        model.set_params(C=strength)
+        with warnings.catch_warnings():
+            # Near-separable data at the weak end: a probe stopped early there is only a more regular one.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(feature_NF, severity_N)
+        weight, bias = model.coef_.copy(), model.intercept_.copy()
+        if len(classes) == 2:
+            # scikit-learn keeps one row for two classes: the logit of the second.
+            weight, bias = np.vstack([np.zeros_like(weight), weight]), np.append(0.0, bias)
+        path.append((classes, weight, bias))
+    return path
+
+
+def _held_out_losses(model: _Regression, feature_NF: Floats, severity_N: Ints) -> Floats:
+    """-ln p of each row's truth; a class that this fold never saw costs as much as one chance in a thousand."""
+    classes, weight, bias = model
+    log_prob_N3 = np.full((len(severity_N), _CLASSES), np.log(1e-3))
+    log_prob_N3[:, classes] = log_softmax(feature_NF @ weight.T + bias, axis=1)
+    return -log_prob_N3[np.arange(len(severity_N)), severity_N]

@@ -1,0 +1,80 @@
+"""``predictions.csv``: every probability that a report speaks of, one row a site, head and kind."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from data_prep.sites import SITES, Severity
+from vl_model.data.site_table import UNLABELLED, Floats, SiteTable, row_keys
+from vl_model.evaluation.cross_fitting import HeldOut
+from vl_model.evaluation.grader import HEADS, KINDS, HeadName, Kind
+from workspace.whole_files import replacing
+
+GRADES = tuple(severity.key for severity in Severity)
+Predictions = dict[tuple[HeadName, Kind], tuple[SiteTable, Floats]]
+
+
+def site_columns(table: SiteTable) -> pd.DataFrame:
+    """study_id, condition, side, level as every table of this project spells them."""
+    sites = [SITES[place] for place in table.site_N]
+    return pd.DataFrame(
+        {
+            "study_id": table.study_N,
+            "condition": [site.condition.value for site in sites],
+            "side": ["" if site.side is None else site.side.value for site in sites],
+            "level": [site.level.value for site in sites],
+        }
+    )
+
+
+def write_predictions(path: Path, held_out: HeldOut) -> None:
+    """Held-out, cross-fitted probabilities, by rename; severity is empty where nobody graded."""
+    rows = site_columns(held_out.table)
+    rows["severity"] = ["" if grade == UNLABELLED else GRADES[grade] for grade in held_out.table.severity_N]
+    parts = []
+    for (head, kind), prob_N3 in held_out.prob_N3.items():
+        part = rows.assign(head=head, kind=kind)
+        parts.append(part.assign(**{grade: prob_N3[:, place] for place, grade in enumerate(GRADES)}))
+    with replacing(path) as partial:
+        pd.concat(parts).to_csv(partial, index=False, float_format="%.9g", lineterminator="\n")
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read them back. Raises ValueError where the file is missing or is none of ours."""
+    try:
+        table = pd.read_csv(path, keep_default_na=False)
+        site_of = {(site.condition.value, site.side or "", site.level.value): i for i, site in enumerate(SITES)}
+        grade_of = {"": UNLABELLED} | {grade: place for place, grade in enumerate(GRADES)}
+        predictions: Predictions = {}
+        for head in HEADS:
+            for kind in KINDS:
+                part = table[(table["head"] == head) & (table["kind"] == kind)]
+                keys = zip(part["condition"], part["side"], part["level"], strict=True)
+                rows = SiteTable(
+                    part["study_id"].to_numpy(np.int64),
+                    np.array([site_of[key] for key in keys], dtype=np.int64),
+                    np.array([grade_of[grade] for grade in part["severity"]], dtype=np.int64),
+                )
+                predictions[head, kind] = rows, part[list(GRADES)].to_numpy(np.float64)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; run eval_vl.py for that run first") from None
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path}: not a predictions.csv of this version ({error})") from None
+    return predictions
+
+
+def matched(held_out: HeldOut, theirs: SiteTable) -> tuple[list[int], list[int]]:
+    """Places of the graded rows that two runs predicted both: in ours, in theirs.
+
+    Raises ValueError where there are none, or where the two disagree about a truth.
+    """
+    graded = {key: row for row, key in enumerate(row_keys(theirs)) if theirs.severity_N[row] != UNLABELLED}
+    ours = [row for row, key in enumerate(row_keys(held_out.table)) if held_out.table.labelled_N[row] and key in graded]
+    if not ours:
+        raise ValueError("the two runs held out different studies: there is nothing to compare")
+    keys = row_keys(held_out.table)
+    others = [graded[keys[row]] for row in ours]
+    if not np.array_equal(held_out.table.severity_N[ours], theirs.severity_N[others]):
+        raise ValueError("the two runs saw different labels of the same sites: prepare and evaluate both again")
+    return ours, others

@@ -1,0 +1,193 @@
+"""Everything that ``report.json`` says about held-out probabilities.
+
+All numbers are about the labelled rows of held-out studies, cross-fitted. Intervals are the middle 95 % of a
+bootstrap over studies; differences and ratios are paired by study. What cannot be measured (no such row) is null.
+
+Read ranking (AUC) off the raw probabilities: a calibrator that was fitted without a severe study expects fewer severe
+ones, so that cross-fitted groups shift against their own truth, and a pooled area sinks where held-out studies are few.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from data_prep.sites import Severity
+from vl_model.data.site_table import CONDITIONS, LEVELS, Bools, Floats, SiteTable
+from vl_model.evaluation.bootstrap import Interval, metric_intervals, paired_differences, paired_ratios
+from vl_model.evaluation.cross_fitting import HeldOut
+from vl_model.evaluation.grader import HEADS, KINDS
+from vl_model.evaluation.metrics import (
+    PARTS,
+    Reliability,
+    brier,
+    classwise_ece,
+    competition_metric,
+    confusion,
+    ece,
+    log_loss,
+    reliability,
+    severity_aucs,
+    study_sums,
+    weighted_log_loss,
+)
+from vl_model.evaluation.predictions import Predictions, matched
+
+#: Bins of a reliability diagram, and the rows below which half as many are drawn.
+DIAGRAM_BINS, MANY_ROWS = 10, 1000
+Json = dict[str, Any]
+
+
+def metric_block(held_out: HeldOut, prob_N3: Floats, seed: int) -> Json:
+    """The competition's metric with its parts, its intervals, and how it stands to the constant baseline."""
+    sums, baseline = study_sums(held_out.table, prob_N3), study_sums(held_out.table, held_out.baseline_N3)
+    intervals = metric_intervals(sums, seed=seed)
+    return {
+        **{name: interval.value for name, interval in intervals.items()},
+        "interval": _bounds(intervals),
+        "minus_constant": _difference(paired_differences(sums, baseline, seed=seed)),
+        "ratio_to_constant": _difference(paired_ratios(sums, baseline, seed=seed)),
+    }
+
+
+def constant_block(held_out: HeldOut, seed: int) -> Json:
+    """The best constants of the training studies, scored on the held-out ones."""
+    intervals = metric_intervals(study_sums(held_out.table, held_out.baseline_N3), seed=seed)
+    return {**{name: interval.value for name, interval in intervals.items()}, "interval": _bounds(intervals)}
+
+
+def measure(held_out: HeldOut, seed: int = 0) -> Json:
+    """`metric`, `constant_baseline`, `ece`, `auc`, `brier`, `log_loss`, `n`, and tables by condition and level."""
+    report: Json = {"n": _counts(held_out), "constant_baseline": constant_block(held_out, seed)}
+    report["metric"] = {
+        head: {kind: metric_block(held_out, held_out.prob_N3[head, kind], seed) for kind in KINDS} for head in HEADS
+    }
+    graded = held_out.table.labelled_N
+    table = held_out.table.take(graded)
+    blocks = {
+        (head, kind): _condition_blocks(table, prob_N3[graded], held_out.baseline_N3[graded])
+        for (head, kind), prob_N3 in held_out.prob_N3.items()
+    }
+    for name, function in (("ece", _ece_block), ("brier", brier), ("log_loss", log_loss)):
+        report[name] = {
+            head: {kind: function(table.severity_N, held_out.prob_N3[head, kind][graded]) for kind in KINDS}
+            for head in HEADS
+        }
+    report["auc"] = {head: {kind: _mean_aucs(blocks[head, kind]) for kind in KINDS} for head in HEADS}
+    report["conditions"] = {head: {kind: blocks[head, kind] for kind in KINDS} for head in HEADS}
+    return report
+
+
+def compare(held_out: HeldOut, run: str, predictions: Predictions, seed: int = 0) -> Json:
+    """This run against another on the sites that both held out, head by head, paired by study."""
+    heads: Json = {}
+    studies = rows = 0
+    for head in HEADS:
+        table, prob_M3 = predictions[head, "metric_optimal"]
+        ours, theirs = matched(held_out, table)
+        shared = held_out.table.take(np.array(ours))
+        studies, rows = len(shared.study_ids), len(shared)
+        our_sums = study_sums(shared, held_out.prob_N3[head, "metric_optimal"][ours])
+        their_sums = study_sums(shared, prob_M3[theirs])
+        heads[head] = {
+            "ours": competition_metric(shared, held_out.prob_N3[head, "metric_optimal"][ours]).as_dict(),
+            "theirs": competition_metric(shared, prob_M3[theirs]).as_dict(),
+            "difference": _difference(paired_differences(our_sums, their_sums, seed=seed)),
+        }
+    return {"run": run, "kind": "metric_optimal", "studies": studies, "rows": rows, "heads": heads}
+
+
+def _counts(held_out: HeldOut) -> Json:
+    table = held_out.table.take(held_out.table.labelled_N)
+    return {
+        "studies": len(table.study_ids),
+        "rows": len(table),
+        "rows_without_image": int((~held_out.seen_N & held_out.table.labelled_N).sum()),
+        "rows_without_label": int((~held_out.table.labelled_N).sum()),
+        "severities": _severity_counts(table),
+        "by_part": dict(
+            zip(PARTS, [*np.bincount(table.condition_N, minlength=3), _spinal_studies(table)], strict=True)
+        ),
+    }
+
+
+def _spinal_studies(table: SiteTable) -> int:
+    return len(np.unique(table.study_N[table.condition_N == 0]))
+
+
+def _severity_counts(table: SiteTable) -> Json:
+    return {grade.key: int((table.severity_N == grade).sum()) for grade in Severity}
+
+
+def _condition_blocks(table: SiteTable, prob_N3: Floats, baseline_N3: Floats) -> Json:
+    """Labelled rows -> condition -> everything about it, its levels included."""
+    blocks = {}
+    for place, condition in enumerate(CONDITIONS):
+        rows = table.condition_N == place
+        severity_N, prob_M3 = table.severity_N[rows], prob_N3[rows]
+        blocks[condition.value] = {
+            **_group_block(table, rows, prob_N3, baseline_N3),
+            "ece": _ece_block(severity_N, prob_M3),
+            "brier": brier(severity_N, prob_M3),
+            "log_loss": log_loss(severity_N, prob_M3),
+            "confusion": confusion(severity_N, prob_M3),
+            "reliability": _diagrams(severity_N, prob_M3),
+            "levels": {
+                level.value: _group_block(table, rows & (table.level_N == number), prob_N3, baseline_N3)
+                for number, level in enumerate(LEVELS)
+            },
+        }
+    return blocks
+
+
+def _group_block(table: SiteTable, rows: Bools, prob_N3: Floats, baseline_N3: Floats) -> Json:
+    """How many, how good against the constant, and how well ranked: of any group of labelled rows."""
+    group = table.take(rows)
+    return {
+        "n": len(group),
+        "severities": _severity_counts(group),
+        "weighted_log_loss": weighted_log_loss(group, prob_N3[rows]),
+        "constant_weighted_log_loss": weighted_log_loss(group, baseline_N3[rows]),
+        "auc": severity_aucs(group.severity_N, prob_N3[rows]),
+    }
+
+
+def _ece_block(severity_N: Any, prob_N3: Floats) -> Json:
+    return {
+        "top_label": ece(severity_N, prob_N3),
+        "top_label_equal_width": ece(severity_N, prob_N3, binning="width"),
+        **classwise_ece(severity_N, prob_N3),
+    }
+
+
+def _diagrams(severity_N: Any, prob_N3: Floats) -> Json:
+    """Reliability diagrams of the two ordinal cuts, in bins of equal width."""
+    events = {
+        "at_least_moderate": (1 - prob_N3[:, Severity.NORMAL_MILD], severity_N >= Severity.MODERATE),
+        "severe": (prob_N3[:, Severity.SEVERE], severity_N == Severity.SEVERE),
+    }
+    bins = DIAGRAM_BINS if len(severity_N) >= MANY_ROWS else DIAGRAM_BINS // 2
+    return {name: _bins(reliability(*event, bins=bins, binning="width")) for name, event in events.items()}
+
+
+def _bins(bins: Reliability) -> Json:
+    return {"confidence": bins.confidence, "frequency": bins.frequency, "count": bins.count, "error": bins.error}
+
+
+def _mean_aucs(blocks: Json) -> Json:
+    """Each cut's area, averaged over the conditions that have one: pooling rows would rank conditions, not sites."""
+    means = {}
+    for cut in next(iter(blocks.values()))["auc"]:
+        areas = [block["auc"][cut] for block in blocks.values() if np.isfinite(block["auc"][cut])]
+        means[cut] = float(np.mean(areas)) if areas else float("nan")
+    return means
+
+
+def _bounds(intervals: dict[str, Interval]) -> Json:
+    return {name: [interval.low, interval.high] for name, interval in intervals.items()}
+
+
+def _difference(intervals: dict[str, Interval]) -> Json:
+    return {
+        name: {"value": interval.value, "interval": [interval.low, interval.high]}
+        for name, interval in intervals.items()
+    }

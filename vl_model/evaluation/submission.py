@@ -1,0 +1,161 @@
+"""The competition's submission: 25 rows a study, checked; and its score against a table of truths.
+
+Probabilities of studies are (S, 25, 3), studies in the order given, sites in the order of `SITES`.
+"""
+
+from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data_prep.sites import (
+    SITES,
+    SUBMISSION_SITES,
+    Condition,
+    Severity,
+    Side,
+    Site,
+    parse_level,
+    parse_row_id_site,
+    parse_severity,
+)
+from vl_model.data.site_table import SITE_INDEX, Floats, SiteTable, row_keys, site_table
+from vl_model.evaluation.metrics import CompetitionMetric, competition_metric
+from workspace.whole_files import replacing
+
+FLOOR = 1e-4
+SUM_TOLERANCE = 1e-9
+GRADES = tuple(severity.key for severity in Severity)
+_TRUTH_COLUMNS = ("study_id", "condition", "side", "level", "severity")
+
+
+def floored(prob: Floats) -> Floats:
+    """(..., 3) that sum to one and are nowhere below `FLOOR`: what the small ones gain, the largest gives."""
+    prob_N3 = np.maximum(prob.reshape(-1, len(GRADES)), FLOOR)
+    prob_N3 = np.maximum(prob_N3 / prob_N3.sum(axis=1, keepdims=True), FLOOR)
+    rows, largest = np.arange(len(prob_N3)), prob_N3.argmax(axis=1)
+    prob_N3[rows, largest] -= prob_N3.sum(axis=1) - 1
+    return prob_N3.reshape(prob.shape)
+
+
+def write_submission(
+    path: Path, study_ids: Sequence[int], prob_SX3: Floats, sample_submission: Path | None = None
+) -> None:
+    """Write ``row_id,normal_mild,moderate,severe``, by a temporary name, checked before it is renamed.
+
+    Rows come in the order of `sample_submission` where that names the same rows, else by study id and then in the
+    competition's alphabetical order. Raises ValueError for an impossible shape or a number that is not finite.
+    """
+    if prob_SX3.shape != (len(study_ids), len(SITES), len(GRADES)):
+        raise ValueError(f"probabilities of shape {prob_SX3.shape}: expected ({len(study_ids)}, 25, 3)")
+    if len(set(study_ids)) != len(study_ids):
+        raise ValueError("a study comes twice in the submission")
+    if not np.isfinite(prob_SX3).all() or (prob_SX3 < 0).any():
+        raise ValueError("a probability is negative or not finite")
+    prob_SX3 = floored(prob_SX3)
+    row_of = {
+        f"{study}_{site.key}": prob_SX3[place, SITE_INDEX[site]]
+        for place, study in sorted(enumerate(study_ids), key=lambda pair: pair[1])
+        for site in SUBMISSION_SITES
+    }
+    row_ids = _sample_row_ids(sample_submission)
+    if sorted(row_ids) != sorted(row_of):
+        row_ids = list(row_of)
+    table = pd.DataFrame(np.array([row_of[row_id] for row_id in row_ids]).reshape(-1, 3), columns=list(GRADES))
+    table.insert(0, "row_id", row_ids)
+    with replacing(path) as partial:
+        table.to_csv(partial, index=False, float_format="%.12f", lineterminator="\n")
+        _check(partial, len(study_ids))
+
+
+def score_submission(submission: Path, solution: Path) -> CompetitionMetric:
+    """The metric of a submission against a table of truths (`read_solution`). Raises ValueError.
+
+    Only graded rows count, and only studies that the solution names; each of its graded rows must be submitted.
+    """
+    table = read_solution(solution)
+    table = table.take(table.labelled_N)
+    if not len(table.study_N):
+        raise ValueError(f"{solution}: grades no site of the test split")
+    prob_of = dict(_submitted(submission))
+    missing = [key for key in row_keys(table) if key not in prob_of]
+    if missing:
+        study, site = missing[0]
+        raise ValueError(f"{submission}: no row {study}_{SITES[site].key}, which {solution.name} grades")
+    return competition_metric(table, np.array([prob_of[key] for key in row_keys(table)]))
+
+
+def read_solution(path: Path) -> SiteTable:
+    """Truths in ``train.csv``'s format (a column a site) or a row a site: study_id, condition, side, level, severity.
+
+    Of a table with a column `split` the rows of the test split count.
+    Raises ValueError, quoting it, for a table that is neither or a word that is no condition, level or severity.
+    """
+    table = _read_words(path)
+    if "split" in table.columns:
+        table = table[table["split"] == "test"]
+    wide = [site.key for site in SITES]
+    if {"study_id", *wide} <= set(table.columns):
+        cells = (
+            (row["study_id"], parse_row_id_site(key), row[key]) for row in table.to_dict("records") for key in wide
+        )
+    elif set(_TRUTH_COLUMNS) <= set(table.columns):
+        cells = ((row["study_id"], _truth_site(row), row["severity"]) for row in table.to_dict("records"))
+    else:
+        raise ValueError(
+            f"{path}: columns {', '.join(table.columns[:6])} ...: expected train.csv's or {', '.join(_TRUTH_COLUMNS)}"
+        )
+    try:
+        return site_table((int(study), site, parse_severity(word) if word else None) for study, site, word in cells)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _read_words(path: Path) -> pd.DataFrame:
+    """A CSV as it is written, every cell a text. Raises ValueError, quoting the file."""
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+
+
+def _truth_site(row: dict[Hashable, Any]) -> Site:
+    try:
+        condition, side = Condition(row["condition"]), Side(row["side"]) if row["side"] else None
+    except ValueError:
+        raise ValueError(f"{row['side']!r} {row['condition']!r} is no condition with its side") from None
+    return Site(condition, side, parse_level(row["level"]))
+
+
+def _submitted(path: Path) -> Iterator[tuple[tuple[int, int], list[float]]]:
+    """((study id, site), three probabilities) of each row. Raises ValueError."""
+    table = _read_words(path)
+    if list(table.columns) != ["row_id", *GRADES]:
+        raise ValueError(f"{path}: columns {', '.join(table.columns)}: expected row_id, {', '.join(GRADES)}")
+    for row_id, *words in table.itertuples(index=False):
+        study, _, key = row_id.partition("_")
+        try:
+            probabilities = [float(word) for word in words]
+            if not 0 < sum(probabilities) < np.inf or min(probabilities) < 0:
+                raise ValueError(f"{', '.join(words)} are no probabilities")
+            yield (int(study), SITE_INDEX[parse_row_id_site(key)]), probabilities
+        except ValueError as error:
+            raise ValueError(f"{path}: row {row_id!r}: {error}; run eval_vl.py again") from None
+
+
+def _sample_row_ids(sample_submission: Path | None) -> list[str]:
+    """The row ids of a sample submission in its order; none where there is no such table."""
+    if sample_submission is None or not sample_submission.is_file():
+        return []
+    table = _read_words(sample_submission)
+    return list(table["row_id"]) if "row_id" in table.columns else []
+
+
+def _check(path: Path, studies: int) -> None:
+    """What the competition demands of the file as it lies on disk."""
+    table = pd.read_csv(path)
+    prob_N3 = table[list(GRADES)].to_numpy()
+    assert len(table) == studies * len(SITES) and table["row_id"].is_unique
+    assert (prob_N3 >= FLOOR).all() and (np.abs(prob_N3.sum(axis=1) - 1) < SUM_TOLERANCE).all()

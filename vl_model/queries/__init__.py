@@ -1,0 +1,1 @@
+"""Text queries: the index of a run, and its ranked answers."""

@@ -1,0 +1,200 @@
+"""Answers to a query as pictures: the crops they speak of, and one sheet that shows them side by side.
+
+A box is (x0, y0, x1, y1) in (column, row) pixels, counted from the centre of the first pixel.
+"""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, Rectangle
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from data_prep.sites import Severity
+from prompts.render import SEVERITY_WORDS
+from vl_model.queries.answers import Truth
+from vl_model.queries.index import Answer
+from workspace.whole_files import replacing
+
+Picture = NDArray[np.uint8]
+
+#: A sheet shows this many answers; what comes after them is in the table and among the crops.
+SHEET_ANSWERS = 10
+
+_INK, _MUTED, _FAINT, _BOX = "#1c2430", "#6b7685", "#e8ebef", "#ffd23f"
+_COLOURS = {Severity.NORMAL_MILD: "#5b9a8b", Severity.MODERATE: "#e3a33b", Severity.SEVERE: "#c8473f"}
+_WIDTH, _ROW, _HEAD, _FOOT, _MARGIN = 9.6, 2.0, 0.95, 0.35, 0.3  # inches
+_PIXELS_PER_INCH = 150
+_ENLARGED = 384  # pixels on a saved crop's longer side
+
+
+def save_crops(answers: Sequence[Answer], pictures: Sequence[Picture], folder: Path) -> list[tuple[Path, Path]]:
+    """For each answer its slice with the box drawn on it, and the box cut out and enlarged, as PNG in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = []
+    for answer, picture in zip(answers, pictures, strict=True):
+        name = f"{answer.rank:02d}_{answer.study_id}_{answer.site.key}"
+        paths = folder / f"{name}_slice.png", folder / f"{name}_crop.png"
+        _save(_with_box(picture, answer), paths[0])
+        _save(_enlarged(Image.fromarray(cut_box(picture, answer.box))), paths[1])
+        saved.append(paths)
+    return saved
+
+
+def read_picture(processed: Path, answer: Answer) -> Picture:
+    """(rows, columns) of an answer's slice. Raises ValueError where its PNG is gone or is not inside `processed`."""
+    path = (processed / answer.image).resolve()
+    if not path.is_relative_to(processed.resolve()):
+        raise ValueError(f"{answer.image!r}: an image outside {processed}")
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("L"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error}); run prepare_data.py again") from None
+
+
+def cut_box(picture: Picture, box: tuple[float, float, float, float]) -> Picture:
+    """The pixels whose centres lie in the box, at least one."""
+    rows, columns = picture.shape
+    x0, y0, x1, y1 = box
+    left, right = _span(x0, x1, columns)
+    upper, lower = _span(y0, y1, rows)
+    return picture[upper:lower, left:right]
+
+
+def _span(low: float, high: float, size: int) -> tuple[int, int]:
+    first = int(np.clip(np.ceil(low), 0, size - 1))
+    return first, int(np.clip(np.floor(high) + 1, first + 1, size))
+
+
+def _with_box(picture: Picture, answer: Answer) -> Image.Image:
+    image = Image.fromarray(picture).convert("RGB")
+    ImageDraw.Draw(image).rectangle(answer.box, outline=_BOX, width=max(1, round(max(image.size) / 250)))
+    return image
+
+
+def _enlarged(image: Image.Image) -> Image.Image:
+    scale = max(1.0, _ENLARGED / max(image.size))
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    with replacing(path) as partial:
+        image.save(partial, format="PNG")
+
+
+def save_sheet(
+    path: Path,
+    title: str,
+    subtitle: str,
+    answers: Sequence[Answer],
+    pictures: Sequence[Picture],
+    truth: Truth | None = None,
+) -> None:
+    """One picture of the first `SHEET_ANSWERS` answers: slice with box, enlarged crop, probabilities, truth."""
+    shown = list(zip(answers, pictures, strict=True))[:SHEET_ANSWERS]
+    height = _HEAD + _ROW * len(shown) + _FOOT
+    sheet = Figure(figsize=(_WIDTH, height), dpi=_PIXELS_PER_INCH, facecolor="white")
+    _draw_head(sheet, height, title, subtitle)
+    for place, (answer, picture) in enumerate(shown):
+        _draw_row(sheet, height, height - _HEAD - _ROW * (place + 1), answer, picture, truth)
+    footer = "Research use only, not a medical device.  Yellow: the region that the probabilities speak of."
+    sheet.text(_MARGIN / _WIDTH, 0.14 / height, footer, fontsize=7.5, color=_MUTED)
+    with replacing(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a text in a script that it lacks
+        sheet.savefig(partial, format="png")
+
+
+def _draw_head(sheet: Figure, height: float, title: str, subtitle: str) -> None:
+    x = _MARGIN / _WIDTH
+    sheet.text(
+        x, 1 - 0.42 / height, f"“{_shortened(title, 70)}”", fontsize=16, color=_INK, weight="bold", parse_math=False
+    )
+    sheet.text(x, 1 - 0.70 / height, _shortened(subtitle, 125), fontsize=9, color=_MUTED, parse_math=False)
+
+
+def _shortened(text: str, characters: int) -> str:
+    return text if len(text) <= characters else text[: characters - 1].rstrip() + "…"
+
+
+def _draw_row(
+    sheet: Figure, height: float, bottom: float, answer: Answer, picture: Picture, truth: Truth | None
+) -> None:
+    """One answer, `bottom` inches above the sheet's lower edge."""
+    size = _ROW - 0.2
+
+    def panel(left: float, width: float) -> Axes:
+        axes = sheet.add_axes((left / _WIDTH, (bottom + 0.1) / height, width / _WIDTH, size / height))
+        axes.set_axis_off()
+        return axes
+
+    _draw_slice(panel(_MARGIN, size), answer, picture)
+    _draw_crop(panel(_MARGIN + size + 0.1, size), answer, picture)
+    left = _MARGIN + 2 * size + 0.35
+    _draw_words(panel(left, _WIDTH - _MARGIN - left), _WIDTH - _MARGIN - left, size, answer, truth)
+
+
+def _draw_slice(axes: Axes, answer: Answer, picture: Picture) -> None:
+    # Black to the panel's edges, as on a reading screen: rows line up whatever the image's shape.
+    axes.add_patch(Rectangle((0, 0), 1, 1, transform=axes.transAxes, color="black", linewidth=0, zorder=0))
+    rows, columns = picture.shape
+    side = max(rows, columns)
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="antialiased", zorder=1)
+    axes.set_xlim((columns - side) / 2 - 0.5, (columns + side) / 2 - 0.5)
+    axes.set_ylim((rows + side) / 2 - 0.5, (rows - side) / 2 - 0.5)
+    x0, y0, x1, y1 = answer.box
+    axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=_BOX, linewidth=1.3, zorder=2))
+
+
+def _draw_crop(axes: Axes, answer: Answer, picture: Picture) -> None:
+    axes.imshow(cut_box(picture, answer.box), cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
+    rows, columns = cut_box(picture, answer.box).shape
+    frame = Rectangle((-0.5, -0.5), columns, rows, fill=False, edgecolor=_BOX, linewidth=2.2)
+    axes.add_patch(frame)
+
+
+def _draw_words(axes: Axes, width: float, height: float, answer: Answer, truth: Truth | None) -> None:
+    """Coordinates are inches from the panel's upper left corner, downwards."""
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    axes.text(0, 0.2, f"{answer.rank}", fontsize=15, color=_MUTED, weight="bold", va="center")
+    axes.text(0.35, 0.2, _capital(answer.site.words), fontsize=11.5, color=_INK, weight="bold", va="center")
+    place = f"study {answer.study_id}  ·  {answer.view.words}  ·  series {answer.series_id}"
+    axes.text(0.35, 0.43, place, fontsize=7.5, color=_MUTED, va="center")
+    place = f"image {answer.instance_number}  ·  position {answer.source}"
+    place += f"  ·  likeness {answer.likeness:+.3f}" if answer.likeness is not None else ""
+    place += "  ·  seen in training: optimistic" if answer.seen else ""
+    axes.text(0.35, 0.6, place, fontsize=7.5, color=_MUTED, va="center")
+    known = None if truth is None else truth.get((answer.study_id, answer.site))
+    for row, severity in enumerate(sorted(Severity, reverse=True)):
+        _draw_bar(axes, 0.35, 0.88 + 0.25 * row, width - 0.35, severity, answer.probabilities[severity])
+    if truth is not None:
+        _draw_truth(axes, 0.35, 1.66, known)
+
+
+def _draw_bar(axes: Axes, x: float, y: float, width: float, severity: Severity, probability: float) -> None:
+    label, number = 0.95, 0.5
+    length = width - label - number
+    axes.text(x, y, SEVERITY_WORDS[severity], fontsize=8.5, color=_INK, va="center")
+    axes.add_patch(Rectangle((x + label, y - 0.065), length, 0.13, color=_FAINT, linewidth=0))
+    axes.add_patch(Rectangle((x + label, y - 0.065), length * probability, 0.13, color=_COLOURS[severity], linewidth=0))
+    axes.text(x + width, y, f"{probability:.1%}", fontsize=8.5, color=_INK, va="center", ha="right")
+
+
+def _draw_truth(axes: Axes, x: float, y: float, known: Severity | None) -> None:
+    colour = _MUTED if known is None else _COLOURS[known]
+    words = "truth: unknown" if known is None else f"truth: {SEVERITY_WORDS[known]}"
+    width = 0.095 * len(words) * 0.72 + 0.16
+    chip = FancyBboxPatch(
+        (x + 0.04, y - 0.07), width - 0.08, 0.14, boxstyle="round,pad=0.04", facecolor=colour, edgecolor="none"
+    )
+    axes.add_patch(chip)
+    axes.text(x + width / 2, y, words, fontsize=8, color="white", weight="bold", va="center", ha="center")
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]

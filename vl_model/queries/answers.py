@@ -1,0 +1,180 @@
+"""Answers to a query for people and programs: the understanding in words, a table, JSON, and the truth beside them."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from data_prep.sites import Condition, Level, Severity, Side, Site, parse_level, parse_severity
+from prompts.parse import Query
+from vl_model.queries.index import BAND, Answer, severities_asked
+
+#: What is known of the sites of studies: (study id, site) -> its grade.
+Truth = Mapping[tuple[int, Site], Severity]
+
+TRUTH_COLUMNS = ("study_id", "condition", "side", "level", "severity")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What is said to a query: the answers, and what they were chosen from.
+
+    studies: how many were searched. files: what was saved for each answer, by rank. truth: None where none was given.
+    """
+
+    query: Query
+    run: str
+    splits: Sequence[str]
+    studies: int
+    answers: Sequence[Answer]
+    truth: Truth | None = None
+    files: Mapping[int, Sequence[Path]] = field(default_factory=dict)
+
+
+def read_truth(path: Path) -> dict[tuple[int, Site], Severity]:
+    """A table with the columns `TRUTH_COLUMNS` (more may follow). Raises ValueError quoting file, line and entry."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return _read_truth(path, file)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); it should be a table of known grades") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+
+
+def _read_truth(path: Path, file: TextIO) -> dict[tuple[int, Site], Severity]:
+    table = csv.DictReader(file, restval="")
+    if missing := [name for name in TRUTH_COLUMNS if name not in (table.fieldnames or ())]:
+        raise ValueError(f"{path}: no column {missing[0]!r}; expected {', '.join(TRUTH_COLUMNS)}")
+    truth: dict[tuple[int, Site], Severity] = {}
+    for row in table:
+        if not row["severity"]:  # ungraded
+            continue
+        try:
+            side = Side(row["side"]) if row["side"] else None
+            site = Site(Condition(row["condition"]), side, parse_level(row["level"]))
+            truth[int(row["study_id"]), site] = parse_severity(row["severity"])
+        except ValueError as error:
+            raise ValueError(f"{path}, line {table.line_num}: {error}") from None
+    return truth
+
+
+def reply_text(reply: Reply) -> str:
+    """The whole reply for a person to read."""
+    lines = explain(reply.query)
+    lines += [f"searched    {reply.studies} studies of run {reply.run!r} ({' and '.join(reply.splits)})", ""]
+    lines.append(answer_table(reply.answers, reply.truth) if reply.answers else "no study shows such a site")
+    if any(answer.seen for answer in reply.answers):
+        lines += [
+            "",
+            "seen in training: the model learned from these grades; their probabilities are optimistic",
+        ]
+    return "\n".join(lines)
+
+
+def reply_json(reply: Reply) -> dict[str, Any]:
+    """The same as plain values."""
+    answers = []
+    for answer in reply.answers:
+        files = reply.files.get(answer.rank)
+        content = answer_json(answer, reply.truth)
+        answers.append(content if files is None else {**content, "files": [str(path) for path in files]})
+    return {
+        "query": query_json(reply.query),
+        "run": reply.run,
+        "splits": list(reply.splits),
+        "studies": reply.studies,
+        "answers": answers,
+    }
+
+
+def explain(query: Query) -> list[str]:
+    """How a text was understood, as lines."""
+    lines = [f'text        "{query.text}"', f"understood  {query.words or 'nothing that is graded'}"]
+    if query.rest:
+        lines.append(f'the rest    "{query.rest}"')
+    lines.append(f"ranked by   {ranking_words(query)}")
+    return lines + [f"note        {note}" for note in query.notes]
+
+
+def ranking_words(query: Query) -> str:
+    """What orders the answers: ``P(severe)``."""
+    asked = severities_asked(query)
+    if not asked:
+        return "likeness of the image to the rest of the text"
+    grades = " + ".join(f"P({severity.key})" for severity in sorted(asked, reverse=True))
+    weaker = " of the weaker side" if query.both_sides else ""
+    bands = f", in bands of {BAND:.0%}, then by likeness to the rest of the text" if query.rest else ""
+    return f"{grades}{weaker}{bands}"
+
+
+def answer_table(answers: Sequence[Answer], truth: Truth | None = None) -> str:
+    """Aligned columns, one answer a line."""
+    likeness = any(answer.likeness is not None for answer in answers)
+    head = ["rank", "study", "site", "normal/mild", "moderate", "severe", "view", "series/image", "box", "source", ""]
+    if likeness:
+        head.insert(6, "likeness")
+    if truth is not None:
+        head.insert(-1, "truth")
+    rows = [head] + [_cells(answer, likeness, truth) for answer in answers]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _cells(answer: Answer, likeness: bool, truth: Truth | None) -> list[str]:
+    probabilities = [f"{p:.3f}" for p in answer.probabilities]
+    box = ",".join(f"{x:.0f}" for x in answer.box)
+    place = f"{answer.series_id}/{answer.instance_number}"
+    cells = [str(answer.rank), str(answer.study_id), answer.site.words, *probabilities]
+    if likeness:
+        cells.append(f"{answer.likeness:+.3f}")
+    cells += [answer.view.words, place, box, answer.source.value]
+    if truth is not None:
+        cells.append(truth_words(answer, truth))
+    return [*cells, "seen in training" if answer.seen else ""]
+
+
+def truth_words(answer: Answer, truth: Truth) -> str:
+    """The known grade of an answer's site."""
+    severity = truth.get((answer.study_id, answer.site))
+    return "unknown" if severity is None else severity.key
+
+
+def query_json(query: Query) -> dict[str, Any]:
+    """What was understood, as plain values."""
+    return {
+        "text": query.text,
+        "severities": [severity.key for severity in sorted(query.severities)],
+        "sides": sorted(side.value for side in query.sides),
+        "both_sides": query.both_sides,
+        "conditions": [condition.value for condition in Condition if condition in query.conditions],
+        "levels": [level.value for level in Level if level in query.levels],
+        "rest": query.rest,
+        "notes": list(query.notes),
+        "ranked_by": ranking_words(query),
+    }
+
+
+def answer_json(answer: Answer, truth: Truth | None = None) -> dict[str, Any]:
+    """An answer as plain values; the image is relative to the split's ``processed_data``."""
+    known = truth.get((answer.study_id, answer.site)) if truth is not None else None
+    content = {
+        "rank": answer.rank,
+        "study_id": answer.study_id,
+        "split": answer.split,
+        "seen": answer.seen,
+        "condition": answer.site.condition.value,
+        "side": None if answer.site.side is None else answer.site.side.value,
+        "level": answer.site.level.value,
+        "probabilities": {s.key: p for s, p in zip(Severity, answer.probabilities, strict=True)},
+        "score": answer.score,
+        "likeness": answer.likeness,
+        "view": answer.view.value,
+        "series_id": answer.series_id,
+        "instance_number": answer.instance_number,
+        "image": answer.image,
+        "box": list(answer.box),
+        "source": answer.source.value,
+    }
+    return content if truth is None else {**content, "truth": None if known is None else known.key}

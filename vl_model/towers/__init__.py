@@ -1,0 +1,1 @@
+"""Image and text towers of open_clip and transformers, with one interface."""

@@ -1,0 +1,1 @@
+"""The contrastive training of the site model: flags, loss, trainer."""
