@@ -72,7 +72,7 @@ def test_a_run_with_cached_negatives_is_that_of_large_batches(train: Train, tiny
 
 def test_what_is_dropped_is_dropped_alike_on_both_ways(train: Train, tiny_root: Path) -> None:
     """Else the cached gradients would be those of other embeddings: resuming would still agree, learning would not."""
-    from vl_model.training.trainer import trainer as training
+    from vl_model.training import trainer as training
 
     seen: list[torch.Tensor] = []
     embed = training.Trainer._embed

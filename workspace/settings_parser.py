@@ -1,0 +1,285 @@
+"""The settings of a command: one frozen dataclass, whose fields are the flags and whose attribute docstrings the help.
+
+    @dataclass(frozen=True)
+    class Settings:
+        run: str = "default"
+        \"\"\"The run's name.\"\"\"
+        overwrite: bool = False
+        \"\"\"Delete a run of this name first.\"\"\"
+
+    settings = read_settings("train_vl.py", __doc__, Settings)
+
+A field whose type is such a dataclass itself becomes a group of flags. A field without a default is required. Field
+types: str, int, float and the bounded types of `workspace.setting_types`, each optionally ``| None``; bool (a switch:
+``--overwrite``, ``--overwrite true`` and ``--overwrite false``); `Literal` (choices); ``tuple[T, ...]`` and
+``tuple[T, T, T]`` (several words). ``field(metadata={"positional": True})`` makes a positional argument, and
+``metadata={"without_value": 10}`` sets the value of a flag that is given without one.
+"""
+
+import sys
+from argparse import Action, RawDescriptionHelpFormatter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import docstring_parser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+
+from workspace.cli import fail
+from workspace.parser_messages import bounds_in_words, one_line
+from workspace.settings_file import SettingsFile
+
+S = TypeVar("S")
+
+_SWITCH_WORDS = ("true", "false")
+CONFIG_HELP = "A YAML file of settings. Flags take precedence over it."
+#: Instead of the parser's own help texts.
+_OWN_HELP = {
+    "help": "Show this text and exit.",
+    "print_config": "Print the resolved settings as YAML and exit.",
+}
+_SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+
+
+def read_settings(prog: str, doc: str | None, kind: type[S], arguments: Sequence[str] | None = None) -> S:
+    """Read the settings of a command from its flags and ``--config`` files.
+
+    Args:
+        prog: the command's name, as its messages show it.
+        doc: the script's docstring: its first paragraph and its indented examples appear in ``--help``.
+        kind: the dataclass of the settings.
+        arguments: the words of the command line; those of this process by default.
+
+    Leaves with status 2, after one line on stderr, if a setting is unknown, missing or out of bounds.
+    """
+    return SettingsParser(prog, doc, kind).read(arguments)
+
+
+def plain_settings(settings: Any) -> dict[str, Any]:
+    """Return the settings as one flat dictionary of plain values, in the order of the flags: the form that is saved."""
+    values: dict[str, Any] = {}
+    for entry in fields(settings):
+        value = getattr(settings, entry.name)
+        if is_dataclass(value):
+            values |= plain_settings(value)
+        else:
+            values[entry.name] = list(value) if isinstance(value, tuple) else value
+    return values
+
+
+class SettingsParser(ArgumentParser):
+    """jsonargparse's parser with ``--config``, without abbreviations, and with errors of one line."""
+
+    def __init__(self, prog: str, doc: str | None, kind: type | None = None) -> None:
+        super().__init__(
+            prog=invoked_as(prog),
+            description=_summary(doc),
+            epilog=_examples(doc),
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
+        )
+        self.switches: set[str] = set()
+        self._kind = kind
+        self.add_argument(
+            "--config",
+            action=SettingsFile,
+            help="A YAML file of settings. Flags take precedence over it.",
+            metavar="FILE",
+        )
+        if kind is not None:
+            _add_fields(self, self, kind)
+        self.usage = f"{self._command()} {self._arguments()}"
+
+    def read(self, arguments: Sequence[str] | None = None) -> Any:
+        """Parse the arguments into an instance of the settings' dataclass."""
+        assert self._kind is not None
+        return _build(self._kind, self.parse_args(arguments))
+
+    def parse_args(self, args: Any = None, *others: Any, **named: Any) -> Any:
+        words = self._in_one_grammar(sys.argv[1:] if args is None else args)
+        return super().parse_args(settings_files_first(words), *others, **named)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
+        fail(self.prog, f"{one_line(message, list(self._option_string_actions))}; see {self._command()} --help")
+
+    def _command(self) -> str:
+        is_installed = not self.prog.endswith(".py") and not self.prog.startswith("-m ")
+        return self.prog if is_installed else f"python {self.prog}"
+
+    def _arguments(self) -> str:
+        """Return the positional and the required arguments, and that there are flags."""
+        actions = [action for action in self._actions if action.required]
+        positional = [str(action.metavar) for action in actions if not action.option_strings]
+        required = [f"{action.option_strings[0]} {action.metavar}" for action in actions if action.option_strings]
+        return " ".join([*positional, *required, "[--flag value ...]"])
+
+    def _in_one_grammar(self, words: Iterable[str]) -> list[str]:
+        """Return the words with underscores in flags, and with each switch and its value joined by ``=``.
+
+        A switch that is given alone then leaves a positional argument behind it in peace.
+        """
+        joined: list[str] = []
+        left = list(words)
+        while left:
+            word = left.pop(0)
+            if word == "--":
+                return [*joined, word, *left]
+            word = self._with_underscores(word)
+            if word.startswith("--") and word[2:] in self.switches:
+                word = f"{word}={left.pop(0).lower() if left and self._is_value(left[0]) else 'true'}"
+            joined.append(word)
+        return joined
+
+    def _is_value(self, word: str) -> bool:
+        """Return whether the word behind a switch is its value; where there is a positional argument it may be that."""
+        has_positional = any(not action.option_strings for action in self._actions)
+        return word.lower() in _SWITCH_WORDS or not (has_positional or word.startswith("-"))
+
+    def _with_underscores(self, word: str) -> str:
+        flag, equals, value = word.partition("=")
+        today = f"--{flag[2:].replace('-', '_')}"
+        if not flag.startswith("--") or flag in self._option_string_actions or today not in self._option_string_actions:
+            return word
+        print(f"{self.prog}: note: {flag} is now spelled {today}", file=sys.stderr, flush=True)
+        return f"{today}{equals}{value}"
+
+
+class _HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Help texts as they are written, without the names of jsonargparse's types."""
+
+    def _get_help_string(self, action: Action) -> str:
+        return _OWN_HELP.get(action.dest, action.help or "")
+
+
+def invoked_as(prog: str) -> str:
+    """Return the name by which the user called the command: the installed one (``lumbar-train``), or `prog`."""
+    name = Path(sys.argv[0]).name
+    return name if name.startswith("lumbar-") else prog
+
+
+def settings_files_first(words: Iterable[str]) -> list[str]:
+    """Return the same words with every ``--config FILE`` first, so that flags take precedence wherever they stand."""
+    files: list[str] = []
+    others: list[str] = []
+    left = list(words)
+    while left and left[0] != "--":
+        word = left.pop(0)
+        if word == "--config" and left:
+            files += [word, left.pop(0)]
+        else:
+            (files if word.startswith("--config=") else others).append(word)
+    return files + others + left
+
+
+def _add_fields(parser: SettingsParser, container: Any, kind: type) -> None:
+    hints = get_type_hints(kind, include_extras=True)
+    helps = _field_docstrings(kind)
+    for entry in fields(kind):
+        hint = hints[entry.name]
+        if is_dataclass(hint):
+            summary = (hint.__doc__ or "").partition("\n")[0].rstrip(".")
+            _add_fields(parser, parser.add_argument_group(summary), hint)  # type: ignore[arg-type]
+        else:
+            assert entry.name in helps, f"{kind.__name__}.{entry.name} has no attribute docstring"
+            _add_field(parser, container, entry, hint, helps[entry.name])
+
+
+def _add_field(parser: SettingsParser, container: Any, entry: "Field[Any]", hint: Any, text: str) -> None:
+    """Add the flag of one field; the text of its help is followed by its bounds and its default."""
+    flag, options = f"--{entry.name}", dict[str, Any]()
+    kind = _bounded(hint)
+    if entry.metadata.get("positional"):
+        container.add_argument(entry.name, type=kind, metavar=entry.name.upper(), help=text)
+        return
+    default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
+    if default is MISSING:
+        options["required"] = True
+    else:
+        options["default"] = list(default) if isinstance(default, tuple) else default
+    if hint is bool:
+        options |= {"type": bool, "nargs": "?", "const": True, "metavar": "true|false"}
+        parser.switches.add(entry.name)
+    elif get_origin(hint) is Literal:
+        options["choices"] = get_args(hint)
+    elif get_origin(hint) is tuple:
+        element, *others = get_args(hint)
+        kind = _bounded(element)
+        options |= {"type": kind, "nargs": "*" if others == [Ellipsis] else 1 + len(others), "metavar": _metavar(kind)}
+    else:
+        options |= {"type": kind, "metavar": _metavar(kind)}
+        if "without_value" in entry.metadata:
+            options |= {"nargs": "?", "const": entry.metadata["without_value"]}
+    container.add_argument(flag, help=_help_text(text, kind, options), **options)
+
+
+def _help_text(text: str, kind: Any, options: dict[str, Any]) -> str:
+    default = options.get("default")
+    notes = ["required"] if options.get("required") else []
+    if bounds := getattr(_number_type(kind), "_restrictions", None):
+        notes.append(bounds_in_words([(_SIGNS[compare.__name__], limit) for compare, limit in bounds]))
+    if default is not None:
+        words = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+        notes.append(f"default: {words.lower() if isinstance(default, bool) else words}")
+    return f"{text} ({'; '.join(notes)})" if notes else text
+
+
+def _metavar(kind: Any) -> str:
+    number = _number_type(kind)
+    return "N" if issubclass(number, int) else "X" if issubclass(number, float) else "TEXT"
+
+
+def _number_type(kind: Any) -> type:
+    """Return the type itself, or the one beside None in a union."""
+    parts = [part for part in get_args(kind) if part is not NoneType]
+    found: type = parts[0] if parts else kind
+    return found if isinstance(found, type) else str
+
+
+def _bounded(hint: Any) -> Any:
+    """Return the type with the bounds: the annotation of an `Annotated` type, also within ``| None``."""
+    if get_origin(hint) is Annotated:
+        return get_args(hint)[1]
+    if get_origin(hint) in (Union, UnionType):
+        first, *others = (_bounded(part) for part in get_args(hint))
+        for other in others:
+            first = first | (None if other is NoneType else other)
+        return first
+    return hint
+
+
+def _field_docstrings(kind: type) -> dict[str, str]:
+    """Return the attribute docstrings of a dataclass and of those that it extends, on one line each."""
+    found: dict[str, str] = {}
+    for each in reversed(kind.__mro__):
+        if is_dataclass(each):
+            documented = docstring_parser.parse_from_object(each).params
+            found |= {entry.arg_name: " ".join((entry.description or "").split()) for entry in documented}
+    return found
+
+
+def _build(kind: type[S], namespace: Namespace) -> S:
+    return kind(**dict(_values(kind, namespace)))
+
+
+def _values(kind: type, namespace: Namespace) -> Iterator[tuple[str, Any]]:
+    hints = get_type_hints(kind)
+    for entry in fields(kind):  # type: ignore[arg-type]
+        hint = hints[entry.name]
+        if is_dataclass(hint):
+            yield entry.name, _build(hint, namespace)  # type: ignore[arg-type]
+        else:
+            value = namespace[entry.name]
+            yield entry.name, tuple(value) if get_origin(hint) is tuple else value
+
+
+def _summary(doc: str | None) -> str:
+    """Return the first paragraph of a docstring on one line."""
+    return " ".join((doc or "").partition("\n\n")[0].split())
+
+
+def _examples(doc: str | None) -> str | None:
+    """Return the indented paragraphs of a docstring: the commands that run the script."""
+    paragraphs = [part for part in (doc or "").split("\n\n")[1:] if part.strip("\n").startswith("    ")]
+    return "examples:\n" + "\n".join(part.strip("\n") for part in paragraphs) if paragraphs else None
