@@ -1,219 +1,141 @@
-"""Train a run: image and text towers on the pairs of `prepare_data.py`, contrastively.
+"""Train a run: fine-tune image and text towers contrastively on the pairs that prepare_data.py wrote.
 
     accelerate launch --config_file accelerate_configs/one_gpu.yaml train_vl.py --root DATA --run first \\
         --config recipes/vit-b-16-openai.yaml
     accelerate launch --config_file accelerate_configs/cpu_2.yaml train_vl.py --root DATA --run tiny \\
         --model lumbar-tiny --tune full --learning_rate 1e-3
     python train_vl.py --root DATA --run first --config recipes/vit-b-16-openai.yaml --resume_from_checkpoint latest
+    python train_vl.py --root DATA --run first --config recipes/vit-b-16-openai.yaml --doctor
     python train_vl.py --root DATA --run first --export FOLDER
 
-Plain `python train_vl.py` is one process of the same. States lie in
-``<root>/train/checkpoints/<run>/checkpoint-<step>/``, the result in ``final/``, the records in
-``<root>/train/logs/<run>/`` (metrics.csv, TensorBoard events). ``--export`` trains nothing: it writes a finished run's
-towers, adapters merged, as a folder of open_clip or transformers, whichever its base is of.
+`python train_vl.py` is one process of what `accelerate launch train_vl.py` starts. Checkpoints are written to
+``<root>/train/checkpoints/<run>/checkpoint-<step>/``, the result to ``final/`` beside them, and metrics.csv and the
+TensorBoard events to ``<root>/train/logs/<run>/``.
 """
 
 if __name__ == "__main__":
     from workspace.interrupts import end_at_ctrl_c
 
-    end_at_ctrl_c()  # until run_command heeds it: the imports take their time
+    end_at_ctrl_c()  # until run_command takes over: the imports take a while
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
-
-from jsonargparse import Namespace
-from jsonargparse.typing import PositiveInt
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from locator.carried import Placing, placing_to_carry
-from runs.launch import (
-    Launch,
-    add_run_flags,
-    check_launch,
-    check_not_empty,
-    follow,
-    own_rank,
-    set_environment_of_torch,
-    started_processes,
-    threads_per_process,
-    trackers_of,
-)
-from runs.run_folder import check_run, claim_run, held, remove_run, write_record
+from runs.launch import Launch, check_launch, follow, own_rank, set_environment_of_torch, trackers_of
+from runs.run_folder import check_run, claim_run, held
+from runs.settings import OptimizationSettings, RunSettings
+from vl_model.data.augmentation import Augmentation
 from vl_model.data.training_set import Material, read_material
-from vl_model.training.flags import DEFAULT_MODEL, DEFAULT_PRETRAINED, add_training_flags
-from workspace.cli import SettingsParser, run_command, settings_of
+from vl_model.model.settings import DEFAULT_MODEL, DEFAULT_PRETRAINED, ModelSettings
+from vl_model.training.settings import ComputationSettings, DurationSettings, HeldOutSettings, LossSettings
+from workspace.cli import run_command
 from workspace.layout import DataRoot, data_root, home_expanded
+from workspace.settings_parser import plain_settings, read_settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from accelerate import Accelerator
-
-    from vl_model.model.lineage import SeriesOf
-    from vl_model.model.site_model import SiteModel
-    from vl_model.training.trainer import Trainer
+    from vl_model.training.contrastive import ContrastiveTraining
 
 PROG = "train_vl.py"
 
 
-def settings_parser() -> SettingsParser:
-    parser = SettingsParser(PROG, __doc__)
-    add = parser.add_argument
-    add("--root", type=str | None, help="the data root; else $LUMBAR_ROOT, else data/lumbarspine")
-    add("--run", type=str, default="default", help="the run's name")
-    add("--doctor", action="store_true", help="train nothing: check everything that is needed, and say what to do")
-    add("--overwrite", type=bool, default=False, help="delete a run of this name first")
-    add_training_flags(parser)
-    add("--checkpointing_steps", type=PositiveInt | None, help="between states; default once an epoch")
-    add("--checkpoints_total_limit", type=PositiveInt | None, default=2, help="older states are deleted")
-    add_run_flags(parser)
-    add("--export", type=str | None, help="write the finished run for stock open_clip or transformers, and no more")
-    add("--push_to_hub", type=str | None, help="a repository for final/, ORGANISATION/NAME; made private")
-    return parser
+@dataclass(frozen=True)
+class Settings:
+    """Settings of train_vl.py."""
+
+    session: RunSettings
+    model: ModelSettings
+    duration: DurationSettings
+    held_out: HeldOutSettings
+    optimization: OptimizationSettings
+    loss: LossSettings
+    augmentation: Augmentation
+    computation: ComputationSettings
+    doctor: bool = False
+    """Train nothing: check everything that the run needs, print what is missing and how to mend it."""
+    export: str | None = None
+    """Train nothing: write the finished run to this folder, adapters merged, for stock open_clip or transformers."""
+    push_to_hub: str | None = None
+    """Upload final/ to this repository, ORGANISATION/NAME, after training. A new repository is private."""
 
 
 def main() -> int:
-    settings = settings_parser().parse_args()
-    check_not_empty(settings, "run", "pretrained", "resume_from_checkpoint", "export", "push_to_hub")
-    if settings.model == DEFAULT_MODEL and settings.pretrained is None:
-        settings.pretrained = DEFAULT_PRETRAINED
+    settings = with_default_weights(read_settings(PROG, __doc__, Settings))
+    root = data_root(settings.session.root)
     if settings.doctor:
-        return examine(settings) if own_rank() == 0 else 0
+        return examine(settings, root) if own_rank() == 0 else 0
     launch = check_launch()
-    root = data_root(settings.root)
     if settings.export:
-        return export(settings, root.run(settings.run))
-    with held(root.run(settings.run)):
+        return export(settings, root.run(settings.session.run))
+    with held(root.run(settings.session.run)):
         train(settings, launch, root)
     return 0
 
 
-def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
-    """What can be checked without torch, which takes seconds to import, is; then the training."""
-    claim_run(root.run(settings.run), settings.overwrite, settings.resume_from_checkpoint)
-    trackers = trackers_of(settings.report_to)
+def with_default_weights(settings: Settings) -> Settings:
+    model = settings.model
+    if model.model == DEFAULT_MODEL and model.pretrained is None:
+        return replace(settings, model=replace(model, pretrained=DEFAULT_PRETRAINED))
+    return settings
+
+
+def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
+    """Check everything that can be checked without torch, whose import takes seconds; then train."""
+    session = settings.session
+    run, logs = root.run(session.run), root.logs(session.run)
+    claim_run(run, session.overwrite, session.resume_from_checkpoint)
+    trackers = trackers_of(session.report_to)
     placing = placing_to_carry(root)
-    if settings.push_to_hub:
-        from vl_model.model.hub import check_repository
-
-        check_repository(settings.push_to_hub)
-    material = material_of(root, settings)
+    training_set = training_set_of(settings, root)
     set_environment_of_torch()
-    train_on(material, settings, launch, root, trackers, placing)
+
+    from runs.session import run_training
+    from vl_model.model.hub import check_repository, push
+
+    if settings.push_to_hub:
+        check_repository(settings.push_to_hub)
+    training = training_of(settings, training_set, placing, launch.shards)
+    training.check_base(run)
+    is_finished = run_training(training, session, launch, run, logs, trackers)
+    if is_finished and settings.push_to_hub and own_rank() == 0:
+        print(push(run / "final", settings.push_to_hub), flush=True)
 
 
-def train_on(
-    material: Material,
-    settings: Namespace,
-    launch: Launch,
-    root: DataRoot,
-    trackers: tuple[str, ...],
-    placing: Placing,
-) -> None:
-    import torch
-
-    from runs.accelerators import build_accelerator
-    from runs.checkpoints import find_checkpoints, save_checkpoint
-    from runs.metrics_log import Records
-    from runs.preemption import Preemption
-    from runs.resuming import resume
-    from runs.shutdown import orderly_end
-    from vl_model.model.lineage import series_seen
-    from vl_model.training.build import build_model, build_trainer, check_base, model_settings, run_plan, trained_model
-    from vl_model.training.trainer import METRICS
-
-    torch.set_num_threads(threads_per_process())
-    run, logs = root.run(settings.run), root.logs(settings.run)
-    base = model_settings(settings)
-    check_base(base, run, material, settings.held_out_folds)
-    states = find_checkpoints(run, settings.resume_from_checkpoint)
-    accelerator = build_accelerator(launch, settings.mixed_precision, trackers, logs)
-    torch.manual_seed(settings.seed)  # adapters, and towers without weights, start alike in every process
-    model = build_model(settings, launch.shards).to(accelerator.device)
-    plan = run_plan(settings, material, model, accelerator.num_processes)
-    trainer = build_trainer(settings, accelerator, model, material, launch.shards)
-    learned_from = material.training if trainer.settings.steps else ()
-    series = series_seen(base.model, base.pretrained, material.dataset, learned_from)
-
-    # Before anything is written: a state that does not fit leaves the run as it was.
-    start, state = resume(states, model, trainer.optimizer, accelerator.scaler, plan)
-    record = open_run(settings, run, logs, material, trainer)
-    tell_start(settings, accelerator, start, state, trackers)
-    checkpoint = partial(
-        save_checkpoint,
-        run,
-        model=model,
-        optimizer=trainer.optimizer,
-        scaler=accelerator.scaler,
-        plan=plan,
-        limit=settings.checkpoints_total_limit,
+def training_set_of(settings: Settings, root: DataRoot) -> Material:
+    held_out = settings.held_out
+    return read_material(
+        root.processed("train"), held_out.held_out_folds, held_out.held_out_sites, settings.session.seed
     )
-    records = Records(accelerator, logs, start, METRICS)
-    preemption = Preemption(run, settings.stop_margin, accelerator)
-    with orderly_end(accelerator, preemption, run):
-        trainer.run(start, records, checkpoint, preemption)
-        trained = trained_model(settings, trainer)
-        if accelerator.is_main_process:
-            finish(run, trained, placing, record, series)
-            if cost := records.evaluation_cost():
-                print(cost, flush=True)
-            if settings.push_to_hub:
-                from vl_model.model.hub import push
-
-                print(push(run / "final", settings.push_to_hub), flush=True)
-    accelerator.end_training()
 
 
-def open_run(settings: Namespace, run: "Path", logs: "Path", material: Material, trainer: "Trainer") -> dict[str, Any]:
-    """The record of a run that begins or goes on, which the first process writes and announces; empty in the others."""
-    from runs.provenance import run_record
+def training_of(settings: Settings, training_set: Material, placing: Placing, shards: bool) -> "ContrastiveTraining":
+    from vl_model.training.contrastive import ContrastiveTraining
 
-    accelerator, steps, is_sharded = trainer.accelerator, trainer.settings.steps, trainer.sharding is not None
-    record: dict[str, Any] = {}
-    if accelerator.is_main_process:
-        if settings.overwrite:
-            remove_run(run, logs)
-        record = run_record(settings_of(settings), material.dataset.fingerprint, steps, accelerator)
-        record["sharded"] = is_sharded
-        write_record(run, record)
-        announce(material, accelerator, trainer.model, steps, is_sharded)
-    accelerator.wait_for_everyone()
-    return record
-
-
-def tell_start(
-    settings: Namespace, accelerator: "Accelerator", start: int, state: "Path | None", trackers: tuple[str, ...]
-) -> None:
-    """To who looks on, and to the trackers, which forget the steps that are done again."""
-    if state:
-        accelerator.print(f"resumed from {state.name}")
-    elif settings.resume_from_checkpoint:
-        accelerator.print(f"{settings.run!r} has no checkpoint yet: it starts at the first step")
-    if trackers:
-        options = {"tensorboard": {"purge_step": start + 1}, "wandb": {"name": settings.run}}
-        accelerator.init_trackers(settings.run, init_kwargs=options)
+    return ContrastiveTraining(
+        training_set,
+        placing,
+        model=settings.model,
+        duration=settings.duration,
+        held_out=settings.held_out,
+        optimization=settings.optimization,
+        loss=settings.loss,
+        augmentation=settings.augmentation,
+        computation=settings.computation,
+        checkpointing_steps=settings.session.checkpointing_steps,
+        seed=settings.session.seed,
+        shards=shards,
+        settings=plain_settings(settings),
+    )
 
 
-def finish(run: "Path", model: "SiteModel", placing: Placing, record: dict[str, Any], series: "SeriesOf") -> None:
-    """Write ``final/`` and what places sites for it; then the record says that the run is finished.
-
-    series: those that the model has seen.
-    """
-    from vl_model.model.lineage import SERIES
-
-    trained_on = {name: record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}
-    model.save(run / "final", trained_on | {SERIES: series})
-    placing.copy_to(run)
-    write_record(run, record | {"finished": True})
-    print(f"wrote {run / 'final'}", flush=True)
-
-
-def export(settings: Namespace, run: "Path") -> int:
-    if settings.overwrite or settings.resume_from_checkpoint:
-        raise ValueError("--export writes a finished run: leave --overwrite and --resume_from_checkpoint out")
+def export(settings: Settings, run: Path) -> int:
+    if settings.session.overwrite or settings.session.resume_from_checkpoint:
+        raise ValueError("--export writes a finished run: leave out --overwrite and --resume_from_checkpoint")
     if own_rank() == 0:
         from vl_model.model.export import export_run
 
-        folder = home_expanded(settings.export, "--export")
+        folder = home_expanded(str(settings.export), "--export")
         try:
             print(f"wrote {export_run(run, folder)}", flush=True)
         except OSError as error:
@@ -221,51 +143,22 @@ def export(settings: Namespace, run: "Path") -> int:
     return 0
 
 
-def examine(settings: Namespace) -> int:
-    """--doctor: everything that can be checked before the first step; nothing is written."""
-    from vl_model.training import build as parts_of
+def examine(settings: Settings, root: DataRoot) -> int:
+    """Check everything before the first step, and write nothing."""
     from vl_model.training import doctor
+    from vl_model.training.contrastive import build_model, check_loss
 
-    root = data_root(settings.root)
-    run = root.run(settings.run)
-    parts = doctor.Parts(
-        claim=lambda: check_run(run, settings.overwrite, settings.resume_from_checkpoint),
+    session = settings.session
+    run, shards = root.run(session.run), check_launch().shards
+    checks = doctor.Checks(
+        claim=lambda: check_run(run, session.overwrite, session.resume_from_checkpoint),
         placing=lambda: placing_to_carry(root),
-        loss=lambda: parts_of.loss_settings(settings),
-        read=lambda: material_of(root, settings),
-        check_base=lambda material: parts_of.check_base(
-            parts_of.model_settings(settings), run, material, settings.held_out_folds
-        ),
-        batches=lambda material: parts_of.build_batches(settings, material, own_rank(), started_processes()),
-        build=lambda: parts_of.build_model(settings, check_launch().shards),
-        step=lambda material, model: parts_of.step_to_go_on_from(settings, run, material, model),
+        loss=lambda: check_loss(settings.loss, settings.augmentation, settings.duration),
+        read=lambda: training_set_of(settings, root),
+        build=lambda: build_model(settings.model, settings.loss, settings.computation, shards),
+        training=lambda training_set: training_of(settings, training_set, placing_to_carry(root), shards),
     )
-    flags = doctor.DoctorSettings(
-        settings.mixed_precision,
-        settings.per_device_train_batch_size,
-        settings.checkpoints_total_limit,
-        settings.report_to,
-        settings.push_to_hub,
-    )
-    return doctor.examine(run, parts, flags)
-
-
-def material_of(root: DataRoot, settings: Namespace) -> Material:
-    return read_material(root.processed("train"), settings.held_out_folds, settings.held_out_sites, settings.seed)
-
-
-def announce(material: Material, accelerator: "Accelerator", model: "SiteModel", steps: int, is_sharded: bool) -> None:
-    from runs.accelerators import precision_in_words
-
-    processes = f"{accelerator.num_processes} process{'es' if accelerator.num_processes > 1 else ''}"
-    precision = precision_in_words(accelerator.mixed_precision)
-    spread = ", weights spread over them" if is_sharded else ""
-    print(f"{processes}, device {accelerator.device.type}, precision {precision}{spread}")
-    print(
-        f"{len(material.training)} sites to train on, {len(material.held_out)} held out to evaluate, "
-        f"{steps} steps, {model.learning_weights / 1e6:.2f} million weights learn",
-        flush=True,
-    )
+    return doctor.examine(run, checks, session, settings.duration.per_device_train_batch_size, settings.push_to_hub)
 
 
 if __name__ == "__main__":

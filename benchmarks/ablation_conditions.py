@@ -7,8 +7,8 @@ batches as `train_vl.py` has it.
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vl_model.data.tiles import Augmentation
-from vl_model.training.loss import LossSettings
+from vl_model.data.augmentation import Augmentation
+from vl_model.training.settings import LossSettings
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ CONDITIONS = (
     Condition("first view only, one tile", views=1, augmentation=Augmentation(drop_view=0.0)),
     Condition("no view dropped", augmentation=Augmentation(drop_view=0.0)),
     Condition("right sides not mirrored", is_mirrored=False),
-    Condition("mirrored captions merged", loss=LossSettings(merges_mirrored=True)),
+    Condition("mirrored captions merged", loss=LossSettings(merge_mirrored=True)),
     Condition("mixup 0.3", augmentation=Augmentation(mixup=0.3)),
     Condition("cutmix 0.3", augmentation=Augmentation(cutmix=0.3)),
     Condition("label smoothing 0.1", loss=LossSettings(label_smoothing=0.1)),

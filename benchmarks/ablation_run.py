@@ -23,6 +23,7 @@ from data_prep.sites import SITES, Severity, Side
 from prompts.render import zero_shot_prompts
 from runs.accelerators import build_accelerator
 from runs.launch import Launch
+from runs.settings import OptimizationSettings
 from vl_model.data.batches import TrainingBatches, training_loader
 from vl_model.data.site_rows import SiteRow, group_sites
 from vl_model.evaluation.cross_fitting import Split, fit_heads, predict_held_out, split_studies
@@ -30,9 +31,10 @@ from vl_model.evaluation.embed import embed_ensembles, embed_rows
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import HEADS
 from vl_model.evaluation.metrics import StudySums, study_sums
-from vl_model.model.lora import LoraSettings, merge_adapters
-from vl_model.model.site_model import ModelSettings, SiteModel, build_site_model
-from vl_model.training.trainer import Trainer, TrainingSettings
+from vl_model.model.lora import merge_adapters
+from vl_model.model.settings import LoraSettings, ModelSettings
+from vl_model.model.site_model import SiteModel, build_site_model
+from vl_model.training.trainer import Trainer
 
 LORA = LoraSettings(rank=16, alpha=32, towers="both")
 WARMUP = 0.05
@@ -93,7 +95,7 @@ def train(
     condition: Condition,
     seed: int,
 ) -> None:
-    if condition.loss.name == "siglip":
+    if condition.loss.loss == "siglip":
         model.add_logit_bias()
     model.pooling.query_D.requires_grad_(condition.learns_pooling)
     batches = TrainingBatches(
@@ -104,15 +106,9 @@ def train(
         condition.augmentation,
         severity_sampling=condition.severity_sampling,
     )
-    settings = TrainingSettings(
-        steps=plan.steps,
-        learning_rate=condition.learning_rate,
-        warmup_steps=round(WARMUP * plan.steps),
-        seed=seed,
-        loss=condition.loss,
-    )
+    optimization = OptimizationSettings(learning_rate=condition.learning_rate, warmup_ratio=WARMUP)
     accelerator = _accelerator(plan.precision)
-    trainer = Trainer(accelerator, model, batches, (), settings)
+    trainer = Trainer(accelerator, model, batches, (), plan.steps, optimization, condition.loss, seed=seed)
     loader = iter(training_loader(batches, 0, plan.steps, workers=0))
     average = MovingAverage(model, condition.averaging)
     for step in range(1, plan.steps + 1):

@@ -26,7 +26,8 @@ from benchmarks.machine import describe_machine
 from benchmarks.train import measure_loader
 from benchmarks.training_material import write_material
 from data_prep.sites import SITES
-from vl_model.model.site_model import ModelSettings, build_site_model
+from vl_model.model.settings import ModelSettings
+from vl_model.model.site_model import build_site_model
 from vl_model.towers.towers import load_towers, save_towers
 from vl_model.training.captions import Captions
 

@@ -24,9 +24,9 @@ from benchmarks.training_material import write_material
 from data_prep.conversion.crops import open_crops
 from data_prep.conversion.pairs import read_dataset
 from runs.accelerators import precision_in_words
+from vl_model.data.augmentation import Augmentation
 from vl_model.data.batches import TrainingBatches, training_loader
 from vl_model.data.site_rows import group_sites
-from vl_model.data.tiles import Augmentation
 from vl_model.towers.towers import load_towers, save_towers
 
 TINY = "lumbar-tiny"

@@ -1,96 +1,101 @@
-"""The locator's training: both networks step together, one batch of each orientation a step.
+"""The locator's trainer: both networks step together, on one batch of each orientation per step.
 
-Several processes learn from their batches as from one, but for batch statistics: each normalises by those of its own
-pictures, and the first's are kept (torch's SyncBatchNorm knows GPUs only).
+Several processes learn from their batches as from one, except for batch statistics: each process normalises by those of
+its own images, and the first process's are kept (torch's SyncBatchNorm requires GPUs).
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from locator.batches import PictureBatch, PictureBatches
 from locator.network import LocatorNetwork, place_loss
-from runs.metrics_log import Records
-from runs.optimization import OptimizationSettings, build_optimizer, learning_rate_at
+from runs.divergence import DivergenceCheck
+from runs.optimization import build_optimizer, learning_rate_at, set_learning_rate
 from runs.preemption import Preemption
-from runs.shutdown import FiniteCheck, Stopped
+from runs.settings import OptimizationSettings
 
 METRICS = ("step", "loss", "loss_sagittal", "loss_axial", "learning_rate", "gradient_norm", "pictures_per_second")
 
 
 @dataclass(frozen=True)
 class LocatorBatches:
+    """The batches of both orientations."""
+
     sagittal: PictureBatches
     axial: PictureBatches
 
 
 class LocatorTrainer:
-    """One run; `network` is the bare network, already on the accelerator's device."""
+    """Trains both networks, as `runs.session.take_steps` drives it.
+
+    Args:
+        accelerator: the processes, their device and precision.
+        model: the bare network, already on the accelerator's device.
+        batches: this process's share of every global batch.
+        steps: updates of the weights in all.
+        checkpointing_steps: how often a checkpoint is written.
+        optimization: how.
+    """
+
+    columns = METRICS
+    throughput = "pictures_per_second"
+    evaluation_steps = None
 
     def __init__(
         self,
         accelerator: Accelerator,
-        network: LocatorNetwork,
+        model: LocatorNetwork,
         batches: LocatorBatches,
-        settings: OptimizationSettings,
+        steps: int,
+        checkpointing_steps: int | None,
+        optimization: OptimizationSettings,
     ) -> None:
         self.accelerator = accelerator
-        self.network = network
+        self.model = model
         self.batches = batches
-        self.settings = settings
-        self._check_finite = FiniteCheck(is_scaled=accelerator.scaler is not None)
-        self.wrapped, self.optimizer = accelerator.prepare(network, build_optimizer(network, settings))
+        self.steps = steps
+        self.checkpointing_steps = checkpointing_steps
+        self.optimization = optimization
+        self.divergence = DivergenceCheck(is_scaled=accelerator.scaler is not None)
+        self.wrapped, self.optimizer = accelerator.prepare(model, build_optimizer(model, optimization))
 
-    def run(self, start: int, records: Records, checkpoint: Callable[[int], object], preemption: Preemption) -> None:
-        """Steps `start`+1 to the last.
+    @property
+    def samples_per_step(self) -> int:
+        return 2 * self.batches.sagittal.batch_size * self.accelerator.num_processes
 
-        `checkpoint(step)` is called in every process where one is due, and where the run stops early.
-        Raises Stopped there, and Diverged before the update that a loss out of bounds would have made.
-        """
-        settings = self.settings
-        steps = range(start + 1, settings.steps + 1)
-        hidden = not self.accelerator.is_main_process
-        for step in tqdm(steps, initial=start, total=settings.steps, unit="step", disable=hidden):
-            began = time.perf_counter()
-            row = self.step(step)
-            pictures = 2 * self.batches.sagittal.batch_size * self.accelerator.num_processes
-            row["pictures_per_second"] = pictures / (time.perf_counter() - began)
-            records.write(row)
-            every = settings.checkpointing_steps
-            is_stopping = preemption.is_asked()
-            if is_stopping or (every is not None and (step % every == 0 or step == settings.steps)):
-                checkpoint(step)
-            if is_stopping:
-                raise Stopped(f"after step {step} of {settings.steps}")
+    def batches_after(self, step: int) -> AbstractContextManager[Iterator[tuple[PictureBatch, PictureBatch]]]:
+        """Open the stream of the batches (sagittal, axial) of all steps after `step`."""
+        return closing(
+            (self.batches.sagittal.draw(later), self.batches.axial.draw(later))
+            for later in range(step + 1, self.steps + 1)
+        )
 
-    def step(self, step: int) -> dict[str, Any]:
-        """One update of the weights; what `metrics.csv` says of it."""
-        self.network.train()
-        rate = learning_rate_at(step - 1, self.settings)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+    def step(self, step: int, batches: Iterator[tuple[PictureBatch, PictureBatch]]) -> dict[str, Any]:
+        """Update the weights once, and return the step's row of metrics.csv."""
+        self.model.train()
+        rate = learning_rate_at(step - 1, self.steps, self.optimization)
+        set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad()
-        device = self.accelerator.device
-        sagittal, axial = self.batches.sagittal.draw(step).to(device), self.batches.axial.draw(step).to(device)
+        sagittal, axial = (batch.to(self.accelerator.device) for batch in next(batches))
         with self.accelerator.autocast():
             logits = self.wrapped(sagittal.picture_B3HW, axial.picture_B3HW)
-        batches, counts = (sagittal, axial), self._known_points(sagittal, axial)
+        counts = self._known_points(sagittal, axial)
         losses = torch.stack(
             [
                 place_loss(logits_BCP.float(), batch.target_BCP, batch.known_BC, count)
-                for logits_BCP, batch, count in zip(logits, batches, counts, strict=True)
+                for logits_BCP, batch, count in zip(logits, (sagittal, axial), counts, strict=True)
             ]
         )
         self.accelerator.backward(losses.sum())
         loss_sagittal, loss_axial = self.accelerator.reduce(losses.detach(), "mean").tolist()
         loss = loss_sagittal + loss_axial
-        norm = float(self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.max_gradient_norm))
-        self._check_finite(step, loss, norm)
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.optimization.max_grad_norm))
+        self.divergence(step, loss, norm)
         self.optimizer.step()
         return {
             "step": step,
@@ -101,7 +106,11 @@ class LocatorTrainer:
             "gradient_norm": norm,
         }
 
+    def evaluate(self, preemption: Preemption) -> dict[str, float]:  # noqa: ARG002
+        """Return nothing: the held-out studies are located once, after the last step."""
+        return {}
+
     def _known_points(self, *batches: PictureBatch) -> torch.Tensor:
-        """Of each batch, the mean over the processes; together they know at least one."""
+        """Return, for each batch, the mean number of known points per process; at least one over all processes."""
         known = self.accelerator.reduce(torch.stack([batch.known_BC.sum() for batch in batches]), "sum")
         return known.clamp_min(1) / self.accelerator.num_processes

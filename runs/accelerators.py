@@ -11,6 +11,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from accelerate.utils import parse_flag_from_env
 
 from runs.launch import SHARDS, Launch, started_processes
+from workspace.setting_error import SettingError
 
 #: How long processes wait for one of them that cuts a large cohort's pictures: NCCL alone would give up after minutes.
 #: One that dies is noticed at once all the same, by its launcher.
@@ -55,16 +56,17 @@ def choose_precision(wanted: str, use_cpu: bool, shards: bool = False) -> str:
     """
     chosen = _choose_precision(wanted, use_cpu)
     if shards and chosen == "fp16":
-        raise ValueError(
-            f"--mixed_precision {wanted}: fp16 here, in which weights that are spread over processes (FSDP2) cannot be "
-            "trained: give --mixed_precision no, or launch with multi_gpu.yaml"
+        raise SettingError(
+            "mixed_precision",
+            f"{wanted}: fp16 on this device, in which sharded weights (FSDP2) cannot be trained; set it to no, or "
+            "launch with multi_gpu.yaml",
         )
     return chosen
 
 
 def _choose_precision(wanted: str, use_cpu: bool) -> str:
     if wanted == "fp16" and use_cpu:
-        raise ValueError("--mixed_precision fp16: not on a CPU; bf16, or fast, which is bf16 where that is faster")
+        raise SettingError("mixed_precision", "fp16: not on a CPU; choose bf16, or fast (bf16 if that is faster)")
     if wanted not in ("auto", "fast"):
         return wanted
     if not use_cpu:

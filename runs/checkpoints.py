@@ -26,6 +26,7 @@ from runs.collectives import rank
 from runs.full_tensors import spread_like, whole
 from workspace.json_files import read_object
 from workspace.layout import home_expanded
+from workspace.setting_error import SettingError
 from workspace.whole_folders import whole_folder
 
 PREFIX = "checkpoint-"
@@ -157,8 +158,8 @@ def find_checkpoints(run: Path, wanted: str | None) -> list[Path]:
     for folder in (home_expanded(wanted, "--resume_from_checkpoint"), run / wanted):
         if (folder / STATE).is_file():
             return [folder]
-    raise ValueError(
-        f"--resume_from_checkpoint {wanted!r}: no {STATE} there; give 'latest' or a checkpoint-<step> folder"
+    raise SettingError(
+        "resume_from_checkpoint", f"{wanted!r}: contains no {STATE}; give 'latest' or a checkpoint-<step> folder"
     )
 
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import psutil
 import yaml
-from jsonargparse import Namespace
 
-from workspace.cli import NonNegativeFinite, SettingsParser, usable_cores
+from workspace.cli import usable_cores
 from workspace.layout import home_expanded
+from workspace.setting_error import SettingError
 
 _WORLD_VARIABLES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 #: What accelerate tells the processes that it starts, where weights are to be spread over them.
@@ -31,24 +31,6 @@ _TO_SHARD = "weights are spread over processes by FSDP2 alone, see accelerate_co
 FOLLOWERS_WAIT_SECONDS = 5
 TRACKERS = ("tensorboard", "wandb")
 _DEFAULT_CONFIGS = ("default_config.yaml", "default_config.json")
-
-
-def add_run_flags(parser: SettingsParser) -> None:
-    """Flags of every training: what it goes on from, when it stops early, and who is told."""
-    add = parser.add_argument
-    add("--resume_from_checkpoint", type=str | None, help="latest, or a checkpoint-<step> folder")
-    add(
-        "--stop_margin",
-        type=NonNegativeFinite,
-        default=120.0,
-        help="seconds before $SLURM_JOB_END_TIME at which the run stops, with a state; so do SIGTERM and a file STOP",
-    )
-    add(
-        "--report_to",
-        choices=(*TRACKERS, "all", "none"),
-        default="tensorboard",
-        help="all: those that are installed; wandb without a network: WANDB_MODE=offline",
-    )
 
 
 @dataclass(frozen=True)
@@ -118,13 +100,6 @@ def set_environment_of_torch() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
-def check_not_empty(settings: Namespace, *names: str) -> None:
-    """Raises ValueError for a flag that was given with nothing, as by a shell's unset variable: not as if left out."""
-    for name in names:
-        if settings[name] == "":
-            raise ValueError(f"--{name} '': is empty; give it a value, or leave it out")
-
-
 def trackers_of(report_to: str) -> tuple[str, ...]:
     """The trackers that ``--report_to`` names; ``all`` are those that are installed.
 
@@ -133,7 +108,7 @@ def trackers_of(report_to: str) -> tuple[str, ...]:
     if report_to == "all":
         return tuple(name for name in TRACKERS if find_spec(name))
     if report_to == "wandb" and find_spec("wandb") is None:
-        raise ValueError("--report_to wandb: the package wandb is not installed; install it, or use tensorboard")
+        raise SettingError("report_to", "wandb: the package wandb is not installed; install it, or use tensorboard")
     return () if report_to == "none" else (report_to,)
 
 

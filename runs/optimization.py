@@ -1,10 +1,11 @@
-"""How the weights of any model are updated: the settings, the schedule of the learning rate, the optimizer."""
+"""How the weights of any model are updated: the schedule of the learning rate, and the optimizer."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import nn
+
+from runs.settings import OptimizationSettings
 
 #: Ends of the names of position and class embeddings, in all towers, and of the query that SigLIP pools with.
 UNDECAYED = (
@@ -13,30 +14,29 @@ UNDECAYED = (
 )
 
 
-@dataclass(frozen=True)
-class OptimizationSettings:
-    """How to train; a step is one update of the weights, on `accumulation` global batches."""
+def learning_rate_at(step: int, steps: int, settings: OptimizationSettings) -> float:
+    """Return the learning rate of step `step` (from 0) of `steps`.
 
-    steps: int
-    learning_rate: float
-    warmup_steps: int
-    weight_decay: float = 0.1
-    max_gradient_norm: float = 1.0
-    accumulation: int = 1
-    checkpointing_steps: int | None = None
-    seed: int = 0
-
-
-def learning_rate_at(step: int, settings: OptimizationSettings) -> float:
-    """Linear warm-up, then half a cosine to zero (Loshchilov and Hutter 2017, arXiv:1608.03983)."""
-    if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
-    progress = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    Linear warm-up, then half a cosine to zero (Loshchilov and Hutter 2017, arXiv:1608.03983).
+    """
+    warmup_steps = round(settings.warmup_ratio * steps)
+    if step < warmup_steps:
+        return settings.learning_rate * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
 def build_optimizer(model: nn.Module, settings: OptimizationSettings) -> torch.optim.AdamW:
-    """AdamW with CLIP's betas; matrices decay, gains, biases, embeddings of position and class, and scalars do not."""
+    """Return AdamW with CLIP's betas over the parameters that require a gradient.
+
+    Matrices decay; gains, biases, position and class embeddings, and scalars do not.
+    """
     learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     decays = {name: parameter.ndim >= 2 and not name.endswith(UNDECAYED) for name, parameter in learning.items()}
     groups = [

@@ -14,6 +14,7 @@ from runs.launch import own_rank
 from runs.run_record import RUN_RECORD
 from workspace.json_files import read_object
 from workspace.locks import locked
+from workspace.setting_error import SettingError
 from workspace.whole_files import replacing
 
 STOP_FILE = "STOP"
@@ -42,12 +43,13 @@ def held(run: Path) -> Iterator[None]:
 def check_run(run: Path, overwrite: bool, resume_from_checkpoint: str | None) -> None:
     """Raises ValueError where the run is there already and nobody said what to do with it."""
     if overwrite and resume_from_checkpoint:
-        raise ValueError("--overwrite deletes what --resume_from_checkpoint needs: give one of them")
+        raise SettingError("overwrite", "true: deletes what resume_from_checkpoint needs; give one of the two")
     found = {path.name for path in run.iterdir()} if run.exists() else set()
     if found - {LOCK_FILE} and not (overwrite or resume_from_checkpoint):
-        raise ValueError(
-            f"--run {run.name!r} exists at {run}: go on with --resume_from_checkpoint latest, "
-            "replace it with --overwrite true, or choose another name"
+        raise SettingError(
+            "run",
+            f"{run.name!r}: exists at {run}; resume it (--resume_from_checkpoint latest), replace it (--overwrite), or "
+            "choose another name",
         )
 
 

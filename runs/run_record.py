@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workspace.json_files import read_object
+from workspace.setting_error import SettingError
 
 RUN_RECORD = "run.json"
 
@@ -34,9 +35,9 @@ def read_run_record(folder: Path) -> RunRecord:
     if not folder.is_dir():
         others = sorted(path.name for path in folder.parent.glob("*") if path.is_dir() and path.name[0] != ".")
         known = f"the runs there are {', '.join(others)}" if others else "train_vl.py makes one"
-        raise ValueError(f"--run {name!r}: no such run in {folder.parent}; {known}")
+        raise SettingError("run", f"{name!r}: no such run in {folder.parent}; {known}")
     if not (folder / "final").is_dir():
-        raise ValueError(f"--run {name!r}: {folder} has no final/ yet; train_vl.py writes it when training ends")
+        raise SettingError("run", f"{name!r}: {folder} has no final/ yet; train_vl.py writes it when training ends")
     path = folder / RUN_RECORD
     content = read_object(path, "train_vl.py")
     try:
@@ -46,8 +47,9 @@ def read_run_record(folder: Path) -> RunRecord:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: does not say what the run is ({error!r}); train_vl.py writes it") from None
     if not is_finished:
-        raise ValueError(
-            f"--run {name!r}: its training has not ended; if it was broken off, "
-            "train_vl.py --resume_from_checkpoint latest goes on with it"
+        raise SettingError(
+            "run",
+            f"{name!r}: its training has not ended; if it was interrupted, train_vl.py --resume_from_checkpoint latest "
+            "resumes it",
         )
     return record

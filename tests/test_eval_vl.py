@@ -28,7 +28,8 @@ def write_run(
     """A finished run as train_vl.py leaves it: adapters, or towers, that have not learned anything yet."""
     import torch
 
-    from vl_model.model.site_model import ModelSettings, build_site_model
+    from vl_model.model.settings import ModelSettings
+    from vl_model.model.site_model import build_site_model
 
     folder = root / "train" / "checkpoints" / run
     fingerprint = read_dataset(root / "train" / "processed_data").fingerprint

@@ -24,7 +24,8 @@ from vl_model.evaluation.cross_fitting import fit_grader, split_studies
 from vl_model.evaluation.embeddings import Embeddings, fingerprint, read_embeddings, write_embeddings
 from vl_model.evaluation.grader import Grader, read_grader, write_grader
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
-from vl_model.model.site_model import ModelSettings, build_site_model, load_site_model
+from vl_model.model.settings import ModelSettings
+from vl_model.model.site_model import build_site_model, load_site_model
 
 SCRIPT = Path(__file__).parents[1] / "query_vl.py"
 SEVERE_LEFT = "severe left foraminal narrowing at L4-L5"

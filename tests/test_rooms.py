@@ -24,7 +24,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "runs": ("workspace",),
     "locator": ("workspace", *VOCABULARY, "data_prep.studies", "data_prep.placement", "data_prep.conversion", "runs"),
     "vl_model.towers": ("workspace",),
-    "vl_model.data": (*VOCABULARY, "data_prep.conversion", "runs"),
+    "vl_model.data": ("workspace", *VOCABULARY, "data_prep.conversion", "runs"),
     "vl_model.model": (
         *("workspace", "data_prep.conversion", "runs"),
         *("vl_model.towers", "vl_model.data"),

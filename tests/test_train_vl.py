@@ -137,14 +137,14 @@ def test_a_diverging_run_leaves_its_states_alone_and_goes_on_at_a_lower_rate(
         return str(capsys.readouterr().err.splitlines()[-1])
 
     error = refusal(*wild)
-    assert "the loss is" in error and "lower --learning_rate" in error and error.endswith("no state was written yet")
+    assert "the loss is" in error and "lower learning_rate" in error and error.endswith("there is no checkpoint yet")
     run = tiny_root / "train" / "checkpoints" / "wild"
     assert not (run / "final").exists() and not list(run.glob("checkpoint-*"))
 
     assert train("wild", *steady, "--overwrite", "true") == 0
     states = {path: path.read_bytes() for path in run.glob("checkpoint-*/*")}
     error = refusal(*wild, "--resume_from_checkpoint", "checkpoint-3")
-    assert error.endswith("--resume_from_checkpoint checkpoint-3 goes on from the last state")
+    assert error.endswith("--resume_from_checkpoint checkpoint-3 resumes from the last checkpoint")
     assert states == {path: path.read_bytes() for path in run.glob("checkpoint-*/*")}
     assert train("wild", *steady, "--resume_from_checkpoint", "checkpoint-3") == 0
 
@@ -159,12 +159,12 @@ def test_a_run_whose_scaler_skips_every_step_is_broken_off(
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=math.inf)  # whose half is as large
         return accelerator
 
-    monkeypatch.setattr("runs.accelerators.build_accelerator", with_hopeless_scaler)
+    monkeypatch.setattr("runs.session.build_accelerator", with_hopeless_scaler)
     arguments = ["--max_train_steps", "60", "--per_device_train_batch_size", "10", "--checkpointing_steps", "40"]
     assert train("skipping", *arguments) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "step 51 moves no weight, like the 50 before it: the loss is " in error
-    assert "give --mixed_precision no; --resume_from_checkpoint checkpoint-40 goes on from the last state" in error
+    assert "step 51 and the 50 before it have no finite gradient: the loss is " in error
+    assert "set mixed_precision to no; --resume_from_checkpoint checkpoint-40 resumes from the last checkpoint" in error
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_run_whose_scaler_skips_every_step_is_broken_off(
     [
         (["--held_out_folds", "7"], "--held_out_folds [7]"),
         (["--held_out_folds", "0", "1", "2", "3", "4"], "no labelled site outside"),
-        (["--per_device_train_batch_size", "4000"], "lower --per_device_train_batch_size"),
+        (["--per_device_train_batch_size", "4000"], "lower per_device_train_batch_size"),
         (["--learning_rat", "1"], "did you mean --learning_rate?"),
         (["--model", "lumbar-tiny"], "train it from nothing with --tune full"),
         (["--root", "/nowhere"], "no such folder"),
@@ -181,12 +181,15 @@ def test_a_run_whose_scaler_skips_every_step_is_broken_off(
         (["--learning_rate", "inf"], "--learning_rate: inf"),
         (["--loss_weights", "1", "inf", "1"], "--loss_weights element 2: inf"),
         (["--loss_weights", "0", "0", "0"], "--loss_weights 0 0 0"),
-        (["--loss", "infonce", "--label_smoothing", "0.1"], "--loss infonce knows one caption an image"),
-        (["--loss", "siglip", "--merge_mirrored", "true"], "--merge_mirrored true: --loss siglip"),
-        (["--loss", "infonce", "--mixup", "0.1"], "--mixup 0.1: --loss infonce cannot weigh it"),
-        (["--loss", "siglip", "--severity_sampling", "1"], "--severity_sampling 1.0: --loss siglip cannot weigh it"),
+        (
+            ["--loss", "infonce", "--label_smoothing", "0.1"],
+            "--label_smoothing 0.1: the loss infonce has one positive caption per image",
+        ),
+        (["--loss", "siglip", "--merge_mirrored", "true"], "--merge_mirrored true: the loss siglip"),
+        (["--loss", "infonce", "--mixup", "0.1"], "--mixup 0.1: the loss infonce cannot weight it"),
+        (["--loss", "siglip", "--severity_sampling", "1"], "--severity_sampling 1.0: the loss siglip cannot weight it"),
         (["--mixup", "0.6", "--cutmix", "0.6"], "together at most 1"),
-        (["--augment", "false", "--cutmix", "0.5"], "--mixup and --cutmix must be 0"),
+        (["--augment", "false", "--cutmix", "0.5"], "--augment false: mixup and cutmix must then be 0"),
         (
             ["--dataloader_num_workers", "100000"],
             "--dataloader_num_workers: 100000 should be at least 0 and at most 64",
@@ -275,4 +278,4 @@ def test_a_collapsed_logit_scale_is_told_once(
     monkeypatch.setattr("vl_model.training.trainer.COLLAPSED_SCALE", 100.0)
     assert train("collapsed", "--max_train_steps", "3", "--per_device_train_batch_size", "10") == 0
     said = capsys.readouterr().err
-    assert said.count("the logit scale fell to 14.") == 1 and "step 1: the logit scale" in said
+    assert said.count("logit_scale fell to 14.") == 1 and "step 1: logit_scale" in said

@@ -61,12 +61,15 @@ def run_command(prog: str, main: Callable[[], int | None]) -> NoReturn:
     raise SystemExit(status)
 
 
+def in_flags(error: Exception) -> str:
+    """Return an error's message; a setting is named as the flag that it is."""
+    return f"--{error}" if isinstance(error, SettingError) else str(error)
+
+
 def _plain_error(error: ValueError | OSError) -> str:
     """Its words; of an error of the disk the first line, because pydicom writes a traceback into the others."""
-    if isinstance(error, SettingError):
-        return f"--{error}"
     if not isinstance(error, OSError):
-        return str(error)
+        return in_flags(error)
     if error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     line = str(error).splitlines()[0] if str(error) else type(error).__name__

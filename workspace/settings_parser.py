@@ -9,16 +9,19 @@
 
     settings = read_settings("train_vl.py", __doc__, Settings)
 
-A field whose type is such a dataclass itself becomes a group of flags. A field without a default is required. Field
+A field whose type is such a dataclass itself becomes a group of flags, whose names begin with the ``"prefix"`` of its
+metadata if there is one. A field without a default is required. Field
 types: str, int, float and the bounded types of `workspace.setting_types`, each optionally ``| None``; bool (a switch:
 ``--overwrite``, ``--overwrite true`` and ``--overwrite false``); `Literal` (choices); ``tuple[T, ...]`` and
-``tuple[T, T, T]`` (several words). ``field(metadata={"positional": True})`` makes a positional argument, and
-``metadata={"without_value": 10}`` sets the value of a flag that is given without one.
+``tuple[T, T, T]`` (several words). ``field(metadata={"positional": True})`` makes a positional argument,
+``metadata={"without_value": 10}`` sets the value of a flag that is given without one, and ``metadata={"flag": False}``
+keeps a field out of the flags.
 """
 
 import sys
+import textwrap
 from argparse import Action, RawDescriptionHelpFormatter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -38,7 +41,7 @@ CONFIG_HELP = "A YAML file of settings. Flags take precedence over it."
 #: Instead of the parser's own help texts.
 _OWN_HELP = {
     "help": "Show this text and exit.",
-    "print_config": "Print the resolved settings as YAML and exit.",
+    "print_config": "Print the settings as YAML and exit.",
 }
 _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
@@ -57,15 +60,20 @@ def read_settings(prog: str, doc: str | None, kind: type[S], arguments: Sequence
     return SettingsParser(prog, doc, kind).read(arguments)
 
 
-def plain_settings(settings: Any) -> dict[str, Any]:
-    """Return the settings as one flat dictionary of plain values, in the order of the flags: the form that is saved."""
+def plain_settings(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the settings as one flat dictionary of plain values, in the order of the flags: the form that is saved.
+
+    Args:
+        settings: an instance of a dataclass of settings.
+        prefix: what the names of its flags begin with.
+    """
     values: dict[str, Any] = {}
-    for entry in fields(settings):
+    for entry in _flags_of(settings):
         value = getattr(settings, entry.name)
         if is_dataclass(value):
-            values |= plain_settings(value)
+            values |= plain_settings(value, prefix + entry.metadata.get("prefix", ""))
         else:
-            values[entry.name] = list(value) if isinstance(value, tuple) else value
+            values[prefix + entry.name] = list(value) if isinstance(value, tuple) else value
     return values
 
 
@@ -95,7 +103,12 @@ class SettingsParser(ArgumentParser):
     def read(self, arguments: Sequence[str] | None = None) -> Any:
         """Parse the arguments into an instance of the settings' dataclass."""
         assert self._kind is not None
-        return _build(self._kind, self.parse_args(arguments))
+        namespace = self.parse_args(arguments)
+        for action in self._actions:
+            # An empty value is a shell's unset variable: it must not count as left out.
+            if action.option_strings and namespace.get(action.dest) == "":
+                self.error(f"--{action.dest} '': is empty; give it a value, or leave it out")
+        return _build(self._kind, namespace)
 
     def parse_args(self, args: Any = None, *others: Any, **named: Any) -> Any:
         words = self._in_one_grammar(sys.argv[1:] if args is None else args)
@@ -149,6 +162,9 @@ class SettingsParser(ArgumentParser):
 class _HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
     """Help texts as they are written, without the names of jsonargparse's types."""
 
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
     def _get_help_string(self, action: Action) -> str:
         return _OWN_HELP.get(action.dest, action.help or "")
 
@@ -173,25 +189,30 @@ def settings_files_first(words: Iterable[str]) -> list[str]:
     return files + others + left
 
 
-def _add_fields(parser: SettingsParser, container: Any, kind: type) -> None:
+def _flags_of(settings: Any) -> "list[Field[Any]]":
+    return [entry for entry in fields(settings) if entry.metadata.get("flag", True)]
+
+
+def _add_fields(parser: SettingsParser, container: Any, kind: type, prefix: str = "") -> None:
     hints = get_type_hints(kind, include_extras=True)
     helps = _field_docstrings(kind)
-    for entry in fields(kind):
+    for entry in _flags_of(kind):
         hint = hints[entry.name]
         if is_dataclass(hint):
             summary = (hint.__doc__ or "").partition("\n")[0].rstrip(".")
-            _add_fields(parser, parser.add_argument_group(summary), hint)  # type: ignore[arg-type]
+            group = parser.add_argument_group(summary)
+            _add_fields(parser, group, hint, prefix + entry.metadata.get("prefix", ""))  # type: ignore[arg-type]
         else:
             assert entry.name in helps, f"{kind.__name__}.{entry.name} has no attribute docstring"
-            _add_field(parser, container, entry, hint, helps[entry.name])
+            _add_field(parser, container, prefix, entry, hint, helps[entry.name])
 
 
-def _add_field(parser: SettingsParser, container: Any, entry: "Field[Any]", hint: Any, text: str) -> None:
+def _add_field(parser: SettingsParser, container: Any, prefix: str, entry: "Field[Any]", hint: Any, text: str) -> None:
     """Add the flag of one field; the text of its help is followed by its bounds and its default."""
-    flag, options = f"--{entry.name}", dict[str, Any]()
+    name, options = prefix + entry.name, dict[str, Any]()
     kind = _bounded(hint)
     if entry.metadata.get("positional"):
-        container.add_argument(entry.name, type=kind, metavar=entry.name.upper(), help=text)
+        container.add_argument(name, type=kind, metavar=name.upper(), help=text)
         return
     default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
     if default is MISSING:
@@ -200,7 +221,7 @@ def _add_field(parser: SettingsParser, container: Any, entry: "Field[Any]", hint
         options["default"] = list(default) if isinstance(default, tuple) else default
     if hint is bool:
         options |= {"type": bool, "nargs": "?", "const": True, "metavar": "true|false"}
-        parser.switches.add(entry.name)
+        parser.switches.add(name)
     elif get_origin(hint) is Literal:
         options["choices"] = get_args(hint)
     elif get_origin(hint) is tuple:
@@ -211,7 +232,7 @@ def _add_field(parser: SettingsParser, container: Any, entry: "Field[Any]", hint
         options |= {"type": kind, "metavar": _metavar(kind)}
         if "without_value" in entry.metadata:
             options |= {"nargs": "?", "const": entry.metadata["without_value"]}
-    container.add_argument(flag, help=_help_text(text, kind, options), **options)
+    container.add_argument(f"--{name}", help=_help_text(text, kind, options), **options)
 
 
 def _help_text(text: str, kind: Any, options: dict[str, Any]) -> str:
@@ -259,19 +280,18 @@ def _field_docstrings(kind: type) -> dict[str, str]:
     return found
 
 
-def _build(kind: type[S], namespace: Namespace) -> S:
-    return kind(**dict(_values(kind, namespace)))
-
-
-def _values(kind: type, namespace: Namespace) -> Iterator[tuple[str, Any]]:
+def _build(kind: type[S], namespace: Namespace, prefix: str = "") -> S:
     hints = get_type_hints(kind)
-    for entry in fields(kind):  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for entry in _flags_of(kind):
         hint = hints[entry.name]
         if is_dataclass(hint):
-            yield entry.name, _build(hint, namespace)  # type: ignore[arg-type]
+            inner = prefix + entry.metadata.get("prefix", "")
+            values[entry.name] = _build(hint, namespace, inner)  # type: ignore[arg-type]
         else:
-            value = namespace[entry.name]
-            yield entry.name, tuple(value) if get_origin(hint) is tuple else value
+            value = namespace[prefix + entry.name]
+            values[entry.name] = tuple(value) if get_origin(hint) is tuple else value
+    return kind(**values)
 
 
 def _summary(doc: str | None) -> str:

@@ -122,7 +122,7 @@ def test_a_resumed_run_ends_where_the_unbroken_one_did(
     going_on = ("--run", "again", *SHORT, *SMALL, "--resume_from_checkpoint", "checkpoint-2")
     assert train(*going_on, "--learning_rate", "1e30") == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "step 4: the loss is" in error and error.endswith("checkpoint-2 goes on from the last state"), error
+    assert "step 4: the loss is" in error and error.endswith("checkpoint-2 resumes from the last checkpoint"), error
     assert train(*going_on) == 0
     whole = load_file(root.run("locator") / "final" / WEIGHTS)
     resumed = load_file(root.run("again") / "final" / WEIGHTS)

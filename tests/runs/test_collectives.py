@@ -11,8 +11,10 @@ from runs.collectives import gather, rank, row_counts
 from tests.processes import in_processes
 from tests.tiny_model import tiny_towers, write_tiny_base
 from vl_model.data.targets import CAPTIONS, Targets
-from vl_model.model.site_model import ModelSettings, SiteModel
-from vl_model.training.loss import LossSettings, contrastive_loss
+from vl_model.model.settings import ModelSettings
+from vl_model.model.site_model import SiteModel
+from vl_model.training.loss import contrastive_loss
+from vl_model.training.settings import LossSettings
 
 CPU = torch.device("cpu")
 
@@ -66,7 +68,7 @@ def write_own_gradient(sizes: tuple[int, ...], settings: list[LossSettings], fol
 def test_gradients_of_several_processes_are_those_of_one(sizes: tuple[int, ...], tmp_path: Path) -> None:
     settings = [
         LossSettings(label_smoothing=0.1),
-        LossSettings(merges_mirrored=True),
+        LossSettings(merge_mirrored=True),
         LossSettings("infonce"),
         LossSettings("siglip"),
         LossSettings("cross_entropy"),

@@ -76,8 +76,8 @@ def test_a_stopped_run_leaves_a_state_and_ends_where_the_unbroken_one_would_have
     assert done < 12 and not (folder / "final").exists() and (folder / f"checkpoint-{done}").is_dir()
     said = capsys.readouterr().out.splitlines()[-1]
     assert said == (
-        f"stopped by {by} after step {done} of 12; a state is on disk: "
-        "the same command with --resume_from_checkpoint latest goes on"
+        f"stopped by {by} after step {done} of 12; the checkpoint is written: to resume, give the same command with "
+        "--resume_from_checkpoint latest"
     )
     assert json.loads((folder / "run.json").read_text())["stopped_by"] == by
     assert train(run, *ARGUMENTS, "--resume_from_checkpoint", "latest") == 0

@@ -7,8 +7,9 @@ import torch
 
 from runs.random_streams import Stream, random_stream, torch_seed
 from tests.tiny_model import tiny_towers
-from vl_model.model.lora import LoraSettings, add_adapters
-from vl_model.model.site_model import ModelSettings, SiteModel
+from vl_model.model.lora import add_adapters
+from vl_model.model.settings import LoraSettings, ModelSettings
+from vl_model.model.site_model import SiteModel
 from vl_model.training.trainer import Trainer
 
 
@@ -40,9 +41,7 @@ def test_all_processes_drop_the_same_of_a_text_and_each_its_own_of_images() -> N
     mask_BT, token_KL = torch.ones(2, 1, dtype=torch.bool), towers.tokenize(["severe", "normal"])
 
     def seen(process: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        of_process = SimpleNamespace(
-            settings=SimpleNamespace(seed=1), accelerator=SimpleNamespace(process_index=process)
-        )
+        of_process = SimpleNamespace(seed=1, accelerator=SimpleNamespace(process_index=process))
         seeds = Trainer._dropout_seeds(of_process, step, 0)  # type: ignore[arg-type]
         image_BD, text_KD, *_ = model(tiles_BT3HW, mask_BT, token_KL, seeds)
         return image_BD, text_KD

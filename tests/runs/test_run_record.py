@@ -15,7 +15,8 @@ from runs.provenance import git_state, versions
 from tests.training_runs import REPOSITORY, Train, metrics
 from vl_model.model.hub import check_repository, push, without_paths
 from vl_model.model.model_card import model_card
-from vl_model.model.site_model import ModelSettings, build_site_model
+from vl_model.model.settings import ModelSettings
+from vl_model.model.site_model import build_site_model
 
 SHORT = ["--max_train_steps", "4", "--per_device_train_batch_size", "10", "--evaluation_steps", "2"]
 

@@ -31,6 +31,7 @@ class Adapters:
     """Rank of the adapters."""
     last_blocks: PositiveInteger | None = None
     """Adapt only this many of the last blocks. All blocks by default."""
+    scale: float = field(default=1.0, metadata={"flag": False})
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Common:
 class Settings(Common):
     images: str = field(kw_only=True)
     """The folder of the images, of which 100 % are read."""
-    adapters: Adapters = field(default_factory=Adapters)
+    adapters: Adapters = field(default_factory=Adapters, metadata={"prefix": "lora_"})
     seed: Seed = 0
     """The seed of every
     random choice."""
@@ -87,7 +88,9 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_defaults_groups_and_types() -> None:
     assert read() == Settings(images="x")
-    arguments = "--rank 4 --last_blocks 2 --folds 1 2 --weights 1 2 3 --steps 7 --rate 0.5 --loss infonce --root r"
+    arguments = (
+        "--lora_rank 4 --lora_last_blocks 2 --folds 1 2 --weights 1 2 3 --steps 7 --rate 0.5 --loss infonce --root r"
+    )
     assert read(*arguments.split()) == Settings(
         root="r",
         images="x",
@@ -127,8 +130,8 @@ def test_a_flag_that_may_be_given_without_a_value() -> None:
 
 
 def test_hyphens_are_read_as_underscores_with_a_notice(capsys: pytest.CaptureFixture[str]) -> None:
-    assert read("--last-blocks", "2", "--last-blocks=3").adapters.last_blocks == 3
-    notice = "program.py: note: --last-blocks is now spelled --last_blocks\n"
+    assert read("--lora-last-blocks", "2", "--lora-last-blocks=3").adapters.last_blocks == 3
+    notice = "program.py: note: --lora-last-blocks is now spelled --lora_last_blocks\n"
     assert capsys.readouterr().err == 2 * notice
 
 
@@ -136,8 +139,8 @@ def test_plain_settings_are_flat_and_complete() -> None:
     assert plain_settings(Settings(images="x")) == {
         "root": None,
         "images": "x",
-        "rank": 8,
-        "last_blocks": None,
+        "lora_rank": 8,
+        "lora_last_blocks": None,
         "seed": 0,
         "steps": None,
         "rate": 1.0,
@@ -171,6 +174,8 @@ def test_help_shows_the_examples_the_bounds_and_the_defaults(capsys: pytest.Capt
     ("arguments", "said"),
     [
         ([], "required: --images; see"),
+        (["--images", ""], "--images '': is empty; give it a value, or leave it out"),
+        (["--images", "x", "--scale", "1"], "--scale 1"),
         (["--images", "x", "--sead", "1"], "--sead 1 (did you mean --seed?)"),
         (["--images", "x", "--seed", "-1"], "--seed: -1 should be at least 0"),
         (["--images", "x", "--seed", str(2**63)], "should be at least 0 and below 2^63"),

@@ -17,11 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from runs.preemption import leave_signals_to_the_parent
 from runs.random_streams import Stream, random_stream
+from vl_model.data.augmentation import Augmentation
 from vl_model.data.mixing import Mixture, Partners, draw_mix, mix_targets, mix_tiles, mixture_of
 from vl_model.data.sampling import Draws, SeveritySampling
 from vl_model.data.site_rows import SiteRow
 from vl_model.data.targets import Targets, sure_targets
-from vl_model.data.tiles import Augmentation, TileChanges, draw_changes, tiles_for_model
+from vl_model.data.tiles import TileChanges, draw_changes, tiles_for_model
 
 NO_CAPTION = -1
 
@@ -100,12 +101,12 @@ class TrainingBatches(Dataset[Batch]):
         if len(rows) < self.global_batch_size:
             raise ValueError(
                 f"{len(rows)} labelled sites to train on, fewer than one batch of {self.global_batch_size} "
-                f"({batch_size} x {processes} processes): lower --per_device_train_batch_size"
+                f"({batch_size} x {processes} processes): lower per_device_train_batch_size"
             )
         self.rows = list(rows)
         self.crops_R3HW = crops_R3HW
         self.seed = seed
-        self.augmentation = augmentation
+        self.augmentation = augmentation if augmentation is not None and augmentation.augment else None
         self.batches_per_epoch = len(rows) // self.global_batch_size
         self.own = slice(process * batch_size, (process + 1) * batch_size)
         self.tiles = max(len(row.crops) for row in rows)

@@ -15,30 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_prep.conversion.crops import FIELD_MM, VIEW_MM
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How widely training varies its tiles: standard deviations, and from `drop_view` on probabilities.
-
-    Grey values run from 0 to 1, and become gain * value ** gamma + bias. Where a view has one tile, a dropped view is
-    a dropped tile. Raises ValueError where a site would have to be both blended and boxed (`vl_model.data.mixing`).
-    """
-
-    shift_mm: float = 1.0  # as a locator errs, so that its sites are met in training
-    angle_degrees: float = 6.0
-    log_scale: float = 0.06
-    log_gain: float = 0.15
-    bias: float = 0.05
-    log_gamma: float = 0.15
-    drop_view: float = 0.1  # that a site seen in several views loses one of them
-    drop_tile: float = 0.0  # that a site with several tiles loses one of them
-    mixup: float = 0.0
-    cutmix: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.mixup + self.cutmix > 1:
-            raise ValueError(f"--mixup {self.mixup} --cutmix {self.cutmix}: together at most 1, a site has one of them")
+from vl_model.data.augmentation import Augmentation
 
 
 @dataclass(frozen=True)
@@ -60,7 +37,7 @@ def draw_changes(augmentation: Augmentation, generators: list[np.random.Generato
     """Changes for `tiles` tiles of each site, from that site's own generator."""
     normal_BT7 = torch.from_numpy(np.stack([generator.standard_normal((tiles, 7)) for generator in generators])).float()
     return TileChanges(
-        shift_mm=normal_BT7[..., 0:2] * augmentation.shift_mm,
+        shift_mm=normal_BT7[..., 0:2] * augmentation.jitter_mm,
         angle=normal_BT7[..., 2] * math.radians(augmentation.angle_degrees),
         scale=(normal_BT7[..., 3] * augmentation.log_scale).exp(),
         gain=(normal_BT7[..., 4] * augmentation.log_gain).exp(),

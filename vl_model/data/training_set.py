@@ -10,6 +10,7 @@ from data_prep.conversion.crops import open_crops
 from data_prep.conversion.pairs import Dataset, read_dataset
 from runs.random_streams import Stream, random_stream
 from vl_model.data.site_rows import SiteRow, group_sites
+from workspace.setting_error import SettingError
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ def read_material(processed: Path, held_out_folds: Collection[int], held_out_sit
     labelled = [row for row in group_sites(dataset.pairs) if row.severity is not None]
     folds = {row.fold for row in labelled}
     if strange := set(held_out_folds) - folds:
-        raise ValueError(f"--held_out_folds {sorted(strange)}: this data set's folds are {sorted(map(str, folds))}")
+        raise SettingError("held_out_folds", f"{sorted(strange)}: this data set's folds are {sorted(map(str, folds))}")
     training = [row for row in labelled if row.fold not in held_out_folds]
     held_out = [row for row in labelled if row.fold in held_out_folds]
     if not training:
-        raise ValueError(f"{processed}: no labelled site outside --held_out_folds {list(held_out_folds)}")
+        raise ValueError(f"{processed}: no labelled site outside held_out_folds {list(held_out_folds)}")
     if len(held_out) > held_out_sites:
         chosen = random_stream(seed, Stream.HELD_OUT).choice(len(held_out), held_out_sites, replace=False)
         held_out = [held_out[place] for place in sorted(chosen)]

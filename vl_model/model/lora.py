@@ -9,15 +9,15 @@ it is imported where there are adapters.
 
 import re
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from runs.full_tensors import whole
+from vl_model.model.settings import LoraSettings
 
 if TYPE_CHECKING:
     from vl_model.towers.towers import Towers
@@ -38,20 +38,6 @@ FAMILIES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
 )
 
 _PEFT_PREFIX = "base_model.model."  # what peft puts before the names of a wrapped model's parameters
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """Adapters of rank `rank`, scaled by alpha / rank, on the image tower or on both towers.
-
-    `last_blocks`: on so many of a tower's blocks, the last ones, and on nothing outside blocks; None: on all layers.
-    """
-
-    rank: int = 8
-    alpha: int = 16
-    dropout: float = 0.0
-    towers: Literal["image", "both"] = "image"
-    last_blocks: int | None = None
 
 
 def add_adapters(towers: "Towers", settings: LoraSettings) -> list[str]:

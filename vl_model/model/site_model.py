@@ -10,9 +10,9 @@ Dimensions: B sites, T tiles a site, N tiles in all, K texts, L tokens, D embedd
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from data_prep.conversion.crops import VIEW_MM
-from vl_model.model.lora import LoraSettings, add_adapters, base_state, load_adapters, merge_adapters, save_adapters
+from vl_model.model.lora import add_adapters, base_state, load_adapters, merge_adapters, save_adapters
 from vl_model.model.model_card import CARD, model_card
 from vl_model.model.pooling import TilePooling
 from vl_model.model.residual_head import ImageMap
+from vl_model.model.settings import LoraSettings, ModelSettings
 from vl_model.towers.model_names import folder_of, has_own_weights, name_of
 from vl_model.towers.towers import load_towers, save_towers
 from workspace.json_files import read_object
@@ -41,16 +42,6 @@ MAX_LOG_SCALE = math.log(100)
 START_LOG_SCALE = math.log(1 / 0.07)
 #: Of SigLIP's loss. Zhai et al. 2023, section 3.2: so negative that the many negatives of the first step cost little.
 START_BIAS = -10.0
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """What a model is made of: enough to build it again."""
-
-    model: str
-    pretrained: str | None = None
-    tune: Literal["lora", "full", "head"] = "lora"
-    lora: LoraSettings = field(default_factory=LoraSettings)
 
 
 class LogitScale(nn.Module):

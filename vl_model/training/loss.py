@@ -16,7 +16,7 @@ images and texts: UniCL, Yang et al. 2022, arXiv:2204.03610); a caption that occ
 (q_k < 1) counts by q_k, so that a little smoothing changes a little.
 
 **Mirrored captions.** Right-sided tiles are mirrored onto the left, so nothing in them tells "left" from "right", and
-neither L_caption nor L_image can fall below ln 2 for a pair of them. `merges_mirrored` asks for the pair: in L_caption
+neither L_caption nor L_image can fall below ln 2 for a pair of them. `merge_mirrored` asks for the pair: in L_caption
 the probabilities of a caption and of the same one of the other side are added, in L_image the images of both sides are
 positives of either.
 
@@ -29,8 +29,7 @@ Dimensions: B images of this process, N images of all, D embedding, K captions.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,49 +39,12 @@ from runs.collectives import gather_with_gradient
 from vl_model.data.site_table import SITE_INDEX
 from vl_model.data.targets import SEVERITIES, Targets
 from vl_model.training.baseline_losses import infonce, siglip
+from vl_model.training.settings import LossSettings
 
-#: All three terms; or, for comparison, one of `vl_model.training.baseline_losses`, or L_severity alone.
-LossName = Literal["all_captions", "infonce", "siglip", "cross_entropy"]
+DEFAULT_LOSS = LossSettings()
 
 #: Of each caption, the one that says the same of the other side; the canal's is its own.
 MIRRORED = [SITE_INDEX[site.mirrored] * SEVERITIES + grade for site in SITES for grade in range(SEVERITIES)]
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """How much each of the three terms counts."""
-
-    caption: float = 0.5
-    severity: float = 1.0
-    image: float = 0.25
-
-    def __post_init__(self) -> None:
-        if not self.caption + self.severity + self.image > 0:
-            raise ValueError("--loss_weights 0 0 0: nothing would be learned; one of them must be above zero")
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """Which loss; `weights` and `merges_mirrored` are those of ``all_captions``.
-
-    Raises ValueError where grades are smoothed for a loss that has one positive caption an image.
-    """
-
-    name: LossName = "all_captions"
-    weights: LossWeights = field(default_factory=LossWeights)
-    label_smoothing: float = 0.0
-    merges_mirrored: bool = False
-
-    def __post_init__(self) -> None:
-        if self.label_smoothing and not self.takes_shares:
-            raise ValueError(f"--label_smoothing {self.label_smoothing}: --loss {self.name} knows one caption an image")
-        if self.merges_mirrored and self.name != "all_captions":
-            raise ValueError(f"--merge_mirrored true: --loss {self.name} has no sum over captions to merge them in")
-
-    @property
-    def takes_shares(self) -> bool:
-        """Whether an image may have more than one grade, and grades be drawn more often than they occur."""
-        return self.name in ("all_captions", "cross_entropy")
 
 
 @dataclass(frozen=True)
@@ -105,7 +67,7 @@ def contrastive_loss(
     text_KD: Tensor,
     scale: Tensor,
     targets: Targets,
-    settings: LossSettings = LossSettings(),
+    settings: LossSettings = DEFAULT_LOSS,
     *,
     bias: Tensor | None = None,
     log_ratio_K: Tensor | None = None,
@@ -129,26 +91,26 @@ def contrastive_loss(
     logits_NK = scale * image_ND @ text_KD.T
     by_caption_NK = logits_NK if log_ratio_K is None else logits_NK + log_ratio_K
     by_image_NK = logits_NK if log_ratio_K is None else logits_NK - log_ratio_K[drawn.caption_B, None]
-    caption = image_to_captions(by_caption_NK, wanted, settings.merges_mirrored)
+    caption = image_to_captions(by_caption_NK, wanted, settings.merge_mirrored)
     severity = image_to_own_severities(by_caption_NK, wanted)
-    image = caption_to_images(by_image_NK, wanted, settings.merges_mirrored)
-    if settings.name == "infonce":
+    image = caption_to_images(by_image_NK, wanted, settings.merge_mirrored)
+    if settings.loss == "infonce":
         total = infonce(logits_NK, drawn.caption_B)
-    elif settings.name == "siglip":
+    elif settings.loss == "siglip":
         assert bias is not None
         total = siglip(logits_NK, bias, drawn.caption_B)
-    elif settings.name == "cross_entropy":
+    elif settings.loss == "cross_entropy":
         total = severity
     else:
-        weights = settings.weights
-        total = weights.caption * caption + weights.severity * severity + weights.image * image
+        for_caption, for_severity, for_image = settings.loss_weights
+        total = for_caption * caption + for_severity * severity + for_image * image
     return LossTerms(total, caption, severity, image)
 
 
-def image_to_captions(logits_NK: Tensor, targets: Targets, merges_mirrored: bool = False) -> Tensor:
+def image_to_captions(logits_NK: Tensor, targets: Targets, merge_mirrored: bool = False) -> Tensor:
     """L_caption."""
     log_prob_NK = logits_NK.log_softmax(dim=1)
-    if merges_mirrored:
+    if merge_mirrored:
         log_prob_NK = _with_mirrored(log_prob_NK)
     return -(targets.target_BK * log_prob_NK).sum(dim=1).mean()
 
@@ -165,10 +127,10 @@ def own_severities(logits_NK: Tensor, site_N: Tensor) -> Tensor:
     return logits_NS3[torch.arange(len(site_N), device=site_N.device), site_N]
 
 
-def caption_to_images(logits_NK: Tensor, targets: Targets, merges_mirrored: bool = False) -> Tensor:
+def caption_to_images(logits_NK: Tensor, targets: Targets, merge_mirrored: bool = False) -> Tensor:
     """L_image: the mean, over the captions that occur, of the mean over their images."""
     share_NK = targets.target_BK
-    if merges_mirrored:
+    if merge_mirrored:
         share_NK = share_NK + torch.where(_sided(share_NK.device), share_NK[:, MIRRORED], 0.0)
     share_K = share_NK.sum(dim=0)
     loss_K = -(logits_NK.log_softmax(dim=0) * share_NK).sum(dim=0) / share_K.clamp(min=1e-12)

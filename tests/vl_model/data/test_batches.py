@@ -11,9 +11,10 @@ from data_prep.conversion.crops import CROP_SIZE, PIXEL_MM, open_crops
 from data_prep.conversion.pairs import read_dataset
 from data_prep.sites import SITES, Severity, View
 from tests.tiny_dataset import graded_rows
+from vl_model.data.augmentation import Augmentation
 from vl_model.data.batches import Batch, TrainingBatches, load_batch, training_loader
 from vl_model.data.site_rows import SiteRow, caption_index, group_sites
-from vl_model.data.tiles import VIEW_MM, Augmentation, TileChanges, draw_changes, tiles_for_model
+from vl_model.data.tiles import VIEW_MM, TileChanges, draw_changes, tiles_for_model
 
 GREY = ((0.0,) * 3, (1.0,) * 3)  # mean and std that leave grey values as they are
 
@@ -132,7 +133,7 @@ def test_a_dropped_view_takes_all_its_tiles(rows: list[SiteRow], crops: np.ndarr
 
 
 def test_too_few_sites_for_a_batch_are_said(rows: list[SiteRow], crops: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"10 labelled sites.*lower --per_device_train_batch_size"):
+    with pytest.raises(ValueError, match=r"10 labelled sites.*lower per_device_train_batch_size"):
         TrainingBatches(rows[:10], crops, 6, 0, None, 0, 2)
 
 
@@ -168,7 +169,7 @@ def test_changed_tiles_are_those_of_a_pixel_by_pixel_resampling(crops: np.ndarra
 
 def test_changes_are_as_wide_as_asked() -> None:
     generators = [np.random.default_rng(seed) for seed in range(4000)]
-    changes = draw_changes(Augmentation(shift_mm=2.0, angle_degrees=5.0, log_scale=0.1), generators, 2)
+    changes = draw_changes(Augmentation(jitter_mm=2.0, angle_degrees=5.0, log_scale=0.1), generators, 2)
     assert changes.shift_mm.std().item() == pytest.approx(2.0, rel=0.05)
     assert changes.angle.rad2deg().std().item() == pytest.approx(5.0, rel=0.05)
     assert changes.scale.log().std().item() == pytest.approx(0.1, rel=0.05)

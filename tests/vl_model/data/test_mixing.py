@@ -8,13 +8,13 @@ from data_prep.conversion.crops import CROP_SIZE, open_crops
 from data_prep.sites import Side
 from prompts.render import caption
 from tests.tiny_dataset import graded_rows
+from vl_model.data.augmentation import Augmentation
 from vl_model.data.batches import Batch, TrainingBatches, load_batch
 from vl_model.data.mixing import MixDraw, Partners, draw_mix, mix_targets, mix_tiles, mixture_of
 from vl_model.data.site_rows import SiteRow
 from vl_model.data.targets import sure_targets
-from vl_model.data.tiles import Augmentation
 
-STILL = {"shift_mm": 0.0, "angle_degrees": 0.0, "log_scale": 0.0, "log_gain": 0.0, "bias": 0.0, "log_gamma": 0.0}
+STILL = {"jitter_mm": 0.0, "angle_degrees": 0.0, "log_scale": 0.0, "log_gain": 0.0, "bias": 0.0, "log_gamma": 0.0}
 GREY = ((0.0,) * 3, (1.0,) * 3)
 
 

@@ -26,7 +26,8 @@ from vl_model.evaluation.embeddings import (
     write_embeddings,
     write_text_embeddings,
 )
-from vl_model.model.site_model import ModelSettings, SiteModel, build_site_model
+from vl_model.model.settings import ModelSettings
+from vl_model.model.site_model import SiteModel, build_site_model
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.small_families import CAPTIONS, FAMILIES
-from vl_model.model.lora import LoraSettings, adapter_parameters, add_adapters, base_state, merged_towers
+from vl_model.model.lora import adapter_parameters, add_adapters, base_state, merged_towers
+from vl_model.model.settings import LoraSettings
 from vl_model.model.site_model import state_sha256
 from vl_model.towers.towers import load_towers
 

@@ -11,8 +11,9 @@ from safetensors import safe_open
 from tests.small_families import CAPTIONS, FAMILIES, stock_embeddings
 from tests.training_runs import Train
 from vl_model.model.export import export_run
-from vl_model.model.lora import LoraSettings, adapter_parameters
-from vl_model.model.site_model import ModelSettings, SiteModel, build_site_model
+from vl_model.model.lora import adapter_parameters
+from vl_model.model.settings import LoraSettings, ModelSettings
+from vl_model.model.site_model import SiteModel, build_site_model
 
 Base = Callable[[str], str]
 TEXTS = CAPTIONS[::50]

@@ -9,7 +9,6 @@ from torch import nn
 
 from tests.tiny_model import TINY_BASE, tiny_towers
 from vl_model.model.lora import (
-    LoraSettings,
     adapted_layers,
     adapter_parameters,
     add_adapters,
@@ -19,6 +18,7 @@ from vl_model.model.lora import (
     merged_towers,
     save_adapters,
 )
+from vl_model.model.settings import LoraSettings
 from vl_model.model.site_model import state_sha256
 from vl_model.towers.open_clip_towers import OpenClipTowers
 from vl_model.towers.towers import load_towers, save_towers

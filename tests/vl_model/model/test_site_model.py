@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from vl_model.model.lora import LoraSettings, adapter_parameters
-from vl_model.model.site_model import ModelSettings, SiteModel, build_site_model, load_site_model
+from vl_model.model.lora import adapter_parameters
+from vl_model.model.settings import LoraSettings, ModelSettings
+from vl_model.model.site_model import SiteModel, build_site_model, load_site_model
 from vl_model.training.captions import Captions
 
 TEXTS = ["L4-L5 left neural foraminal narrowing: severe", "normal"]

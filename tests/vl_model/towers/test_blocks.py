@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vl_model.model.lora import LoraSettings, merged_towers
-from vl_model.model.site_model import ModelSettings, SiteModel, build_site_model
+from vl_model.model.lora import merged_towers
+from vl_model.model.settings import LoraSettings, ModelSettings
+from vl_model.model.site_model import SiteModel, build_site_model
 from vl_model.towers.blocks import blocks_of, compile_blocks
 from vl_model.towers.plain_attention import use_plain_attention
 

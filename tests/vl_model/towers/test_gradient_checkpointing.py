@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from tests.tiny_model import tiny_towers
-from vl_model.model.lora import LoraSettings
-from vl_model.model.site_model import ModelSettings, SiteModel, build_site_model
+from vl_model.model.settings import LoraSettings, ModelSettings
+from vl_model.model.site_model import SiteModel, build_site_model
 from vl_model.towers.gradient_checkpointing import checkpoint_blocks, keeps_its_input_alone
 from vl_model.training.memory import saved_bytes
 

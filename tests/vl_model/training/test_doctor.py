@@ -43,10 +43,10 @@ def test_what_is_wrong_is_said_line_by_line(
 @pytest.mark.parametrize(
     ("arguments", "name", "words"),
     [
-        (["--per_device_train_batch_size", "4000"], "batches", "lower --per_device_train_batch_size"),
+        (["--per_device_train_batch_size", "4000"], "batches", "lower per_device_train_batch_size"),
         (["--mixup", "0.6", "--cutmix", "0.6"], "batches", "together at most 1"),
-        (["--loss", "infonce", "--mixup", "0.1"], "loss", "--loss infonce cannot weigh it"),
-        (["--loss", "infonce", "--label_smoothing", "0.1"], "loss", "knows one caption an image"),
+        (["--loss", "infonce", "--mixup", "0.1"], "loss", "the loss infonce cannot weight it"),
+        (["--loss", "infonce", "--label_smoothing", "0.1"], "loss", "has one positive caption per image"),
         (["--loss_weights", "0", "0", "0"], "loss", "one of them must be above zero"),
         (["--report_to", "wandb"], "records", "install it, or use tensorboard"),
         (["--push_to_hub", "a b"], "hub", "a repository's name is ORGANISATION/NAME"),

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from data_prep.sites import SITES, Severity, Side
 from vl_model.data.site_rows import caption_index
 from vl_model.data.targets import CAPTIONS, Targets, sure_targets
-from vl_model.training.loss import LossSettings, LossTerms, LossWeights, contrastive_loss
+from vl_model.training.loss import LossTerms, contrastive_loss
+from vl_model.training.settings import LossSettings
 
-WEIGHTS = LossWeights(caption=0.7, severity=1.1, image=0.3)
+WEIGHTS = (0.7, 1.1, 0.3)
 MIRROR = {
     caption_index(site, grade): caption_index(site.mirrored, grade)
     for site in SITES
@@ -84,7 +85,7 @@ def test_terms_are_those_of_the_naive_formulas(merged: bool, smoothing: float, s
         text_KD,
         torch.tensor(7.0),
         targets,
-        LossSettings(weights=WEIGHTS, label_smoothing=smoothing, merges_mirrored=merged),
+        LossSettings(loss_weights=WEIGHTS, label_smoothing=smoothing, merge_mirrored=merged),
         log_ratio_K=log_ratio_K if resampled else None,
     )
     share_NK = targets.smoothed(smoothing).target_BK.double().numpy()
@@ -97,7 +98,7 @@ def test_terms_are_those_of_the_naive_formulas(merged: bool, smoothing: float, s
 def test_gradient_is_that_of_finite_differences() -> None:
     image_ND, text_KD, caption_N = material(6)
     scale = torch.tensor(3.0, dtype=torch.double, requires_grad=True)
-    settings = LossSettings(weights=WEIGHTS, label_smoothing=0.1, merges_mirrored=True)
+    settings = LossSettings(loss_weights=WEIGHTS, label_smoothing=0.1, merge_mirrored=True)
     assert torch.autograd.gradcheck(
         lambda image, text, s: contrastive_loss(image, text, s, mixed(caption_N), settings).total,
         (image_ND.requires_grad_(), text_KD.requires_grad_(), scale),
@@ -129,7 +130,7 @@ def test_mirrored_captions_have_a_floor_until_they_are_merged() -> None:
             text_KD,
             torch.tensor(100.0),
             sure_targets(torch.tensor([left, right])),
-            LossSettings(merges_mirrored=merged),
+            LossSettings(merge_mirrored=merged),
         )
         for merged in (False, True)
     ]
@@ -179,7 +180,7 @@ def test_the_best_loss_under_resampling_is_the_natural_posterior(power: float) -
 
 def losses(name: str, count: int = 6) -> tuple[LossTerms, torch.Tensor, torch.Tensor]:
     image_ND, text_KD, caption_N = material(count)
-    settings = LossSettings(name=name)  # type: ignore[arg-type]
+    settings = LossSettings(loss=name)  # type: ignore[arg-type]
     bias = torch.tensor(-2.0)
     terms = contrastive_loss(image_ND, text_KD, torch.tensor(7.0), sure_targets(caption_N), settings, bias=bias)
     return terms, 7 * image_ND @ text_KD[caption_N].T, caption_N
@@ -212,7 +213,9 @@ def test_cross_entropy_is_the_severities_term_alone() -> None:
 
 def test_a_loss_of_one_caption_an_image_takes_no_shares() -> None:
     for name in ("infonce", "siglip"):
-        with pytest.raises(ValueError, match=f"--label_smoothing 0.1: --loss {name} knows one caption an image"):
-            LossSettings(name=name, label_smoothing=0.1)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="--merge_mirrored true: --loss cross_entropy"):
-        LossSettings(name="cross_entropy", merges_mirrored=True)
+        with pytest.raises(
+            ValueError, match=f"label_smoothing 0.1: the loss {name} has one positive caption per image"
+        ):
+            LossSettings(loss=name, label_smoothing=0.1).check()  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="merge_mirrored true: the loss cross_entropy"):
+        LossSettings(loss="cross_entropy", merge_mirrored=True).check()

@@ -26,8 +26,8 @@ from tests.processes import in_processes
 from tests.runs.test_collectives import CAPTIONS
 from tests.training_runs import ENVIRONMENT, REPOSITORY, Train, assert_same_result, command, final, metrics
 from vl_model.data.targets import sure_targets
-from vl_model.model.lora import LoraSettings
-from vl_model.model.site_model import ModelSettings, SiteModel, build_site_model
+from vl_model.model.settings import LoraSettings, ModelSettings
+from vl_model.model.site_model import SiteModel, build_site_model
 from vl_model.towers.plain_attention import use_plain_attention
 from vl_model.training.loss import contrastive_loss
 from vl_model.training.sharding import Sharding

@@ -1,0 +1,57 @@
+"""What a locator learns from: the marked studies of a data set, divided by fold.
+
+Nothing here imports torch: wrong data is refused before that takes its seconds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.conversion.pairs import read_metadata
+from data_prep.placement.atlas import Atlas, load_atlas
+from locator.marked_studies import MarkedStudy, read_marked_studies
+from locator.spine_prior import SpinePrior, learn_prior
+from locator.suspects import MARKS
+from workspace.setting_error import SettingError
+
+
+@dataclass(frozen=True)
+class LearningSet:
+    """The marked studies of a data set.
+
+    prior: learned from the training studies. atlas: that of the whole data set, a mean over all its marked studies,
+    which the locator falls back on. fingerprint, marks_sha256: of the data set, and of its table of marks.
+    """
+
+    processed: Path
+    training: tuple[MarkedStudy, ...]
+    held_out: tuple[MarkedStudy, ...]
+    atlas: Atlas
+    prior: SpinePrior
+    fingerprint: str
+    marks_sha256: str
+
+
+def read_learning_set(processed: Path, held_out_folds: Sequence[int]) -> LearningSet:
+    """Read the marked studies of ``processed_data``, and learn the spine prior from those that are not held out.
+
+    Raises ValueError if there is nothing to learn from, and SettingError for a fold that the data set does not have.
+    """
+    metadata = read_metadata(processed)
+    fold_of = {int(study): int(fold) for study, fold in metadata["folds"]["of_study"].items()}
+    studies = read_marked_studies(processed, fold_of)
+    if unknown := set(held_out_folds) - set(fold_of.values()):
+        raise SettingError(
+            "held_out_folds", f"{sorted(unknown)}: this data set's folds are {sorted(set(fold_of.values()))}"
+        )
+    training = tuple(study for study in studies if study.fold not in held_out_folds)
+    held_out = tuple(study for study in studies if study.fold in held_out_folds)
+    if not training:
+        raise ValueError(
+            f"{processed}: no marked study outside held_out_folds {list(held_out_folds)}; without marks "
+            "(train_label_coordinates.csv) a locator cannot be trained, and prepare_data.py places sites by an atlas"
+        )
+    atlas = load_atlas(processed / "atlas.json")
+    prior = learn_prior(atlas.shape_N3, [study.position_N3 for study in training])
+    hashes = metadata["hashes"]
+    return LearningSet(processed, training, held_out, atlas, prior, hashes["input"], hashes[MARKS])

@@ -1,0 +1,118 @@
+"""The training of a locator, from marked studies to ``final/`` and the report of its held-out errors."""
+
+from typing import Any
+
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from locator.batches import PictureBatches
+from locator.calibration import Seen, fit
+from locator.learning_set import LearningSet
+from locator.locator import Locator, new_network
+from locator.network import LocatorNetwork
+from locator.report import write_report
+from locator.trainer import LocatorBatches, LocatorTrainer
+from locator.training_data import cut_studies
+from runs.preemption import Preemption
+from runs.session import Session
+from runs.settings import OptimizationSettings
+from runs.shutdown import Stopped
+
+
+class LocatorTraining:
+    """What is particular to the training of a locator (`runs.session.Training`).
+
+    Args:
+        studies: the marked studies, divided by fold, with their atlas and spine prior.
+        steps: updates of the weights in all.
+        batch_size: images of each orientation per process and step.
+        checkpointing_steps: how often a checkpoint is written.
+        optimization: how the weights are updated.
+        seed: of every random choice.
+        settings: the resolved settings, to be recorded.
+    """
+
+    def __init__(
+        self,
+        studies: LearningSet,
+        *,
+        steps: int,
+        batch_size: int,
+        checkpointing_steps: int,
+        optimization: OptimizationSettings,
+        seed: int,
+        settings: dict[str, Any],
+    ) -> None:
+        self.studies = studies
+        self.steps = steps
+        self.batch_size = batch_size
+        self.checkpointing_steps = checkpointing_steps
+        self.optimization = optimization
+        self.seed = seed
+        self.settings = settings
+        self.dataset_fingerprint = studies.fingerprint
+
+    def build_model(self) -> LocatorNetwork:
+        """Return the untrained network."""
+        return new_network()
+
+    def plan(self, model: LocatorNetwork, processes: int) -> dict[str, Any]:  # noqa: ARG002
+        """Return the settings and fingerprints that a resumed run must share with its checkpoint."""
+        fixed = ("seed", "per_device_train_batch_size", "max_train_steps", "held_out_folds")
+        return {name: self.settings[name] for name in fixed} | {
+            "processes": processes,
+            "dataset_fingerprint": self.dataset_fingerprint,
+        }
+
+    def build_trainer(self, accelerator: Accelerator, model: LocatorNetwork) -> LocatorTrainer:
+        """Return the trainer; the first process cuts the images if they are not cut yet."""
+        studies = sorted((*self.studies.training, *self.studies.held_out), key=lambda study: study.study_id)
+        with accelerator.main_process_first():  # the other processes then find them on the disk
+            cuts = cut_studies(studies, self.studies.processed, self.studies.fingerprint, _cutting)
+        batches = {
+            name: PictureBatches(
+                name,
+                cut,
+                cut.rows_of(self.studies.training),
+                self.batch_size,
+                self.seed,
+                accelerator.process_index,
+                accelerator.num_processes,
+            )
+            for name, cut in cuts.items()
+        }
+        return LocatorTrainer(
+            accelerator, model, LocatorBatches(**batches), self.steps, self.checkpointing_steps, self.optimization
+        )
+
+    def describe(self, trainer: LocatorTrainer) -> str:
+        """Return one line for the log."""
+        training, held_out = len(self.studies.training), len(self.studies.held_out)
+        return f"{training} marked studies to learn from, {held_out} held out, {trainer.steps} steps"
+
+    def finish(self, trainer: LocatorTrainer, session: Session) -> None:
+        """Locate the held-out studies, calibrate the expected errors on them, and write ``final/`` and the report."""
+        if not session.accelerator.is_main_process:
+            return
+        bare = Locator(trainer.model.eval(), self.studies.prior, self.studies.atlas)
+        seen = self._detect_held_out(bare, session.preemption)
+        notes = {"dataset_fingerprint": self.dataset_fingerprint, "studies": len(self.studies.training)}
+        fit(bare, seen).save(session.run / "final", notes)
+        if seen:
+            write_report(session.logs, bare, seen, self.studies.marks_sha256)
+        else:
+            print("no study is held out: the locator's errors are unknown")
+
+    def _detect_held_out(self, locator: Locator, preemption: Preemption) -> list[Seen]:
+        """Return the detections in the held-out studies. Raises Stopped if the run is asked to stop meanwhile."""
+        seen = []
+        for marked in tqdm(self.studies.held_out, desc="locating held-out studies", unit="study"):
+            if preemption.is_asked_of_the_first():
+                raise Stopped("after the last step")
+            pose, sightings, count_error = locator.see(marked.read(self.studies.processed))
+            seen.append(Seen(marked.study_id, marked.position_N3, pose, tuple(sightings), count_error))
+        return seen
+
+
+def _cutting(studies: Any) -> Any:
+    return tqdm(studies, desc="cutting images", unit="study")

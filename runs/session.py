@@ -1,0 +1,222 @@
+"""One start of a training, from its processes to its result: the order that every training shares.
+
+A script first checks everything that needs no torch, holds the run's folder (`runs.run_folder.held`), and then calls
+`run_training`, which takes these steps:
+
+    processes, seed, model    the world of processes, and the same model in each of them
+    resume or begin           a checkpoint that does not fit is refused before anything is written
+    run.json                  the record of the run
+    take_steps                step, evaluation, metrics.csv, checkpoint, stop
+    final/                    the result; then the record says that the run is finished
+
+What is particular to one kind of training is its `Training` and its `Trainer`.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from tqdm import tqdm
+
+from runs.accelerators import build_accelerator, precision_in_words
+from runs.checkpoints import find_checkpoints, save_checkpoint
+from runs.divergence import DivergenceCheck
+from runs.launch import Launch, threads_per_process
+from runs.metrics_log import Records
+from runs.preemption import Preemption
+from runs.provenance import run_record
+from runs.resuming import resume
+from runs.run_folder import remove_run, write_record
+from runs.settings import RunSettings
+from runs.shutdown import Stopped, orderly_end
+
+
+class Trainer(Protocol):
+    """What takes the steps of one training."""
+
+    model: nn.Module
+    optimizer: Any
+    divergence: DivergenceCheck
+    steps: int
+    checkpointing_steps: int
+    evaluation_steps: int | None
+    #: The columns of metrics.csv, in order; `throughput` is the one of the samples per second.
+    columns: tuple[str, ...]
+    throughput: str
+    samples_per_step: int
+
+    def batches_after(self, step: int) -> AbstractContextManager[Iterator[Any]]:
+        """Open the stream of the batches of all steps after `step`."""
+
+    def step(self, step: int, batches: Iterator[Any]) -> dict[str, Any]:
+        """Update the weights once and return the step's row of metrics.csv. Raises Diverged before a bad update."""
+
+    def evaluate(self, preemption: Preemption) -> dict[str, float]:
+        """Return the metrics of the held-out studies; none if the run is asked to stop meanwhile."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """One start of a run: its folders, its processes, and what asks it to stop."""
+
+    run: Path
+    logs: Path
+    accelerator: Accelerator
+    record: dict[str, Any]
+    preemption: Preemption
+
+
+class Training(Protocol):
+    """What is particular to one kind of training.
+
+    settings: the resolved settings, to be recorded. dataset_fingerprint: of the data that is learned from.
+    """
+
+    settings: dict[str, Any]
+    dataset_fingerprint: str
+
+    def build_model(self) -> nn.Module:
+        """Return the model on the CPU, ready to train. The seed is set before."""
+
+    def plan(self, model: Any, processes: int) -> dict[str, Any]:
+        """Return the settings and fingerprints that a resumed run must share with its checkpoint."""
+
+    def build_trainer(self, accelerator: Accelerator, model: Any) -> Any:
+        """Return the `Trainer` of a model that is on its device."""
+
+    def describe(self, trainer: Any) -> str:
+        """Return one line for the log: what is trained, on what, for how long."""
+
+    def finish(self, trainer: Any, session: Session) -> None:
+        """Write ``final/`` after the last step. Every process calls it; the first one writes."""
+
+
+def run_training(
+    training: Training, settings: RunSettings, launch: Launch, run: Path, logs: Path, trackers: tuple[str, ...]
+) -> bool:
+    """Train from the first step, or from a checkpoint, to the result. Every process calls it.
+
+    Args:
+        training: what is particular to this training.
+        settings: those that every training has.
+        launch: what the launcher was told.
+        run, logs: the run's folder, which the caller holds, and that of its logs.
+        trackers: the trackers to log to.
+
+    Returns whether the run is finished: False if it was asked to stop, and has written a checkpoint. Raises ValueError
+    if the settings, the data, the checkpoint or the processes do not fit together, or if the training diverged.
+    """
+    torch.set_num_threads(threads_per_process())
+    checkpoints = find_checkpoints(run, settings.resume_from_checkpoint)
+    accelerator = build_accelerator(launch, settings.mixed_precision, trackers, logs)
+    torch.manual_seed(settings.seed)  # adapters, and towers without weights, start alike in every process
+    model = training.build_model().to(accelerator.device)
+    plan = training.plan(model, accelerator.num_processes)
+    trainer: Trainer = training.build_trainer(accelerator, model)
+
+    # Before anything is written: a checkpoint that does not fit leaves the run as it was.
+    start, checkpoint = resume(checkpoints, model, trainer.optimizer, accelerator.scaler, plan)
+    is_sharded = launch.shards and accelerator.num_processes > 1
+    record: dict[str, Any] = {}
+    if accelerator.is_main_process:
+        if settings.overwrite:
+            remove_run(run, logs)
+        record = run_record(training.settings, training.dataset_fingerprint, trainer.steps, accelerator)
+        record["sharded"] = is_sharded
+        write_record(run, record)
+        print(f"{_processes_in_words(accelerator, is_sharded)}\n{training.describe(trainer)}", flush=True)
+    accelerator.wait_for_everyone()
+    _announce_start(accelerator, settings, checkpoint)
+    if trackers:
+        # The trackers drop the steps that are taken again.
+        options = {"tensorboard": {"purge_step": start + 1}, "wandb": {"name": settings.run}}
+        accelerator.init_trackers(settings.run, init_kwargs=options)
+
+    save = partial(
+        save_checkpoint,
+        run,
+        model=model,
+        optimizer=trainer.optimizer,
+        scaler=accelerator.scaler,
+        plan=plan,
+        limit=settings.checkpoints_total_limit,
+    )
+    log = Records(accelerator, logs, start, trainer.columns)
+    preemption = Preemption(run, settings.stop_margin, accelerator)
+    is_finished = False
+    with orderly_end(accelerator, preemption, run):
+        take_steps(trainer, start, accelerator, log, save, preemption)
+        training.finish(trainer, Session(run, logs, accelerator, record, preemption))
+        if accelerator.is_main_process:
+            write_record(run, record | {"finished": True})
+            print(f"wrote {run / 'final'}", flush=True)
+            if cost := log.evaluation_cost():
+                print(cost, flush=True)
+        is_finished = True
+    accelerator.end_training()
+    return is_finished
+
+
+def take_steps(
+    trainer: Trainer,
+    start: int,
+    accelerator: Accelerator,
+    log: Records,
+    save: Callable[[int], object],
+    preemption: Preemption,
+) -> None:
+    """Take the steps `start` + 1 to the last.
+
+    `save(step)` writes a checkpoint; every process calls it when one is due, and when the run stops early. Raises
+    Stopped if the run was asked to stop, and Diverged before the update that would have ruined the weights.
+    """
+    steps = trainer.steps
+    trainer.divergence.first_loss = log.first("loss")
+    if start and _is_due(start, trainer.evaluation_steps, steps) and log.lack("held_out_severity"):
+        # It was due when the run was asked to stop: the records then equal those of an unbroken run.
+        log.amend(start, trainer.evaluate(preemption))
+    if preemption.reason:
+        raise Stopped(f"after step {start} of {steps}")
+    hidden = not accelerator.is_main_process
+    with (
+        trainer.batches_after(start) as batches,
+        tqdm(range(start + 1, steps + 1), initial=start, total=steps, unit="step", disable=hidden) as bar,
+    ):
+        for step in bar:
+            began = time.perf_counter()
+            row = trainer.step(step, batches)
+            row[trainer.throughput] = trainer.samples_per_step / (time.perf_counter() - began)
+            if _is_due(step, trainer.evaluation_steps, steps):
+                row |= trainer.evaluate(preemption)
+            log.write(row)
+            bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+            is_stopping = preemption.is_asked()
+            if is_stopping or _is_due(step, trainer.checkpointing_steps, steps):
+                save(step)
+            if is_stopping:
+                raise Stopped(f"after step {step} of {steps}")
+
+
+def _is_due(step: int, every: int | None, steps: int) -> bool:
+    return every is not None and (step % every == 0 or step == steps)
+
+
+def _processes_in_words(accelerator: Accelerator, is_sharded: bool) -> str:
+    processes = f"{accelerator.num_processes} process{'es' if accelerator.num_processes > 1 else ''}"
+    sharded = ", sharded weights" if is_sharded else ""
+    precision = precision_in_words(accelerator.mixed_precision)
+    return f"{processes}, device {accelerator.device.type}, precision {precision}{sharded}"
+
+
+def _announce_start(accelerator: Accelerator, settings: RunSettings, checkpoint: Path | None) -> None:
+    if checkpoint:
+        accelerator.print(f"resumed from {checkpoint.name}")
+    elif settings.resume_from_checkpoint:
+        accelerator.print(f"{settings.run!r} has no checkpoint yet: it starts at the first step")

@@ -1,0 +1,50 @@
+"""The settings that every training has. Nothing here imports torch: ``--help`` reads them."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from jsonargparse.typing import PositiveFloat
+
+from workspace.setting_types import NonNegativeNumber, PositiveInteger, PositiveNumber, Seed, Share
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The run: its name, its checkpoints and its records."""
+
+    root: str | None = None
+    """The data root. By default $LUMBAR_ROOT, or data/lumbarspine if that is not set."""
+    run: str = "default"
+    """The run's name: the folder of its checkpoints and of its logs."""
+    overwrite: bool = False
+    """Delete a run of this name first."""
+    resume_from_checkpoint: str | None = None
+    """Resume the run: latest, or a checkpoint-<step> folder."""
+    checkpointing_steps: PositiveInteger | None = None
+    """Write a checkpoint every N steps. By default once per epoch."""
+    checkpoints_total_limit: PositiveInteger | None = 2
+    """Keep the newest N checkpoints and delete older ones."""
+    stop_margin: NonNegativeNumber = 120.0
+    """Stop with a checkpoint this many seconds before $SLURM_JOB_END_TIME. SIGTERM and a file STOP in the run's folder
+    stop it in the same way."""
+    report_to: Literal["tensorboard", "wandb", "all", "none"] = "tensorboard"
+    """The tracker to log to; all: every tracker that is installed. Without a network, set WANDB_MODE=offline."""
+    mixed_precision: Literal["auto", "fast", "no", "fp16", "bf16"] = "auto"
+    """The precision to compute in. On a GPU, auto and fast are bf16 from compute capability 8 on, else fp16. On a CPU,
+    auto is fp32, and fast is bf16 if the CPU has instructions for it."""
+    seed: Seed = 0
+    """The seed of every random choice."""
+
+
+@dataclass(frozen=True)
+class OptimizationSettings:
+    """Optimizer."""
+
+    learning_rate: PositiveNumber = 3e-4
+    """The highest learning rate. It rises linearly to this value, then falls to zero along half a cosine."""
+    warmup_ratio: Share = 0.05
+    """The share of the steps in which the learning rate rises."""
+    weight_decay: NonNegativeNumber = 0.1
+    """AdamW's weight decay. It applies to matrices only."""
+    max_grad_norm: Annotated[float, PositiveFloat] = 1.0
+    """Gradients are scaled down to this norm if theirs is larger."""

@@ -1,0 +1,214 @@
+"""The contrastive training of a site model, from the training set to ``final/``."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from locator.carried import Placing
+from runs.checkpoints import check_state, find_checkpoints
+from runs.launch import started_processes
+from runs.resuming import first_whole
+from runs.session import Session
+from runs.settings import OptimizationSettings
+from vl_model.data.augmentation import Augmentation
+from vl_model.data.batches import TrainingBatches
+from vl_model.data.training_set import Material
+from vl_model.model.lineage import SERIES, check_base_is_blind, check_base_is_elsewhere, series_seen
+from vl_model.model.settings import ModelSettings
+from vl_model.model.site_model import SiteModel, build_site_model
+from vl_model.towers.blocks import compile_blocks
+from vl_model.towers.gradient_checkpointing import checkpoint_blocks
+from vl_model.training.captions import captions_sha256
+from vl_model.training.settings import ComputationSettings, DurationSettings, HeldOutSettings, LossSettings
+from vl_model.training.trainer import Trainer
+from workspace.setting_error import SettingError
+from workspace.settings_parser import plain_settings
+
+
+def build_model(
+    model_settings: ModelSettings, loss: LossSettings, computation: ComputationSettings, shards: bool
+) -> SiteModel:
+    """Return a model on the CPU, ready to train. Raises ValueError if it cannot be built as the settings ask.
+
+    Args:
+        model_settings: the towers, their weights and what is trained.
+        loss: SigLIP's needs a bias.
+        computation: how the towers' blocks are computed.
+        shards: whether the weights will be sharded over the processes.
+    """
+    if computation.compile and shards:
+        raise SettingError("compile", "true: cannot be combined with sharded weights (FSDP2)")
+    model = build_site_model(model_settings)
+    if loss.loss == "siglip":
+        model.add_logit_bias()
+    if computation.gradient_checkpointing and not checkpoint_blocks(model.towers):
+        raise SettingError("gradient_checkpointing", f"true: {model_settings.model!r} has no blocks to recompute")
+    if computation.compile and not compile_blocks(model.towers):
+        raise SettingError("compile", f"true: {model_settings.model!r} has no blocks to compile")
+    return model
+
+
+def check_loss(loss: LossSettings, augmentation: Augmentation, duration: DurationSettings) -> LossSettings:
+    """Return the loss. Raises SettingError if it cannot use what the other settings ask for."""
+    loss.check(mixup=augmentation.mixup, cutmix=augmentation.cutmix, severity_sampling=duration.severity_sampling)
+    return loss
+
+
+class ContrastiveTraining:
+    """What is particular to the contrastive training of a site model (a `runs.session.Training`).
+
+    Args:
+        training_set: the labelled sites, divided by fold, and their crops.
+        placing: the locator and atlas that the run carries, to place the sites of new studies.
+        model, duration, held_out, optimization, loss, augmentation, computation: the settings, by theme.
+        checkpointing_steps: how often a checkpoint is written; None: once per epoch.
+        seed: of every random choice.
+        shards: shard the weights over the processes.
+        settings: all resolved settings, to be recorded.
+    """
+
+    def __init__(
+        self,
+        training_set: Material,
+        placing: Placing,
+        *,
+        model: ModelSettings,
+        duration: DurationSettings,
+        held_out: HeldOutSettings,
+        optimization: OptimizationSettings,
+        loss: LossSettings,
+        augmentation: Augmentation,
+        computation: ComputationSettings,
+        checkpointing_steps: int | None,
+        seed: int,
+        shards: bool,
+        settings: dict[str, Any],
+    ) -> None:
+        self.training_set = training_set
+        self.placing = placing
+        self.model = model
+        self.duration = duration
+        self.held_out = held_out
+        self.optimization = optimization
+        self.loss = loss
+        self.augmentation = augmentation
+        self.computation = computation
+        self.checkpointing_steps = checkpointing_steps
+        self.seed = seed
+        self.shards = shards
+        self.settings = settings
+        self.dataset_fingerprint = training_set.dataset.fingerprint
+
+    def check_base(self, run: Path) -> None:
+        """Raise ValueError if the run would overwrite its base, or if the base was trained on what is held out."""
+        model, pretrained = self.model.model, self.model.pretrained
+        check_base_is_elsewhere(model, pretrained, run)
+        check_base_is_blind(model, pretrained, self.training_set.dataset, list(self.held_out.held_out_folds))
+
+    def build_model(self) -> SiteModel:
+        """Return the model on the CPU, ready to train."""
+        return build_model(self.model, self.loss, self.computation, self.shards)
+
+    def plan(self, model: SiteModel, processes: int) -> dict[str, Any]:
+        """Return the settings and fingerprints that a resumed run must share with its checkpoint.
+
+        model: before its weights are sharded. The learning rate may change, and how long is trained may not.
+        """
+        return {
+            **plain_settings(self.model),
+            **plain_settings(self.duration),
+            "held_out_folds": list(self.held_out.held_out_folds),
+            **plain_settings(self.loss),
+            **plain_settings(self.augmentation),
+            "seed": self.seed,
+            "processes": processes,
+            "dataset_fingerprint": self.dataset_fingerprint,
+            "captions_sha256": captions_sha256(),
+            "base_sha256": model.base_sha256,
+        }
+
+    def step_to_resume_from(self, run: Path, checkpoint: str | None, model: SiteModel) -> int:
+        """Return the step of the checkpoint that the run would resume from, without reading its tensors; 0: none.
+
+        Raises ValueError if the checkpoint is another run's.
+        """
+        checkpoints = find_checkpoints(run, checkpoint)
+        if not checkpoints:
+            return 0
+        plan = self.plan(model, started_processes())
+        found, _ = first_whole(checkpoints, lambda folder: check_state(folder, plan))
+        return found[0] if found else 0
+
+    def build_batches(self, process: int, processes: int) -> TrainingBatches:
+        """Return one process's share of every global batch."""
+        self.augmentation.check()
+        return TrainingBatches(
+            self.training_set.training,
+            self.training_set.crops_R3HW,
+            self.duration.per_device_train_batch_size,
+            self.seed,
+            self.augmentation,
+            process,
+            processes,
+            self.duration.severity_sampling,
+        )
+
+    def build_trainer(self, accelerator: Accelerator, model: SiteModel) -> Trainer:
+        """Return the trainer of a model that is on its device."""
+        check_loss(self.loss, self.augmentation, self.duration)
+        batches = self.build_batches(accelerator.process_index, accelerator.num_processes)
+        accumulation, epoch = self.duration.gradient_accumulation_steps, batches.batches_per_epoch
+        steps, steps_per_epoch = self.duration.max_train_steps, max(1, epoch // accumulation)
+        if steps is None:
+            # Batches are one stream over the epochs: a step may span the end of one.
+            steps = math.ceil(self.duration.num_train_epochs * epoch / accumulation)
+        return Trainer(
+            accelerator,
+            model,
+            batches,
+            self.training_set.held_out,
+            steps,
+            self.optimization,
+            self.loss,
+            gradient_accumulation_steps=accumulation,
+            cache_negatives=self.duration.cache_negatives,
+            checkpointing_steps=self.checkpointing_steps or steps_per_epoch,
+            evaluation_steps=self.held_out.evaluation_steps or steps_per_epoch,
+            seed=self.seed,
+            workers=self.computation.dataloader_num_workers,
+            shards=self.shards,
+        )
+
+    def describe(self, trainer: Trainer) -> str:
+        """Return one line for the log."""
+        return (
+            f"{len(self.training_set.training)} sites to train on, {len(self.training_set.held_out)} held out to "
+            f"evaluate, {trainer.steps} steps, {trainer.model.learning_weights / 1e6:.2f} million trainable weights"
+        )
+
+    def finish(self, trainer: Trainer, session: Session) -> None:
+        """Write ``final/``, and beside it what places sites in new studies."""
+        model = self._trained_model(trainer)
+        if not session.accelerator.is_main_process:
+            return
+        learned_from = self.training_set.training if trainer.steps else ()
+        series = series_seen(self.model.model, self.model.pretrained, self.training_set.dataset, learned_from)
+        trained_on = {name: session.record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}
+        model.save(session.run / "final", trained_on | {SERIES: series})
+        self.placing.copy_to(session.run)
+
+    def _trained_model(self, trainer: Trainer) -> SiteModel:
+        """Return the trained model in the first process; every process must call this.
+
+        Sharded weights are gathered into a model that is built anew, so that nothing else has to handle shards.
+        """
+        if trainer.sharding is None:
+            return trainer.model
+        state = trainer.sharding.whole_state()
+        if not trainer.accelerator.is_main_process:
+            return trainer.model
+        model = self.build_model()
+        model.load_state_dict(state)
+        return model

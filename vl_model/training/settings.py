@@ -1,0 +1,90 @@
+"""The settings of a contrastive training, in groups. Nothing here imports torch: ``--help`` reads them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from workspace.setting_error import SettingError
+from workspace.setting_types import LoaderWorkers, NonNegativeInteger, NonNegativeNumber, PositiveInteger, Share
+
+
+@dataclass(frozen=True)
+class DurationSettings:
+    """Duration and batches."""
+
+    num_train_epochs: PositiveInteger = 10
+    """The number of epochs."""
+    max_train_steps: NonNegativeInteger | None = None
+    """The number of steps, instead of epochs. 0 writes the bare base as a run."""
+    per_device_train_batch_size: PositiveInteger = 64
+    """Sites per process and batch."""
+    gradient_accumulation_steps: PositiveInteger = 1
+    """Batches per step. Their gradients are averaged, and each batch is contrasted with itself only, unless
+    cache_negatives is true."""
+    cache_negatives: bool = False
+    """Contrast all batches of a step with each other, as one large batch (GradCache). Each image is embedded twice."""
+    severity_sampling: Share = 0.0
+    """How much more often rare severities are drawn. 0: as often as they occur; 1: all equally often. The loss corrects
+    for it, so that probabilities remain those of the cohort."""
+
+
+@dataclass(frozen=True)
+class HeldOutSettings:
+    """Held-out studies."""
+
+    held_out_folds: tuple[int, ...] = (0,)
+    """The folds that training never sees."""
+    held_out_sites: PositiveInteger = 300
+    """The number of held-out sites that are evaluated during training."""
+    evaluation_steps: PositiveInteger | None = None
+    """Evaluate every N steps. By default once per epoch."""
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Loss."""
+
+    loss: Literal["all_captions", "infonce", "siglip", "cross_entropy"] = "all_captions"
+    """The loss. all_captions contrasts every image with all 75 captions. The others are for comparison: one positive
+    caption per image (infonce, siglip), or the severities of the image's own site only (cross_entropy)."""
+    loss_weights: tuple[NonNegativeNumber, NonNegativeNumber, NonNegativeNumber] = (0.5, 1.0, 0.25)
+    """The weights of the three terms of all_captions: captions, severities, images."""
+    label_smoothing: Share = 0.0
+    """The share of a site's severity that is given to the neighbouring severities."""
+    merge_mirrored: bool = False
+    """Count the captions of the left and the right side as positives of each other."""
+
+    def check(self, **shares: float) -> None:
+        """Raise SettingError if a setting is not one that this loss can use.
+
+        Args: what else gives an image shares of several severities, such as mixup, by the name of its setting.
+        """
+        if not sum(self.loss_weights) > 0:
+            raise SettingError("loss_weights", "0 0 0: one of them must be above zero, or nothing is learned")
+        if self.label_smoothing and not self.takes_shares:
+            raise SettingError(
+                "label_smoothing", f"{self.label_smoothing}: the loss {self.loss} has one positive caption per image"
+            )
+        if self.merge_mirrored and self.loss != "all_captions":
+            raise SettingError(
+                "merge_mirrored", f"true: the loss {self.loss} has no sum over captions to merge them in"
+            )
+        for name, share in shares.items():
+            if share and not self.takes_shares:
+                raise SettingError(name, f"{share}: the loss {self.loss} cannot weight it; use all_captions")
+
+    @property
+    def takes_shares(self) -> bool:
+        """Whether an image may have shares of several severities, and severities may be resampled."""
+        return self.loss in ("all_captions", "cross_entropy")
+
+
+@dataclass(frozen=True)
+class ComputationSettings:
+    """Computation."""
+
+    gradient_checkpointing: bool = False
+    """Save memory: compute the towers' blocks again in the backward pass."""
+    compile: bool = False
+    """Compile the towers' blocks with torch.compile. A resumed run then equals an unbroken one up to rounding only."""
+    dataloader_num_workers: LoaderWorkers = 0
+    """Worker processes that load batches, per training process."""
