@@ -24,7 +24,7 @@ def main() -> int:
         print(f"each of up to {settings.jobs} jobs:\n{cluster.job_script()}", flush=True)
         cluster.adapt(minimum_jobs=0, maximum_jobs=settings.jobs)
         prepare = [sys.executable, "prepare_data.py", "--root", settings.root, "--split", settings.split]
-        return subprocess.run([*prepare, "--dask-scheduler", cluster.scheduler_address], cwd=CHECKOUT).returncode
+        return subprocess.run([*prepare, "--dask_scheduler", cluster.scheduler_address], cwd=CHECKOUT).returncode
 
 
 def read_settings() -> argparse.ArgumentParser:

@@ -87,7 +87,7 @@ def here(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, byte
 def start_on(cluster: Cluster, root: Path, folder: Path) -> tuple[Path, "subprocess.Popen[str]"]:
     """A conversion by the cluster that has begun to write images, of a copy of the root in `folder`."""
     copy = copy_of(root, folder / "root")
-    process = start(copy, "--dask-scheduler", cluster.address)
+    process = start(copy, "--dask_scheduler", cluster.address)
     wait_for(copy / "train" / "processed_data" / "images")
     return copy, process
 
@@ -112,7 +112,7 @@ def test_a_cluster_that_goes_away_is_one_line_and_any_pool_goes_on(
     assert (
         errors.strip()
         .splitlines()[-1]
-        .endswith("error: the Dask scheduler went away, or cancelled the work; the same command goes on from here")
+        .endswith("error: the Dask scheduler went away, or cancelled the work; the same command continues from here")
     )
     _, errors = (process := start(copy, "--workers", "1")).communicate(timeout=120)
     assert process.returncode == 0, errors
@@ -126,9 +126,9 @@ def test_a_cluster_that_goes_away_is_one_line_and_any_pool_goes_on(
 def test_a_wrong_address_is_one_line_within_seconds(root: Path, tmp_path: Path, address: str, problem: str) -> None:
     copy = copy_of(root, tmp_path / "root")
     begin = time.monotonic()
-    _, errors = (process := start(copy, "--dask-scheduler", address)).communicate(timeout=120)
+    _, errors = (process := start(copy, "--dask_scheduler", address)).communicate(timeout=120)
     assert process.returncode == 2 and len(errors.splitlines()) == 1
-    assert errors.startswith(f"prepare_data.py: error: --dask-scheduler {address!r}: ") and problem in errors
+    assert errors.startswith(f"prepare_data.py: error: --dask_scheduler {address!r}: ") and problem in errors
     assert time.monotonic() - begin < 60  # five seconds, and the command's own start on a busy machine
     assert not (copy / "train").exists()
 

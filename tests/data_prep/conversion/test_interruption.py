@@ -147,7 +147,7 @@ def test_ctrl_c_is_one_line(root: Path, undisturbed: dict[str, bytes], tmp_path:
         time.sleep(0.02)
     _, errors = process.communicate(timeout=60)
     said = [line for line in errors.replace("\r", "\n").splitlines() if line and "%|" not in line]
-    assert said == ["prepare_data.py: interrupted; the same command goes on from here"]
+    assert said == ["prepare_data.py: interrupted; the same command continues from here"]
     assert process.returncode == 130
     assert not (processed / "dataset.json").exists() and not (processed / ".lock").exists()
     assert wait(in_fork(copy)) == 0
@@ -174,7 +174,7 @@ def test_a_full_disk_is_one_line_and_not_the_end(
     _, errors = process.communicate(timeout=120)
     last = errors.replace("\r", "\n").strip().splitlines()[-1]
     assert process.returncode == 2 and "Traceback" not in errors
-    assert "no space is left; about " in last and " MB more are needed" in last and "goes on from here" in last
+    assert "no space is left; about " in last and " MB more are needed" in last and "continues from here" in last
     assert not (copy / "train" / "processed_data" / "dataset.json").exists()
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
     assert wait(in_fork(copy)) == 0
