@@ -1,10 +1,13 @@
 """Entry points of the installed commands: `lumbar-train` runs ``train_vl.py``, and so on, from any folder.
 
-Each runs its script as `python -m` would, so that a script is written for one way of being started. Nothing but the
-standard library is imported here, because a script handles Ctrl-C from its first statement on.
+Each runs its script as `python -m` would, so that a script is written for one way of being started. ``sys.argv[0]``
+stays the command's name. Only the standard library is imported here, because a script handles Ctrl-C from its first
+statement on.
 """
 
-import runpy
+import sys
+from importlib.abc import InspectLoader
+from importlib.util import find_spec, module_from_spec
 
 
 def prepare() -> None:
@@ -38,5 +41,12 @@ def query() -> None:
 
 
 def _run(script: str) -> None:
-    # alter_sys: a process that the script spawns imports the script again by the name of its main module.
-    runpy.run_module(script, run_name="__main__", alter_sys=True)
+    spec = find_spec(script)
+    assert spec is not None and isinstance(spec.loader, InspectLoader), f"{script} is not installed"
+    code = spec.loader.get_code(script)
+    assert code is not None
+    main = module_from_spec(spec)
+    main.__name__ = "__main__"
+    # A process that the script spawns imports the script again, by the name in this module's __spec__.
+    sys.modules["__main__"] = main
+    exec(code, main.__dict__)
