@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 REPOSITORY = Path(__file__).parents[1]
 COMMANDS: dict[str, str] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
@@ -63,6 +64,14 @@ def test_the_wheel_contains_every_module_and_every_data_file(wheel: Path) -> Non
     with zipfile.ZipFile(wheel) as archive:
         contents = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert contents == needed
+
+
+def test_one_version_is_stated_everywhere() -> None:
+    version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert citation["version"] == version and citation["license"] == "Apache-2.0"
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # what CFF 1.2.0 requires
+    assert version in (REPOSITORY / "CHANGELOG.md").read_text()
 
 
 def test_every_script_has_a_command() -> None:
