@@ -1,10 +1,10 @@
-# Setting up is two commands: `make demo` and `make test`. Each makes what it needs first.
+# `make demo` and `make test` set up the environment first, if need be.
 
-# The first interpreter that is Python 3.11 or 3.12; `make PYTHON=/path/to/python ...` names another.
+# The first interpreter found that is Python 3.11 or 3.12; `make PYTHON=/path/to/python ...` chooses another.
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 PY := .venv/bin/python
-# One process a core, one thread a process: more threads than cores make every step slower.
+# One process per core, one thread per process: more threads than cores make every step slower.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
@@ -17,6 +17,7 @@ setup: .venv/.ready
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
 	.venv/bin/uv pip install --quiet --compile-bytecode --python $(PY) --constraint constraints.txt --requirement pyproject.toml --extra dev
+	.venv/bin/uv pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: setup
@@ -30,8 +31,8 @@ lint: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-# What each benchmark printed last is kept in docs/results. By hand: those that take longer than all others together, or
-# need what was trained before.
+# The latest output of each benchmark is kept in docs/results. The ones in BY_HAND are not run here: they take longer than
+# all others together, or need a trained run.
 BY_HAND := -e ablations -e located_grades -e resume
 bench: setup
 	@mkdir -p docs/results; for file in $$(grep -l 'python -m benchmarks' benchmarks/*.py | grep -v $(BY_HAND)); do \

@@ -39,7 +39,7 @@ step 8-evaluate-the-base python eval_vl.py --root $SECOND --run base
 step 9-evaluate-lora python eval_vl.py --root $SECOND --run lora --compare base
 
 ask() {
-    python query_vl.py --root $SECOND --run lora --truth $TRUTH --save "data/demo/answers/$1" --top 5 "$2"
+    python query_vl.py --root $SECOND --run lora --split test --truth $TRUTH --save "data/demo/answers/$1" --top 5 "$2"
 }
 step 10-first-question ask canal "severe spinal canal stenosis at L4-L5"
 step 11-second-question ask foramen "severe left foraminal narrowing at L5-S1"

@@ -154,7 +154,7 @@ def _launcher_arguments() -> list[str] | None:
     except psutil.Error:
         return None
     script = Path(sys.argv[0]).name
-    ends = [place for place, word in enumerate(command) if Path(word).name == script]
+    ends = [place for place, word in enumerate(command) if script in (Path(word).name, f"{word}.py")]  # or -m MODULE
     starts = [place for place, word in enumerate(command) if word == "launch" or word.endswith("accelerate-launch")]
     is_accelerate = any("accelerate" in word for word in command[: starts[0] + 1]) if starts else False
     return command[starts[0] + 1 : ends[0]] if is_accelerate and ends else None

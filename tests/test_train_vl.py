@@ -113,14 +113,15 @@ def test_other_losses_learn_and_end(loss: str, train: Train, tiny_root: Path) ->
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_a_world_smaller_than_configured_is_refused(tiny_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("script", [["train_vl.py"], ["-m", "train_vl"]], ids=["script", "module"])
+def test_a_world_smaller_than_configured_is_refused(tiny_root: Path, tmp_path: Path, script: list[str]) -> None:
     config = tmp_path / "multi_cpu.yaml"
     config.write_text(
         "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nuse_cpu: true\n"
         "num_machines: 1\nnum_processes: 2\nmixed_precision: 'no'\n"
     )
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config)]
-    arguments = command(tiny_root, "lumbar-tiny", "small")
+    arguments = [*script, *command(tiny_root, "lumbar-tiny", "small")[1:]]
     done = subprocess.run([*launcher, *arguments], cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode != 0
     assert done.stderr.startswith("train_vl.py: error: accelerate was configured for 2 processes but started 1")
