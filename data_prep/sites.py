@@ -13,8 +13,13 @@ quietly become a grade.
 (25, 'spinal_canal_stenosis_l1_l2', 'left_neural_foraminal_narrowing_l1_l2')
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from typing import Any, TypeVar
+
+#: The columns that name a site in every table and JSON file of this project (`Site.columns`).
+SITE_COLUMNS = ("condition", "side", "level")
 
 
 class Condition(StrEnum):
@@ -64,8 +69,26 @@ class Severity(IntEnum):
 
     @property
     def key(self) -> str:
-        """The submission's column: ``normal_mild``, ``moderate`` or ``severe``."""
+        """The severity's spelling in the tables of this project: ``normal_mild``, ``moderate`` or ``severe``."""
         return self.name.lower()
+
+    @property
+    def label(self) -> str:
+        """The severity's spelling in ``train.csv``: ``Normal/Mild``, ``Moderate`` or ``Severe``."""
+        return self.key.replace("_", "/").title()
+
+    @staticmethod
+    def to_column(severity: "Severity | None") -> str | None:
+        """Return the cell of a column ``severity``: a key, or None (an empty cell of a CSV file) if unlabelled."""
+        return None if severity is None else severity.key
+
+    @staticmethod
+    def from_column(cell: str | None) -> "Severity | None":
+        """Return the severity of a cell of a column ``severity``, the inverse of `to_column`; None for an empty cell.
+
+        All spellings of `parse_severity` are accepted. Raises ValueError for other text.
+        """
+        return parse_severity(cell) if cell else None
 
 
 class View(StrEnum):
@@ -110,7 +133,30 @@ class Site:
 
     def __post_init__(self) -> None:
         if (self.side is None) != (self.condition is Condition.SPINAL_CANAL_STENOSIS):
-            raise ValueError(f"{self.condition} with side {self.side}: the canal has no side, the others have one")
+            side = "no side" if self.side is None else f"side {self.side.value!r}"
+            raise ValueError(f"{self.condition} with {side}: the canal has no side, the other conditions have one")
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """The cells of the columns `SITE_COLUMNS`; for the canal, side is None (an empty cell of a CSV file).
+
+        >>> SITES[0].columns
+        {'condition': 'spinal_canal_stenosis', 'side': None, 'level': 'l1_l2'}
+        >>> Site.from_columns({"study_id": "7", **SITES[0].columns}) == SITES[0]
+        True
+        """
+        side = None if self.side is None else self.side.value
+        return {"condition": self.condition.value, "side": side, "level": self.level.value}
+
+    @classmethod
+    def from_columns(cls, row: Mapping[str, Any]) -> "Site":
+        """Return the site that the columns `SITE_COLUMNS` of a row name, the inverse of `columns`.
+
+        A side that is None or empty is no side; a level may have any spelling of `parse_level`. Raises ValueError that
+        quotes the cell and lists what is allowed, and KeyError for a row without one of the columns.
+        """
+        condition, side, level = (row[name] for name in SITE_COLUMNS)
+        return cls(_member(Condition, condition), _member(Side, side) if side else None, parse_level(str(level or "")))
 
     @property
     def key(self) -> str:
@@ -162,8 +208,17 @@ SITES: tuple[Site, ...] = tuple(
 SUBMISSION_SITES: tuple[Site, ...] = tuple(sorted(SITES, key=lambda site: site.key))
 
 _SITE_BY_KEY = {site.key: site for site in SITES}
-_SEVERITY_BY_LABEL = {"normal/mild": Severity.NORMAL_MILD, "moderate": Severity.MODERATE, "severe": Severity.SEVERE}
+_SEVERITY_BY_LABEL = {severity.label.lower(): severity for severity in Severity}
+_Word = TypeVar("_Word", bound=StrEnum)
 _CONDITION_BY_WORDS = {site.condition_key.replace("_", " "): (site.condition, site.side) for site in SITES}
+
+
+def _member(kind: type[_Word], cell: str) -> _Word:
+    """Return the member of an enumeration that a cell spells. Raises ValueError that lists the members."""
+    try:
+        return kind(cell)
+    except ValueError:
+        raise ValueError(f"{cell!r} is not a {kind.__name__.lower()}; expected one of {', '.join(kind)}") from None
 
 
 def parse_row_id_site(key: str) -> Site:
@@ -171,7 +226,7 @@ def parse_row_id_site(key: str) -> Site:
     try:
         return _SITE_BY_KEY[key]
     except KeyError:
-        raise ValueError(f"{key!r} is no site: expected for example 'left_subarticular_stenosis_l4_l5'") from None
+        raise ValueError(f"{key!r} is not a site; expected for example 'left_subarticular_stenosis_l4_l5'") from None
 
 
 def parse_condition(text: str) -> tuple[Condition, Side | None]:
@@ -181,7 +236,7 @@ def parse_condition(text: str) -> tuple[Condition, Side | None]:
         return _CONDITION_BY_WORDS[words]
     except KeyError:
         raise ValueError(
-            f"{text!r} is no condition: expected one of {', '.join(w.title() for w in _CONDITION_BY_WORDS)}"
+            f"{text!r} is not a condition; expected one of {', '.join(w.title() for w in _CONDITION_BY_WORDS)}"
         ) from None
 
 
@@ -190,7 +245,7 @@ def parse_level(text: str) -> Level:
     try:
         return Level(text.strip().lower().replace("/", "_").replace("-", "_"))
     except ValueError:
-        raise ValueError(f"{text!r} is no level: expected one of {', '.join(x.words for x in Level)}") from None
+        raise ValueError(f"{text!r} is not a level; expected one of {', '.join(x.words for x in Level)}") from None
 
 
 def parse_severity(text: str) -> Severity:
@@ -199,7 +254,9 @@ def parse_severity(text: str) -> Severity:
     try:
         return _SEVERITY_BY_LABEL[words]
     except KeyError:
-        raise ValueError(f"{text!r} is no severity: expected Normal/Mild, Moderate or Severe") from None
+        raise ValueError(
+            f"{text!r} is not a severity; expected one of {', '.join(s.label for s in Severity)}"
+        ) from None
 
 
 def parse_view(text: str) -> View:
@@ -209,5 +266,5 @@ def parse_view(text: str) -> View:
         return View(words)
     except ValueError:
         raise ValueError(
-            f"{text!r} is no series description: expected one of {', '.join(v.words for v in View)}"
+            f"{text!r} is not a series description; expected one of {', '.join(v.words for v in View)}"
         ) from None

@@ -15,7 +15,7 @@ from data_prep.conversion.crops import write_crops
 from data_prep.conversion.dataset_card import write_dataset_card
 from data_prep.conversion.pairs import TRAIN_COLUMNS, Pair, count_sites, train_row, write_dataset
 from data_prep.conversion.study_records import (
-    SITE_COLUMNS,
+    SITES_CSV_COLUMNS,
     SLICE_COLUMNS,
     StudyRecord,
     decoders_that_matter,
@@ -35,7 +35,7 @@ FAULT_COLUMNS = ("study_id", "series_id", "path", "kind", "action", "message")
 #: Each table and its columns.
 TABLES = {
     "slices.csv": SLICE_COLUMNS,
-    "sites.csv": SITE_COLUMNS,
+    "sites.csv": SITES_CSV_COLUMNS,
     "faults.csv": FAULT_COLUMNS,
     "train_dataset.csv": TRAIN_COLUMNS,
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.sites import Condition, Level, Severity, Side, Site, Source, View
+from data_prep.sites import SITE_COLUMNS, Severity, Site, Source, View
 from workspace.json_files import read_object
 from workspace.whole_files import replacing
 
@@ -25,9 +25,7 @@ TRAIN_COLUMNS = (
     "study_id",
     "series_id",
     "instance_number",
-    "condition",
-    "side",
-    "level",
+    *SITE_COLUMNS,
     "severity",
     "text",
     "view",
@@ -153,10 +151,8 @@ def _to_json(pair: Pair) -> dict[str, Any]:
         "instance_number": pair.instance_number,
         "image": pair.image,
         "text": pair.text,
-        "condition": pair.site.condition.value,
-        "side": None if pair.site.side is None else pair.site.side.value,
-        "level": pair.site.level.value,
-        "severity": None if pair.severity is None else pair.severity.key,
+        **pair.site.columns,
+        "severity": Severity.to_column(pair.severity),
         "view": pair.view.value,
         "box": list(pair.box),
         "source": pair.source.value,
@@ -167,11 +163,10 @@ def _to_json(pair: Pair) -> dict[str, Any]:
 
 
 def _from_json(entry: dict[str, Any]) -> Pair:
-    side, severity = entry["side"], entry["severity"]
     x0, y0, x1, y1 = entry["box"]
     return Pair(
         study_id=int(entry["study_id"]),
-        site=Site(Condition(entry["condition"]), None if side is None else Side(side), Level(entry["level"])),
+        site=Site.from_columns(entry),
         view=View(entry["view"]),
         series_id=int(entry["series_id"]),
         instance_number=int(entry["instance_number"]),
@@ -179,7 +174,7 @@ def _from_json(entry: dict[str, Any]) -> Pair:
         image=entry["image"],
         box=(x0, y0, x1, y1),
         text=entry["text"],
-        severity=None if severity is None else Severity[severity.upper()],
+        severity=Severity.from_column(entry["severity"]),
         source=Source(entry["source"]),
         fold=entry["fold"],
         crop=int(entry["crop"]),
@@ -187,21 +182,20 @@ def _from_json(entry: dict[str, Any]) -> Pair:
 
 
 def train_row(pair: Pair) -> tuple[Any, ...]:
-    """A row of ``train_dataset.csv``; side, severity and fold are empty where there is none."""
-    return (
+    """Return a row of ``train_dataset.csv``; side, severity and fold are empty texts if there is none."""
+    cells = (
         pair.image,
         pair.study_id,
         pair.series_id,
         pair.instance_number,
-        pair.site.condition.value,
-        "" if pair.site.side is None else pair.site.side.value,
-        pair.site.level.value,
-        "" if pair.severity is None else pair.severity.key,
+        *pair.site.columns.values(),
+        Severity.to_column(pair.severity),
         pair.text,
         pair.view.value,
-        "" if pair.fold is None else pair.fold,
+        pair.fold,
         pair.image,
     )
+    return tuple("" if cell is None else cell for cell in cells)
 
 
 def count_sites(pairs: Iterable[Pair]) -> dict[str, dict[str, dict[str, int]]]:
@@ -210,6 +204,6 @@ def count_sites(pairs: Iterable[Pair]) -> dict[str, dict[str, dict[str, int]]]:
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for (_, site), severity in sites.items():
         cell = counts.setdefault(site.condition_key, {}).setdefault(site.level.value, {})
-        name = "unlabelled" if severity is None else severity.key
+        name = Severity.to_column(severity) or "unlabelled"
         cell[name] = cell.get(name, 0) + 1
     return counts

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data_prep.conversion.pairs import Pair, read_dataset
 from data_prep.geometry import Frame, Vector
-from data_prep.sites import SITES, Condition, Level, Side, Site, View, parse_row_id_site
+from data_prep.sites import SITES, Condition, Level, Side, Site, View
 from workspace.cli import SettingsParser, run_command
 from workspace.layout import data_root
 
@@ -79,9 +79,7 @@ def _rows(path: Path, study_id: int) -> list[dict[str, str]]:
 def _places(processed: Path, study_id: int) -> Places:
     places = {}
     for row in _rows(processed / "sites.csv", study_id):
-        side = f"{row['side']}_" if row["side"] else ""
-        site = parse_row_id_site(f"{side}{row['condition']}_{row['level']}")
-        places[site] = (float(row["x_mm"]), float(row["y_mm"]), float(row["z_mm"]))
+        places[Site.from_columns(row)] = (float(row["x_mm"]), float(row["y_mm"]), float(row["z_mm"]))
     return places
 
 

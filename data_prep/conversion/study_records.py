@@ -25,7 +25,7 @@ from data_prep.faults import Fault, FaultKind
 from data_prep.geometry import Frame
 from data_prep.placement.placer import Placer
 from data_prep.placement.regions import Missing, Position, Region, marked_positions, not_found, region
-from data_prep.sites import SITES, Site, Source, View, parse_row_id_site
+from data_prep.sites import SITE_COLUMNS, SITES, Site, Source, View, parse_row_id_site
 from data_prep.studies.studies import Study, StudyFolder, read_study
 from workspace.whole_files import replacing
 
@@ -36,7 +36,7 @@ SLICE_COLUMNS = (
 )  # fmt: skip
 """Columns of ``slices.csv``; view and geometry are empty where unknown."""
 
-SITE_COLUMNS = ("study_id", "condition", "side", "level", "x_mm", "y_mm", "z_mm", "source")
+SITES_CSV_COLUMNS = ("study_id", *SITE_COLUMNS, "x_mm", "y_mm", "z_mm", "source")
 """Columns of ``sites.csv``."""
 
 #: What a record looks like, and how its images come about: a record of another version is made again.
@@ -180,9 +180,8 @@ def decoders_that_matter(kinds: Iterable[str]) -> str:
 
 
 def site_row(study_id: int, position: Position) -> tuple[Any, ...]:
-    """A row of ``sites.csv``."""
-    site = position.site
-    return (study_id, site.condition, site.side or "", site.level, *position.point_mm, position.source)
+    """Return a row of ``sites.csv``; the side of the canal is None, which `csv` writes as empty."""
+    return (study_id, *position.site.columns.values(), *position.point_mm, position.source)
 
 
 def _write_images(study: Study, processed: Path) -> tuple[list[list[Any]], int]:
