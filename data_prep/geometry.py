@@ -14,7 +14,7 @@ slice next to it, which may be of another size. What lies nowhere still is a pic
 drawn on it. The distance between slices is that of their positions, never what a header says of it.
 
 >>> frame = Frame((-10.0, 0.0, 5.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (2.0, 0.5), (100, 200))
->>> frame.to_patient(column=20, row=3)
+>>> frame.to_patient((20, 3))
 array([0., 6., 5.])
 >>> frame.to_pixel((0.0, 6.0, 5.0))
 array([20.,  3.])
@@ -123,31 +123,72 @@ class Frame:
         return bool(abs(self.normal[plane.axis]) >= np.cos(np.deg2rad(OBLIQUE_DEGREES)))
 
     @cached_property
-    def centre_mm(self) -> Array:
-        rows, columns = self.shape
-        return self.to_patient((columns - 1) / 2, (rows - 1) / 2)
+    def affine(self) -> Array:
+        """(4, 4) matrix from homogeneous (column, row, slice, 1) to homogeneous (x, y, z, 1) in mm, LPS.
 
-    def to_patient(self, column: float, row: float) -> Array:
-        """(column, row) in pixels -> (x, y, z) in mm."""
+        The origin of the indices is the centre of the first pixel. A frame is one image, which has no neighbours:
+        its slice axis is the normal, in mm, and the pixels of the image have slice 0.
+
+        >>> frame = Frame((-10.0, 0.0, 5.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (2.0, 0.5), (100, 200))
+        >>> frame.affine @ (20, 3, 0, 1)
+        array([0., 6., 5., 1.])
+        >>> frame.inverse_affine @ (0, 6, 1, 1)
+        array([20.,  3., -4.,  1.])
+        """
         row_direction, column_direction = self.axes
-        along_row, down_column = self.spacing_mm[1] * column, self.spacing_mm[0] * row
+        matrix = np.eye(4)
+        matrix[:3, 0] = row_direction * self.spacing_mm[1]
+        matrix[:3, 1] = column_direction * self.spacing_mm[0]
+        matrix[:3, 2] = self.normal
+        matrix[:3, 3] = self.position_mm
+        return matrix
+
+    @cached_property
+    def inverse_affine(self) -> Array:
+        """(4, 4) matrix from homogeneous (x, y, z, 1) in mm, LPS, to homogeneous (column, row, slice, 1).
+
+        The slice of a point is its signed distance from the image plane in mm (`distance_mm`).
+        """
+        row_direction, column_direction = self.axes
+        matrix = np.eye(4)
+        matrix[0, :3] = row_direction / self.spacing_mm[1]
+        matrix[1, :3] = column_direction / self.spacing_mm[0]
+        matrix[2, :3] = self.normal
+        matrix[:3, 3] = -matrix[:3, :3] @ self.position_mm
+        return matrix
+
+    @cached_property
+    def centre_mm(self) -> Array:
+        """Middle of the image, (x, y, z) in mm."""
+        rows, columns = self.shape
+        return self.to_patient(((columns - 1) / 2, (rows - 1) / 2))
+
+    def to_patient(self, pixel: npt.ArrayLike) -> Array:
+        """Map pixels to the patient: (..., 2) as (column, row) -> (..., 3) as (x, y, z) in mm."""
+        pixel = np.asarray(pixel, dtype=float)
+        row_direction, column_direction = self.axes
+        along_row, down_column = self.spacing_mm[1] * pixel[..., :1], self.spacing_mm[0] * pixel[..., 1:]
         return np.asarray(self.position_mm) + row_direction * along_row + column_direction * down_column
 
-    def to_pixel(self, point_mm: Sequence[float] | Array) -> Array:
-        """(x, y, z) in mm -> (column, row) of its foot on the image plane, in pixels; may lie off the image."""
+    def to_pixel(self, point_mm: npt.ArrayLike) -> Array:
+        """Project points onto the image plane: (..., 3) as (x, y, z) in mm -> (..., 2) as (column, row) in pixels.
+
+        The result may lie off the image.
+        """
         offset = np.asarray(point_mm, dtype=float) - np.asarray(self.position_mm)
         row_direction, column_direction = self.axes
-        return np.array([offset @ row_direction / self.spacing_mm[1], offset @ column_direction / self.spacing_mm[0]])
+        column, row = offset @ row_direction / self.spacing_mm[1], offset @ column_direction / self.spacing_mm[0]
+        return np.stack([column, row], axis=-1)
 
-    def distance_mm(self, point_mm: Sequence[float] | Array) -> float:
-        """Signed distance of a point from the image plane, positive along the normal."""
-        return float((np.asarray(point_mm, dtype=float) - np.asarray(self.position_mm)) @ self.normal)
+    def distance_mm(self, point_mm: npt.ArrayLike) -> Array:
+        """Return the signed distance of points (..., 3) from the image plane, (...), positive along the normal."""
+        distance: Array = (np.asarray(point_mm, dtype=float) - np.asarray(self.position_mm)) @ self.normal
+        return distance
 
-    def contains(self, point_mm: Sequence[float] | Array) -> bool:
-        """Whether a point's foot on the plane lies on the image (its outer pixels' edges included)."""
-        column, row = self.to_pixel(point_mm)
-        rows, columns = self.shape
-        return bool(-0.5 <= column <= columns - 0.5 and -0.5 <= row <= rows - 0.5)
+    def contains(self, point_mm: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """Return whether the projections of points (..., 3) lie on the image, up to its outer pixels' edges: (...)."""
+        pixel = self.to_pixel(point_mm)
+        return np.all((pixel >= -0.5) & (pixel <= np.subtract(self.shape[::-1], 0.5)), axis=-1)
 
 
 def nearest(frames: Sequence[Frame], point_mm: Sequence[float] | Array) -> int:
@@ -157,7 +198,7 @@ def nearest(frames: Sequence[Frame], point_mm: Sequence[float] | Array) -> int:
     """
     if not frames:
         raise ValueError("no frames to choose from")
-    ranks = [(round(abs(frame.distance_mm(point_mm)), 6), not frame.contains(point_mm)) for frame in frames]
+    ranks = [(round(abs(float(frame.distance_mm(point_mm))), 6), not frame.contains(point_mm)) for frame in frames]
     return min(range(len(frames)), key=lambda i: ranks[i])
 
 

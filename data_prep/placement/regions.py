@@ -104,7 +104,7 @@ def marked_positions(study: Study) -> tuple[dict[Site, Position], list[Fault]]:
         elif mark.site in found:
             note(mark, FaultKind.DUPLICATE_MARK, "a second mark of this site: the first is kept")
         else:
-            found[mark.site] = Position(mark.site, vector(frame.to_patient(mark.x, mark.y)), Source.ANNOTATED, mark)
+            found[mark.site] = Position(mark.site, vector(frame.to_patient((mark.x, mark.y))), Source.ANNOTATED, mark)
             if place not in series.frames or series.view is not mark.site.views[0]:
                 message = f"marked in {_words(series, frame)}, not in {mark.site.views[0].words}: the place counts"
                 note(mark, FaultKind.MARK_IN_OTHER_VIEW, message, "kept")

@@ -133,7 +133,7 @@ def striped_study(folder: Path, right_first: bool, mirrored: bool, swapped: bool
     places |= {series_id: [axial_frame(z, mirrored) for z in zs] for series_id, zs in AXIALS.items()}
     for series_id, frames in places.items():
         for number, image in enumerate(frames, start=1):
-            x = image.to_patient(0, 0)[0] + np.arange(image.shape[1]) * image.row_direction[0]
+            x = image.to_patient((0, 0))[0] + np.arange(image.shape[1]) * image.row_direction[0]
             pixels = np.tile(brightness(x), (image.shape[0], 1))
             write_slice(folder / "1" / str(series_id) / f"{number}.dcm", pixels, image)
     marks = []

@@ -45,7 +45,7 @@ def test_every_cross_lies_at_its_site(root: Path) -> None:
             columns.mean() * mm_a_step / frame.spacing_mm[1] - 0.5,
             rows.mean() * mm_a_step / frame.spacing_mm[0] - 0.5,
         ]
-        place = frame.to_patient(*drawn)
+        place = frame.to_patient(drawn)
         off = np.subtract(place, pictures.places_mm[site])
         in_plane = off - (off @ frame.normal) * frame.normal
         assert np.linalg.norm(in_plane) < 2 * mm_a_step

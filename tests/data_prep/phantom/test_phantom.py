@@ -116,7 +116,7 @@ def test_marks_project_onto_the_true_places(cohort: Path) -> None:
         _, place = truth[int(mark["study_id"]), site]
         assert views[mark["series_id"]] is site.views[0]
         across.append(abs(frame.distance_mm(place)))
-        clicked = frame.to_patient(float(mark["x"]), float(mark["y"]))
+        clicked = frame.to_patient((float(mark["x"]), float(mark["y"])))
         in_plane.append(np.linalg.norm(clicked - place - frame.normal * ((clicked - place) @ frame.normal)))
     assert max(in_plane) < 4.0 and np.median(in_plane) < 1.3
     assert max(across) <= 5.0

@@ -99,7 +99,7 @@ def turned(image: Slice) -> Slice:
     assert frame is not None
     rows, columns = frame.shape
     there = Frame(
-        tuple(frame.to_patient(columns - 1, rows - 1)),
+        tuple(frame.to_patient((columns - 1, rows - 1))),
         tuple(-part for part in frame.row_direction),
         tuple(-part for part in frame.column_direction),
         frame.spacing_mm,

@@ -123,7 +123,7 @@ def test_a_stack_at_the_limit_of_tilt_keeps_its_axial_slices() -> None:
 
     half_way = series(2, View.AXIAL_T2, [leaning(z, degrees) for z, degrees in ((0, 59.9), (4, 60.1), (8, 59.9))])
     assert len(half_way.stacks) == 1 and len(half_way.frames) == 2
-    point = tuple(half_way.frames[0].to_patient(80, 80))
+    point = tuple(half_way.frames[0].to_patient((80, 80)))
     found = region(study(half_way), at(*point), View.AXIAL_T2)
     assert not isinstance(found, Missing) and 2 not in found.instance_numbers
 
