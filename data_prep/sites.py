@@ -1,8 +1,8 @@
-"""What is graded: conditions, sides, levels, severities, views, and the 25 sites.
+"""The vocabulary of grading: conditions, sides, levels, severities, views, and the 25 sites.
 
-This is the only place that knows how the competition spells these words. Every other room reads
-and writes them through the enumerations and parsers below, so that a misspelt label can never
-quietly become a grade.
+The spellings of the competition's tables and of this project's own are defined in this module alone. All
+other modules read and write them through the enumerations and parsers below, so that a misspelt label can
+never silently become a grade.
 
 >>> site = parse_row_id_site("left_neural_foraminal_narrowing_l4_l5")
 >>> site.condition, site.side, site.level
@@ -23,7 +23,7 @@ SITE_COLUMNS = ("condition", "side", "level")
 
 
 class Condition(StrEnum):
-    """What is graded, without the side."""
+    """A graded condition, without its side."""
 
     SPINAL_CANAL_STENOSIS = "spinal_canal_stenosis"
     NEURAL_FORAMINAL_NARROWING = "neural_foraminal_narrowing"
@@ -31,17 +31,19 @@ class Condition(StrEnum):
 
     @property
     def words(self) -> str:
+        """The condition as text: ``neural foraminal narrowing``."""
         return self.value.replace("_", " ")
 
 
 class Side(StrEnum):
-    """The patient's side: left is +x in patient coordinates (LPS)."""
+    """A side of the patient: left is +x in patient coordinates (LPS)."""
 
     LEFT = "left"
     RIGHT = "right"
 
     @property
     def other(self) -> "Side":
+        """The opposite side."""
         return Side.RIGHT if self is Side.LEFT else Side.LEFT
 
 
@@ -56,12 +58,12 @@ class Level(StrEnum):
 
     @property
     def words(self) -> str:
-        """As a radiologist writes it: ``L4-L5``."""
+        """The level as a radiologist writes it: ``L4-L5``."""
         return self.value.upper().replace("_", "-")
 
 
 class Severity(IntEnum):
-    """The competition's three grades, in order."""
+    """The competition's three grades, in increasing order."""
 
     NORMAL_MILD = 0
     MODERATE = 1
@@ -92,7 +94,7 @@ class Severity(IntEnum):
 
 
 class View(StrEnum):
-    """The three kinds of series."""
+    """A kind of series: its plane and weighting."""
 
     SAGITTAL_T1 = "sagittal_t1"
     SAGITTAL_T2_STIR = "sagittal_t2_stir"
@@ -100,16 +102,17 @@ class View(StrEnum):
 
     @property
     def words(self) -> str:
-        """As ``train_series_descriptions.csv`` writes it."""
+        """The view's spelling in ``train_series_descriptions.csv``."""
         return _VIEW_WORDS[self]
 
     @property
     def is_sagittal(self) -> bool:
+        """Whether the slices are sagittal; otherwise they are axial."""
         return self is not View.AXIAL_T2
 
 
 class Source(StrEnum):
-    """Where a site's position came from."""
+    """The origin of a site's position: a reader's mark, a locator or the atlas."""
 
     ANNOTATED = "annotated"
     LOCATED = "located"
@@ -125,7 +128,7 @@ _VIEW_WORDS = {
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """One of the 25 graded places of a study."""
+    """One of the 25 graded sites of a study: a condition, a side (None for the canal) and a level."""
 
     condition: Condition
     side: Side | None
@@ -160,28 +163,28 @@ class Site:
 
     @property
     def key(self) -> str:
-        """The column of ``train.csv``: ``left_neural_foraminal_narrowing_l4_l5``."""
+        """The site's column in ``train.csv``: ``left_neural_foraminal_narrowing_l4_l5``."""
         return f"{self.condition_key}_{self.level}"
 
     @property
     def condition_key(self) -> str:
-        """Condition with its side: ``left_neural_foraminal_narrowing``."""
+        """The condition with its side: ``left_neural_foraminal_narrowing``."""
         return self.condition.value if self.side is None else f"{self.side}_{self.condition}"
 
     @property
     def words(self) -> str:
-        """``L4-L5 left neural foraminal narrowing``."""
+        """The site as text: ``L4-L5 left neural foraminal narrowing``."""
         side = "" if self.side is None else f"{self.side} "
         return f"{self.level.words} {side}{self.condition.words}"
 
     @property
     def mirrored(self) -> "Site":
-        """The same place on the other side; the canal is its own mirror image."""
+        """The same site on the other side; the canal is its own mirror image."""
         return self if self.side is None else Site(self.condition, self.side.other, self.level)
 
     @property
     def views(self) -> tuple[View, View]:
-        """The views that show this site, the one that it is marked in first."""
+        """The two views that show this site; readers mark it in the first."""
         return _SITE_VIEWS[self.condition]
 
 
@@ -204,7 +207,7 @@ SITES: tuple[Site, ...] = tuple(
     for level in Level
 )
 
-#: The same 25 in the order of ``sample_submission.csv``: conditions alphabetical, which is not ``train.csv``'s order.
+#: The 25 sites in the order of ``sample_submission.csv``: by condition alphabetically, unlike ``train.csv``.
 SUBMISSION_SITES: tuple[Site, ...] = tuple(sorted(SITES, key=lambda site: site.key))
 
 _SITE_BY_KEY = {site.key: site for site in SITES}
@@ -222,7 +225,7 @@ def _member(kind: type[_Word], cell: str) -> _Word:
 
 
 def parse_row_id_site(key: str) -> Site:
-    """``left_subarticular_stenosis_l1_l2`` -> Site. Raises ValueError quoting what is no site."""
+    """Return the site of a key such as ``left_subarticular_stenosis_l1_l2``. Raises ValueError for other text."""
     try:
         return _SITE_BY_KEY[key]
     except KeyError:
@@ -230,7 +233,10 @@ def parse_row_id_site(key: str) -> Site:
 
 
 def parse_condition(text: str) -> tuple[Condition, Side | None]:
-    """The coordinates table's ``Left Neural Foraminal Narrowing`` -> condition and side. Raises ValueError."""
+    """Return condition and side of text such as ``Left Neural Foraminal Narrowing``, in any case.
+
+    ``train_label_coordinates.csv`` spells conditions in this way. Raises ValueError for other text.
+    """
     words = " ".join(text.replace("_", " ").lower().split())
     try:
         return _CONDITION_BY_WORDS[words]
@@ -241,7 +247,7 @@ def parse_condition(text: str) -> tuple[Condition, Side | None]:
 
 
 def parse_level(text: str) -> Level:
-    """``L4/L5``, ``L4-L5`` or ``l4_l5`` -> Level. Raises ValueError."""
+    """Return the level of ``L4/L5``, ``L4-L5`` or ``l4_l5``, in any case. Raises ValueError for other text."""
     try:
         return Level(text.strip().lower().replace("/", "_").replace("-", "_"))
     except ValueError:
@@ -249,7 +255,10 @@ def parse_level(text: str) -> Level:
 
 
 def parse_severity(text: str) -> Severity:
-    """``Normal/Mild``, ``Moderate`` or ``Severe``, whatever case and spaces -> Severity. Raises ValueError."""
+    """Return the severity of a label or a key (`Severity`), in any case and with any spaces.
+
+    Raises ValueError for other text.
+    """
     words = text.strip().lower().replace(" ", "").replace("_", "/")
     try:
         return _SEVERITY_BY_LABEL[words]
@@ -260,7 +269,7 @@ def parse_severity(text: str) -> Severity:
 
 
 def parse_view(text: str) -> View:
-    """``Sagittal T2/STIR`` or ``sagittal_t2_stir`` -> View. Raises ValueError."""
+    """Return the view of ``Sagittal T2/STIR`` or ``sagittal_t2_stir``, in any case. Raises ValueError otherwise."""
     words = text.strip().lower().replace(" ", "_").replace("/", "_")
     try:
         return View(words)

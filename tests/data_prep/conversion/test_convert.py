@@ -269,7 +269,7 @@ def test_a_decoder_that_is_installed_later_is_noticed_where_one_was_missing(
     study = read_inputs(new)[0]
     parts_folder(out).mkdir()
     records.convert_study(study, out, None, 10_000)
-    assert records.find_done(study, out, None, 10_000) is not None
+    assert records.find_converted(study, out, None, 10_000) is not None
     without_jpeg_ls()
-    assert (records.find_done(study, out, None, 10_000) is None) == missing
+    assert (records.find_converted(study, out, None, 10_000) is None) == missing
     assert (summary_if_current(out, "k") is None) == missing

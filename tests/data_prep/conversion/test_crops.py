@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.conversion.crops import CROP_SIZE, PIXEL_MM, cut_tile, open_crops, write_crops
+from data_prep.conversion.crops import CROP_SIZE, PIXEL_MM, cut_crop, open_crops, write_crops
 from data_prep.geometry import Frame
 from data_prep.sites import Side, View
 from tests.dicom_files import frame
@@ -73,7 +73,7 @@ def test_tiles_are_as_the_slow_version(view: View, directions) -> None:  # type:
     across = np.cross(*directions) * np.sign(np.cross(*directions)[np.argmax(np.abs(np.cross(*directions)))])
     frames = [frame(tuple(corner + step * across), directions, spacing, shape) for step in (-4.0, 0.0, 4.0)]
     centre = (1.3, -2.1, 2.7)
-    tile = cut_tile([imaged(place) for place in frames], frames, centre, view, Side.LEFT)
+    tile = cut_crop([imaged(place) for place in frames], frames, centre, view, Side.LEFT)
     assert tile.shape == (3, CROP_SIZE, CROP_SIZE) and tile.dtype == np.uint8
     for channel, place in zip(tile, frames, strict=True):
         expected = slow_slice(place, centre, view)
@@ -83,9 +83,9 @@ def test_tiles_are_as_the_slow_version(view: View, directions) -> None:  # type:
         assert np.abs(found[inside] - expected[inside]).max() < 1.6  # rounding and the picture's curvature
         assert not found[~inside].any()
     # Mirrored for the right side: columns of an axial tile, channels of a sagittal one.
-    right = cut_tile([imaged(place) for place in frames], frames, centre, view, Side.RIGHT)
+    right = cut_crop([imaged(place) for place in frames], frames, centre, view, Side.RIGHT)
     np.testing.assert_array_equal(right, tile[::-1] if view.is_sagittal else tile[:, :, ::-1])
-    np.testing.assert_array_equal(cut_tile([imaged(p) for p in frames], frames, centre, view, None), tile)
+    np.testing.assert_array_equal(cut_crop([imaged(p) for p in frames], frames, centre, view, None), tile)
 
 
 def test_orientation_does_not_change_what_is_seen() -> None:
@@ -95,13 +95,13 @@ def test_orientation_does_not_change_what_is_seen() -> None:
         frame((40, 35, 0), AXIALS[1], (0.7, 0.9), (100, 90)),
         frame((-40, -35, 0), AXIALS[2], (0.8, 0.8), (110, 90)),
     ]
-    tiles = [cut_tile([imaged(place)] * 3, [place] * 3, (0, 0, 0), View.AXIAL_T2, None).astype(int) for place in frames]
+    tiles = [cut_crop([imaged(place)] * 3, [place] * 3, (0, 0, 0), View.AXIAL_T2, None).astype(int) for place in frames]
     assert np.abs(tiles[0] - tiles[1]).max() <= 2 and np.abs(tiles[0] - tiles[2]).max() <= 2
 
 
 def test_far_off_the_image_is_black() -> None:
     place = frame((0, 0, 0), AXIALS[0], (1.0, 1.0), (20, 20))
-    assert not cut_tile([imaged(place)] * 3, [place] * 3, (500, 500, 0), View.AXIAL_T2, None).any()
+    assert not cut_crop([imaged(place)] * 3, [place] * 3, (500, 500, 0), View.AXIAL_T2, None).any()
 
 
 @pytest.mark.parametrize("counts", [[2, 0, 3], [0]])
@@ -121,7 +121,7 @@ def test_crops_that_are_not_what_they_say_are_refused(tmp_path: Path) -> None:
         open_crops(tmp_path)
     write_crops(tmp_path, [np.zeros((2, 3, 128, 128), dtype=np.uint8)], 2)
     np.save(tmp_path / "crops.npy", np.zeros((1, 3, 128, 128), dtype=np.uint8))
-    with pytest.raises(ValueError, match=r"crops\.json says"):
+    with pytest.raises(ValueError, match=r"the shape in crops\.json is"):
         open_crops(tmp_path)
     for content in (b"junk", b""):
         (tmp_path / "crops.npy").write_bytes(content)

@@ -53,7 +53,7 @@ def test_what_would_be_done_is_counted(root: DataRoot) -> None:
     cohort = split_cohort(root, "train")
     findings = check_cohort(cohort, max_pixels=10_000)
     assert describe(cohort, findings, "an atlas").splitlines() == [
-        "train: 1 studies with images, of 1 to answer for",
+        "train: 1 of 1 studies have images",
         "train: 2 series: Axial T2 (1), Sagittal T1 (1)",
         "train: 4 slices: 64 x 32 (3), 32 x 64 (1)",
         "train: stored as Explicit VR Little Endian (1), RLE Lossless (1)",

@@ -174,7 +174,7 @@ def test_a_full_disk_is_one_line_and_not_the_end(
     _, errors = process.communicate(timeout=120)
     last = errors.replace("\r", "\n").strip().splitlines()[-1]
     assert process.returncode == 2 and "Traceback" not in errors
-    assert "no space is left; about " in last and " MB more are needed" in last and "goes on from here" in last
+    assert "the disk is full; about " in last and " MB more are needed" in last and "goes on from here" in last
     assert not (copy / "train" / "processed_data" / "dataset.json").exists()
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
     assert wait(in_fork(copy)) == 0
@@ -249,7 +249,7 @@ def test_an_output_of_another_size_is_made_again(
 
 def test_two_conversions_into_one_folder_are_refused(root: Path, tmp_path: Path) -> None:
     copy = copy_of(root, tmp_path)
-    with work_folder.workplace(copy / "train" / "processed_data"):
+    with work_folder.locked_folder(copy / "train" / "processed_data"):
         done = subprocess.run(command(copy, 1), cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert f"train/processed_data: another process ({os.getpid()} on " in done.stderr
@@ -278,7 +278,7 @@ def test_a_killed_worker_is_named_with_its_work() -> None:
 def test_a_worker_that_does_not_see_the_folders_stops_the_run(root: Path, tmp_path: Path) -> None:
     """On a cluster's machine without the shared disk every image would seem to be missing."""
     study = convert.read_inputs(split_cohort(DataRoot(root), "train"))[0]
-    with pytest.raises(FileNotFoundError, match="does not see this folder"):
+    with pytest.raises(FileNotFoundError, match="this folder does not exist for the process"):
         study_records.convert_study(study, tmp_path / "elsewhere", None, 10**9)
     assert not (tmp_path / "elsewhere").exists()
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from data_prep.conversion.convert import convert_cohort, learn_from
-from data_prep.conversion.crops import cut_tile, open_crops
+from data_prep.conversion.crops import cut_crop, open_crops
 from data_prep.conversion.pairs import Dataset, read_dataset
 from data_prep.geometry import Frame
 from data_prep.phantom import write_cohort
@@ -174,7 +174,7 @@ def test_left_is_bright_whatever_the_order_the_storage_and_the_names(
             middles[site, view] = float(middle.grey[row, column])
             slices = [picture[number] for number in found.instance_numbers]
             frames = [image.frame for image in slices if image.frame is not None]
-            tile = cut_tile([image.grey for image in slices], frames, found.centre_mm, view, site.side)
+            tile = cut_crop([image.grey for image in slices], frames, found.centre_mm, view, site.side)
             # Right-sided tiles are mirrored: in every tile what is lateral is towards the last channel or column.
             lateral = 1 if site.side is Side.LEFT else -1
             ahead, behind = (tile[2], tile[0]) if view.is_sagittal else (tile[1, :, 80], tile[1, :, 48])

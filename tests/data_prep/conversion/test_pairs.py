@@ -127,5 +127,5 @@ def test_folds_depend_on_the_seed_and_on_nothing_else() -> None:
 def test_few_or_unlabelled_studies_still_get_folds() -> None:
     assert sorted(assign_folds({1: {}, 2: {}, 3: {}}, 3, seed=0).values()) == [0, 1, 2]
     assert len(assign_folds({1: {}}, 5, seed=0)) == 1
-    with pytest.raises(ValueError, match="--folds 1"):
+    with pytest.raises(ValueError, match="folds 1: at least 2"):
         assign_folds({1: {}}, 1, seed=0)

@@ -198,7 +198,7 @@ def test_marks_that_no_spine_could_have_do_not_make_the_pose(marked, atlas) -> N
 def test_one_absurd_example_does_not_spoil_the_atlas(marked, atlas) -> None:  # type: ignore[no-untyped-def]
     examples = [example_of(study, positions) for study, positions in marked[2:]]
     assert all(example is not None for example in examples)
-    head_down = Example(examples[0].position_N3 * (1, 1, -1), examples[0].middle_mm, examples[0].seen)
+    head_down = Example(examples[0].position_N3 * (1, 1, -1), examples[0].middle_mm, examples[0].patches)
     few = Example(np.where(np.arange(25)[:, None] < 1, examples[0].position_N3, np.nan), {}, {})
     again = learn_atlas([*examples, head_down, few])
     assert again is not None and again.studies == len(examples) == atlas.studies
