@@ -1,4 +1,4 @@
-"""data_prep/geometry.py against the standard's equation, written out, and against real oblique blocks."""
+"""data_prep/geometry.py against the standard's equation, per point, and on real oblique blocks."""
 
 import doctest
 
@@ -88,7 +88,7 @@ def test_examples_in_docstrings() -> None:
         {"shape": (0, 5)},
     ],
 )
-def test_a_frame_that_is_none_is_refused(wrong: dict) -> None:
+def test_an_invalid_frame_is_refused(wrong: dict) -> None:
     good = {
         "position_mm": (0.0, 0.0, 0.0),
         "row_direction": (1.0, 0.0, 0.0),
@@ -100,7 +100,7 @@ def test_a_frame_that_is_none_is_refused(wrong: dict) -> None:
         Frame(**(good | wrong))
 
 
-def test_directions_with_a_headers_rounding_are_made_square() -> None:
+def test_rounded_directions_are_orthonormalised() -> None:
     image = Frame((5.0, 6.0, 7.0), (0.999, 0.004, 0.0), (0.003, 1.002, 0.001), (0.5, 0.7), (400, 300))
     for column, row in ((0, 0), (299, 399), (-20.5, 1000)):
         point = image.to_patient((column, row))
@@ -111,7 +111,7 @@ def test_directions_with_a_headers_rounding_are_made_square() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_planes_are_told_by_the_angles_to_the_axes(seed: int) -> None:
+def test_planes_are_determined_by_the_angles_to_the_axes(seed: int) -> None:
     image = oblique(seed)
     down, right = np.array(image.column_direction), np.array(image.row_direction)
     normal = np.array([right[1] * down[2] - right[2] * down[1], 0, right[0] * down[1] - right[1] * down[0]])
@@ -149,7 +149,7 @@ def test_blocks_of_different_tilt_are_different_stacks() -> None:
 
 
 @needs_published_files
-def test_real_oblique_blocks_are_told_apart() -> None:
+def test_real_oblique_blocks_are_separate_stacks() -> None:
     datasets = [dcmread(path) for path in sorted((PUBLISHED / "ge_axial_t2").glob("*.dcm"))]
     frames = [
         Frame(
@@ -169,15 +169,15 @@ def test_real_oblique_blocks_are_told_apart() -> None:
         assert len({tuple(np.round(frames[index].normal, 3)) for index in block}) == 1
 
 
-def test_neighbours_stop_at_ends_jumps_and_repeats() -> None:
+def test_neighbours_stop_at_ends_gaps_and_repetitions() -> None:
     heights = [0, 4, 8, 40, 44, 44, 48]
     frames = [frame((0, 0, z), AXIAL) for z in heights]
     stack = list(range(len(frames)))
     assert neighbours(frames, stack, 1) == (0, 1, 2)
     assert neighbours(frames, stack, 0) == (0, 0, 1)
-    assert neighbours(frames, stack, 2) == (1, 2, 2)  # a jump to the next block
+    assert neighbours(frames, stack, 2) == (1, 2, 2)  # a gap before the next block
     assert neighbours(frames, stack, 3) == (3, 3, 4)
-    assert neighbours(frames, stack, 4) == (3, 4, 6)  # a repeated place is no neighbour
+    assert neighbours(frames, stack, 4) == (3, 4, 6)  # a repeated slice is not a neighbour
     assert neighbours(frames, [5], 5) == (5, 5, 5)
     with pytest.raises(ValueError):
         neighbours(frames, [0, 1], 6)
@@ -206,7 +206,7 @@ def test_neighbours_against_a_slow_version() -> None:
             assert tuple(heights[i] for i in neighbours(frames, range(8), index)) == pytest.approx(expected)
 
 
-def test_nearest_is_by_plane_then_by_what_it_shows() -> None:
+def test_nearest_is_by_plane_then_by_contents() -> None:
     frames = [frame((0, 0, 0), AXIAL), frame((500, 0, 10), AXIAL), frame((0, 0, 10), AXIAL)]
     assert nearest(frames, (10, 10, 9)) == 2
     assert nearest(frames, (10, 10, 1)) == 0

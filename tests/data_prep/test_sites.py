@@ -1,4 +1,4 @@
-"""data_prep/sites.py: the competition's spellings, both ways."""
+"""data_prep/sites.py: the spellings of the tables, in both directions."""
 
 import doctest
 
@@ -83,7 +83,7 @@ def test_a_site_reads_its_own_columns(site: Site) -> None:
         ({"condition": "spinal_canal_stenosis"}, "spinal_canal_stenosis with side 'left': the canal has no side"),
     ],
 )
-def test_columns_that_name_no_site_are_quoted(wrong: dict[str, str | None], message: str) -> None:
+def test_invalid_columns_are_quoted(wrong: dict[str, str | None], message: str) -> None:
     row = {"condition": "subarticular_stenosis", "side": "left", "level": "l1_l2"} | wrong
     with pytest.raises(ValueError, match=message):
         Site.from_columns(row)

@@ -40,7 +40,7 @@ def test_grades_are_read_and_checked(tmp_path: Path) -> None:
         read_grades(path)
 
 
-def test_both_formats_say_the_same(tmp_path: Path) -> None:
+def test_both_formats_give_the_same_sites(tmp_path: Path) -> None:
     grade_of = {site: list(Severity)[number % 3] for number, site in enumerate(SITES) if number % 7}
     long = [
         f"9,{','.join(cell or '' for cell in site.columns.values())},{Severity.to_column(grade_of.get(site)) or ''}"

@@ -1,4 +1,4 @@
-"""data_prep/conversion/region_sheet.py: boxes and crosses are drawn where the data says, at true proportions."""
+"""data_prep/conversion/region_sheet.py: boxes and crosses are drawn at their positions, in true proportions."""
 
 from pathlib import Path
 

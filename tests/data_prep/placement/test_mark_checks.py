@@ -1,4 +1,4 @@
-"""data_prep/placement/mark_checks.py: slips of readers, made on purpose in a spine whose truth is known."""
+"""data_prep/placement/mark_checks.py: readers' mistakes, made on purpose in a spine with known positions."""
 
 from itertools import combinations
 
@@ -14,7 +14,7 @@ CANAL, FORAMEN, RECESS = Condition
 
 
 def spine(lean: float = 0.0, curve: float = 0.0) -> dict[Site, Vector]:
-    """All 25 marks, levels 34 mm apart. lean: degrees in the coronal plane; curve: mm that the middle bows sideways."""
+    """Return all 25 marks, with levels 34 mm apart, of a spine that leans by degrees and is curved sideways by mm."""
     points = {}
     for site in SITES:
         level = list(Level).index(site.level)
@@ -36,7 +36,7 @@ def site(condition: Condition, level: Level, side: Side | None = None) -> Site:
 
 @pytest.mark.parametrize("lean", [-15, 0, 15])
 @pytest.mark.parametrize("curve", [-12, 0, 12])
-def test_good_marks_are_all_believed_in_crooked_spines_and_when_some_are_lacking(lean: float, curve: float) -> None:
+def test_correct_marks_are_all_used_in_crooked_spines_and_if_some_are_missing(lean: float, curve: float) -> None:
     whole = spine(lean, curve)
     random = np.random.default_rng(1)
     for _ in range(50):
@@ -58,7 +58,7 @@ def test_a_swapped_pair_is_exchanged(condition: Condition, alone: bool) -> None:
     assert [(problem.kind, problem.action) for problem in found.problems] == 2 * [(FaultKind.MARKS_SWAPPED, "repaired")]
 
 
-def test_a_study_with_all_its_axial_pairs_swapped_is_put_right() -> None:
+def test_a_study_with_all_its_axial_pairs_swapped_is_corrected() -> None:
     points = spine(lean=8)
     wrong = {place: points[place.mirrored] if place.condition is RECESS else point for place, point in points.items()}
     found = check_marks(wrong)
@@ -68,7 +68,7 @@ def test_a_study_with_all_its_axial_pairs_swapped_is_put_right() -> None:
 def test_one_mark_on_the_wrong_side_is_set_aside() -> None:
     right = site(FORAMEN, Level.L3_L4, Side.RIGHT)
     for points in (spine(), {p: q for p, q in spine().items() if p != right.mirrored}):
-        found = check_marks(moved(points, (right, (33.0, 0, 0))))  # beside the left one, or where it would be
+        found = check_marks(moved(points, (right, (33.0, 0, 0))))  # beside the left mark, or where that would be
         assert set(points) - set(found.mark_of) == {right}
         assert [problem.kind for problem in found.problems] == [FaultKind.MARK_WRONG_SIDE]
 
@@ -95,7 +95,7 @@ def test_marks_far_from_their_level_are_set_aside_by_the_majority_only() -> None
     off_by_one = moved(spine(), *((place, (0, 0, 34.0)) for place in pair))
     found = check_marks(off_by_one)
     assert set(off_by_one) - set(found.mark_of) == set(pair)
-    # Two against two: nobody can tell, so all are kept, and it is said.
+    # Two against two: there is no majority, so all are kept, with a fault.
     even = {place: point for place, point in off_by_one.items() if place.level is level and place.side is not None}
     found = check_marks(even)
     assert set(found.mark_of) == set(even) and [problem.action for problem in found.problems] == 4 * ["kept"]
