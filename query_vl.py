@@ -57,11 +57,12 @@ def main() -> None:
     query = parse_query(settings.text)
     root = data_root(settings.root)
 
-    from vl_model.queries.answers import Reply, read_truth, reply_json, reply_text  # numpy, and so only now
+    from data_prep.truth import read_grades  # numpy, and so only now
+    from vl_model.queries.answers import Reply, reply_json, reply_text
     from vl_model.queries.index import join, rank
     from vl_model.queries.run_index import available_splits, check_run, open_run_index
 
-    truth = read_truth(Path(settings.truth)) if settings.truth else None
+    truth = read_grades(Path(settings.truth)) if settings.truth else None
     check_run(root, settings.run)
     splits = available_splits(root, settings.run) if settings.split == "both" else [settings.split]
     index = join([open_run_index(root, settings.run, split) for split in splits])

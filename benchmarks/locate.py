@@ -9,7 +9,6 @@ atlas alone, and with --hurt those on studies that lack a series or an axial blo
 with --show FOLDER the ten worst studies are drawn there, and why they are is said.
 """
 
-import csv
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,9 +23,10 @@ from data_prep.conversion.convert import learn_from
 from data_prep.geometry import Array
 from data_prep.phantom import write_cohort
 from data_prep.placement.regions import marked_positions, points_of
-from data_prep.sites import SITES, Condition, Level, Side, Site, View
+from data_prep.sites import SITES, View
 from data_prep.studies.cohorts import split_cohort
 from data_prep.studies.studies import Series, Study, StudyFolder, read_study
+from data_prep.truth import read_truth
 from locator.errors import Measured, lines
 from locator.locator import LARGEST_ERROR_MM, Located, Locator, load_locator, new_network
 from locator.sheet import Case, reason, write_sheets
@@ -70,7 +70,7 @@ def untaught_locator(root: DataRoot) -> Locator:
 
 def measure(locator: Locator, root: DataRoot, most: int, hurt: bool) -> list[Case]:
     """Print seconds and errors; the studies as they are, located."""
-    truth = read_truth(root.path / "phantom_truth" / "truth.csv")
+    truth = read_true_positions(root.path / "phantom_truth" / "truth.csv")
     folders = split_cohort(root, "test").folders[:most]
     random = np.random.default_rng(0)
     changes = CHANGES if hurt else CHANGES[:1]
@@ -138,15 +138,14 @@ def say_seconds(seconds: dict[str, float], studies: int) -> None:
     print(f"the locator takes {each['locating'] / max(each['atlas'], 1e-9):.1f} times the atlas's time")
 
 
-def read_truth(path: Path) -> dict[int, Array]:
-    """(25, 3) mm of each study."""
-    truth: dict[int, Array] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            site = Site(Condition(row["condition"]), Side(row["side"]) if row["side"] else None, Level(row["level"]))
-            place_N3 = truth.setdefault(int(row["study_id"]), np.full((len(SITES), 3), np.nan))
-            place_N3[SITES.index(site)] = [float(row[name]) for name in ("x_mm", "y_mm", "z_mm")]
-    return truth
+def read_true_positions(path: Path) -> dict[int, Array]:
+    """Return the true positions of each study's sites: (25, 3) in mm, by study."""
+    positions: dict[int, Array] = {}
+    for one in read_truth(path):
+        position_N3 = positions.setdefault(one.study_id, np.full((len(SITES), 3), np.nan))
+        if one.position_mm is not None:
+            position_N3[SITES.index(one.site)] = one.position_mm
+    return positions
 
 
 Change = Callable[[Study, np.random.Generator], Study]

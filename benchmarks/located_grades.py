@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.locate import read_truth
+from benchmarks.locate import read_true_positions
 from data_prep.conversion.convert import convert_cohort
 from data_prep.conversion.crops import open_crops
 from data_prep.conversion.executors import open_pool
@@ -75,7 +75,7 @@ def main() -> None:
     torch.set_num_threads(1)
     truth = cohort_root.path / "phantom_truth" / "truth.csv"
     placers: dict[str, Placer] = {
-        "true places": TruePlaces(read_truth(truth)),
+        "true places": TruePlaces(read_true_positions(truth)),
         "the locator's": placer_of(Path(settings.locator), shipped_atlas()),
         "the shipped atlas's": shipped_atlas(),
     }

@@ -13,7 +13,7 @@ from data_prep.geometry import Frame
 from data_prep.phantom.files import SeriesIdentity, write_series
 from data_prep.phantom.protocols import Compression, Look, SeriesPlan
 from data_prep.phantom.tissues import Weighting, standard_palette
-from data_prep.sites import SITES, Level, Side, View
+from data_prep.sites import SITES, Level, Severity, Side, View
 from data_prep.studies.cohorts import Cohort, split_cohort
 from workspace.layout import DataRoot
 
@@ -73,12 +73,11 @@ def write_cohort(root: Path, studies: int, slices: int, shape: tuple[int, int]) 
 def write_tables(dataset: Path, study_ids: range, slices: int, shape: tuple[int, int]) -> None:
     """Every site graded, and marked down the middle of one sagittal slice."""
     keys = [site.key for site in SITES]
-    spellings = ("Normal/Mild", "Moderate", "Severe")
     grades, descriptions = [",".join(["study_id", *keys])], ["study_id,series_id,series_description"]
     marks = ["study_id,series_id,instance_number,condition,level,x,y"]
     slice_of = {Side.RIGHT: slices // 2 - 3, None: slices // 2 + 1, Side.LEFT: slices // 2 + 5}
     for study_id in study_ids:
-        grades.append(",".join([str(study_id), *(spellings[(study_id + n) % 3] for n in range(len(SITES)))]))
+        grades.append(",".join([str(study_id), *(Severity((study_id + n) % 3).label for n in range(len(SITES)))]))
         for series_id, view in enumerate(View, start=1):
             descriptions.append(f"{study_id},{series_id},{view.words}")
         sagittal = list(View).index(View.SAGITTAL_T2_STIR) + 1

@@ -30,7 +30,7 @@ from pydicom import dcmread
 from benchmarks.machine import describe_machine
 from benchmarks.noisy_cohort import write_cohort, write_noisy_series
 from data_prep.conversion.convert import convert_cohort, learn_from
-from data_prep.conversion.executors import HERE, Pool, open_pool
+from data_prep.conversion.executors import IN_PROCESS, Pool, open_pool
 from data_prep.conversion.png import write_png
 from data_prep.phantom.protocols import Compression
 from data_prep.sites import Severity, Site, View
@@ -144,7 +144,7 @@ def measure_scaling(folder: Path, studies: int, turns: int) -> None:
     print(f"\nWhole conversions, {files} RLE slices of sigma 15, best of {turns} turns")
     with open_pool(2) as pool, quiet():
         list(pool.map(abs, range(200), description="starting", name=str, weight=lambda _: 1))
-        one, two = zip(*[(convert(HERE), convert(pool)) for _ in range(turns)], strict=True)
+        one, two = zip(*[(convert(IN_PROCESS), convert(pool)) for _ in range(turns)], strict=True)
     scaling = {}
     for place, clock in enumerate(("by the clock", "by CPU time")):
         single, double = (min(turn[place] for turn in times) for times in (one, two))

@@ -1,4 +1,4 @@
-"""Patient millimetres and pixels.
+"""Geometry of images: the mapping between pixels and patient coordinates, and stacks of parallel slices.
 
 Patient coordinates are DICOM's LPS, in millimetres: +x is the patient's left, +y posterior, +z
 cranial. A pixel is named (column, row), both counted from 0 at the *centre* of the first pixel, so
@@ -7,14 +7,14 @@ that whole numbers are pixel centres. ``PixelSpacing`` is (between rows, between
 The mapping is equation C.7.6.2.1-1 of DICOM PS3.3:
 ``P = position + row_direction * spacing_between_columns * column + column_direction * spacing_between_rows * row``.
 
-An image lies somewhere only if its own header says position, orientation and ``PixelSpacing``. None of
-these is guessed: not from ``ImagerPixelSpacing`` (of a detector: no MR has one), not from
-``SpacingBetweenSlices`` or ``SliceThickness`` (both across the slices, and often missing), not from the
-slice next to it, which may be of another size. What lies nowhere still is a picture, but no region is
-drawn on it. The distance between slices is that of their positions, never what a header says of it.
+An image has geometry only if its own header contains position, orientation and ``PixelSpacing``. None of
+these is guessed: not from ``ImagerPixelSpacing`` (which describes a detector, and does not exist in MR), not
+from ``SpacingBetweenSlices`` or ``SliceThickness`` (both are distances across slices, and are often missing),
+and not from the neighbouring slice, whose size may differ. An image without geometry is converted, but gets
+no region. The distance between slices is computed from their positions, not read from a header.
 
 >>> frame = Frame((-10.0, 0.0, 5.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (2.0, 0.5), (100, 200))
->>> frame.to_patient(column=20, row=3)
+>>> frame.to_patient((20, 3))
 array([0., 6., 5.])
 >>> frame.to_pixel((0.0, 6.0, 5.0))
 array([20.,  3.])
@@ -33,24 +33,24 @@ import numpy.typing as npt
 Vector = tuple[float, float, float]
 Array = npt.NDArray[np.float64]
 
-#: A unit vector read from a header may be this far from length 1, and two of them this far from a right angle.
+#: Largest accepted deviation of a header's direction vectors from length 1, and of their dot product from 0.
 DIRECTION_TOLERANCE = 1e-2
-#: Pixels smaller or larger than these, and places further than this from the scanner's middle, are slips of a header.
+#: Bounds of plausible pixel spacings and of the distance from the scanner's isocentre, mm; other headers are wrong.
 LEAST_PIXEL_MM, LARGEST_PIXEL_MM, FURTHEST_MM = 0.01, 20.0, 10_000.0
-#: A slice tilted by no more than this still lies as its series does: a block along a steep L5-S1 disc leans 50 degrees.
+#: Largest angle between an image and a plane that it is counted to: a block along a steep L5-S1 disc is tilted by 50.
 OBLIQUE_DEGREES = 60.0
-#: Slices whose normals differ by less than this lie in one stack: blocks of one series differ by several degrees.
+#: Slices whose normals differ by less than this form one stack; blocks of one series differ by several degrees.
 STACK_ANGLE_DEGREES = 1.0
-#: Neighbours further apart than this many times their stack's median gap lie on two sides of a jump between blocks.
+#: A gap between slices that exceeds the median gap of their stack by this factor separates two blocks.
 JUMP_RATIO = 1.5
-#: Neither are slices further apart than this, where a stack has nothing but jumps.
+#: Slices further apart than this are never neighbours; it matters for stacks in which every gap separates blocks.
 NEIGHBOUR_MM = 12.0
-#: Slices nearer to each other than this show the same place twice.
-SAME_PLACE_MM = 0.1
+#: Slices nearer to each other than this are repetitions of one slice.
+SAME_SLICE_MM = 0.1
 
 
 class Plane(StrEnum):
-    """An anatomical plane; its number is the patient axis that it is square to."""
+    """An anatomical plane."""
 
     SAGITTAL = "sagittal"
     CORONAL = "coronal"
@@ -58,21 +58,23 @@ class Plane(StrEnum):
 
     @property
     def axis(self) -> int:
+        """Index of the patient axis (x, y, z) that is perpendicular to the plane."""
         return list(Plane).index(self)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where one image lies in the patient.
+    """Position, orientation, pixel spacing and size of one image in the patient.
 
-    position_mm: centre of the first pixel (ImagePositionPatient).
-    row_direction: unit vector along a row, towards growing column (ImageOrientationPatient[:3]).
-    column_direction: unit vector down a column, towards growing row (ImageOrientationPatient[3:]).
-    spacing_mm: (between rows, between columns), as PixelSpacing.
-    shape: (rows, columns).
+    Directions are orthonormalised before use, because headers round them. Raises ValueError if they deviate from
+    orthogonal unit vectors by more than `DIRECTION_TOLERANCE`, or if a number is not plausible.
 
-    Directions that are unit and square but for a header's rounding (`DIRECTION_TOLERANCE`) are made so before use.
-    Raises ValueError where they are not, where a spacing is not positive, or where numbers are beyond any scanner's.
+    Attributes:
+        position_mm: Centre of the first pixel (ImagePositionPatient).
+        row_direction: Unit vector along a row, towards increasing column (ImageOrientationPatient[:3]).
+        column_direction: Unit vector along a column, towards increasing row (ImageOrientationPatient[3:]).
+        spacing_mm: Distances (between rows, between columns), as in PixelSpacing.
+        shape: (rows, columns).
     """
 
     position_mm: Vector
@@ -84,25 +86,27 @@ class Frame:
     def __post_init__(self) -> None:
         numbers = (*self.position_mm, *self.row_direction, *self.column_direction, *self.spacing_mm)
         if not np.all(np.isfinite(numbers)):
-            raise ValueError(f"geometry with a number that is not finite: {numbers}")
+            raise ValueError(f"geometry {numbers}: a number is not finite")
         if min(self.spacing_mm) <= 0:
-            raise ValueError(f"pixel spacing {self.spacing_mm}: must be positive")
+            raise ValueError(f"pixel spacing {self.spacing_mm}: not positive")
         if not LEAST_PIXEL_MM <= min(self.spacing_mm) <= max(self.spacing_mm) <= LARGEST_PIXEL_MM:
-            raise ValueError(f"pixel spacing {self.spacing_mm}: no scanner's")
+            raise ValueError(
+                f"pixel spacing {self.spacing_mm}: implausible; expected {LEAST_PIXEL_MM:g} to {LARGEST_PIXEL_MM:g} mm"
+            )
         if max(map(abs, self.position_mm)) > FURTHEST_MM:
-            raise ValueError(f"position {self.position_mm}: further than {FURTHEST_MM:g} mm from the scanner's middle")
+            raise ValueError(f"position {self.position_mm}: more than {FURTHEST_MM:g} mm from the isocentre")
         if min(self.shape) < 1:
-            raise ValueError(f"image shape {self.shape}: must be positive")
+            raise ValueError(f"image shape {self.shape}: not positive")
         row, column = np.asarray(self.row_direction), np.asarray(self.column_direction)
         lengths = np.array([np.linalg.norm(row), np.linalg.norm(column)])
         if np.any(np.abs(lengths - 1) > DIRECTION_TOLERANCE) or abs(row @ column) > DIRECTION_TOLERANCE:
             raise ValueError(
-                f"image orientation {self.row_direction + self.column_direction}: not orthogonal unit vectors"
+                f"image orientation {self.row_direction + self.column_direction}: these are not orthogonal unit vectors"
             )
 
     @cached_property
     def axes(self) -> tuple[Array, Array]:
-        """(row_direction, column_direction), unit and square to the last bit."""
+        """(row_direction, column_direction), orthonormalised."""
         row = np.asarray(self.row_direction) / np.linalg.norm(self.row_direction)
         column = np.asarray(self.column_direction)
         column = column - (column @ row) * row
@@ -110,7 +114,7 @@ class Frame:
 
     @cached_property
     def normal(self) -> Array:
-        """Unit vector across the image: row_direction x column_direction."""
+        """Unit vector perpendicular to the image: row_direction x column_direction."""
         return np.cross(*self.axes)
 
     @property
@@ -119,56 +123,97 @@ class Frame:
         return list(Plane)[int(np.argmax(np.abs(self.normal)))]
 
     def lies_as(self, plane: Plane) -> bool:
-        """Whether the image is tilted by at most `OBLIQUE_DEGREES` from a plane; it may be from two."""
+        """Return whether the image is within `OBLIQUE_DEGREES` of a plane; an image may be within it of two planes."""
         return bool(abs(self.normal[plane.axis]) >= np.cos(np.deg2rad(OBLIQUE_DEGREES)))
 
     @cached_property
-    def centre_mm(self) -> Array:
-        rows, columns = self.shape
-        return self.to_patient((columns - 1) / 2, (rows - 1) / 2)
+    def affine(self) -> Array:
+        """(4, 4) matrix from homogeneous (column, row, slice, 1) to homogeneous (x, y, z, 1) in mm, LPS.
 
-    def to_patient(self, column: float, row: float) -> Array:
-        """(column, row) in pixels -> (x, y, z) in mm."""
+        The origin of the indices is the centre of the first pixel. A frame describes a single image, so its slice
+        axis is the normal in mm: the pixels of the image have slice 0.
+
+        >>> frame = Frame((-10.0, 0.0, 5.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (2.0, 0.5), (100, 200))
+        >>> frame.affine @ (20, 3, 0, 1)
+        array([0., 6., 5., 1.])
+        >>> frame.inverse_affine @ (0, 6, 1, 1)
+        array([20.,  3., -4.,  1.])
+        """
         row_direction, column_direction = self.axes
-        along_row, down_column = self.spacing_mm[1] * column, self.spacing_mm[0] * row
+        matrix = np.eye(4)
+        matrix[:3, 0] = row_direction * self.spacing_mm[1]
+        matrix[:3, 1] = column_direction * self.spacing_mm[0]
+        matrix[:3, 2] = self.normal
+        matrix[:3, 3] = self.position_mm
+        return matrix
+
+    @cached_property
+    def inverse_affine(self) -> Array:
+        """(4, 4) matrix from homogeneous (x, y, z, 1) in mm, LPS, to homogeneous (column, row, slice, 1).
+
+        The slice of a point is its signed distance from the image plane in mm (`distance_mm`).
+        """
+        row_direction, column_direction = self.axes
+        matrix = np.eye(4)
+        matrix[0, :3] = row_direction / self.spacing_mm[1]
+        matrix[1, :3] = column_direction / self.spacing_mm[0]
+        matrix[2, :3] = self.normal
+        matrix[:3, 3] = -matrix[:3, :3] @ self.position_mm
+        return matrix
+
+    @cached_property
+    def centre_mm(self) -> Array:
+        """Middle of the image, (x, y, z) in mm."""
+        rows, columns = self.shape
+        return self.to_patient(((columns - 1) / 2, (rows - 1) / 2))
+
+    def to_patient(self, pixel: npt.ArrayLike) -> Array:
+        """Map pixels to the patient: (..., 2) as (column, row) -> (..., 3) as (x, y, z) in mm."""
+        pixel = np.asarray(pixel, dtype=float)
+        row_direction, column_direction = self.axes
+        along_row, down_column = self.spacing_mm[1] * pixel[..., :1], self.spacing_mm[0] * pixel[..., 1:]
         return np.asarray(self.position_mm) + row_direction * along_row + column_direction * down_column
 
-    def to_pixel(self, point_mm: Sequence[float] | Array) -> Array:
-        """(x, y, z) in mm -> (column, row) of its foot on the image plane, in pixels; may lie off the image."""
+    def to_pixel(self, point_mm: npt.ArrayLike) -> Array:
+        """Project points onto the image plane: (..., 3) as (x, y, z) in mm -> (..., 2) as (column, row) in pixels.
+
+        The result may lie off the image.
+        """
         offset = np.asarray(point_mm, dtype=float) - np.asarray(self.position_mm)
         row_direction, column_direction = self.axes
-        return np.array([offset @ row_direction / self.spacing_mm[1], offset @ column_direction / self.spacing_mm[0]])
+        column, row = offset @ row_direction / self.spacing_mm[1], offset @ column_direction / self.spacing_mm[0]
+        return np.stack([column, row], axis=-1)
 
-    def distance_mm(self, point_mm: Sequence[float] | Array) -> float:
-        """Signed distance of a point from the image plane, positive along the normal."""
-        return float((np.asarray(point_mm, dtype=float) - np.asarray(self.position_mm)) @ self.normal)
+    def distance_mm(self, point_mm: npt.ArrayLike) -> Array:
+        """Return the signed distance of points (..., 3) from the image plane, (...), positive along the normal."""
+        distance: Array = (np.asarray(point_mm, dtype=float) - np.asarray(self.position_mm)) @ self.normal
+        return distance
 
-    def contains(self, point_mm: Sequence[float] | Array) -> bool:
-        """Whether a point's foot on the plane lies on the image (its outer pixels' edges included)."""
-        column, row = self.to_pixel(point_mm)
-        rows, columns = self.shape
-        return bool(-0.5 <= column <= columns - 0.5 and -0.5 <= row <= rows - 0.5)
+    def contains(self, point_mm: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """Return whether the projections of points (..., 3) lie on the image, up to its outer pixels' edges: (...)."""
+        pixel = self.to_pixel(point_mm)
+        return np.all((pixel >= -0.5) & (pixel <= np.subtract(self.shape[::-1], 0.5)), axis=-1)
 
 
 def nearest(frames: Sequence[Frame], point_mm: Sequence[float] | Array) -> int:
-    """Index of the frame whose plane is nearest to a point; of equals, one that shows it, then the first.
+    """Return the index of the frame whose plane is nearest to a point.
 
-    Raises ValueError for no frames.
+    Of equally near frames, one that contains the point is preferred, then the first. Raises ValueError if there are
+    no frames.
     """
     if not frames:
         raise ValueError("no frames to choose from")
-    ranks = [(round(abs(frame.distance_mm(point_mm)), 6), not frame.contains(point_mm)) for frame in frames]
+    ranks = [(round(abs(float(frame.distance_mm(point_mm))), 6), not frame.contains(point_mm)) for frame in frames]
     return min(range(len(frames)), key=lambda i: ranks[i])
 
 
 def stacks(frames: Sequence[Frame]) -> list[list[int]]:
-    """Indices of frames in stacks of parallel slices, each sorted by its place along the stack's normal.
+    """Group frames into stacks of parallel slices; return the indices of each, sorted along the stack's normal.
 
-    The normal is turned so that its largest component is positive: sagittal slices run from the
-    patient's right to left, axial ones from caudal to cranial, whatever the acquisition order was.
-    A slice belongs to the stack whose first slice it is most parallel to, within
-    `STACK_ANGLE_DEGREES`; blocks that are parallel but lie apart are one stack, and a localiser's
-    three planes are three. Stacks come in the order of their lowest place.
+    The sign of the normal is chosen so that its largest component is positive: sagittal slices are sorted from the
+    patient's right to left, axial slices from caudal to cranial, whatever the acquisition order was. A slice belongs
+    to the stack whose first slice it is most parallel to, within `STACK_ANGLE_DEGREES`. Separate but parallel blocks
+    form one stack; the three planes of a localiser form three. The stacks are sorted by their first slices' positions.
     """
     groups: list[tuple[Array, list[int]]] = []
     for index, frame in enumerate(frames):
@@ -179,34 +224,35 @@ def stacks(frames: Sequence[Frame]) -> list[list[int]]:
             sign = np.sign(frame.normal[np.argmax(np.abs(frame.normal))])
             groups.append((frame.normal * sign, [index]))
 
-    def place(normal: Array, index: int) -> float:
+    def height(normal: Array, index: int) -> float:
         return float(np.asarray(frames[index].centre_mm) @ normal)
 
-    ordered = [(normal, sorted(members, key=lambda i: place(normal, i))) for normal, members in groups]
-    ordered.sort(key=lambda group: place(group[0], group[1][0]))
+    ordered = [(normal, sorted(members, key=lambda i: height(normal, i))) for normal, members in groups]
+    ordered.sort(key=lambda group: height(group[0], group[1][0]))
     return [members for _, members in ordered]
 
 
 def neighbours(frames: Mapping[int, Frame] | Sequence[Frame], stack: Sequence[int], index: int) -> tuple[int, int, int]:
-    """(before, `index`, after): the slices next to one in its sorted stack, `index` itself where the stack stops.
+    """Return (before, `index`, after): a slice and its neighbours in its sorted stack.
 
-    A stack stops at its ends and at a jump between blocks (`JUMP_RATIO`, `NEIGHBOUR_MM`); a slice at the
-    same place (`SAME_PLACE_MM`) is no neighbour. Raises ValueError where `index` is not in `stack`.
+    `index` stands in for a neighbour that does not exist: at an end of the stack, and at a gap between blocks
+    (`JUMP_RATIO`, `NEIGHBOUR_MM`). A repetition of the slice (`SAME_SLICE_MM`) is not a neighbour. Raises ValueError
+    if `index` is not in `stack`.
     """
     here = list(stack).index(index)
     normal = frames[stack[0]].normal
-    places = np.array([frames[i].centre_mm @ normal for i in stack])
-    gaps = np.abs(np.diff(places))
-    gaps = gaps[gaps > SAME_PLACE_MM]
-    # Of an even number the lower middle one: in blocks of two slices every second gap is a jump.
-    usual = float(np.percentile(gaps, 50, method="lower")) if len(gaps) else 0.0
-    limit = min(JUMP_RATIO * usual, NEIGHBOUR_MM)
+    heights = np.array([frames[i].centre_mm @ normal for i in stack])
+    gaps = np.abs(np.diff(heights))
+    gaps = gaps[gaps > SAME_SLICE_MM]
+    # For an even number of gaps, the lower of the two middle ones: in blocks of two slices every second gap is a jump.
+    median = float(np.percentile(gaps, 50, method="lower")) if len(gaps) else 0.0
+    limit = min(JUMP_RATIO * median, NEIGHBOUR_MM)
 
     def next_to(step: int) -> int:
         there = here + step
-        while 0 <= there < len(stack) and abs(places[there] - places[here]) <= SAME_PLACE_MM:
+        while 0 <= there < len(stack) and abs(heights[there] - heights[here]) <= SAME_SLICE_MM:
             there += step
-        inside = 0 <= there < len(stack) and abs(places[there] - places[here]) <= limit
+        inside = 0 <= there < len(stack) and abs(heights[there] - heights[here]) <= limit
         return stack[there] if inside else index
 
     return next_to(-1), index, next_to(1)

@@ -1,8 +1,8 @@
-"""What is graded: conditions, sides, levels, severities, views, and the 25 sites.
+"""The vocabulary of grading: conditions, sides, levels, severities, views, and the 25 sites.
 
-This is the only place that knows how the competition spells these words. Every other room reads
-and writes them through the enumerations and parsers below, so that a misspelt label can never
-quietly become a grade.
+The spellings of the competition's tables and of this project's own are defined in this module alone. All
+other modules read and write them through the enumerations and parsers below, so that a misspelt label can
+never silently become a grade.
 
 >>> site = parse_row_id_site("left_neural_foraminal_narrowing_l4_l5")
 >>> site.condition, site.side, site.level
@@ -13,12 +13,17 @@ quietly become a grade.
 (25, 'spinal_canal_stenosis_l1_l2', 'left_neural_foraminal_narrowing_l1_l2')
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from typing import Any, TypeVar
+
+#: The columns that name a site in every table and JSON file of this project (`Site.columns`).
+SITE_COLUMNS = ("condition", "side", "level")
 
 
 class Condition(StrEnum):
-    """What is graded, without the side."""
+    """A graded condition, without its side."""
 
     SPINAL_CANAL_STENOSIS = "spinal_canal_stenosis"
     NEURAL_FORAMINAL_NARROWING = "neural_foraminal_narrowing"
@@ -26,17 +31,19 @@ class Condition(StrEnum):
 
     @property
     def words(self) -> str:
+        """The condition as text: ``neural foraminal narrowing``."""
         return self.value.replace("_", " ")
 
 
 class Side(StrEnum):
-    """The patient's side: left is +x in patient coordinates (LPS)."""
+    """A side of the patient: left is +x in patient coordinates (LPS)."""
 
     LEFT = "left"
     RIGHT = "right"
 
     @property
     def other(self) -> "Side":
+        """The opposite side."""
         return Side.RIGHT if self is Side.LEFT else Side.LEFT
 
 
@@ -51,12 +58,12 @@ class Level(StrEnum):
 
     @property
     def words(self) -> str:
-        """As a radiologist writes it: ``L4-L5``."""
+        """The level as a radiologist writes it: ``L4-L5``."""
         return self.value.upper().replace("_", "-")
 
 
 class Severity(IntEnum):
-    """The competition's three grades, in order."""
+    """The competition's three grades, in increasing order."""
 
     NORMAL_MILD = 0
     MODERATE = 1
@@ -64,12 +71,30 @@ class Severity(IntEnum):
 
     @property
     def key(self) -> str:
-        """The submission's column: ``normal_mild``, ``moderate`` or ``severe``."""
+        """The severity's spelling in the tables of this project: ``normal_mild``, ``moderate`` or ``severe``."""
         return self.name.lower()
+
+    @property
+    def label(self) -> str:
+        """The severity's spelling in ``train.csv``: ``Normal/Mild``, ``Moderate`` or ``Severe``."""
+        return self.key.replace("_", "/").title()
+
+    @staticmethod
+    def to_column(severity: "Severity | None") -> str | None:
+        """Return the cell of a column ``severity``: a key, or None (an empty cell of a CSV file) if unlabelled."""
+        return None if severity is None else severity.key
+
+    @staticmethod
+    def from_column(cell: str | None) -> "Severity | None":
+        """Return the severity of a cell of a column ``severity``, the inverse of `to_column`; None for an empty cell.
+
+        All spellings of `parse_severity` are accepted. Raises ValueError for other text.
+        """
+        return parse_severity(cell) if cell else None
 
 
 class View(StrEnum):
-    """The three kinds of series."""
+    """A kind of series: its plane and weighting."""
 
     SAGITTAL_T1 = "sagittal_t1"
     SAGITTAL_T2_STIR = "sagittal_t2_stir"
@@ -77,16 +102,17 @@ class View(StrEnum):
 
     @property
     def words(self) -> str:
-        """As ``train_series_descriptions.csv`` writes it."""
+        """The view's spelling in ``train_series_descriptions.csv``."""
         return _VIEW_WORDS[self]
 
     @property
     def is_sagittal(self) -> bool:
+        """Whether the slices are sagittal; otherwise they are axial."""
         return self is not View.AXIAL_T2
 
 
 class Source(StrEnum):
-    """Where a site's position came from."""
+    """The origin of a site's position: a reader's mark, a locator or the atlas."""
 
     ANNOTATED = "annotated"
     LOCATED = "located"
@@ -102,7 +128,7 @@ _VIEW_WORDS = {
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """One of the 25 graded places of a study."""
+    """One of the 25 graded sites of a study: a condition, a side (None for the canal) and a level."""
 
     condition: Condition
     side: Side | None
@@ -110,32 +136,55 @@ class Site:
 
     def __post_init__(self) -> None:
         if (self.side is None) != (self.condition is Condition.SPINAL_CANAL_STENOSIS):
-            raise ValueError(f"{self.condition} with side {self.side}: the canal has no side, the others have one")
+            side = "no side" if self.side is None else f"side {self.side.value!r}"
+            raise ValueError(f"{self.condition} with {side}: the canal has no side, the other conditions have one")
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """The cells of the columns `SITE_COLUMNS`; for the canal, side is None (an empty cell of a CSV file).
+
+        >>> SITES[0].columns
+        {'condition': 'spinal_canal_stenosis', 'side': None, 'level': 'l1_l2'}
+        >>> Site.from_columns({"study_id": "7", **SITES[0].columns}) == SITES[0]
+        True
+        """
+        side = None if self.side is None else self.side.value
+        return {"condition": self.condition.value, "side": side, "level": self.level.value}
+
+    @classmethod
+    def from_columns(cls, row: Mapping[str, Any]) -> "Site":
+        """Return the site that the columns `SITE_COLUMNS` of a row name, the inverse of `columns`.
+
+        A side that is None or empty is no side; a level may have any spelling of `parse_level`. Raises ValueError that
+        quotes the cell and lists what is allowed, and KeyError for a row without one of the columns.
+        """
+        condition, side, level = (row[name] for name in SITE_COLUMNS)
+        return cls(_member(Condition, condition), _member(Side, side) if side else None, parse_level(str(level or "")))
 
     @property
     def key(self) -> str:
-        """The column of ``train.csv``: ``left_neural_foraminal_narrowing_l4_l5``."""
+        """The site's column in ``train.csv``: ``left_neural_foraminal_narrowing_l4_l5``."""
         return f"{self.condition_key}_{self.level}"
 
     @property
     def condition_key(self) -> str:
-        """Condition with its side: ``left_neural_foraminal_narrowing``."""
+        """The condition with its side: ``left_neural_foraminal_narrowing``."""
         return self.condition.value if self.side is None else f"{self.side}_{self.condition}"
 
     @property
     def words(self) -> str:
-        """``L4-L5 left neural foraminal narrowing``."""
+        """The site as text: ``L4-L5 left neural foraminal narrowing``."""
         side = "" if self.side is None else f"{self.side} "
         return f"{self.level.words} {side}{self.condition.words}"
 
     @property
     def mirrored(self) -> "Site":
-        """The same place on the other side; the canal is its own mirror image."""
+        """The same site on the other side; the canal is its own mirror image."""
         return self if self.side is None else Site(self.condition, self.side.other, self.level)
 
     @property
     def views(self) -> tuple[View, View]:
-        """The views that show this site, the one that it is marked in first."""
+        """The two views that show this site; readers mark it in the first."""
         return _SITE_VIEWS[self.condition]
 
 
@@ -158,56 +207,73 @@ SITES: tuple[Site, ...] = tuple(
     for level in Level
 )
 
-#: The same 25 in the order of ``sample_submission.csv``: conditions alphabetical, which is not ``train.csv``'s order.
+#: The 25 sites in the order of ``sample_submission.csv``: by condition alphabetically, unlike ``train.csv``.
 SUBMISSION_SITES: tuple[Site, ...] = tuple(sorted(SITES, key=lambda site: site.key))
 
 _SITE_BY_KEY = {site.key: site for site in SITES}
-_SEVERITY_BY_LABEL = {"normal/mild": Severity.NORMAL_MILD, "moderate": Severity.MODERATE, "severe": Severity.SEVERE}
+_SEVERITY_BY_LABEL = {severity.label.lower(): severity for severity in Severity}
+_Word = TypeVar("_Word", bound=StrEnum)
 _CONDITION_BY_WORDS = {site.condition_key.replace("_", " "): (site.condition, site.side) for site in SITES}
 
 
+def _member(kind: type[_Word], cell: str) -> _Word:
+    """Return the member of an enumeration that a cell spells. Raises ValueError that lists the members."""
+    try:
+        return kind(cell)
+    except ValueError:
+        raise ValueError(f"{cell!r} is not a {kind.__name__.lower()}; expected one of {', '.join(kind)}") from None
+
+
 def parse_row_id_site(key: str) -> Site:
-    """``left_subarticular_stenosis_l1_l2`` -> Site. Raises ValueError quoting what is no site."""
+    """Return the site of a key such as ``left_subarticular_stenosis_l1_l2``. Raises ValueError for other text."""
     try:
         return _SITE_BY_KEY[key]
     except KeyError:
-        raise ValueError(f"{key!r} is no site: expected for example 'left_subarticular_stenosis_l4_l5'") from None
+        raise ValueError(f"{key!r} is not a site; expected for example 'left_subarticular_stenosis_l4_l5'") from None
 
 
 def parse_condition(text: str) -> tuple[Condition, Side | None]:
-    """The coordinates table's ``Left Neural Foraminal Narrowing`` -> condition and side. Raises ValueError."""
+    """Return condition and side of text such as ``Left Neural Foraminal Narrowing``, in any case.
+
+    ``train_label_coordinates.csv`` spells conditions in this way. Raises ValueError for other text.
+    """
     words = " ".join(text.replace("_", " ").lower().split())
     try:
         return _CONDITION_BY_WORDS[words]
     except KeyError:
         raise ValueError(
-            f"{text!r} is no condition: expected one of {', '.join(w.title() for w in _CONDITION_BY_WORDS)}"
+            f"{text!r} is not a condition; expected one of {', '.join(w.title() for w in _CONDITION_BY_WORDS)}"
         ) from None
 
 
 def parse_level(text: str) -> Level:
-    """``L4/L5``, ``L4-L5`` or ``l4_l5`` -> Level. Raises ValueError."""
+    """Return the level of ``L4/L5``, ``L4-L5`` or ``l4_l5``, in any case. Raises ValueError for other text."""
     try:
         return Level(text.strip().lower().replace("/", "_").replace("-", "_"))
     except ValueError:
-        raise ValueError(f"{text!r} is no level: expected one of {', '.join(x.words for x in Level)}") from None
+        raise ValueError(f"{text!r} is not a level; expected one of {', '.join(x.words for x in Level)}") from None
 
 
 def parse_severity(text: str) -> Severity:
-    """``Normal/Mild``, ``Moderate`` or ``Severe``, whatever case and spaces -> Severity. Raises ValueError."""
+    """Return the severity of a label or a key (`Severity`), in any case and with any spaces.
+
+    Raises ValueError for other text.
+    """
     words = text.strip().lower().replace(" ", "").replace("_", "/")
     try:
         return _SEVERITY_BY_LABEL[words]
     except KeyError:
-        raise ValueError(f"{text!r} is no severity: expected Normal/Mild, Moderate or Severe") from None
+        raise ValueError(
+            f"{text!r} is not a severity; expected one of {', '.join(s.label for s in Severity)}"
+        ) from None
 
 
 def parse_view(text: str) -> View:
-    """``Sagittal T2/STIR`` or ``sagittal_t2_stir`` -> View. Raises ValueError."""
+    """Return the view of ``Sagittal T2/STIR`` or ``sagittal_t2_stir``, in any case. Raises ValueError otherwise."""
     words = text.strip().lower().replace(" ", "_").replace("/", "_")
     try:
         return View(words)
     except ValueError:
         raise ValueError(
-            f"{text!r} is no series description: expected one of {', '.join(v.words for v in View)}"
+            f"{text!r} is not a series description; expected one of {', '.join(v.words for v in View)}"
         ) from None

@@ -122,7 +122,7 @@ def slice_peaks(frame: Frame, map_HW: Maps) -> list[tuple[Array, float]]:
         core = _core(frame, rest)
         if core is None or core.mass < 0.02:
             break
-        peaks.append((frame.to_patient(*core.pixel), core.mass))
+        peaks.append((frame.to_patient(core.pixel), core.mass))
         rest[core.rows, core.columns] = 0.0
     return peaks
 
@@ -202,7 +202,7 @@ def _sighting(index: int, shown: Iterable[tuple[Picture, Maps]], expected_mm: Ar
             continue
         core = _core(picture.frame, _gated(picture.frame, map_HW, expected_mm))
         if core is not None:
-            places.append(picture.frame.to_patient(*core.pixel))
+            places.append(picture.frame.to_patient(core.pixel))
             masses.append(core.mass)
     if view is None or not masses or max(masses) < LEAST_MASS:
         return []

@@ -177,7 +177,7 @@ def count_error_mm(sagittal: Sequence[Picture], is_column_seen: bool, place_N3: 
 def _lowest_mm(picture: Picture) -> float:
     """Patient z of the lowest row in which a picture shows something: what the network sees, not what the image has."""
     rows = np.flatnonzero((picture.grey_3HW[1] > DARK).any(axis=1))
-    return float(picture.frame.to_patient((picture.frame.shape[1] - 1) / 2, int(rows[-1]))[2]) if len(rows) else np.inf
+    return float(picture.frame.to_patient(((picture.frame.shape[1] - 1) / 2, rows[-1]))[2]) if len(rows) else np.inf
 
 
 def new_network() -> LocatorNetwork:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from data_prep.geometry import Array, Frame
-from data_prep.sites import SITES, Condition, Level, Side, Site, Source, View
+from data_prep.sites import SITES, Site, Source, View
 from data_prep.studies.studies import Series, Slice, Study
 
 SITES_TABLE, SLICES_TABLE = "sites.csv", "slices.csv"
@@ -63,8 +63,7 @@ def _marked_places(path: Path) -> dict[int, Array]:
             for row in csv.DictReader(file):
                 line += 1
                 if Source(row["source"]) is Source.ANNOTATED:
-                    side = Side(row["side"]) if row["side"] else None
-                    site = SITES.index(Site(Condition(row["condition"]), side, Level(row["level"])))
+                    site = SITES.index(Site.from_columns(row))
                     position_of[int(row["study_id"])][site] = [float(row[name]) for name in ("x_mm", "y_mm", "z_mm")]
     except OSError as error:
         raise _unreadable(path, error) from None

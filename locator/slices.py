@@ -119,11 +119,9 @@ def resampled(grey: Grey, frame: Frame, centre_mm: Array, sagittal: bool) -> tup
     grid = grid_around(frame, centre_mm, sagittal)
     step = [max(1, int(grid.spacing_mm[0] / spacing)) for spacing in frame.spacing_mm]  # rows, columns
     small = _block_means(grey, *step)
-    # Grid pixels to image pixels is affine: its three corners say all.
-    origin, along, down = (frame.to_pixel(grid.to_patient(*pixel)) for pixel in ((0, 0), (1, 0), (0, 1)))
+    to_image = frame.inverse_affine @ grid.affine
     columns, rows = np.arange(grid.shape[1])[None, :], np.arange(grid.shape[0])[:, None]
-    at_column = origin[0] + (along - origin)[0] * columns + (down - origin)[0] * rows
-    at_row = origin[1] + (along - origin)[1] * columns + (down - origin)[1] * rows
+    at_column, at_row = (along * columns + down * rows + first for along, down, _, first in to_image[:2])
     # A block's mean stands at its middle.
     return _bilinear(small, (at_row + 0.5) / step[0] - 0.5, (at_column + 0.5) / step[1] - 0.5), grid
 

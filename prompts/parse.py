@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from data_prep.sites import SITES, Condition, Level, Severity, Side, Site
+from data_prep.sites import SITES, Condition, Level, Severity, Side, Site, parse_severity
 from prompts.render import SEVERITY_WORDS
 from prompts.scan import Token, clean, scan
 
@@ -175,7 +175,7 @@ def _chain(tokens: Sequence[Token], at: int) -> tuple[frozenset[Severity], int]:
 
 
 def _severity_of(token: Token) -> Severity:
-    return Severity[token.key.upper()]
+    return parse_severity(token.key)
 
 
 def _compared(comparison: str, severities: frozenset[Severity]) -> frozenset[Severity]:

@@ -1,4 +1,4 @@
-"""A phantom cohort, and a copy of it with everything in it that field data are known to have."""
+"""A faulty copy of a phantom cohort, with all the faults that real data sets are known to have."""
 
 import csv
 import os
@@ -10,14 +10,22 @@ from pathlib import Path
 from pydicom import dcmread
 
 SECRETS = ("Secret^Name", "19700102", "Secret House")
-"""What the headers say of a person: no output may."""
+"""Personal data of the headers, which no output may contain."""
 
 
 @dataclass
 class FaultyCohort:
-    """The copy's root, its three training studies, and (kind, path) of every fault that it should be said to have.
+    """A faulty cohort and the faults that a conversion should find.
 
-    lost: series that do not come out as in the clean cohort; repaired: paths that are read all the same.
+    Attributes:
+        root: The data root.
+        outside: A folder outside the root, the target of links.
+        littered: The training study with additional files and two misplaced series.
+        damaged: The training study with damaged files.
+        untouched: The training study without faults.
+        lost: Series whose images differ from those of the clean cohort.
+        repaired: Paths that are faulty, but are read nevertheless.
+        expected: Kind and path of every fault.
     """
 
     root: Path
@@ -30,21 +38,22 @@ class FaultyCohort:
     expected: list[tuple[str, str]] = field(default_factory=list)
 
     def expect(self, kind: str, path: str) -> None:
+        """Add an expected fault."""
         self.expected.append((kind, path))
 
 
 def make_faulty(clean: Path, root: Path, outside: Path) -> FaultyCohort:
-    """A faulty copy of the cohort at `clean` (three training studies, one test study), and what is wrong with it.
+    """Make a faulty copy of the cohort at `clean`, which has three training studies and one test study.
 
-    Nothing but litter comes to the first training study, and one of its series lies a level too high; files of the
-    second are damaged; the third is left alone. `outside` is a folder that links lead to.
+    The first training study gets additional files, and two of its series are moved to wrong folders. Files of the
+    second are damaged. The third is not changed. `outside` is made as a target of links.
     """
     shutil.copytree(clean / "dataset", root / "dataset")
     images = root / "dataset" / "train_images"
     littered, damaged, untouched = sorted(int(path.name) for path in images.iterdir())
     cohort = FaultyCohort(root, outside, littered, damaged, untouched)
     _name_patients(images / str(littered), images / str(damaged))
-    _move_and_bury(cohort, images)
+    _misplace(cohort, images)
     _litter(cohort, images)
     _damage(cohort, images)
     _spoil_folders(cohort, images)
@@ -76,13 +85,13 @@ def _name_patients(*studies: Path) -> None:
             _edit(path, name)
 
 
-def _move_and_bury(cohort: FaultyCohort, images: Path) -> None:
-    """One series a level too high, one a level too low: the table says whose they are, so nothing is lost."""
+def _misplace(cohort: FaultyCohort, images: Path) -> None:
+    """Move one series a folder level up and one a level down: the table has their studies, so no image is lost."""
     high, low = series_of(images / str(cohort.littered))[:2]
     shutil.move(high, images / high.name)
-    buried = images / str(cohort.littered) / "unpacked" / low.name
-    buried.parent.mkdir()
-    shutil.move(low, buried)
+    lower = images / str(cohort.littered) / "unpacked" / low.name
+    lower.parent.mkdir()
+    shutil.move(low, lower)
     cohort.expect("bad_id", f"{cohort.littered}/unpacked")
     cohort.repaired += [high.name, f"{cohort.littered}/unpacked/{low.name}"]
     for path in cohort.repaired:
@@ -90,7 +99,7 @@ def _move_and_bury(cohort: FaultyCohort, images: Path) -> None:
 
 
 def _litter(cohort: FaultyCohort, images: Path) -> None:
-    """What lies beside good images, in a series that lies where it should, and costs none of them."""
+    """Add files to a correct series that must not affect its images."""
     series = series_of(images / str(cohort.littered))[0]
     where = f"{cohort.littered}/{series.name}"
     first = min(series.glob("*.dcm"), key=lambda path: int(path.stem))
@@ -136,7 +145,7 @@ def _litter(cohort: FaultyCohort, images: Path) -> None:
 
 
 def _damage(cohort: FaultyCohort, images: Path) -> None:
-    """One series loses a file each way that a file can be lost; one loses all."""
+    """Damage three files of one series in different ways, and all files of another series."""
     damaged, dead = series_of(images / str(cohort.damaged))[:2]
     files = sorted(damaged.glob("*.dcm"), key=lambda path: int(path.stem))
     files[0].write_bytes(b"")
@@ -158,7 +167,7 @@ def _damage(cohort: FaultyCohort, images: Path) -> None:
 
 
 def _spoil_folders(cohort: FaultyCohort, images: Path) -> None:
-    """Names that are no ids, links that lead away, files where folders should be, a study that no table names."""
+    """Add folders with invalid names, links out of the root, files instead of folders, and a study without a row."""
     for name in ("evil..", "1e5", "-7", "007", "\u0661\u0662", "bad\nname"):
         shutil.copytree(cohort.outside, images / name / "1")
         cohort.expect("bad_id", name.replace("\n", "\\n"))
@@ -177,7 +186,7 @@ def _spoil_folders(cohort: FaultyCohort, images: Path) -> None:
 
 
 def _spoil_tables(cohort: FaultyCohort, dataset: Path) -> None:
-    """Good rows keep their line; what is wrong stands at the end. One table gets a BOM, CRLF and blank lines."""
+    """Append faulty rows to the tables, so that correct rows keep their line; give one table a BOM and CRLF."""
     study = cohort.untouched
     series = series_of(dataset / "train_images" / str(study))[0].name
     train, described, marked = (

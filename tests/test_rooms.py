@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
-VOCABULARY = ("data_prep",)  # the modules of the folder itself: sites, geometry, faults
+VOCABULARY = ("data_prep",)  # the modules of the folder itself: sites, geometry, truth, faults
 #: Folder -> the folders whose modules it may import besides its own. A folder does not stand for those within it.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "workspace": (),

@@ -1,10 +1,10 @@
-"""The whole conversion: a cohort of DICOM studies to ``processed_data``, many studies at a time.
+"""The conversion of a cohort of DICOM studies to ``processed_data``, many studies at a time.
 
-A study is a unit of work (`records.convert_study`) for one of a pool's workers; its output does not
-depend on how many there are, or where. What is done of each study is kept in ``processed_data/.parts``
-until all are, so that an interrupted conversion goes on; then the parts are gathered. ``dataset.json``
-is written last, and only it says that a conversion is complete: a second run on the same input finds it
-and does nothing.
+A study is one unit of work (`study_records.convert_study`) for a worker of a pool; its output does not
+depend on the number or the location of the workers. The part of each converted study is kept in
+``processed_data/.parts`` until all studies are converted, so that an interrupted conversion can be
+resumed; then the parts are merged. ``dataset.json`` is written last: its existence means that the
+conversion is complete, and a second run on the same input does nothing.
 """
 
 import errno
@@ -21,20 +21,20 @@ import numpy as np
 
 from data_prep.conversion.crops import SCHEMA_VERSION as CROPS_VERSION
 from data_prep.conversion.crops import open_crops
-from data_prep.conversion.executors import HERE, Pool, open_pool
+from data_prep.conversion.executors import IN_PROCESS, Pool, open_pool
 from data_prep.conversion.folds import assign_folds
-from data_prep.conversion.merge import OUTPUTS, Caption, Summary, gather, summary_of, write_faults
+from data_prep.conversion.merge import OUTPUTS, Caption, Summary, merge_parts, summary_of, write_faults
 from data_prep.conversion.pairs import read_metadata
 from data_prep.conversion.study_records import (
     RECORD_VERSION,
-    Done,
+    ConvertedStudy,
     StudyInput,
     convert_study,
-    decoders_that_matter,
-    find_done,
+    find_converted,
+    needed_decoders,
     read_input,
 )
-from data_prep.conversion.work_folder import clear_parts, output_sizes, parts_folder, put_back, set_aside, workplace
+from data_prep.conversion.work_folder import clear_parts, locked_folder, output_sizes, parts_folder, put_back, set_aside
 from data_prep.dicom.decoders import available_decoders
 from data_prep.dicom.pixels import MAX_PIXELS
 from data_prep.placement.atlas import Atlas, Example, example_of, learn_atlas, load_atlas
@@ -44,10 +44,10 @@ from data_prep.sites import SITES, Severity, Site
 from data_prep.studies.cohorts import Cohort, folder_cohort
 from data_prep.studies.studies import read_study
 
-#: Marked studies that the atlas is learned from, where there are more: its mean does not gain by more.
+#: Largest number of marked studies that the atlas is learned from: more would not improve its means.
 ATLAS_STUDIES = 200
-#: What says that a conversion is complete.
-SEALS = ("dataset.json", "atlas.json")
+#: The files that mark a conversion as complete.
+FINAL_FILES = ("dataset.json", "atlas.json")
 
 
 class NothingReadable(ValueError):
@@ -55,18 +55,18 @@ class NothingReadable(ValueError):
 
 
 class DiskFull(OSError):
-    """No space is left, or a user's share of it is used up."""
+    """The disk is full, or the user's quota is used up."""
 
 
 def read_inputs(cohort: Cohort) -> list[StudyInput]:
-    """Each study's input as it is now. One look at every file: on a cluster's disk this may take a minute."""
+    """Return the present input of each study: on a cluster's disk, reading all files' status may take a minute."""
     return [read_input(folder) for folder in cohort.folders]
 
 
 def input_key(
     cohort: Cohort, inputs: Sequence[StudyInput], settings: dict[str, Any], atlas: Atlas | None, caption: Caption
 ) -> str:
-    """sha256 of all that a conversion's result depends on. `atlas`: None where it is learned from the cohort."""
+    """Return a sha256 of all that the result depends on; `atlas` is None if it is learned from the cohort."""
     digest = hashlib.sha256(repr((RECORD_VERSION, CROPS_VERSION, cohort.split, cohort.study_ids)).encode())
     digest.update(repr(sorted(cohort.hashes.items())).encode())
     digest.update(json.dumps([settings, atlas.fingerprint if atlas else None], sort_keys=True).encode())
@@ -78,9 +78,9 @@ def input_key(
 
 
 def summary_if_current(processed: Path, key: str) -> Summary | None:
-    """What an earlier conversion of the same input wrote; None where there is none, not all, or of another input.
+    """Return the summary of an earlier conversion if it is complete and of the same input; else None.
 
-    Of a conversion that was killed when it had written all, what it kept is cleared away.
+    The parts of a conversion that was killed after it had written everything are removed.
     """
     try:
         metadata = read_metadata(processed)
@@ -91,12 +91,12 @@ def summary_if_current(processed: Path, key: str) -> Summary | None:
         return None
     if metadata["hashes"]["input"] != key:
         return None
-    if metadata["decoders"] != decoders_that_matter(metadata["counts"]["faults"]):
-        return None  # what was installed since may read what was set aside
+    if metadata["decoders"] != needed_decoders(metadata["counts"]["faults"]):
+        return None  # a decoder that was installed since may read files that were set aside
     if metadata.get("sizes") != output_sizes(processed, OUTPUTS):
         return None
     if parts_folder(processed).exists():
-        with workplace(processed):
+        with locked_folder(processed):
             clear_parts(processed)
     return summary_of(metadata["counts"], up_to_date=True)
 
@@ -105,34 +105,39 @@ def learn_from(
     cohort: Cohort,
     *,
     seed: int = 0,
-    pool: Pool = HERE,
+    pool: Pool = IN_PROCESS,
     max_pixels: int = MAX_PIXELS,
     inputs: Sequence[StudyInput] | None = None,
     processed: Path | None = None,
 ) -> Atlas | None:
-    """An atlas of (some of) a cohort's marked studies; None where there are too few marks.
+    """Learn an atlas from a cohort's marked studies; return None if there are too few marks.
 
-    inputs: the cohort's, if they are known already; processed: where the atlas is kept, so that an interrupted
-    conversion does not learn it again.
+    Args:
+        cohort: The cohort; of more than `ATLAS_STUDIES` marked studies, a random choice is used.
+        seed: Seed of that choice.
+        pool: The pool that reads the studies.
+        max_pixels: Largest number of pixels of an image that is read.
+        inputs: The cohort's inputs (`read_inputs`), if they are already known.
+        processed: The folder of the conversion, which keeps the atlas until an interrupted conversion is resumed.
     """
     marked = [study for study in inputs or read_inputs(cohort) if study.folder.marks]
     if len(marked) > ATLAS_STUDIES:
         chosen = np.random.default_rng(seed).choice(len(marked), ATLAS_STUDIES, replace=False)
         marked = [marked[index] for index in sorted(chosen)]
     if processed is None:
-        return _learned(marked, pool, max_pixels)
+        return _learn(marked, pool, max_pixels)
     made_from = (RECORD_VERSION, max_pixels, available_decoders(), [study.digest for study in marked])
-    with workplace(processed) as parts:
+    with locked_folder(processed) as parts:
         path = parts / f"atlas-{hashlib.sha256(repr(made_from).encode()).hexdigest()}.json"
         if not path.is_file():
-            atlas = _learned(marked, pool, max_pixels)
+            atlas = _learn(marked, pool, max_pixels)
             if atlas is None:
                 return None
             atlas.save(path)
         return load_atlas(path)
 
 
-def _learned(marked: Sequence[StudyInput], pool: Pool, max_pixels: int) -> Atlas | None:
+def _learn(marked: Sequence[StudyInput], pool: Pool, max_pixels: int) -> Atlas | None:
     work = partial(_example, max_pixels=max_pixels)
     examples = pool.map(work, marked, description="learning the atlas", name=_name, weight=_files)
     return learn_atlas([example for example in examples if example is not None])
@@ -153,9 +158,9 @@ def convert_folder(
     workers: int = 1,
     max_pixels: int = MAX_PIXELS,
 ) -> Summary:
-    """New studies, ``<study>/<series>/*.dcm`` or one study's folder, to a ``processed_data`` of their own.
+    """Convert new studies, ``<study>/<series>/*.dcm`` or a single study's folder, to their own ``processed_data``.
 
-    Raises ValueError where there is no study's folder.
+    Raises ValueError if `images` holds no study.
     """
     cohort = folder_cohort(images, descriptions)
     with open_pool(min(workers, len(cohort.folders) or 1)) as pool:
@@ -172,34 +177,53 @@ def convert_cohort(
     caption: Caption,
     folds: int = 5,
     seed: int = 0,
-    pool: Pool = HERE,
+    pool: Pool = IN_PROCESS,
     max_pixels: int = MAX_PIXELS,
     inputs: Sequence[StudyInput] | None = None,
     key: str = "",
     settings: dict[str, Any] | None = None,
 ) -> Summary:
-    """Convert a cohort, whose `inputs` may be known already; `key` and `settings` are noted in the metadata.
+    """Convert a cohort to `processed`.
 
-    `placer`: what places sites that nobody marked, the atlas where there is none; the atlas is kept in any case.
+    If no image of a split other than train can be read, it is written without pairs, because each of its studies must
+    still get its predictions.
 
-    Where no image can be read, training studies raise NothingReadable: ``faults.csv`` says why, and the rest of an
-    earlier conversion is kept; where there is no file at all, as on a disk that is gone, nothing is touched. Other
-    splits are written with no pairs, because each of their studies is owed an answer all the same. Raises
-    BlockingIOError where another process is converting into this folder, DiskFull with what is missing.
+    Args:
+        cohort: The studies to convert.
+        processed: The folder to write.
+        atlas: The atlas that is written beside the data; None for none.
+        placer: The placer of unannotated sites; the atlas if None.
+        caption: Makes the caption of a site and severity.
+        folds: Number of folds of a train split.
+        seed: Seed of the folds.
+        pool: The pool that converts the studies.
+        max_pixels: Largest number of pixels of an image that is read.
+        inputs: The cohort's inputs (`read_inputs`), if they are already known.
+        key: The digest of the input (`input_key`), written to the metadata.
+        settings: The settings, written to the metadata.
+
+    Raises:
+        NothingReadable: No image of a train split can be read. ``faults.csv`` contains the reasons, and the other
+            files of an earlier conversion are kept. If the studies have no files at all, as on a disk that is not
+            mounted, nothing is written.
+        BlockingIOError: Another process is converting into this folder.
+        DiskFull: The disk is full; the message estimates how much space is missing.
     """
     inputs = inputs or read_inputs(cohort)
     nothing = f"{cohort.split}: none of {len(cohort.study_ids)} studies has a readable image"
     if cohort.split == "train" and not any(study.files for study in inputs):
         raise NothingReadable(f"{nothing}; nothing is written")
-    done: list[Done] = []
-    with workplace(processed), _full_disk_told(processed, inputs, done):
-        set_aside(processed, SEALS)
-        done.extend(_convert_studies(cohort.split, inputs, processed, placer or atlas, pool, max_pixels))
-        if cohort.split == "train" and not any(result.images for result in done):
+    converted: list[ConvertedStudy] = []
+    with locked_folder(processed), _disk_full_estimated(processed, inputs, converted):
+        set_aside(processed, FINAL_FILES)
+        converted.extend(_convert_studies(cohort.split, inputs, processed, placer or atlas, pool, max_pixels))
+        if cohort.split == "train" and not any(study.images for study in converted):
             write_faults(cohort, processed)
-            put_back(processed, SEALS)
+            put_back(processed, FINAL_FILES)
             clear_parts(processed)
-            raise NothingReadable(f"{nothing}; {processed / 'faults.csv'} says why, and nothing else is written")
+            raise NothingReadable(
+                f"{nothing}; the reasons are in {processed / 'faults.csv'}, and nothing else is written"
+            )
         if atlas is not None:
             atlas.save(processed / "atlas.json")
         fold_of = assign_folds(_severities(cohort), folds, seed) if cohort.split == "train" else {}
@@ -209,47 +233,49 @@ def convert_cohort(
             "atlas": atlas.fingerprint if atlas else None,
             "folds": {"count": folds, "of_study": {str(study_id): fold for study_id, fold in fold_of.items()}},
         }
-        summary = gather(cohort, processed, caption, fold_of, notes)
+        summary = merge_parts(cohort, processed, caption, fold_of, notes)
         clear_parts(processed)
     return summary
 
 
 def _convert_studies(
     split: str, inputs: Sequence[StudyInput], processed: Path, placer: Placer | None, pool: Pool, max_pixels: int
-) -> Iterator[Done]:
-    """Every study's part: those that an interrupted conversion left, then the others."""
+) -> Iterator[ConvertedStudy]:
+    """Yield the studies that an interrupted conversion has converted, then convert and yield the others."""
     todo = []
     for study in inputs:
-        found = find_done(study, processed, placer, max_pixels)
+        found = find_converted(study, processed, placer, max_pixels)
         if found is None:
             todo.append(study)
         else:
             yield found
     work = partial(convert_study, processed=processed, placer=placer, max_pixels=max_pixels)
-    there = len(inputs) - len(todo)
-    yield from pool.map(work, todo, description=f"converting {split}", name=_name, weight=_files, done=there)
+    found_before = len(inputs) - len(todo)
+    yield from pool.map(work, todo, description=f"converting {split}", name=_name, weight=_files, done=found_before)
 
 
 @contextmanager
-def _full_disk_told(processed: Path, inputs: Sequence[StudyInput], done: Sequence[Done]) -> Iterator[None]:
-    """Turn the failure of a full disk, or of a user's full share of it, into how much is missing.
+def _disk_full_estimated(
+    processed: Path, inputs: Sequence[StudyInput], converted: Sequence[ConvertedStudy]
+) -> Iterator[None]:
+    """Turn the error of a full disk or an exceeded quota into `DiskFull`, with an estimate of the missing space.
 
-    That is reckoned from the studies that are `done` by then; nothing is said where there are none.
+    The estimate is extrapolated from the studies that are `converted` by then; without any, it is omitted.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        message = f"{processed}: {'no space is left' if error.errno == errno.ENOSPC else 'the quota is used up'}"
-        images = sum(result.images for result in done)
+        message = f"{processed}: {'the disk is full' if error.errno == errno.ENOSPC else 'the quota is used up'}"
+        images = sum(study.images for study in converted)
         if images:
-            copies = sum(result.tiles_size for result in done)
-            an_image = (sum(result.size for result in done) + copies) / images
-            missing = an_image * (sum(study.files for study in inputs) - images) + copies
+            copies = sum(study.crops_size for study in converted)
+            per_image = (sum(study.size for study in converted) + copies) / images
+            missing = per_image * (sum(study.files for study in inputs) - images) + copies
             if error.errno == errno.ENOSPC:
                 missing -= shutil.disk_usage(processed).free
-            message += f"; about {max(missing, 1e6) / 1e6:,.0f} MB more are needed than there are"
+            message += f"; about {max(missing, 1e6) / 1e6:,.0f} MB more are needed"
         raise DiskFull(message) from None
 
 

@@ -1,13 +1,13 @@
-"""Regions to tiles, and tiles to one memory-mapped array that training reads without decoding anything.
+"""Crops: the pixels of the regions, in one memory-mapped array that training reads without decoding files.
 
-A tile is uint8 (3, 128, 128): three neighbouring slices, each `FIELD_MM` wide at `PIXEL_MM` a pixel,
-centred on the site, in one orientation whatever the acquisition's was:
+A crop is uint8 (3, 128, 128): three neighbouring slices, each `FIELD_MM` wide with pixels of `PIXEL_MM`,
+centred on the site, in one orientation whatever that of the acquisition was:
 
 - sagittal: columns run to +y (posterior), rows to -z (caudal), channels to +x (the patient's left);
 - axial: columns run to +x (the patient's left: a radiologist's view), rows to +y, channels to +z.
 
-Right-sided sites are mirrored onto the left: axial tiles flip their columns, sagittal ones reverse
-their channels. Tiles are cut in the plane of their slice, along its pixel axes. Off the image is 0.
+Crops of right-sided sites are mirrored onto the left: axial ones flip their columns, sagittal ones reverse
+their channels. Crops are cut in the plane of their slice, along its pixel axes. Pixels off the image are 0.
 """
 
 import hashlib
@@ -24,73 +24,84 @@ from workspace.json_files import read_object
 from workspace.whole_files import replacing
 
 FIELD_MM = 64.0
-#: Side of the square in the middle that the model sees; the margin is what augmentation draws from.
+#: Width of the central square that the model gets; the margin is for augmentation.
 VIEW_MM = 48.0
 PIXEL_MM = 0.5
 CROP_SIZE = 128
-TILE_SLICES = 3
+CROP_SLICES = 3
 SCHEMA_VERSION = 1
 
-Tile = npt.NDArray[np.uint8]
+Crop = npt.NDArray[np.uint8]
 
-#: Patient directions of a tile's columns and rows.
+#: Patient directions of a crop's columns and rows, for sagittal views and for axial ones.
 _CANONICAL = {True: ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0)), False: ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))}
 
 
-def cut_tile(
+def cut_crop(
     images: Sequence[npt.NDArray[np.uint8]], frames: Sequence[Frame], centre_mm: Vector, view: View, side: Side | None
-) -> Tile:
-    """(3, 128, 128) from three slices in stack order (right to left, or caudal to cranial)."""
-    tile = np.stack(
+) -> Crop:
+    """Return the crop (3, 128, 128) of three slices in stack order (right to left, or caudal to cranial).
+
+    Args:
+        images: The three slices.
+        frames: Their geometry.
+        centre_mm: The site's position.
+        view: The view of the slices.
+        side: The site's side; crops of the right are mirrored.
+    """
+    crop = np.stack(
         [_cut_slice(image, frame, centre_mm, view) for image, frame in zip(images, frames, strict=True)]
     )  # CHW
     if side is Side.RIGHT:
-        tile = tile[::-1] if view.is_sagittal else tile[:, :, ::-1]
-    return np.ascontiguousarray(tile)
+        crop = crop[::-1] if view.is_sagittal else crop[:, :, ::-1]
+    return np.ascontiguousarray(crop)
 
 
 def _cut_slice(image: npt.NDArray[np.uint8], frame: Frame, centre_mm: Vector, view: View) -> npt.NDArray[np.uint8]:
-    """(128, 128): bilinear along the pixel axes, which are those of the tile up to a swap and signs."""
+    """Return one slice of a crop, (128, 128), by bilinear interpolation.
+
+    The image's pixel axes are those of the crop up to their order and signs.
+    """
     to_columns, to_rows = (np.array(direction) for direction in _CANONICAL[view.is_sagittal])
     row_direction, column_direction = np.array(frame.row_direction), np.array(frame.column_direction)
     upright = abs(row_direction @ to_columns) + abs(column_direction @ to_rows)
     turned = abs(row_direction @ to_rows) + abs(column_direction @ to_columns)
     if upright < turned:
-        # The image lies on its side: read its columns as rows.
+        # The image is rotated by a quarter turn: its columns are the crop's rows.
         to_columns, to_rows = to_rows, to_columns
     offset_mm = (np.arange(CROP_SIZE) - (CROP_SIZE - 1) / 2) * PIXEL_MM
     column, row = frame.to_pixel(centre_mm)
     columns = column + np.sign(row_direction @ to_columns) * offset_mm / frame.spacing_mm[1]
     rows = row + np.sign(column_direction @ to_rows) * offset_mm / frame.spacing_mm[0]
-    # Only the columns that are needed, and the one after: the rest of the image would be interpolated for nothing.
+    # Only the columns that the crop needs are interpolated, and the one after them.
     first = int(np.clip(np.floor(columns.min()), 0, image.shape[1] - 1))
     strip = image[:, first : max(int(np.floor(columns.max())) + 2, first + 1)]
     crop = _interpolate(_interpolate(strip, rows).T, columns - first).T
     return np.rint(crop if upright >= turned else crop.T).astype(np.uint8)
 
 
-def _interpolate(image: npt.NDArray[np.uint8] | npt.NDArray[np.float32], places: Array) -> npt.NDArray[np.float32]:
-    """Rows of `image` at fractional places, linearly between neighbours; 0 where a place is off the image."""
+def _interpolate(image: npt.NDArray[np.uint8] | npt.NDArray[np.float32], positions: Array) -> npt.NDArray[np.float32]:
+    """Interpolate the rows of `image` linearly at fractional positions; 0 off the image."""
     last = len(image) - 1
-    below = np.clip(np.floor(places).astype(int), 0, max(last - 1, 0))
+    below = np.clip(np.floor(positions).astype(int), 0, max(last - 1, 0))
     above = np.minimum(below + 1, last)
-    weight = (places - below).astype(np.float32)[:, None]
-    inside = ((places >= 0) & (places <= last)).astype(np.float32)[:, None]
+    weight = (positions - below).astype(np.float32)[:, None]
+    inside = ((positions >= 0) & (positions <= last)).astype(np.float32)[:, None]
     return ((1 - weight) * image[below] + weight * image[above]) * inside
 
 
-def write_crops(processed: Path, tiles: Iterable[Tile], count: int) -> str:
-    """Write `count` tiles, which come in batches (N, 3, 128, 128), as crops.npy and crops.json; their fingerprint.
+def write_crops(processed: Path, batches: Iterable[Crop], count: int) -> str:
+    """Write crops.npy and crops.json, both by rename, crops.json last; return the fingerprint of the crops.
 
-    Both files appear by rename, crops.json last.
+    The crops come in batches (N, 3, 128, 128); `count` is their total number.
     """
-    shape = (count, TILE_SLICES, CROP_SIZE, CROP_SIZE)
+    shape = (count, CROP_SLICES, CROP_SIZE, CROP_SIZE)
     digest = hashlib.sha256()
     written = 0
     (processed / "crops.json").unlink(missing_ok=True)
     with replacing(processed / "crops.npy") as partial, partial.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        for batch in tiles:
+        for batch in batches:
             data = np.ascontiguousarray(batch).tobytes()
             digest.update(data)
             file.write(data)
@@ -109,9 +120,9 @@ def write_crops(processed: Path, tiles: Iterable[Tile], count: int) -> str:
 
 
 def open_crops(processed: Path) -> npt.NDArray[np.uint8]:
-    """crops.npy, memory-mapped and read-only: (R, 3, 128, 128), one tile a pair.
+    """Open crops.npy memory-mapped and read-only: (R, 3, 128, 128), one crop per pair.
 
-    Raises ValueError where it is missing, of another version, or not what crops.json says it is.
+    Raises ValueError if it does not exist, has another version, or does not match crops.json.
     """
     description = read_object(processed / "crops.json", "prepare_data.py", SCHEMA_VERSION)
     try:
@@ -120,6 +131,7 @@ def open_crops(processed: Path) -> npt.NDArray[np.uint8]:
         raise ValueError(f"{processed / 'crops.npy'}: cannot be read ({error}); run prepare_data.py again") from None
     if list(crops.shape) != description.get("shape") or crops.dtype != np.uint8:
         raise ValueError(
-            f"{processed / 'crops.npy'}: {crops.dtype} {crops.shape}, but crops.json says {description.get('shape')}"
+            f"{processed / 'crops.npy'}: {crops.dtype} {crops.shape}, but the shape in crops.json is "
+            f"{description.get('shape')}; run prepare_data.py again"
         )
     return crops

@@ -1,6 +1,6 @@
-"""How other programs open ``processed_data``: ``README.md`` for `datasets`, ``croissant.json`` for `mlcroissant`.
+"""Descriptions of ``processed_data`` for other programs: ``README.md`` for `datasets`, and ``croissant.json``.
 
-Both describe ``train_dataset.csv``, one row of which is one site of one study in one view, with its image.
+Both describe ``train_dataset.csv``, a row of which is one site of one study in one view, with its image.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from data_prep.conversion.pairs import TRAIN_COLUMNS, Pair
 from workspace.whole_files import replacing
 
 NAME = "lumbar-spine-pairs"
-SUMMARY = "Lumbar-spine MRI: one row is one site of one study in one view, with the PNG that shows it."
-#: Columns of whole numbers. Outside the train split `fold` is empty, which only a float can be.
+SUMMARY = "Lumbar-spine MRI: each row is one site of one study in one view, with the PNG that shows it."
+#: Columns of integers. Outside the train split `fold` is empty, which requires floats.
 INTEGERS = {"study_id", "series_id", "instance_number", "fold"}
 IMAGE_COLUMN = TRAIN_COLUMNS[-1]
 
@@ -38,13 +38,13 @@ configs:
 ---
 # Lumbar-spine MRI: image-text pairs
 
-One row of `train_dataset.csv` is one site of one study in one view, with the PNG that shows it.
-`datasets.load_dataset` on this folder gives the rows with their images. The images listed above
-only tell it that the rows speak of images: the rows themselves name every file. `croissant.json`
-says the same in the words of Croissant.
+Each row of `train_dataset.csv` is one site of one study in one view, with the PNG that shows it.
+`datasets.load_dataset` on this folder returns the rows with their images. The images listed above
+only make it load an image data set: the rows themselves name every file. `croissant.json` contains
+the same description in the Croissant format.
 """
 
-#: The words of Croissant 1.0 that are used here.
+#: The terms of Croissant 1.0 that are used here.
 CONTEXT = {
     "@language": "en",
     "@vocab": "https://schema.org/",
@@ -65,9 +65,14 @@ CONTEXT = {
 
 
 def write_dataset_card(processed: Path, split: str, pairs: Sequence[Pair]) -> None:
-    """README.md, without which `datasets.load_dataset` finds images or columns but not both, and croissant.json.
+    """Write README.md and croissant.json.
 
-    pairs: some of the dataset's; ``train_dataset.csv`` must be there already.
+    Without README.md, `datasets.load_dataset` would find either the images or the columns, but not both.
+
+    Args:
+        processed: The folder, in which ``train_dataset.csv`` must exist.
+        split: The split of the data.
+        pairs: Some of the pairs: the card lists the images of their first study.
     """
     types = {name: "string" for name in TRAIN_COLUMNS if name != IMAGE_COLUMN}
     types |= dict.fromkeys(INTEGERS, "int64") | {"image": "image"}
@@ -82,7 +87,7 @@ def write_dataset_card(processed: Path, split: str, pairs: Sequence[Pair]) -> No
 
 
 def _croissant(processed: Path, split: str) -> dict[str, Any]:
-    """The description in JSON-LD, as https://docs.mlcommons.org/croissant/docs/croissant-spec.html has it."""
+    """Return the description in JSON-LD (https://docs.mlcommons.org/croissant/docs/croissant-spec.html)."""
     with (processed / "train_dataset.csv").open("rb") as table:
         digest = hashlib.file_digest(table, "sha256").hexdigest()
     return {
@@ -106,7 +111,7 @@ def _croissant(processed: Path, split: str) -> dict[str, Any]:
                 "@type": "cr:FileSet",
                 "@id": "images",
                 "name": "images",
-                "description": "The PNGs that image_path names.",
+                "description": "The PNGs of the column image_path.",
                 "encodingFormat": "image/png",
                 "includes": "images/*/*/*.png",
             },

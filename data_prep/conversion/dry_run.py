@@ -1,6 +1,6 @@
-"""A conversion's rehearsal: everything is read as it would be, nothing is written, and every fault is told.
+"""A dry run of a conversion: all files are read as in a conversion, nothing is written, and all faults are reported.
 
-Left out is what writing alone needs: the places of sites that nobody marked.
+The positions of unannotated sites are not computed.
 """
 
 import shutil
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from data_prep.conversion.executors import HERE, Pool
+from data_prep.conversion.executors import IN_PROCESS, Pool
 from data_prep.conversion.study_records import StudyInput, read_input
 from data_prep.dicom.dicom_file import open_dicom
 from data_prep.faults import Fault, FaultKind, FileFault
@@ -21,16 +21,16 @@ from data_prep.studies.cohorts import Cohort
 from data_prep.studies.folders import list_folder
 from data_prep.studies.studies import read_study
 
-#: Narrower than this a table of five columns cannot be read.
+#: Smallest width of the table of faults, in characters: a narrower table of five columns is not readable.
 LEAST_WIDTH = 120
 HEADING = ("kind", "count", "what it means", "what is done", "for example")
-#: Parts of the width that the last three columns take.
+#: Shares of the remaining width for the last three columns.
 SHARES = (0.28, 0.28, 0.44)
 
 
 @dataclass
 class Findings:
-    """What reading a study, or a whole split, came to. `series` by view, `syntaxes` by series, `sizes` by slice."""
+    """The counts and faults of reading a study or a split: series per view, transfer syntaxes, image sizes."""
 
     studies: int = 0
     slices: int = 0
@@ -41,6 +41,7 @@ class Findings:
     faults: list[Fault] = field(default_factory=list)
 
     def add(self, other: "Findings") -> None:
+        """Add the findings of another study."""
         self.studies += other.studies
         self.slices += other.slices
         self.series += other.series
@@ -50,8 +51,8 @@ class Findings:
         self.faults += other.faults
 
 
-def check_cohort(cohort: Cohort, *, max_pixels: int, pool: Pool = HERE) -> Findings:
-    """Read every study of a cohort, many at a time."""
+def check_cohort(cohort: Cohort, *, max_pixels: int, pool: Pool = IN_PROCESS) -> Findings:
+    """Read every study of a cohort, many at a time, and return what was found."""
     inputs = [read_input(folder) for folder in cohort.folders]
     findings = Findings(faults=list(cohort.faults))
     for study in pool.map(
@@ -74,7 +75,7 @@ def _check_study(study_input: StudyInput, max_pixels: int) -> Findings:
     return Findings(
         studies=bool(images),
         slices=len(images),
-        series=Counter(series.view.words if series.view else "of none of these" for series in study.series),
+        series=Counter(series.view.words if series.view else "of no known view" for series in study.series),
         syntaxes=Counter(syntaxes),
         sizes=Counter(f"{columns} x {rows}" for rows, columns in (image.shape for image in images)),
         annotated=len(positions),
@@ -83,7 +84,7 @@ def _check_study(study_input: StudyInput, max_pixels: int) -> Findings:
 
 
 def _syntax(folder: Path, root: Path, max_pixels: int) -> str:
-    """How the pixels of a series are stored, by its first file that can be opened."""
+    """Return the name of a series' transfer syntax, from its first file that can be opened."""
     for path in list_folder(folder, root).files:
         try:
             with open_dicom(path, max_pixels) as file:
@@ -94,10 +95,10 @@ def _syntax(folder: Path, root: Path, max_pixels: int) -> str:
 
 
 def describe(cohort: Cohort, findings: Findings, placer: str) -> str:
-    """What would be converted, in a few lines; `placer`: in words, what would place the sites that nobody marked."""
+    """Return a few lines about what would be converted; `placer` describes what would place unannotated sites."""
     sites = findings.studies * len(SITES)
     lines = [
-        f"{findings.studies} studies with images, of {len(cohort.study_ids)} to answer for",
+        f"{findings.studies} of {len(cohort.study_ids)} studies have images",
         f"{findings.series.total()} series: {_counts(findings.series)}",
         f"{findings.slices} slices: {_counts(findings.sizes, most=4)}",
         f"stored as {_counts(findings.syntaxes)}",
@@ -108,7 +109,7 @@ def describe(cohort: Cohort, findings: Findings, placer: str) -> str:
 
 
 def _counts(counter: Counter[str], most: int | None = None) -> str:
-    """``Axial T2 (4), Sagittal T1 (3)``; after the `most` frequent ones the rest in one number."""
+    """Return counts as text, ``Axial T2 (4), Sagittal T1 (3)``; all but the `most` frequent are summed up."""
     ranked = sorted(counter.items(), key=lambda entry: (-entry[1], entry[0]))
     shown = [f"{name} ({count})" for name, count in ranked[:most]]
     rest = [count for _, count in ranked[len(shown) :]]
@@ -117,9 +118,9 @@ def _counts(counter: Counter[str], most: int | None = None) -> str:
 
 
 def fault_table(faults: Iterable[Fault], width: int | None = None) -> str:
-    """Every kind with its count, meaning and an example, the most frequent first; empty where there is no fault.
+    """Return a table of the kinds of faults with count, meaning and an example, the most frequent kind first.
 
-    width: in characters, else the terminal's.
+    The text is empty if there are no faults. The width is in characters; None for that of the terminal.
     """
     of_kind: dict[FaultKind, list[Fault]] = {}
     for fault in faults:
@@ -139,8 +140,8 @@ def fault_table(faults: Iterable[Fault], width: int | None = None) -> str:
 
 
 def _wrapped(row: Sequence[str], widths: Sequence[int]) -> Iterable[str]:
-    """A row's lines: each cell broken within its column."""
+    """Return a row's lines, with each cell wrapped within its column."""
     cells = [textwrap.wrap(text, width) or [""] for text, width in zip(row, widths, strict=True)]
-    for place in range(max(map(len, cells))):
-        parts = (lines[place] if place < len(lines) else "" for lines in cells)
+    for number in range(max(map(len, cells))):
+        parts = (lines[number] if number < len(lines) else "" for lines in cells)
         yield "  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()

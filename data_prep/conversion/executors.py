@@ -1,7 +1,7 @@
-"""Where work is done: in this process, in processes of this machine, or on a Dask cluster.
+"""Executors of the conversion: this process, processes of this machine, or a Dask cluster.
 
-All three are `concurrent.futures.Executor`s; a `Pool` maps a function over items with any of them, in
-the items' order, with a bounded queue and one bar of progress.
+All three are `concurrent.futures.Executor`s. A `Pool` maps a function over items with any of them, in
+the items' order, with a bounded queue and one progress bar.
 """
 
 import asyncio
@@ -22,23 +22,23 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-#: Chunks given to each worker beforehand: enough that none waits, few enough that hardly anything is held in memory.
+#: Queued chunks per worker: enough that no worker waits, few enough that little memory is used.
 QUEUE_PER_WORKER = 3
-#: Items are chunked until they weigh this much: sending a chunk costs a millisecond, a slice takes some three.
+#: Weight of a chunk, in slices: sending a chunk takes a millisecond, converting a slice some three.
 CHUNK_WEIGHT = 32
-#: Chunks that a Dask scheduler has at least, so that an adaptive cluster sees a reason to grow.
+#: Smallest number of queued chunks on a Dask cluster: an adaptive cluster grows by the length of its queue.
 DASK_QUEUE = 64
-#: Seconds to wait for a Dask scheduler's answer.
+#: Timeout for a Dask scheduler's answer, in seconds.
 DASK_TIMEOUT = 5
-#: Seconds between two lines of progress where nobody sees a bar move, as in a batch job's log.
+#: Seconds between two updates of the progress bar if stderr is not a terminal, as in a batch job's log.
 LOG_INTERVAL = 15.0
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class HereExecutor(Executor):
-    """Runs what is submitted at once, in this thread."""
+class InProcessExecutor(Executor):
+    """Executor that runs each submitted call immediately, in the calling thread."""
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
         future: Future[Result] = Future()
@@ -50,9 +50,9 @@ class HereExecutor(Executor):
 
 
 class _SpawnedExecutor(ProcessPoolExecutor):
-    """Processes that a Ctrl-C does not reach, and that end with their parent, however it ends.
+    """Executor of spawned processes that do not receive Ctrl-C and that end with their parent, however it ends.
 
-    They are spawned, because forking a process that has threads (tqdm's, BLAS's) may hang.
+    The processes are spawned, because forking a process with threads (tqdm's, BLAS's) may hang.
     """
 
     def __init__(self, workers: int) -> None:
@@ -65,14 +65,14 @@ class _SpawnedExecutor(ProcessPoolExecutor):
 
 @contextmanager
 def _ctrl_c_held() -> Iterator[None]:
-    """Let processes that start here inherit a blocked Ctrl-C; one that comes meanwhile is raised at the end.
+    """Block SIGINT for processes that are started within the block, which inherit the mask; raise it again at the end.
 
-    Blocking alone would not hold it back from this process, where another thread may receive it; and a
-    process whose start is interrupted half way complains.
+    The mask alone is not enough: another thread of this process may receive the signal, and a process that is
+    interrupted while it starts prints a traceback.
     """
-    came: list[int] = []
+    received: list[int] = []
     in_main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number)) if in_main else None
+    handler = signal.signal(signal.SIGINT, lambda number, _: received.append(number)) if in_main else None
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -80,12 +80,12 @@ def _ctrl_c_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         if in_main:
             signal.signal(signal.SIGINT, handler)
-    if came:
-        signal.raise_signal(signal.SIGINT)  # to whoever heeds it
+    if received:
+        signal.raise_signal(signal.SIGINT)  # for the handler that was replaced meanwhile
 
 
 def _end_with_parent() -> None:
-    """Leave when the parent has gone, even by SIGKILL: a worker would wait for its next task for ever."""
+    """Exit when the parent has ended, even by SIGKILL: otherwise a worker would wait for its next task forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -98,7 +98,7 @@ def _end_with_parent() -> None:
 
 @dataclass(frozen=True)
 class Pool:
-    """An executor and how much may be given to it: `queue()` chunks beforehand, to `workers()` that work at once."""
+    """An executor, its present number of workers, and the number of chunks that may be queued."""
 
     executor: Executor
     workers: Callable[[], int]
@@ -114,11 +114,20 @@ class Pool:
         weight: Callable[[Item], int],
         done: int = 0,
     ) -> Iterator[Result]:
-        """Results in the order of `items`. The bar counts on from `done` items that needed no work.
+        """Yield the results of `work` in the order of `items`, with a progress bar.
 
-        name: what an item is called if it must be spoken of; weight: of an item within a chunk.
-        Raises ChildProcessError where a worker was killed, ConnectionError where the cluster went away, and what
-        `work` raises.
+        Args:
+            work: The function; with an executor of processes it must be picklable.
+            items: Its arguments.
+            description: The label of the progress bar.
+            name: Returns the name of an item for error messages.
+            weight: Returns the weight of an item within a chunk (`CHUNK_WEIGHT`).
+            done: Number of items that were finished before; the progress bar starts there.
+
+        Raises:
+            ChildProcessError: A worker was killed, or memory ran out.
+            ConnectionError: The cluster is gone.
+            Exception: Whatever `work` raises.
         """
         interval = 0.1 if sys.stderr.isatty() else LOG_INTERVAL
         total = done + len(items)
@@ -126,10 +135,10 @@ class Pool:
         with tqdm(total=total, initial=done, desc=description, unit="study", mininterval=interval) as bar:
             for chunk in _chunks(items, weight, most=len(items) // (4 * self.workers())):
                 while len(waiting) >= self.queue():
-                    yield from _results(waiting, name, self.workers(), bar)
+                    yield from _oldest_results(waiting, name, self.workers(), bar)
                 waiting.append((chunk, self._submit(partial(_each, work, chunk))))
             while waiting:
-                yield from _results(waiting, name, self.workers(), bar)
+                yield from _oldest_results(waiting, name, self.workers(), bar)
 
     def _submit(self, work: Callable[[], list[Result]]) -> Future[list[Result]]:
         try:
@@ -145,7 +154,7 @@ def _each(work: Callable[[Item], Result], chunk: Sequence[Item]) -> list[Result]
 
 
 def _chunks(items: Sequence[Item], weight: Callable[[Item], int], most: int) -> Iterator[Sequence[Item]]:
-    """Consecutive items that weigh `CHUNK_WEIGHT` or are `most` in number."""
+    """Yield consecutive items in chunks of weight `CHUNK_WEIGHT`, or of `most` items."""
     chunk: list[Item] = []
     for item in items:
         chunk.append(item)
@@ -156,26 +165,26 @@ def _chunks(items: Sequence[Item], weight: Callable[[Item], int], most: int) -> 
         yield chunk
 
 
-def _results(
+def _oldest_results(
     waiting: deque[tuple[Sequence[Item], Future[list[Result]]]],
     name: Callable[[Item], str],
     workers: int,
     bar: "tqdm[Any]",
 ) -> Iterator[Result]:
-    """Those of the oldest chunk, when it is done."""
+    """Wait for the oldest chunk, and yield its results."""
     chunk, future = waiting[0]
     try:
         results = future.result()
     except BrokenProcessPool:
-        # Chunks are taken in order: those in work are the oldest that have no result.
+        # Chunks are taken in order: the running ones are the oldest without a result.
         broken = [chunk for chunk, future in waiting if future.exception() is not None][:workers]
         raise ChildProcessError(_killed([name(item) for chunk in broken for item in chunk])) from None
     except MemoryError:
         raise ChildProcessError(f"out of memory at {_listed([name(item) for item in chunk])}") from None
     except CancelledError:
-        raise ConnectionError("the Dask scheduler went away, or cancelled the work") from None
+        raise ConnectionError("the Dask scheduler is gone, or it cancelled the work") from None
     except Exception as error:
-        if type(error).__name__ == "KilledWorker":  # distributed's: not imported where nobody asked for Dask
+        if type(error).__name__ == "KilledWorker":  # distributed's, which is not imported without Dask
             raise ChildProcessError(_killed([name(item) for item in chunk])) from None
         raise
     waiting.popleft()
@@ -186,29 +195,29 @@ def _results(
 
 def _killed(names: Sequence[str]) -> str:
     at = _listed(names)
-    return f"a worker process was killed at {at}; if memory ran out, fewer --workers need less of it"
+    return f"a worker process was killed at {at}; if memory ran out, use fewer workers"
 
 
 def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(names)}" if len(names) == 1 else f"one of {', '.join(names)}"
 
 
-#: This process alone.
-HERE = Pool(HereExecutor(), workers=lambda: 1, queue=lambda: 1)
+#: The pool of this process alone.
+IN_PROCESS = Pool(InProcessExecutor(), workers=lambda: 1, queue=lambda: 1)
 
 
 @contextmanager
 def open_pool(workers: int, dask_scheduler: str | None = None) -> Iterator[Pool]:
-    """A pool of `workers` processes (this one, where that is 1), or of a Dask cluster's workers.
+    """Open a pool of `workers` processes (for 1, this process), or of the workers of a Dask cluster.
 
-    Work that is left when the block fails is given up at once. Raises ValueError where Dask is not installed or its
-    address is none, OSError where nobody answers there.
+    Outstanding work is cancelled at once if the block raises. Raises ValueError if Dask is not installed, and OSError
+    if no Dask scheduler answers at the address.
     """
     if dask_scheduler is not None:
         with _dask_pool(dask_scheduler) as pool:
             yield pool
     elif workers == 1:
-        yield HERE
+        yield IN_PROCESS
     else:
         with _process_pool(workers) as pool:
             yield pool
@@ -216,7 +225,7 @@ def open_pool(workers: int, dask_scheduler: str | None = None) -> Iterator[Pool]
 
 @contextmanager
 def _process_pool(workers: int) -> Iterator[Pool]:
-    # One thread a process, for the libraries that heed this when they are loaded: more would only get in the way.
+    # One thread per process, for libraries that read this variable when they are loaded.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     others = set(multiprocessing.active_children())
     executor = _SpawnedExecutor(workers)
@@ -224,7 +233,7 @@ def _process_pool(workers: int) -> Iterator[Pool]:
         yield Pool(executor, workers=lambda: workers, queue=lambda: QUEUE_PER_WORKER * workers)
     except BaseException:
         for process in set(multiprocessing.active_children()) - others:
-            process.terminate()  # what they write appears by rename, so nothing is left half done
+            process.terminate()  # they write files by rename, so no file is left unfinished
         raise
     finally:
         executor.shutdown(cancel_futures=True)
@@ -235,17 +244,19 @@ def _dask_pool(address: str) -> Iterator[Pool]:
     try:
         from distributed import Client
     except ModuleNotFoundError:
-        raise ValueError("--dask-scheduler needs Dask: pip install distributed") from None
-    # What goes wrong is said by the exceptions; Dask's logs, each with a level of its own, say it again at length.
+        raise ValueError(
+            f"dask_scheduler {address!r}: Dask is not installed; install it with pip install distributed"
+        ) from None
+    # Dask's loggers, each with a level of its own, would repeat the exceptions at length.
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         kind = asyncio.run(_dask_kind(address))
-    except Exception as error:  # whatever listens there may answer anything, and Dask reads it as its own
+    except Exception as error:  # another program at this address may answer anything
         problem = " ".join(str(error).split()) or type(error).__name__
-        raise ConnectionError(f"--dask-scheduler {address!r}: no scheduler answers there ({problem})") from None
+        raise ConnectionError(f"dask_scheduler {address!r}: no scheduler answers there ({problem})") from None
     if kind != "Scheduler":
-        raise ConnectionError(f"--dask-scheduler {address!r}: a Dask {kind.lower()}, not a scheduler, answers there")
+        raise ConnectionError(f"dask_scheduler {address!r}: a Dask {kind.lower()} answers there, not a scheduler")
 
     with Client(address, timeout=DASK_TIMEOUT, set_as_default=False) as client:
 
@@ -253,7 +264,7 @@ def _dask_pool(address: str) -> Iterator[Pool]:
             return max(1, sum(client.nthreads().values()))
 
         if not client.nthreads():
-            print(f"{address}: no worker has come yet; the work waits for the first", flush=True)
+            print(f"{address}: the scheduler has no worker yet; waiting for the first one", flush=True)
         queue = partial(_dask_queue, threads)
         yield Pool(client.get_executor(pure=False), workers=threads, queue=queue)
 
@@ -263,7 +274,7 @@ def _dask_queue(threads: Callable[[], int]) -> int:
 
 
 async def _dask_kind(address: str) -> str:
-    """What says that it is at an address: ``Scheduler``, ``Worker`` or ``Nanny``."""
+    """Return the type of the Dask process at an address: ``Scheduler``, ``Worker`` or ``Nanny``."""
     from distributed.core import rpc
 
     async with rpc(address, timeout=DASK_TIMEOUT) as there:

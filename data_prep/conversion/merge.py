@@ -1,6 +1,6 @@
-"""The parts of all studies, in the cohort's order, to the tables, the crops and ``dataset.json``.
+"""The merge of all studies' parts, in the cohort's order, into the tables, the crops and ``dataset.json``.
 
-One study is held at a time: what grows with the cohort is a few counts.
+One study is held in memory at a time; only a few counts grow with the cohort.
 """
 
 import csv
@@ -15,13 +15,13 @@ from data_prep.conversion.crops import write_crops
 from data_prep.conversion.dataset_card import write_dataset_card
 from data_prep.conversion.pairs import TRAIN_COLUMNS, Pair, count_sites, train_row, write_dataset
 from data_prep.conversion.study_records import (
-    SITE_COLUMNS,
+    SITES_CSV_COLUMNS,
     SLICE_COLUMNS,
     StudyRecord,
-    decoders_that_matter,
     image_path,
+    needed_decoders,
+    read_crops,
     read_record,
-    read_tiles,
     site_row,
 )
 from data_prep.conversion.work_folder import output_sizes, parts_folder, remove_stale_images, remove_stale_studies
@@ -32,23 +32,27 @@ from data_prep.studies.studies import StudyFolder
 from workspace.whole_files import replacing
 
 FAULT_COLUMNS = ("study_id", "series_id", "path", "kind", "action", "message")
-#: Each table and its columns.
+#: The tables and their columns.
 TABLES = {
     "slices.csv": SLICE_COLUMNS,
-    "sites.csv": SITE_COLUMNS,
+    "sites.csv": SITES_CSV_COLUMNS,
     "faults.csv": FAULT_COLUMNS,
     "train_dataset.csv": TRAIN_COLUMNS,
 }
-#: What ``dataset.json`` notes the sizes of, besides images: all that must be whole. People may edit the dataset card.
+#: The files whose sizes ``dataset.json`` contains, besides images: those that must be complete. People may edit the
+#: dataset card, so it is not among them.
 OUTPUTS = (*TABLES, "atlas.json", "crops.npy", "crops.json")
 
 Caption = Callable[[Site, Severity | None], str]
-"""Words of a pair, for a site and what it was graded."""
+"""Makes the caption of a pair from a site and its severity, None if unlabelled."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a conversion wrote; faults by kind. `studies` are those with at least one image."""
+    """The counts of a conversion: studies with images, slices, pairs, and faults by kind.
+
+    up_to_date: Whether an earlier conversion had written everything.
+    """
 
     studies: int
     slices: int
@@ -59,7 +63,7 @@ class Summary:
 
 @dataclass
 class _Counts:
-    """What is counted while the parts pass by."""
+    """The counts over all parts, for the metadata."""
 
     studies: int = 0
     slices: int = 0
@@ -70,6 +74,7 @@ class _Counts:
     sites: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
 
     def add(self, record: StudyRecord, pairs: Sequence[Pair]) -> None:
+        """Count a study and its pairs."""
         self.studies += bool(record.slices)
         self.slices += len(record.slices)
         self.pairs += len(pairs)
@@ -83,6 +88,7 @@ class _Counts:
                     cell[severity] = cell.get(severity, 0) + count
 
     def to_metadata(self) -> dict[str, Any]:
+        """Return the counts as a JSON object."""
         return {
             "studies": self.studies,
             "slices": self.slices,
@@ -93,20 +99,28 @@ class _Counts:
         }
 
 
-def gather(
+def merge_parts(
     cohort: Cohort, processed: Path, caption: Caption, fold_of: Mapping[int, int], notes: dict[str, Any]
 ) -> Summary:
-    """Write all that is not there yet, ``dataset.json`` last, and remove images that are nobody's any more."""
+    """Write all files of ``processed_data`` but the PNGs, ``dataset.json`` last, and remove stale images.
+
+    Args:
+        cohort: The studies, all of which have been converted.
+        processed: The folder to write.
+        caption: Makes the caption of a site and severity.
+        fold_of: The fold of each study; empty outside the train split.
+        notes: More entries of the metadata.
+    """
     counts = _write_tables(cohort, processed, caption, fold_of)
     remove_stale_studies(processed, {folder.study_id for folder in cohort.folders})
-    tiles = (read_tiles(parts_folder(processed), folder.study_id) for folder in cohort.folders)
-    crops_fingerprint = write_crops(processed, tiles, counts.pairs)
+    crops = (read_crops(parts_folder(processed), folder.study_id) for folder in cohort.folders)
+    crops_fingerprint = write_crops(processed, crops, counts.pairs)
     metadata = {
         "split": cohort.split,
         "counts": counts.to_metadata(),
         "sources": dict(counts.sources),
         **notes,
-        "decoders": decoders_that_matter(counts.faults),
+        "decoders": needed_decoders(counts.faults),
         "sizes": output_sizes(processed, OUTPUTS),
         "study_ids": list(cohort.study_ids),
     }
@@ -116,7 +130,7 @@ def gather(
 
 
 def write_faults(cohort: Cohort, processed: Path) -> None:
-    """``faults.csv`` alone, of a conversion that came to nothing else."""
+    """Write ``faults.csv`` alone, for a conversion without any readable image."""
     with _table(processed / "faults.csv", FAULT_COLUMNS) as table:
         table.writerows(map(_fault_row, cohort.faults))
         for folder in cohort.folders:
@@ -124,13 +138,14 @@ def write_faults(cohort: Cohort, processed: Path) -> None:
 
 
 def summary_of(counts: Mapping[str, Any], up_to_date: bool = False) -> Summary:
-    """From the counts in the metadata of ``dataset.json``."""
+    """Return a summary from the counts in the metadata of ``dataset.json``."""
     return Summary(counts["studies"], counts["slices"], counts["pairs"], counts["faults"], up_to_date)
 
 
 def _write_tables(cohort: Cohort, processed: Path, caption: Caption, fold_of: Mapping[int, int]) -> _Counts:
+    """Write the tables and the dataset card, remove stale images of the studies, and return the counts."""
     counts = _Counts(faults=Counter(fault.kind.value for fault in cohort.faults))
-    shown: list[Pair] = []
+    first_pairs: list[Pair] = []
     with ExitStack() as stack:
         slices, sites, faults, train = (
             stack.enter_context(_table(processed / name, columns)) for name, columns in TABLES.items()
@@ -143,15 +158,15 @@ def _write_tables(cohort: Cohort, processed: Path, caption: Caption, fold_of: Ma
             train.writerows(map(train_row, pairs))
             remove_stale_images(processed, record.study_id, record.images)
             counts.add(record, pairs)
-            shown = shown or pairs
-    write_dataset_card(processed, cohort.split, shown)
+            first_pairs = first_pairs or pairs
+    write_dataset_card(processed, cohort.split, first_pairs)
     return counts
 
 
 def _parts(
     cohort: Cohort, processed: Path, caption: Caption, fold_of: Mapping[int, int]
 ) -> Iterator[tuple[StudyRecord, list[Pair]]]:
-    """Each study's record and pairs; crops are numbered through."""
+    """Yield each study's record and pairs; crops are numbered consecutively over the studies."""
     crop = 0
     for folder in cohort.folders:
         record = read_record(parts_folder(processed), folder.study_id)
@@ -188,7 +203,7 @@ def _fault_row(fault: Fault) -> list[Any]:
 
 @contextmanager
 def _table(path: Path, columns: Sequence[str]) -> Iterator[Any]:
-    """A CSV writer on a new table that appears by rename."""
+    """Open a CSV writer on a new table, which is written by rename."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(columns)

@@ -1,7 +1,7 @@
-"""Image-text pairs: ``dataset.json`` and the rows of ``train_dataset.csv``, written, read and checked.
+"""Image-text pairs: writing, reading and checking ``dataset.json``, and the rows of ``train_dataset.csv``.
 
-``dataset.json`` is the contract between preparation and everything after it: `metadata`, whose
-schema version is checked at the door, and `pairs`, one for each (study, site, view) that is imaged.
+``dataset.json`` is the interface between preparation and all later stages. It contains `metadata`, whose
+schema version is checked when it is read, and `pairs`, one for each (study, site, view) that is imaged.
 """
 
 import hashlib
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.sites import Condition, Level, Severity, Side, Site, Source, View
+from data_prep.sites import SITE_COLUMNS, Severity, Site, Source, View
 from workspace.json_files import read_object
 from workspace.whole_files import replacing
 
 SCHEMA_VERSION = 1
-#: What parts metadata and pairs in ``dataset.json``, and what ends it.
+#: The text between metadata and pairs in ``dataset.json``, and the text at its end.
 PAIRS_BEGIN, PAIRS_END = '"pairs": [\n', "\n]}\n"
 
 TRAIN_COLUMNS = (
@@ -25,25 +25,34 @@ TRAIN_COLUMNS = (
     "study_id",
     "series_id",
     "instance_number",
-    "condition",
-    "side",
-    "level",
+    *SITE_COLUMNS,
     "severity",
     "text",
     "view",
     "fold",
     "image_file_name",
 )
-"""Columns of ``train_dataset.csv``. The last one repeats the first: by its name `datasets` makes an image of it."""
+"""Columns of ``train_dataset.csv``. The last repeats the first: `datasets` makes images of a column of that name."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One site in one view, and what is to be said of it.
+    """One site in one view, with its image and its caption.
 
-    image: the middle slice's PNG, relative to ``processed_data/``; box: the site's field in its pixels.
-    instance_numbers: the tile's three slices; crop: the tile's row in ``crops.npy``.
-    severity: None where nobody graded it; fold: None outside the train split.
+    Attributes:
+        study_id: The study.
+        site: The site.
+        view: The view.
+        series_id: The series of the slices.
+        instance_number: The middle slice.
+        instance_numbers: The three slices of the crop.
+        image: PNG of the middle slice, relative to ``processed_data``.
+        box: The region, (x0, y0, x1, y1) in (column, row) pixels of that PNG.
+        text: The caption.
+        severity: The grade; None if unlabelled.
+        source: The source of the site's position.
+        fold: The study's fold; None outside the train split.
+        crop: Row of the crop in ``crops.npy``.
     """
 
     study_id: int
@@ -63,29 +72,29 @@ class Pair:
 
 @dataclass(frozen=True)
 class Dataset:
-    """``dataset.json`` as read."""
+    """The content of ``dataset.json``."""
 
     metadata: dict[str, Any]
     pairs: tuple[Pair, ...]
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over pairs and crops: what a run records of the data it saw."""
+        """A sha256 of pairs and crops, which identifies the data of a run."""
         return str(self.metadata["fingerprint"])
 
     @property
     def study_ids(self) -> tuple[int, ...]:
-        """All studies that the tables name, in their order, also those without any usable image."""
+        """All studies of the tables, in their order, including those without a usable image."""
         return tuple(self.metadata["study_ids"])
 
     @property
     def fold_of(self) -> dict[int, int]:
-        """The fold of every training study on the disk, also of those without any pair; empty in other splits."""
+        """The fold of every converted study, including those without pairs; empty outside the train split."""
         return {int(study_id): fold for study_id, fold in self.metadata["folds"]["of_study"].items()}
 
 
 def read_dataset(processed: Path) -> Dataset:
-    """Read ``dataset.json``. Raises ValueError with one line where it is missing, malformed or of another version."""
+    """Read ``dataset.json``. Raises ValueError if it does not exist, is damaged, or has another version."""
     path = processed / "dataset.json"
     content = read_object(path, "prepare_data.py")
     metadata = content.get("metadata")
@@ -96,14 +105,14 @@ def read_dataset(processed: Path) -> Dataset:
         dataset = Dataset(metadata, tuple(_from_json(entry) for entry in content["pairs"]))
         _ = dataset.fingerprint, dataset.study_ids, dataset.fold_of
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: a part is missing or is none ({error!r}); run prepare_data.py again") from None
+        raise ValueError(f"{path}: an entry is missing or invalid ({error!r}); run prepare_data.py again") from None
     return dataset
 
 
 def read_metadata(processed: Path) -> dict[str, Any]:
-    """The metadata of ``dataset.json`` alone, whatever the number of pairs.
+    """Read the metadata of ``dataset.json`` alone, in a time that does not depend on the number of pairs.
 
-    Raises ValueError where the file is missing, of another version, or not laid out as `write_dataset` does.
+    Raises ValueError if the file does not exist, has another version, or does not have the layout of `write_dataset`.
     """
     path = processed / "dataset.json"
     lines = []
@@ -116,7 +125,7 @@ def read_metadata(processed: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             file.seek(-min(len(PAIRS_END), path.stat().st_size), os.SEEK_END)
             if file.read() != PAIRS_END.encode():
-                raise ValueError("its end is missing")
+                raise ValueError("the end of the file is missing")
         metadata = json.loads("".join(lines).rstrip().removesuffix(",") + "}")["metadata"]
         if metadata["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema version {metadata['schema_version']}, expected {SCHEMA_VERSION}")
@@ -126,10 +135,10 @@ def read_metadata(processed: Path) -> dict[str, Any]:
 
 
 def write_dataset(processed: Path, metadata: dict[str, Any], pairs: Iterable[Pair], crops_fingerprint: str) -> None:
-    """Write ``dataset.json``, one pair a line, by rename; its fingerprint and schema version are put into `metadata`.
+    """Write ``dataset.json`` by rename, one pair per line; add the schema version and the fingerprint to the metadata.
 
-    Everything it speaks of must be there already: its presence says that a conversion is complete. Pairs are
-    written as they come; the fingerprint, which stands before them, is filled in when they are all known.
+    All files that it refers to must exist already, because its existence means that the conversion is complete. Pairs
+    are written as they come; the fingerprint, which precedes them in the file, is filled in at the end.
     """
     digest = hashlib.sha256(crops_fingerprint.encode())
     blank = "0" * len(digest.hexdigest())
@@ -142,7 +151,7 @@ def write_dataset(processed: Path, metadata: dict[str, Any], pairs: Iterable[Pai
             digest.update(line.encode())
             file.write(",\n" + line if number else line)
         file.write(PAIRS_END)
-        file.seek(head.rindex(blank))  # characters are bytes here: json.dumps writes ASCII
+        file.seek(head.rindex(blank))  # characters are bytes, because json.dumps writes ASCII
         file.write(digest.hexdigest())
 
 
@@ -153,10 +162,8 @@ def _to_json(pair: Pair) -> dict[str, Any]:
         "instance_number": pair.instance_number,
         "image": pair.image,
         "text": pair.text,
-        "condition": pair.site.condition.value,
-        "side": None if pair.site.side is None else pair.site.side.value,
-        "level": pair.site.level.value,
-        "severity": None if pair.severity is None else pair.severity.key,
+        **pair.site.columns,
+        "severity": Severity.to_column(pair.severity),
         "view": pair.view.value,
         "box": list(pair.box),
         "source": pair.source.value,
@@ -167,11 +174,10 @@ def _to_json(pair: Pair) -> dict[str, Any]:
 
 
 def _from_json(entry: dict[str, Any]) -> Pair:
-    side, severity = entry["side"], entry["severity"]
     x0, y0, x1, y1 = entry["box"]
     return Pair(
         study_id=int(entry["study_id"]),
-        site=Site(Condition(entry["condition"]), None if side is None else Side(side), Level(entry["level"])),
+        site=Site.from_columns(entry),
         view=View(entry["view"]),
         series_id=int(entry["series_id"]),
         instance_number=int(entry["instance_number"]),
@@ -179,7 +185,7 @@ def _from_json(entry: dict[str, Any]) -> Pair:
         image=entry["image"],
         box=(x0, y0, x1, y1),
         text=entry["text"],
-        severity=None if severity is None else Severity[severity.upper()],
+        severity=Severity.from_column(entry["severity"]),
         source=Source(entry["source"]),
         fold=entry["fold"],
         crop=int(entry["crop"]),
@@ -187,29 +193,28 @@ def _from_json(entry: dict[str, Any]) -> Pair:
 
 
 def train_row(pair: Pair) -> tuple[Any, ...]:
-    """A row of ``train_dataset.csv``; side, severity and fold are empty where there is none."""
-    return (
+    """Return a row of ``train_dataset.csv``; side, severity and fold are empty texts if there is none."""
+    cells = (
         pair.image,
         pair.study_id,
         pair.series_id,
         pair.instance_number,
-        pair.site.condition.value,
-        "" if pair.site.side is None else pair.site.side.value,
-        pair.site.level.value,
-        "" if pair.severity is None else pair.severity.key,
+        *pair.site.columns.values(),
+        Severity.to_column(pair.severity),
         pair.text,
         pair.view.value,
-        "" if pair.fold is None else pair.fold,
+        pair.fold,
         pair.image,
     )
+    return tuple("" if cell is None else cell for cell in cells)
 
 
 def count_sites(pairs: Iterable[Pair]) -> dict[str, dict[str, dict[str, int]]]:
-    """condition -> level -> severity (or ``unlabelled``) -> number of graded sites, each counted once."""
+    """Count the sites by condition, level and severity (or ``unlabelled``); each site of a study is counted once."""
     sites = {(pair.study_id, pair.site): pair.severity for pair in pairs}
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for (_, site), severity in sites.items():
         cell = counts.setdefault(site.condition_key, {}).setdefault(site.level.value, {})
-        name = "unlabelled" if severity is None else severity.key
+        name = Severity.to_column(severity) or "unlabelled"
         cell[name] = cell.get(name, 0) + 1
     return counts

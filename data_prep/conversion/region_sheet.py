@@ -1,11 +1,11 @@
-"""The regions of one prepared study, drawn on their slices, to be looked at.
+"""Draw the regions of one prepared study on their slices, for visual inspection.
 
     python -m data_prep.conversion.region_sheet --root DATA --split train --study 2736665588 --out regions.png
 
-Reads processed_data alone. One panel for each pair of the study: the whole slice in true proportions, the
-pair's box, a cross where ``sites.csv`` says that the site lies, the pair's text, where that position came
-from, and the place of the slice. L and R mark the patient's sides on axial slices, as their geometry has them. A
-row is one condition and side in one view, from L1-L2 to L5-S1; sites that are not imaged have an empty panel.
+Only processed_data is read. Each pair of the study has a panel: the complete slice in true proportions, the
+pair's box, a cross at the site's position in ``sites.csv``, the pair's caption, the source of the position, and
+the series and number of the slice. L and R mark the patient's sides on axial slices, according to their geometry.
+A row is one condition and side in one view, from L1-L2 to L5-S1; sites that are not imaged have an empty panel.
 """
 
 import csv
@@ -16,50 +16,53 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data_prep.conversion.pairs import Pair, read_dataset
 from data_prep.geometry import Frame, Vector
-from data_prep.sites import SITES, Condition, Level, Side, Site, View, parse_row_id_site
+from data_prep.sites import SITES, Condition, Level, Side, Site, View
 from workspace.cli import SettingsParser, run_command
 from workspace.layout import data_root
 
 PROG = "-m data_prep.conversion.region_sheet"
 PANEL, TITLE, GAP = 264, 42, 6
 BOX_COLOUR, MARK_COLOUR, SIDE_COLOUR = (255, 200, 0), (255, 60, 60), (110, 200, 255)
-#: Levels of grey in the written file.
+#: Number of grey levels in the written file.
 GREYS = 80
 
-Places = dict[Site, Vector]
+Positions = dict[Site, Vector]
 SliceKey = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class StudyPictures:
-    """What processed_data holds of one study; frames by (series, instance)."""
+class StudyRegions:
+    """The pairs, site positions and frames of one study; frames are by (series, instance)."""
 
     processed: Path
     pairs: dict[tuple[Site, View], Pair]
-    places_mm: Places
+    positions_mm: Positions
     frames: dict[SliceKey, Frame]
 
 
 def main() -> None:
     parser = SettingsParser(prog=PROG, description=__doc__)
     parser.add_argument("--root", type=str | None, default=None, help="folder that holds dataset/ (else $LUMBAR_ROOT)")
-    parser.add_argument("--split", choices=["train", "test"], default="train", help="which split the study is of")
-    parser.add_argument("--study", type=int | None, default=None, help="study id; else the first with all its sites")
-    parser.add_argument("--out", type=str, default="regions.png", help="the picture to write")
+    parser.add_argument("--split", choices=["train", "test"], default="train", help="the split of the study")
+    parser.add_argument("--study", type=int | None, default=None, help="study id (else a study with the most pairs)")
+    parser.add_argument("--out", type=str, default="regions.png", help="the PNG to write")
     settings = parser.parse_args()
     processed = data_root(settings.root).processed(settings.split)
-    pictures = read_study_pictures(processed, settings.study)
-    sheet = draw_sheet(pictures)
+    study = read_study_regions(processed, settings.study)
+    sheet = draw_sheet(study)
     sheet.quantize(palette=_palette(), dither=Image.Dither.NONE).save(settings.out, optimize=True)
-    study_id = next(iter(pictures.pairs.values())).study_id
-    print(f"{settings.out}: {len(pictures.pairs)} regions of study {study_id}")
+    study_id = next(iter(study.pairs.values())).study_id
+    print(f"{settings.out}: {len(study.pairs)} regions of study {study_id}")
 
 
-def read_study_pictures(processed: Path, study_id: int | None) -> StudyPictures:
-    """One study of a prepared split; without an id, the first of those with the most pairs. Raises ValueError."""
+def read_study_regions(processed: Path, study_id: int | None) -> StudyRegions:
+    """Read one study of a prepared split; without an id, the first of those with the most pairs.
+
+    Raises ValueError if the study has no regions.
+    """
     pairs = read_dataset(processed).pairs
     if not pairs:
-        raise ValueError(f"{processed}: no study of it has a region")
+        raise ValueError(f"{processed}: none of its studies has a region")
     if study_id is None:
         counts: dict[int, int] = {}
         for pair in pairs:
@@ -67,8 +70,8 @@ def read_study_pictures(processed: Path, study_id: int | None) -> StudyPictures:
         study_id = max(counts, key=lambda one: counts[one])
     own = {(pair.site, pair.view): pair for pair in pairs if pair.study_id == study_id}
     if not own:
-        raise ValueError(f"--study {study_id}: no study with regions in {processed}")
-    return StudyPictures(processed, own, _places(processed, study_id), _frames(processed, study_id))
+        raise ValueError(f"study {study_id}: it has no regions in {processed}")
+    return StudyRegions(processed, own, _positions(processed, study_id), _frames(processed, study_id))
 
 
 def _rows(path: Path, study_id: int) -> list[dict[str, str]]:
@@ -76,13 +79,11 @@ def _rows(path: Path, study_id: int) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if int(row["study_id"]) == study_id]
 
 
-def _places(processed: Path, study_id: int) -> Places:
-    places = {}
+def _positions(processed: Path, study_id: int) -> Positions:
+    positions = {}
     for row in _rows(processed / "sites.csv", study_id):
-        side = f"{row['side']}_" if row["side"] else ""
-        site = parse_row_id_site(f"{side}{row['condition']}_{row['level']}")
-        places[site] = (float(row["x_mm"]), float(row["y_mm"]), float(row["z_mm"]))
-    return places
+        positions[Site.from_columns(row)] = (float(row["x_mm"]), float(row["y_mm"]), float(row["z_mm"]))
+    return positions
 
 
 def _frames(processed: Path, study_id: int) -> dict[SliceKey, Frame]:
@@ -105,41 +106,41 @@ def _frames(processed: Path, study_id: int) -> dict[SliceKey, Frame]:
     return frames
 
 
-def draw_sheet(pictures: StudyPictures) -> Image.Image:
-    """All panels: rows of a condition and side in a view, columns of levels."""
+def draw_sheet(study: StudyRegions) -> Image.Image:
+    """Draw all panels: a row per condition, side and view, a column per level."""
     groups: dict[tuple[Condition, Side | None], list[Site]] = {}
     for site in SITES:
         groups.setdefault((site.condition, site.side), []).append(site)
     rows = [[(site, view) for site in sites] for sites in groups.values() for view in sites[0].views]
     sheet = Image.new("RGB", (len(Level) * (PANEL + GAP) - GAP, len(rows) * (PANEL + TITLE)))
     for number, row in enumerate(rows):
-        for place, (site, view) in enumerate(row):
-            panel = draw_panel(pictures, site, view)
-            sheet.paste(panel, (place * (PANEL + GAP), number * (PANEL + TITLE)))
+        for column, (site, view) in enumerate(row):
+            panel = draw_panel(study, site, view)
+            sheet.paste(panel, (column * (PANEL + GAP), number * (PANEL + TITLE)))
     return sheet
 
 
-def draw_panel(pictures: StudyPictures, site: Site, view: View) -> Image.Image:
-    """One pair: title, slice, box and cross."""
+def draw_panel(study: StudyRegions, site: Site, view: View) -> Image.Image:
+    """Draw one pair: title, slice, box and cross."""
     panel = Image.new("RGB", (PANEL, PANEL + TITLE))
-    pair = pictures.pairs.get((site, view))
+    pair = study.pairs.get((site, view))
     if pair is None:
         _write(panel, [site.words, f"{view.words}: not imaged"])
         return panel
-    frame = pictures.frames[pair.series_id, pair.instance_number]
-    x, y, z = pictures.places_mm[site]
+    frame = study.frames[pair.series_id, pair.instance_number]
+    x, y, z = study.positions_mm[site]
     where = f"{pair.source}, {view.words}, {pair.series_id}/{pair.instance_number}"
     _write(panel, [pair.text, where, f"site at x {x:.0f}, y {y:.0f}, z {z:.0f} mm"])
 
     rows, columns = frame.shape
     height_mm, width_mm = rows * frame.spacing_mm[0], columns * frame.spacing_mm[1]
     per_mm = PANEL / max(height_mm, width_mm)
-    with Image.open(pictures.processed / pair.image) as image:
+    with Image.open(study.processed / pair.image) as image:
         size = (max(round(width_mm * per_mm), 1), max(round(height_mm * per_mm), 1))
         panel.paste(image.convert("L").resize(size, Image.Resampling.LANCZOS), (0, TITLE))
 
     def on_panel(column: float, row: float) -> tuple[float, float]:
-        """The middle of the first pixel lies half a pixel inside the image."""
+        """Map a pixel to the panel; the centre of the first pixel is half a pixel inside the image."""
         return (column + 0.5) * frame.spacing_mm[1] * per_mm, TITLE + (row + 0.5) * frame.spacing_mm[0] * per_mm
 
     draw = ImageDraw.Draw(panel)
@@ -157,7 +158,7 @@ def draw_panel(pictures: StudyPictures, site: Site, view: View) -> Image.Image:
 
 
 def _palette() -> Image.Image:
-    """Greys and the colours of box, mark and sides, so that none of these is lost in a file of few colours."""
+    """Return a palette of greys and the colours of box, mark and sides, which a file of few colours must keep."""
     palette = Image.new("P", (1, 1))
     greys = [round(255 * level / (GREYS - 1)) for level in range(GREYS)]
     palette.putpalette([*(part for grey in greys for part in (grey,) * 3), *BOX_COLOUR, *MARK_COLOUR, *SIDE_COLOUR])

@@ -1,9 +1,9 @@
-"""One study converted: its PNGs, its tiles, and a record of everything else, so that any process can do it.
+"""The conversion of one study: its PNGs, its crops, and a record of its rows, made by any process.
 
-A study's work is a pair of files in ``processed_data/.parts``: ``<study_id>.npy`` with its tiles, and
-``<study_id>.json``, written last, with the rows that it adds to the tables. They are gathered when all
-studies are done; an interrupted conversion finds those that are done already. A record counts while its
-key is that of its input, and its images are there.
+A converted study's part is two files in ``processed_data/.parts``: ``<study_id>.npy`` with its crops, and
+``<study_id>.json``, the record, written last, with its rows of the tables. The parts are merged when all
+studies are converted; a resumed conversion keeps the existing ones. A record is valid while its key is that
+of the study's input, and its images exist.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.conversion.crops import CROP_SIZE, TILE_SLICES, Tile, cut_tile
+from data_prep.conversion.crops import CROP_SIZE, CROP_SLICES, Crop, cut_crop
 from data_prep.conversion.png import write_png
 from data_prep.conversion.work_folder import parts_folder
 from data_prep.dicom.decoders import available_decoders
@@ -25,7 +25,7 @@ from data_prep.faults import Fault, FaultKind
 from data_prep.geometry import Frame
 from data_prep.placement.placer import Placer
 from data_prep.placement.regions import Missing, Position, Region, marked_positions, not_found, region
-from data_prep.sites import SITES, Site, Source, View, parse_row_id_site
+from data_prep.sites import SITE_COLUMNS, SITES, Site, Source, View, parse_row_id_site
 from data_prep.studies.studies import Study, StudyFolder, read_study
 from workspace.whole_files import replacing
 
@@ -34,20 +34,30 @@ SLICE_COLUMNS = (
     "spacing_row_mm", "spacing_column_mm", "position_x_mm", "position_y_mm", "position_z_mm",
     "row_x", "row_y", "row_z", "column_x", "column_y", "column_z", "window_low", "window_high",
 )  # fmt: skip
-"""Columns of ``slices.csv``; view and geometry are empty where unknown."""
+"""Columns of ``slices.csv``; an unknown view or geometry is empty."""
 
-SITE_COLUMNS = ("study_id", "condition", "side", "level", "x_mm", "y_mm", "z_mm", "source")
+SITES_CSV_COLUMNS = ("study_id", *SITE_COLUMNS, "x_mm", "y_mm", "z_mm", "source")
 """Columns of ``sites.csv``."""
 
-#: What a record looks like, and how its images come about: a record of another version is made again.
+#: Version of the record's content and of the images: studies with a record of another version are converted again.
 RECORD_VERSION = 4
 
 
 @dataclass(frozen=True)
 class StudyRecord:
-    """What one study adds to the tables. `key` names the input it was made from; image_bytes: its PNGs, together.
+    """A converted study's rows of the tables.
 
-    decoders: what was installed, where a file lacked its decoder; it is another record once that is there.
+    Attributes:
+        study_id: The study.
+        key: Digest of the input (`record_key`).
+        image_bytes: Total size of its PNGs.
+        slices: Rows of ``slices.csv``.
+        positions: Positions of its sites.
+        regions: Its regions, in the order of its crops.
+        not_imaged: Number of missing regions by reason.
+        faults: Its faults.
+        decoders: If a file's decoder is missing, the installed decoders; otherwise empty. The study is converted again
+            when they change.
     """
 
     study_id: int
@@ -62,13 +72,13 @@ class StudyRecord:
 
     @property
     def images(self) -> set[str]:
-        """Its PNGs' paths within ``processed_data``."""
+        """The paths of its PNGs within ``processed_data``."""
         return {row[SLICE_COLUMNS.index("image")] for row in self.slices}
 
 
 @dataclass(frozen=True)
 class StudyInput:
-    """A study to convert, a digest of all that its tables and files say, and the number of its files."""
+    """A study to convert, a digest of its entries in the tables and its files, and the number of its files."""
 
     folder: StudyFolder
     digest: str
@@ -76,34 +86,40 @@ class StudyInput:
 
     @property
     def name(self) -> str:
+        """The study's name in messages."""
         return f"study {self.folder.study_id}"
 
 
 @dataclass(frozen=True)
-class Done:
-    """A converted study: its images, the bytes of images and tiles, and those of tiles, which will be copied once."""
+class ConvertedStudy:
+    """The sizes of a converted study: number of images, bytes of images and crops, and bytes of the crops alone.
+
+    The crops need their space twice, because merging copies them.
+    """
 
     images: int
     size: int
-    tiles_size: int
+    crops_size: int
 
 
 def image_path(study_id: int, series_id: int, instance_number: int) -> str:
-    """A PNG's place in ``processed_data/``."""
+    """Return the path of a PNG within ``processed_data``."""
     return f"images/{study_id}/{series_id}/{instance_number}.png"
 
 
-def convert_study(study_input: StudyInput, processed: Path, placer: Placer | None, max_pixels: int) -> Done:
-    """Write one study's PNGs and its part.
+def convert_study(study_input: StudyInput, processed: Path, placer: Placer | None, max_pixels: int) -> ConvertedStudy:
+    """Convert a study: write its PNGs and its part.
 
-    Raises FileNotFoundError where this process does not see the folders, as on a cluster's machine that has them not:
-    the study's images would seem to be missing.
+    Raises FileNotFoundError if the folders do not exist for this process, as on a machine of a cluster that has not
+    mounted them: the study's images would be recorded as missing.
     """
     folder, parts = study_input.folder, parts_folder(processed)
     for path in (folder.root, parts):
         if not path.is_dir():
-            raise FileNotFoundError(f"{path}: the process that converts {study_input.name} does not see this folder")
-    # From here on the images may be new ones, so an older record is none of theirs.
+            raise FileNotFoundError(
+                f"{path}: this folder does not exist for the process that converts {study_input.name}"
+            )
+    # The images are overwritten from here on, so an older record would be wrong.
     (parts / f"{folder.study_id}.json").unlink(missing_ok=True)
     study, faults = read_study(folder, max_pixels)
     rows, image_bytes = _write_images(study, processed)
@@ -111,40 +127,42 @@ def convert_study(study_input: StudyInput, processed: Path, placer: Placer | Non
     if placer is not None:
         positions |= placer.place(study, positions)
     regions, not_imaged = _regions(study, positions)
-    _write_tiles(parts / f"{study.study_id}.npy", [_tile(study, found) for found in regions])
+    _write_crops(parts / f"{study.study_id}.npy", [_crop(study, found) for found in regions])
     ordered = [positions[site] for site in SITES if site in positions]
     key = record_key(study_input, placer, max_pixels)
     faults = [*faults, *mark_faults, *not_found(study, positions)]
-    decoders = decoders_that_matter(fault.kind for fault in faults)
+    decoders = needed_decoders(fault.kind for fault in faults)
     record = StudyRecord(study.study_id, key, image_bytes, rows, ordered, regions, not_imaged, faults, decoders)
     _write_record(parts, record)
-    return _done(record)
+    return _converted(record)
 
 
-def find_done(study_input: StudyInput, processed: Path, placer: Placer | None, max_pixels: int) -> Done | None:
-    """What an interrupted conversion made of the same input; None where it made nothing, or not all is there."""
+def find_converted(
+    study_input: StudyInput, processed: Path, placer: Placer | None, max_pixels: int
+) -> ConvertedStudy | None:
+    """Return a study that an interrupted conversion has converted from the same input; None if it is not complete."""
     study_id, parts = study_input.folder.study_id, parts_folder(processed)
     try:
         record = read_record(parts, study_id)
         if record.key != record_key(study_input, placer, max_pixels):
             return None
-        if record.decoders != decoders_that_matter(fault.kind for fault in record.faults):
+        if record.decoders != needed_decoders(fault.kind for fault in record.faults):
             return None
         sizes = [(processed / name).stat().st_size for name in record.images]
-        tiles = np.load(parts / f"{study_id}.npy", mmap_mode="r", allow_pickle=False)
+        crops = np.load(parts / f"{study_id}.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
-    whole = sum(sizes) == record.image_bytes and len(tiles) == len(record.regions)
-    return _done(record) if whole else None
+    complete = sum(sizes) == record.image_bytes and len(crops) == len(record.regions)
+    return _converted(record) if complete else None
 
 
-def _done(record: StudyRecord) -> Done:
-    tiles_size = len(record.regions) * TILE_SLICES * CROP_SIZE**2
-    return Done(len(record.slices), record.image_bytes + tiles_size, tiles_size)
+def _converted(record: StudyRecord) -> ConvertedStudy:
+    crops_size = len(record.regions) * CROP_SLICES * CROP_SIZE**2
+    return ConvertedStudy(len(record.slices), record.image_bytes + crops_size, crops_size)
 
 
 def read_input(folder: StudyFolder) -> StudyInput:
-    """A study's input as it is now: what the tables say of it, and its files' names, sizes and times."""
+    """Return a study's present input: its entries in the tables, and the names, sizes and times of its files."""
     digest = hashlib.sha256(repr((folder.study_id, folder.views, folder.marks)).encode())
     digest.update(repr([(site.key, int(grade)) for site, grade in sorted(folder.severities.items())]).encode())
     files = 0
@@ -160,7 +178,7 @@ def read_input(folder: StudyFolder) -> StudyInput:
 
 
 def _stamp(entry: "os.DirEntry[str]") -> tuple[str, int, int, bool]:
-    """A file's name, size, time and whether it may be read; a link's own where it leads nowhere."""
+    """Return a file's name, size, time of change, and whether it is readable; a broken link's own if it is one."""
     try:
         status = entry.stat()
     except OSError:
@@ -169,41 +187,40 @@ def _stamp(entry: "os.DirEntry[str]") -> tuple[str, int, int, bool]:
 
 
 def record_key(study_input: StudyInput, placer: Placer | None, max_pixels: int) -> str:
-    """sha256 of all that a study's record and images depend on."""
+    """Return a sha256 of all that a study's record and images depend on."""
     made_from = (RECORD_VERSION, study_input.digest, placer.fingerprint if placer else None, max_pixels)
     return hashlib.sha256(repr(made_from).encode()).hexdigest()
 
 
-def decoders_that_matter(kinds: Iterable[str]) -> str:
-    """What is installed, where one of the faults is a lack of it; else nothing."""
+def needed_decoders(kinds: Iterable[str]) -> str:
+    """Return the installed decoders if one of the faults is a missing decoder, else an empty text."""
     return available_decoders() if FaultKind.NO_DECODER in kinds else ""
 
 
 def site_row(study_id: int, position: Position) -> tuple[Any, ...]:
-    """A row of ``sites.csv``."""
-    site = position.site
-    return (study_id, site.condition, site.side or "", site.level, *position.point_mm, position.source)
+    """Return a row of ``sites.csv``; the side of the canal is None, which `csv` writes as empty."""
+    return (study_id, *position.site.columns.values(), *position.point_mm, position.source)
 
 
 def _write_images(study: Study, processed: Path) -> tuple[list[list[Any]], int]:
-    """A study's PNGs; their rows of ``slices.csv``, and their bytes."""
+    """Write a study's PNGs; return their rows of ``slices.csv``, and their total size in bytes."""
     rows: list[list[Any]] = []
     size = 0
     for series in study.series:
         (processed / "images" / str(study.study_id) / str(series.series_id)).mkdir(parents=True, exist_ok=True)
-        stack_of = {place: number for number, stack in enumerate(series.stacks) for place in stack}
-        for place, image in enumerate(series.slices):
+        stack_of = {index: number for number, stack in enumerate(series.stacks) for index in stack}
+        for index, image in enumerate(series.slices):
             name = image_path(study.study_id, series.series_id, image.instance_number)
             grey = image.grey
             size += write_png(processed / name, grey)
             rows.append([study.study_id, series.series_id, image.instance_number, name, series.view or ""])
-            rows[-1] += [stack_of.get(place, ""), *grey.shape, *_frame_cells(image.frame)]
+            rows[-1] += [stack_of.get(index, ""), *grey.shape, *_frame_cells(image.frame)]
             rows[-1] += image.window or series.window
     return rows, size
 
 
 def _frame_cells(frame: Frame | None) -> list[Any]:
-    """Spacing, position and directions, with nine digits: more than a header has."""
+    """Return the cells of spacing, position and directions, with nine digits: more than headers have."""
     if frame is None:
         return [""] * 11
     numbers = (*frame.spacing_mm, *frame.position_mm, *frame.row_direction, *frame.column_direction)
@@ -211,7 +228,7 @@ def _frame_cells(frame: Frame | None) -> list[Any]:
 
 
 def _regions(study: Study, positions: dict[Site, Position]) -> tuple[list[Region], dict[str, int]]:
-    """Every site in each view that shows it, in the order of `SITES`; and why others are missing."""
+    """Return the regions of all sites in all their views, in the order of `SITES`, and the missing ones by reason."""
     found, missing = [], Counter[str]()
     for site in SITES:
         for view in site.views:
@@ -223,18 +240,18 @@ def _regions(study: Study, positions: dict[Site, Position]) -> tuple[list[Region
     return found, dict(missing)
 
 
-def _tile(study: Study, found: Region) -> Tile:
+def _crop(study: Study, found: Region) -> Crop:
     series = next(series for series in study.series if series.series_id == found.series_id)
     slices = [image for number in found.instance_numbers for image in series.slices if image.instance_number == number]
     frames = [image.frame for image in slices if image.frame is not None]
-    return cut_tile([image.grey for image in slices], frames, found.centre_mm, found.view, found.site.side)
+    return cut_crop([image.grey for image in slices], frames, found.centre_mm, found.view, found.site.side)
 
 
-def _write_tiles(path: Path, tiles: list[Tile]) -> None:
+def _write_crops(path: Path, crops: list[Crop]) -> None:
     with replacing(path) as partial, partial.open("wb") as file:
-        data = np.array(tiles, dtype=np.uint8).reshape(-1, TILE_SLICES, CROP_SIZE, CROP_SIZE)
+        data = np.array(crops, dtype=np.uint8).reshape(-1, CROP_SLICES, CROP_SIZE, CROP_SIZE)
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(data))
-        file.write(data.data)  # np.save does not say why a write fails
+        file.write(data.data)  # the errors of np.save have no errno
 
 
 def _write_record(parts: Path, record: StudyRecord) -> None:
@@ -264,6 +281,7 @@ def _write_record(parts: Path, record: StudyRecord) -> None:
 
 
 def read_record(parts: Path, study_id: int) -> StudyRecord:
+    """Read the record of a converted study. Raises OSError, ValueError, KeyError or TypeError if it is damaged."""
     content = json.loads((parts / f"{study_id}.json").read_text(encoding="utf-8"))
     positions = [
         Position(parse_row_id_site(key), tuple(point), Source(source)) for key, point, source in content["positions"]
@@ -286,7 +304,7 @@ def read_record(parts: Path, study_id: int) -> StudyRecord:
     )
 
 
-def read_tiles(parts: Path, study_id: int) -> Tile:
-    """(regions, 3, 128, 128) of one study, in the order of its record's regions."""
-    tiles: Tile = np.load(parts / f"{study_id}.npy", allow_pickle=False)
-    return tiles
+def read_crops(parts: Path, study_id: int) -> Crop:
+    """Read the crops of a converted study, (regions, 3, 128, 128), in the order of its record's regions."""
+    crops: Crop = np.load(parts / f"{study_id}.npy", allow_pickle=False)
+    return crops

@@ -1,7 +1,7 @@
-"""The folder that a conversion works in: held by one at a time, left without anything half done.
+"""The folder that a conversion works in: locked by one process at a time, and left without unfinished files.
 
-``processed_data/.parts`` holds what is done of each study until all are; it is what an interrupted
-conversion goes on from. ``processed_data/.lock`` is there while somebody converts.
+``processed_data/.parts`` holds the part of each converted study until all studies are converted; an
+interrupted conversion is resumed from it. ``processed_data/.lock`` exists during a conversion.
 """
 
 import os
@@ -15,14 +15,15 @@ from workspace.whole_files import is_partial
 
 
 def parts_folder(processed: Path) -> Path:
+    """Return the folder of the converted studies' parts."""
     return processed / ".parts"
 
 
 @contextmanager
-def workplace(processed: Path) -> Iterator[Path]:
-    """Hold `processed`, made where it is missing, for one conversion; its folder of parts.
+def locked_folder(processed: Path) -> Iterator[Path]:
+    """Lock `processed`, which is made if it does not exist, for one conversion; yield its folder of parts.
 
-    A folder in which nothing came to be is removed again. Raises BlockingIOError where another process holds it.
+    A folder that stays empty is removed again. Raises BlockingIOError if another process holds the lock.
     """
     processed.mkdir(parents=True, exist_ok=True)
     try:
@@ -37,23 +38,23 @@ def workplace(processed: Path) -> Iterator[Path]:
 
 
 def set_aside(processed: Path, names: Iterable[str]) -> None:
-    """Take files of an earlier conversion away, so that nobody takes them for this one's."""
+    """Move files of an earlier conversion to the folder of parts, so that they are not mistaken for the new ones."""
     for name in names:
         aside = parts_folder(processed) / name
-        aside.unlink(missing_ok=True)  # of an attempt that was broken off
+        aside.unlink(missing_ok=True)  # left by an interrupted attempt
         if (processed / name).exists():
             (processed / name).replace(aside)
 
 
 def put_back(processed: Path, names: Iterable[str]) -> None:
-    """Undo `set_aside`."""
+    """Move the files back, undoing `set_aside`."""
     for name in names:
         with suppress(FileNotFoundError):
             (parts_folder(processed) / name).replace(processed / name)
 
 
 def clear_parts(processed: Path) -> None:
-    """Remove what was kept for an interruption, and passing files of processes that were killed."""
+    """Remove the parts of all studies, and partial files of processes that were killed."""
     shutil.rmtree(parts_folder(processed), ignore_errors=True)
     for path in processed.iterdir():
         if is_partial(path.name):
@@ -61,7 +62,10 @@ def clear_parts(processed: Path) -> None:
 
 
 def output_sizes(processed: Path, names: Iterable[str]) -> dict[str, int]:
-    """Bytes of the files `names` that are there, and number and bytes of the PNGs; nothing is opened."""
+    """Return the sizes in bytes of those files `names` that exist, and the number and total size of the PNGs.
+
+    No file is opened.
+    """
     images = [
         entry.stat(follow_symlinks=False).st_size
         for study in _scan(processed / "images")
@@ -83,9 +87,9 @@ def remove_stale_studies(processed: Path, study_ids: Container[int]) -> None:
 
 
 def remove_stale_images(processed: Path, study_id: int, images: Container[str]) -> None:
-    """Remove PNGs of a study that are not among `images` (paths within `processed`), and what killed processes left.
+    """Remove PNGs of a study that are not among `images` (paths within `processed`), and partial files.
 
-    Only what this program writes is removed: ``<number>.png`` in ``<number>/``, and its passing files.
+    Only files that this program writes are removed: ``<number>.png`` in ``<number>/``, and their partial files.
     """
     folder = processed / "images" / str(study_id)
     for series in _scan(folder):
@@ -96,18 +100,18 @@ def remove_stale_images(processed: Path, study_id: int, images: Container[str]) 
             if (_is_image(entry.name) and name not in images) or is_partial(entry.name):
                 Path(entry.path).unlink()
         with suppress(OSError):
-            Path(series.path).rmdir()  # goes only where it is empty
+            Path(series.path).rmdir()  # fails if it is not empty
     with suppress(OSError):
         folder.rmdir()
 
 
 def _is_image(name: str) -> bool:
-    """Whether this program gives images such names."""
+    """Return whether a file has the name of an image of this program."""
     return name.endswith(".png") and name.removesuffix(".png").isdigit()
 
 
 def _scan(folder: Path) -> list["os.DirEntry[str]"]:
-    """What lies in a folder; nothing where there is none."""
+    """Return the entries of a folder; empty if it does not exist."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)

@@ -61,7 +61,8 @@ def _blank(patient: Patient, frame: Frame, palette: Palette, offset_mm: float) -
 def _anatomy_points(patient: Patient, frame: Frame, offset_mm: float, rows: Field, columns: Field) -> Points:
     """(x, y, z) in the anatomy's own axes, mm, each (len(rows), len(columns)), of the pixels where these cross."""
     to_anatomy = patient.body.rotation.T
-    corner = to_anatomy @ (frame.to_patient(0, 0) + frame.normal * offset_mm - patient.body.origin_mm)
+    # The header's directions as they are: the orthonormalised ones of `Frame.affine` would change a cohort's pixels.
+    corner = to_anatomy @ (frame.to_patient((0, 0)) + frame.normal * offset_mm - patient.body.origin_mm)
     along = to_anatomy @ np.asarray(frame.row_direction) * frame.spacing_mm[1]
     down = to_anatomy @ np.asarray(frame.column_direction) * frame.spacing_mm[0]
     x, y, z = (

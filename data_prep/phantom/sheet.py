@@ -16,7 +16,8 @@ import pydicom
 from PIL import Image, ImageDraw
 
 from data_prep.geometry import Frame, nearest
-from data_prep.sites import Condition, Severity, Side, Site, View, parse_row_id_site, parse_view
+from data_prep.sites import Condition, Severity, Side, Site, View, parse_view
+from data_prep.truth import read_truth
 from workspace.cli import SettingsParser, run_command
 from workspace.layout import DataRoot, data_root
 
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--out", type=str, default="phantom.png", help="the picture to write")
     settings = parser.parse_args()
     root = data_root(settings.root)
-    truth = read_truth(root)
+    truth = read_training_truth(root)
     study_id = settings.study if settings.study is not None else _most_diseased(truth)
     if not (root.images("train") / str(study_id)).is_dir():
         raise ValueError(f"--study {study_id}: no such training study in {root.dataset}")
@@ -56,22 +57,18 @@ def main() -> None:
     print(f"{settings.out}: study {study_id} above, sites by severity below")
 
 
-def read_truth(root: DataRoot) -> Truth:
+def read_training_truth(root: DataRoot) -> Truth:
     """True severity and place (mm) of every training site. Raises ValueError where the root is no phantom's."""
     path = root.path / "phantom_truth" / "truth.csv"
     if not path.is_file():
         raise ValueError(
             f"--root {str(root.path)!r} has no phantom_truth/truth.csv: write it with -m data_prep.phantom"
         )
-    truth: Truth = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row["split"] == "train":
-                side = f"{row['side']}_" if row["side"] else ""
-                site = parse_row_id_site(f"{side}{row['condition']}_{row['level']}")
-                place = np.array([float(row[axis]) for axis in ("x_mm", "y_mm", "z_mm")])
-                truth[int(row["study_id"]), site] = (Severity[row["severity"].upper()], place)
-    return truth
+    return {
+        (one.study_id, one.site): (one.severity, np.array(one.position_mm))
+        for one in read_truth(path, split="train")
+        if one.severity is not None and one.position_mm is not None
+    }
 
 
 def _most_diseased(truth: Truth) -> int:

@@ -13,8 +13,9 @@ from data_prep.geometry import nearest
 from data_prep.phantom.anatomy import Patient
 from data_prep.phantom.grades import read_label, severity_of
 from data_prep.phantom.protocols import SeriesPlan
-from data_prep.sites import SITES, SUBMISSION_SITES, Condition, Severity, Site, View
+from data_prep.sites import SITE_COLUMNS, SITES, SUBMISSION_SITES, Condition, Severity, Site, View
 from data_prep.studies.tables import Mark
+from data_prep.truth import POSITION_COLUMNS
 from workspace.layout import Split
 
 Array = npt.NDArray[np.float64]
@@ -28,10 +29,7 @@ _NEXT_SLICE = 0.2
 #: Labels lost for no reason.
 _LABEL_LOST = 0.001
 
-_TABLE_LABEL = {Severity.NORMAL_MILD: "Normal/Mild", Severity.MODERATE: "Moderate", Severity.SEVERE: "Severe"}
-TRUTH_COLUMNS = (
-    "study_id", "split", "condition", "side", "level", "grade", "severity", "label", "x_mm", "y_mm", "z_mm",
-)  # fmt: skip
+TRUTH_COLUMNS = ("study_id", "split", *SITE_COLUMNS, "grade", "severity", "label", *POSITION_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def write_tables(dataset: Path, records: Sequence[StudyRecord]) -> None:
         _write(
             dataset / "train.csv",
             ("study_id", *(site.key for site in SITES)),
-            ((r.study_id, *(_TABLE_LABEL[r.labels[s]] if s in r.labels else "" for s in SITES)) for r in train),
+            ((r.study_id, *(r.labels[s].label if s in r.labels else "" for s in SITES)) for r in train),
         )
         _write(
             dataset / "train_label_coordinates.csv",
@@ -151,8 +149,8 @@ def _truth_rows(record: StudyRecord) -> Iterable[tuple[Any, ...]]:
     for site in SITES:
         grade, label = record.grades[site], record.labels.get(site)
         yield (
-            record.study_id, record.split, site.condition.value, site.side.value if site.side else "", site.level.value,
-            round(grade, 4), severity_of(grade).key, "" if label is None else label.key,
+            record.study_id, record.split, *site.columns.values(),
+            round(grade, 4), Severity.to_column(severity_of(grade)), Severity.to_column(label),
             *(round(value, 3) for value in record.positions_mm[site]),
         )  # fmt: skip
 

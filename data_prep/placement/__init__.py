@@ -1,1 +1,1 @@
-"""Where the 25 sites of a study lie: marks, regions and the atlas."""
+"""Positions of the 25 sites of a study: checked marks, the atlas, and regions in each view."""

@@ -1,4 +1,4 @@
-"""What places the sites of a study that nobody marked: an atlas, or a model that this room need not know."""
+"""The interface of whatever places unannotated sites: the atlas of this folder, or a locator."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -9,11 +9,11 @@ from data_prep.studies.studies import Study
 
 
 class Placer(Protocol):
-    """It travels to worker processes, so it must pickle, and be small."""
+    """Finds the positions of unannotated sites. It is sent to worker processes, so it must be picklable and small."""
 
     @property
     def fingerprint(self) -> str:
-        """Of all that its places depend on, besides the study."""
+        """Digest of all that the positions depend on, besides the study."""
 
     def place(self, study: Study, known: Mapping[Site, Position]) -> dict[Site, Position]:
-        """Positions of the sites that are not known; sites that it cannot place are left out."""
+        """Return positions of the sites that are not in `known`, without those that cannot be placed."""

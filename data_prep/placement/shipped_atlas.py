@@ -1,7 +1,7 @@
-"""The atlas for data that nobody marked: learned from synthetic spines, and kept beside this file.
+"""The shipped atlas, for data without marks: it was learned from synthetic spines, and its file lies in this folder.
 
-`data_prep.conversion.ship_atlas` makes it. Its proportions and its place within a volume are a textbook's, its pictures
-a phantom's: better than nothing, and to be replaced by a few dozen marked studies (`data_prep.placement.atlas`).
+`data_prep.conversion.ship_atlas` makes it. Its proportions and its position within a volume come from a textbook, its
+templates from a phantom. It is a fallback: an atlas learned from a few dozen marked studies is better.
 """
 
 from pathlib import Path
@@ -9,9 +9,10 @@ from pathlib import Path
 from data_prep.placement.atlas import Atlas, load_atlas
 
 SHIPPED = Path(__file__).with_suffix(".json")
-#: What is said where it is used.
-NOTICE = "no marked study to learn an atlas from: unmarked sites are placed by the one of synthetic spines that ships"
+#: Printed if the shipped atlas is used.
+NOTICE = "no marked study to learn an atlas from; the shipped atlas, of synthetic spines, places unannotated sites"
 
 
 def shipped_atlas() -> Atlas:
+    """Read the shipped atlas."""
     return load_atlas(SHIPPED)

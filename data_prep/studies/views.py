@@ -186,7 +186,8 @@ def extent_mm(frames: Sequence[Frame]) -> Extent:
         if frame.lies_as(Plane.AXIAL):
             heights += [float(frame.centre_mm[2]) + half for half in (-HALF_SLICE_MM, HALF_SLICE_MM)]
         else:
-            heights += [float(frame.to_patient(column, row)[2]) for column in (0, columns - 1) for row in (0, rows - 1)]
+            corners = [(column, row) for column in (0, columns - 1) for row in (0, rows - 1)]
+            heights += frame.to_patient(corners)[:, 2].tolist()
     return min(heights), max(heights)
 
 

@@ -1,9 +1,12 @@
-"""data_prep/geometry.py against the standard's equation, written out, and against real oblique blocks."""
+"""data_prep/geometry.py against the standard's equation, per point, and on real oblique blocks."""
+
+import doctest
 
 import numpy as np
 import pytest
 from pydicom import dcmread
 
+from data_prep import geometry
 from data_prep.geometry import NEIGHBOUR_MM, Frame, Plane, nearest, neighbours, stacks
 from tests.dicom_files import AXIAL, PUBLISHED, SAGITTAL, frame, needs_published_files
 
@@ -23,10 +26,52 @@ def test_pixels_to_patient_is_the_standards_matrix(seed: int) -> None:
     matrix[:, 0] = np.array(image.row_direction) * image.spacing_mm[1]
     matrix[:, 1] = np.array(image.column_direction) * image.spacing_mm[0]
     matrix[:, 2] = image.position_mm
-    np.testing.assert_allclose(image.to_patient(17.5, 40.25), matrix @ [17.5, 40.25, 1])
-    off_plane = image.to_patient(17.5, 40.25) - 3.25 * image.normal
+    np.testing.assert_allclose(image.to_patient((17.5, 40.25)), matrix @ [17.5, 40.25, 1])
+    off_plane = image.to_patient((17.5, 40.25)) - 3.25 * image.normal
     np.testing.assert_allclose(image.to_pixel(off_plane), [17.5, 40.25])
     assert image.distance_mm(off_plane) == pytest.approx(-3.25)
+
+
+def slow_to_patient(image: Frame, column: float, row: float) -> list[float]:
+    """PS3.3 C.7.6.2.1-1 for one pixel, term by term; PixelSpacing is (between rows, between columns)."""
+    return [
+        image.position_mm[axis]
+        + image.row_direction[axis] * image.spacing_mm[1] * column
+        + image.column_direction[axis] * image.spacing_mm[0] * row
+        for axis in range(3)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 4), (0,)])
+def test_arrays_of_points_are_the_standards_equation_per_point(seed: int, shape: tuple[int, ...]) -> None:
+    image, random = oblique(seed), np.random.default_rng(seed)
+    pixels = random.uniform(-50, 350, size=(*shape, 2))
+    expected = np.zeros((*shape, 3))
+    for index in np.ndindex(shape):
+        expected[index] = slow_to_patient(image, *pixels[index])
+    np.testing.assert_allclose(image.to_patient(pixels), expected, atol=1e-9)
+
+    off_mm = random.uniform(-30, 30, size=shape)
+    points = expected + off_mm[..., None] * image.normal
+    np.testing.assert_allclose(image.to_pixel(points), pixels, atol=1e-9)
+    np.testing.assert_allclose(image.distance_mm(points), off_mm, atol=1e-9)
+    inside = [-0.5 <= column <= 199.5 and -0.5 <= row <= 299.5 for column, row in pixels.reshape(-1, 2)]
+    assert image.contains(points).shape == shape and image.contains(points).ravel().tolist() == inside
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_affine_and_its_inverse_are_the_standards_equation(seed: int) -> None:
+    image = oblique(seed)
+    for column, row, across in np.random.default_rng(seed).uniform(-50, 350, size=(20, 3)):
+        point = slow_to_patient(image, column, row) + across * image.normal
+        np.testing.assert_allclose(image.affine @ (column, row, across, 1), [*point, 1], atol=1e-9)
+        np.testing.assert_allclose(image.inverse_affine @ (*point, 1), [column, row, across, 1], atol=1e-9)
+    np.testing.assert_allclose(image.inverse_affine, np.linalg.inv(image.affine), atol=1e-12)
+
+
+def test_examples_in_docstrings() -> None:
+    assert doctest.testmod(geometry).failed == 0
 
 
 @pytest.mark.parametrize(
@@ -43,7 +88,7 @@ def test_pixels_to_patient_is_the_standards_matrix(seed: int) -> None:
         {"shape": (0, 5)},
     ],
 )
-def test_a_frame_that_is_none_is_refused(wrong: dict) -> None:
+def test_an_invalid_frame_is_refused(wrong: dict) -> None:
     good = {
         "position_mm": (0.0, 0.0, 0.0),
         "row_direction": (1.0, 0.0, 0.0),
@@ -55,18 +100,18 @@ def test_a_frame_that_is_none_is_refused(wrong: dict) -> None:
         Frame(**(good | wrong))
 
 
-def test_directions_with_a_headers_rounding_are_made_square() -> None:
+def test_rounded_directions_are_orthonormalised() -> None:
     image = Frame((5.0, 6.0, 7.0), (0.999, 0.004, 0.0), (0.003, 1.002, 0.001), (0.5, 0.7), (400, 300))
     for column, row in ((0, 0), (299, 399), (-20.5, 1000)):
-        point = image.to_patient(column, row)
+        point = image.to_patient((column, row))
         np.testing.assert_allclose(image.to_pixel(point), (column, row), atol=1e-9)
         assert image.distance_mm(point) == pytest.approx(0, abs=1e-9)
-    one_pixel = image.to_patient(1, 0) - image.to_patient(0, 0), image.to_patient(0, 1) - image.to_patient(0, 0)
+    one_pixel = image.to_patient((1, 0)) - image.to_patient((0, 0)), image.to_patient((0, 1)) - image.to_patient((0, 0))
     np.testing.assert_allclose([np.linalg.norm(step) for step in one_pixel], (0.7, 0.5))
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_planes_are_told_by_the_angles_to_the_axes(seed: int) -> None:
+def test_planes_are_determined_by_the_angles_to_the_axes(seed: int) -> None:
     image = oblique(seed)
     down, right = np.array(image.column_direction), np.array(image.row_direction)
     normal = np.array([right[1] * down[2] - right[2] * down[1], 0, right[0] * down[1] - right[1] * down[0]])
@@ -104,7 +149,7 @@ def test_blocks_of_different_tilt_are_different_stacks() -> None:
 
 
 @needs_published_files
-def test_real_oblique_blocks_are_told_apart() -> None:
+def test_real_oblique_blocks_are_separate_stacks() -> None:
     datasets = [dcmread(path) for path in sorted((PUBLISHED / "ge_axial_t2").glob("*.dcm"))]
     frames = [
         Frame(
@@ -124,15 +169,15 @@ def test_real_oblique_blocks_are_told_apart() -> None:
         assert len({tuple(np.round(frames[index].normal, 3)) for index in block}) == 1
 
 
-def test_neighbours_stop_at_ends_jumps_and_repeats() -> None:
+def test_neighbours_stop_at_ends_gaps_and_repetitions() -> None:
     heights = [0, 4, 8, 40, 44, 44, 48]
     frames = [frame((0, 0, z), AXIAL) for z in heights]
     stack = list(range(len(frames)))
     assert neighbours(frames, stack, 1) == (0, 1, 2)
     assert neighbours(frames, stack, 0) == (0, 0, 1)
-    assert neighbours(frames, stack, 2) == (1, 2, 2)  # a jump to the next block
+    assert neighbours(frames, stack, 2) == (1, 2, 2)  # a gap before the next block
     assert neighbours(frames, stack, 3) == (3, 3, 4)
-    assert neighbours(frames, stack, 4) == (3, 4, 6)  # a repeated place is no neighbour
+    assert neighbours(frames, stack, 4) == (3, 4, 6)  # a repeated slice is not a neighbour
     assert neighbours(frames, [5], 5) == (5, 5, 5)
     with pytest.raises(ValueError):
         neighbours(frames, [0, 1], 6)
@@ -161,7 +206,7 @@ def test_neighbours_against_a_slow_version() -> None:
             assert tuple(heights[i] for i in neighbours(frames, range(8), index)) == pytest.approx(expected)
 
 
-def test_nearest_is_by_plane_then_by_what_it_shows() -> None:
+def test_nearest_is_by_plane_then_by_contents() -> None:
     frames = [frame((0, 0, 0), AXIAL), frame((500, 0, 10), AXIAL), frame((0, 0, 10), AXIAL)]
     assert nearest(frames, (10, 10, 9)) == 2
     assert nearest(frames, (10, 10, 1)) == 0

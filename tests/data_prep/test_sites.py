@@ -1,8 +1,12 @@
-"""data_prep/sites.py: the competition's spellings, both ways."""
+"""data_prep/sites.py: the spellings of the tables, in both directions."""
+
+import doctest
 
 import pytest
 
+from data_prep import sites
 from data_prep.sites import (
+    SITE_COLUMNS,
     SITES,
     SUBMISSION_SITES,
     Condition,
@@ -57,8 +61,45 @@ def test_levels_and_views() -> None:
 @pytest.mark.parametrize("parse", [parse_severity, parse_level, parse_view, parse_condition, parse_row_id_site])
 @pytest.mark.parametrize("text", ["", "Mild", "L6/S1", "../etc", "Severe?"])
 def test_misspellings_are_refused_and_quoted(parse, text: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(ValueError, match=r"is no "):
+    with pytest.raises(ValueError, match=r"is not a .*; expected "):
         parse(text)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_site_reads_its_own_columns(site: Site) -> None:
+    assert tuple(site.columns) == SITE_COLUMNS
+    assert Site.from_columns(site.columns) == site
+    in_csv = {name: cell or "" for name, cell in site.columns.items()}
+    assert Site.from_columns({"study_id": "1", **in_csv, "level": site.level.words}) == site
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"condition": "stenosis"}, "'stenosis' is not a condition; expected one of spinal_canal_stenosis, "),
+        ({"side": "Left"}, "'Left' is not a side; expected one of left, right"),
+        ({"level": None}, "'' is not a level; expected one of L1-L2, "),
+        ({"side": ""}, "subarticular_stenosis with no side: the canal has no side"),
+        ({"condition": "spinal_canal_stenosis"}, "spinal_canal_stenosis with side 'left': the canal has no side"),
+    ],
+)
+def test_invalid_columns_are_quoted(wrong: dict[str, str | None], message: str) -> None:
+    row = {"condition": "subarticular_stenosis", "side": "left", "level": "l1_l2"} | wrong
+    with pytest.raises(ValueError, match=message):
+        Site.from_columns(row)
+
+
+def test_a_severity_reads_its_own_column() -> None:
+    for severity in (*Severity, None):
+        assert Severity.from_column(Severity.to_column(severity)) is severity
+    assert Severity.from_column("") is None
+    assert all(parse_severity(severity.label) is severity for severity in Severity)
+    with pytest.raises(ValueError, match="'mild' is not a severity; expected one of Normal/Mild, Moderate, Severe"):
+        Severity.from_column("mild")
+
+
+def test_examples_in_docstrings() -> None:
+    assert doctest.testmod(sites).failed == 0
 
 
 def test_a_canal_has_no_side_and_others_have_one() -> None:

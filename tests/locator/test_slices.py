@@ -45,7 +45,7 @@ def test_pixels_are_what_lies_at_their_place_in_the_patient(spacing: tuple[float
     checked = 0
     for row in range(0, SAGITTAL_SHAPE[0], 7):
         for column in range(0, SAGITTAL_SHAPE[1], 5):
-            place = grid.to_patient(column, row)
+            place = grid.to_patient((column, row))
             assert abs(frame.distance_mm(place)) < 1e-6
             at_column, at_row = frame.to_pixel(place)
             if 2 < at_column < 197 and 2 < at_row < 217:
@@ -61,7 +61,7 @@ def upside_down(image: Slice) -> Slice:
     """The same slice, stored with its rows the other way round."""
     frame = image.frame
     assert frame is not None
-    corner = frame.to_patient(0, frame.shape[0] - 1)
+    corner = frame.to_patient((0, frame.shape[0] - 1))
     turned = replace(
         frame,
         position_mm=tuple(corner.tolist()),
@@ -74,7 +74,7 @@ def test_rows_stored_upside_down_give_the_same_pictures() -> None:
     series = a_series([a_frame(x) for x in (-8.0, -4.0, 0.0, 4.0, 8.0)])
     turned = replace(series, slices=tuple(upside_down(image) for image in series.slices))
     for one, other in zip(sagittal_pictures(Study(1, (series,))), sagittal_pictures(Study(1, (turned,))), strict=True):
-        np.testing.assert_allclose(one.frame.to_patient(3, 5), other.frame.to_patient(3, 5), atol=1e-9)
+        np.testing.assert_allclose(one.frame.to_patient((3, 5)), other.frame.to_patient((3, 5)), atol=1e-9)
         assert abs(one.grey_3HW.astype(int) - other.grey_3HW).max() <= 1
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.conversion.crops import TILE_SLICES
+from data_prep.conversion.crops import CROP_SLICES
 from data_prep.conversion.pairs import Pair
 from data_prep.sites import SITES, Severity, Side, Site
 from vl_model.data.site_table import Bools, Floats
@@ -69,7 +69,7 @@ def tile_picture(tile_3HW: NDArray[np.uint8], side: Side | None, is_axial: bool)
 
     Right-sided tiles are stored mirrored: an axial one is turned back.
     """
-    middle = tile_3HW[TILE_SLICES // 2]
+    middle = tile_3HW[CROP_SLICES // 2]
     if side is Side.RIGHT and is_axial:
         middle = middle[:, ::-1]
     file = io.BytesIO()

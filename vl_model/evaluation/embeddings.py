@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.sites import SITES, Condition, Level, Severity, Side, Site, Source, View
+from data_prep.sites import SITES, Severity, Site, Source, View
 from vl_model.data.site_rows import SiteRow
 from vl_model.data.site_table import Ints, SiteTable, row_keys, site_table
 from workspace.json_files import read_object
@@ -126,10 +126,8 @@ def read_text_embeddings(folder: Path, expected: dict[str, str]) -> TextEmbeddin
 def _to_json(row: SiteRow) -> dict[str, Any]:
     return {
         "study_id": row.study_id,
-        "condition": row.site.condition.value,
-        "side": None if row.site.side is None else row.site.side.value,
-        "level": row.site.level.value,
-        "severity": None if row.severity is None else row.severity.key,
+        **row.site.columns,
+        "severity": Severity.to_column(row.severity),
         "fold": row.fold,
         "source": row.source.value,
         "crops": list(row.crops),
@@ -138,11 +136,10 @@ def _to_json(row: SiteRow) -> dict[str, Any]:
 
 
 def _from_json(row: dict[str, Any]) -> SiteRow:
-    side, severity = row["side"], row["severity"]
     return SiteRow(
         study_id=row["study_id"],
-        site=Site(Condition(row["condition"]), None if side is None else Side(side), Level(row["level"])),
-        severity=None if severity is None else Severity[severity.upper()],
+        site=Site.from_columns(row),
+        severity=Severity.from_column(row["severity"]),
         fold=row["fold"],
         source=Source(row["source"]),
         crops=tuple(row["crops"]),

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data_prep.sites import SITES, Severity
-from vl_model.data.site_table import UNLABELLED, Floats, SiteTable, row_keys
+from data_prep.sites import SITE_COLUMNS, SITES, Severity, Site
+from vl_model.data.site_table import UNLABELLED, Floats, SiteTable, row_keys, site_table
 from vl_model.evaluation.cross_fitting import HeldOut
 from vl_model.evaluation.grader import HEADS, KINDS, HeadName, Kind
 from workspace.whole_files import replacing
@@ -17,14 +17,9 @@ Predictions = dict[tuple[HeadName, Kind], tuple[SiteTable, Floats]]
 
 def site_columns(table: SiteTable) -> pd.DataFrame:
     """study_id, condition, side, level as every table of this project spells them."""
-    sites = [SITES[place] for place in table.site_N]
+    columns = [SITES[place].columns for place in table.site_N]
     return pd.DataFrame(
-        {
-            "study_id": table.study_N,
-            "condition": [site.condition.value for site in sites],
-            "side": ["" if site.side is None else site.side.value for site in sites],
-            "level": [site.level.value for site in sites],
-        }
+        {"study_id": table.study_N, **{name: [cells[name] or "" for cells in columns] for name in SITE_COLUMNS}}
     )
 
 
@@ -43,20 +38,21 @@ def write_predictions(path: Path, held_out: HeldOut) -> None:
 def read_predictions(path: Path) -> Predictions:
     """Read them back. Raises ValueError where the file is missing or is none of ours."""
     try:
-        table = pd.read_csv(path, keep_default_na=False)
-        site_of = {(site.condition.value, site.side or "", site.level.value): i for i, site in enumerate(SITES)}
-        grade_of = {"": UNLABELLED} | {grade: place for place, grade in enumerate(GRADES)}
+        table = pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys((*SITE_COLUMNS, "severity"), str))
         predictions: Predictions = {}
         for head in HEADS:
             for kind in KINDS:
                 part = table[(table["head"] == head) & (table["kind"] == kind)]
-                keys = zip(part["condition"], part["side"], part["level"], strict=True)
-                rows = SiteTable(
-                    part["study_id"].to_numpy(np.int64),
-                    np.array([site_of[key] for key in keys], dtype=np.int64),
-                    np.array([grade_of[grade] for grade in part["severity"]], dtype=np.int64),
+                rows = part[["study_id", "severity", *SITE_COLUMNS]].itertuples(index=False)
+                sites = site_table(
+                    (
+                        study_id,
+                        Site.from_columns(dict(zip(SITE_COLUMNS, cells, strict=True))),
+                        Severity.from_column(grade),
+                    )
+                    for study_id, grade, *cells in rows
                 )
-                predictions[head, kind] = rows, part[list(GRADES)].to_numpy(np.float64)
+                predictions[head, kind] = sites, part[list(GRADES)].to_numpy(np.float64)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; run eval_vl.py for that run first") from None
     except (KeyError, ValueError) as error:

@@ -3,24 +3,14 @@
 Probabilities of studies are (S, 25, 3), studies in the order given, sites in the order of `SITES`.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from data_prep.sites import (
-    SITES,
-    SUBMISSION_SITES,
-    Condition,
-    Severity,
-    Side,
-    Site,
-    parse_level,
-    parse_row_id_site,
-    parse_severity,
-)
+from data_prep.sites import SITES, SUBMISSION_SITES, Severity, parse_row_id_site
+from data_prep.truth import read_truth
 from vl_model.data.site_table import SITE_INDEX, Floats, SiteTable, row_keys, site_table
 from vl_model.evaluation.metrics import CompetitionMetric, competition_metric
 from workspace.whole_files import replacing
@@ -28,7 +18,6 @@ from workspace.whole_files import replacing
 FLOOR = 1e-4
 SUM_TOLERANCE = 1e-9
 GRADES = tuple(severity.key for severity in Severity)
-_TRUTH_COLUMNS = ("study_id", "condition", "side", "level", "severity")
 
 
 def floored(prob: Floats) -> Floats:
@@ -88,29 +77,11 @@ def score_submission(submission: Path, solution: Path) -> CompetitionMetric:
 
 
 def read_solution(path: Path) -> SiteTable:
-    """Truths in ``train.csv``'s format (a column a site) or a row a site: study_id, condition, side, level, severity.
+    """Read a table of truths in either format of `data_prep.truth`; if it has a column ``split``, only the test split.
 
-    Of a table with a column `split` the rows of the test split count.
-    Raises ValueError, quoting it, for a table that is neither or a word that is no condition, level or severity.
+    Raises ValueError that quotes the file, line and cell.
     """
-    table = _read_words(path)
-    if "split" in table.columns:
-        table = table[table["split"] == "test"]
-    wide = [site.key for site in SITES]
-    if {"study_id", *wide} <= set(table.columns):
-        cells = (
-            (row["study_id"], parse_row_id_site(key), row[key]) for row in table.to_dict("records") for key in wide
-        )
-    elif set(_TRUTH_COLUMNS) <= set(table.columns):
-        cells = ((row["study_id"], _truth_site(row), row["severity"]) for row in table.to_dict("records"))
-    else:
-        raise ValueError(
-            f"{path}: columns {', '.join(table.columns[:6])} ...: expected train.csv's or {', '.join(_TRUTH_COLUMNS)}"
-        )
-    try:
-        return site_table((int(study), site, parse_severity(word) if word else None) for study, site, word in cells)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    return site_table((one.study_id, one.site, one.severity) for one in read_truth(path, split="test"))
 
 
 def _read_words(path: Path) -> pd.DataFrame:
@@ -119,14 +90,6 @@ def _read_words(path: Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
     except ValueError as error:
         raise ValueError(f"{path}: not a CSV file in UTF-8 ({error})") from None
-
-
-def _truth_site(row: dict[Hashable, Any]) -> Site:
-    try:
-        condition, side = Condition(row["condition"]), Side(row["side"]) if row["side"] else None
-    except ValueError:
-        raise ValueError(f"{row['side']!r} {row['condition']!r} is no condition with its side") from None
-    return Site(condition, side, parse_level(row["level"]))
 
 
 def _submitted(path: Path) -> Iterator[tuple[tuple[int, int], list[float]]]:

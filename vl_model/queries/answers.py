@@ -1,19 +1,16 @@
 """Answers to a query for people and programs: the understanding in words, a table, JSON, and the truth beside them."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from data_prep.sites import Condition, Level, Severity, Side, Site, parse_level, parse_severity
+from data_prep.sites import Condition, Level, Severity, Site
 from prompts.parse import Query
 from vl_model.queries.index import BAND, Answer, severities_asked
 
 #: What is known of the sites of studies: (study id, site) -> its grade.
 Truth = Mapping[tuple[int, Site], Severity]
-
-TRUTH_COLUMNS = ("study_id", "condition", "side", "level", "severity")
 
 
 @dataclass(frozen=True)
@@ -30,34 +27,6 @@ class Reply:
     answers: Sequence[Answer]
     truth: Truth | None = None
     files: Mapping[int, Sequence[Path]] = field(default_factory=dict)
-
-
-def read_truth(path: Path) -> dict[tuple[int, Site], Severity]:
-    """A table with the columns `TRUTH_COLUMNS` (more may follow). Raises ValueError quoting file, line and entry."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return _read_truth(path, file)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); it should be a table of known grades") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a CSV file in UTF-8 ({error})") from None
-
-
-def _read_truth(path: Path, file: TextIO) -> dict[tuple[int, Site], Severity]:
-    table = csv.DictReader(file, restval="")
-    if missing := [name for name in TRUTH_COLUMNS if name not in (table.fieldnames or ())]:
-        raise ValueError(f"{path}: no column {missing[0]!r}; expected {', '.join(TRUTH_COLUMNS)}")
-    truth: dict[tuple[int, Site], Severity] = {}
-    for row in table:
-        if not row["severity"]:  # ungraded
-            continue
-        try:
-            side = Side(row["side"]) if row["side"] else None
-            site = Site(Condition(row["condition"]), side, parse_level(row["level"]))
-            truth[int(row["study_id"]), site] = parse_severity(row["severity"])
-        except ValueError as error:
-            raise ValueError(f"{path}, line {table.line_num}: {error}") from None
-    return truth
 
 
 def reply_text(reply: Reply) -> str:
@@ -138,7 +107,7 @@ def _cells(answer: Answer, likeness: bool, truth: Truth | None) -> list[str]:
 def truth_words(answer: Answer, truth: Truth) -> str:
     """The known grade of an answer's site."""
     severity = truth.get((answer.study_id, answer.site))
-    return "unknown" if severity is None else severity.key
+    return Severity.to_column(severity) or "unknown"
 
 
 def query_json(query: Query) -> dict[str, Any]:
@@ -164,9 +133,7 @@ def answer_json(answer: Answer, truth: Truth | None = None) -> dict[str, Any]:
         "study_id": answer.study_id,
         "split": answer.split,
         "seen": answer.seen,
-        "condition": answer.site.condition.value,
-        "side": None if answer.site.side is None else answer.site.side.value,
-        "level": answer.site.level.value,
+        **answer.site.columns,
         "probabilities": {s.key: p for s, p in zip(Severity, answer.probabilities, strict=True)},
         "score": answer.score,
         "likeness": answer.likeness,
@@ -177,4 +144,4 @@ def answer_json(answer: Answer, truth: Truth | None = None) -> dict[str, Any]:
         "box": list(answer.box),
         "source": answer.source.value,
     }
-    return content if truth is None else {**content, "truth": None if known is None else known.key}
+    return content if truth is None else {**content, "truth": Severity.to_column(known)}

@@ -1,4 +1,4 @@
-"""data_prep/conversion/convert.py: one small cohort of real files, converted in every way, always to the same bytes."""
+"""data_prep/conversion/convert.py: a small cohort of real files is converted to the same bytes in every way."""
 
 import csv
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from PIL import Image
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, JPEGLSLossless, RLELossless
 
-from data_prep.conversion import study_records as records
+from data_prep.conversion import study_records
 from data_prep.conversion.convert import (
     convert_cohort,
     convert_folder,
@@ -77,7 +77,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_promised_files_and_nothing_half_done(processed: Path) -> None:
+def test_all_files_are_written_and_no_partial_ones_remain(processed: Path) -> None:
     names = {name for name in content(processed) if not name.startswith("images/")}
     tables = {"slices.csv", "sites.csv", "faults.csv", "train_dataset.csv"}
     assert names == tables | {"dataset.json", "crops.npy", "crops.json", "atlas.json", "README.md", "croissant.json"}
@@ -97,7 +97,7 @@ def test_every_image_is_its_series_windowed(root: DataRoot, processed: Path) -> 
         assert (float(row["window_low"]), float(row["window_high"])) == window
 
 
-def test_pairs_crops_and_tables_tell_one_story(processed: Path) -> None:
+def test_pairs_crops_and_tables_agree(processed: Path) -> None:
     dataset, crops = read_dataset(processed), open_crops(processed)
     assert [pair.crop for pair in dataset.pairs] == list(range(len(crops)))
     places = {
@@ -124,10 +124,10 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(root: DataRoot, proces
     assert content(tmp_path / "two") == content(processed)
 
 
-def test_an_interrupted_conversion_goes_on_where_it_was(
+def test_an_interrupted_conversion_is_resumed(
     root: DataRoot, processed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, calls = records.read_study, []
+    read, calls = study_records.read_study, []
 
     def read_and_stop(*arguments):  # type: ignore[no-untyped-def]
         calls.append(arguments)
@@ -135,7 +135,7 @@ def test_an_interrupted_conversion_goes_on_where_it_was(
             raise KeyboardInterrupt
         return read(*arguments)
 
-    monkeypatch.setattr(records, "read_study", read_and_stop)
+    monkeypatch.setattr(study_records, "read_study", read_and_stop)
     with pytest.raises(KeyboardInterrupt):
         convert(split_cohort(root, "train"), tmp_path / "again")
     assert not (tmp_path / "again" / "dataset.json").exists()
@@ -144,7 +144,7 @@ def test_an_interrupted_conversion_goes_on_where_it_was(
     assert content(tmp_path / "again") == content(processed)
 
 
-def test_a_second_run_knows_its_input(root: DataRoot, processed: Path) -> None:
+def test_a_second_run_recognises_its_input(root: DataRoot, processed: Path) -> None:
     cohort = split_cohort(root, "train")
     inputs, again = read_inputs(cohort), read_inputs(cohort)
     assert input_key(cohort, inputs, {"seed": 0}, None, caption) == input_key(cohort, again, {"seed": 0}, None, caption)
@@ -179,7 +179,7 @@ def test_new_studies_need_only_their_folder(root: DataRoot, processed: Path, tmp
     assert read_dataset(tmp_path / "one").pairs == dataset.pairs
 
 
-def test_without_a_readable_image_new_studies_are_answered_and_training_ones_refused(
+def test_without_a_readable_image_new_studies_are_written_and_training_studies_refused(
     cohort: Cohort, tmp_path: Path
 ) -> None:
     bad = tmp_path / "images" / "1" / "2" / "3.dcm"
@@ -208,7 +208,7 @@ def test_the_datasets_library_reads_images_with_all_columns(
     processed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.chdir(tmp_path)  # the paths must not depend on where one stands
+    monkeypatch.chdir(tmp_path)  # paths must not depend on the working directory
     from datasets import load_dataset
 
     loaded = load_dataset(str(processed), cache_dir=str(tmp_path / "cache"))["train"]
@@ -221,7 +221,7 @@ def test_the_datasets_library_reads_images_with_all_columns(
 
 
 def test_no_name_or_date_reaches_an_output(cohort: Cohort, tmp_path: Path) -> None:
-    """Also not from files that end as faults; and the names are in the files that are read."""
+    """This includes files that become faults. The names are in the files that are read."""
     series, pixels = tmp_path / "images" / "1" / "2", np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
     elements = {"StudyDate": "20010203", "InstitutionName": "Secret House", "PatientID": "Secret-7"}
     for number, more in enumerate(({}, {"PixelSpacing": None}, {"Rows": 9999}, {"SamplesPerPixel": 3}), start=1):
@@ -238,7 +238,7 @@ def test_no_name_or_date_reaches_an_output(cohort: Cohort, tmp_path: Path) -> No
 
 @pytest.fixture
 def without_jpeg_ls() -> Iterator[Callable[[], None]]:
-    """As if no decoder of JPEG-LS were installed; the function that is given installs them."""
+    """Hide the decoders of JPEG-LS; the yielded function makes them available again."""
     decoder = get_decoder(JPEGLSLossless)
     find_decoder.cache_clear()
     for name, _ in JPEG_LS_PLUGINS:
@@ -252,7 +252,7 @@ def without_jpeg_ls() -> Iterator[Callable[[], None]]:
 
 
 @pytest.mark.parametrize("syntax", [JPEGLSLossless, RLELossless])
-def test_a_decoder_that_is_installed_later_is_noticed_where_one_was_missing(
+def test_a_missing_decoder_that_is_installed_later_is_used(
     cohort: Cohort, tmp_path: Path, without_jpeg_ls: Callable[[], None], syntax: UID
 ) -> None:
     series, pixels = tmp_path / "images" / "1" / "2", np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
@@ -268,8 +268,8 @@ def test_a_decoder_that_is_installed_later_is_noticed_where_one_was_missing(
 
     study = read_inputs(new)[0]
     parts_folder(out).mkdir()
-    records.convert_study(study, out, None, 10_000)
-    assert records.find_done(study, out, None, 10_000) is not None
+    study_records.convert_study(study, out, None, 10_000)
+    assert study_records.find_converted(study, out, None, 10_000) is not None
     without_jpeg_ls()
-    assert (records.find_done(study, out, None, 10_000) is None) == missing
+    assert (study_records.find_converted(study, out, None, 10_000) is None) == missing
     assert (summary_if_current(out, "k") is None) == missing

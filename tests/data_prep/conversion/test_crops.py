@@ -1,4 +1,4 @@
-"""data_prep/conversion/crops.py against a slow version that asks, pixel by pixel, where in the patient it lies."""
+"""data_prep/conversion/crops.py against a slow version that computes each pixel's position in the patient."""
 
 import json
 from pathlib import Path
@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.conversion.crops import CROP_SIZE, PIXEL_MM, cut_tile, open_crops, write_crops
+from data_prep.conversion.crops import CROP_SIZE, PIXEL_MM, cut_crop, open_crops, write_crops
 from data_prep.geometry import Frame
 from data_prep.sites import Side, View
 from tests.dicom_files import frame
 
 STEP = 5
-"""The slow version looks at every fifth pixel of every fifth row."""
+"""The slow version computes every fifth pixel of every fifth row."""
 
 
 def brightness(x, y, z):  # type: ignore[no-untyped-def]
-    """A picture of the patient that tells every direction apart; smooth, so that pixels hold it."""
+    """Return the brightness at a position: different in every direction, and smooth on the scale of a pixel."""
     return 100 + 40 * np.sin(x / 17 + 1) + 50 * np.sin(y / 23 + 2) + 60 * np.sin(z / 19)
 
 
@@ -31,7 +31,7 @@ def imaged(place: Frame) -> np.ndarray:
 
 
 def slow_slice(place: Frame, centre: tuple[float, float, float], view: View) -> np.ndarray:
-    """Walk from the site's foot on the plane along the plane's own axes nearest to the patient's."""
+    """Sample from the site's projection on the plane along those axes of the plane nearest to the patient's."""
     foot = np.asarray(centre) - place.distance_mm(centre) * place.normal
     axes = [sign * np.array(axis) for axis in (place.row_direction, place.column_direction) for sign in (1, -1)]
     to_column = max(axes, key=lambda axis: axis[1] if view.is_sagittal else axis[0])
@@ -54,7 +54,7 @@ def unit(*vector: float) -> tuple[float, float, float]:
 SAGITTALS = [
     ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0)),
     ((0.0, -1.0, 0.0), (0.0, 0.0, -1.0)),
-    ((0.0, 0.0, -1.0), (0.0, 1.0, 0.0)),  # lying on its side
+    ((0.0, 0.0, -1.0), (0.0, 1.0, 0.0)),  # rotated by a quarter turn
     (unit(0.1, 1.0, 0.0), (0.0, 0.0, -1.0)),
 ]
 AXIALS = [
@@ -67,41 +67,41 @@ CASES = [(View.SAGITTAL_T1, directions) for directions in SAGITTALS] + [(View.AX
 
 
 @pytest.mark.parametrize(("view", "directions"), CASES)
-def test_tiles_are_as_the_slow_version(view: View, directions) -> None:  # type: ignore[no-untyped-def]
+def test_crops_equal_the_slow_version(view: View, directions) -> None:  # type: ignore[no-untyped-def]
     spacing, shape = (0.9, 0.7), (90, 70)
     corner = -(np.array(directions[0]) * 0.7 * 35 + np.array(directions[1]) * 0.9 * 45)
     across = np.cross(*directions) * np.sign(np.cross(*directions)[np.argmax(np.abs(np.cross(*directions)))])
     frames = [frame(tuple(corner + step * across), directions, spacing, shape) for step in (-4.0, 0.0, 4.0)]
     centre = (1.3, -2.1, 2.7)
-    tile = cut_tile([imaged(place) for place in frames], frames, centre, view, Side.LEFT)
-    assert tile.shape == (3, CROP_SIZE, CROP_SIZE) and tile.dtype == np.uint8
-    for channel, place in zip(tile, frames, strict=True):
+    crop = cut_crop([imaged(place) for place in frames], frames, centre, view, Side.LEFT)
+    assert crop.shape == (3, CROP_SIZE, CROP_SIZE) and crop.dtype == np.uint8
+    for channel, place in zip(crop, frames, strict=True):
         expected = slow_slice(place, centre, view)
         found = channel[::STEP, ::STEP].astype(float)
         inside = expected > 0
         assert inside.any() and not inside.all()
-        assert np.abs(found[inside] - expected[inside]).max() < 1.6  # rounding and the picture's curvature
+        assert np.abs(found[inside] - expected[inside]).max() < 1.6  # rounding and the curvature of the brightness
         assert not found[~inside].any()
-    # Mirrored for the right side: columns of an axial tile, channels of a sagittal one.
-    right = cut_tile([imaged(place) for place in frames], frames, centre, view, Side.RIGHT)
-    np.testing.assert_array_equal(right, tile[::-1] if view.is_sagittal else tile[:, :, ::-1])
-    np.testing.assert_array_equal(cut_tile([imaged(p) for p in frames], frames, centre, view, None), tile)
+    # For the right side, an axial crop flips its columns, and a sagittal one reverses its channels.
+    right = cut_crop([imaged(place) for place in frames], frames, centre, view, Side.RIGHT)
+    np.testing.assert_array_equal(right, crop[::-1] if view.is_sagittal else crop[:, :, ::-1])
+    np.testing.assert_array_equal(cut_crop([imaged(p) for p in frames], frames, centre, view, None), crop)
 
 
-def test_orientation_does_not_change_what_is_seen() -> None:
-    """One patient, two ways to lie a slice: equal tiles."""
+def test_crops_do_not_depend_on_the_orientation_of_the_image() -> None:
+    """Two orientations of a slice of one patient give equal crops."""
     frames = [
         frame((-40, -35, 0), AXIALS[0], (0.8, 0.8), (90, 110)),
         frame((40, 35, 0), AXIALS[1], (0.7, 0.9), (100, 90)),
         frame((-40, -35, 0), AXIALS[2], (0.8, 0.8), (110, 90)),
     ]
-    tiles = [cut_tile([imaged(place)] * 3, [place] * 3, (0, 0, 0), View.AXIAL_T2, None).astype(int) for place in frames]
-    assert np.abs(tiles[0] - tiles[1]).max() <= 2 and np.abs(tiles[0] - tiles[2]).max() <= 2
+    crops = [cut_crop([imaged(place)] * 3, [place] * 3, (0, 0, 0), View.AXIAL_T2, None).astype(int) for place in frames]
+    assert np.abs(crops[0] - crops[1]).max() <= 2 and np.abs(crops[0] - crops[2]).max() <= 2
 
 
 def test_far_off_the_image_is_black() -> None:
     place = frame((0, 0, 0), AXIALS[0], (1.0, 1.0), (20, 20))
-    assert not cut_tile([imaged(place)] * 3, [place] * 3, (500, 500, 0), View.AXIAL_T2, None).any()
+    assert not cut_crop([imaged(place)] * 3, [place] * 3, (500, 500, 0), View.AXIAL_T2, None).any()
 
 
 @pytest.mark.parametrize("counts", [[2, 0, 3], [0]])
@@ -116,12 +116,12 @@ def test_crops_are_written_and_read_back(tmp_path: Path, counts: list[int]) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["crops.json", "crops.npy"]
 
 
-def test_crops_that_are_not_what_they_say_are_refused(tmp_path: Path) -> None:
+def test_crops_that_do_not_match_their_description_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"crops\.json: no such file"):
         open_crops(tmp_path)
     write_crops(tmp_path, [np.zeros((2, 3, 128, 128), dtype=np.uint8)], 2)
     np.save(tmp_path / "crops.npy", np.zeros((1, 3, 128, 128), dtype=np.uint8))
-    with pytest.raises(ValueError, match=r"crops\.json says"):
+    with pytest.raises(ValueError, match=r"the shape in crops\.json is"):
         open_crops(tmp_path)
     for content in (b"junk", b""):
         (tmp_path / "crops.npy").write_bytes(content)

@@ -77,7 +77,7 @@ def outputs(root: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def here(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What one process of this machine makes."""
+    """The files that a single process of this machine writes."""
     copy = copy_of(root, tmp_path_factory.mktemp("here") / "root")
     _, errors = (process := start(copy, "--workers", "1")).communicate()
     assert process.returncode == 0, errors
@@ -85,7 +85,7 @@ def here(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, byte
 
 
 def start_on(cluster: Cluster, root: Path, folder: Path) -> tuple[Path, "subprocess.Popen[str]"]:
-    """A conversion by the cluster that has begun to write images, of a copy of the root in `folder`."""
+    """Start a conversion of a copy of the root by the cluster, and wait until it writes images."""
     copy = copy_of(root, folder / "root")
     process = start(copy, "--dask_scheduler", cluster.address)
     wait_for(copy / "train" / "processed_data" / "images")
@@ -102,7 +102,7 @@ def test_a_cluster_writes_the_same_bytes_also_when_a_worker_is_killed(
     assert outputs(copy) == here
 
 
-def test_a_cluster_that_goes_away_is_one_line_and_any_pool_goes_on(
+def test_a_lost_cluster_is_one_line_and_any_pool_resumes(
     root: Path, here: dict[str, bytes], cluster: Cluster, tmp_path: Path
 ) -> None:
     copy, process = start_on(cluster, root, tmp_path)
@@ -129,7 +129,7 @@ def test_a_wrong_address_is_one_line_within_seconds(root: Path, tmp_path: Path, 
     _, errors = (process := start(copy, "--dask_scheduler", address)).communicate(timeout=120)
     assert process.returncode == 2 and len(errors.splitlines()) == 1
     assert errors.startswith(f"prepare_data.py: error: --dask_scheduler {address!r}: ") and problem in errors
-    assert time.monotonic() - begin < 60  # five seconds, and the command's own start on a busy machine
+    assert time.monotonic() - begin < 60  # the timeout is five seconds; the rest is for the start on a busy machine
     assert not (copy / "train").exists()
 
 

@@ -1,4 +1,4 @@
-"""data_prep/conversion/dataset_card.py: other programs find every column, and its image, in what is written."""
+"""data_prep/conversion/dataset_card.py: other programs read every column and the images."""
 
 import csv
 import hashlib
@@ -20,7 +20,7 @@ COLUMNS = TRAIN_COLUMNS[:-1]
 
 @pytest.fixture(params=["train", "test"])
 def processed(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A folder of four pairs with their images, below a folder called ``train``; test ones have no labels."""
+    """A folder of four pairs with their images, below a folder called ``train``; test pairs are unlabelled."""
     folder = tmp_path / "train" / "processed_data"
     train = request.param == "train"
     pairs = [
@@ -41,7 +41,7 @@ def processed(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         )
         for number in range(4)
     ]
-    for pair in [*pairs, replace(pairs[0], image="images/1000000000000/7/99.png")]:  # an image that no pair speaks of
+    for pair in [*pairs, replace(pairs[0], image="images/1000000000000/7/99.png")]:  # an image without a pair
         (folder / pair.image).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((4, 4), pair.instance_number, dtype=np.uint8)).save(folder / pair.image)
     with (folder / "train_dataset.csv").open("w", newline="") as file:
@@ -53,7 +53,7 @@ def processed(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def table_of(processed: Path) -> list[dict[str, Any]]:
-    """The table's rows: numbers as numbers, nothing as None."""
+    """Return the table's rows, with numbers as numbers and empty cells as None."""
     with (processed / "train_dataset.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     numbers = {"study_id", "series_id", "instance_number", "fold"}
@@ -63,11 +63,11 @@ def table_of(processed: Path) -> list[dict[str, Any]]:
     ]
 
 
-def test_the_datasets_library_gives_every_column_and_the_image(
+def test_the_datasets_library_reads_every_column_and_the_image(
     processed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.chdir(tmp_path)  # the paths must not depend on where one stands
+    monkeypatch.chdir(tmp_path)  # paths must not depend on the working directory
     from datasets import load_dataset
 
     (split,) = load_dataset(str(processed), cache_dir=str(tmp_path / "cache")).values()
@@ -77,7 +77,7 @@ def test_the_datasets_library_gives_every_column_and_the_image(
     assert split.features["severity"].dtype == "string", "also where nothing is labelled"
 
 
-def test_croissant_describes_the_table_as_it_is(processed: Path) -> None:
+def test_the_croissant_description_matches_the_table(processed: Path) -> None:
     croissant = json.loads((processed / "croissant.json").read_text())
     files = {entry["@id"]: entry for entry in croissant["distribution"]}
     table = processed / files["train_dataset.csv"]["contentUrl"]

@@ -1,4 +1,4 @@
-"""data_prep/conversion/dry_run.py and `prepare_data.py --check`: what would be done is told, and nothing is."""
+"""data_prep/conversion/dry_run.py and `prepare_data.py --check`: faults are reported, and nothing is written."""
 
 import shutil
 import sys
@@ -23,7 +23,7 @@ PIXELS = np.random.default_rng(0).integers(0, 1000, size=(32, 64)).astype(np.uin
 
 @pytest.fixture
 def root(tmp_path: Path) -> DataRoot:
-    """One training study of two series, one test study of one."""
+    """A data root with one training study of two series and one test study of one series."""
     dataset = tmp_path / "dataset"
     rows = {"train": "7,70,Sagittal T1\n7,71,Axial T2\n", "test": "8,80,Axial T2\n"}
     for split, described in rows.items():
@@ -41,7 +41,7 @@ def root(tmp_path: Path) -> DataRoot:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, root: DataRoot, *flags: str) -> int:
-    """prepare_data.py's exit status."""
+    """Run prepare_data.py and return its exit status."""
     monkeypatch.setattr(sys, "argv", ["prepare_data.py", "--root", str(root.path), "--workers", "1", *flags])
     with pytest.raises(SystemExit) as left:
         run_command("prepare_data.py", prepare_data.main)
@@ -49,11 +49,11 @@ def run(monkeypatch: pytest.MonkeyPatch, root: DataRoot, *flags: str) -> int:
     return left.value.code
 
 
-def test_what_would_be_done_is_counted(root: DataRoot) -> None:
+def test_studies_series_and_slices_are_counted(root: DataRoot) -> None:
     cohort = split_cohort(root, "train")
     findings = check_cohort(cohort, max_pixels=10_000)
     assert describe(cohort, findings, "an atlas").splitlines() == [
-        "train: 1 studies with images, of 1 to answer for",
+        "train: 1 of 1 studies have images",
         "train: 2 series: Axial T2 (1), Sagittal T1 (1)",
         "train: 4 slices: 64 x 32 (3), 32 x 64 (1)",
         "train: stored as Explicit VR Little Endian (1), RLE Lossless (1)",
@@ -64,7 +64,7 @@ def test_what_would_be_done_is_counted(root: DataRoot) -> None:
     assert kinds == [FaultKind.MISSING_TABLE, FaultKind.NOT_DICOM]
 
 
-def test_sizes_that_are_few_are_counted_together() -> None:
+def test_rare_sizes_are_summed_up() -> None:
     findings = Findings(slices=15)
     findings.sizes.update({"1 x 1": 1, "2 x 2": 2, "3 x 3": 3, "4 x 4": 4, "5 x 5": 5})
     line = describe(Cohort("test", (), (), ()), findings, "an atlas").splitlines()[2]
@@ -72,7 +72,7 @@ def test_sizes_that_are_few_are_counted_together() -> None:
 
 
 @pytest.mark.parametrize("width", [40, 120, 200])
-def test_the_table_says_of_every_kind_what_it_means(width: int) -> None:
+def test_the_table_explains_every_kind_of_fault(width: int) -> None:
     faults = [Fault(1, None, f"1/2/{kind}.dcm", kind, "skipped", "a message") for kind in FaultKind]
     faults += [Fault(1, None, "second.dcm", FaultKind.TRUNCATED, "skipped", "another")]
     lines = fault_table(faults, width).splitlines()
@@ -85,7 +85,7 @@ def test_the_table_says_of_every_kind_what_it_means(width: int) -> None:
     assert fault_table([]) == ""
 
 
-def test_checking_writes_nothing_and_ends_as_converting_would(
+def test_a_check_writes_nothing_and_has_the_exit_status_of_a_conversion(
     root: DataRoot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def everything() -> dict[str, int]:
@@ -111,7 +111,7 @@ def test_checking_writes_nothing_and_ends_as_converting_would(
     assert "no column 'study_id'; the nearest is 'studyid'" in capsys.readouterr().err
 
 
-def test_a_split_without_a_readable_image_does_not_cost_the_other(
+def test_a_split_without_a_readable_image_does_not_affect_the_other(
     root: DataRoot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path in root.images("train").rglob("*.dcm"):

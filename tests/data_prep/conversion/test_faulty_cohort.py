@@ -1,4 +1,4 @@
-"""prepare_data.py on a cohort with everything wrong somewhere: only that is lost, and all of it is said."""
+"""prepare_data.py on a faulty cohort: only the faulty parts are lost, and every fault is reported."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def prepare(root: Path, *flags: str) -> subprocess.CompletedProcess[str]:
 
 
 def snapshot(folder: Path, without: tuple[str, ...] = ()) -> dict[str, tuple[int, int, int]]:
-    """Everything under a folder: mode, size and time of each file, folder and link."""
+    """Return mode, size and time of each file, folder and link below a folder."""
     found = {}
     for path in [folder, *folder.rglob("*")]:
         name = path.relative_to(folder).as_posix()
@@ -52,7 +52,7 @@ def faulty(clean: Path, tmp_path_factory: pytest.TempPathFactory) -> FaultyCohor
 
 @pytest.fixture(scope="module")
 def checked(faulty: FaultyCohort) -> str:
-    """What --check says of the faulty cohort before it is converted; it changes nothing at all."""
+    """The output of --check on the faulty cohort before its conversion; it must not change any file."""
     before = snapshot(faulty.root.parent)
     done = prepare(faulty.root, "--check")
     assert done.returncode == 0, done.stderr
@@ -62,34 +62,36 @@ def checked(faulty: FaultyCohort) -> str:
 
 @pytest.fixture(scope="module")
 def processed(faulty: FaultyCohort, checked: str) -> Path:
-    """The faulty cohort converted: nothing but the output folders is touched."""
+    """The converted faulty cohort; only the output folders may change."""
     outputs = ("root/train", "root/test")
     before = snapshot(faulty.root.parent, outputs)
     done = prepare(faulty.root)
     assert done.returncode == 0, done.stderr
     after = snapshot(faulty.root.parent, outputs)
-    before.pop("root"), after.pop("root")  # it has two more folders now
+    before.pop("root"), after.pop("root")  # it has two new folders
     assert after == before
     return faulty.root / "train" / "processed_data"
 
 
-def test_every_fault_is_named_and_nothing_else(faulty: FaultyCohort, processed: Path) -> None:
+def test_exactly_the_expected_faults_are_found(faulty: FaultyCohort, processed: Path) -> None:
     found = Counter((row["kind"], row["path"]) for row in rows(processed / "faults.csv"))
     assert found == Counter(faulty.expected)
     repaired = [row["path"] for row in rows(processed / "faults.csv") if row["action"] == "repaired"]
     assert sorted(repaired) == sorted(faulty.repaired)
 
 
-def test_the_check_told_the_same_faults(processed: Path, checked: str) -> None:
+def test_the_check_reports_the_same_faults(processed: Path, checked: str) -> None:
     table = dict(line.split()[:2] for line in checked.splitlines() if line[:1].islower() and line.split()[1:2])
     for kind, count in Counter(row["kind"] for row in rows(processed / "faults.csv")).items():
         assert table[kind] == str(count), kind
     assert f"{len(rows(processed / 'slices.csv'))} slices" in checked
 
 
-def test_good_parts_are_byte_equal_to_the_clean_cohorts(clean: Path, faulty: FaultyCohort, processed: Path) -> None:
+def test_correct_parts_are_byte_equal_to_those_of_the_clean_cohort(
+    clean: Path, faulty: FaultyCohort, processed: Path
+) -> None:
     expected = clean / "train" / "processed_data"
-    whole = {str(faulty.littered), str(faulty.untouched)}
+    complete = {str(faulty.littered), str(faulty.untouched)}
     for path in expected.rglob("images/*/*/*.png"):
         if path.parent.name not in faulty.lost:
             assert (processed / path.relative_to(expected)).read_bytes() == path.read_bytes(), path
@@ -97,8 +99,8 @@ def test_good_parts_are_byte_equal_to_the_clean_cohorts(clean: Path, faulty: Fau
     for name in ("slices.csv", "sites.csv", "train_dataset.csv"):
 
         def good(folder: Path, name: str = name) -> list[dict[str, str]]:
-            """Rows of whole studies, without what the other studies have a say in: folds and the atlas."""
-            table = [row for row in rows(folder / name) if row["study_id"] in whole]
+            """Return the rows of complete studies, without what depends on other studies: folds and the atlas."""
+            table = [row for row in rows(folder / name) if row["study_id"] in complete]
             table = [row for row in table if "condition" not in row or site_of(row) in marked]
             return [{key: value for key, value in row.items() if key != "fold"} for row in table]
 

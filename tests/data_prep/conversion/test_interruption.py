@@ -1,4 +1,4 @@
-"""prepare_data.py stopped in every way, and started again: always to the bytes of a run that nobody disturbed."""
+"""prepare_data.py, interrupted in many ways and resumed, always writes the bytes of an undisturbed run."""
 
 import os
 import resource
@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 import prepare_data
-import prompts.render  # noqa: F401 - all that the command loads, so that its forks need not
+import prompts.render  # noqa: F401 - imported here, so that the forks need not import it
 from data_prep.conversion import convert, study_records, work_folder
 from data_prep.conversion.executors import open_pool
 from data_prep.phantom import write_cohort
@@ -43,7 +43,7 @@ def undisturbed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 def copy_of(root: Path, folder: Path) -> Path:
-    """A data root of its own: links to one set of files, which keep their times."""
+    """Return a new data root with hard links to the files of another, which keep their times."""
     (folder / "dataset").symlink_to(root / "dataset")
     return folder
 
@@ -62,7 +62,7 @@ def written(root: Path) -> int:
 
 
 def in_fork(root: Path, *flags: str) -> int:
-    """The command in a fork of this process, which has all imports behind it; its process id."""
+    """Run the command in a fork of this process, which saves the imports; return its process id."""
     child = os.fork()
     if child:
         return child
@@ -85,7 +85,7 @@ def command(root: Path, workers: int) -> list[str]:
 
 
 def start(root: Path, workers: int = 2, **more) -> "subprocess.Popen[str]":  # type: ignore[no-untyped-def]
-    """The command as a terminal would run it: a process group of its own."""
+    """Start the command as a terminal would: in a process group of its own."""
     return subprocess.Popen(
         command(root, workers),
         cwd=PROJECT,
@@ -118,10 +118,10 @@ def test_sigkill_at_ten_random_moments(root: Path, undisturbed: dict[str, bytes]
         assert wait(in_fork(copy)) == 0
         assert outputs(copy) == undisturbed, f"killed when {files} files were written"
         shutil.rmtree(copy)
-    assert killed > KILLS // 2  # the others had ended by then
+    assert killed > KILLS // 2  # the others had already ended
 
 
-def test_a_killed_parent_takes_its_workers_along(root: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_workers_end_when_their_parent_is_killed(root: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     copy = copy_of(root, tmp_path)
     process = start(copy)
     wait_until(lambda: (copy / "train" / "processed_data" / "images").exists(), process)
@@ -141,7 +141,7 @@ def test_ctrl_c_is_one_line(root: Path, undisturbed: dict[str, bytes], tmp_path:
     process = start(copy)
     sign = processed / (".parts" if moment == "workers start" else "images")
     wait_until(sign.exists, process)
-    for _ in range(5):  # an impatient hand
+    for _ in range(5):  # pressed repeatedly
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.02)
@@ -156,7 +156,7 @@ def test_ctrl_c_is_one_line(root: Path, undisturbed: dict[str, bytes], tmp_path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk that holds a part of the images only; where this user may not mount one, the test is skipped."""
+    """A disk with space for a part of the images; the test is skipped if this user may not mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", str(folder)]
@@ -166,7 +166,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_is_one_line_and_not_the_end(
+def test_a_full_disk_is_one_line_and_the_run_can_be_resumed(
     root: Path, undisturbed: dict[str, bytes], small_disk: Path, tmp_path: Path
 ) -> None:
     copy = copy_of(root, small_disk)
@@ -174,7 +174,7 @@ def test_a_full_disk_is_one_line_and_not_the_end(
     _, errors = process.communicate(timeout=120)
     last = errors.replace("\r", "\n").strip().splitlines()[-1]
     assert process.returncode == 2 and "Traceback" not in errors
-    assert "no space is left; about " in last and " MB more are needed" in last and "continues from here" in last
+    assert "the disk is full; about " in last and " MB more are needed" in last and "continues from here" in last
     assert not (copy / "train" / "processed_data" / "dataset.json").exists()
     subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
     assert wait(in_fork(copy)) == 0
@@ -183,7 +183,7 @@ def test_a_full_disk_is_one_line_and_not_the_end(
 
 def test_a_limit_on_files_sizes_is_one_line(root: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     copy = copy_of(root, tmp_path)
-    limit = 3_000_000  # one study's tiles fit, all studies' crops do not
+    limit = 3_000_000  # enough for the crops of one study, not for those of all
     process = start(
         copy, workers=1, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     )
@@ -195,8 +195,8 @@ def test_a_limit_on_files_sizes_is_one_line(root: Path, undisturbed: dict[str, b
     assert outputs(copy) == undisturbed
 
 
-def test_nothing_stale_is_left(root: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
-    """Images that are no longer in the input, of an earlier conversion, and what killed processes leave."""
+def test_stale_files_are_removed(root: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    """Images that are no longer in the input, images of an earlier conversion, and partial files are removed."""
     processed = tmp_path / "train" / "processed_data"
     study = next(name for name in undisturbed if name.startswith("train/") and name.endswith(".png"))
     series = (tmp_path / study).parent
@@ -219,21 +219,21 @@ def test_nothing_stale_is_left(root: Path, undisturbed: dict[str, bytes], tmp_pa
     assert not (processed / "images" / "1").exists()
 
 
-def test_what_a_finished_conversion_lacks_is_made_again(
+def test_missing_files_of_a_finished_conversion_are_written_again(
     root: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     copy = copy_of(root, tmp_path)
     assert wait(in_fork(copy)) == 0
     image = copy / next(name for name in undisturbed if name.startswith("train/") and name.endswith(".png"))
     image.unlink()
-    (copy / "test" / "processed_data" / ".parts").mkdir()  # killed between the last file and the clearing away
+    (copy / "test" / "processed_data" / ".parts").mkdir()  # as if killed before the parts were removed
     assert wait(in_fork(copy)) == 0
     assert outputs(copy) == undisturbed
     assert not (copy / "test" / "processed_data" / ".parts").exists()
 
 
 @pytest.mark.parametrize("name", ["sites.csv", "crops.npy", "an image"])
-def test_an_output_of_another_size_is_made_again(
+def test_an_output_of_another_size_is_written_again(
     root: Path, undisturbed: dict[str, bytes], tmp_path: Path, name: str
 ) -> None:
     copy = copy_of(root, tmp_path)
@@ -249,7 +249,7 @@ def test_an_output_of_another_size_is_made_again(
 
 def test_two_conversions_into_one_folder_are_refused(root: Path, tmp_path: Path) -> None:
     copy = copy_of(root, tmp_path)
-    with work_folder.workplace(copy / "train" / "processed_data"):
+    with work_folder.locked_folder(copy / "train" / "processed_data"):
         done = subprocess.run(command(copy, 1), cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert f"train/processed_data: another process ({os.getpid()} on " in done.stderr
@@ -264,7 +264,7 @@ def die(item: int) -> int:
     return item
 
 
-def test_a_killed_worker_is_named_with_its_work() -> None:
+def test_the_study_of_a_killed_worker_is_named() -> None:
     work = {"description": "killing", "name": lambda item: f"study {item}", "weight": lambda _: 100}
     with (
         pytest.raises(ChildProcessError, match=r"a worker process was killed at .*study 7") as caught,
@@ -275,10 +275,10 @@ def test_a_killed_worker_is_named_with_its_work() -> None:
     assert not active_children()
 
 
-def test_a_worker_that_does_not_see_the_folders_stops_the_run(root: Path, tmp_path: Path) -> None:
-    """On a cluster's machine without the shared disk every image would seem to be missing."""
+def test_a_worker_without_the_folders_stops_the_run(root: Path, tmp_path: Path) -> None:
+    """On a cluster's machine without the shared disk, every image would be recorded as missing."""
     study = convert.read_inputs(split_cohort(DataRoot(root), "train"))[0]
-    with pytest.raises(FileNotFoundError, match="does not see this folder"):
+    with pytest.raises(FileNotFoundError, match="this folder does not exist for the process"):
         study_records.convert_study(study, tmp_path / "elsewhere", None, 10**9)
     assert not (tmp_path / "elsewhere").exists()
 

@@ -1,4 +1,4 @@
-"""Left stays left: disease on one side only, followed through sites.csv, the crops and dataset.json.
+"""Left stays left: disease on one side only is followed through sites.csv, the crops and dataset.json.
 
 The same patients are made twice, once healthy and once with severe disease on one side; whatever
 differs between the two is the disease. Sagittal series of both slice orders are among them.
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from data_prep.conversion.convert import convert_cohort, learn_from
-from data_prep.conversion.crops import cut_tile, open_crops
+from data_prep.conversion.crops import cut_crop, open_crops
 from data_prep.conversion.pairs import Dataset, read_dataset
 from data_prep.geometry import Frame
 from data_prep.phantom import write_cohort
@@ -29,7 +29,7 @@ STUDIES, SEED = 2, 2
 
 
 def prepared(folder: Path, side: Side | None) -> Path:
-    """A cohort whose sites on `side` are all severe, and nothing else is."""
+    """Prepare a cohort whose sites on `side` are severe, while all others are not."""
     severities = {site: Severity.SEVERE for site in SITES if side is not None and site.side is side}
     cohort = split_cohort(DataRoot(write_cohort(folder, STUDIES, 0, SEED, severities=severities)), "train")
     processed = folder / "train" / "processed_data"
@@ -84,13 +84,13 @@ def test_labels_and_texts_name_the_diseased_side(diseased: tuple[Side, Path]) ->
         assert pair.site.side is None or f" {pair.site.side} " in pair.text
 
 
-def test_the_disease_is_seen_in_that_sides_crops(healthy: Path, diseased: tuple[Side, Path]) -> None:
+def test_the_disease_is_visible_in_that_sides_crops(healthy: Path, diseased: tuple[Side, Path]) -> None:
     side, processed = diseased
 
-    def tiles(folder: Path) -> tuple[Dataset, np.ndarray]:
+    def crops(folder: Path) -> tuple[Dataset, np.ndarray]:
         return read_dataset(folder), open_crops(folder)[:, :, 44:84, 44:84].astype(float)  # the middle 20 mm
 
-    (before, calm), (after, ill) = tiles(healthy), tiles(processed)
+    (before, calm), (after, ill) = crops(healthy), crops(processed)
     assert [(p.study_id, p.site, p.view) for p in before.pairs] == [(p.study_id, p.site, p.view) for p in after.pairs]
     changes: dict[Side, list[float]] = {Side.LEFT: [], Side.RIGHT: []}
     for pair, change in zip(before.pairs, np.abs(calm - ill).mean(axis=(1, 2, 3)), strict=True):
@@ -99,7 +99,7 @@ def test_the_disease_is_seen_in_that_sides_crops(healthy: Path, diseased: tuple[
     assert np.median(changes[side]) > 2 * np.median(changes[side.other])
 
 
-# A patient whose brightness is the place along x, in files of every order and orientation: no phantom needed.
+# A patient whose brightness encodes x, in files of every order and orientation.
 
 XS = np.arange(-24.0, 25.0, 4.0)
 AXIALS = {20: (0.0, 8.0), 30: (4.0, 12.0)}
@@ -114,26 +114,26 @@ def signed(site: Site) -> float:
 
 
 def brightness(x_mm: np.ndarray) -> np.ndarray:
-    """0 at the patient's right, 4,000 at the left."""
+    """Return the brightness at x: 0 at the patient's right, 4,000 at the left."""
     return np.clip(np.rint(2000 + x_mm * 40), 0, 4000).astype(np.uint16)
 
 
 def axial_frame(z: float, mirrored: bool) -> Frame:
-    """Head first on the back, or stored with the patient's left on the image's left."""
+    """Return an axial frame, head first supine; `mirrored`: with the patient's left on the image's left."""
     if mirrored:
         return frame((49.5, -40, z), ((-1.0, 0.0, 0.0), (0.0, 1.0, 0.0)), (1.0, 1.0), (90, 100))
     return frame((-49.5, -40, z), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)), (1.0, 1.0), (90, 100))
 
 
 def striped_study(folder: Path, right_first: bool, mirrored: bool, swapped: bool) -> Study:
-    """Marks are clicked where the anatomy is; `swapped`: under each other's names on the axial slices."""
+    """Make a study with correct marks; `swapped`: the names of the left and right axial marks are exchanged."""
     places: dict[int, list[Frame]] = {
         T1_ID: [frame((x, -40, 50), SAGITTAL, (1.0, 1.0), (100, 90)) for x in (XS if right_first else XS[::-1])]
     }
     places |= {series_id: [axial_frame(z, mirrored) for z in zs] for series_id, zs in AXIALS.items()}
     for series_id, frames in places.items():
         for number, image in enumerate(frames, start=1):
-            x = image.to_patient(0, 0)[0] + np.arange(image.shape[1]) * image.row_direction[0]
+            x = image.to_patient((0, 0))[0] + np.arange(image.shape[1]) * image.row_direction[0]
             pixels = np.tile(brightness(x), (image.shape[0], 1))
             write_slice(folder / "1" / str(series_id) / f"{number}.dcm", pixels, image)
     marks = []
@@ -170,19 +170,19 @@ def test_left_is_bright_whatever_the_order_the_storage_and_the_names(
             middle = picture[found.instance_number]
             assert middle.frame is not None
             column, row = np.rint(middle.frame.to_pixel(found.centre_mm)).astype(int)
-            # What lies under the site is as bright as the series' window makes its place along x: left is brighter.
+            # The brightness at the site is that of its x after the series' windowing: left is brighter.
             middles[site, view] = float(middle.grey[row, column])
             slices = [picture[number] for number in found.instance_numbers]
             frames = [image.frame for image in slices if image.frame is not None]
-            tile = cut_tile([image.grey for image in slices], frames, found.centre_mm, view, site.side)
-            # Right-sided tiles are mirrored: in every tile what is lateral is towards the last channel or column.
+            crop = cut_crop([image.grey for image in slices], frames, found.centre_mm, view, site.side)
+            # Right-sided crops are mirrored: in every crop, lateral is towards the last channel or column.
             lateral = 1 if site.side is Side.LEFT else -1
-            ahead, behind = (tile[2], tile[0]) if view.is_sagittal else (tile[1, :, 80], tile[1, :, 48])
+            ahead, behind = (crop[2], crop[0]) if view.is_sagittal else (crop[1, :, 80], crop[1, :, 48])
             assert lateral * (float(np.mean(ahead)) - float(np.mean(behind))) > 0
     for sites in (FORAMINA, RECESSES):
         for view in (View.SAGITTAL_T1, View.AXIAL_T2):
             assert middles[sites[Side.LEFT], view] > middles[sites[Side.RIGHT], view] + 30
-    # The recesses were clicked on different series, and each keeps the slice that it was clicked on.
+    # The recesses were marked in different series, and each keeps the slice of its mark.
     chosen = [region(study, positions[RECESSES[side]], View.AXIAL_T2) for side in Side]
     assert not any(isinstance(one, Missing) for one in chosen)
     assert [one.series_id for one in chosen if isinstance(one, Region)] == list(AXIALS)

@@ -1,4 +1,4 @@
-"""Odd studies through the whole conversion: sites do not depend on how the same anatomy is stored, and none is lost."""
+"""Unusual studies: the positions of sites do not depend on how the same anatomy is stored, and no site is lost."""
 
 import csv
 import shutil
@@ -45,7 +45,7 @@ def set_pixels(dataset: Dataset, pixels: np.ndarray) -> None:
 
 
 def turned_upside_down(dataset: Dataset) -> None:
-    """The same slice, its rows stored from the last to the first."""
+    """Store the same slice with its rows from the last to the first."""
     across, down = orientation(dataset)
     last = (dataset.Rows - 1) * float(dataset.PixelSpacing[0])
     dataset.ImagePositionPatient = [*(np.array(dataset.ImagePositionPatient, dtype=float) + last * down)]
@@ -54,7 +54,7 @@ def turned_upside_down(dataset: Dataset) -> None:
 
 
 def mirrored(dataset: Dataset) -> None:
-    """The same slice, its columns stored from the last to the first."""
+    """Store the same slice with its columns from the last to the first."""
     across, down = orientation(dataset)
     last = (dataset.Columns - 1) * float(dataset.PixelSpacing[1])
     dataset.ImagePositionPatient = [*(np.array(dataset.ImagePositionPatient, dtype=float) + last * across)]
@@ -63,14 +63,14 @@ def mirrored(dataset: Dataset) -> None:
 
 
 def of_oblong_pixels(dataset: Dataset) -> None:
-    """Every second column, twice as wide; a column's middle stays where it was."""
+    """Keep every second column and double the column spacing; the centres of columns do not move."""
     rows, columns = dataset.PixelSpacing
     dataset.PixelSpacing = [rows, 2 * float(columns)]
     set_pixels(dataset, dataset.pixel_array[:, ::2])
 
 
 def in_reverse(study: Path) -> None:
-    """Instance numbers, and with them the files' names, the other way round."""
+    """Reverse the instance numbers, and with them the files' names."""
     for series in study.iterdir():
         files = sorted(series.glob("*.dcm"), key=lambda path: int(path.stem))
         numbers = [int(path.stem) for path in files]
@@ -85,7 +85,7 @@ def in_reverse(study: Path) -> None:
 
 
 def of_the_upper_half(dataset: Dataset) -> None:
-    """The thoracic end of a sagittal slice."""
+    """Keep the upper half of a sagittal slice."""
     set_pixels(dataset, dataset.pixel_array[: dataset.Rows // 3])
 
 
@@ -100,14 +100,14 @@ def with_one_series(study: Path) -> None:
         shutil.rmtree(series)
 
 
-#: The same anatomy, stored in another way,
+#: Changes of the storage of the same anatomy.
 ALIKE: dict[str, Edit] = {
     "axial upside down": lambda study: each_file(study, turned_upside_down, axial=True),
     "axial mirrored": lambda study: each_file(study, mirrored, axial=True),
     "sagittal upside down": lambda study: each_file(study, turned_upside_down, axial=False),
     "in reverse": in_reverse,
 }
-#: and less of it.
+#: Changes that remove a part of the anatomy.
 LESS: dict[str, Edit] = {
     "oblong pixels": lambda study: each_file(study, of_oblong_pixels),
     "thoracic end": lambda study: each_file(study, of_the_upper_half, axial=False),
@@ -119,7 +119,7 @@ IDS = {name: 500 + number for number, name in enumerate(("as it is", *ALIKE, *LE
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, str]]]:
-    """``sites.csv`` by study, all of them placed by a locator whose networks have learned nothing."""
+    """The rows of ``sites.csv`` by study; all sites are placed by a locator with untrained networks."""
     root = DataRoot(write_cohort(tmp_path_factory.mktemp("odd"), train=0, test=1, seed=12))
     images = root.images("test")
     (whole,) = images.iterdir()
@@ -130,9 +130,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, s
     shutil.rmtree(whole)
     for table in ("test_series_descriptions.csv", "sample_submission.csv"):
         root.table(table).unlink()
-    save_untaught_locator(root.run("locator") / "final")
+    save_untrained_locator(root.run("locator") / "final")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("locator.locator.LARGEST_ERROR_MM", 1000.0)  # what it is unsure of is asked for too
+        patch.setattr("locator.locator.LARGEST_ERROR_MM", 1000.0)  # also use uncertain positions
         assert run_script(patch, prepare_data, "--root", str(root.path), "--workers", "1") == 0
     rows: dict[int, list[dict[str, str]]] = {}
     with (root.processed("test") / "sites.csv").open() as file:
@@ -141,30 +141,30 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, s
     return rows
 
 
-def save_untaught_locator(folder: Path) -> None:
+def save_untrained_locator(folder: Path) -> None:
     torch.manual_seed(0)
     atlas = shipped_atlas()
     prior = SpinePrior(atlas.shape_N3, 9.0 * np.eye(3 * len(SITES)), 2)
     Locator(new_network(), prior, atlas).save(folder, {})
 
 
-def places(rows: list[dict[str, str]]) -> np.ndarray:
-    """(25, 3) mm."""
+def positions(rows: list[dict[str, str]]) -> np.ndarray:
+    """Return the positions of the rows, (25, 3) in mm."""
     return np.array([[float(row[name]) for name in ("x_mm", "y_mm", "z_mm")] for row in rows])
 
 
 @pytest.mark.parametrize("name", ALIKE)
-def test_the_same_anatomy_stored_otherwise_has_its_sites_where_they_were(
-    rows: dict[int, list[dict[str, str]]], name: str
-) -> None:
-    as_it_is, other = places(rows[IDS["as it is"]]), places(rows[IDS[name]])
+def test_positions_do_not_depend_on_how_the_anatomy_is_stored(rows: dict[int, list[dict[str, str]]], name: str) -> None:
+    as_it_is, other = positions(rows[IDS["as it is"]]), positions(rows[IDS[name]])
     assert as_it_is.shape == other.shape == (25, 3)
     assert np.linalg.norm(as_it_is - other, axis=1).max() < 0.5
     assert {row["source"] for row in rows[IDS[name]]} == {"located"}
 
 
 @pytest.mark.parametrize("name", LESS)
-def test_of_less_anatomy_every_site_is_placed_all_the_same(rows: dict[int, list[dict[str, str]]], name: str) -> None:
+def test_all_sites_are_placed_if_a_part_of_the_anatomy_is_missing(
+    rows: dict[int, list[dict[str, str]]], name: str
+) -> None:
     found = rows[IDS[name]]
-    assert places(found).shape == (25, 3) and np.isfinite(places(found)).all()
+    assert positions(found).shape == (25, 3) and np.isfinite(positions(found)).all()
     assert {row["source"] for row in found} == {"located"}

@@ -1,4 +1,4 @@
-"""data_prep/conversion/pairs.py and folds.py: the contract is written, read and refused; folds are fair."""
+"""data_prep/conversion/pairs.py and folds.py: writing, reading and checking dataset.json; balanced folds."""
 
 import json
 from collections import Counter
@@ -60,7 +60,7 @@ def test_the_fingerprint_is_of_pairs_and_crops(tmp_path: Path) -> None:
         ('{"metadata": {"schema_version": 1}, "pairs": [{"study_id": 1}]}', "a part is missing"),
     ],
 )
-def test_a_dataset_that_is_none_is_refused_in_one_line(tmp_path: Path, content: str | None, message: str) -> None:
+def test_a_damaged_dataset_is_refused_in_one_line(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / "dataset.json").write_text(content)
     with pytest.raises(ValueError, match=message) as caught:
@@ -84,7 +84,7 @@ def test_sites_are_counted_once_whatever_their_views() -> None:
 
 
 def cohort(studies: int, seed: int = 0) -> dict[int, dict[Site, Severity]]:
-    """Correlated, unbalanced, partly missing labels, as the real ones."""
+    """Return labels that are correlated, unbalanced and partly missing, as those of the real data set."""
     random = np.random.default_rng(seed)
     severities = {}
     for study in range(studies):
@@ -94,15 +94,15 @@ def cohort(studies: int, seed: int = 0) -> dict[int, dict[Site, Severity]]:
     return severities
 
 
-def test_folds_are_alike_in_every_label() -> None:
+def test_folds_are_balanced_in_every_label() -> None:
     severities = cohort(400)
     fold_of = assign_folds(severities, 5, seed=0)
     assert set(fold_of) == set(severities) and set(fold_of.values()) == set(range(5))
     sizes = Counter(fold_of.values())
     assert max(sizes.values()) - min(sizes.values()) <= 6
 
-    def spread(folds: dict[int, int]) -> float:
-        """Root mean square excess of a fold's count of a site's moderate or severe grades over a fair fifth."""
+    def imbalance(folds: dict[int, int]) -> float:
+        """Return the root mean square difference of a fold's count of a moderate or severe label from a fifth."""
         counts = np.zeros((5, 25, 3))
         for study, grades in severities.items():
             for site, grade in grades.items():
@@ -111,7 +111,7 @@ def test_folds_are_alike_in_every_label() -> None:
 
     random = np.random.default_rng(1)
     shuffled = {study: int(fold) for study, fold in zip(severities, random.permutation(400) % 5, strict=True)}
-    assert spread(fold_of) < 0.6 * spread(shuffled)
+    assert imbalance(fold_of) < 0.6 * imbalance(shuffled)
     rare = [study for study, grades in severities.items() if grades.get(SITES[0]) is Severity.SEVERE]
     per_fold = Counter(fold_of[study] for study in rare)
     assert max(per_fold.values()) - min(per_fold[fold] for fold in range(5)) <= 2
@@ -127,5 +127,5 @@ def test_folds_depend_on_the_seed_and_on_nothing_else() -> None:
 def test_few_or_unlabelled_studies_still_get_folds() -> None:
     assert sorted(assign_folds({1: {}, 2: {}, 3: {}}, 3, seed=0).values()) == [0, 1, 2]
     assert len(assign_folds({1: {}}, 5, seed=0)) == 1
-    with pytest.raises(ValueError, match="--folds 1"):
+    with pytest.raises(ValueError, match="folds 1: at least 2"):
         assign_folds({1: {}}, 1, seed=0)

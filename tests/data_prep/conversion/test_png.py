@@ -1,4 +1,4 @@
-"""png.py against Pillow's decoder and a slow reader that follows the specification word by word."""
+"""data_prep/conversion/png.py against Pillow's decoder and a slow decoder written from the specification."""
 
 import struct
 import zlib
@@ -14,7 +14,7 @@ SHAPES = [(1, 1), (1, 2), (2, 1), (1, 300), (300, 1), (3, 5), (64, 64), (101, 67
 
 
 def chunks(content: bytes) -> list[tuple[bytes, bytes]]:
-    """(type, data) of every chunk; lengths and CRCs are held against the standard library's."""
+    """Return (type, data) of every chunk; check lengths and CRCs with the standard library."""
     assert content.startswith(SIGNATURE)
     found, place = [], len(SIGNATURE)
     while place < len(content):
@@ -29,7 +29,7 @@ def chunks(content: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def slow_decode(content: bytes) -> np.ndarray:
-    """Pixel by pixel, section 9.2 of the specification."""
+    """Decode pixel by pixel, by section 9.2 of the specification."""
     (ihdr, header), (idat, data), (iend, end) = chunks(content)
     assert (ihdr, idat, iend, end) == (b"IHDR", b"IDAT", b"IEND", b"")
     columns, rows, *rest = struct.unpack(">IIBBBBB", header)
@@ -48,7 +48,7 @@ def slow_decode(content: bytes) -> np.ndarray:
     return image
 
 
-def picture(kind: str, shape: tuple[int, int]) -> np.ndarray:
+def image_of(kind: str, shape: tuple[int, int]) -> np.ndarray:
     random = np.random.default_rng(shape[0] * 1000 + shape[1])
     if kind == "noise":
         return random.integers(0, 256, shape, dtype=np.uint8)
@@ -59,13 +59,13 @@ def picture(kind: str, shape: tuple[int, int]) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("kind", ["noise", "constant", "ramp"])
-def test_every_reader_sees_the_same_pixels(tmp_path: Path, kind: str, shape: tuple[int, int]) -> None:
-    grey = picture(kind, shape)
+def test_every_decoder_returns_the_same_pixels(tmp_path: Path, kind: str, shape: tuple[int, int]) -> None:
+    grey = image_of(kind, shape)
     size = write_png(tmp_path / "1.png", grey)
     content = (tmp_path / "1.png").read_bytes()
     assert size == len(content) and content == encode_png(grey)
     with Image.open(tmp_path / "1.png") as image:
-        image.verify()  # Pillow's own walk over chunks and CRCs
+        image.verify()  # Pillow's check of chunks and CRCs
     with Image.open(tmp_path / "1.png") as image:
         assert image.mode == "L"
         np.testing.assert_array_equal(np.asarray(image), grey)
@@ -73,14 +73,14 @@ def test_every_reader_sees_the_same_pixels(tmp_path: Path, kind: str, shape: tup
         np.testing.assert_array_equal(slow_decode(content), grey)
 
 
-def test_views_of_any_layout_are_written_alike() -> None:
-    grey = picture("noise", (40, 50))
+def test_arrays_of_any_memory_layout_give_the_same_file() -> None:
+    grey = image_of("noise", (40, 50))
     for view in (np.asfortranarray(grey), grey[::-1][::-1], np.repeat(grey, 2, axis=1)[:, ::2]):
         assert encode_png(view) == encode_png(grey)
 
 
-def test_files_are_hardly_larger_than_pillows(tmp_path: Path) -> None:
-    """Smooth signal and the noise of a scanner: at most 25 % more than zlib's level 6."""
+def test_files_are_at_most_a_quarter_larger_than_pillows(tmp_path: Path) -> None:
+    """For a smooth signal with a scanner's noise, files are at most 25 % larger than with zlib's level 6."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[:256, :256]
     smooth = 110 + 60 * np.sin(rows / 37) * np.cos(columns / 23)
@@ -91,14 +91,14 @@ def test_files_are_hardly_larger_than_pillows(tmp_path: Path) -> None:
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / "1.png").mkdir()  # what cannot be replaced by a file
+    (tmp_path / "1.png").mkdir()  # a folder cannot be replaced by a file
     with pytest.raises(OSError):
         write_png(tmp_path / "1.png", np.zeros((2, 2), dtype=np.uint8))
     assert [path.name for path in tmp_path.iterdir()] == ["1.png"]
 
 
-def test_the_old_image_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
-    old, new = picture("noise", (30, 30)), picture("ramp", (30, 30))
+def test_the_old_image_remains_until_the_new_one_is_complete(tmp_path: Path) -> None:
+    old, new = image_of("noise", (30, 30)), image_of("ramp", (30, 30))
     write_png(tmp_path / "1.png", old)
     write_png(tmp_path / "1.png", new)
     assert [path.name for path in tmp_path.iterdir()] == ["1.png"]

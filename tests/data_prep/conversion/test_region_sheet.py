@@ -1,4 +1,4 @@
-"""data_prep/conversion/region_sheet.py: boxes and crosses are drawn where the data says, at true proportions."""
+"""data_prep/conversion/region_sheet.py: boxes and crosses are drawn at their positions, in true proportions."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from data_prep.conversion.region_sheet import (
     draw_panel,
     draw_sheet,
     main,
-    read_study_pictures,
+    read_study_regions,
 )
 from data_prep.phantom import write_cohort
 from data_prep.sites import SITES, View
@@ -33,20 +33,20 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_cross_lies_at_its_site(root: Path) -> None:
-    pictures = read_study_pictures(root / "train" / "processed_data", None)
-    assert len(pictures.pairs) > 40
-    for (site, view), pair in pictures.pairs.items():
-        panel = np.asarray(draw_panel(pictures, site, view))[TITLE:]
+    study = read_study_regions(root / "train" / "processed_data", None)
+    assert len(study.pairs) > 40
+    for (site, view), pair in study.pairs.items():
+        panel = np.asarray(draw_panel(study, site, view))[TITLE:]
         rows, columns = np.nonzero((panel == MARK_COLOUR).all(axis=-1))
-        frame = pictures.frames[pair.series_id, pair.instance_number]
+        frame = study.frames[pair.series_id, pair.instance_number]
         # The panel's corner is half a pixel before the first pixel's centre.
         mm_a_step = max(np.array(frame.shape) * frame.spacing_mm) / PANEL
         drawn = [
             columns.mean() * mm_a_step / frame.spacing_mm[1] - 0.5,
             rows.mean() * mm_a_step / frame.spacing_mm[0] - 0.5,
         ]
-        place = frame.to_patient(*drawn)
-        off = np.subtract(place, pictures.places_mm[site])
+        place = frame.to_patient(drawn)
+        off = np.subtract(place, study.positions_mm[site])
         in_plane = off - (off @ frame.normal) * frame.normal
         assert np.linalg.norm(in_plane) < 2 * mm_a_step
         x0, y0, x1, y1 = pair.box
@@ -54,12 +54,12 @@ def test_every_cross_lies_at_its_site(root: Path) -> None:
 
 
 def test_a_site_that_is_not_imaged_has_an_empty_panel(root: Path) -> None:
-    pictures = read_study_pictures(root / "train" / "processed_data", None)
-    whole = draw_sheet(pictures)
-    pictures.pairs.clear()
-    panel = np.asarray(draw_panel(pictures, SITES[0], View.AXIAL_T2))
+    study = read_study_regions(root / "train" / "processed_data", None)
+    whole = draw_sheet(study)
+    study.pairs.clear()
+    panel = np.asarray(draw_panel(study, SITES[0], View.AXIAL_T2))
     assert panel[:TITLE].any() and not panel[TITLE:].any()
-    assert draw_sheet(pictures).size == whole.size
+    assert draw_sheet(study).size == whole.size
 
 
 def test_the_command_draws_a_study(root: Path, tmp_path: Path, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
@@ -69,5 +69,5 @@ def test_the_command_draws_a_study(root: Path, tmp_path: Path, monkeypatch, caps
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 5 * PANEL and len(sheet.convert("RGB").getcolors(1000)) > 3
     monkeypatch.setattr("sys.argv", ["region_sheet", "--root", str(root), "--study", "7"])
-    with pytest.raises(ValueError, match="--study 7"):
+    with pytest.raises(ValueError, match="study 7: it has no regions"):
         main()

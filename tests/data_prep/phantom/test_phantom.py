@@ -20,7 +20,7 @@ from data_prep.phantom.files import SeriesIdentity, write_series
 from data_prep.phantom.grades import LABEL_PERCENT, draw_grades, forced_grades, grade_within, read_label, severity_of
 from data_prep.phantom.protocols import Compression, SeriesPlan
 from data_prep.phantom.render import render
-from data_prep.phantom.sheet import read_truth
+from data_prep.phantom.sheet import read_training_truth
 from data_prep.phantom.tissues import Tissue, Weighting, standard_palette
 from data_prep.sites import (
     SITES,
@@ -102,7 +102,7 @@ def test_tables_have_the_competitions_columns_and_order(cohort: Path) -> None:
 
 def test_marks_project_onto_the_true_places(cohort: Path) -> None:
     """Through the written headers: within a click's scatter in the plane, and on the slice that shows the site."""
-    truth = read_truth(DataRoot(cohort))
+    truth = read_training_truth(DataRoot(cohort))
     views = {row["series_id"]: parse_view(row["series_description"]) for row in rows_of(
         cohort / "dataset" / "train_series_descriptions.csv")}  # fmt: skip
     marks = rows_of(cohort / "dataset" / "train_label_coordinates.csv")
@@ -116,14 +116,14 @@ def test_marks_project_onto_the_true_places(cohort: Path) -> None:
         _, place = truth[int(mark["study_id"]), site]
         assert views[mark["series_id"]] is site.views[0]
         across.append(abs(frame.distance_mm(place)))
-        clicked = frame.to_patient(float(mark["x"]), float(mark["y"]))
+        clicked = frame.to_patient((float(mark["x"]), float(mark["y"])))
         in_plane.append(np.linalg.norm(clicked - place - frame.normal * ((clicked - place) @ frame.normal)))
     assert max(in_plane) < 4.0 and np.median(in_plane) < 1.3
     assert max(across) <= 5.0
 
 
 def test_left_is_positive_x(cohort: Path) -> None:
-    truth = read_truth(DataRoot(cohort))
+    truth = read_training_truth(DataRoot(cohort))
     gaps = [
         place[0] - truth[study, site.mirrored][1][0]
         for (study, site), (_, place) in truth.items()
@@ -329,7 +329,7 @@ def test_forced_severities_are_the_labels(tmp_path: Path) -> None:
     (row,) = rows_of(root / "dataset" / "train.csv")
     assert all(row[site.key] == ("Severe" if site in wanted else "Normal/Mild") for site in SITES)
     assert len(rows_of(root / "dataset" / "train_label_coordinates.csv")) == 25
-    for (_, site), (severity, place) in read_truth(DataRoot(root)).items():
+    for (_, site), (severity, place) in read_training_truth(DataRoot(root)).items():
         assert severity is wanted.get(site, Severity.NORMAL_MILD)
         assert np.isfinite(place).all()
 

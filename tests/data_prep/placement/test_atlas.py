@@ -1,4 +1,4 @@
-"""data_prep/placement/atlas.py: known poses are found again, in numbers and in phantom studies nobody marked."""
+"""data_prep/placement/atlas.py: known poses are recovered from points and from unannotated phantom studies."""
 
 import json
 from dataclasses import replace
@@ -38,14 +38,14 @@ def test_a_pose_is_recovered_from_some_of_its_points() -> None:
     pose = Pose(np.array([3.0, -40.0, 12.0]), scale=1.1, tilt=0.2)
     placed = pose.apply(shape)
     np.testing.assert_allclose(pose.invert(placed), shape)
-    # Scale is told in the sagittal plane alone, so the points must share it in x.
+    # The scale is estimated in the sagittal plane alone, and applied to x too.
     placed[random.random(25) < 0.5] = np.nan
     found = fit_pose(shape, placed)
     np.testing.assert_allclose([found.scale, found.tilt], [1.1, 0.2])
     np.testing.assert_allclose(found.origin_mm, pose.origin_mm, atol=1e-9)
 
 
-def test_unmarked_studies_are_found_by_their_pictures(marked, atlas) -> None:  # type: ignore[no-untyped-def]
+def test_unannotated_studies_are_placed_by_their_images(marked, atlas) -> None:  # type: ignore[no-untyped-def]
     errors = []
     for study, positions in marked[:2]:
         found = atlas.place(study, {})
@@ -54,10 +54,10 @@ def test_unmarked_studies_are_found_by_their_pictures(marked, atlas) -> None:  #
             np.subtract(found[site].point_mm, place.point_mm) for site, place in positions.items() if site in found
         ]
     distance = np.linalg.norm(errors, axis=1)
-    assert np.median(distance) < 5 and distance.max() < 15  # levels lie some 35 mm apart: none is skipped
+    assert np.median(distance) < 5 and distance.max() < 15  # levels are some 35 mm apart, so no level is confused
 
 
-def test_the_shipped_atlas_places_every_site_of_a_study_it_never_saw(marked) -> None:  # type: ignore[no-untyped-def]
+def test_the_shipped_atlas_places_every_site_of_a_new_study(marked) -> None:  # type: ignore[no-untyped-def]
     shipped, errors = shipped_atlas(), []
     for study, positions in marked:
         found = shipped.place(study, {})
@@ -74,7 +74,7 @@ def test_a_studys_own_marks_place_its_other_sites(marked, atlas) -> None:  # typ
     assert not set(found) & set(known)
     errors = [np.subtract(place.point_mm, positions[site].point_mm) for site, place in found.items()]
     distance = np.linalg.norm(errors, axis=1)
-    assert np.median(distance) < 4 and distance.max() < 8  # a mark itself is as coarse as its axial slices
+    assert np.median(distance) < 4 and distance.max() < 8  # marks are as coarse as the spacing of axial slices
 
 
 def test_an_atlas_is_kept_in_a_file(tmp_path: Path, marked, atlas) -> None:  # type: ignore[no-untyped-def]
@@ -89,17 +89,17 @@ def test_an_atlas_is_kept_in_a_file(tmp_path: Path, marked, atlas) -> None:  # t
         load_atlas(tmp_path / "atlas.json")
 
 
-def test_nothing_is_learned_from_nothing() -> None:
+def test_without_examples_there_is_no_atlas() -> None:
     assert learn_atlas([]) is None
 
 
 def turned(image: Slice) -> Slice:
-    """The same picture stored upside down and mirrored, which its geometry says."""
+    """Return the same slice with both pixel axes reversed, and the geometry for it."""
     frame = image.frame
     assert frame is not None
     rows, columns = frame.shape
     there = Frame(
-        tuple(frame.to_patient(columns - 1, rows - 1)),
+        tuple(frame.to_patient((columns - 1, rows - 1))),
         tuple(-part for part in frame.row_direction),
         tuple(-part for part in frame.column_direction),
         frame.spacing_mm,
@@ -109,7 +109,7 @@ def turned(image: Slice) -> Slice:
 
 
 def backwards(series: Series) -> Series:
-    """Acquired in the other order: `slices` are sorted by place, so only the numbers change."""
+    """Reverse the order of acquisition: slices are sorted by position, so only their numbers change."""
     numbers = [image.instance_number for image in series.slices][::-1]
     slices = [replace(image, instance_number=number) for image, number in zip(series.slices, numbers, strict=True)]
     return replace(series, slices=tuple(slices))
@@ -121,10 +121,10 @@ def with_series(study: Study, change) -> Study:  # type: ignore[no-untyped-def]
 
 
 def regions_as_text(study: Study, positions: dict) -> str:
-    """Every region, as it would be written: numbers that are not finite raise."""
+    """Return every region as JSON, which raises for numbers that are not finite."""
     regions = [region(study, positions[site], view) for site in positions for view in site.views]
-    whole = [[found.site.key, found.centre_mm, found.box] for found in regions if not isinstance(found, Missing)]
-    return json.dumps(whole, allow_nan=False)
+    content = [[found.site.key, found.centre_mm, found.box] for found in regions if not isinstance(found, Missing)]
+    return json.dumps(content, allow_nan=False)
 
 
 def blank(image: Slice) -> Slice:
@@ -132,7 +132,7 @@ def blank(image: Slice) -> Slice:
 
 
 def narrow(image: Slice) -> Slice:
-    """One column of an image."""
+    """Keep one column of an image."""
     assert image.frame is not None
     return Slice(image.instance_number, replace(image.frame, shape=(image.grey.shape[0], 1)), image.grey[:, :1])
 
@@ -151,7 +151,7 @@ CRIPPLED = {
 
 
 @pytest.mark.parametrize("what", CRIPPLED)
-def test_an_unmarked_study_that_lacks_something_still_has_25_finite_positions(marked, atlas, what: str) -> None:  # type: ignore[no-untyped-def]
+def test_an_incomplete_unannotated_study_has_25_finite_positions(marked, atlas, what: str) -> None:  # type: ignore[no-untyped-def]
     study = with_series(marked[0][0], CRIPPLED[what])
     found = atlas.place(study, {})
     assert set(found) == set(SITES)
@@ -165,7 +165,7 @@ def test_positions_do_not_depend_on_how_images_are_stored(marked, atlas) -> None
     assert atlas.place(with_series(study, backwards), {}) == plain
     other_way = with_series(study, each(turned))
     for site, place in atlas.place(other_way, {}).items():
-        assert np.linalg.norm(np.subtract(place.point_mm, plain[site].point_mm)) < 2.5  # a step of the search
+        assert np.linalg.norm(np.subtract(place.point_mm, plain[site].point_mm)) < 2.5  # a step of the search grid
         for view in site.views:
             here, there = region(study, plain[site], view), region(other_way, plain[site], view)
             assert isinstance(here, Missing) == isinstance(there, Missing)
@@ -173,36 +173,36 @@ def test_positions_do_not_depend_on_how_images_are_stored(marked, atlas) -> None
                 assert here.instance_numbers == there.instance_numbers
 
 
-def test_a_study_without_places_has_none(marked, atlas) -> None:  # type: ignore[no-untyped-def]
-    placeless = with_series(
+def test_a_study_without_geometry_has_no_positions(marked, atlas) -> None:  # type: ignore[no-untyped-def]
+    without_geometry = with_series(
         marked[0][0], lambda s: replace(s, slices=tuple(replace(image, frame=None) for image in s.slices), stacks=())
     )
-    assert atlas.place(placeless, {}) == {}
+    assert atlas.place(without_geometry, {}) == {}
     assert atlas.place(with_series(marked[0][0], lambda s: replace(s, view=None)), {}) == {}
     assert atlas.place(Study(1, ()), {}) == {}
 
 
-def test_marks_that_no_spine_could_have_do_not_make_the_pose(marked, atlas) -> None:  # type: ignore[no-untyped-def]
+def test_impossible_marks_do_not_determine_the_pose(marked, atlas) -> None:  # type: ignore[no-untyped-def]
     study = marked[1][0]
-    by_picture = atlas.place(study, {})
+    by_image = atlas.place(study, {})
     canal = [site for site in SITES if site.side is None]
     for z_mm in ([0.0] * 5, [-60.0, -30.0, 0.0, 30.0, 60.0]):  # all at one height; head down
         known = {s: Position(s, (0.0, 0.0, z), Source.ANNOTATED) for s, z in zip(canal, z_mm, strict=True)}
         found = atlas.place(study, known)
         assert set(found) == set(SITES) - set(canal)
         spread = np.ptp([place.point_mm[2] for place in found.values()])
-        usual = np.ptp([by_picture[site].point_mm[2] for site in found])
+        usual = np.ptp([by_image[site].point_mm[2] for site in found])
         assert np.isfinite(spread) and spread < usual + 2 * np.ptp([*z_mm, 100.0])
 
 
 def test_one_absurd_example_does_not_spoil_the_atlas(marked, atlas) -> None:  # type: ignore[no-untyped-def]
     examples = [example_of(study, positions) for study, positions in marked[2:]]
     assert all(example is not None for example in examples)
-    head_down = Example(examples[0].position_N3 * (1, 1, -1), examples[0].middle_mm, examples[0].seen)
+    head_down = Example(examples[0].position_N3 * (1, 1, -1), examples[0].middle_mm, examples[0].patches)
     few = Example(np.where(np.arange(25)[:, None] < 1, examples[0].position_N3, np.nan), {}, {})
     again = learn_atlas([*examples, head_down, few])
     assert again is not None and again.studies == len(examples) == atlas.studies
-    # The mean spine's own size and tilt are anyone's choice; its form is not.
+    # The size and tilt of the mean spine are arbitrary; its shape is not.
     pose = fit_pose(atlas.shape_N3, again.shape_N3)
     assert 0.95 < pose.scale < 1.05 and np.nanmax(np.abs(pose.invert(again.shape_N3) - atlas.shape_N3)) < 1
     assert learn_atlas([few]) is None

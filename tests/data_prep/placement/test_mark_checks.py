@@ -1,4 +1,4 @@
-"""data_prep/placement/mark_checks.py: slips of readers, made on purpose in a spine whose truth is known."""
+"""data_prep/placement/mark_checks.py: readers' mistakes, made on purpose in a spine with known positions."""
 
 from itertools import combinations
 
@@ -7,14 +7,14 @@ import pytest
 
 from data_prep.faults import FaultKind
 from data_prep.geometry import Vector
-from data_prep.placement.mark_checks import STEP_MM, _in_every_longest_descent, judge
+from data_prep.placement.mark_checks import STEP_MM, _in_every_longest_descent, check_marks
 from data_prep.sites import SITES, Condition, Level, Side, Site
 
 CANAL, FORAMEN, RECESS = Condition
 
 
 def spine(lean: float = 0.0, curve: float = 0.0) -> dict[Site, Vector]:
-    """All 25 marks, levels 34 mm apart. lean: degrees in the coronal plane; curve: mm that the middle bows sideways."""
+    """Return all 25 marks, with levels 34 mm apart, of a spine that leans by degrees and is curved sideways by mm."""
     points = {}
     for site in SITES:
         level = list(Level).index(site.level)
@@ -36,13 +36,13 @@ def site(condition: Condition, level: Level, side: Side | None = None) -> Site:
 
 @pytest.mark.parametrize("lean", [-15, 0, 15])
 @pytest.mark.parametrize("curve", [-12, 0, 12])
-def test_good_marks_are_all_believed_in_crooked_spines_and_when_some_are_lacking(lean: float, curve: float) -> None:
+def test_correct_marks_are_all_used_in_crooked_spines_and_if_some_are_missing(lean: float, curve: float) -> None:
     whole = spine(lean, curve)
     random = np.random.default_rng(1)
     for _ in range(50):
         some = {place: point for place, point in whole.items() if random.random() < random.choice([0.2, 0.5, 1.0])}
-        found = judge(some)
-        assert found.places == {place: place for place in some} and not found.doubts
+        found = check_marks(some)
+        assert found.mark_of == {place: place for place in some} and not found.problems
 
 
 @pytest.mark.parametrize("condition", [FORAMEN, RECESS])
@@ -51,61 +51,61 @@ def test_a_swapped_pair_is_exchanged(condition: Condition, alone: bool) -> None:
     left = site(condition, Level.L4_L5, Side.LEFT)
     points = spine() if not alone else {place: spine()[place] for place in (left, left.mirrored)}
     points |= {left: points[left.mirrored], left.mirrored: points[left]}
-    found = judge(points)
-    assert found.places[left] == left.mirrored and found.places[left.mirrored] == left
-    assert all(marked == place for place, marked in found.places.items() if place not in (left, left.mirrored))
-    assert len(found.places) == len(points)
-    assert [(doubt.kind, doubt.action) for doubt in found.doubts] == 2 * [(FaultKind.MARKS_SWAPPED, "repaired")]
+    found = check_marks(points)
+    assert found.mark_of[left] == left.mirrored and found.mark_of[left.mirrored] == left
+    assert all(marked == place for place, marked in found.mark_of.items() if place not in (left, left.mirrored))
+    assert len(found.mark_of) == len(points)
+    assert [(problem.kind, problem.action) for problem in found.problems] == 2 * [(FaultKind.MARKS_SWAPPED, "repaired")]
 
 
-def test_a_study_with_all_its_axial_pairs_swapped_is_put_right() -> None:
+def test_a_study_with_all_its_axial_pairs_swapped_is_corrected() -> None:
     points = spine(lean=8)
     wrong = {place: points[place.mirrored] if place.condition is RECESS else point for place, point in points.items()}
-    found = judge(wrong)
-    assert {place: wrong[marked] for place, marked in found.places.items()} == points
+    found = check_marks(wrong)
+    assert {place: wrong[marked] for place, marked in found.mark_of.items()} == points
 
 
 def test_one_mark_on_the_wrong_side_is_set_aside() -> None:
     right = site(FORAMEN, Level.L3_L4, Side.RIGHT)
     for points in (spine(), {p: q for p, q in spine().items() if p != right.mirrored}):
-        found = judge(moved(points, (right, (33.0, 0, 0))))  # beside the left one, or where it would be
-        assert set(points) - set(found.places) == {right}
-        assert [doubt.kind for doubt in found.doubts] == [FaultKind.MARK_WRONG_SIDE]
+        found = check_marks(moved(points, (right, (33.0, 0, 0))))  # beside the left mark, or where that would be
+        assert set(points) - set(found.mark_of) == {right}
+        assert [problem.kind for problem in found.problems] == [FaultKind.MARK_WRONG_SIDE]
 
 
 def test_two_levels_exchanged_are_set_aside() -> None:
     upper, lower = site(CANAL, Level.L2_L3), site(CANAL, Level.L3_L4)
     canal = {place: point for place, point in spine().items() if place.condition is CANAL}
     for points, kind in ((spine(), FaultKind.MARK_FAR), (canal, FaultKind.MARK_OUT_OF_ORDER)):
-        found = judge(points | {upper: points[lower], lower: points[upper]})
-        assert set(points) - set(found.places) == {upper, lower}
-        assert [doubt.kind for doubt in found.doubts] == [kind, kind]
+        found = check_marks(points | {upper: points[lower], lower: points[upper]})
+        assert set(points) - set(found.mark_of) == {upper, lower}
+        assert [problem.kind for problem in found.problems] == [kind, kind]
 
 
 def test_one_level_out_of_order_leaves_the_others() -> None:
     stray = site(CANAL, Level.L2_L3)
     canal = {place: point for place, point in spine().items() if place.condition is CANAL}
-    found = judge(moved(canal, (stray, (0, 0, -200.0))))
-    assert set(canal) - set(found.places) == {stray}
+    found = check_marks(moved(canal, (stray, (0, 0, -200.0))))
+    assert set(canal) - set(found.mark_of) == {stray}
 
 
 def test_marks_far_from_their_level_are_set_aside_by_the_majority_only() -> None:
     level = Level.L4_L5
     pair = [site(RECESS, level, side) for side in Side]
     off_by_one = moved(spine(), *((place, (0, 0, 34.0)) for place in pair))
-    found = judge(off_by_one)
-    assert set(off_by_one) - set(found.places) == set(pair)
-    # Two against two: nobody can tell, so all are kept, and it is said.
+    found = check_marks(off_by_one)
+    assert set(off_by_one) - set(found.mark_of) == set(pair)
+    # Two against two: there is no majority, so all are kept, with a fault.
     even = {place: point for place, point in off_by_one.items() if place.level is level and place.side is not None}
-    found = judge(even)
-    assert set(found.places) == set(even) and [doubt.action for doubt in found.doubts] == 4 * ["kept"]
+    found = check_marks(even)
+    assert set(found.mark_of) == set(even) and [problem.action for problem in found.problems] == 4 * ["kept"]
     sideways = moved(spine(), (pair[0], (90.0, 0, 0)))
-    assert set(sideways) - set(judge(sideways).places) == {pair[0]}
+    assert set(sideways) - set(check_marks(sideways).mark_of) == {pair[0]}
 
 
 def test_canal_marks_on_another_station_are_set_aside() -> None:
     up = moved(spine(), *((place, (0, 0, 350.0)) for place in SITES if place.condition is CANAL))
-    assert {place.condition for place in set(up) - set(judge(up).places)} == {CANAL}
+    assert {place.condition for place in set(up) - set(check_marks(up).mark_of)} == {CANAL}
 
 
 def test_longest_descents_against_all_subsets() -> None:
@@ -118,5 +118,5 @@ def test_longest_descents_against_all_subsets() -> None:
         assert _in_every_longest_descent(values.tolist()) == set.intersection(*longest)
 
 
-def test_nothing_is_judged_from_nothing() -> None:
-    assert judge({}).places == {} and not judge({}).doubts
+def test_a_study_without_marks_has_no_problems() -> None:
+    assert check_marks({}).mark_of == {} and not check_marks({}).problems

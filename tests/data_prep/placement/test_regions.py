@@ -1,4 +1,4 @@
-"""data_prep/placement/regions.py: marks to millimetres, millimetres to the right slice of every view."""
+"""data_prep/placement/regions.py: from marks to positions, and from positions to the right slice of every view."""
 
 import numpy as np
 import pytest
@@ -18,12 +18,12 @@ LEFT_FORAMEN = Site(Condition.NEURAL_FORAMINAL_NARROWING, Side.LEFT, Level.L4_L5
 
 
 def series(series_id: int, view: View, frames: list[Frame]) -> Series:
-    """Instance numbers count from 1 in the order given, which is the acquisition's."""
+    """Return a series whose instance numbers count from 1 in the order given, that of the acquisition."""
     groups = stacks(frames)
     order = [index for group in groups for index in group]
     slices = tuple(Slice(index + 1, frames[index], np.zeros(frames[index].shape, dtype=np.uint8)) for index in order)
-    places = iter(range(len(order)))
-    ranges = tuple(tuple(next(places) for _ in group) for group in groups)
+    indices = iter(range(len(order)))
+    ranges = tuple(tuple(next(indices) for _ in group) for group in groups)
     return Series(series_id, view, slices, ranges, (0.0, 1.0))
 
 
@@ -63,14 +63,14 @@ def test_a_mark_is_followed_from_its_slice_into_the_other_view(xs: list[float]) 
     assert other.box == (40.0, 12.0, 136.0, 108.0)
 
 
-def test_the_marked_instance_counts_even_where_another_is_nearer() -> None:
+def test_the_marked_instance_is_used_even_if_another_is_nearer() -> None:
     repeated = sagittal([0.0, 4.0, 4.0])
     whole = study(repeated, marks=(Mark(CANAL, 1, 3, 60.0, 50.0),))
     own = region(whole, marked_positions(whole)[0][CANAL], View.SAGITTAL_T2_STIR)
     assert not isinstance(own, Missing) and own.instance_number == 3
 
 
-def test_the_axial_slice_is_sought_over_all_series_and_must_show_the_point() -> None:
+def test_the_axial_slice_is_chosen_over_all_series_and_must_contain_the_point() -> None:
     two = study(axial([0.0, 5.0], 2), axial([11.0, 16.0], 3), axial([10.0], 4, y=500))
     found = region(two, at(0, 0, 10), View.AXIAL_T2)
     assert not isinstance(found, Missing) and (found.series_id, found.instance_number) == (3, 1)
@@ -80,7 +80,9 @@ def test_the_axial_slice_is_sought_over_all_series_and_must_show_the_point() -> 
     ("point", "reason"),
     [((0, 0, 5.1), "beyond_reach"), ((0, 300, 0), "outside_images"), ((0, 0, 4.9), None), ((0, 0, -4.9), None)],
 )
-def test_not_imaged_here_is_an_answer(point: tuple[float, float, float], reason: str | None) -> None:
+def test_a_site_that_is_not_imaged_is_missing_with_a_reason(
+    point: tuple[float, float, float], reason: str | None
+) -> None:
     found = region(study(axial([0.0])), at(*point), View.AXIAL_T2)
     assert (found.reason if isinstance(found, Missing) else None) == reason
     missing = region(study(axial([0.0])), at(*point), View.SAGITTAL_T1)
@@ -123,13 +125,13 @@ def test_a_stack_at_the_limit_of_tilt_keeps_its_axial_slices() -> None:
 
     half_way = series(2, View.AXIAL_T2, [leaning(z, degrees) for z, degrees in ((0, 59.9), (4, 60.1), (8, 59.9))])
     assert len(half_way.stacks) == 1 and len(half_way.frames) == 2
-    point = tuple(half_way.frames[0].to_patient(80, 80))
+    point = tuple(half_way.frames[0].to_patient((80, 80)))
     found = region(study(half_way), at(*point), View.AXIAL_T2)
     assert not isinstance(found, Missing) and 2 not in found.instance_numbers
 
 
 def leaning_blocks(random: np.random.Generator, series_id: int) -> Series:
-    """Axial blocks of all tilts, sizes and pixel shapes, in any order."""
+    """Return a series of axial blocks of random tilts, sizes and pixel shapes, in random order."""
     frames = []
     for z in random.uniform(-80, 80, 4):
         angle = random.uniform(-0.6, 0.6)
@@ -142,7 +144,7 @@ def leaning_blocks(random: np.random.Generator, series_id: int) -> Series:
     return series(series_id, View.AXIAL_T2, [frames[index] for index in random.permutation(len(frames))])
 
 
-def test_the_axial_slice_against_a_search_of_every_pixel_plane() -> None:
+def test_the_axial_slice_against_a_search_over_all_slices() -> None:
     """The slow version solves for (column, row, distance) with the inverse of the slice's matrix."""
     random = np.random.default_rng(0)
     answers = set()
@@ -178,14 +180,14 @@ def test_the_axial_slice_against_a_search_of_every_pixel_plane() -> None:
     assert answers == {"found", "outside_images", "beyond_reach"}
 
 
-def test_odd_slices_carry_no_region() -> None:
+def test_slices_of_another_plane_have_no_region() -> None:
     localiser = series(2, View.AXIAL_T2, [frame((0, -30, 0), SAGITTAL), frame((-30, -30, 9), AXIAL)])
     found = region(study(localiser), at(0, 0, 9), View.AXIAL_T2)
     assert not isinstance(found, Missing) and found.instance_numbers == (2, 2, 2)
     assert isinstance(region(study(localiser), at(0, 0, -20), View.AXIAL_T2), Missing)
 
 
-def test_slices_without_geometry_carry_no_region() -> None:
+def test_slices_without_geometry_have_no_region() -> None:
     whole = axial([0.0, 4.0])
     bare = Slice(9, None, np.zeros((4, 4), dtype=np.uint8))
     mixed = Series(2, View.AXIAL_T2, (*whole.slices, bare), whole.stacks, whole.window)
@@ -209,7 +211,7 @@ def test_left_and_right_of_a_level_may_lie_in_different_series() -> None:
     assert [(r.series_id, r.instance_number) for r in regions if not isinstance(r, Missing)] == [(2, 1), (3, 2)]
 
 
-def test_a_swapped_pair_exchanges_place_slice_and_series() -> None:
+def test_a_swapped_pair_exchanges_position_slice_and_series() -> None:
     left, right = Mark(recess(Side.LEFT), 2, 1, 62.0, 60.0), Mark(recess(Side.RIGHT), 3, 2, 98.0, 60.0)
     whole = study(axial([0.0, 5.0]), axial([2.0, 7.0], 3), marks=(left, right))
     positions, faults = marked_positions(whole)
@@ -221,7 +223,7 @@ def test_a_swapped_pair_exchanges_place_slice_and_series() -> None:
     assert all(r.source is Source.ANNOTATED for r in regions if not isinstance(r, Missing))
 
 
-def test_a_mark_in_another_view_counts_by_its_millimetres() -> None:
+def test_a_mark_in_another_view_is_used_by_its_position() -> None:
     in_t1, in_axial = sagittal([0.0, 4.0], 5, View.SAGITTAL_T1), axial([10.0], 6)
     for part, mark in ((in_t1, Mark(CANAL, 5, 2, 60.0, 50.0)), (in_axial, Mark(CANAL, 6, 1, 88.0, 60.0))):
         whole = study(sagittal([0.0, 4.0]), part, marks=(mark,))
@@ -232,7 +234,7 @@ def test_a_mark_in_another_view_counts_by_its_millimetres() -> None:
         assert not isinstance(own, Missing) and (own.series_id, own.instance_number) == (1, 2)
 
 
-def test_a_mark_in_a_coronal_image_or_at_another_station_does_not_count() -> None:
+def test_a_mark_in_a_coronal_image_or_at_another_station_is_not_used() -> None:
     tagged = series(7, View.AXIAL_T2, [frame((-30, 0, 30), CORONAL)])
     no_view = Series(7, None, tagged.slices, tagged.stacks, tagged.window)
     neck = series(8, View.SAGITTAL_T2_STIR, [frame((0, -30, 460), SAGITTAL, shape=(120, 120))])
@@ -242,13 +244,13 @@ def test_a_mark_in_a_coronal_image_or_at_another_station_does_not_count() -> Non
         positions, faults = marked_positions(study(sagittal([0.0, 4.0]), part, marks=(mark,)))
         assert not positions
         assert [(fault.kind, fault.action) for fault in faults] == [(FaultKind.MARK_IN_OTHER_VIEW, "skipped")]
-    # An upright image of unknown weighting says where the site is all the same.
+    # A mark in a sagittal image of unknown weighting is used.
     unknown = Series(1, None, (old := sagittal([0.0, 4.0])).slices, old.stacks, old.window)
     positions, faults = marked_positions(study(unknown, marks=(Mark(CANAL, 1, 2, 60.0, 50.0),)))
     assert positions[CANAL].point_mm == (4.0, 0.0, 10.0) and [fault.action for fault in faults] == ["kept"]
 
 
-def test_sites_without_a_position_are_said_once_a_study() -> None:
+def test_sites_without_a_position_are_one_fault_per_study() -> None:
     whole = {site: at(0, 0, 0, site) for site in SITES}
     assert not_found(study(), whole) == []
     (some,) = not_found(study(), {site: whole[site] for site in SITES[:20]})

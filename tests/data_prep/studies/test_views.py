@@ -116,7 +116,7 @@ def test_of_two_equal_stations_the_lower_is_lumbar_and_of_two_series_neither() -
 def test_extents_and_stations_against_a_slow_version() -> None:
     random = np.random.default_rng(0)
     image = Frame((3.0, -4.0, 100.0), (0.0, 0.8, 0.6), (0.0, 0.6, -0.8), (0.7, 0.4), (30, 50))
-    corners = [image.to_patient(column, row)[2] for column in range(50) for row in range(30)]
+    corners = [image.to_patient((column, row))[2] for column in range(50) for row in range(30)]
     np.testing.assert_allclose(extent_mm([image]), (min(corners), max(corners)))
     for _ in range(200):
         low = random.uniform(-300, 300, 6)

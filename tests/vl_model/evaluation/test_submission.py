@@ -107,7 +107,7 @@ def test_a_submission_that_lacks_a_study_is_told_so(tmp_path: Path) -> None:
     write_submission(tmp_path / "submission.csv", [7], random_probabilities(1))
     with pytest.raises(ValueError, match="no row 5_spinal_canal_stenosis_l1_l2"):
         score_submission(tmp_path / "submission.csv", wide_and_long(tmp_path, table)[0])
-    with pytest.raises(ValueError, match=r"expected train\.csv's"):
+    with pytest.raises(ValueError, match=r"or train\.csv's columns"):
         read_solution(tmp_path / "submission.csv")
 
 
@@ -117,8 +117,14 @@ def test_a_submission_that_lacks_a_study_is_told_so(tmp_path: Path) -> None:
         (b"", "not a CSV file"),
         (bytes(range(256)), "not a CSV file"),
         (b"study_id,condition,side,level,severity\n", "grades no site"),
-        (b"study_id,condition,side,level,severity\nx,spinal_canal_stenosis,,l1_l2,severe\n", "invalid literal"),
-        (b"study_id,condition,side,level,severity\n1,stenosis,,l1_l2,severe\n", "no condition with its side"),
+        (
+            b"study_id,condition,side,level,severity\nx,spinal_canal_stenosis,,l1_l2,severe\n",
+            "line 2: study_id 'x': not a whole number",
+        ),
+        (
+            b"study_id,condition,side,level,severity\n1,stenosis,,l1_l2,severe\n",
+            "line 2: 'stenosis' is not a condition; expected one of spinal_canal_stenosis, ",
+        ),
     ],
 )
 def test_a_damaged_truth_is_named(tmp_path: Path, content: bytes, said: str) -> None:

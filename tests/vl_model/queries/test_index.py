@@ -15,7 +15,7 @@ from data_prep.sites import SITES, Condition, Severity, Site, Source, View
 from prompts.parse import Query, parse_query
 from prompts.render import caption
 from vl_model.queries.answer_sheet import cut_box, read_picture, save_crops, save_sheet
-from vl_model.queries.answers import answer_json, answer_table, explain, query_json, read_truth
+from vl_model.queries.answers import answer_json, answer_table, explain, query_json
 from vl_model.queries.index import BAND, Answer, Index, IndexRefused, build_index, join, load_index, rank, save_index
 
 STUDIES = [11, 22, 33, 44, 55, 66]
@@ -216,38 +216,6 @@ def test_the_understanding_is_said() -> None:
         assert part in said
     content = json.loads(json.dumps(query_json(query)))
     assert (content["severities"], content["sides"], content["rest"]) == (["severe"], [], "with oedema")
-
-
-def test_truth_is_read_and_checked(tmp_path: Path) -> None:
-    path = tmp_path / "truth.csv"
-    path.write_text(
-        "study_id,condition,side,level,severity,grade\n"
-        "7,spinal_canal_stenosis,,l4_l5,severe,2.5\n"
-        "7,subarticular_stenosis,left,l1_l2,normal_mild,0.1\n"
-        "7,subarticular_stenosis,right,l1_l2,,0.1\n"
-    )
-    truth = read_truth(path)
-    assert {(study, site.key): severity for (study, site), severity in truth.items()} == {
-        (7, "spinal_canal_stenosis_l4_l5"): Severity.SEVERE,
-        (7, "left_subarticular_stenosis_l1_l2"): Severity.NORMAL_MILD,
-    }
-    path.write_text("study_id,condition,side,level,severity\n7,spinal_canal_stenosis,left,l4_l5,severe\n")
-    with pytest.raises(ValueError, match=r"line 2: .*the canal has no side"):
-        read_truth(path)
-    path.write_text("\ufeffseverity,study_id,condition,side,level\nsevere,7,spinal_canal_stenosis\n")
-    with pytest.raises(ValueError, match=r"line 2: '' is no level"):
-        read_truth(path)
-    path.write_bytes(b"study_id,condition,side,level,severity\n" + b"x" * 200_000)
-    with pytest.raises(ValueError, match=r"truth\.csv: not a CSV file"):
-        read_truth(path)
-    path.write_bytes(b"study_id,condition,side,level,severity\n\xe9")
-    with pytest.raises(ValueError, match=r"truth\.csv: not a CSV file"):
-        read_truth(path)
-    with pytest.raises(ValueError, match="no table: cannot be read"):
-        read_truth(tmp_path / "no table")
-    path.write_text("study_id,condition,level,severity\n")
-    with pytest.raises(ValueError, match="no column 'side'"):
-        read_truth(path)
 
 
 def slow_cut(picture: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
