@@ -8,7 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_prep.dicom.header_values import READ_ERRORS, HeaderError, unparsed
+from data_prep.dicom.header_values import READ_ERRORS, HeaderError, parse_failure
 from data_prep.dicom.headers import Header, read_header
 from data_prep.dicom.pixels import Grey, ImageFile, Pixels, open_images, read_image
 from data_prep.faults import Action, Fault, FaultKind, FileFault
@@ -150,7 +150,7 @@ class SeriesFolder:
         except HeaderError as error:
             self._note(path, FaultKind.UNREADABLE, "skipped", str(error))
         except READ_ERRORS as error:  # of a header that is parsed only now
-            self._note(path, FaultKind.UNREADABLE, "skipped", unparsed(error))
+            self._note(path, FaultKind.UNREADABLE, "skipped", parse_failure(error))
         else:
             kept = pixels if pixels.nbytes <= min(self._signal_left, SIGNAL_BYTES // _LARGEST_PART) else None
             self._signal_left -= 0 if kept is None else pixels.nbytes
