@@ -39,7 +39,7 @@ _UNIQUE_IDENTIFIER = re.compile(r"[0-9.]{1,64}", re.ASCII)
 
 
 class HeaderError(ValueError):
-    """An element is missing or has a wrong value; the message quotes nothing but numbers."""
+    """Error for an element that is missing or has a wrong value; its message quotes nothing but numbers."""
 
 
 def value_of(header: Dataset, keyword: str) -> Any:

@@ -35,7 +35,7 @@ class Slice:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, columns), known without reading the file."""
+        """Shape (rows, columns), known without reading the file."""
         rows, columns = self.source.shape
         return rows, columns
 
