@@ -1,7 +1,7 @@
-"""What went wrong with the input and what was done about it: the rows of ``faults.csv``.
+"""Faults: what was wrong with the input and what was done about it; each is one row of ``faults.csv``.
 
-Each kind says here what it means and what is done about it. ``docs/faults.md`` and
-``prepare_data.py --check`` show these words; ``python -m data_prep.faults > docs/faults.md`` writes the former.
+Each kind carries two texts: what it means and what is done about it. ``docs/faults.md`` and
+``prepare_data.py --check`` show them. After a change run ``python -m data_prep.faults > docs/faults.md``.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Action = Literal["skipped", "repaired", "guessed", "kept"]
 
 
 class FaultKind(StrEnum):
-    """Every kind of fault that can stand in ``faults.csv``: its name, what it means, what is done about it."""
+    """Every kind of fault in ``faults.csv``: its name there, what it means and what is done about it."""
 
     meaning: str
     done: str
@@ -27,213 +27,256 @@ class FaultKind(StrEnum):
     # Tables
     MISSING_TABLE = (
         "missing_table",
-        "an optional table is not there",
-        "without coordinates the atlas that ships serves; without descriptions the images say what each series is",
+        "an optional table does not exist",
+        "without the coordinates the shipped atlas is used; without the descriptions the view of each series is "
+        "guessed from its images",
     )
     BAD_ROW = (
         "bad_row",
-        "a row with more cells than the heading: they have shifted, and none can be trusted",
-        "the row is left out",
+        "a row has more cells than the heading, so its cells may be shifted and none can be trusted",
+        "the row is skipped",
     )
     BAD_ID = (
         "bad_id",
-        "an id, in a table or as a folder's name, that is no plain whole number (`../x`, `1e5`, `-5`, `007`)",
-        "the row or folder is left out: it never becomes a path",
+        "an id in a table, or the name of a folder, is not a plain whole number (`../x`, `1e5`, `-5`, `007`)",
+        "the row or folder is skipped; such an id is never used as a path",
     )
     BAD_LABEL = (
         "bad_label",
-        "a severity, condition, level or series description that is none",
-        "that site has no grade, that series is what its images say, any other row is left out",
+        "a severity, condition, level or series description is none of the known ones",
+        "a severity: the site has no grade; a description: the view is guessed from the images; otherwise the row is "
+        "skipped",
     )
-    BAD_MARK = ("bad_mark", "a coordinate that is no finite number", "the row is left out")
-    DUPLICATE_ROW = ("duplicate_row", "a second row that says the same", "one of the two is kept")
+    BAD_MARK = ("bad_mark", "a coordinate is not a finite number", "the row is skipped")
+    DUPLICATE_ROW = ("duplicate_row", "a row repeats an earlier one", "one of the two is kept")
     CONTRADICTION = (
         "contradiction",
-        "two rows of one table that say different things of one site or series",
-        "neither is believed: the site has no grade, the series is what its images say",
+        "two rows of one table give different values for one site or series",
+        "both are ignored: the site has no grade, or the view of the series is guessed from its images",
     )
     # Folders
     MISSING_STUDY = (
         "missing_study",
-        "a table names this study, the image folder has it not",
-        "no images; a test study is answered for all the same",
+        "a table names this study, but the image folder does not contain it",
+        "the study has no images; a test study is still part of the submission",
     )
-    MISSING_SERIES = ("missing_series", "the table describes this series, the image folder has it not", "no images")
-    NOT_IN_TABLE = ("not_in_table", "the image folder has this study, no table names it", "converted, without labels")
+    MISSING_SERIES = (
+        "missing_series",
+        "a table describes this series, but the image folder does not contain it",
+        "the series has no images",
+    )
+    NOT_IN_TABLE = (
+        "not_in_table",
+        "the image folder contains this study, but no table names it",
+        "the study is converted without labels",
+    )
     ID_ASSIGNED = (
         "id_assigned",
-        "a folder of new studies whose name is no number",
-        "it is called by the number that the message says",
+        "the name of a folder of new studies is not a number",
+        "the folder gets the number that the message gives",
     )
-    EMPTY_FOLDER = ("empty_folder", "a study without series, or a series without any readable image", "left out")
+    EMPTY_FOLDER = (
+        "empty_folder",
+        "a study has no series, or a series has no readable image",
+        "the study or series is skipped",
+    )
     MISPLACED = (
         "misplaced",
-        "a file or folder one level too high or too low",
-        "a series folder that the table gives to one study is read as that study's; anything else is left out",
+        "a file or folder lies one level too high or too low, or in the folder of another study",
+        "a series folder that the table assigns to exactly one study is read as that study's; anything else is skipped",
     )
     LINK_OUTSIDE = (
         "link_outside",
-        "a link that leads outside the image folder",
-        "not followed; copy what it points to if it belongs here",
+        "a link points outside the image folder",
+        "the link is not followed; copy its target into the image folder if it belongs there",
     )
     SECOND_NAME = (
         "second_name",
-        "a link to a study's folder that lies in the image folder under a name of its own",
-        "left out: the study is read once",
+        "a link points to a study folder that is already in the image folder under another name",
+        "the link is skipped, so the study is read once",
     )
     CANNOT_OPEN = (
         "cannot_open",
-        "the system refuses to open a file, or to list or enter a folder: permissions, a broken disk",
-        "left out; correct it and run again",
+        "the operating system refuses to open a file, or to list or enter a folder (permissions, a broken disk)",
+        "the file or folder is skipped; correct the cause and run again",
     )
     # Files
     NOT_DICOM = (
         "not_dicom",
-        "no DICOM image: empty, text, DICOMDIR, what a file manager left (`.DS_Store`), a broken link, a device",
-        "left out",
+        "not a DICOM image: an empty file, a text, a DICOMDIR, a file manager's file (`.DS_Store`), a broken link, a "
+        "device",
+        "the file is skipped",
     )
-    UNREADABLE = ("unreadable", "a header that cannot be parsed", "left out")
+    UNREADABLE = ("unreadable", "the header cannot be parsed", "the file is skipped")
     FILE_META = (
         "file_meta",
-        "no preamble, or no transfer syntax: the file has lost its first bytes",
-        "read as its first element is written",
+        "the preamble or the transfer syntax is missing, because the file has lost its first bytes",
+        "the encoding is inferred from the first element",
     )
-    NO_PIXELS = ("no_pixels", "no pixel data, or a file cut before them, which pydicom reads as empty", "left out")
-    TRUNCATED = ("truncated", "the header promises more pixels than the file holds", "left out")
+    NO_PIXELS = (
+        "no_pixels",
+        "the file has no pixel data, or is cut off before them (pydicom reads such a file as empty)",
+        "the file is skipped",
+    )
+    TRUNCATED = (
+        "truncated",
+        "the file holds fewer pixels than its header describes",
+        "the file, or the damaged frame, is skipped",
+    )
     SURPLUS_BYTES = (
         "surplus_bytes",
-        "more bytes of pixels than the header promises",
-        "the promised ones are read, the rest is left",
+        "the file holds more bytes of pixels than its header describes",
+        "the described pixels are read, the remaining bytes are ignored",
     )
     UNDELIMITED = (
         "undelimited",
-        "compressed pixels that are whole, but whose end is not marked; pydicom reads such a file as empty",
-        "read as if it were marked",
+        "compressed pixels are complete, but the delimiter after them is missing (pydicom reads such a file as empty)",
+        "the pixels are read as if the delimiter were present",
     )
     TOO_MANY_PIXELS = (
         "too_many_pixels",
-        "an image of more than `--max-pixels`, or a deflated file that would hold more",
-        "left out, undecoded",
+        "an image has more than `max_pixels` pixels, or a deflated file would hold more than that",
+        "the file is skipped without decoding it",
     )
-    NOT_GREY = ("not_grey", "a colour, palette or phase image: not what is read on MR", "left out")
-    MULTI_FRAME = ("multi_frame", "more frames in one file than the 999 that can be numbered", "left out")
+    NOT_GREY = (
+        "not_grey",
+        "a colour, palette or phase image: only grey magnitude images are read",
+        "the file or frame is skipped",
+    )
+    MULTI_FRAME = (
+        "multi_frame",
+        "a file has more frames than the 999 that can be numbered",
+        "the file is skipped",
+    )
     NO_DECODER = (
         "no_decoder",
-        "a compression that no installed package reads",
-        "left out; a package to install is named",
+        "no installed package can decode the compression",
+        "the file is skipped; the message names a package to install",
     )
-    UNDECODABLE = ("undecodable", "pixels that their decoder refuses, or values that the header rules out", "left out")
+    UNDECODABLE = (
+        "undecodable",
+        "the decoder rejects the pixels, or the header rules out the decoded values",
+        "the file or frame is skipped",
+    )
     WRONG_SHAPE = (
         "wrong_shape",
-        "the compressed image is not of the size, or has more bits, than the header promises",
-        "left out",
+        "the compressed image has another size, or more bits, than the header describes",
+        "the file or frame is skipped",
     )
     STREAM_PRECISION = (
         "stream_precision",
-        "the compressed image has 8 bits where the header promises more",
-        "read as it is",
+        "the compressed image has 8 bits, but the header describes more",
+        "the image is read with 8 bits",
     )
     STREAM_SIGN = (
         "stream_sign",
-        "the compressed image has values with a sign where the header promises none, or the reverse",
-        "read where that leaves one meaning: negative values under a header without a sign are left out",
+        "the compressed image has signed values and the header describes unsigned ones, or the reverse",
+        "the image is read, unless it has negative values under an unsigned header: then it is skipped",
     )
     ODD_HEADER = (
         "odd_header",
-        "a header value that cannot be meant: a rescale slope of 0 or no number, padding that covers a whole picture",
-        "not applied: the values count as they are stored",
+        "a header value cannot be right: a rescale slope that is 0 or not a number, padding that covers the whole "
+        "image",
+        "the value is ignored: the pixels keep their stored values",
     )
-    CONSTANT_IMAGE = ("constant_image", "every pixel of an image is the same", "written as it is")
+    CONSTANT_IMAGE = ("constant_image", "all pixels of an image have the same value", "the image is written unchanged")
     NO_GEOMETRY = (
         "no_geometry",
-        "position, orientation or spacing is missing or impossible",
-        "the image is written, but carries no region",
+        "the position, orientation or pixel spacing is missing or impossible",
+        "the image is written, but no region uses it",
     )
     DUPLICATE_INSTANCE = (
         "duplicate_instance",
-        "two files of one instance number in a series, or a frame whose number is a file's",
-        "the first by its file's number is kept, before a frame the file; where the files are numbered apart, both are",
+        "two files of a series have the same instance number, or a frame has the number of a file",
+        "the first in the order of file names is kept, and a file is preferred to a frame; if the file names give "
+        "different numbers, both are kept",
     )
     FOREIGN_IMAGE = (
         "foreign_image",
-        "a file whose identifiers (StudyInstanceUID, SeriesInstanceUID) are not those of most files beside it",
-        "left out where it is of another examination, kept where only its series is another",
+        "the identifiers of a file (StudyInstanceUID, SeriesInstanceUID) differ from those of most files beside it",
+        "the file is skipped if it belongs to another examination, and kept if only its series differs",
     )
     ODD_VALUES = (
         "odd_values",
-        "an image whose values lie far from its series': a slip in its rescale slope, a damaged picture",
-        "it has no say in its series' window, and is windowed by itself",
+        "the values of an image lie far from those of its series: a wrong rescale slope, or a damaged image",
+        "the image does not contribute to the window of its series and has a window of its own",
     )
     # Series
     VIEW_GUESSED = (
         "view_guessed",
         "no table describes the series",
-        "its orientation and echo times say which of the three kinds it is",
+        "its view is guessed from its orientation and echo times",
     )
     VIEW_MISMATCH = (
         "view_mismatch",
-        "the table says sagittal, the images are axial, or the reverse",
-        "the images are believed",
+        "the table describes a sagittal series, but the images are axial, or the reverse",
+        "the view is taken from the images",
     )
     WEIGHTING_MISMATCH = (
         "weighting_mismatch",
-        "the table says T1 and the header T2, or the reverse",
-        "the table is believed; where two sagittal series contradict it crosswise they are exchanged (`view_mismatch`)",
+        "the table describes a T1 series and the header a T2 series, or the reverse",
+        "the view is taken from the table; if two sagittal series contradict it crosswise, their views are exchanged "
+        "(`view_mismatch`)",
     )
     ODD_SLICES = (
         "odd_slices",
-        "some images lie in another plane than their series, as a localiser's do",
-        "those images are written, but carry no region",
+        "some images of a series lie in another plane than the rest, as those of a localiser do",
+        "the images are written, but no region uses them",
     )
     OTHER_STATION = (
         "other_station",
-        "a series of the neck or the chest among lumbar ones",
-        "its images are written, but carry no region; where one series stands against one, both are used",
+        "a series shows the neck or the chest, the others the lumbar spine",
+        "its images are written, but no region uses them; of two series that lie apart, both are used",
     )
     UNKNOWN_VIEW = (
         "unknown_view",
-        "a series of none of the three kinds",
-        "its images are written, but carry no region",
+        "a series has none of the three views",
+        "its images are written, but no region uses them",
     )
     # Marks
-    MARK_WITHOUT_IMAGE = ("mark_without_image", "the image of a mark is missing or has no geometry", "not used")
-    MARK_OFF_IMAGE = ("mark_off_image", "a mark outside its image", "not used")
-    DUPLICATE_MARK = ("duplicate_mark", "a second mark of one site, at another place", "the first is kept")
+    MARK_WITHOUT_IMAGE = (
+        "mark_without_image",
+        "the image of a mark is missing or has no geometry",
+        "the mark is not used",
+    )
+    MARK_OFF_IMAGE = ("mark_off_image", "a mark lies outside its image", "the mark is not used")
+    DUPLICATE_MARK = ("duplicate_mark", "a site has a second mark at another position", "the first mark is kept")
     MARK_IN_OTHER_VIEW = (
         "mark_in_other_view",
-        "a mark in another view than its site is marked in, or in a coronal image, or at another station of the spine",
-        "used where the image is a sagittal or axial one of the lumbar spine, because millimetres are millimetres",
+        "a mark lies in another view than its site is marked in, in a coronal image, or outside the lumbar spine",
+        "the mark is used if its image is a sagittal or axial one of the lumbar spine, because its position in "
+        "millimetres is still right",
     )
     MARKS_SWAPPED = (
         "marks_swapped",
-        "the left mark lies on the patient's right and the right one on the left",
-        "the two places are exchanged; each label stays with its name",
+        "the left mark lies on the patient's right and the right mark on the left",
+        "the two positions are exchanged; each label stays with its side",
     )
     MARK_WRONG_SIDE = (
         "mark_wrong_side",
-        "one mark lies on the other side of the patient, its fellow does not",
-        "not used: the atlas places the site by the other marks",
+        "one of a pair of marks lies on the wrong side of the patient, the other does not",
+        "the mark is not used: the atlas places the site by the other marks",
     )
     MARK_OUT_OF_ORDER = (
         "mark_out_of_order",
-        "marks of one kind that do not descend from L1-L2 to L5-S1",
-        "those in doubt are not used: the atlas places their sites by the other marks",
+        "the marks of one condition do not descend from L1-L2 to L5-S1",
+        "the doubtful marks are not used: the atlas places their sites by the other marks",
     )
     MARK_FAR = (
         "mark_far",
-        "a mark far from the others of its level",
-        "not used: the atlas places the site by the other marks",
+        "a mark lies far from the other marks of its level",
+        "the mark is not used: the atlas places the site by the other marks",
     )
     SITES_NOT_FOUND = (
         "sites_not_found",
-        "sites of a study that nobody marked and that no atlas can place",
-        "no regions there; a test study is answered for all the same",
+        "sites of a study are unannotated and no atlas can place them",
+        "these sites have no regions; a test study is still part of the submission",
     )
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that was skipped, repaired or guessed. `path` is relative to the image folder, or a table's name."""
+    """A row of ``faults.csv``. `path` is relative to the image folder, or ``table.csv:line``."""
 
     study_id: int | None
     series_id: int | None
@@ -245,7 +288,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Repair:
-    """What had to be put right, or should be known, about a file that was read all the same."""
+    """A note about a file that was read: what had to be corrected, guessed or ignored."""
 
     kind: FaultKind
     message: str
@@ -253,7 +296,7 @@ class Repair:
 
 
 class FileFault(Exception):
-    """A file, or a frame of one, that gives no image, and why."""
+    """The reason why a file, or one of its frames, gives no image."""
 
     def __init__(self, kind: FaultKind, message: str) -> None:
         super().__init__(message)
@@ -262,14 +305,14 @@ class FileFault(Exception):
 
 
 def markdown() -> str:
-    """``docs/faults.md``: every kind, what it means and what is done."""
+    """Return the text of ``docs/faults.md``: a table of every kind, what it means and what is done."""
     lines = [
-        "# Faults: what `prepare_data.py` could not use, repaired or guessed",
+        "# Faults: what `prepare_data.py` skipped, repaired or guessed",
         "",
         "Every row of `faults.csv` is one fault: `study_id`, `series_id`, `path` (relative to the image folder, or",
-        "`table.csv:line`), `kind`, `action` and `message`. An action is `skipped` (left out), `repaired` (put right,",
-        "for certain), `guessed` (decided from other evidence) or `kept` (used as it is). A fault costs the file, row",
-        "or series that it names and nothing else. `python prepare_data.py --check` prints them and writes nothing.",
+        "`table.csv:line`), `kind`, `action` and `message`. The action is `skipped` (not used), `repaired` (corrected",
+        "with certainty), `guessed` (decided from other evidence) or `kept` (used as it is). A fault affects only the",
+        "file, row or series that it names. `python prepare_data.py --check` prints all faults and writes nothing.",
         "",
         "| kind | what it means | what is done |",
         "|---|---|---|",

@@ -1,4 +1,4 @@
-"""Small DICOM files for tests, written as the competition's are."""
+"""Write small DICOM files for tests, with the same elements as those of the competition."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ SAGITTAL = ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0))
 AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "data"
-needs_published_files = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published MR files are not here")
+needs_published_files = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published MR files do not exist here")
 
 
 def frame(
@@ -30,11 +30,11 @@ def frame(
 def write_slice(
     path: Path,
     pixels: np.ndarray,
-    place: Frame | None = None,
+    geometry: Frame | None = None,
     syntax: UID = ExplicitVRLittleEndian,
     **elements: Any,
 ) -> Path:
-    """One grey image; `elements` are set last, None removes one."""
+    """Write one grey image. `elements` are set last, by keyword; the value None removes an element."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -52,10 +52,10 @@ def write_slice(
     dataset.HighBit = dataset.BitsStored - 1
     dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
     dataset["PixelData"] = _pixel_data(pixels)
-    if place is not None:
-        dataset.ImagePositionPatient = list(place.position_mm)
-        dataset.ImageOrientationPatient = [*place.row_direction, *place.column_direction]
-        dataset.PixelSpacing = list(place.spacing_mm)
+    if geometry is not None:
+        dataset.ImagePositionPatient = list(geometry.position_mm)
+        dataset.ImageOrientationPatient = [*geometry.row_direction, *geometry.column_direction]
+        dataset.PixelSpacing = list(geometry.spacing_mm)
     if syntax != ExplicitVRLittleEndian:
         dataset.compress(syntax, generate_instance_uid=False)
     for name, value in elements.items():
@@ -68,13 +68,13 @@ def write_slice(
     return path
 
 
-def functional_group(place: Frame | None = None, **macros: dict[str, Any]) -> Dataset:
-    """An item of functional groups: where a frame lies, and other macros by name, each with its elements."""
-    if place is not None:
-        orientation = [*place.row_direction, *place.column_direction]
-        macros["PlanePositionSequence"] = {"ImagePositionPatient": list(place.position_mm)}
+def functional_group(geometry: Frame | None = None, **macros: dict[str, Any]) -> Dataset:
+    """Return an item of functional groups: the geometry of a frame, and other macros by name with their elements."""
+    if geometry is not None:
+        orientation = [*geometry.row_direction, *geometry.column_direction]
+        macros["PlanePositionSequence"] = {"ImagePositionPatient": list(geometry.position_mm)}
         macros["PlaneOrientationSequence"] = {"ImageOrientationPatient": orientation}
-        macros["PixelMeasuresSequence"] = {"PixelSpacing": list(place.spacing_mm)}
+        macros["PixelMeasuresSequence"] = {"PixelSpacing": list(geometry.spacing_mm)}
     group = Dataset()
     for macro, elements in macros.items():
         item = Dataset()
@@ -92,7 +92,7 @@ def write_enhanced(
     syntax: UID = ExplicitVRLittleEndian,
     **elements: Any,
 ) -> Path:
-    """(frames, rows, columns) in one file, with an item of functional groups each, or none at all."""
+    """Write `images` (frames, rows, columns) in one file, with one item of functional groups per frame, or none."""
     write_slice(path, images[0])
     dataset = dcmread(path)
     dataset.NumberOfFrames = len(images)

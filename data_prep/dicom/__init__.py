@@ -1,1 +1,1 @@
-"""One DICOM file -> its grey images, or the fault that says why not."""
+"""Read one DICOM file: its grey images, or the fault that explains why it gives none."""

@@ -1,4 +1,4 @@
-"""The packages that decode compressed pixels for pydicom: which are there, and how to run one that may misbehave."""
+"""Find the installed packages that decode compressed pixels for pydicom, and run them safely."""
 
 from functools import cache
 from typing import Any
@@ -25,11 +25,11 @@ from pydicom.uid import (
 from data_prep.dicom.native_output import captured_stderr
 from data_prep.faults import FaultKind, FileFault
 
-#: How libjpeg begins what it says of a stream whose image it had to make up in part.
+#: Start of the warning that libjpeg prints if the stream is damaged and part of the image is invented.
 _DAMAGED = "Corrupt JPEG data"
-#: What pyo3 calls the end of a decoder in Rust. It is no Exception, and its class cannot be imported.
+#: Name of the class that pyo3 raises if a decoder in Rust panics. It is not an Exception and cannot be imported.
 _RUST_PANIC = "PanicException"
-#: Of several decoders, the one to ask: what it returns for damaged streams was looked at.
+#: The decoder to use if several are installed: its results for damaged streams have been checked.
 _PREFERRED = {
     **dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), "pyjpegls"),
     **dict.fromkeys((JPEG2000Lossless, JPEG2000, RLELossless), "pylibjpeg"),
@@ -41,7 +41,7 @@ _COMPRESSED = (
 
 
 def decode_guarded(decoder: Decoder, source: bytes, **options: Any) -> npt.NDArray[Any]:
-    """Decode with native code. Raises FileFault for a stream that it finds damaged, also where it returns an image."""
+    """Decode with native code. Raise FileFault if the decoder reports damage, even if it returns an image."""
     plugin = _PREFERRED.get(decoder.UID, "")
     plugin = plugin if plugin in decoder.available_plugins else ""
     with captured_stderr() as output:
@@ -51,7 +51,7 @@ def decode_guarded(decoder: Decoder, source: bytes, **options: Any) -> npt.NDArr
             if type(error).__name__ != _RUST_PANIC:
                 raise
             raise FileFault(
-                FaultKind.UNDECODABLE, f"its decoder stopped: {' '.join(str(error).split())[:120]}"
+                FaultKind.UNDECODABLE, f"the decoder stopped: {' '.join(str(error).split())[:120]}"
             ) from None
     if _DAMAGED in output.text:
         raise FileFault(FaultKind.UNDECODABLE, " ".join(output.text.split())[:120])
@@ -59,18 +59,21 @@ def decode_guarded(decoder: Decoder, source: bytes, **options: Any) -> npt.NDArr
 
 
 def available_decoders() -> str:
-    """Each compressed transfer syntax and the packages that read it here: another text where one was installed."""
+    """List each compressed transfer syntax with the installed packages that decode it.
+
+    The text changes if a decoder is installed or removed: studies whose files had no decoder are then read again.
+    """
     return "; ".join(" ".join((syntax, *get_decoder(syntax).available_plugins)) for syntax in _COMPRESSED)
 
 
 @cache
 def find_decoder(syntax: UID) -> Decoder:
-    """Raises FileFault, which names the package to install, where nothing decodes this syntax."""
+    """Return pydicom's decoder of a transfer syntax. Raise FileFault, naming a package to install, if there is none."""
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
-        raise FileFault(FaultKind.NO_DECODER, f"{syntax.name}: nothing decodes it") from None
+        raise FileFault(FaultKind.NO_DECODER, f"{syntax.name}: no decoder exists for this transfer syntax") from None
     if not decoder.is_available:
         missing = "; ".join(" ".join(text.split()) for text in decoder.missing_dependencies)
-        raise FileFault(FaultKind.NO_DECODER, f"{syntax.name} needs one of: {missing}")
+        raise FileFault(FaultKind.NO_DECODER, f"{syntax.name}: no decoder is installed; install one of: {missing}")
     return decoder

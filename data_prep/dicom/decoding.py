@@ -1,7 +1,7 @@
-"""The stored values of one frame, decoded by pydicom and held against what the header promised.
+"""Decode the stored values of a frame with pydicom and check them against the header's description.
 
-Nothing is decoded before the promise was held against the limits, against the bytes that are there,
-and, where a frame is compressed, against what its codestream says of itself.
+Before anything is decoded, the description is checked against the limits, against the number of bytes in the file
+and, if the frame is compressed, against the header of its codestream.
 """
 
 from typing import Any
@@ -11,32 +11,32 @@ import numpy.typing as npt
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGExtended12Bit, RLELossless
 
-from data_prep.dicom.codestreams import Codestream, ends, read_codestream, rle_segments
+from data_prep.dicom.codestreams import Codestream, has_end_marker, read_codestream, rle_segments
 from data_prep.dicom.decoders import decode_guarded, find_decoder
-from data_prep.dicom.dicom_file import DicomFile, without_remarks
+from data_prep.dicom.dicom_file import DicomFile, pydicom_warnings_ignored
 from data_prep.dicom.fragments import Fragments, encoded_frame, find_fragments
 from data_prep.dicom.header_values import READ_ERRORS, HeaderError
-from data_prep.dicom.pixel_description import promise_of
+from data_prep.dicom.pixel_description import read_pixel_description
 from data_prep.faults import FaultKind, FileFault, Repair
 
 StoredValues = npt.NDArray[np.integer[Any]]
 
-#: RLE writes at most 128 equal bytes as two.
+#: RLE compresses at most 128 equal bytes to two.
 _RLE_RATIO = 64
-#: A compressed frame larger than this many times its pixels, and this many bytes, holds something else.
+#: A compressed frame may be larger than its pixels by this factor, plus this many bytes; anything larger is rejected.
 _LARGEST_CODESTREAM_RATIO, _CODESTREAM_SLACK = 2, 1 << 20
 
 
 class FrameDecoder:
     """Decodes the frames of one file.
 
-    repairs: what was put right so far; it grows as frames are decoded.
-    Raises FileFault, already when it is made, where the file cannot hold what its header promises.
+    The constructor raises FileFault if the file cannot hold the pixels that its header describes. `description` is
+    that of the header; `repairs` lists what had to be corrected so far and grows as frames are decoded.
     """
 
     def __init__(self, file: DicomFile, max_pixels: int) -> None:
         try:
-            self.promise = promise_of(file.header, max_pixels)
+            self.description = read_pixel_description(file.header, max_pixels)
         except HeaderError as error:
             raise FileFault(FaultKind.UNDECODABLE, str(error)) from None
         self.repairs: list[Repair] = []
@@ -49,9 +49,12 @@ class FrameDecoder:
             self._check_length()
 
     def decode(self, frame: int) -> StoredValues:
-        """(rows, columns) of one frame, counted from 0, in native byte order. Raises FileFault."""
+        """Return the stored values (rows, columns) of one frame, counted from 0, in native byte order.
+
+        Raises FileFault if the frame cannot be decoded.
+        """
         try:
-            with without_remarks():
+            with pydicom_warnings_ignored():
                 if self._fragments is None:
                     return self._native(frame)
                 return self._compressed(self._encoded(self._fragments, frame))
@@ -61,46 +64,50 @@ class FrameDecoder:
             raise FileFault(FaultKind.UNDECODABLE, _one_line(error)) from None
 
     def _check_length(self) -> None:
-        """Uncompressed pixels: neither too few, nor more than make the promised frames."""
-        promised = self.promise.frame_bytes * self.promise.frames
+        """Check the length of uncompressed pixels: raise FileFault for too few bytes, note surplus ones."""
+        described = self.description.frame_bytes * self.description.frames
         held = self._file.end - self._file.start
-        if held < promised:
-            raise FileFault(FaultKind.TRUNCATED, f"{promised} bytes of pixels promised, {held} there")
-        if held > promised + promised % 2:  # an odd length is padded to an even one
-            message = f"{held} bytes of pixels for the {promised} promised: those after them were left out"
+        if held < described:
+            message = f"{held} bytes of pixels: the header describes {described}"
+            raise FileFault(FaultKind.TRUNCATED, message)
+        if held > described + described % 2:  # an odd length is padded to an even one
+            message = f"{held} bytes of pixels: the header describes {described}; the remaining bytes are ignored"
             self.repairs.append(Repair(FaultKind.SURPLUS_BYTES, message))
 
     def _checked_fragments(self) -> Fragments:
-        """Compressed pixels: a fragment for each frame, none of them too small or too large for its pixels."""
+        """Locate the fragments of compressed pixels. Raise FileFault for too few of them, or for one too large."""
         fragments = find_fragments(self._file)
-        lengths = [length for _, length in fragments.places]
-        if len(lengths) < self.promise.frames or not sum(lengths):
-            message = f"{self.promise.frames} frame(s) promised, {len(lengths)} fragment(s) there"
+        lengths = [length for _, length in fragments.locations]
+        if len(lengths) < self.description.frames or not sum(lengths):
+            message = f"{len(lengths)} non-empty fragment(s): the header describes {self.description.frames} frame(s)"
             raise FileFault(FaultKind.TRUNCATED, message)
-        largest = sum(lengths) if self.promise.frames == 1 else max(lengths)
-        if largest > self.promise.frame_bytes * _LARGEST_CODESTREAM_RATIO + _CODESTREAM_SLACK:
-            message = f"{largest} compressed bytes for {self.promise.frame_bytes} of pixels"
+        largest = sum(lengths) if self.description.frames == 1 else max(lengths)
+        if largest > self.description.frame_bytes * _LARGEST_CODESTREAM_RATIO + _CODESTREAM_SLACK:
+            message = f"{largest} compressed bytes: too many for the {self.description.frame_bytes} bytes of a frame"
             raise FileFault(FaultKind.UNDECODABLE, message)
         if not fragments.delimited:
-            # Each fragment is whole, and each frame is checked to be: nothing is missing but the mark itself.
+            # Each fragment is complete, and each frame is checked when it is decoded: only the delimiter is missing.
             message = "the sequence delimiter after the pixels is missing"
             self.repairs.append(Repair(FaultKind.UNDELIMITED, message))
         return fragments
 
     def _encoded(self, fragments: Fragments, frame: int) -> bytes:
-        """A single image that ends with its first fragment has no part in those that follow."""
-        encoded = encoded_frame(self._file, fragments, frame, self.promise.frames)
-        surplus = len(encoded) - fragments.places[0][1]
-        if self.promise.frames > 1 or surplus == 0 or not self._is_whole(first := encoded[:-surplus]):
+        """Return the compressed bytes of one frame.
+
+        If the first fragment of a single image is already complete, the fragments after it are ignored.
+        """
+        encoded = encoded_frame(self._file, fragments, frame, self.description.frames)
+        surplus = len(encoded) - fragments.locations[0][1]
+        if self.description.frames > 1 or surplus == 0 or not self._is_complete(first := encoded[:-surplus]):
             return encoded
-        message = f"{surplus} compressed bytes after the end of the image: left out"
+        message = f"{surplus} compressed bytes after the end of the image are ignored"
         self.note(Repair(FaultKind.SURPLUS_BYTES, message))
         return first
 
-    def _is_whole(self, fragment: bytes) -> bool:
-        """Whether a fragment is an image; of RLE, which has no end marker, decoding it tells."""
+    def _is_complete(self, fragment: bytes) -> bool:
+        """Return whether a fragment is a complete image. RLE has no end marker, so it is decoded to find out."""
         if self._file.syntax != RLELossless:
-            return ends(fragment)
+            return has_end_marker(fragment)
         try:
             self._compressed(fragment)
         except (FileFault, *READ_ERRORS):
@@ -109,7 +116,7 @@ class FrameDecoder:
 
     def _native(self, frame: int) -> StoredValues:
         self._file.source.seek(self._file.start)
-        image = self._run(self._file.source, index=frame, number_of_frames=self.promise.frames)
+        image = self._run(self._file.source, index=frame, number_of_frames=self.description.frames)
         return self._used_bits(image)
 
     def _compressed(self, encoded: bytes) -> StoredValues:
@@ -119,108 +126,112 @@ class FrameDecoder:
             return self._used_bits(self._run(source))
         # The decoders' cells are as wide as the codestream needs, whatever the header allocates.
         allocated = next(bits for bits in (8, 16, 32) if stream.bits <= bits)
-        stored, signed = min(self.promise.bits_stored, stream.bits), self._reads_signed(stream)
-        if allocated < self.promise.bits_stored:
-            message = f"{stream.bits} bits in the compressed image, {self.promise.bits_stored} promised: read as it is"
+        stored, signed = min(self.description.bits_stored, stream.bits), self._reads_signed(stream)
+        if allocated < self.description.bits_stored:
+            described = self.description.bits_stored
+            message = f"the compressed image has {stream.bits} bits, the header describes {described}: read unchanged"
             self.note(Repair(FaultKind.STREAM_PRECISION, message, "kept"))
             signed = signed and not stream.cosine
         image = self._run(source, bits_allocated=allocated, bits_stored=stored, pixel_representation=int(signed))
         return self._in_range(image)
 
     def _reads_signed(self, stream: Codestream) -> bool:
-        """Whether values are decoded with a sign, where the codestream has an opinion of its own.
+        """Return whether to decode signed values, if codestream and header may differ; note a difference.
 
-        Without a sign in fewer bits than promised, they are as they are, because none can be negative. Without one in
-        all bits, they are a signed image that was compressed as bare cells, whose bits the decoder reads as the header
-        says. With a sign under a header that has none, they are read with it, and `_in_range` refuses negative ones.
+        An unsigned stream with fewer bits than described has no negative values: it is decoded as unsigned. An
+        unsigned stream with all bits holds a signed image that was compressed as bare cells: it is decoded as signed.
+        A signed stream under an unsigned header is decoded as signed, and `_in_range` rejects negative values.
         """
-        promised = self.promise.signed
-        if stream.signed in (None, promised):
-            return promised
-        found, other = ("a sign", "none") if stream.signed else ("no sign", "one")
-        self.note(Repair(FaultKind.STREAM_SIGN, f"{found} in the compressed image, {other} promised"))
-        return not promised if stream.signed else stream.bits >= self.promise.bits_stored
+        described = self.description.signed
+        if stream.signed in (None, described):
+            return described
+        found, other = ("signed", "unsigned") if stream.signed else ("unsigned", "signed")
+        message = f"the compressed image has {found} values, the header describes {other} ones"
+        self.note(Repair(FaultKind.STREAM_SIGN, message))
+        return not described if stream.signed else stream.bits >= self.description.bits_stored
 
     def _checked_stream(self, encoded: bytes) -> Codestream | None:
-        """What the codestream says, where it agrees with the header."""
-        promise = self.promise
+        """Read the header of a codestream; raise FileFault if it contradicts the DICOM header. None for RLE."""
+        description = self.description
         stream = read_codestream(encoded, self._file.syntax)
         if stream is None:
-            if promise.frame_bytes > len(encoded) * _RLE_RATIO:
-                message = f"{promise.frame_bytes} bytes promised, {len(encoded)} of RLE cannot hold them"
+            if description.frame_bytes > len(encoded) * _RLE_RATIO:
+                message = f"{len(encoded)} bytes of RLE: cannot hold the {description.frame_bytes} bytes described"
                 raise FileFault(FaultKind.TRUNCATED, message)
-            if (segments := rle_segments(encoded)) != promise.bits_allocated // 8:
-                message = f"{segments} RLE segments for pixels of {promise.bits_allocated // 8} bytes"
+            if (segments := rle_segments(encoded)) != description.bits_allocated // 8:
+                message = (
+                    f"{segments} RLE segments: expected {description.bits_allocated // 8}, one per byte of a pixel"
+                )
                 raise FileFault(FaultKind.WRONG_SHAPE, message)
             return None
-        if (stream.rows, stream.columns, stream.samples) != (promise.rows, promise.columns, 1):
-            found = f"{stream.rows} x {stream.columns} pixels of {stream.samples} sample(s)"
-            message = f"{found} compressed, {promise.rows} x {promise.columns} of one promised"
+        if (stream.rows, stream.columns, stream.samples) != (description.rows, description.columns, 1):
+            found = f"{stream.rows} x {stream.columns} pixels with {stream.samples} sample(s) per pixel"
+            message = f"the compressed image has {found}: expected {description.rows} x {description.columns} with 1"
             raise FileFault(FaultKind.WRONG_SHAPE, message)
-        if stream.bits > promise.bits_allocated:
-            message = f"{stream.bits} bits a pixel compressed, {promise.bits_allocated} promised"
+        if stream.bits > description.bits_allocated:
+            message = f"the compressed image has {stream.bits} bits per pixel: expected {description.bits_allocated}"
             raise FileFault(FaultKind.WRONG_SHAPE, message)
         if not stream.complete:
-            raise FileFault(FaultKind.TRUNCATED, "the compressed image stops before its end marker")
+            raise FileFault(FaultKind.TRUNCATED, "the end marker of the compressed image is missing")
         twelve_bits = self._file.syntax == JPEGExtended12Bit and stream.bits > 8
         if twelve_bits and "pylibjpeg" not in self._decoder.available_plugins:
-            message = "JPEG Extended of 12 bits needs pylibjpeg-libjpeg, whose licence is the GPL: not installed by us"
+            message = "JPEG Extended with 12 bits: install pylibjpeg-libjpeg (its licence is the GPL) to decode it"
             raise FileFault(FaultKind.NO_DECODER, message)
         return stream
 
     def _run(self, source: Any, **options: Any) -> StoredValues:
-        """Let pydicom decode, and hold the array against the promise."""
-        promise = self.promise
-        described: dict[str, Any] = {
-            "rows": promise.rows,
-            "columns": promise.columns,
+        """Decode with pydicom and check shape and type of the array; `options` replace the described values."""
+        description = self.description
+        arguments: dict[str, Any] = {
+            "rows": description.rows,
+            "columns": description.columns,
             "samples_per_pixel": 1,
             "photometric_interpretation": "MONOCHROME2",
             "number_of_frames": 1,
-            "bits_allocated": promise.bits_allocated,
-            # All bits of a cell, because pydicom knows of no other highest bit than the one below it.
-            "bits_stored": promise.bits_allocated,
-            "pixel_representation": int(promise.signed),
+            "bits_allocated": description.bits_allocated,
+            # All bits of a cell, because pydicom assumes that the high bit is bits_stored - 1; see `_used_bits`.
+            "bits_stored": description.bits_allocated,
+            "pixel_representation": int(description.signed),
             "pixel_keyword": "PixelData",
             "pixel_vr": "OW" if self._file.word_pixels else "OB",
         }
-        described |= options
+        arguments |= options
         if self._fragments is None:
-            image, _ = self._decoder.as_array(source, raw=True, validate=False, **described)
+            image, _ = self._decoder.as_array(source, raw=True, validate=False, **arguments)
         else:
-            image = decode_guarded(self._decoder, source, raw=True, validate=False, **described)
-        if image.shape != (promise.rows, promise.columns):
-            message = f"decoded to {image.shape}, promised {promise.rows} x {promise.columns}"
+            image = decode_guarded(self._decoder, source, raw=True, validate=False, **arguments)
+        if image.shape != (description.rows, description.columns):
+            message = f"decoded to the shape {image.shape}: expected {description.rows} x {description.columns}"
             raise FileFault(FaultKind.WRONG_SHAPE, message)
         if image.dtype.kind not in "iu":
             raise FileFault(FaultKind.UNDECODABLE, f"decoded to {image.dtype}: expected whole numbers")
         return image.astype(image.dtype.newbyteorder("="), copy=False)
 
     def _used_bits(self, image: StoredValues) -> StoredValues:
-        """Without the bits of a cell that are not the value's: zeros, or the sign, take their place."""
-        promise = self.promise
-        above, below = promise.bits_allocated - promise.high_bit - 1, promise.high_bit + 1 - promise.bits_stored
+        """Remove the bits of each cell that do not belong to its value; zeros, or the sign, replace them."""
+        bits_stored, high_bit = self.description.bits_stored, self.description.high_bit
+        above, below = self.description.bits_allocated - high_bit - 1, high_bit + 1 - bits_stored
         if not above and not below:
             return image
-        if promise.signed:
+        if self.description.signed:
             return np.right_shift(np.left_shift(image, above), above + below)
-        return np.bitwise_and(np.right_shift(image, below), (1 << promise.bits_stored) - 1).astype(image.dtype)
+        return np.bitwise_and(np.right_shift(image, below), (1 << bits_stored) - 1).astype(image.dtype)
 
     def _in_range(self, image: StoredValues) -> StoredValues:
-        """A codestream has no unused bits: what the promised ones cannot hold is damage."""
-        bits = self.promise.bits_stored
-        lowest, highest = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if self.promise.signed else (0, (1 << bits) - 1)
+        """Raise FileFault for values outside the described bits: a codestream has no unused bits to explain them."""
+        bits, signed = self.description.bits_stored, self.description.signed
+        lowest, highest = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
         if image.min() < lowest or image.max() > highest:
-            message = f"values {image.min()} to {image.max()}, expected {lowest} to {highest}"
+            message = f"decoded values from {image.min()} to {image.max()}: expected {lowest} to {highest}"
             raise FileFault(FaultKind.UNDECODABLE, message)
         return image
 
     def note(self, repair: Repair) -> None:
-        """Once for all frames of a file."""
+        """Add a repair, once for all frames of the file."""
         if repair not in self.repairs:
             self.repairs.append(repair)
 
 
 def _one_line(error: BaseException) -> str:
-    """A decoder's error and the beginning of its message: it saw pixels, and numbers of the header."""
+    """Return a decoder's error and the start of its message, which can quote only pixels and numbers of the header."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

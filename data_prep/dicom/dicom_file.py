@@ -1,8 +1,8 @@
-"""One DICOM file, opened: its header, and where its pixels lie. No pixel is decoded here.
+"""Open a DICOM file: read its header and locate its pixels. No pixel is decoded here.
 
-Only the elements named in `HEADER_KEYWORDS` are kept, so no name and no date gets further than this
-room. The header is parsed from the file's first `MAX_HEADER_BYTES`, and a deflated file is inflated
-up to a limit: no file takes more memory than that, whatever it says of itself.
+Only the elements named in `HEADER_KEYWORDS` are kept, so that no patient's name and no date leaves this module. The
+header is parsed from the first `MAX_HEADER_BYTES` of the file, and a deflated file is inflated up to a limit, so that
+no file, however damaged, takes more memory than that.
 """
 
 import os
@@ -28,14 +28,14 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import VR
 
-from data_prep.dicom.header_values import READ_ERRORS, quoted_identifier, unparsed
+from data_prep.dicom.header_values import READ_ERRORS, parse_failure, quoted_identifier
 from data_prep.faults import FaultKind, FileFault, Repair
 
-#: Longer headers are refused. One of 999 frames takes some 4 MB.
+#: Longer headers are rejected. The header of 999 frames takes about 4 MB.
 MAX_HEADER_BYTES = 8 << 20
-#: A deflated file may grow to a header and this many bytes a pixel of the largest image that is read.
+#: A deflated file may inflate to the largest header plus this many bytes per pixel of the largest image.
 INFLATED_BYTES_PER_PIXEL = 4
-#: What is read of a header: where an image lies, how its pixels are stored, how it was acquired.
+#: The header elements that are read: geometry, encoding of the pixels, acquisition.
 HEADER_KEYWORDS = (
     "InstanceNumber", "StudyInstanceUID", "SeriesInstanceUID", "SeriesDescription",
     "ImageType", "ComplexImageComponent", "EchoTime", "RepetitionTime",
@@ -49,10 +49,10 @@ HEADER_KEYWORDS = (
 
 _HEADER_TAGS = [tag for tag in map(tag_for_keyword, HEADER_KEYWORDS) if tag is not None]
 _PIXEL_DATA = 0x7FE00010
-#: Float, double float and integer pixel data; what comes after them is not read.
+#: The first of the elements for float, double float and integer pixel data; the elements after them are not read.
 _FIRST_PIXEL_TAG = 0x7FE00008
 _UNDEFINED_LENGTH = 0xFFFFFFFF
-#: Where the preamble is lost, a file begins with group 0002, or 0008 in either byte order.
+#: A file without preamble begins with group 0002, or with group 0008 in either byte order.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 _VALUE_REPRESENTATIONS = {name.value.encode() for name in VR}
 
@@ -61,11 +61,11 @@ _VALUE_REPRESENTATIONS = {name.value.encode() for name in VR}
 class DicomFile:
     """An open file.
 
-    header: the elements of `HEADER_KEYWORDS` that it has.
-    source, start, end: what holds its pixels, the offset of their first byte, and of the first byte that cannot
-    be theirs. Encapsulated pixels end earlier: only their fragments tell where.
-    word_pixels: pixel data are words (OW), which matters to bytes in big-endian files alone.
-    repairs: what had to be assumed to read it.
+    header: the elements of `HEADER_KEYWORDS` that the file has.
+    source, start, end: the stream that holds the pixels, the offset of their first byte, and the offset after their
+    last possible byte. Encapsulated pixels may end earlier, where their last fragment ends.
+    word_pixels: whether the pixel data are words (OW); this matters only for 8-bit pixels in big-endian files.
+    repairs: what had to be assumed to read the file.
     """
 
     header: Dataset
@@ -77,30 +77,30 @@ class DicomFile:
     repairs: tuple[Repair, ...]
 
     def read(self, offset: int, length: int) -> bytes:
-        """Bytes of the pixel data; fewer where they end before."""
+        """Return `length` bytes of the pixel data from `offset`, or fewer if the pixel data end before."""
         self.source.seek(self.start + offset)
         return self.source.read(max(0, min(length, self.end - self.start - offset)))
 
 
 @contextmanager
 def open_dicom(path: Path, max_pixels: int) -> Iterator[DicomFile]:
-    """Raises FileFault for what is no DICOM file, cannot be parsed, or has no pixel data."""
+    """Open a DICOM file. Raise FileFault if it is not one, cannot be parsed or has no pixel data."""
     try:
         file = path.open("rb")
     except OSError as error:
-        raise FileFault(FaultKind.CANNOT_OPEN, f"cannot be opened: {error.strerror}") from None
+        raise FileFault(FaultKind.CANNOT_OPEN, f"the file cannot be opened: {error.strerror}") from None
     with file:
         try:
-            with without_remarks():
+            with pydicom_warnings_ignored():
                 opened = _parse(file, max_pixels)
         except READ_ERRORS as error:
-            raise FileFault(FaultKind.UNREADABLE, unparsed(error)) from None
+            raise FileFault(FaultKind.UNREADABLE, parse_failure(error)) from None
         yield opened
 
 
 @contextmanager
-def without_remarks() -> Iterator[None]:
-    """Without pydicom's warnings about values that it reads tolerantly: what matters is checked."""
+def pydicom_warnings_ignored() -> Iterator[None]:
+    """Suppress pydicom's warnings about values that it reads tolerantly; every value that is used is checked here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -109,9 +109,9 @@ def without_remarks() -> Iterator[None]:
 def _parse(file: BinaryIO, max_pixels: int) -> DicomFile:
     size = os.fstat(file.fileno()).st_size
     if not size:
-        raise FileFault(FaultKind.NOT_DICOM, "an empty file")
+        raise FileFault(FaultKind.NOT_DICOM, "the file is empty")
     buffer = BytesIO(file.read(min(size, MAX_HEADER_BYTES)))
-    # What fits is read once and from memory; of larger files each frame is read when it is asked for.
+    # A small file is read once and kept in memory; the frames of a larger one are read from disk when they are decoded.
     source: BinaryIO = buffer if size <= MAX_HEADER_BYTES else file
     syntax, repairs = _read_meta(buffer)
     if syntax == DeflatedExplicitVRLittleEndian:
@@ -129,17 +129,17 @@ def _parse(file: BinaryIO, max_pixels: int) -> DicomFile:
     start = buffer.tell()
     end = size if length == _UNDEFINED_LENGTH else min(size, start + length)
     if length == _UNDEFINED_LENGTH and not syntax.is_encapsulated:
-        raise FileFault(FaultKind.UNREADABLE, f"pixel data of undefined length in {syntax.name}")
+        raise FileFault(FaultKind.UNREADABLE, f"the pixel data have no length, which {syntax.name} requires")
     return DicomFile(header, syntax, source, start, end, words, repairs)
 
 
 def _read_meta(buffer: BytesIO) -> tuple[UID, tuple[Repair, ...]]:
-    """The transfer syntax; leaves `buffer` at the first element of the data set."""
+    """Return the transfer syntax and what had to be assumed; leave `buffer` at the first element of the data set."""
     start = buffer.read(132)
     missing = []
     if start[128:] != b"DICM":
         if start[:2] not in _FIRST_GROUPS:
-            raise FileFault(FaultKind.NOT_DICOM, "no DICOM file (its preamble is missing)")
+            raise FileFault(FaultKind.NOT_DICOM, "not a DICOM file: the preamble is missing")
         buffer.seek(0)
         missing.append("preamble")
     found = ""
@@ -150,51 +150,54 @@ def _read_meta(buffer: BytesIO) -> tuple[UID, tuple[Repair, ...]]:
         missing.append("transfer syntax")
     syntax = UID(found) if found else _guess_syntax(buffer)
     if syntax.is_private or not syntax.is_transfer_syntax:
-        message = f"transfer syntax: {quoted_identifier(str(syntax))}, none of the standard's"
+        message = f"transfer syntax {quoted_identifier(str(syntax))}: not one of the standard"
         raise FileFault(FaultKind.NO_DECODER, message)
     if not missing:
         return syntax, ()
-    return syntax, (Repair(FaultKind.FILE_META, f"no {' and no '.join(missing)}: read as {syntax.name}"),)
+    return syntax, (Repair(FaultKind.FILE_META, f"missing: {' and '.join(missing)}; read as {syntax.name}"),)
 
 
 def _guess_syntax(buffer: BytesIO) -> UID:
-    """An explicit syntax spells a value representation after the first tag; big-endian ones write its group first."""
-    place = buffer.tell()
+    """Infer the transfer syntax from the first element of the data set.
+
+    An explicit syntax writes a value representation after the tag; a big-endian one begins with the tag's high byte.
+    """
+    start = buffer.tell()
     tag = buffer.read(6)
-    buffer.seek(place)
+    buffer.seek(start)
     if tag[4:6] not in _VALUE_REPRESENTATIONS:
         return ImplicitVRLittleEndian
     return ExplicitVRBigEndian if tag[:1] == b"\0" else ExplicitVRLittleEndian
 
 
 def _inflate(file: BinaryIO, limit: int) -> bytes:
-    """Raises FileFault for more than `limit` bytes, before they are there."""
+    """Inflate the rest of a file. Raise FileFault as soon as the result exceeds `limit` bytes."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = bytearray()
     while not inflater.eof:
         block = inflater.unconsumed_tail or file.read(1 << 16)
         piece = inflater.decompress(block, 1 << 20)
         if not block and not piece:
-            raise FileFault(FaultKind.TRUNCATED, "its deflated data set stops half-way")
+            raise FileFault(FaultKind.TRUNCATED, "the deflated data set is cut off")
         inflated += piece
         if len(inflated) > limit:
-            raise FileFault(FaultKind.TOO_MANY_PIXELS, f"inflates to more than {limit} bytes")
+            raise FileFault(FaultKind.TOO_MANY_PIXELS, f"the deflated file inflates to more than {limit} bytes")
     return bytes(inflated)
 
 
 def _pixel_element(buffer: BytesIO, syntax: UID, size: int) -> tuple[bool, int]:
-    """(whether the pixel data are words, their stated length); leaves `buffer` at their first byte."""
+    """Return whether the pixel data are words, and their stated length; leave `buffer` at their first byte."""
     little = syntax != ExplicitVRBigEndian
     element = buffer.read(8)
     if len(element) < 8:
         cut = size > MAX_HEADER_BYTES >= buffer.tell()
-        where = f" in its first {MAX_HEADER_BYTES} bytes" if cut else ": cut short, or not an image"
+        where = f" in the first {MAX_HEADER_BYTES} bytes" if cut else ": the file is cut off, or not an image"
         raise FileFault(FaultKind.NO_PIXELS, f"no pixel data{where}")
     group, number = struct.unpack("<HH" if little else ">HH", element[:4])
     if group << 16 | number != _PIXEL_DATA:
-        raise FileFault(FaultKind.NO_PIXELS, "no pixel data that are whole numbers: not an image")
+        raise FileFault(FaultKind.NO_PIXELS, "no pixel data of whole numbers: not an image")
     explicit = element[4:6] in (b"OB", b"OW", b"UN")
     length = buffer.read(4) if explicit else element[4:]
     if len(length) < 4:
-        raise FileFault(FaultKind.TRUNCATED, "its pixel data stop before their first byte")
+        raise FileFault(FaultKind.TRUNCATED, "the file ends before the first byte of the pixel data")
     return element[4:6] != b"OB", struct.unpack("<L" if little else ">L", length)[0]

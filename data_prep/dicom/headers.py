@@ -1,4 +1,4 @@
-"""What a DICOM header says about one image: where it lies and how it was acquired. Nothing else of it is read."""
+"""Read the geometry and the acquisition of one image from its DICOM header; nothing else of the header is read."""
 
 import math
 import re
@@ -8,16 +8,16 @@ from pathlib import Path
 from pydicom import Dataset
 from pydicom.tag import BaseTag, Tag
 
-from data_prep.dicom.dicom_file import without_remarks
+from data_prep.dicom.dicom_file import pydicom_warnings_ignored
 from data_prep.dicom.header_values import HeaderError, number, numbers, value_of, whole_number
 from data_prep.dicom.multi_frame import frame_instance
 from data_prep.geometry import Frame
 
 #: A spin echo is T1-weighted with a short echo and a short repetition time (ms); T2 and STIR have long ones.
 T1_ECHO_MS, T1_REPETITION_MS = 30.0, 1200.0
-#: T12 is a vertebra, and PAT1 a patient.
+#: Must not match T12, which is a vertebra, or PAT1, which is a patient.
 _WEIGHTING_WORD = re.compile(r"(?<![a-z0-9])(t1|t2|stir)(?![0-9])")
-#: Instance numbers become file names; DICOM's have at most 12 digits.
+#: Instance numbers become file names; in DICOM they have at most 12 digits.
 LARGEST_INSTANCE = 10**12
 #: StudyInstanceUID and SeriesInstanceUID.
 _UNIQUE_IDENTIFIERS = (Tag(0x0020000D), Tag(0x0020000E))
@@ -25,32 +25,40 @@ _UNIQUE_IDENTIFIERS = (Tag(0x0020000D), Tag(0x0020000E))
 
 @dataclass(frozen=True)
 class Header:
-    """Geometry and acquisition numbers of one image; `frame` is None, and `problem` says why, where it has none."""
+    """Geometry and acquisition of one image. Without usable geometry `frame` is None and `problem` is the reason."""
 
     instance_number: int
     frame: Frame | None
     problem: str
     weighting: str
-    """``t1`` or ``t2`` where the series description or the times tell, else empty."""
+    """``t1`` or ``t2``, from the series description or the times; empty if unknown."""
     own_number: int | None = None
-    """What the header calls the instance, whatever its file is called."""
+    """The InstanceNumber of the header, which may differ from the number in the file's name."""
     study_uid: str = field(default="", repr=False)
     series_uid: str = field(default="", repr=False)
-    """Only ever compared: with those of the other images in the folder."""
+    """Used only for comparison with the other images in the folder."""
 
 
 def read_header(dataset: Dataset, path: Path, frame_index: int = 0, frames: int = 1) -> Header:
-    """Of the image `frame_index`, counted from 0, of a file of `frames`; `dataset` is that frame's own header.
+    """Read the header of one image of a file.
 
-    Raises HeaderError where neither the file's name nor the header gives an instance number. The file's
-    name counts first, because the competition's tables speak of files.
+    The instance number is taken from the file's name if possible, because the competition's tables name files.
+
+    Args:
+        dataset: the header of this frame alone.
+        path: the file.
+        frame_index: number of the frame, counted from 0.
+        frames: number of frames in the file.
+
+    Raises:
+        HeaderError: if neither the file's name nor the header gives an instance number.
     """
-    with without_remarks():
+    with pydicom_warnings_ignored():
         instance = frame_instance(_file_number(dataset, path), frame_index, frames)
         frame, problem = None, ""
         try:
             frame = _frame(dataset)
-        except ValueError as error:  # a HeaderError, or what Frame says of numbers
+        except ValueError as error:  # a HeaderError, or Frame rejects the numbers
             problem = str(error)
         identifiers = (_identifier(dataset, tag) for tag in _UNIQUE_IDENTIFIERS)
         return Header(instance, frame, problem, _weighting(dataset), _own_number(dataset), *identifiers)
@@ -61,9 +69,10 @@ def _file_number(dataset: Dataset, path: Path) -> int:
         named = path.stem.isascii() and path.stem.isdigit()
         found = int(path.stem) if named else whole_number(dataset, "InstanceNumber")
     except HeaderError:
-        raise HeaderError("no instance number, neither in the file's name nor in its header") from None
+        raise HeaderError("neither the file's name nor its header gives an instance number") from None
     if not 0 <= found < LARGEST_INSTANCE:
-        raise HeaderError(f"an instance number of {len(str(abs(found)))} digits: expected 0 to {LARGEST_INSTANCE - 1}")
+        digits = len(str(abs(found)))
+        raise HeaderError(f"instance number of {digits} digits: expected 0 to {LARGEST_INSTANCE - 1}")
     return found
 
 
@@ -75,13 +84,13 @@ def _own_number(dataset: Dataset) -> int | None:
 
 
 def _identifier(dataset: Dataset, tag: BaseTag) -> str:
-    """As it is written, unparsed: enough to compare it; empty where it is missing."""
+    """Return an identifier unparsed, which is enough for comparison; empty if it is missing."""
     value = dataset.get_item(tag).value if tag in dataset else b""
     return value.decode("ascii", "replace").strip("\0 ") if isinstance(value, bytes) else str(value or "")
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
-    """Empty where an element is missing or cannot be parsed."""
+    """Return an element as text; empty if it is missing or cannot be parsed."""
     try:
         return str(value_of(dataset, keyword) or "")
     except HeaderError:
@@ -102,7 +111,7 @@ def _frame(dataset: Dataset) -> Frame:
 
 
 def _weighting(dataset: Dataset) -> str:
-    """From the series description; where it says nothing, from echo and repetition time."""
+    """Return the weighting that the series description names, else the one that echo and repetition time imply."""
     words = _text(dataset, "SeriesDescription").lower()
     try:
         echo, repetition = (number(dataset, name, math.nan) or math.nan for name in ("EchoTime", "RepetitionTime"))

@@ -1,7 +1,7 @@
-"""Multi-frame files: each frame's header as that of the single image it would have been.
+"""Multi-frame files: present the header of each frame as that of a single-frame file.
 
-Enhanced MR keeps geometry and rescale in functional groups (PS3.3 C.7.6.16), shared by all frames or
-one item a frame; the latter wins. Frame k of file N, counted from 1, is instance N * 1000 + k.
+Enhanced MR stores geometry and rescale in functional groups (PS3.3 C.7.6.16), one shared by all frames and one per
+frame; the latter takes precedence. Frame k of file N, counted from 1, gets the instance number N * 1000 + k.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from pydicom import Dataset
 
 from data_prep.dicom.pixel_description import MAX_FRAMES
 
-#: Functional group macros and what is taken of them, under the name that a single image has for it.
+#: For each functional group macro: the elements that are read, and the name of each in a single-frame file.
 _MACROS = {
     "PlanePositionSequence": {"ImagePositionPatient": "ImagePositionPatient"},
     "PlaneOrientationSequence": {"ImageOrientationPatient": "ImageOrientationPatient"},
@@ -29,9 +29,9 @@ _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
 class FrameHeaders(Sequence[Dataset]):
-    """One header for each of `frames`, made when it is asked for: a file may have hundreds.
+    """The headers of all frames of a file, each made on access because a file may have hundreds.
 
-    Where many frames have no functional groups, none has geometry: the file's own could be that of any of them.
+    If several frames have no functional groups, none of them has geometry: that of the file could belong to any.
     """
 
     def __init__(self, header: Dataset, frames: int) -> None:
@@ -40,7 +40,7 @@ class FrameHeaders(Sequence[Dataset]):
         own = not self._groups and not shared_groups and frames == 1
         self._common = header if own else _without(header, _GROUPS if frames == 1 else (*_GROUPS, *_GEOMETRY))
         for group in shared_groups[:1]:
-            _take(self._common, group)
+            _apply_group(self._common, group)
         self._last: tuple[int, Dataset] = (-1, self._common)
 
     def __len__(self) -> int:
@@ -52,7 +52,7 @@ class FrameHeaders(Sequence[Dataset]):
     def __getitem__(self, index: slice) -> list[Dataset]: ...
     def __getitem__(self, index: int | slice) -> Dataset | list[Dataset]:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(self._frames))]
+            return [self[frame] for frame in range(*index.indices(self._frames))]
         if not 0 <= index < self._frames:
             raise IndexError(index)
         if self._last[0] != index:
@@ -64,28 +64,28 @@ class FrameHeaders(Sequence[Dataset]):
             return self._common
         single = Dataset()
         single.update(self._common)
-        _take(single, self._groups[frame])
+        _apply_group(single, self._groups[frame])
         return single
 
 
 def frame_instance(file_number: int, frame: int, frames: int) -> int:
-    """The instance number of a frame, counted from 0, of file `file_number`."""
+    """Return the instance number of frame number `frame`, counted from 0, of `frames` in file `file_number`."""
     return file_number if frames == 1 else file_number * (MAX_FRAMES + 1) + frame + 1
 
 
-def _take(header: Dataset, group: Dataset) -> None:
-    """Set what `group`, an item of functional groups, says."""
+def _apply_group(header: Dataset, group: Dataset) -> None:
+    """Copy the elements of `group`, an item of functional groups, to `header`."""
     for macro, names in _MACROS.items():
         for item in _items(group, macro)[:1]:
             for name, single_name in names.items():
                 if name in item:
-                    # A new element: the one that is there belongs to other frames too.
+                    # Replace the element instead of changing it: other frames share it.
                     header.pop(single_name, None)
                     setattr(header, single_name, item.get(name))
 
 
 def _items(header: Dataset, name: str) -> Sequence[Dataset]:
-    """The items of a sequence; none where it is missing or empty."""
+    """Return the items of a sequence; none if it is missing or empty."""
     value = header.get(name)
     return value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else ()
 

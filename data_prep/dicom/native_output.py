@@ -1,7 +1,7 @@
-"""What native decoders write to the terminal, past Python: kept from it, and read.
+"""Capture what native decoders print to the terminal without going through Python.
 
-libjpeg says nowhere else that a stream is damaged and its image partly invented; Rust's decoder
-prints a stack when it stops. Nothing of that is for a person who converts 147,000 files.
+libjpeg reports only there that a stream is damaged and its image partly invented, and the decoder in Rust prints a
+stack trace if it stops. These messages must not fill the terminal of someone who converts 147,000 files.
 """
 
 import os
@@ -11,24 +11,24 @@ from contextlib import contextmanager
 from threading import RLock
 
 _STDERR = 2
-#: File descriptors belong to the process: two threads must not exchange one at a time.
+#: File descriptors belong to the process: only one thread at a time may redirect one.
 _LOCK = RLock()
 
 
 class NativeOutput:
-    """`text` is what was written while the block ran; empty until it has ended."""
+    """Captured output: `text` holds what was written during the block; it is empty until the block has ended."""
 
     text = ""
 
 
 @contextmanager
 def captured_stderr() -> Iterator[NativeOutput]:
-    """Point the process's standard error at a scratch file for the time of the block."""
+    """Redirect the standard error of the process to a scratch file during the block."""
     output = NativeOutput()
     with _LOCK:
         try:
             terminal = os.dup(_STDERR)
-        except OSError:  # a daemon without one: nothing to keep clean
+        except OSError:  # a daemon without standard error: there is nothing to capture
             yield output
             return
         scratch = _scratch_file()
@@ -48,7 +48,7 @@ _scratch: dict[int, int] = {}
 
 
 def _scratch_file() -> int:
-    """One file for each process: a forked one must not share its parent's place in it."""
+    """Return the scratch file of this process: a forked process must not share the file offset of its parent."""
     process = os.getpid()
     if process not in _scratch:
         with tempfile.TemporaryFile() as file:

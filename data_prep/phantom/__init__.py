@@ -1,4 +1,4 @@
-"""A synthetic cohort of real DICOM files: one three-dimensional spine per study, cut by every series."""
+"""Write a synthetic cohort of DICOM files: one three-dimensional spine per study, sliced by each of its series."""
 
 from data_prep.phantom.cohort import write_cohort
 from data_prep.phantom.protocols import Scanners, Size

@@ -1,8 +1,8 @@
-"""One patient: the spine's dimensions in millimetres, and what each site's grade does to them.
+"""The anatomy of one patient: dimensions of the spine in millimetres, and the effect of the grades on them.
 
-`draw_body` draws everything that a grade does not touch (size, posture, degeneration, distractors);
-`Patient` adds the grades and turns both into profiles along the spine, which `paint` reads.
-Every effect of a grade is monotone in it and confined to a few millimetres of its own site.
+`draw_body` draws everything that does not depend on grades (size, posture, degeneration, distractors). `Patient` adds
+the grades and turns both into profiles along the spine, which the painters use. The effect of a grade is monotone in
+the grade and limited to a few millimetres around its site.
 """
 
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ Array32 = npt.NDArray[np.float32]
 LEVELS = tuple(Level)
 SIDES = (Side.LEFT, Side.RIGHT)
 
-#: Discs from T11-T12 to S1-S2, of which these are graded (L1-L2 is the third).
+#: Number of discs, from T11-T12 to S1-S2, and the index of the first graded one, L1-L2.
 DISC_COUNT = 8
 FIRST_GRADED = 2
 _DISC_HEIGHT = np.array([5.5, 6.5, 8.0, 9.2, 10.3, 11.0, 9.8, 2.2])
-#: Vertebral bodies from T11 to S2, heights, half-widths and half-depths.
+#: Heights, half-widths and half-depths of the vertebral bodies from T11 to S2.
 _BODY_HEIGHT = np.array([23.5, 24.5, 26.0, 26.8, 27.2, 27.0, 26.5, 29.0, 25.0])
 _BODY_HALF_WIDTH = np.array([19.0, 20.0, 21.0, 22.0, 23.0, 24.0, 25.0, 25.0, 21.0])
 _BODY_HALF_DEPTH = np.array([14.5, 15.0, 15.6, 16.2, 16.7, 17.0, 17.0, 15.0, 11.0])
@@ -36,21 +36,21 @@ _FORAMEN_U = np.array([15.0, 15.7, 16.6, 17.5, 18.4])
 
 SAC_HALF_WIDTH = 9.6
 SAC_DEPTH = 15.2
-#: How far each site's marked point lies from the disc's centre: (posterior of the wall, cranial), mm.
+#: Offset of each site's marked point, in mm: (posterior of the posterior wall, cranial of the disc's centre).
 CANAL_POINT = (8.0, 0.0)
 FORAMEN_POINT = (5.0, 4.0)
 RECESS_U = 9.6
 RECESS_POINT = (4.0, -1.0)
 
 
-# Grade -> share of the anatomical range that disease takes. Steeper between the classes than within them: readers
-# grade by what they see, and sites that look alike are seldom called differently.
+# Grade -> disease share, the part of the anatomical range that disease takes. It is steeper between the classes than
+# within them: sites of similar appearance seldom get different grades.
 _GRADES = (0.0, 0.85, 1.1, 1.85, 2.1, 2.95)
 _SHARES = (0.0, 0.14, 0.36, 0.54, 0.74, 1.0)
 
 
 def disease_share(grade: float) -> float:
-    """How far disease has gone at a grade, from 0 (none) to 1 (all room is lost).
+    """Return the disease share at a grade, from 0 (no disease) to 1 (all space is lost).
 
     >>> disease_share(0.0), disease_share(2.95)
     (0.0, 1.0)
@@ -62,10 +62,10 @@ def disease_share(grade: float) -> float:
 class Body:
     """A patient without grades.
 
-    Arrays have DISC_COUNT entries, T11-T12 first; `canal_split` one per level (share of a narrowing that comes from in
-    front); `schmorl` (radius, mm) and `modic` (0 none, 1 oedema, 2 fat) two per disc, upper endplate first. `rotation`
-    and `origin_mm` take the anatomy's own axes to patient space. `osteophyte` and `diffuse_bulge` are in mm,
-    `degeneration` and `muscle_fat` from 0 to 1.
+    Arrays have DISC_COUNT entries, T11-T12 first, with these exceptions. `canal_split` has one entry per level: the
+    share of a narrowing that comes from in front. `schmorl` (radius, mm) and `modic` (0 none, 1 oedema, 2 fat) have two
+    entries per disc, the upper endplate first. `rotation` and `origin_mm` map the anatomy's own axes to patient space.
+    `osteophyte` and `diffuse_bulge` are in mm, `degeneration` and `muscle_fat` range from 0 to 1.
     """
 
     scale: float
@@ -89,7 +89,7 @@ class Body:
 
 
 def draw_body(generator: np.random.Generator) -> Body:
-    """Everything about a patient that no grade touches."""
+    """Draw everything about a patient that does not depend on grades."""
     scale = float(np.clip(generator.normal(1.0, 0.045), 0.9, 1.1))
     degeneration = np.clip(generator.beta(1.6, 1.6) + generator.normal(0, 0.28, DISC_COUNT), 0.0, 1.0)
     yaw, roll, pitch = np.deg2rad(generator.normal(0, (1.6, 1.2, 3.0)))
@@ -127,7 +127,7 @@ class Patient:
 
     @cached_property
     def curve(self) -> SpineCurve:
-        """Through every disc with its own tilt, and on along the sacrum."""
+        """The curve of the spine through all discs, each with its own tilt, and along the sacrum."""
         below = np.array(list(_SACRAL_TILT))
         arc = np.concatenate([self.disc_arc, self.disc_arc[-1] - below])[::-1]
         tilt = np.concatenate([self.body.tilt_degrees, list(_SACRAL_TILT.values())])[::-1]
@@ -136,7 +136,7 @@ class Patient:
 
     @cached_property
     def disc_arc(self) -> Array:
-        """s of each disc's centre, mm, descending; L3-L4 is 0."""
+        """s of each disc's centre in mm, descending; that of L3-L4 is 0."""
         heights = self.body.disc_height
         steps = (heights[:-1] + heights[1:]) / 2 + _BODY_HEIGHT[1:-1] * self.body.scale
         arc = -np.concatenate([[0.0], np.cumsum(steps)])
@@ -144,13 +144,13 @@ class Patient:
 
     @cached_property
     def body_arc(self) -> Array:
-        """s of each vertebral body's centre (T11 to S2), mm, descending."""
+        """s of each vertebral body's centre (T11 to S2) in mm, descending."""
         heights, half = _BODY_HEIGHT * self.body.scale, self.body.disc_height / 2
         above = self.disc_arc + half + heights[:-1] / 2
         return np.append(above, self.disc_arc[-1] - half[-1] - heights[-1] / 2)
 
     def position_mm(self, site: Site) -> Array:
-        """A site's true place in patient mm (LPS)."""
+        """Return the true position of a site in patient mm (LPS)."""
         level = LEVELS.index(site.level)
         side = 0 if site.side is None else 1 if site.side is Side.LEFT else -1
         u, (behind, above) = {
@@ -163,11 +163,11 @@ class Patient:
         return self.to_patient(self.curve.to_anatomy(side * u, v, s))
 
     def level_position_mm(self, level: Level, u: float = 0.0, v: float = 0.0) -> Array:
-        """The place (u, v) on a disc's middle plane, in patient mm."""
+        """Return the position of the point (u, v) in a disc's middle plane, in patient mm."""
         return self.to_patient(self.curve.to_anatomy(u, v, float(self.disc_arc[FIRST_GRADED + LEVELS.index(level)])))
 
     def level_axes(self, level: Level) -> tuple[Array, Array]:
-        """Unit vectors in a disc's middle plane, in patient space: to the left, and posterior."""
+        """Return two unit vectors in a disc's middle plane, in patient space: to the left, and posterior."""
         phi = float(np.interp(self.disc_arc[FIRST_GRADED + LEVELS.index(level)], arc_table(), self.curve.tilt))
         left = self.body.rotation @ np.array([1.0, 0.0, 0.0])
         return left, self.body.rotation @ np.array([0.0, np.cos(phi), np.sin(phi)])
@@ -180,37 +180,37 @@ class Patient:
         return _FORAMEN_U * self.body.scale
 
     def share_by_level(self, condition: Condition) -> Array:
-        """Disease share of a condition: (5,) for the canal, else (5, 2) with left first."""
+        """Return the disease share of a condition per level: (5,) for the canal, else (5, 2) with left first."""
         sides = (None,) if condition is Condition.SPINAL_CANAL_STENOSIS else SIDES
         shares = np.array([[disease_share(self.grades[Site(condition, s, level)]) for s in sides] for level in LEVELS])
         return shares[:, 0] if len(sides) == 1 else shares
 
-    # Profiles along the spine: one value at each of `arc_table`, mm.
+    # Profiles along the spine, in mm: one value per entry of `arc_table`.
 
     @cached_property
     def near_disc(self) -> Array:
-        """(5, entries): 1 at a graded disc's height, falling to 0 at some 9 mm from it."""
+        """(5, entries): 1 at the height of each graded disc, falling to 0 at about 9 mm from it."""
         distance = arc_table()[None] - self.disc_arc[FIRST_GRADED : FIRST_GRADED + 5, None]
         return np.exp(-((distance / 7.0) ** 4))
 
     @cached_property
     def half_width(self) -> Array:
-        """Half the width of the vertebral column: waisted bodies, flared at the endplates."""
+        """Half the width of the vertebral column: the bodies have a waist and flare at the endplates."""
         return self._along_bodies(_BODY_HALF_WIDTH) * self.body.scale - 2.2 * self._waist
 
     @cached_property
     def half_depth(self) -> Array:
-        """Half the depth of the column, smooth."""
+        """Half the depth of the column, without waists."""
         return self._along_bodies(_BODY_HALF_DEPTH) * self.body.scale
 
     @cached_property
     def wall(self) -> Array:
-        """v of the column's posterior wall in the midline."""
+        """v of the posterior wall of the column in the midline."""
         return self.half_depth - 0.8 * self._waist
 
     @cached_property
     def front(self) -> Array:
-        """-v of the column's anterior face: as the posterior wall, with osteophytes' lips beside the discs."""
+        """-v of the anterior wall of the column, with the lips of osteophytes beside the discs."""
         distance = arc_table()[None] - self.disc_arc[:, None]
         lips = np.exp(-(((np.abs(distance) - self.body.disc_height[:, None] / 2 - 1.5) / 2.5) ** 2))
         return self.half_depth - 1.6 * self._waist + (lips * self.body.osteophyte[:, None]).sum(axis=0)
@@ -225,23 +225,23 @@ class Patient:
 
     @cached_property
     def canal_share(self) -> Array:
-        """(5, entries): the canal's disease share, beside its own discs."""
+        """(5, entries): the disease share of the canal around each graded disc."""
         return self.share_by_level(Condition.SPINAL_CANAL_STENOSIS)[:, None] * self.near_disc
 
     @cached_property
     def canal_loss(self) -> Array:
-        """(5, entries): mm that disease takes from the sac's depth."""
+        """(5, entries): the depth of the dural sac that is lost to disease, in mm."""
         return 0.86 * SAC_DEPTH * self.body.canal_scale * self.canal_share
 
     @cached_property
     def sac_front(self) -> Array:
-        """Sac's anterior face behind the posterior wall."""
+        """Distance of the sac's anterior surface behind the posterior wall."""
         split = self.body.canal_split[:, None]
         return 1.3 + (split * self.canal_loss).sum(axis=0)
 
     @cached_property
     def sac_back(self) -> Array:
-        """Sac's posterior face behind the posterior wall."""
+        """Distance of the sac's posterior surface behind the posterior wall."""
         split = self.body.canal_split[:, None]
         depth = SAC_DEPTH * self.body.canal_scale * np.interp(arc_table(), [-130, -85, 60], [0.45, 0.93, 1.0])
         return 1.3 + depth - ((1 - split) * self.canal_loss).sum(axis=0)
@@ -253,7 +253,7 @@ class Patient:
 
     @cached_property
     def flavum(self) -> Array:
-        """Thickness of the ligamentum flavum; none beside the bodies."""
+        """Thickness of the ligamentum flavum; 0 beside the bodies."""
         return (2.6 * self.near_disc + 2.6 * self.canal_share).sum(axis=0)
 
     @cached_property
@@ -266,7 +266,7 @@ class Patient:
 
 
 def _rotation(yaw: float, roll: float, pitch: float) -> Array:
-    """Rotation about z, then y, then x, radians."""
+    """Return the matrix of a rotation about z, then y, then x; the angles are in radians."""
     cz, sz, cy, sy, cx, sx = np.cos(yaw), np.sin(yaw), np.cos(roll), np.sin(roll), np.cos(pitch), np.sin(pitch)
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])

@@ -1,11 +1,11 @@
-"""The bone behind the canal: pedicles, facet joints, laminae, spinous and transverse processes, sacrum."""
+"""Paint the bone behind the canal: pedicles, facet joints, laminae, spinous and transverse processes, sacrum."""
 
 import numpy as np
 
 from data_prep.phantom.canvas import Canvas, Field, band, bump, common, cover, ellipse
 from data_prep.phantom.tissues import Tissue
 
-#: |u| of the pedicles' middle, T11 to S2, and the body whose top is the sacrum's.
+#: |u| of the middle of the pedicles, T11 to S2, and the index of the first sacral body.
 _PEDICLE_U = np.array([13.0, 13.5, 14.0, 14.5, 15.3, 16.3, 18.5, 20.0, 18.0])
 _SACRUM = 7
 
@@ -24,14 +24,14 @@ def paint_arch(canvas: Canvas) -> None:
 
 
 def _paint_bone(canvas: Canvas, distance: Field) -> None:
-    """Marrow in a shell of cortex, its outline a little uneven."""
+    """Paint a bone of marrow in a shell of cortex, with a slightly uneven outline."""
     distance = distance + 0.35 * canvas.texture.swell
     canvas.paint(Tissue.CORTEX, cover(distance))
     canvas.paint(Tissue.MARROW, cover(distance + 1.0), 1 + 0.08 * canvas.texture.swell)
 
 
 def _paint_midline(canvas: Canvas, above_sacrum: Field) -> None:
-    """Spinous processes, the ligament and fat between them, and the ligament over their tips."""
+    """Paint the spinous processes, the ligament and fat between them, and the ligament over their tips."""
     across, w, swell = canvas.across, canvas.w, canvas.texture.swell
     between = common(across - 4.0, 21 - w, w - 46 - swell, -above_sacrum)
     fibres = np.clip(0.45 + 0.25 * canvas.texture.streak + 0.2 * swell, 0.1, 0.9)
@@ -57,7 +57,7 @@ def _paint_transverse_processes(canvas: Canvas) -> None:
 
 
 def _paint_pillars(canvas: Canvas, above_sacrum: Field) -> None:
-    """Pedicles, and the articular pillars behind them, which widen to the facet joints beside the discs."""
+    """Paint the pedicles, and behind them the articular pillars, which widen to the facet joints beside the discs."""
     w, t, pedicle_u = canvas.w, canvas.t, canvas.by_body(_PEDICLE_U)
     out = canvas.across - pedicle_u
     _paint_bone(canvas, common(ellipse(out, canvas.from_body - 5, 4.6, 7.3), -3 - w, w - 17))
@@ -66,7 +66,7 @@ def _paint_pillars(canvas: Canvas, above_sacrum: Field) -> None:
     behind = w - 18 - 0.5 * near
     pillar = common(ellipse(out, behind, 5.2 + 4.2 * near, 4.0 + 4.2 * near), -above_sacrum)
     _paint_bone(canvas, pillar)
-    # The joint's cleft, a curved plane from anteromedial to posterolateral, between two dark plates.
+    # The joint space is a curved plane from anteromedial to posterolateral, between two dark plates.
     cleft = 0.78 * out - 0.62 * behind + 0.03 * behind * behind + 0.12 * t
     inside = cover(pillar) * cover(np.abs(t) - 9, 2.0)
     canvas.paint(Tissue.CORTEX, cover(band(cleft, 1.3)) * inside)
@@ -74,6 +74,6 @@ def _paint_pillars(canvas: Canvas, above_sacrum: Field) -> None:
 
 
 def _paint_sacrum(canvas: Canvas, above_sacrum: Field) -> None:
-    """The wings beside the sacral canal, and the median crest behind it."""
+    """Paint the wings beside the sacral canal, and the median crest behind it."""
     _paint_bone(canvas, common(above_sacrum, ellipse(canvas.across - 24, canvas.w + 2, 17.0, 13.0)))
     _paint_bone(canvas, common(above_sacrum, band(canvas.w - 18.5, 3.0), canvas.across - 12))

@@ -1,6 +1,6 @@
-"""The canal, the foramina and the lateral recesses: everything that is graded.
+"""Paint the canal, the foramina and the lateral recesses: all structures that are graded.
 
-`share` is how much of its disease a site has, 0 to 1 (`anatomy.disease_share` of its grade).
+`share` is the disease share of a site, from 0 to 1 (`anatomy.disease_share` of its grade).
 """
 
 import numpy as np
@@ -13,9 +13,9 @@ from data_prep.sites import Condition
 
 def paint_canal(canvas: Canvas) -> None:
     if canvas.reaches(0, 15):
-        roomy = ellipse(canvas.across, canvas.w - 9.8, 12.6, 11.0)
-        canvas.paint(Tissue.CORTEX, cover(roomy - 0.7) * (canvas.w > 2) * 0.9)
-        canvas.paint(Tissue.FAT, cover(roomy))
+        bony_canal = ellipse(canvas.across, canvas.w - 9.8, 12.6, 11.0)
+        canvas.paint(Tissue.CORTEX, cover(bony_canal - 0.7) * (canvas.w > 2) * 0.9)
+        canvas.paint(Tissue.FAT, cover(bony_canal))
     if canvas.reaches(7, 28):
         _paint_foramina(canvas)
     if canvas.reaches(0, 15):
@@ -31,18 +31,21 @@ def _is_graded(canvas: Canvas) -> Field:
 
 
 def _share(canvas: Canvas, condition: Condition) -> Field:
-    """Disease share of the nearest disc's site on the pixel's own side; 0 at discs without grades."""
+    """Return per pixel the disease share at the nearest disc, on the pixel's side; 0 at discs without grades."""
     table = np.zeros((DISC_COUNT, 2))
     table[FIRST_GRADED : FIRST_GRADED + len(LEVELS)] = canvas.patient.share_by_level(condition)
     return canvas.by_side(table)
 
 
 def _paint_foramina(canvas: Canvas) -> None:
-    """Windows between pedicles: fat around the exiting root, which disc and facet close from below and both sides."""
+    """Paint the foramina between the pedicles: fat around the exiting root.
+
+    Disc and facet close them from below and from both sides.
+    """
     patient, t, w = canvas.patient, canvas.t, canvas.w
     share = _share(canvas, Condition.NEURAL_FORAMINAL_NARROWING)
-    place = np.interp(np.arange(DISC_COUNT) - FIRST_GRADED, range(len(LEVELS)), patient.foramen_u)
-    out = canvas.across - canvas.by_disc(place)
+    foramen_u = np.interp(np.arange(DISC_COUNT) - FIRST_GRADED, range(len(LEVELS)), patient.foramen_u)
+    out = canvas.across - canvas.by_disc(foramen_u)
     deep = w - 5.8 - 0.02 * out * out
     reach = np.abs(out) - 9
     sacral = 20 * canvas.by_disc((np.arange(DISC_COUNT) == DISC_COUNT - 1).astype(np.float32))
@@ -56,7 +59,7 @@ def _paint_foramina(canvas: Canvas) -> None:
 
 
 def _paint_flavum(canvas: Canvas) -> None:
-    """A dark band on each side between the laminae, a V that opens forwards."""
+    """Paint the ligamentum flavum: a dark band on each side between the laminae, in the shape of a V open in front."""
     thickness = canvas.along(canvas.patient.flavum)
     inner = canvas.w - canvas.along(canvas.patient.sac_back) - 0.6 + np.maximum(canvas.across - 1.5, 0) * 0.55
     shape = common(-inner, inner - thickness * 1.15 - 0.2, canvas.across - 13.5, 3 - canvas.w)
@@ -64,7 +67,7 @@ def _paint_flavum(canvas: Canvas) -> None:
 
 
 def _paint_bulge(canvas: Canvas) -> None:
-    """The disc pushed into the canal in front of the sac."""
+    """Paint the part of the disc that bulges into the canal in front of the sac."""
     narrowed = canvas.along(canvas.patient.canal_loss.sum(axis=0))
     front = canvas.w - canvas.along(canvas.patient.sac_front) + 0.4
     shape = common(front, canvas.across - 11 + 0.06 * canvas.w * canvas.w)
@@ -72,7 +75,7 @@ def _paint_bulge(canvas: Canvas) -> None:
 
 
 def _paint_sac(canvas: Canvas) -> None:
-    """Dura, fluid, conus, and the roots of the cauda equina, which crowd as the sac shrinks."""
+    """Paint the dura, the fluid, the conus and the roots of the cauda equina, which crowd as the sac shrinks."""
     patient, u = canvas.patient, canvas.u
     front, back = canvas.along(patient.sac_front), canvas.along(patient.sac_back)
     half_depth, half_width = np.maximum((back - front) / 2, 0.3), canvas.along(patient.sac_half_width)
@@ -103,14 +106,14 @@ def _paint_nerves(canvas: Canvas) -> None:
 
 
 def _paint_recesses(canvas: Canvas) -> None:
-    """The canal's anterolateral corners with the traversing roots, which disc and facet close."""
+    """Paint the anterolateral corners of the canal, with the traversing roots; disc and facet close them."""
     t = canvas.t
     share = _share(canvas, Condition.SUBARTICULAR_STENOSIS) * bump(t, 6.5)
     height = cover(np.abs(t + 1) - 8, 3.0) * _is_graded(canvas)
     out = canvas.across - RECESS_U
-    # Where the canal is narrowed from in front, its corners lie further back.
+    # If the canal is narrowed from in front, its corners lie further back.
     w = canvas.w - 0.45 * (canvas.along(canvas.patient.sac_front) - 1.3)
-    # Between the middle of the canal and the foramen: what closes a recess must not narrow either.
+    # The zone between the middle of the canal and the foramen: tissue that closes a recess must not narrow either.
     zone = np.abs(canvas.across - 8.6) - 4.4
     opened = 1 - 0.9 * share
     corner = ellipse(out - 0.5, w - 4.0, 4.3 * opened, 3.8 * opened)

@@ -1,8 +1,8 @@
-"""Tissues laid over one another with soft edges, back to front.
+"""Paint tissues over one another with soft edges, back to front.
 
-Every shape is a signed distance in mm, negative inside. Its coverage falls from 1 to 0 across `EDGE_MM`,
-which stands for partial volume. Names used by all painters: u, v, s as in `curve`; `across` is |u|;
-`w` is mm behind the posterior wall; `t` mm above the nearest disc's centre.
+Every shape is a signed distance in mm, negative inside. Its coverage falls from 1 to 0 across `EDGE_MM`, which
+simulates the partial volume effect. All painters use these names: u, v, s as in `curve`; `across` is |u|; `w` is the
+distance in mm behind the posterior wall; `t` is the height in mm above the centre of the nearest disc.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ EDGE_MM = 1.2
 
 
 def cover(distance: Field, edge: float = EDGE_MM) -> Field:
-    """Share of a pixel inside a shape, from its signed distance in mm.
+    """Return the share of each pixel inside a shape, from the signed distance in mm.
 
     >>> cover(np.array([-2.0, 0.0, 0.3, 2.0]))
     array([1.  , 0.5 , 0.25, 0.  ])
@@ -37,7 +37,7 @@ def cover(distance: Field, edge: float = EDGE_MM) -> Field:
 
 
 def ellipse(a: Field, b: Field, half_a: Field | float, half_b: Field | float) -> Field:
-    """About the signed distance from an ellipse about (0, 0)."""
+    """Return the approximate signed distance from an ellipse centred at (0, 0)."""
     a, b = a / half_a, b / half_b
     radius = np.sqrt(a * a + b * b)
     radius -= 1
@@ -45,19 +45,19 @@ def ellipse(a: Field, b: Field, half_a: Field | float, half_b: Field | float) ->
 
 
 def band(distance: Field, half_thickness: Field | float) -> Field:
-    """Signed distance from the shell along a shape's surface."""
+    """Return the signed distance from a shell along the surface of a shape."""
     return np.abs(distance) - half_thickness
 
 
 def common(first: Field, *others: Field) -> Field:
-    """Signed distance from what all the shapes share."""
+    """Return the signed distance from the intersection of all shapes."""
     for other in others:
         first = np.maximum(first, other)
     return first
 
 
 def bump(distance: Field, width: float) -> Field:
-    """A flat-topped bump: 1 at 0, 0.37 at `width`, then quickly 0."""
+    """Return a flat-topped bump: 1 at 0, 0.37 at `width`, and close to 0 beyond."""
     share = distance * (1 / width)
     share *= share
     share *= share
@@ -66,7 +66,7 @@ def bump(distance: Field, width: float) -> Field:
 
 @dataclass
 class Canvas:
-    """Some pixels' brightness, with the spine coordinates that the painters need."""
+    """The brightness of some pixels, with their spine coordinates."""
 
     patient: Patient
     palette: Palette
@@ -94,28 +94,28 @@ class Canvas:
 
     @cached_property
     def from_body(self) -> Field:
-        """mm above the nearest vertebral body's centre."""
+        """Height in mm above the centre of the nearest vertebral body."""
         return self.s - self.by_body(self.patient.body_arc)
 
     def along(self, profile: Field) -> Field:
-        """A profile along the spine, at each pixel."""
+        """Return the value of a profile along the spine at each pixel."""
         return profile.astype(np.float32).take(self.entry)
 
     def by_disc(self, values: Field) -> Field:
-        """One value per disc: the nearest disc's, at each pixel."""
+        """Return per pixel the value of the nearest disc, from one value per disc."""
         return self.along(values[self.patient.nearest_disc])
 
     def by_body(self, values: Field) -> Field:
-        """One value per vertebral body: the nearest's, at each pixel."""
+        """Return per pixel the value of the nearest vertebral body, from one value per body."""
         return self.along(values[self.patient.nearest_body])
 
     def by_side(self, values: Field) -> Field:
-        """Values (discs, 2), left first: the nearest disc's on the pixel's own side."""
+        """Return per pixel the value of the nearest disc on the pixel's side, from values (discs, 2), left first."""
         left, right = (self.by_disc(values[:, side]) for side in (0, 1))
         return np.where(self.u > 0, left, right)
 
     def reaches(self, low: float, high: float) -> bool:
-        """Whether any pixel's |u| lies between these."""
+        """Return whether |u| of some pixel may lie between `low` and `high`."""
         return bool(self._nearest_across < high and self._farthest_across > low)
 
     @cached_property
@@ -127,7 +127,7 @@ class Canvas:
         return float(self.across.max())
 
     def paint(self, tissue: Tissue, coverage: Field, gain: Field | float = 1.0) -> None:
-        """Lay a tissue over what is there."""
+        """Paint a tissue over the present content, with the given coverage per pixel."""
         signal = gain * np.float32(self.palette.signal[tissue])
         rough = ROUGHNESS[tissue]
         if rough:
@@ -137,7 +137,7 @@ class Canvas:
         self.image += change
 
     def within(self, inside: Mask, painter: Callable[["Canvas"], None]) -> None:
-        """Let a painter work on some of the pixels only."""
+        """Run a painter on only those pixels that are `inside`."""
         index = np.flatnonzero(inside)
         if not len(index):
             return

@@ -1,4 +1,4 @@
-"""A cohort: studies drawn, scanned and written, each from its own random streams, and their tables."""
+"""Draw, scan and write the studies of a cohort, each from its own random streams, and write their tables."""
 
 import json
 import shutil
@@ -18,20 +18,23 @@ from data_prep.phantom.files import SeriesIdentity, write_series
 from data_prep.phantom.grades import draw_grades, forced_grades
 from data_prep.phantom.protocols import Scanners, SeriesPlan, Size, plan_study
 from data_prep.phantom.scanner import acquire
-from data_prep.phantom.tables import StudyRecord, read_study, write_tables, write_truth
+from data_prep.phantom.tables import WrittenStudy, read_study, write_tables, write_truth
 from data_prep.sites import SITES, Severity, Site
 from workspace.json_files import read_object
 from workspace.layout import DataRoot, Split
 
 SCHEMA_VERSION = 1
 
-# One stream each: changing how many numbers one part draws leaves the others' as they were.
+# Each part has its own random stream, so that a change in one part does not change the numbers of the others.
 _STREAMS = ("identity", "grades", "body", "protocol", "reading", "noise")
 
 
 @dataclass(frozen=True)
 class CohortSettings:
-    """What a cohort is made from. severities: forces these true severities on every study, other sites Normal/Mild."""
+    """The settings of a cohort.
+
+    severities: true severities that every study gets; the sites that are not named are Normal/Mild.
+    """
 
     seed: int
     scanners: Scanners
@@ -54,24 +57,40 @@ def write_cohort(
     severities: Mapping[Site, Severity] | None = None,
     progress: bool = False,
 ) -> Path:
-    """Write ``<root>/dataset`` and ``<root>/phantom_truth``; the same settings give the same bytes.
+    """Write ``<root>/dataset`` and ``<root>/phantom_truth``; equal settings give identical files.
 
-    With `severities`, every study has exactly these (Normal/Mild at other sites), all series, all labels, and no
-    label noise. Returns the root. Does nothing where this very cohort is there already.
-    Raises ValueError for impossible numbers, or where another ``dataset`` is in the way.
+    Nothing is written if the same cohort already exists.
+
+    Args:
+        root: the data root.
+        train: number of studies in the train split.
+        test: number of studies in the test split.
+        seed: seed of all random choices.
+        scanners: family of scanners.
+        size: size of the images.
+        workers: number of processes.
+        severities: if given, every study has exactly these severities (Normal/Mild at the sites that are not named),
+            all series, all labels, and no label noise.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The data root.
+
+    Raises:
+        ValueError: if a number is impossible, or if another ``dataset`` exists.
     """
     if train < 0 or test < 0 or train + test < 1:
-        raise ValueError(f"--train {train} --test {test}: at least one study is needed, and neither may be negative")
+        raise ValueError(f"train {train}, test {test}: at least one study is required, and no number may be negative")
     if workers < 1:
-        raise ValueError(f"--workers {workers}: at least one process is needed")
+        raise ValueError(f"workers {workers}: at least one process is required")
     if seed < 0:
-        raise ValueError(f"--seed {seed}: must not be negative")
-    if (beside := next((path for path in (root, *root.parents) if path.exists()), root)) and not beside.is_dir():
-        raise ValueError(f"--root {str(root)!r}: {beside} is a file; it should be a folder to write dataset/ in")
+        raise ValueError(f"seed {seed}: must not be negative")
+    if (existing := next((path for path in (root, *root.parents) if path.exists()), root)) and not existing.is_dir():
+        raise ValueError(f"root {str(root)!r}: {existing} is a file; it should be a folder to write dataset/ in")
     settings = CohortSettings(seed, Scanners(scanners), Size(size), severities)
     manifest = _manifest(settings, train, test)
     final = DataRoot(Path(root))
-    if _is_there(final.path, manifest):
+    if _already_written(final.path, manifest):
         return final.path
     working = DataRoot(final.path / ".phantom_unfinished")
     shutil.rmtree(working.path, ignore_errors=True)
@@ -84,11 +103,11 @@ def write_cohort(
     try:
         jobs = [(split, index) for split, count in counts.items() for index in range(count)]
         make = partial(write_study, working, settings)
-        records = list(tqdm(_mapped(make, jobs, workers), total=len(jobs), unit="study", disable=not progress))
-        if len({record.study_id for record in records}) < len(records):
-            raise ValueError(f"--seed {seed}: two studies drew the same number; take another seed")
-        write_tables(working.dataset, records)
-        write_truth(truth / "truth.csv", records)
+        written = list(tqdm(_mapped(make, jobs, workers), total=len(jobs), unit="study", disable=not progress))
+        if len({study.study_id for study in written}) < len(written):
+            raise ValueError(f"seed {seed}: two studies drew the same study id; choose another seed")
+        write_tables(working.dataset, written)
+        write_truth(truth / "truth.csv", written)
         (truth / "cohort.json").write_text(json.dumps(manifest, indent=1) + "\n")
         working.dataset.rename(final.dataset)
         truth.rename(final.path / "phantom_truth")
@@ -97,8 +116,8 @@ def write_cohort(
     return final.path
 
 
-def write_study(root: DataRoot, settings: CohortSettings, job: tuple[Split, int]) -> StudyRecord:
-    """Draw, scan and write one study; `job` is its split and its number there."""
+def write_study(root: DataRoot, settings: CohortSettings, job: tuple[Split, int]) -> WrittenStudy:
+    """Draw, scan and write one study; `job` is its split and its number in the split."""
     split, index = job
     streams = study_streams(settings.seed, split, index)
     study_id, series_ids = _identities(streams["identity"])
@@ -112,7 +131,7 @@ def write_study(root: DataRoot, settings: CohortSettings, job: tuple[Split, int]
         folder = root.images(split) / str(study_id) / str(series_id)
         write_series(folder, identity, plan, acquire(patient, plan, streams["noise"]))
     labels, marks = read_study(patient, plans, series_ids, streams["reading"], exact=settings.forced)
-    return StudyRecord(
+    return WrittenStudy(
         study_id=study_id,
         split=split,
         series=tuple((series_id, plan.view) for series_id, plan in zip(series_ids, plans, strict=True)),
@@ -124,7 +143,7 @@ def write_study(root: DataRoot, settings: CohortSettings, job: tuple[Split, int]
 
 
 def draw_study(settings: CohortSettings, split: Split, index: int) -> tuple[Patient, tuple[SeriesPlan, ...]]:
-    """A study's patient and series plans, without rendering anything."""
+    """Draw the patient and the series plans of a study, without rendering anything."""
     streams = study_streams(settings.seed, split, index)
     if settings.severities is None:
         grades = draw_grades(streams["grades"])
@@ -136,27 +155,27 @@ def draw_study(settings: CohortSettings, split: Split, index: int) -> tuple[Pati
 
 
 def study_streams(seed: int, split: Split, index: int) -> dict[str, np.random.Generator]:
-    """Independent generators of one study, whatever the cohort's size."""
+    """Return the independent random generators of one study; they do not depend on the size of the cohort."""
     children = np.random.SeedSequence([seed, 0 if split == "train" else 1, index]).spawn(len(_STREAMS))
     return {name: np.random.default_rng(child) for name, child in zip(_STREAMS, children, strict=True)}
 
 
 def _identities(generator: np.random.Generator) -> tuple[int, list[int]]:
-    """A study's and its series' numbers, as large as the real ones."""
+    """Draw a study id and series ids of the same magnitude as the real ones."""
     numbers = generator.integers(1_000_000, 2**32, size=9)
     return int(numbers[0]), [int(number) for number in numbers[1:]]
 
 
-def _mapped(make: Any, jobs: list[tuple[Split, int]], workers: int) -> Iterator[StudyRecord]:
+def _mapped(make: Any, jobs: list[tuple[Split, int]], workers: int) -> Iterator[WrittenStudy]:
     if workers == 1:
         yield from map(make, jobs)
         return
-    # Ctrl-C reaches every process of the terminal: the first one answers it, and its workers end with it.
+    # Ctrl-C reaches every process of the terminal. Only the first process handles it and then stops its workers.
     with ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
         try:
             yield from pool.map(make, jobs)
         finally:
-            pool.shutdown(cancel_futures=True)  # where it is broken off, only the studies begun are waited for
+            pool.shutdown(cancel_futures=True)  # after an interruption, wait only for the studies that have begun
 
 
 def _manifest(settings: CohortSettings, train: int, test: int) -> dict[str, Any]:
@@ -174,14 +193,14 @@ def _manifest(settings: CohortSettings, train: int, test: int) -> dict[str, Any]
     }
 
 
-def _is_there(root: Path, manifest: dict[str, Any]) -> bool:
-    """Whether this very cohort has been written. Raises ValueError where something else has."""
+def _already_written(root: Path, manifest: dict[str, Any]) -> bool:
+    """Return whether this cohort exists. Raise ValueError if another one does."""
     written = root / "phantom_truth" / "cohort.json"
     if written.is_file() and read_object(written, "python -m data_prep.phantom") == manifest:
         return True
     for name in ("dataset", "phantom_truth"):
         if (root / name).exists():
             raise ValueError(
-                f"--root {str(root)!r} already holds another {name}/: give a new folder, or remove it first"
+                f"root {str(root)!r}: already holds another {name}/; choose a new folder, or remove that one first"
             )
     return False

@@ -1,11 +1,11 @@
-"""Vertebral bodies, discs, and the great vessels in front of them."""
+"""Paint the vertebral bodies, the discs, and the great vessels in front of them."""
 
 import numpy as np
 
 from data_prep.phantom.canvas import Canvas, Field, band, common, cover, ellipse
 from data_prep.phantom.tissues import Tissue
 
-#: The aorta divides at this s, mm: beside L4.
+#: The s, in mm, at which the aorta divides: beside L4.
 _BIFURCATION_MM = -28.0
 
 
@@ -13,7 +13,7 @@ def paint_column(canvas: Canvas) -> None:
     patient, v, across, swell = canvas.patient, canvas.v, canvas.across, canvas.texture.swell
     _paint_vessels(canvas)
     depth = np.where(v > 0, canvas.along(patient.wall), canvas.along(patient.front))
-    # A squarish oval, its posterior side hollow in the midline.
+    # The outline is a squarish oval whose posterior side is hollow in the midline.
     squeezed = across * np.float32(1 / 9)
     hollow = np.where(v > 0, v + 1.6 * np.exp(-squeezed * squeezed), -v) / depth
     wide = across / canvas.along(patient.half_width)
@@ -33,7 +33,7 @@ def paint_column(canvas: Canvas) -> None:
 
 
 def _paint_vessels(canvas: Canvas) -> None:
-    """Aorta and vena cava, which divide beside L4: flow leaves them dark."""
+    """Paint the aorta, which divides beside L4, and the vena cava; both are dark because of flow."""
     patient = canvas.patient
     front = canvas.v + canvas.along(patient.half_depth) + np.float32(3.0) + 0.5 * canvas.texture.swell
     apart = 0.42 * np.clip(_BIFURCATION_MM - canvas.s, 0, 60)
@@ -47,9 +47,9 @@ def _paint_vessels(canvas: Canvas) -> None:
 
 
 def _paint_endplate_changes(canvas: Canvas, endplate: Field, outline: Field) -> None:
-    """Modic changes and Schmorl's nodes: distractors that no grade moves."""
+    """Paint Modic changes and Schmorl's nodes: distractors that do not depend on grades."""
     body, below = canvas.patient.body, canvas.t < 0
-    # Two endplates a disc, the upper one first.
+    # There are two endplates per disc, the upper one first.
     kind, size = (
         np.where(below, canvas.by_disc(values[1::2]), canvas.by_disc(values[::2]))
         for values in (body.modic, body.schmorl)
@@ -67,7 +67,7 @@ def _paint_endplate_changes(canvas: Canvas, endplate: Field, outline: Field) -> 
 
 
 def _paint_nucleus(canvas: Canvas, radius: Field, endplate: Field) -> None:
-    """Bright where the disc is healthy, with a darker cleft in its middle; grey where it is degenerate."""
+    """Paint the nucleus of each disc: bright with a darker cleft if the disc is healthy, grey if it is degenerate."""
     health = canvas.by_disc(1 - canvas.patient.body.degeneration)
     inside = cover((radius - 0.74) * 16, 3.0) * cover(endplate + 0.9, 1.6)
     cleft = canvas.t * np.float32(1 / 0.9)

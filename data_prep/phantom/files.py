@@ -1,8 +1,8 @@
-"""DICOM files like those of the real set: its elements, no others, and its oddities.
+"""Write DICOM files with exactly the elements of the competition's files, including their peculiarities.
 
-The real files carry 27 elements, without Modality, SOP Class or rescaling; study and series identifiers
-are numbers joined by a dot, not valid UIDs; SOPInstanceUID repeats across the series of a study; the frame of
-reference differs from series to series although all share patient space; each slice has its own window.
+The real files have 27 elements, without Modality, SOP Class or rescaling. Study and series identifiers are numbers
+joined by a dot, not valid UIDs. SOPInstanceUID repeats across the series of a study. The frame of reference differs
+between the series of a study, although all share patient space. Each slice has its own window.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _ROOT_UID = "1.2.826.0.1.3680043.8.498"
 
 @dataclass(frozen=True)
 class SeriesIdentity:
-    """The names under which a series is filed."""
+    """The identifiers of a series, and its date."""
 
     study_id: int
     series_id: int
@@ -42,7 +42,7 @@ def _dataset(identity: SeriesIdentity, plan: SeriesPlan, index: int, pixels: Pix
     frame, number = plan.frames[index], plan.instance_numbers[index]
     low, high = np.percentile(pixels[::4, ::4], (2, 99.5))
     dataset = Dataset()
-    # Repeats across the series of a study, as in the real files.
+    # Not unique, as in the real files: it repeats across the series of a study.
     dataset.SOPInstanceUID = f"{_ROOT_UID}.{identity.study_id}.{number}"
     dataset.ContentDate = identity.content_date
     dataset.ContentTime = f"{8 + index // 3600:02d}{index // 60 % 60:02d}{index % 60:02d}"

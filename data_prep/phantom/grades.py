@@ -1,8 +1,8 @@
-"""How ill each of the 25 sites is: hidden continuous grades, and the labels that a reader would give them.
+"""Draw hidden continuous grades of the 25 sites, and the labels that a reader would give them.
 
-A grade is a number in [0, 3): below 1 Normal/Mild, below 2 Moderate, from 2 on Severe. Grades come
-from 25 correlated Gaussian latents cut at the label frequencies of the RSNA 2024 set, so that a
-synthetic cohort has that set's prior and its correlations across levels, sides and conditions.
+A grade is a number in [0, 3): below 1 Normal/Mild, below 2 Moderate, from 2 on Severe. Grades come from 25 correlated
+Gaussian latents with thresholds at the label frequencies of the RSNA 2024 set, so that a synthetic cohort has the
+prior of that set and its correlations across levels, sides and conditions.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from data_prep.sites import SITES, Condition, Level, Severity, Site
 
 Grades = dict[Site, float]
 
-#: Normal/Mild, Moderate, Severe in % of studies, from L1-L2 to L5-S1; what is short of 100 is unlabelled.
+#: Normal/Mild, Moderate and Severe in % of studies, from L1-L2 to L5-S1; the rest is unlabelled.
 LABEL_PERCENT: dict[Condition, tuple[tuple[float, float, float], ...]] = {
     Condition.SPINAL_CANAL_STENOSIS: (
         (95.5, 3.4, 1.1),
@@ -41,8 +41,8 @@ LABEL_PERCENT: dict[Condition, tuple[tuple[float, float, float], ...]] = {
     ),
 }
 
-# Latent correlations at one level, in SITES' order of columns: canal, foramina left and right, recesses left and
-# right. Chosen so that the *labels* have the rank correlations published for the real set (ties weaken them).
+# Latent correlations at one level: canal, foramina left and right, recesses left and right, the order of SITES. They
+# are chosen so that the *labels*, whose ties weaken correlations, have the rank correlations of the real set.
 _COLUMN_CORRELATION = np.array(
     [
         [1.00, 0.40, 0.40, 0.78, 0.78],
@@ -55,48 +55,48 @@ _COLUMN_CORRELATION = np.array(
 #: Latent correlation of one condition at neighbouring levels; it decays geometrically.
 _LEVEL_CORRELATION = 0.62
 
-# Where in its class a grade may lie: readers agree on what they call by name, so few sites sit on a threshold.
+# The range of grades within each class. It leaves gaps at the thresholds, because readers agree on most sites.
 _CLASS_RANGE = {
     Severity.NORMAL_MILD: (0.0, 0.85),
     Severity.MODERATE: (1.1, 1.85),
     Severity.SEVERE: (2.1, 2.95),
 }
-#: Within Normal/Mild most sites are plainly normal: the rank in the class is raised to this power.
+#: The rank within Normal/Mild is raised to this power, because most sites of this class are plainly normal.
 _NORMAL_SKEW = 1.6
 
-#: A reader's grade scatters about the true one by this much, so that only grades near a threshold change name.
+#: Standard deviation of a reader's grade about the true one; only grades near a threshold change their severity.
 READER_SCATTER = 0.07
-#: Beyond that, this share of labels is a neighbouring grade whatever the site looks like: some 2.5 % of all. A
-#: plainly normal site is seldom called ill, which also keeps the labels' frequencies near the true ones.
+#: In addition, this share of labels is a neighbouring severity, independently of the grade: about 2.5 % of all. The
+#: share is small for Normal/Mild, which also keeps the frequencies of the labels near the true ones.
 LABEL_NOISE = {Severity.NORMAL_MILD: 0.012, Severity.MODERATE: 0.08, Severity.SEVERE: 0.06}
 
 
 def class_probabilities(site: Site) -> npt.NDArray[np.float64]:
-    """P(Normal/Mild, Moderate, Severe) of a site, given that it was labelled."""
+    """Return the probabilities of Normal/Mild, Moderate and Severe of a site, given that it is labelled."""
     percent = np.array(LABEL_PERCENT[site.condition][list(Level).index(site.level)])
     return percent / percent.sum()
 
 
 def latent_correlation() -> npt.NDArray[np.float64]:
-    """Correlation of the 25 latents, (25, 25), rows and columns as SITES."""
+    """Return the correlation matrix of the 25 latents, (25, 25), in the order of SITES."""
     steps = np.abs(np.subtract.outer(np.arange(len(Level)), np.arange(len(Level))))
     return np.kron(_COLUMN_CORRELATION, _LEVEL_CORRELATION**steps)
 
 
 @cache
 def _mixing() -> npt.NDArray[np.float64]:
-    """Turns independent numbers into latents: L of L L' = correlation."""
+    """Return the Cholesky factor L of the correlation, L L' = correlation: it turns independent numbers to latents."""
     return np.linalg.cholesky(latent_correlation()).astype(np.float64)
 
 
 def draw_grades(generator: np.random.Generator) -> Grades:
-    """One patient's 25 grades."""
+    """Draw the 25 grades of one patient."""
     latent = _mixing() @ generator.standard_normal(len(SITES))
     return {site: _grade_at_rank(site, rank) for site, rank in zip(SITES, ndtr(latent).tolist(), strict=True)}
 
 
 def forced_grades(severities: Mapping[Site, Severity], generator: np.random.Generator) -> Grades:
-    """Grades of the given severities; a site that is not named is Normal/Mild."""
+    """Draw grades of the given severities; a site that is not named is Normal/Mild."""
     return {
         site: grade_within(severities.get(site, Severity.NORMAL_MILD), float(rank))
         for site, rank in zip(SITES, generator.uniform(size=len(SITES)), strict=True)
@@ -104,19 +104,19 @@ def forced_grades(severities: Mapping[Site, Severity], generator: np.random.Gene
 
 
 def grade_within(severity: Severity, rank: float) -> float:
-    """The grade at a rank in [0, 1] among the sites of one severity."""
+    """Return the grade at a rank in [0, 1] among the sites of one severity."""
     low, high = _CLASS_RANGE[severity]
     share = rank**_NORMAL_SKEW if severity is Severity.NORMAL_MILD else rank
     return float(low + (high - low) * share)
 
 
 def severity_of(grade: float) -> Severity:
-    """The true severity of a grade."""
+    """Return the true severity of a grade."""
     return Severity(int(np.clip(np.floor(grade), 0, 2)))
 
 
 def read_label(grade: float, generator: np.random.Generator) -> Severity:
-    """What a reader calls a grade: blurred near the thresholds, and sometimes simply a neighbouring grade."""
+    """Draw the severity that a reader assigns to a grade: with scatter, and sometimes a neighbouring severity."""
     scatter, chance, direction = generator.standard_normal(), generator.uniform(), generator.choice((-1, 1))
     severity = severity_of(grade)
     if chance >= LABEL_NOISE[severity]:
@@ -125,7 +125,7 @@ def read_label(grade: float, generator: np.random.Generator) -> Severity:
 
 
 def _grade_at_rank(site: Site, rank: float) -> float:
-    """The grade that this share of all patients has at most."""
+    """Return the quantile `rank` of a site's grades over all patients."""
     normal, moderate, severe = _class_shares(site)
     if rank < normal:
         return grade_within(Severity.NORMAL_MILD, rank / normal)

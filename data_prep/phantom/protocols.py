@@ -1,7 +1,7 @@
-"""How a patient is scanned: which series, where their slices lie, and how each series looks.
+"""Plan how a patient is scanned: the series, the geometry of their slices, and the appearance of their images.
 
-Everything is drawn per study, so that a cohort holds many scanners. Two families of scanners differ enough
-that a model trained on one loses on the other.
+Everything is drawn per study, so that a cohort contains many scanners. The two families of scanners differ enough that
+a model that was trained on one performs worse on the other.
 """
 
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ Array = npt.NDArray[np.float64]
 
 
 class Scanners(StrEnum):
-    """Which family of scanners images a cohort."""
+    """The family of scanners that images a cohort; `MIXED` draws one of the two for each study."""
 
     FIRST = "first"
     SECOND = "second"
@@ -27,14 +27,14 @@ class Scanners(StrEnum):
 
 
 class Size(StrEnum):
-    """`small` images are quick to make and to learn from; `full` ones are as large as the real set's."""
+    """The size of images: `SMALL` ones are quick to draw and to train on; `FULL` ones are as large as the real ones."""
 
     SMALL = "small"
     FULL = "full"
 
 
 class Compression(StrEnum):
-    """How a series' pixels are stored."""
+    """How the pixels of a series are stored."""
 
     RLE = "rle"
     NONE = "none"
@@ -43,13 +43,16 @@ class Compression(StrEnum):
 
 @dataclass(frozen=True)
 class Look:
-    """What a scanner does to a noiseless image.
+    """The appearance of a series: the contrast of tissues and the effects of the scanner on a noiseless image.
 
-    noise: standard deviation of each Rician component, in units of the brightest tissue. bias: log gain per 100 mm
-    towards (left of image, bottom of image), and the log fall-off at 100 mm from the coil's centre. blur: sigma in
-    pixels. sharpen: strength of edge enhancement, which rings. gamma: exponent of the grey scale. saturated_mm: the
-    band's edge in front of the image's centre, None without one. ghost: share of a displaced copy (motion). gain:
-    stored value of signal 1.
+    noise: standard deviation of each Rician component, in units of the brightest tissue.
+    bias: log gain per 100 mm sideways and backwards, and log fall-off at 100 mm from the centre of the image.
+    blur: sigma in pixels.
+    sharpen: strength of edge enhancement, which causes ringing.
+    gamma: exponent of the grey scale.
+    saturated_mm: distance of the saturation band's edge in front of the centre of the image; None without a band.
+    ghost: share of a displaced copy of the image (motion).
+    gain: stored value of signal 1.
     """
 
     palette: Palette
@@ -65,7 +68,7 @@ class Look:
 
 @dataclass(frozen=True)
 class SeriesPlan:
-    """One series to be acquired: frames and instance numbers in the same order."""
+    """A series to be acquired: frames and instance numbers in the same order."""
 
     view: View
     frames: tuple[Frame, ...]
@@ -76,16 +79,16 @@ class SeriesPlan:
     spacing_between_slices_mm: float | None
 
 
-#: Shares of studies whose axial slices start at L1-L2, L2-L3 and L3-L4: what they miss has no subarticular label.
+#: Shares of studies whose axial slices start at L1-L2, L2-L3 and L3-L4. The levels above have no subarticular label.
 _AXIAL_START = (0.917, 0.041, 0.042)
-#: Share of sagittal series in which patient x grows with the instance number, in the real set.
+#: Share of sagittal series of the real set in which patient x increases with the instance number.
 _LEFT_LAST = 0.64
 
 
 def plan_study(
     patient: Patient, scanners: Scanners, size: Size, generator: np.random.Generator, complete: bool = False
 ) -> tuple[SeriesPlan, ...]:
-    """The series of one study. `complete`: every view is there and the axial slices reach L1-L2."""
+    """Draw the series of one study. `complete`: whether it must have every view, with axial slices up to L1-L2."""
     if scanners is Scanners.MIXED:
         scanners = Scanners(generator.choice([Scanners.FIRST.value, Scanners.SECOND.value]))
     planner = _Planner(patient, scanners is Scanners.SECOND, size is Size.FULL, generator)
@@ -108,7 +111,7 @@ class _Planner:
     generator: np.random.Generator
 
     def sagittal(self, view: View, like: SeriesPlan | None = None) -> SeriesPlan:
-        """A sagittal stack; `like` another one it shares its slices' places with."""
+        """Plan a sagittal stack, with the same slice positions as the series `like` if that is given."""
         draw = self.generator
         frames = like.frames if like else self._sagittal_frames()
         if (frames[0].centre_mm[0] < frames[-1].centre_mm[0]) != (draw.uniform() < _LEFT_LAST):
@@ -122,7 +125,7 @@ class _Planner:
         return self._series(view, frames, self._look(weighting, sagittal=True))
 
     def axial(self, first_level: int) -> tuple[SeriesPlan, ...]:
-        """Blocks along the discs or one straight stack, sometimes divided into two series."""
+        """Plan axial blocks along the discs, or one straight stack, sometimes divided into two series."""
         draw = self.generator
         levels = range(first_level, len(LEVELS))
         blocks = self._axial_blocks(levels) if draw.uniform() < 0.65 else self._straight_stack(levels)
@@ -159,9 +162,9 @@ class _Planner:
         caudal = np.array([np.sin(roll), 0.0, -np.cos(roll)])
         caudal = _unit(caudal - (caudal @ posterior) * posterior)
         normal = np.cross(caudal, posterior)
-        places = (np.arange(count) - (count - 1) / 2) * gap
+        offsets = (np.arange(count) - (count - 1) / 2) * gap
         return tuple(
-            _frame(centre + normal * place, posterior, caudal, spacing, (rows, int(columns))) for place in places
+            _frame(centre + normal * offset, posterior, caudal, spacing, (rows, int(columns))) for offset in offsets
         )
 
     def _axial_shape(self) -> tuple[float, tuple[int, int]]:
@@ -186,12 +189,12 @@ class _Planner:
             normal = np.cross(left, posterior)
             centre = self.patient.level_position_mm(LEVELS[level], v=14.0) + left * shift[0] + posterior * shift[1]
             centre = centre + normal * draw.normal(0, 0.8)
-            places = ((count - 1) / 2 - np.arange(count)) * gap
-            blocks.append([_frame(centre + normal * p, left, posterior, spacing, shape) for p in places])
+            offsets = ((count - 1) / 2 - np.arange(count)) * gap
+            blocks.append([_frame(centre + normal * offset, left, posterior, spacing, shape) for offset in offsets])
         return blocks
 
     def _straight_stack(self, levels: range) -> list[list[Frame]]:
-        """One direction for all slices, cut into parts of about a level so that it can be divided."""
+        """Plan slices of one direction, in parts of about one level each, so that the stack can be divided."""
         draw = self.generator
         spacing, shape = self._axial_shape()
         gap = draw.uniform(3.9, 4.6) if self.full else draw.uniform(4.6, 5.6)
@@ -215,8 +218,8 @@ class _Planner:
     def _look(self, weighting: Weighting, sagittal: bool) -> Look:
         draw = self.generator
         palette = standard_palette(weighting)
-        spread = draw.normal(1.0, 0.07, len(Tissue))
-        signal = np.clip(np.array(palette.signal) * spread, 0, 1.08)
+        variation = draw.normal(1.0, 0.07, len(Tissue))
+        signal = np.clip(np.array(palette.signal) * variation, 0, 1.08)
         if self.second:
             signal = _other_contrast(signal, weighting, draw)
         noise = draw.uniform(0.05, 0.08) if self.second else draw.uniform(0.014, 0.03)
@@ -259,7 +262,7 @@ class _Planner:
 
 
 def _other_contrast(signal: Array, weighting: Weighting, draw: np.random.Generator) -> Array:
-    """The second family's contrast: flatter, with darker fluid and livelier muscle."""
+    """Return the contrast of the second family: lower, with darker fluid and brighter muscle."""
     changed = signal.copy()
     changed[Tissue.MUSCLE] *= draw.uniform(1.2, 1.7)
     changed[Tissue.ANNULUS] *= draw.uniform(1.2, 1.6)
@@ -279,7 +282,7 @@ def _frame(centre: Array, row: Array, column: Array, spacing: float, shape: tupl
 
 
 def _vector(array: Array) -> Vector:
-    """As a header of this set writes them: six decimals."""
+    """Round to six decimals, as in the headers of the real set."""
     x, y, z = (round(float(value), 6) for value in array)
     return (x, y, z)
 

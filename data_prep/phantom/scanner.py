@@ -1,4 +1,4 @@
-"""From the noiseless anatomy on a plane to the numbers that a scanner stores."""
+"""Simulate a scanner: turn noiseless images of the anatomy into the values that a scanner stores."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,17 +12,17 @@ from data_prep.phantom.render import render
 Array32 = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint16]
 
-#: The largest value that 12 stored bits hold.
+#: The largest value of 12 stored bits.
 LARGEST = 4095
 
 
 def acquire(patient: Patient, plan: SeriesPlan, generator: np.random.Generator) -> list[Pixels]:
-    """The images of a series, in the order of its frames."""
+    """Return the images of a series, in the order of its frames."""
     return [expose(render(patient, frame, plan.look.palette), frame, plan.look, generator) for frame in plan.frames]
 
 
 def expose(image: Array32, frame: Frame, look: Look, generator: np.random.Generator) -> Pixels:
-    """Add what the scanner does: coil, resolution, motion, Rician noise, grey scale; then 12 bits."""
+    """Apply coil sensitivity, resolution, motion, Rician noise and grey scale to an image, and store it in 12 bits."""
     image = image * _coil(frame, look)
     if look.blur:
         image = gaussian_filter(image, look.blur, mode="nearest")
@@ -38,11 +38,11 @@ def expose(image: Array32, frame: Frame, look: Look, generator: np.random.Genera
 
 
 def _coil(frame: Frame, look: Look) -> Array32:
-    """Sensitivity over the image: a slope, a fall-off from the centre, and the saturated band in front."""
+    """Return the coil sensitivity per pixel: a slope, a fall-off from the centre, and a saturated band in front."""
     rows, columns = frame.shape
     across = (np.arange(columns, dtype=np.float32) - (columns - 1) / 2) * np.float32(frame.spacing_mm[1] / 100)
     down = (np.arange(rows, dtype=np.float32) - (rows - 1) / 2) * np.float32(frame.spacing_mm[0] / 100)
-    # In sagittal images posterior is to the right, in axial ones below: the coil lies behind the patient.
+    # The coil lies behind the patient: to the right in sagittal images, below in axial ones.
     behind, beside = (across[None], down[:, None]) if frame.plane is Plane.SAGITTAL else (down[:, None], across[None])
     sideways, backwards, fall = look.bias
     gain = np.exp(sideways * beside + backwards * behind - fall * (beside**2 + behind**2))

@@ -1,10 +1,10 @@
-"""A contact sheet of a written cohort, to be looked at: whole slices of one study, and sites by severity.
+"""Write a contact sheet of a synthetic cohort: the slices of one study, and examples of sites by severity.
 
     python -m data_prep.phantom.sheet --root data/phantom --out docs/phantom.png
     python -m data_prep.phantom.sheet --root data/phantom --study 2736665588 --out sheet.png
 
-The upper rows are one study: sagittal slices from right to left, then axial slices from cranial to caudal.
-Below, per condition, regions of 64 mm about sites' true places, each severity with several patients.
+The upper rows show one study: sagittal slices from right to left, then axial slices from cranial to caudal. The lower
+rows show, per condition, regions of 64 mm around the true positions of sites, several patients per severity.
 """
 
 import csv
@@ -33,8 +33,8 @@ Truth = dict[tuple[int, Site], tuple[Severity, npt.NDArray[np.float64]]]
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One slice: its grey image, windowed, and where it lies."""
+class SliceImage:
+    """A slice: its view, its geometry and its grey image, mapped with the window of its series."""
 
     view: View
     frame: Frame
@@ -43,26 +43,39 @@ class Picture:
 
 def main() -> None:
     parser = SettingsParser(prog=PROG, description=__doc__)
-    parser.add_argument("--root", type=str | None, default=None, help="a data root that the phantom was written to")
-    parser.add_argument("--study", type=int | None, default=None, help="the study shown whole; else the most diseased")
-    parser.add_argument("--out", type=str, default="phantom.png", help="the picture to write")
+    parser.add_argument(
+        "--root",
+        type=str | None,
+        default=None,
+        help="data root that holds a synthetic cohort; by default $LUMBAR_ROOT, else data/lumbarspine",
+    )
+    parser.add_argument(
+        "--study",
+        type=int | None,
+        default=None,
+        help="id of the study whose slices are shown; by default the most severely diseased study",
+    )
+    parser.add_argument("--out", type=str, default="phantom.png", help="PNG file to write")
     settings = parser.parse_args()
     root = data_root(settings.root)
     truth = read_training_truth(root)
     study_id = settings.study if settings.study is not None else _most_diseased(truth)
     if not (root.images("train") / str(study_id)).is_dir():
-        raise ValueError(f"--study {study_id}: no such training study in {root.dataset}")
-    sheet = stacked([whole_study(read_pictures(root, study_id)), severities(root, truth)])
+        raise ValueError(f"study {study_id}: no such study in the train split of {root.dataset}")
+    sheet = stacked([study_rows(read_slices(root, study_id)), severity_rows(root, truth)])
     Image.fromarray(sheet).save(settings.out, optimize=True)
-    print(f"{settings.out}: study {study_id} above, sites by severity below")
+    print(f"{settings.out}: shows study {study_id} and, below it, sites by severity")
 
 
 def read_training_truth(root: DataRoot) -> Truth:
-    """True severity and place (mm) of every training site. Raises ValueError where the root is no phantom's."""
+    """Read the true severity and position (mm) of every site of the train split.
+
+    Raises ValueError if the data root holds no synthetic cohort.
+    """
     path = root.path / "phantom_truth" / "truth.csv"
     if not path.is_file():
         raise ValueError(
-            f"--root {str(root.path)!r} has no phantom_truth/truth.csv: write it with -m data_prep.phantom"
+            f"root {str(root.path)!r}: phantom_truth/truth.csv is missing; write it with python -m data_prep.phantom"
         )
     return {
         (one.study_id, one.site): (one.severity, np.array(one.position_mm))
@@ -72,27 +85,28 @@ def read_training_truth(root: DataRoot) -> Truth:
 
 
 def _most_diseased(truth: Truth) -> int:
-    worst: dict[int, int] = {}
+    """Return the study with the largest sum of severities."""
+    sums: dict[int, int] = {}
     for (study_id, _), (severity, _) in truth.items():
-        worst[study_id] = worst.get(study_id, 0) + int(severity)
-    if not worst:
-        raise ValueError("the cohort has no training study to show")
-    return max(worst, key=lambda study_id: worst[study_id])
+        sums[study_id] = sums.get(study_id, 0) + int(severity)
+    if not sums:
+        raise ValueError("the cohort has no study in the train split to show")
+    return max(sums, key=lambda study_id: sums[study_id])
 
 
-def read_pictures(root: DataRoot, study_id: int) -> list[Picture]:
-    """All slices of a training study, each windowed with its series."""
+def read_slices(root: DataRoot, study_id: int) -> list[SliceImage]:
+    """Read all slices of a study of the train split, mapped to grey with the window of their series."""
     with root.table("train_series_descriptions.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if int(row["study_id"]) == study_id]
-    pictures = []
+    slices = []
     for row in rows:
         folder = root.images("train") / row["study_id"] / row["series_id"]
         datasets = [pydicom.dcmread(path) for path in sorted(folder.glob("*.dcm"), key=lambda path: int(path.stem))]
         low, high = np.percentile(np.stack([dataset.pixel_array for dataset in datasets])[::2, ::4, ::4], (1, 99.7))
         for dataset in datasets:
             grey = np.clip((dataset.pixel_array - low) * (255 / max(high - low, 1)), 0, 255).astype(np.uint8)
-            pictures.append(Picture(parse_view(row["series_description"]), _frame_of(dataset), grey))
-    return pictures
+            slices.append(SliceImage(parse_view(row["series_description"]), _frame_of(dataset), grey))
+    return slices
 
 
 def _frame_of(dataset: pydicom.Dataset) -> Frame:
@@ -103,16 +117,16 @@ def _frame_of(dataset: pydicom.Dataset) -> Frame:
     return Frame((x, y, z), row, column, (between_rows, between_columns), (int(dataset.Rows), int(dataset.Columns)))
 
 
-def whole_study(pictures: list[Picture]) -> Grey:
-    """Two rows of sagittal slices and two of axial ones."""
+def study_rows(slices: list[SliceImage]) -> Grey:
+    """Return the rows of one study: two of sagittal slices and two of axial ones."""
     rows = []
     for view in View:
-        shown = [picture for picture in pictures if picture.view is view]
+        shown = [one for one in slices if one.view is view]
         axis, sign = (2, -1) if view is View.AXIAL_T2 else (0, 1)
-        shown.sort(key=lambda picture: sign * float(picture.frame.centre_mm[axis]))
+        shown.sort(key=lambda one: sign * float(one.frame.centre_mm[axis]))
         count = 2 * COLUMNS if view is View.AXIAL_T2 else COLUMNS
         picked = [shown[int(i)] for i in np.linspace(1, len(shown) - 2, count).round()] if len(shown) > 2 else shown
-        panels = [_fitted(picture.image) for picture in picked]
+        panels = [_fitted(one.image) for one in picked]
         rows += [np.hstack(panels[i : i + COLUMNS]) for i in range(0, len(panels), COLUMNS)]
     return stacked(rows)
 
@@ -124,51 +138,53 @@ def _fitted(image: Grey) -> Grey:
     return np.asarray(Image.fromarray(square).resize((PANEL, PANEL), Image.Resampling.LANCZOS))
 
 
-def severities(root: DataRoot, truth: Truth) -> Grey:
-    """Per condition one row of regions in the view it is marked in: normal or mild, moderate, severe."""
-    pictures: dict[int, list[Picture]] = {}
+def severity_rows(root: DataRoot, truth: Truth) -> Grey:
+    """Return one row per condition, in the view it is marked in: regions normal or mild, moderate and severe."""
+    slices: dict[int, list[SliceImage]] = {}
     rows = []
     for condition in Condition:
         row = []
         for severity in Severity:
-            crops = _examples(root, truth, condition, severity, pictures)
+            crops = _examples(root, truth, condition, severity, slices)
             row += crops + [np.zeros((CROP, CROP), dtype=np.uint8)] * (EXAMPLES - len(crops))
         rows += [_titled(f"{condition.words}: normal or mild | moderate | severe", np.hstack(row))]
     return stacked(rows)
 
 
 def _examples(
-    root: DataRoot, truth: Truth, condition: Condition, severity: Severity, pictures: dict[int, list[Picture]]
+    root: DataRoot, truth: Truth, condition: Condition, severity: Severity, slices: dict[int, list[SliceImage]]
 ) -> list[Grey]:
-    """Crops of different patients, left or no side, L3-L4 to L5-S1 first."""
+    """Return crops of different patients, never of a right side, preferably at L3-L4 and L4-L5.
+
+    `slices` holds the slices of the studies that were read so far, and gains those that are read here.
+    """
     crops: list[Grey] = []
-    seen: set[int] = set()
+    used: set[int] = set()
     sites = sorted(truth, key=lambda key: (key[1].level.value not in ("l3_l4", "l4_l5"), key[0]))
     for study_id, site in sites:
-        found, place = truth[study_id, site]
-        wanted = site.condition is condition and found is severity and site.side is not Side.RIGHT
-        if not wanted or study_id in seen:
+        found, position = truth[study_id, site]
+        suitable = site.condition is condition and found is severity and site.side is not Side.RIGHT
+        if not suitable or study_id in used:
             continue
-        if study_id not in pictures:
-            pictures[study_id] = read_pictures(root, study_id)
-        shown = [picture for picture in pictures[study_id] if picture.view is site.views[0]]
+        if study_id not in slices:
+            slices[study_id] = read_slices(root, study_id)
+        shown = [one for one in slices[study_id] if one.view is site.views[0]]
         if not shown:
             continue
-        seen.add(study_id)
-        picture = shown[nearest([picture.frame for picture in shown], place)]
-        crops.append(_crop(picture, place))
+        used.add(study_id)
+        crops.append(_crop(shown[nearest([one.frame for one in shown], position)], position))
         if len(crops) == EXAMPLES:
             break
     return crops
 
 
-def _crop(picture: Picture, place: npt.NDArray[np.float64]) -> Grey:
-    column, row = picture.frame.to_pixel(place)
-    half_rows, half_columns = (FIELD_MM / 2 / spacing for spacing in picture.frame.spacing_mm)
+def _crop(source: SliceImage, position: npt.NDArray[np.float64]) -> Grey:
+    column, row = source.frame.to_pixel(position)
+    half_rows, half_columns = (FIELD_MM / 2 / spacing for spacing in source.frame.spacing_mm)
     box = (column + 0.5 - half_columns, row + 0.5 - half_rows, column + 0.5 + half_columns, row + 0.5 + half_rows)
     side = (CROP, CROP)
     data = ((box[2] - box[0]) / CROP, 0, box[0], 0, (box[3] - box[1]) / CROP, box[1])
-    image = Image.fromarray(picture.image)
+    image = Image.fromarray(source.image)
     return np.asarray(image.transform(side, Image.Transform.AFFINE, data, Image.Resampling.BICUBIC))
 
 
@@ -179,7 +195,7 @@ def _titled(title: str, image: Grey) -> Grey:
 
 
 def stacked(rows: list[Grey]) -> Grey:
-    """Rows below one another, black to the right of shorter ones."""
+    """Stack rows below one another; shorter rows are filled with black on the right."""
     width = max(row.shape[1] for row in rows)
     return np.vstack([np.pad(row, ((0, 0), (0, width - row.shape[1]))) for row in rows])
 

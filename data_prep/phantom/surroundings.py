@@ -1,4 +1,4 @@
-"""What lies about the spine: fat, muscle, kidneys, bowel, skin."""
+"""Paint the surroundings of the spine: fat, muscle, kidneys, bowel, skin."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from data_prep.phantom.tissues import Tissue
 
 
 def paint_surroundings(canvas: Canvas) -> None:
-    """Everything that is not spine, on a ground of fat."""
+    """Paint everything except the spine over a background of fat."""
     w, swell = canvas.w, canvas.texture.swell
     canvas.image *= 1 - 0.09 * np.exp(-((swell * np.float32(1 / 0.12)) ** 2))  # septa
     canvas.within(canvas.v < -22, _paint_abdomen)
@@ -17,7 +17,7 @@ def paint_surroundings(canvas: Canvas) -> None:
 
 
 def _paint_abdomen(canvas: Canvas) -> None:
-    """Loops of bowel: fluid or gas within a wall."""
+    """Paint loops of bowel: fluid or gas within a wall."""
     swell, grain = canvas.texture.swell, canvas.texture.grain
     behind = cover(canvas.v + 36 + 5 * swell, 5.0)
     loops = cover(-swell - 0.1, 0.25) * behind
@@ -27,7 +27,7 @@ def _paint_abdomen(canvas: Canvas) -> None:
 
 
 def _paint_flank(canvas: Canvas) -> None:
-    """Psoas, quadratus lumborum and kidneys."""
+    """Paint psoas, quadratus lumborum and kidneys."""
     across, v, s, swell = canvas.across, canvas.v, canvas.s, canvas.texture.swell
     low = np.clip((60 - s) * np.float32(1 / 130), 0, 1.2)
     radius = 7 + 14 * low
@@ -43,14 +43,14 @@ def _paint_flank(canvas: Canvas) -> None:
 
 
 def _paint_back_muscles(canvas: Canvas) -> None:
-    """Multifidus and erector spinae, with as much fat between their fibres as this patient has."""
+    """Paint multifidus and erector spinae, with the patient's amount of fat between their fibres."""
     across, w, s, swell = canvas.across, canvas.w, canvas.s, canvas.texture.swell
     shrink = np.clip((s + 130) * np.float32(1 / 90), 0.15, 1)
     erector = ellipse(across - 33, w - 30, 28.0, 17.0 * shrink + 3) + 1.0 * swell
     multifidus = ellipse(across - 12, w - 33, 11.0, 17.0 * shrink + 3) + 0.6 * swell
     mass = np.minimum(erector, multifidus)
     inside = cover(mass)
-    # Fat gathers caudally and beside the laminae.
+    # The share of fat increases caudally and towards the laminae.
     fatty = canvas.patient.body.muscle_fat + 0.5 * (1 - shrink) + np.clip((30 - w) * np.float32(1 / 60), 0, 0.3)
     marbled = np.clip((canvas.texture.streak + 0.4 * canvas.texture.grain) * 0.55 - 1.25 + 0.8 * fatty, 0, 0.85)
     septum = cover(band(erector - multifidus, 0.3)) * 0.45

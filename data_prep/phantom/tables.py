@@ -1,4 +1,4 @@
-"""What readers would have written down: marks and labels; and the competition's tables."""
+"""Simulate a reader's labels and marks, and write the competition's tables."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -20,21 +20,21 @@ from workspace.layout import Split
 
 Array = npt.NDArray[np.float64]
 
-#: A reader's click scatters by this much, mm, along each axis of the image.
+#: Standard deviation of a reader's click, in mm along each axis of the image.
 MARK_SCATTER_MM = 0.7
-#: A level further than this from every axial slice is not imaged.
+#: A site further than this from every slice is not marked.
 IMAGED_WITHIN_MM = 5.0
-#: Share of subarticular marks that lie on the slice next to the nearest.
+#: Share of subarticular marks that are placed on the second nearest slice.
 _NEXT_SLICE = 0.2
-#: Labels lost for no reason.
+#: Share of labels that are missing at random.
 _LABEL_LOST = 0.001
 
 TRUTH_COLUMNS = ("study_id", "split", *SITE_COLUMNS, "grade", "severity", "label", *POSITION_COLUMNS)
 
 
 @dataclass(frozen=True)
-class StudyRecord:
-    """A written study, as the tables need it."""
+class WrittenStudy:
+    """The content of a written study that the tables need."""
 
     study_id: int
     split: Split
@@ -52,7 +52,7 @@ def read_study(
     generator: np.random.Generator,
     exact: bool = False,
 ) -> tuple[dict[Site, Severity], tuple[Mark, ...]]:
-    """The labels and marks of a study. `exact`: labels are the true severities, none is lost."""
+    """Draw the labels and marks of a study. `exact`: whether labels are the true severities and none is missing."""
     labels: dict[Site, Severity] = {}
     marks: list[Mark] = []
     for site in SITES:
@@ -75,44 +75,47 @@ def _mark(
     series_ids: Sequence[int],
     generator: np.random.Generator,
 ) -> Mark | None:
-    """Where a reader clicks, in the view that the site is marked in; None where no slice shows it."""
+    """Draw a reader's click in the view that the site is marked in; None if no slice shows the site."""
     scatter, chance = generator.normal(0, MARK_SCATTER_MM, 2), generator.uniform()
-    places = [
+    slices = [
         (series_id, number, frame)
         for plan, series_id in zip(plans, series_ids, strict=True)
         if plan.view is site.views[0]
         for number, frame in zip(plan.instance_numbers, plan.frames, strict=True)
     ]
-    if not places:
+    if not slices:
         return None
-    chosen = nearest([frame for _, _, frame in places], point_mm)
+    chosen = nearest([frame for _, _, frame in slices], point_mm)
     if site.condition is Condition.SUBARTICULAR_STENOSIS and chance < _NEXT_SLICE:
-        others = [place for index, place in enumerate(places) if index != chosen]
+        others = [other for index, other in enumerate(slices) if index != chosen]
         second = nearest([frame for _, _, frame in others], point_mm)
         if abs(others[second][2].distance_mm(point_mm)) <= IMAGED_WITHIN_MM:
-            places, chosen = others, second
-    series_id, number, frame = places[chosen]
+            slices, chosen = others, second
+    series_id, number, frame = slices[chosen]
     if abs(frame.distance_mm(point_mm)) > IMAGED_WITHIN_MM or not frame.contains(point_mm):
         return None
     column, row = frame.to_pixel(point_mm) + scatter / (frame.spacing_mm[1], frame.spacing_mm[0])
     return Mark(site, series_id, number, float(column), float(row))
 
 
-def write_tables(dataset: Path, records: Sequence[StudyRecord]) -> None:
-    """The competition's tables of the splits that have studies."""
-    records = sorted(records, key=lambda record: record.study_id)
-    train = [record for record in records if record.split == "train"]
-    test = [record for record in records if record.split == "test"]
+def write_tables(dataset: Path, studies: Sequence[WrittenStudy]) -> None:
+    """Write the competition's tables for each split that has studies."""
+    studies = sorted(studies, key=lambda study: study.study_id)
+    train = [study for study in studies if study.split == "train"]
+    test = [study for study in studies if study.split == "test"]
     if train:
         _write(
             dataset / "train.csv",
             ("study_id", *(site.key for site in SITES)),
-            ((r.study_id, *(r.labels[s].label if s in r.labels else "" for s in SITES)) for r in train),
+            (
+                (study.study_id, *(study.labels[site].label if site in study.labels else "" for site in SITES))
+                for study in train
+            ),
         )
         _write(
             dataset / "train_label_coordinates.csv",
             ("study_id", "series_id", "instance_number", "condition", "level", "x", "y"),
-            ((r.study_id, *_coordinates(mark)) for r in train for mark in r.marks),
+            ((study.study_id, *_coordinates(mark)) for study in train for mark in study.marks),
         )
         _write_descriptions(dataset / "train_series_descriptions.csv", train)
     if test:
@@ -120,38 +123,38 @@ def write_tables(dataset: Path, records: Sequence[StudyRecord]) -> None:
         _write(
             dataset / "sample_submission.csv",
             ("row_id", "normal_mild", "moderate", "severe"),
-            ((f"{r.study_id}_{site.key}", third, third, third) for r in test for site in SUBMISSION_SITES),
+            ((f"{study.study_id}_{site.key}", third, third, third) for study in test for site in SUBMISSION_SITES),
         )
         _write_descriptions(dataset / "test_series_descriptions.csv", test)
 
 
-def _write_descriptions(path: Path, records: Sequence[StudyRecord]) -> None:
+def _write_descriptions(path: Path, studies: Sequence[WrittenStudy]) -> None:
     _write(
         path,
         ("study_id", "series_id", "series_description"),
-        ((r.study_id, series_id, view.words) for r in records for series_id, view in r.series),
+        ((study.study_id, series_id, view.words) for study in studies for series_id, view in study.series),
     )
 
 
 def _coordinates(mark: Mark) -> tuple[Any, ...]:
-    """``Left Neural Foraminal Narrowing``, ``L4/L5`` and the pixel, as the real table writes them."""
+    """Return the cells of a mark as the real table writes them: ``Left Neural Foraminal Narrowing``, ``L4/L5``, ..."""
     condition = mark.site.condition_key.replace("_", " ").title()
     level = mark.site.level.words.replace("-", "/")
     return (mark.series_id, mark.instance_number, condition, level, mark.x, mark.y)
 
 
-def write_truth(path: Path, records: Sequence[StudyRecord]) -> None:
-    """Every site's hidden grade, true severity, label and true place: never inside ``dataset/``."""
-    _write(path, TRUTH_COLUMNS, (row for record in records for row in _truth_rows(record)))
+def write_truth(path: Path, studies: Sequence[WrittenStudy]) -> None:
+    """Write each site's hidden grade, true severity, label and true position; the file must not be in ``dataset/``."""
+    _write(path, TRUTH_COLUMNS, (row for study in studies for row in _truth_rows(study)))
 
 
-def _truth_rows(record: StudyRecord) -> Iterable[tuple[Any, ...]]:
+def _truth_rows(study: WrittenStudy) -> Iterable[tuple[Any, ...]]:
     for site in SITES:
-        grade, label = record.grades[site], record.labels.get(site)
+        grade, label = study.grades[site], study.labels.get(site)
         yield (
-            record.study_id, record.split, *site.columns.values(),
+            study.study_id, study.split, *site.columns.values(),
             round(grade, 4), Severity.to_column(severity_of(grade)), Severity.to_column(label),
-            *(round(value, 3) for value in record.positions_mm[site]),
+            *(round(value, 3) for value in study.positions_mm[site]),
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Tissues, how bright each is under each weighting, and their fine texture."""
+"""Tissues, their brightness under each weighting, and their fine texture."""
 
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum, auto
@@ -14,7 +14,7 @@ Field = npt.NDArray[np.floating[Any]]
 
 
 class Tissue(IntEnum):
-    """What is painted."""
+    """The tissues that are painted."""
 
     AIR = 0
     FAT = auto()
@@ -46,7 +46,7 @@ class Weighting(StrEnum):
     STIR = "stir"
 
 
-# Signal relative to the brightest common tissue (fat on T1, cerebrospinal fluid on T2), of turbo spin echo images.
+# Signal in turbo spin echo images, relative to the brightest common tissue (fat on T1, cerebrospinal fluid on T2).
 _SIGNAL: dict[Tissue, tuple[float, float, float, float]] = {
     #                     T1    T2    T2 FS STIR
     Tissue.AIR: (0.005, 0.005, 0.005, 0.005),
@@ -91,14 +91,14 @@ ROUGHNESS = np.array([_ROUGHNESS.get(tissue, 0.0) for tissue in Tissue], dtype=n
 
 @dataclass(frozen=True)
 class Palette:
-    """signal: brightness of each tissue, indexed by Tissue, about 0..1."""
+    """The brightness of all tissues in a series; `signal` is indexed by Tissue, with values of about 0 to 1."""
 
     weighting: Weighting
     signal: tuple[float, ...]
 
 
 def standard_palette(weighting: Weighting) -> Palette:
-    """The table's column of one weighting."""
+    """Return the signals of one weighting."""
     column = list(Weighting).index(weighting)
     return Palette(weighting, tuple(_SIGNAL[tissue][column] for tissue in Tissue))
 
@@ -111,7 +111,9 @@ _TEXTURE_STEP_MM = 0.8
 class Texture:
     """Noise of standard deviation 1 at some points, fixed in space so that all series of a patient show the same.
 
-    index: each point's cell in the volumes. grain: about 1 mm fine. swell: some 8 mm wide and smooth.
+    index: cell of each point in the volumes.
+    grain: fine noise, on a scale of about 1 mm.
+    swell: smooth noise, on a scale of about 8 mm.
     """
 
     index: npt.NDArray[np.intp]
@@ -120,7 +122,7 @@ class Texture:
 
     @property
     def streak(self) -> Field:
-        """Grain drawn out along the spine, as muscle fibres are."""
+        """Noise elongated along the spine, like muscle fibres."""
         return _volumes()["streak"].take(self.index)
 
     def take(self, index: npt.NDArray[np.intp]) -> "Texture":
@@ -128,7 +130,7 @@ class Texture:
 
 
 def texture_index(x: Field, y: Field, z: Field) -> npt.NDArray[np.intp]:
-    """Cell of each point, mm (all coordinates positive), in the periodic volumes."""
+    """Return the cell of each point in the periodic volumes; coordinates are in mm and must be positive."""
     scale = np.float32(1 / _TEXTURE_STEP_MM)
     column, row, plane = ((axis * scale).astype(np.intp) % _TEXTURE_SIZE for axis in (x, y, z))
     return (column * _TEXTURE_SIZE + row) * _TEXTURE_SIZE + plane
@@ -144,7 +146,10 @@ def swell_at(index: npt.NDArray[np.intp]) -> Field:
 
 @cache
 def _volumes() -> dict[str, Field]:
-    """Periodic band-limited noise, axes (x, y, z), flat: the same for everybody; patients differ in where it starts."""
+    """Return periodic band-limited noise, axes (x, y, z), flattened.
+
+    The volumes are the same for all patients, which differ in their origin (`texture_origin_mm`).
+    """
     noise = np.random.default_rng(20241).standard_normal((_TEXTURE_SIZE,) * 3).astype(np.float32)
     fine, coarse = (_standard(gaussian_filter(noise, sigma, mode="wrap")) for sigma in (0.9, 2.5))
     return {

@@ -1,1 +1,1 @@
-"""Tables and folders -> studies of series, each with a view, a window and sorted slices."""
+"""Read tables and folders as studies of series, each with a view, a window and sorted slices."""

@@ -1,7 +1,7 @@
-"""A CSV file as rows of parsed cells: its form is forgiven, each cell is held to a rule.
+"""Read a CSV file as rows of parsed cells: tolerant of its format, strict about each cell.
 
-Forgiven: a byte-order mark, CRLF, blank lines, spaces and case in headings, spaces around cells, trailing
-commas, columns that nobody asked for. What no parser accepts becomes a fault with its line, never a guess.
+Tolerated are a byte-order mark, CRLF, blank lines, spaces and case in headings, spaces around cells, trailing commas
+and additional columns. A cell that its parser rejects becomes a fault with its line; its value is never guessed.
 """
 
 import csv
@@ -14,15 +14,15 @@ from typing import Any
 
 from data_prep.faults import Fault, FaultKind
 
-#: A cell may hold a novel: a message quotes this much of it.
+#: A cell may be very long: a message is cut after this many characters.
 LONGEST_REASON = 200
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The rule of a column: `parse` gives a cell's value or raises ValueError, which is a fault of that kind.
+    """The rule for the cells of a column: `parse` returns the value, or raises ValueError for a fault of `kind`.
 
-    optional: a cell that is none has the value None; otherwise it costs its row.
+    optional: whether a rejected cell has the value None; otherwise its whole row is skipped.
     """
 
     kind: FaultKind
@@ -32,7 +32,7 @@ class Cell:
 
 @dataclass
 class CheckedTable:
-    """A table as read: (line, value, value, ...) for each usable row, in the file's order, and what was wrong."""
+    """A table as read: (line, value, value, ...) per usable row, in the order of the file, and the faults."""
 
     path: Path
     rows: list[tuple[Any, ...]] = field(default_factory=list)
@@ -41,42 +41,46 @@ class CheckedTable:
     def skip(
         self, line: int, study_id: int | None, kind: FaultKind, message: str, series_id: int | None = None
     ) -> None:
-        """Note what is left out of a line, and why."""
+        """Add a fault for what is skipped in a line."""
         self.faults.append(Fault(study_id, series_id, f"{self.path.name}:{line}", kind, "skipped", message))
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What a text is in its column; `reason` says why it is nothing."""
+    """The parsed value of a text, or the reason why it was rejected."""
 
     value: Any
     reason: str = ""
 
 
 def read_checked(path: Path, cells: Mapping[str, Cell]) -> CheckedTable:
-    """The columns of `cells`, in their order. Raises ValueError for a file that is no such table, OSError."""
+    """Read the columns named in `cells`, in that order.
+
+    Raises ValueError if the file is not a table with these columns, OSError if it cannot be read.
+    """
     table = CheckedTable(path)
     lines, texts = _columns(table, list(cells))
-    # A column has few distinct texts: each is parsed once.
+    # A column has few distinct texts, so each is parsed only once.
     outcomes = {name: {text: _outcome(cell, text) for text in set(texts[name])} for name, cell in cells.items()}
     values = {name: [outcomes[name][text].value for text in texts[name]] for name in cells}
     ids = {name: dict(zip(lines, values[name], strict=True)) for name in ("study_id", "series_id") if name in cells}
-    costly = set()
+    rejected = set()
     for line, name, text in _failures(lines, texts, outcomes):
         study_id, series_id = (ids.get(key, {}).get(line) for key in ("study_id", "series_id"))
         message = f"{name}: {outcomes[name][text].reason}"
         table.skip(line, study_id, cells[name].kind, message, series_id)
         if not cells[name].optional:
-            costly.add(line)
-    table.rows = [row for row in zip(lines, *values.values(), strict=True) if row[0] not in costly]
+            rejected.add(line)
+    table.rows = [row for row in zip(lines, *values.values(), strict=True) if row[0] not in rejected]
     return table
 
 
 def _columns(table: CheckedTable, names: Sequence[str]) -> tuple[list[int], dict[str, list[str]]]:
-    """The line of each row, and the stripped texts of each named column. Raises ValueError."""
-    if not table.path.is_file():  # a pipe would be waited for
-        found = "a folder" if table.path.is_dir() else "no regular file" if table.path.exists() else "no such file"
-        raise FileNotFoundError(f"{table.path}: {found}; it should be a CSV file")
+    """Return the line number of each row and the stripped texts of each named column. Raise ValueError for no table."""
+    if not table.path.is_file():  # reading a pipe could wait forever
+        exists = "is a folder" if table.path.is_dir() else "is not a regular file"
+        problem = exists if table.path.exists() else "no such file"
+        raise FileNotFoundError(f"{table.path}: {problem}; it should be a CSV file")
     heading: list[str] = []
     lines: list[int] = []
     rows: list[list[str]] = []
@@ -90,7 +94,7 @@ def _columns(table: CheckedTable, names: Sequence[str]) -> tuple[list[int], dict
                 if not heading:
                     heading = _heading(table.path, texts, names)
                 elif any(texts[len(heading) :]):
-                    message = f"{len(texts)} cells, the heading has {len(heading)}: commas inside a cell?"
+                    message = f"{len(texts)} cells, but the heading has {len(heading)}: quote cells that contain commas"
                     table.skip(reader.line_num, None, FaultKind.BAD_ROW, message)
                 else:
                     lines.append(reader.line_num)
@@ -100,29 +104,30 @@ def _columns(table: CheckedTable, names: Sequence[str]) -> tuple[list[int], dict
         except csv.Error as error:
             raise ValueError(f"{table.path}: not a CSV file (line {reader.line_num}: {error})") from None
     heading = heading or _heading(table.path, [], names)
-    places = {name: heading.index(name) for name in names}
-    return lines, {name: [row[place] for row in rows] for name, place in places.items()}
+    columns = {name: heading.index(name) for name in names}
+    return lines, {name: [row[column] for row in rows] for name, column in columns.items()}
 
 
 def _heading(path: Path, texts: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The headings as `names` write them. Raises ValueError for a column that is missing or there twice."""
+    """Return the headings in the spelling of `names`. Raise ValueError if a column is missing or duplicated."""
     heading = [re.sub(r"[\s_/-]+", "_", text.lower()) for text in texts]
     for name in names:
         if heading.count(name) > 1:
-            raise ValueError(f"{path}: {heading.count(name)} columns {name!r}")
+            raise ValueError(f"{path}: {heading.count(name)} columns are named {name!r}; expected one")
         if name not in heading:
             near = difflib.get_close_matches(name, heading, n=1)
-            has = f"the nearest is {near[0]!r}" if near else f"it has {', '.join(map(repr, heading)) or 'none'}"
+            columns = f"its columns are {', '.join(map(repr, heading))}" if heading else "it has no columns"
+            found = f"the nearest is {near[0]!r}" if near else columns
             separator = next((f"; expected commas, not {mark!r}" for mark in ";\t|" if mark in "".join(texts)), "")
-            raise ValueError(f"{path}: no column {name!r}; {has}{separator}")
+            raise ValueError(f"{path}: no column {name!r}; {found}{separator}")
     return heading
 
 
 def _failures(
     lines: Sequence[int], texts: Mapping[str, Sequence[str]], outcomes: Mapping[str, Mapping[str, _Outcome]]
 ) -> list[tuple[int, str, str]]:
-    """(line, column, text) of every cell that is none, for all columns and lines at once."""
-    # pandera takes a second to import: processes that convert images import this room, and read no table.
+    """Return (line, column, text) of every rejected cell, for all columns and lines at once."""
+    # pandera takes a second to import. Processes that convert images import this module but read no table.
     import pandas as pd
     import pandera.pandas as pa
 

@@ -1,4 +1,4 @@
-"""One study: its series read from their folders, in order, windowed; faults are recorded, not raised."""
+"""Read one study: its series with windows, views and sorted slices; faults are collected, not raised."""
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -9,18 +9,18 @@ from data_prep.dicom.pixels import MAX_PIXELS, Grey
 from data_prep.faults import Fault, FaultKind
 from data_prep.geometry import Frame, stacks
 from data_prep.sites import Severity, Site, View
-from data_prep.studies.folders import place
+from data_prep.studies.folders import fault_path
 from data_prep.studies.series_images import GreyBudget, GreyOnDisk, SeriesFolder, SeriesImage
 from data_prep.studies.tables import Mark
-from data_prep.studies.views import SeriesLook, plane_of, study_views
+from data_prep.studies.views import SeriesHeaders, plane_of, study_views
 
 
 @dataclass(frozen=True)
 class Slice:
-    """One image. `frame` is None where its header has no usable geometry: then it carries no region.
+    """One image. `frame` is None if its header has no usable geometry: then no region uses the image.
 
-    source: its grey values; of a study that is too large for memory, where they are read from again.
-    window: what became 0 and 255, where that is not its series' window.
+    source: the grey values or, in a study too large for memory, the file that they are read from again.
+    window: the values that became 0 and 255 if they are not those of its series, else None.
     """
 
     instance_number: int
@@ -30,23 +30,23 @@ class Slice:
 
     @property
     def grey(self) -> Grey:
-        """(rows, columns), 0 to 255 over its window. Raises OSError where the file has changed."""
+        """Grey values (rows, columns), 0 to 255 over the window. Raises OSError if the file has changed."""
         return self.source.read() if isinstance(self.source, GreyOnDisk) else self.source
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, columns), without reading anything."""
+        """Shape (rows, columns), known without reading the file."""
         rows, columns = self.source.shape
         return rows, columns
 
 
 @dataclass(frozen=True)
 class Series:
-    """Images of one series, sorted along their normal, stack after stack; those without geometry come last.
+    """The images of one series, stack after stack, each sorted along its normal; those without geometry come last.
 
-    stacks: indices into `slices`; view: None for what is none of the three kinds;
-    window: (low, high) of the values, rescaled where the header says so, that became 0 and 255 in all slices that
-    have no window of their own.
+    view: None if it is none of the three views.
+    stacks: indices into `slices`.
+    window: the (rescaled) values that became 0 and 255 in all slices without a window of their own.
     """
 
     series_id: int
@@ -57,14 +57,14 @@ class Series:
 
     @cached_property
     def frames(self) -> dict[int, Frame]:
-        """Frames by place in `slices`: of those that lie as the view says, which alone carry regions."""
+        """Frames of the slices that lie in the plane of the view, by index in `slices`; only these carry regions."""
         if self.view is None:
             return {}
-        placed = {index: image.frame for index, image in enumerate(self.slices) if image.frame is not None}
-        return {index: frame for index, frame in placed.items() if frame.lies_as(plane_of(self.view))}
+        located = {index: image.frame for index, image in enumerate(self.slices) if image.frame is not None}
+        return {index: frame for index, frame in located.items() if frame.lies_as(plane_of(self.view))}
 
     def index(self, instance_number: int) -> int | None:
-        """Place of an instance in `slices`."""
+        """Return the index of an instance in `slices`, None if there is no such instance."""
         for index, image in enumerate(self.slices):
             if image.instance_number == instance_number:
                 return index
@@ -73,7 +73,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Study:
-    """One examination: its series, what was graded, and where it was marked."""
+    """One examination: its series, severities and marks."""
 
     study_id: int
     series: tuple[Series, ...]
@@ -86,10 +86,11 @@ class Study:
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """Where a study lies, and what the tables say of it: all that reading it needs.
+    """The folders of a study and its rows of the tables: everything that is needed to read it.
 
-    series: folder of each series by its id; root: the image folder, which faults name paths in.
-    views: what the table of descriptions says; None where there is no such table.
+    root: the image folder; paths in faults are relative to it.
+    series: the folder of each series, by series id.
+    views: the described view of each series; None if the tables do not describe this study.
     """
 
     study_id: int
@@ -101,11 +102,10 @@ class StudyFolder:
 
 
 def read_study(folder: StudyFolder, max_pixels: int = MAX_PIXELS) -> tuple[Study, list[Fault]]:
-    """Read every image of a study. A bad file costs that file, a series without any image that series."""
+    """Read every image of a study. A bad file, or a series without any image, is skipped with a fault."""
     found: list[Series] = []
-    looks: list[SeriesLook] = []
+    headers: list[SeriesHeaders] = []
     faults: list[Fault] = []
-
     budget = GreyBudget()
     for series_id, path in sorted(folder.series.items()):
         files = SeriesFolder(path, folder.root, folder.study_id, series_id, max_pixels)
@@ -113,24 +113,24 @@ def read_study(folder: StudyFolder, max_pixels: int = MAX_PIXELS) -> tuple[Study
         faults += files.faults
         if images:
             found.append(_series(series_id, images, window))
-            looks.append(_look(series_id, folder, [image.header for image in images]))
+            headers.append(_series_headers(series_id, folder, [image.header for image in images]))
         else:
-            message = "no readable image in this series"
-            where = place(path, folder.root)
+            message = "the series has no readable image"
+            where = fault_path(path, folder.root)
             faults.append(Fault(folder.study_id, series_id, where, FaultKind.EMPTY_FOLDER, "skipped", message))
-    views, view_faults = study_views(looks)
+    views, view_faults = study_views(headers)
     for fault in view_faults:
-        where = place(folder.series[fault.series_id], folder.root)
+        where = fault_path(folder.series[fault.series_id], folder.root)
         faults.append(Fault(folder.study_id, fault.series_id, where, fault.kind, fault.action, fault.message))
     series = tuple(replace(series, view=views[series.series_id]) for series in found)
     return Study(folder.study_id, series, folder.severities, folder.marks), faults
 
 
 def _series(series_id: int, images: list[SeriesImage], window: tuple[float, float]) -> Series:
-    """Images by number to images along their normal; the view is still open."""
-    placed = [(image, frame) for image in images if (frame := image.header.frame) is not None]
-    groups = stacks([frame for _, frame in placed])
-    ordered = [placed[index][0] for group in groups for index in group]
+    """Sort images into stacks along their normal; the view is determined later, with those of the other series."""
+    located = [(image, frame) for image in images if (frame := image.header.frame) is not None]
+    groups = stacks([frame for _, frame in located])
+    ordered = [located[index][0] for group in groups for index in group]
     ordered += [image for image in images if image.header.frame is None]
     slices = tuple(
         Slice(image.header.instance_number, image.header.frame, image.grey, image.window) for image in ordered
@@ -140,7 +140,7 @@ def _series(series_id: int, images: list[SeriesImage], window: tuple[float, floa
     return Series(series_id, None, slices, ranges, window)
 
 
-def _look(series_id: int, folder: StudyFolder, headers: list[Header]) -> SeriesLook:
+def _series_headers(series_id: int, folder: StudyFolder, headers: list[Header]) -> SeriesHeaders:
     frames = tuple(header.frame for header in headers if header.frame is not None)
     weightings = frozenset(header.weighting for header in headers)
-    return SeriesLook(series_id, (folder.views or {}).get(series_id), frames, weightings)
+    return SeriesHeaders(series_id, (folder.views or {}).get(series_id), frames, weightings)

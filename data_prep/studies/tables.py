@@ -1,9 +1,9 @@
-"""The competition's tables: read tolerantly, once; what cannot be used becomes a fault, never a grade or a path.
+"""Read the competition's tables once and tolerantly; what cannot be used becomes a fault, never a grade or a path.
 
-`checked_csv` says what is forgiven and how each cell is checked. Two rows about one thing that say the same
-count once. Where they contradict each other neither is believed, in whatever order they stand: a study graded
-in two rows keeps the grades that they share, a series with two descriptions is what its images say. Marks are
-the exception: of two that differ, `regions` keeps the first that its image bears out.
+`checked_csv` defines what is tolerated and how each cell is checked. Two equal rows about one thing count once. If two
+rows contradict each other, neither is used, whatever their order: a study that is graded in two rows keeps the grades
+that they share, and the view of a series with two descriptions is guessed from its images. Marks are the exception: of
+two that differ, `regions` keeps the first one that its image confirms.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ from data_prep.sites import (
 )
 from data_prep.studies.checked_csv import Cell, CheckedTable, read_checked
 
-#: Up to 18 digits fit 64 bits. ``007`` would be a second name of ``7``.
+#: Numbers of up to 18 digits fit into 64 bits. ``007`` is rejected: it would be a second name of ``7``.
 _WHOLE_NUMBER = re.compile(r"(0|[1-9][0-9]{0,17})(\.0+)?", re.ASCII)
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A reader's point: (x, y) is (column, row) in the pixels of that instance."""
+    """A point that a reader placed for a site: (x, y) is (column, row) in the pixels of one slice."""
 
     site: Site
     series_id: int
@@ -44,7 +44,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Tables:
-    """What the tables say, by study id. `study_ids` are in the order in which the table names them."""
+    """The content of the tables, by study id. `study_ids` are in the order of the tables."""
 
     study_ids: tuple[int, ...] = ()
     severities: dict[int, dict[Site, Severity]] = field(default_factory=dict)
@@ -56,24 +56,24 @@ class Tables:
 
 def _whole_number(text: str) -> int:
     if not _WHOLE_NUMBER.fullmatch(text):
-        raise ValueError(f"{text!r} is no plain whole number")
+        raise ValueError(f"{text!r} is not a plain whole number")
     return int(text.split(".")[0])
 
 
 def _coordinate(text: str) -> float:
     number = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(number):
-        raise ValueError(f"{text!r} is no finite number")
+        raise ValueError(f"{text!r} is not a finite number")
     return number
 
 
 def _grade(text: str) -> Severity | None:
-    """None where nobody graded the site."""
+    """Return the severity; None for an ungraded site."""
     return None if text.lower() in ("", "nan") else parse_severity(text)
 
 
 def _row_id(text: str) -> tuple[int, str]:
-    """``<study_id>_<site>``"""
+    """Split ``<study_id>_<site>``."""
     study_id, _, site = text.partition("_")
     return _whole_number(study_id), site.lower()
 
@@ -99,9 +99,9 @@ _SAMPLE = {"row_id": Cell(FaultKind.BAD_ID, _row_id)}
 
 
 def read_train_tables(dataset: Path) -> Tables:
-    """train.csv, train_series_descriptions.csv and, where it is there, train_label_coordinates.csv.
+    """Read train.csv, train_series_descriptions.csv and, if it exists, train_label_coordinates.csv.
 
-    Raises ValueError or OSError where one of the first two cannot be read.
+    Raises ValueError or OSError if one of them cannot be read, or if one of the first two does not exist.
     """
     grades = read_checked(dataset / "train.csv", _GRADES)
     descriptions = read_checked(dataset / "train_series_descriptions.csv", _DESCRIPTIONS)
@@ -114,17 +114,16 @@ def read_train_tables(dataset: Path) -> Tables:
         tables.append(read_checked(path, _COORDINATES))
         marks = _marks(tables[-1])
     else:
-        faults.append(
-            _missing(path, "no positions are known: the atlas that ships, of synthetic spines, places all sites")
-        )
+        faults.append(_missing(path, "all sites are unannotated: the shipped atlas, of synthetic spines, places them"))
     study_ids = tuple(dict.fromkeys([*severities, *views, *marks]))
     return Tables(study_ids, severities, views, marks, (*_faults(tables), *faults), _hashes(tables))
 
 
 def read_test_tables(dataset: Path) -> Tables:
-    """test_series_descriptions.csv and sample_submission.csv; both may be missing.
+    """Read test_series_descriptions.csv and sample_submission.csv; both may be missing.
 
-    Every study that either names is one to answer for: in the sample's order where it names them all, else by id.
+    Every study that either table names belongs to the split: in the order of the sample submission if that names all
+    of them, else by id.
     """
     tables: list[CheckedTable] = []
     faults: list[Fault] = []
@@ -135,7 +134,7 @@ def read_test_tables(dataset: Path) -> Tables:
         tables.append(read_checked(path, _DESCRIPTIONS))
         views = _views(tables[-1])
     else:
-        faults.append(_missing(path, "orientation and times say what the series are"))
+        faults.append(_missing(path, "the view of each series is guessed from its orientation and echo times"))
     path = dataset / "sample_submission.csv"
     if path.exists():
         tables.append(read_checked(path, _SAMPLE))
@@ -145,14 +144,17 @@ def read_test_tables(dataset: Path) -> Tables:
 
 
 def read_description_table(path: Path) -> Tables:
-    """A table of series descriptions alone, as it may come with new studies. Raises ValueError, OSError."""
+    """Read a table of series descriptions that comes with new studies.
+
+    Raises ValueError if it is not such a table, OSError if it cannot be read.
+    """
     table = read_checked(path, _DESCRIPTIONS)
     views = _views(table)
     return Tables(tuple(views), {}, views, {}, tuple(table.faults), _hashes([table]))
 
 
 def _severities(table: CheckedTable) -> dict[int, dict[Site, Severity]]:
-    """study_id -> site -> grade, where all rows of the study agree."""
+    """Return study_id -> site -> severity, for the grades that all rows of the study share."""
     first: dict[int, dict[Site, Severity]] = {}
     severities: dict[int, dict[Site, Severity]] = {}
     for line, study_id, *grades in table.rows:
@@ -162,56 +164,56 @@ def _severities(table: CheckedTable) -> dict[int, dict[Site, Severity]]:
             continue
         against = [site.key for site in SITES if first[study_id].get(site) is not row.get(site)]
         if against:
-            message = f"graded otherwise in an earlier row: {', '.join(against)}"
+            message = f"an earlier row of this study has other grades: {', '.join(against)}"
             table.skip(line, study_id, FaultKind.CONTRADICTION, message)
         else:
-            table.skip(line, study_id, FaultKind.DUPLICATE_ROW, "a second row of this study")
+            table.skip(line, study_id, FaultKind.DUPLICATE_ROW, "repeats an earlier row of this study")
         agreed = severities[study_id].items() & row.items()
         severities[study_id] = {site: row[site] for site, _ in sorted(agreed)}
     return severities
 
 
 def _views(table: CheckedTable) -> dict[int, dict[int, View]]:
-    """study_id -> series_id -> view. A study whose every description is unknown is still named, without views."""
+    """Return study_id -> series_id -> view. A study is included even if all its descriptions are unknown."""
     views: dict[int, dict[int, View]] = {}
-    stated: dict[tuple[int, int], View] = {}
+    described: dict[tuple[int, int], View] = {}
     for line, study_id, series_id, view in table.rows:
         known = views.setdefault(study_id, {})
         if view is None:
             continue
-        first = stated.get((study_id, series_id))
+        first = described.get((study_id, series_id))
         if first is None:
-            stated[study_id, series_id] = known[series_id] = view
+            described[study_id, series_id] = known[series_id] = view
         elif first is view:
-            table.skip(line, study_id, FaultKind.DUPLICATE_ROW, "a second row of this series", series_id)
+            table.skip(line, study_id, FaultKind.DUPLICATE_ROW, "repeats an earlier row of this series", series_id)
         else:
             known.pop(series_id, None)
-            message = f"{view.words} here, {first.words} in an earlier row"
+            message = f"described as {view.words}, but as {first.words} in an earlier row"
             table.skip(line, study_id, FaultKind.CONTRADICTION, message, series_id)
     return views
 
 
 def _marks(table: CheckedTable) -> dict[int, list[Mark]]:
-    """study_id -> marks in the table's order; of equal ones the first."""
+    """Return study_id -> marks in the order of the table, without duplicates."""
     marks: dict[int, dict[Mark, None]] = {}
     for line, study_id, series_id, instance_number, (condition, side), level, x, y in table.rows:
         mark = Mark(Site(condition, side, level), series_id, instance_number, x, y)
         known = marks.setdefault(study_id, {})
         if mark in known:
-            table.skip(line, study_id, FaultKind.DUPLICATE_ROW, "a second row of this mark", series_id)
+            table.skip(line, study_id, FaultKind.DUPLICATE_ROW, "repeats an earlier row of this mark", series_id)
         known[mark] = None
     return {study_id: list(known) for study_id, known in marks.items()}
 
 
 def _submission_order(table: CheckedTable) -> list[int]:
-    """Study ids in the order of their first row."""
+    """Return the study ids in the order of their first row."""
     order: dict[int, None] = {}
-    seen: set[tuple[int, str]] = set()
+    earlier: set[tuple[int, str]] = set()
     for line, (study_id, site) in table.rows:
         order[study_id] = None
-        if (study_id, site) in seen:
-            table.skip(line, study_id, FaultKind.DUPLICATE_ROW, f"a second row of {site}")
-        seen.add((study_id, site))
+        if (study_id, site) in earlier:
+            table.skip(line, study_id, FaultKind.DUPLICATE_ROW, f"repeats an earlier row of {site}")
+        earlier.add((study_id, site))
         try:
             parse_row_id_site(site)
         except ValueError as error:
@@ -224,7 +226,7 @@ def _missing(path: Path, message: str) -> Fault:
 
 
 def _faults(tables: list[CheckedTable]) -> tuple[Fault, ...]:
-    """What was wrong with the tables, each one's faults in the order of its lines."""
+    """Return the faults of all tables, those of each table in the order of its lines."""
     return tuple(fault for table in tables for fault in sorted(table.faults, key=_line))
 
 
@@ -233,5 +235,5 @@ def _line(fault: Fault) -> int:
 
 
 def _hashes(tables: list[CheckedTable]) -> dict[str, str]:
-    """sha256 of each table's bytes, by name."""
+    """Return the sha256 of each table's bytes, by file name."""
     return {table.path.name: hashlib.sha256(table.path.read_bytes()).hexdigest() for table in tables}

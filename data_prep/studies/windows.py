@@ -1,4 +1,4 @@
-"""The window of a series: which values become black and white, from one histogram of all its images."""
+"""Compute the window of a series, the values that become black and white, from one histogram of all its images."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -6,63 +6,64 @@ import numpy as np
 
 from data_prep.dicom.pixels import Grey, Pixels
 
-#: The window of a series runs between these percentiles of all its pixels: a few bright vessels do not darken it.
+#: The window of a series lies between these percentiles of all its pixels, so that a few bright vessels do not darken
+#: the rest.
 WINDOW_PERCENTILES = (0.5, 99.5)
 _BINS = 65536
-#: Where 0 lies in the counts of whole numbers from -32768 to 65535.
+#: Index of the value 0 in the counts of whole numbers from -32768 to 65535.
 _ZERO = 32768
-#: Values that are handled at once: what numpy widens to 8 bytes each on the way stays at 2 MB.
+#: Number of values processed at once: numpy widens them to 8 bytes each, which takes 2 MB.
 _BLOCK = 1 << 18
 
 
 def visible(image: Pixels) -> Pixels:
-    """All pixels of an image, or, of a masked one, those that are not padding, in one row."""
+    """Return the pixels of an image; of a masked image those that are not padding, as one row."""
     return image.compressed() if isinstance(image, np.ma.MaskedArray) else image
 
 
 class SeriesHistogram:
-    """Counts the values of a series, image after image, so that none need be kept.
+    """Counts the values of a series, image by image, so that no image has to be kept.
 
-    Whole numbers of at most 16 bits are counted one by one as they come. Others need their range first:
-    `window` then asks for the images once more, and counts them in 65,536 bins.
+    Whole numbers of at most 16 bits are counted exactly when an image is added. For other values the range must be
+    known first: `window` then reads the images again and counts them in 65,536 bins.
     """
 
     def __init__(self) -> None:
         self.smallest, self.largest = np.inf, -np.inf
         self._counts = np.zeros(_ZERO + _BINS, dtype=np.int64)
-        self._whole = self._narrow = True
+        self._integers = self._narrow = True
 
     def add(self, image: Pixels) -> tuple[float, float]:
-        """Count an image but for its padding; its own smallest and largest value."""
+        """Count the pixels of an image, without padding; return its smallest and largest value."""
         image = visible(image)
         if not image.size:
             return 0.0, 0.0
         smallest, largest = image.min(), image.max()
         self.smallest, self.largest = min(self.smallest, float(smallest)), max(self.largest, float(largest))
-        self._whole &= image.dtype.kind in "iu"
-        self._narrow &= self._whole and image.dtype.itemsize <= 2
+        self._integers &= image.dtype.kind in "iu"
+        self._narrow &= self._integers and image.dtype.itemsize <= 2
         if self._narrow:
             first = min(int(smallest), 0)
             for block in _blocks(image):
-                # Without a negative value there is nothing to subtract, which is the usual case.
+                # Usually no value is negative: then nothing is subtracted, which saves a copy.
                 counts = np.bincount(np.subtract(block, first, dtype=np.intp) if first else block)
                 self._counts[_ZERO + first :][: len(counts)] += counts
         return float(smallest), float(largest)
 
-    def window(self, again: Callable[[], Iterable[Pixels]]) -> tuple[float, float]:
-        """(low, high): `WINDOW_PERCENTILES` of all that was added; `again` yields the same images."""
-        if self.smallest > self.largest:  # padding alone
+    def window(self, reread: Callable[[], Iterable[Pixels]]) -> tuple[float, float]:
+        """Return (low, high), the `WINDOW_PERCENTILES` of all added pixels; `reread` must yield the same images."""
+        if self.smallest > self.largest:  # only padding
             return 0.0, 0.0
         smallest, span = self.smallest, self.largest - self.smallest
-        whole = self._whole and span < _BINS
-        step = 1.0 if whole else max(span, 1e-6) / (_BINS - 1)
-        if whole and self._narrow:
+        exact = self._integers and span < _BINS
+        step = 1.0 if exact else max(span, 1e-6) / (_BINS - 1)
+        if exact and self._narrow:
             counts = self._counts[_ZERO + int(smallest) :]
         else:
             counts = np.zeros(_BINS, dtype=np.int64)
-            for image in again():
+            for image in reread():
                 for block in _blocks(visible(image)):
-                    bins = block.astype(np.int64) - int(smallest) if whole else (block - smallest) / step
+                    bins = block.astype(np.int64) - int(smallest) if exact else (block - smallest) / step
                     counts += np.bincount(bins.astype(np.int64), minlength=_BINS)
         running = np.cumsum(counts)
         low, high = smallest + step * np.searchsorted(running, np.array(WINDOW_PERCENTILES) / 100 * running[-1])
@@ -70,7 +71,7 @@ class SeriesHistogram:
 
 
 def series_window(images: Sequence[Pixels]) -> tuple[float, float]:
-    """(low, high): `WINDOW_PERCENTILES` of all pixels of a series."""
+    """Return (low, high), the `WINDOW_PERCENTILES` of all pixels of a series."""
     histogram = SeriesHistogram()
     for image in images:
         histogram.add(image)
@@ -78,12 +79,12 @@ def series_window(images: Sequence[Pixels]) -> tuple[float, float]:
 
 
 def to_grey(image: Pixels, window: tuple[float, float]) -> Grey:
-    """Map a window linearly to 0 to 255, rounded; a constant series, and padding, become 0."""
+    """Map the values of a window linearly to 0 to 255, rounded; padding and constant series become 0."""
     low, high = window
     grey = np.zeros(image.shape, dtype=np.uint8)
     if high <= low:
         return grey
-    # Arithmetic is as fast as a table here, and right for values that are no whole numbers.
+    # Arithmetic is as fast as a lookup table here and also correct for values that are not whole numbers.
     for block, out in zip(_blocks(np.ma.getdata(image)), _blocks(grey), strict=True):
         scaled = (block.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))
         out[...] = np.clip(np.rint(scaled), 0, 255)
@@ -93,7 +94,7 @@ def to_grey(image: Pixels, window: tuple[float, float]) -> Grey:
 
 
 def _blocks(image: Pixels) -> Iterator[Pixels]:
-    """Views of some million values each, in order."""
+    """Yield the values of an image in order, as views of at most `_BLOCK` values."""
     flat = image.reshape(-1)
     for start in range(0, flat.size, _BLOCK):
         yield flat[start : start + _BLOCK]

@@ -113,6 +113,9 @@ def test_two_processes_stop_together_and_go_on_as_two_alone(
         said, _ = process.communicate(timeout=400)
     (state,) = (tiny_root / "train" / "checkpoints" / "pair").glob("checkpoint-*")
     done = len(metrics(tiny_root, "pair"))
-    assert state.name == f"checkpoint-{done}" and f"stopped by SIGTERM after step {done} of 2000; a state is" in said
+    assert (
+        state.name == f"checkpoint-{done}"
+        and f"stopped by SIGTERM after step {done} of 2000; the checkpoint is" in said
+    )
     assert train("pair", *arguments, "--resume_from_checkpoint", "latest") == 2
     assert "was written with processes = 2, now it is 1; resume with the same" in capsys.readouterr().err

@@ -95,7 +95,7 @@ def test_a_check_writes_nothing_and_has_the_exit_status_of_a_conversion(
     assert run(monkeypatch, root, "--check") == 0
     assert everything() == before
     shown = capsys.readouterr().out
-    assert "train: 4 slices" in shown and "test: 1 slices" in shown and "an empty file" in shown
+    assert "train: 4 slices" in shown and "test: 1 slices" in shown and "the file is empty" in shown
     assert run(monkeypatch, root, "--check", "--locator", "nonsense") == 2
     assert "--locator 'nonsense': no locator.json in " in capsys.readouterr().err
 

@@ -1,9 +1,8 @@
-"""Bytes of good files flipped, cut out and cut off: a fault or the image that the header describes, in no time.
+"""Fuzz tests: a file with changed or missing bytes gives a fault or an image as the header describes, quickly.
 
-As many damaged files as LUMBAR_FUZZ says are drawn for each of five files, always the same ones: 500
-where it says nothing, which is what the ordinary suite runs; `LUMBAR_FUZZ=5000 pytest
-tests/data_prep/dicom/test_fuzz_files.py` is for changes to the reading rooms and for new versions of decoders. A
-decoder that brings the process down, or hangs, ends the test run.
+For each of five files the same `LUMBAR_FUZZ` damaged versions are drawn; the default of 500 is that of the ordinary
+suite. Run `LUMBAR_FUZZ=5000 pytest tests/data_prep/dicom/test_fuzz_files.py` after changes to data_prep/dicom and for
+new versions of decoders. A decoder that crashes the process, or hangs, ends the test run.
 """
 
 import faulthandler
@@ -22,7 +21,7 @@ from data_prep.faults import FaultKind, FileFault
 from tests.dicom_files import deflated, frame, write_slice
 
 EXAMPLES = int(os.environ.get("LUMBAR_FUZZ", "500"))
-#: A damaged file takes some milliseconds; a busy machine is forgiven much.
+#: A damaged file takes some milliseconds; the limit leaves room for a busy machine.
 LIMIT_SECONDS = 5.0
 HANG_SECONDS = 60.0
 
@@ -32,40 +31,42 @@ IMAGE = (np.add.outer(np.arange(48) * 9, np.arange(40) * 5) + _random.integers(0
 
 @st.composite
 def damages(draw: st.DrawFn) -> list[tuple[float, int, int]]:
-    """(place in the file from 0 to 1, bytes to take away there, byte to write there) a few times.
+    """Draw one to five changes: (position in the file from 0 to 1, number of bytes to delete there, byte to write).
 
-    Half of them fall into the header, which is where most can go wrong, and taking very much away cuts a file off.
+    Half of them fall into the header, where most can go wrong; deleting very many bytes truncates the file.
     """
-    place = st.one_of(st.floats(0, 1, exclude_max=True), st.floats(0, 0.2))
-    taken = st.sampled_from([0, 0, 0, 0, 1, 2, 7, 10**6])
+    position = st.one_of(st.floats(0, 1, exclude_max=True), st.floats(0, 0.2))
+    deleted = st.sampled_from([0, 0, 0, 0, 1, 2, 7, 10**6])
     damage: list[tuple[float, int, int]] = draw(
-        st.lists(st.tuples(place, taken, st.integers(0, 255)), min_size=1, max_size=5)
+        st.lists(st.tuples(position, deleted, st.integers(0, 255)), min_size=1, max_size=5)
     )
     return damage
 
 
-def apply(whole: bytes, damage: list[tuple[float, int, int]]) -> bytes:
-    content = bytearray(whole)
-    for where, taken, written in damage:
-        place = int(where * len(content))
-        if taken:
-            del content[place : place + taken]
+def apply(original: bytes, damage: list[tuple[float, int, int]]) -> bytes:
+    content = bytearray(original)
+    for position, deleted, written in damage:
+        offset = int(position * len(content))
+        if deleted:
+            del content[offset : offset + deleted]
         elif content:
-            content[place] = written
+            content[offset] = written
     return bytes(content)
 
 
 def files(folder: Path) -> dict[str, Path]:
-    place = frame((0, 0, 0), shape=IMAGE.shape)
+    geometry = frame((0, 0, 0), shape=IMAGE.shape)
     syntaxes = {"raw": ExplicitVRLittleEndian, "rle": RLELossless, "jpeg2000": JPEG2000Lossless, "jls": JPEGLSLossless}
     bits = {"BitsStored": 12, "HighBit": 11}
-    written = {name: write_slice(folder / f"{name}.dcm", IMAGE, place, uid, **bits) for name, uid in syntaxes.items()}
-    return written | {"deflated": deflated(write_slice(folder / "deflated.dcm", IMAGE, place))}
+    written = {
+        name: write_slice(folder / f"{name}.dcm", IMAGE, geometry, uid, **bits) for name, uid in syntaxes.items()
+    }
+    return written | {"deflated": deflated(write_slice(folder / "deflated.dcm", IMAGE, geometry))}
 
 
 @pytest.mark.parametrize("name", ["raw", "rle", "jpeg2000", "jls", "deflated"])
-def test_damage_gives_a_fault_or_what_the_header_says(name: str, tmp_path: Path) -> None:
-    whole = files(tmp_path)[name].read_bytes()
+def test_a_damaged_file_gives_a_fault_or_the_described_image(name: str, tmp_path: Path) -> None:
+    original = files(tmp_path)[name].read_bytes()
     outcomes: list[FaultKind | None] = []
 
     @settings(
@@ -78,7 +79,7 @@ def test_damage_gives_a_fault_or_what_the_header_says(name: str, tmp_path: Path)
     @given(damages())
     def damaged(damage: list[tuple[float, int, int]]) -> None:
         path = tmp_path / "damaged.dcm"
-        path.write_bytes(apply(whole, damage))
+        path.write_bytes(apply(original, damage))
         faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
         started = time.process_time()
         outcomes.append(outcome(path))
@@ -88,12 +89,12 @@ def test_damage_gives_a_fault_or_what_the_header_says(name: str, tmp_path: Path)
         damaged()
     finally:
         faulthandler.cancel_dump_traceback_later()
-    # Both ends are reached, or nothing was tested.
+    # The test is worth something only if both images and several kinds of faults occurred.
     assert None in outcomes and len(set(outcomes)) > 3
 
 
 def outcome(path: Path) -> FaultKind | None:
-    """The kind of the fault, or None for images that are what the header says; any other exception is a defect."""
+    """Return the kind of the fault, or None if all images are as the header describes; fail for anything else."""
     try:
         with open_images(path) as images:
             for number, header in enumerate(images.headers):

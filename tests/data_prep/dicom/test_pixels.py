@@ -1,4 +1,4 @@
-"""pixels.py and what it is made of: what comes back is what the header promised, or a fault with its kind."""
+"""Tests of data_prep/dicom/pixels.py: the pixels are as the header describes them, or a fault is raised."""
 
 import struct
 import tracemalloc
@@ -45,7 +45,7 @@ def test_compressed_is_as_uncompressed(tmp_path: Path, syntax) -> None:  # type:
     assert not repairs_of(path)
 
 
-def test_surplus_bytes_are_cut_and_said(tmp_path: Path) -> None:
+def test_surplus_bytes_are_ignored_and_noted(tmp_path: Path) -> None:
     path = write_slice(tmp_path / "1.dcm", RAMP, PixelData=RAMP.tobytes() * 2)
     np.testing.assert_array_equal(read_image(path), RAMP)
     assert repairs_of(path) == [FaultKind.SURPLUS_BYTES]
@@ -68,27 +68,27 @@ def test_surplus_bytes_are_cut_and_said(tmp_path: Path) -> None:
         ({"BitsAllocated": 12}, FaultKind.UNDECODABLE),
     ],
 )
-def test_headers_that_lie_are_refused(tmp_path: Path, elements: dict, kind: FaultKind) -> None:
+def test_impossible_headers_are_refused(tmp_path: Path, elements: dict, kind: FaultKind) -> None:
     assert fault_of(write_slice(tmp_path / "1.dcm", RAMP, **elements)) is kind
 
 
-def test_a_header_bomb_in_rle_is_refused_by_its_length(tmp_path: Path) -> None:
+def test_an_rle_frame_too_short_for_its_header_is_refused(tmp_path: Path) -> None:
     path = write_slice(tmp_path / "1.dcm", RAMP, syntax=RLELossless, Rows=16_000, Columns=16_000)
     assert fault_of(path, max_pixels=10**9) is FaultKind.TRUNCATED
 
 
 @pytest.mark.parametrize("content", [b"", b"not a DICOM file", b"\0" * 128 + b"DICM", b"\0" * 4096])
-def test_files_that_are_no_images(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_images_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "1.dcm"
     path.write_bytes(content)
     assert fault_of(path) in (FaultKind.NOT_DICOM, FaultKind.UNREADABLE, FaultKind.NO_PIXELS)
 
 
-def test_every_cut_of_a_good_file_is_a_fault_or_the_whole_image(tmp_path: Path) -> None:
-    whole = write_slice(tmp_path / "1.dcm", RAMP, syntax=RLELossless).read_bytes()
+def test_a_truncated_file_is_a_fault_or_the_complete_image(tmp_path: Path) -> None:
+    complete = write_slice(tmp_path / "1.dcm", RAMP, syntax=RLELossless).read_bytes()
     path = tmp_path / "2.dcm"
-    for length in range(0, len(whole), 7):
-        path.write_bytes(whole[:length])
+    for length in range(0, len(complete), 7):
+        path.write_bytes(complete[:length])
         try:
             image = read_image(path, 10_000)
         except FileFault:
@@ -97,7 +97,7 @@ def test_every_cut_of_a_good_file_is_a_fault_or_the_whole_image(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32])
-def test_monochrome1_is_turned_round_within_its_range(tmp_path: Path, dtype) -> None:  # type: ignore[no-untyped-def]
+def test_monochrome1_is_inverted_within_its_range(tmp_path: Path, dtype) -> None:  # type: ignore[no-untyped-def]
     limits = np.iinfo(dtype)
     pixels = np.random.default_rng(1).integers(limits.min, limits.max, (16, 10), dtype=dtype, endpoint=True)
     pixels[0, :2] = limits.min, limits.max
@@ -106,7 +106,7 @@ def test_monochrome1_is_turned_round_within_its_range(tmp_path: Path, dtype) -> 
     np.testing.assert_array_equal(image.astype(object), limits.max + limits.min - pixels.astype(object))
 
 
-def test_monochrome1_of_twelve_bits_is_rescaled_after_it_was_turned_round(tmp_path: Path) -> None:
+def test_monochrome1_of_twelve_bits_is_rescaled_after_inversion(tmp_path: Path) -> None:
     elements = {"PhotometricInterpretation": "MONOCHROME1", "BitsStored": 12, "HighBit": 11}
     np.testing.assert_array_equal(read_image(write_slice(tmp_path / "1.dcm", RAMP, **elements)), 4095 - RAMP)
     path = write_slice(tmp_path / "2.dcm", RAMP, **elements, RescaleSlope="2", RescaleIntercept="-3")
@@ -121,7 +121,7 @@ def test_rescale_gives_the_signal(tmp_path: Path) -> None:
     np.testing.assert_allclose(scaled, RAMP * 2.5 - 3)
 
 
-def test_a_rescale_beyond_all_numbers_costs_its_file(tmp_path: Path) -> None:
+def test_a_rescale_beyond_float32_is_refused(tmp_path: Path) -> None:
     path = write_slice(tmp_path / "1.dcm", RAMP, RescaleSlope="1e300", RescaleIntercept="0")
     assert fault_of(path) is FaultKind.UNDECODABLE
 
@@ -152,7 +152,7 @@ def test_a_jpeg_2000_image_of_a_million_tiles_is_refused_undecoded(tmp_path: Pat
 
 
 @pytest.mark.parametrize("slope", ["0", "nan", "inf", "Secret"])
-def test_a_rescale_that_cannot_be_meant_is_not_applied_and_said(tmp_path: Path, slope: str) -> None:
+def test_an_impossible_rescale_is_ignored_and_noted(tmp_path: Path, slope: str) -> None:
     path = write_slice(tmp_path / "1.dcm", RAMP, RescaleSlope="1234", RescaleIntercept="77")
     content = path.read_bytes()
     path.write_bytes(content.replace(b"DS\x04\x001234", b"DS" + struct.pack("<H", 6) + slope.encode().ljust(6)))
@@ -177,12 +177,12 @@ def test_padding_is_masked_by_its_stored_values(
     image = read_image(path)
     assert isinstance(image, np.ma.MaskedArray)
     np.testing.assert_array_equal(image.mask, (pixels >= low) & (pixels <= high))
-    without = {name: value for name, value in elements.items() if not name.startswith("PixelPadding")}
-    np.testing.assert_array_equal(image.data, read_image(write_slice(tmp_path / "2.dcm", pixels, **without)))
+    unpadded = {name: value for name, value in elements.items() if not name.startswith("PixelPadding")}
+    np.testing.assert_array_equal(image.data, read_image(write_slice(tmp_path / "2.dcm", pixels, **unpadded)))
     assert not repairs_of(path)
 
 
-def test_a_padding_value_that_was_written_without_its_sign(tmp_path: Path) -> None:
+def test_a_padding_value_written_without_its_sign(tmp_path: Path) -> None:
     path = write_slice(tmp_path / "1.dcm", RAMP.astype(np.int16) - 900)
     dataset = dcmread(path)
     dataset.add_new("PixelPaddingValue", "US", 65536 - 900)
@@ -192,7 +192,7 @@ def test_a_padding_value_that_was_written_without_its_sign(tmp_path: Path) -> No
     np.testing.assert_array_equal(image.mask, RAMP == 0)
 
 
-def test_padding_that_would_cover_everything_is_none(tmp_path: Path) -> None:
+def test_padding_that_would_cover_everything_is_ignored(tmp_path: Path) -> None:
     path = write_slice(tmp_path / "1.dcm", RAMP, PixelPaddingValue=0, PixelPaddingRangeLimit=65535)
     assert not isinstance(read_image(path), np.ma.MaskedArray)
     assert repairs_of(path) == [FaultKind.ODD_HEADER]
@@ -200,16 +200,16 @@ def test_padding_that_would_cover_everything_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless])
-def test_a_fragment_after_the_image_is_left_out_and_a_divided_image_is_joined(tmp_path: Path, syntax) -> None:  # type: ignore[no-untyped-def]
+def test_a_fragment_after_the_image_is_ignored_and_a_divided_image_is_joined(tmp_path: Path, syntax) -> None:  # type: ignore[no-untyped-def]
     def rewrite(name: str, fragments: list[bytes]) -> Path:
-        dataset = dcmread(whole)
+        dataset = dcmread(undivided)
         items = b"".join(struct.pack("<4sL", b"\xfe\xff\x00\xe0", len(item)) + item for item in [b"", *fragments])
         dataset.PixelData = items + b"\xfe\xff\xdd\xe0\0\0\0\0"
         dataset.save_as(tmp_path / name)
         return tmp_path / name
 
-    whole = write_slice(tmp_path / "1.dcm", RAMP, syntax=syntax)
-    frame = next(generate_frames(dcmread(whole).PixelData, number_of_frames=1))
+    undivided = write_slice(tmp_path / "1.dcm", RAMP, syntax=syntax)
+    frame = next(generate_frames(dcmread(undivided).PixelData, number_of_frames=1))
     path = rewrite("2.dcm", [frame, frame[:100]])
     np.testing.assert_array_equal(read_image(path), RAMP)
     assert repairs_of(path) == [FaultKind.SURPLUS_BYTES]
@@ -229,7 +229,7 @@ def test_a_fragment_after_the_image_is_left_out_and_a_divided_image_is_joined(tm
         (RAMP.astype(np.int16) - 900, 1, 16, RAMP.astype(np.int16) - 900),
     ],
 )
-def test_a_jpeg_2000_streams_own_sign(
+def test_signed_and_unsigned_jpeg_2000_streams(
     tmp_path: Path, pixels: np.ndarray, signed: int, bits: int, expected: np.ndarray | None
 ) -> None:
     path = write_slice(tmp_path / "1.dcm", pixels, syntax=JPEG2000Lossless, PixelRepresentation=signed)
@@ -241,14 +241,14 @@ def test_a_jpeg_2000_streams_own_sign(
     assert repairs_of(path) == [FaultKind.STREAM_SIGN] * other
 
 
-def test_a_narrower_jpeg_2000_stream_without_a_sign_has_no_negative_values(tmp_path: Path) -> None:
+def test_a_narrower_unsigned_jpeg_2000_stream_has_no_negative_values(tmp_path: Path) -> None:
     values = RAMP + 2000
     path = write_slice(tmp_path / "1.dcm", values)
     dataset = dcmread(path)
     dataset.BitsStored, dataset.HighBit = 12, 11
     dataset.compress(JPEG2000Lossless, generate_instance_uid=False)
     stream = next(generate_frames(dataset.PixelData, number_of_frames=1))
-    assert stream[stream.index(b"\xff\x51") + 40] == 11, "12 bits without a sign"
+    assert stream[stream.index(b"\xff\x51") + 40] == 11, "12 unsigned bits"
     dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 15, 1
     dataset.save_as(path)
     np.testing.assert_array_equal(read_image(path), values)
@@ -256,7 +256,7 @@ def test_a_narrower_jpeg_2000_stream_without_a_sign_has_no_negative_values(tmp_p
 
 
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless])
-def test_a_codestream_without_its_end_is_truncated(tmp_path: Path, syntax) -> None:  # type: ignore[no-untyped-def]
+def test_a_codestream_without_its_end_marker_is_truncated(tmp_path: Path, syntax) -> None:  # type: ignore[no-untyped-def]
     path = write_slice(tmp_path / "1.dcm", RAMP, syntax=syntax)
     content = path.read_bytes()
     end = content.rindex(b"\xff\xd9")
@@ -264,7 +264,7 @@ def test_a_codestream_without_its_end_is_truncated(tmp_path: Path, syntax) -> No
     assert fault_of(path) is FaultKind.TRUNCATED
 
 
-def test_eight_bits_under_a_sixteen_bit_header_are_read_and_said(tmp_path: Path) -> None:
+def test_eight_bits_under_a_sixteen_bit_header_are_read_and_noted(tmp_path: Path) -> None:
     narrow = (RAMP // 8).astype(np.uint8)
     path = write_slice(tmp_path / "1.dcm", narrow, syntax=JPEGLSLossless, BitsAllocated=16, BitsStored=12, HighBit=11)
     np.testing.assert_array_equal(read_image(path), narrow)
@@ -272,7 +272,7 @@ def test_eight_bits_under_a_sixteen_bit_header_are_read_and_said(tmp_path: Path)
 
 
 def write_jpeg(path: Path, **elements: int) -> np.ndarray:
-    """A baseline JPEG of a smooth ramp, whatever the header says besides; what Pillow decodes it to."""
+    """Write a baseline JPEG of a smooth ramp, with `elements` in the header; return the pixels that Pillow decodes."""
     stream = BytesIO()
     Image.fromarray((RAMP // 10).astype(np.uint8)).save(stream, "jpeg", quality=95)
     write_slice(path, RAMP, **elements)
@@ -293,12 +293,12 @@ def test_baseline_jpeg_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("signed", [0, 1])
 def test_an_eight_bit_jpeg_under_a_sixteen_bit_signed_header(tmp_path: Path, signed: int) -> None:
     expected = write_jpeg(tmp_path / "1.dcm", PixelRepresentation=signed)
-    assert expected.max() > 127, "or a wrong sign would not show"
+    assert expected.max() > 127, "smaller values would be the same with a wrong sign"
     np.testing.assert_array_equal(read_image(tmp_path / "1.dcm"), expected)
     assert repairs_of(tmp_path / "1.dcm") == [FaultKind.STREAM_PRECISION]
 
 
-def test_a_jpeg_that_its_decoder_had_to_complete_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_jpeg_that_the_decoder_had_to_complete_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_jpeg(tmp_path / "1.dcm", BitsAllocated=8, BitsStored=8, HighBit=7)
     content = (tmp_path / "1.dcm").read_bytes()
     end = content.rindex(b"\xff\xd9")
@@ -317,7 +317,7 @@ def test_compressed_pixels_without_their_delimiter(tmp_path: Path, tail: bytes) 
     assert repairs_of(path) == ([] if tail else [FaultKind.UNDELIMITED])
 
 
-def test_a_damaged_rle_stream_says_nothing_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_rle_stream_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = write_slice(tmp_path / "1.dcm", RAMP, syntax=RLELossless)
     content = bytearray(path.read_bytes())
     segment = content.index(struct.pack("<4L", 2, 64, 0, 0)[:8]) + 64
@@ -328,7 +328,7 @@ def test_a_damaged_rle_stream_says_nothing_on_the_terminal(tmp_path: Path, capfd
 
 
 @pytest.mark.parametrize("keep", [0, 128])
-def test_a_file_without_its_first_bytes_is_read_by_its_first_element(tmp_path: Path, keep: int) -> None:
+def test_a_file_without_its_first_bytes_is_read(tmp_path: Path, keep: int) -> None:
     path = write_slice(tmp_path / "1.dcm", RAMP)
     content = path.read_bytes()
     data_set = content.index(b"\x08\x00\x18\x00UI")
@@ -354,9 +354,9 @@ def test_big_endian_pixels_come_back_in_native_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32])
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
-def test_every_width_with_and_without_a_sign(tmp_path: Path, dtype, syntax) -> None:  # type: ignore[no-untyped-def]
+def test_every_width_signed_and_unsigned(tmp_path: Path, dtype, syntax) -> None:  # type: ignore[no-untyped-def]
     if syntax == RLELossless and np.dtype(dtype).itemsize == 4:
-        pytest.skip("pydicom writes none; it ships one, which test_pydicom_files.py reads")
+        pytest.skip("pydicom cannot write 32-bit RLE; test_pydicom_files.py reads the file that pydicom ships")
     limits = np.iinfo(dtype)
     pixels = np.random.default_rng(1).integers(limits.min, limits.max, (16, 10), dtype=dtype, endpoint=True)
     image = read_image(write_slice(tmp_path / "1.dcm", pixels, syntax=syntax))
@@ -366,11 +366,11 @@ def test_every_width_with_and_without_a_sign(tmp_path: Path, dtype, syntax) -> N
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("high_bit", [11, 13, 15])
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
-def test_values_are_cut_out_of_cells_full_of_rubbish(tmp_path: Path, signed: bool, high_bit: int, syntax) -> None:  # type: ignore[no-untyped-def]
+def test_values_are_extracted_from_noisy_cells(tmp_path: Path, signed: bool, high_bit: int, syntax) -> None:  # type: ignore[no-untyped-def]
     random = np.random.default_rng(2)
     values = random.integers(-2048, 2048, (16, 10)) if signed else random.integers(0, 4096, (16, 10))
     cells = random.integers(0, 65536, (16, 10))
-    for bit in range(12):  # one bit after another, the slow way
+    for bit in range(12):  # a slow, independent implementation: one bit after another
         target = high_bit - 11 + bit
         cells = cells & ~(1 << target) | ((values >> bit & 1) << target)
     path = write_slice(
@@ -384,7 +384,7 @@ def test_values_are_cut_out_of_cells_full_of_rubbish(tmp_path: Path, signed: boo
     np.testing.assert_array_equal(read_image(path), values)
 
 
-def test_a_modality_table_is_looked_up(tmp_path: Path) -> None:
+def test_a_modality_table_is_applied(tmp_path: Path) -> None:
     table = Dataset()
     table.LUTDescriptor = [4, 100, 16]
     table.ModalityLUTType = "US"
@@ -394,7 +394,7 @@ def test_a_modality_table_is_looked_up(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(path), [[7, 7, 70], [700, 7000, 7000]])
 
 
-def test_a_padding_value_that_is_no_number_is_none(tmp_path: Path) -> None:
+def test_a_padding_value_that_is_not_a_number_is_ignored(tmp_path: Path) -> None:
     path = write_slice(tmp_path / "1.dcm", RAMP)
     dataset = dcmread(path)
     dataset.add_new("PixelPaddingValue", "LO", "Secret")

@@ -1,8 +1,8 @@
-"""Every DICOM file that pydicom ships, file by file: the pixels, against pydicom's own, or the refusal and its kind.
+"""Test every DICOM file that pydicom ships: the pixels are compared with pydicom's own, or the kind of the fault.
 
-tests/data_prep/dicom/pydicom_files.csv has a row for each; a file without one fails, so that a new pydicom is looked
-at. `python -m tests.data_prep.dicom.test_pydicom_files` prints the table as the code sees it now, to be compared by
-eye.
+tests/data_prep/dicom/pydicom_files.csv has a row per file; a file without one fails, so that the files of a new
+pydicom version are checked. `python -m tests.data_prep.dicom.test_pydicom_files` prints the table with the present
+results, for comparison with the stored one.
 """
 
 import csv
@@ -21,7 +21,7 @@ from data_prep.faults import FileFault
 
 ROOT = Path(DATA_ROOT)
 TABLE = Path(__file__).with_name("pydicom_files.csv")
-#: What lies there besides: pydicom's own code and notes.
+#: Files in the same folder that are not DICOM: pydicom's code and notes.
 NO_DICOM_SUFFIXES = {".py", ".pyc", ".json", ".txt", ".md", ".dump", ".icc", ".gz"}
 FILES = sorted(
     path.relative_to(ROOT).as_posix()
@@ -32,8 +32,10 @@ FILES = sorted(
 
 @dataclass(frozen=True)
 class Row:
-    """fault: the kind of a refusal, and nothing more; else what came back. pixels: ``pydicom`` where they are its own
-    after rescale and inversion, else the beginning of their sha256."""
+    """A row of pydicom_files.csv: either the kind of a fault alone, or a description of the images.
+
+    pixels: ``pydicom`` if they equal pydicom's own after rescale and inversion, else the start of their sha256.
+    """
 
     file: str
     fault: str = ""
@@ -74,9 +76,9 @@ def pixels_of(path: Path, frames: list[Pixels]) -> str:
 
 
 def pydicom_signal(path: Path) -> np.ndarray | None:
-    """pydicom's pixels (frames, rows, columns) after the mapping that we document; None where it has none.
+    """Return pydicom's pixels (frames, rows, columns), inverted and rescaled; None if pydicom cannot read them.
 
-    MONOCHROME1 is turned round within the range of its stored bits, before it is rescaled.
+    MONOCHROME1 is inverted within the range of its stored bits before it is rescaled.
     """
     try:
         dataset = dcmread(path, force=True)
@@ -99,8 +101,8 @@ EXPECTED = expected_rows() if TABLE.is_file() else {}
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.filterwarnings("ignore")
-def test_pixels_or_refusal(name: str) -> None:
-    assert found_row(name) == EXPECTED.get(name), "not as tests/data_prep/dicom/pydicom_files.csv says"
+def test_pixels_or_fault(name: str) -> None:
+    assert found_row(name) == EXPECTED.get(name), "differs from tests/data_prep/dicom/pydicom_files.csv"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The synthetic cohort: its files, its tables, and that its pictures tell the truth that is written beside them."""
+"""Tests of the synthetic cohort: its files, its tables, and that its images show the ground truth."""
 
 import csv
 import hashlib
@@ -62,13 +62,13 @@ def frame_of(dataset: pydicom.Dataset) -> Frame:
 
 
 def patient_with(grades: dict[Site, float] | None = None, seed: int = 4) -> Patient:
-    """A patient without disease, but for the given grades."""
+    """Return a patient without disease except the given grades."""
     everything = forced_grades({}, np.random.default_rng(seed)) | (grades or {})
     return Patient(draw_body(np.random.default_rng(seed)), everything)
 
 
 def plane_through(point: np.ndarray, view: View, spacing: float = 0.7, size: int = 160) -> Frame:
-    """A plane parallel to the axes with a point in its middle pixel."""
+    """Return a plane parallel to the axes, with the point in its middle pixel."""
     half = spacing * (size // 2)
     x, y, z = point
     if view is View.AXIAL_T2:
@@ -100,8 +100,8 @@ def test_tables_have_the_competitions_columns_and_order(cohort: Path) -> None:
     assert not list(dataset.rglob("*truth*"))
 
 
-def test_marks_project_onto_the_true_places(cohort: Path) -> None:
-    """Through the written headers: within a click's scatter in the plane, and on the slice that shows the site."""
+def test_marks_project_onto_the_true_positions(cohort: Path) -> None:
+    """By the written headers, marks lie within a click's scatter in the plane, on the slice that shows the site."""
     truth = read_training_truth(DataRoot(cohort))
     views = {row["series_id"]: parse_view(row["series_description"]) for row in rows_of(
         cohort / "dataset" / "train_series_descriptions.csv")}  # fmt: skip
@@ -113,11 +113,11 @@ def test_marks_project_onto_the_true_places(cohort: Path) -> None:
         site = Site(condition, side, parse_level(mark["level"]))
         path = cohort / "dataset" / "train_images" / mark["study_id"] / mark["series_id"]
         frame = frame_of(pydicom.dcmread(path / f"{mark['instance_number']}.dcm"))
-        _, place = truth[int(mark["study_id"]), site]
+        _, position = truth[int(mark["study_id"]), site]
         assert views[mark["series_id"]] is site.views[0]
-        across.append(abs(frame.distance_mm(place)))
+        across.append(abs(frame.distance_mm(position)))
         clicked = frame.to_patient((float(mark["x"]), float(mark["y"])))
-        in_plane.append(np.linalg.norm(clicked - place - frame.normal * ((clicked - place) @ frame.normal)))
+        in_plane.append(np.linalg.norm(clicked - position - frame.normal * ((clicked - position) @ frame.normal)))
     assert max(in_plane) < 4.0 and np.median(in_plane) < 1.3
     assert max(across) <= 5.0
 
@@ -125,8 +125,8 @@ def test_marks_project_onto_the_true_places(cohort: Path) -> None:
 def test_left_is_positive_x(cohort: Path) -> None:
     truth = read_training_truth(DataRoot(cohort))
     gaps = [
-        place[0] - truth[study, site.mirrored][1][0]
-        for (study, site), (_, place) in truth.items()
+        position[0] - truth[study, site.mirrored][1][0]
+        for (study, site), (_, position) in truth.items()
         if site.side is Side.LEFT and site.condition is Condition.NEURAL_FORAMINAL_NARROWING
     ]
     assert min(gaps) > 25 and max(gaps) < 45
@@ -141,7 +141,7 @@ def test_every_view_shows_the_same_anatomy() -> None:
     along_sagittal, along_axial = sagittal[80, :], axial[:, 80]
     assert np.abs(along_sagittal - along_axial).mean() < 0.02
     assert along_sagittal.std() > 0.1
-    # And what is bright fluid there on T2 is dark on T1.
+    # Fluid is bright on T2 and dark on T1.
     t1 = render(patient, plane_through(point, View.SAGITTAL_T1), T1)
     assert sagittal[80, 80] > 0.8 * T2.signal[Tissue.FLUID] and t1[80, 80] < 0.25
 
@@ -150,10 +150,10 @@ def test_every_view_shows_the_same_anatomy() -> None:
 def test_a_grade_changes_its_own_site_and_no_other(condition: Condition) -> None:
     site = Site(condition, None if condition is Condition.SPINAL_CANAL_STENOSIS else Side.LEFT, Level.L3_L4)
     healthy = patient_with({site: 0.0})
-    place = healthy.position_mm(site)
+    position = healthy.position_mm(site)
     radius = 24.0
     for view in site.views:
-        frame = plane_through(place, view, size=220)
+        frame = plane_through(position, view, size=220)
         normal = render(healthy, frame, T1 if view is View.SAGITTAL_T1 else T2)
         changed = []
         for grade in (0.5, 1.5, 2.9):
@@ -164,7 +164,7 @@ def test_a_grade_changes_its_own_site_and_no_other(condition: Condition) -> None
             changed.append(float(np.abs(ill - normal).sum()))
         if view is site.views[0]:
             assert changed[0] < changed[1] < changed[2]
-    # A slice through the neighbouring level, and for one-sided sites the mirrored place, stay as they were.
+    # Slices through the neighbouring level and, for one-sided sites, the mirrored position do not change.
     others = [Site(site.condition, site.side, Level.L4_L5)] + ([site.mirrored] if site.side else [])
     ill = patient_with({site: 2.9})
     for other in others:
@@ -184,8 +184,8 @@ def test_severe_on_the_left_changes_positive_x_only() -> None:
 
 
 @pytest.mark.parametrize("condition", list(Condition))
-def test_the_room_shrinks_with_the_grade(condition: Condition) -> None:
-    """Measured on the picture: bright pixels (fluid or fat) about the site, over random bodies."""
+def test_the_space_shrinks_with_the_grade(condition: Condition) -> None:
+    """The share of bright pixels (fluid or fat) around the site decreases with the grade, for random bodies."""
     site = Site(condition, None if condition is Condition.SPINAL_CANAL_STENOSIS else Side.LEFT, Level.L4_L5)
     palette = T1 if condition is Condition.NEURAL_FORAMINAL_NARROWING else T2
     rows, columns = {Condition.SPINAL_CANAL_STENOSIS: (6, 18), Condition.NEURAL_FORAMINAL_NARROWING: (10, 10)}.get(
@@ -204,7 +204,7 @@ def test_the_room_shrinks_with_the_grade(condition: Condition) -> None:
     assert normal.min() > moderate.max() > severe.max()
 
 
-def test_label_frequencies_and_correlations_are_the_real_sets() -> None:
+def test_label_frequencies_and_correlations_are_those_of_the_real_set() -> None:
     generator = np.random.default_rng(5)
     drawn = [draw_grades(generator) for _ in range(2000)]
     truth = np.array([[severity_of(grades[site]) for site in SITES] for grades in drawn])
@@ -217,10 +217,10 @@ def test_label_frequencies_and_correlations_are_the_real_sets() -> None:
     assert 0.015 < (labels != truth).mean() < 0.045
     assert np.abs(labels.astype(int) - truth).max() == 1
     rank = spearmanr(truth).statistic
-    place = {site: column for column, site in enumerate(SITES)}
+    columns = {site: column for column, site in enumerate(SITES)}
 
     def mean_rank(pairs: list[tuple[Site, Site]]) -> float:
-        return float(np.mean([rank[place[a], place[b]] for a, b in pairs]))
+        return float(np.mean([rank[columns[a], columns[b]] for a, b in pairs]))
 
     def sites(condition: Condition, side: Side | None) -> list[Site]:
         return [Site(condition, side, level) for level in Level]
@@ -241,7 +241,7 @@ def test_grades_of_a_severity_have_that_severity() -> None:
         assert all(severity_of(grade_within(severity, rank)) is severity for rank in (0.0, 0.5, 1.0))
 
 
-def test_files_have_the_real_ones_elements_and_oddities(cohort: Path) -> None:
+def test_files_have_the_elements_and_peculiarities_of_the_real_ones(cohort: Path) -> None:
     by_series: dict[str, list[pydicom.Dataset]] = {}
     for path, dataset in files_of(cohort):
         study_id, series_id = path.parts[-3:-1]
@@ -289,7 +289,7 @@ def test_every_transfer_syntax_keeps_the_pixels(tmp_path: Path, compression: Com
 
 
 def test_scanners_vary() -> None:
-    """Over many drawn studies, without rendering: both slice orders, blocks and stacks, gaps, missing series."""
+    """Many drawn studies include both slice orders, blocks and stacks, gaps, and missing series."""
     settings = CohortSettings(seed=3, scanners=Scanners.MIXED, size=Size.SMALL)
     studies = [draw_study(settings, "train", index)[1] for index in range(150)]
     sagittal = [plan for plans in studies for plan in plans if plan.view.is_sagittal]
@@ -308,8 +308,8 @@ def test_scanners_vary() -> None:
     assert any(len({plan.view for plan in plans}) < 3 for plans in studies)
 
 
-def test_bytes_depend_on_the_settings_alone(tmp_path: Path) -> None:
-    """Whatever the number of processes and of other studies, and not on the order of writing."""
+def test_files_depend_only_on_the_settings(tmp_path: Path) -> None:
+    """The files do not depend on the number of processes, on other studies or on the order of writing."""
     alone = write_cohort(tmp_path / "a", train=1, test=1, seed=21, workers=1)
     together = write_cohort(tmp_path / "b", train=1, test=1, seed=21, workers=2)
     assert digests(alone) == digests(together)
@@ -324,17 +324,17 @@ def digests(root: Path) -> dict[str, str]:
 
 
 def test_forced_severities_are_the_labels(tmp_path: Path) -> None:
-    wanted = {site: Severity.SEVERE for site in SITES if site.side is Side.RIGHT}
-    root = write_cohort(tmp_path, train=1, test=0, seed=2, severities=wanted)
+    requested = {site: Severity.SEVERE for site in SITES if site.side is Side.RIGHT}
+    root = write_cohort(tmp_path, train=1, test=0, seed=2, severities=requested)
     (row,) = rows_of(root / "dataset" / "train.csv")
-    assert all(row[site.key] == ("Severe" if site in wanted else "Normal/Mild") for site in SITES)
+    assert all(row[site.key] == ("Severe" if site in requested else "Normal/Mild") for site in SITES)
     assert len(rows_of(root / "dataset" / "train_label_coordinates.csv")) == 25
-    for (_, site), (severity, place) in read_training_truth(DataRoot(root)).items():
-        assert severity is wanted.get(site, Severity.NORMAL_MILD)
-        assert np.isfinite(place).all()
+    for (_, site), (severity, position) in read_training_truth(DataRoot(root)).items():
+        assert severity is requested.get(site, Severity.NORMAL_MILD)
+        assert np.isfinite(position).all()
 
 
-def test_written_once_and_never_over_another(tmp_path: Path) -> None:
+def test_a_cohort_is_written_once_and_never_replaces_another(tmp_path: Path) -> None:
     write_cohort(tmp_path, train=0, test=1, seed=1)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     write_cohort(tmp_path, train=0, test=1, seed=1)
@@ -343,20 +343,20 @@ def test_written_once_and_never_over_another(tmp_path: Path) -> None:
         write_cohort(tmp_path, train=0, test=1, seed=2)
     with pytest.raises(ValueError, match="at least one study"):
         write_cohort(tmp_path / "none", train=0, test=0, seed=1)
-    with pytest.raises(ValueError, match="--seed -1"):
+    with pytest.raises(ValueError, match="seed -1"):
         write_cohort(tmp_path / "none", train=1, test=0, seed=-1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "phantom_truth"]
 
 
 def test_spine_coordinates_invert_the_curve() -> None:
-    """`to_spine` (a table) against `to_anatomy` (the definition)."""
+    """`to_spine`, which uses a table, is compared with `to_anatomy`, the definition."""
     curve = patient_with().curve
     generator = np.random.default_rng(0)
     points = np.stack(
         [generator.uniform(-40, 40, 200), generator.uniform(-40, 55, 200), generator.uniform(-100, 120, 200)]
     )
-    there = np.array([curve.to_anatomy(*point) for point in points.T]).T
-    u, v, s = curve.to_spine(*there)
+    anatomy = np.array([curve.to_anatomy(*point) for point in points.T]).T
+    u, v, s = curve.to_spine(*anatomy)
     np.testing.assert_allclose(np.stack([u, v, s]), points, atol=0.1)
 
 
@@ -365,6 +365,6 @@ def test_nearest_slice_is_the_one_marked() -> None:
     patient, plans = draw_study(settings, "train", 0)
     site = Site(Condition.NEURAL_FORAMINAL_NARROWING, Side.LEFT, Level.L4_L5)
     (plan,) = [plan for plan in plans if plan.view is View.SAGITTAL_T1]
-    place = patient.position_mm(site)
-    distances = [abs(frame.distance_mm(place)) for frame in plan.frames]
-    assert nearest(plan.frames, place) == int(np.argmin(distances)) and min(distances) < 2.5
+    position = patient.position_mm(site)
+    distances = [abs(frame.distance_mm(position)) for frame in plan.frames]
+    assert nearest(plan.frames, position) == int(np.argmin(distances)) and min(distances) < 2.5

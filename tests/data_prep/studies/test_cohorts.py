@@ -1,4 +1,4 @@
-"""data_prep/studies/cohorts.py, folders.py and strays.py: which folders are whose, and which are opened at all."""
+"""Tests of cohorts.py, folders.py and misplaced_series.py: which folders belong to which study."""
 
 import os
 import pickle
@@ -12,7 +12,7 @@ import pytest
 from data_prep.faults import FaultKind
 from data_prep.sites import SITES
 from data_prep.studies.cohorts import split_cohort
-from data_prep.studies.folders import is_id, list_folder, place
+from data_prep.studies.folders import fault_path, is_id, list_folder
 from data_prep.studies.studies import StudyFolder, read_study
 from workspace.layout import DataRoot
 
@@ -20,7 +20,7 @@ HEADING = "study_id,series_id,series_description\n"
 
 
 def dataset(root: Path, files: list[str], described: list[tuple[int, int]]) -> DataRoot:
-    """A test split whose images are empty files, and its table."""
+    """Write a test split whose images are empty files, and its table of descriptions."""
     images = root / "dataset" / "test_images"
     images.mkdir(parents=True)
     for name in files:
@@ -32,7 +32,7 @@ def dataset(root: Path, files: list[str], described: list[tuple[int, int]]) -> D
 
 
 def found(root: DataRoot) -> dict[tuple[int, int], str]:
-    """(study, series) -> where it is read from."""
+    """Return (study, series) -> the folder that it is read from."""
     images = root.images("test")
     folders = split_cohort(root, "test").folders
     return {(f.study_id, series): p.relative_to(images).as_posix() for f in folders for series, p in f.series.items()}
@@ -42,7 +42,7 @@ def found(root: DataRoot) -> dict[tuple[int, int], str]:
     "where",
     ["70/1.dcm", "7/70/70/1.dcm", "7/7/70/1.dcm", "7/x/70/1.dcm", "x/7/70/1.dcm", "x/70/1.dcm"],
 )
-def test_a_misplaced_series_is_read_where_it_lies(tmp_path: Path, where: str) -> None:
+def test_a_misplaced_series_is_read(tmp_path: Path, where: str) -> None:
     root = dataset(tmp_path, ["7/71/1.dcm", where], [(7, 70), (7, 71)])
     folder = where.rpartition("/")[0]
     series = found(root)
@@ -53,7 +53,7 @@ def test_a_misplaced_series_is_read_where_it_lies(tmp_path: Path, where: str) ->
     assert not {fault.kind for fault in faults} & {FaultKind.MISSING_SERIES, FaultKind.MISSING_STUDY}
 
 
-def test_a_series_in_another_studys_folder_is_its_owners(tmp_path: Path) -> None:
+def test_a_series_in_another_studys_folder_is_assigned_to_its_owner(tmp_path: Path) -> None:
     root = dataset(tmp_path, ["7/71/1.dcm", "8/70/1.dcm", "8/80/1.dcm"], [(7, 70), (7, 71), (8, 80)])
     assert found(root) == {(7, 71): "7/71", (7, 70): "8/70", (8, 80): "8/80"}
     faults = {(fault.study_id, fault.kind, fault.path, fault.action) for fault in split_cohort(root, "test").faults}
@@ -64,12 +64,12 @@ def test_a_series_in_another_studys_folder_is_its_owners(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("files", "described"),
     [
-        (["7/70/1.dcm"], []),  # its owner has it
-        (["9/70/1.dcm"], []),  # two folders are so called
-        ([], [(7, 80)]),  # a name of two studies' series: names say nothing here
+        (["7/70/1.dcm"], []),  # the owner has images of the series in the right folder
+        (["9/70/1.dcm"], []),  # two misplaced folders have this name
+        ([], [(7, 80)]),  # a series id occurs in two studies, so ids do not identify the owner
     ],
 )
-def test_a_series_that_the_table_gives_to_another_study_is_nobody_elses(
+def test_a_series_of_another_study_is_skipped_if_it_is_not_certainly_misplaced(
     tmp_path: Path, files: list[str], described: list[tuple[int, int]]
 ) -> None:
     root = dataset(
@@ -91,15 +91,15 @@ def test_a_misplaced_series_is_read_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "described"),
     [
-        (["70/1.dcm"], [(7, 70), (8, 70)]),  # two studies have a series of this name
-        (["70/1.dcm", "x/70/1.dcm"], [(7, 70)]),  # two strays are so called
-        (["70/1.dcm", "7/70/1.dcm"], [(7, 70)]),  # it is in its place already
-        (["71/1.dcm"], [(7, 70)]),  # nobody's
-        (["70/readme/1.dcm"], [(7, 70)]),  # holds no files
-        (["a/b/7/70/1.dcm"], [(7, 70)]),  # too far away
+        (["70/1.dcm"], [(7, 70), (8, 70)]),  # two studies have a series with this id
+        (["70/1.dcm", "x/70/1.dcm"], [(7, 70)]),  # two misplaced folders have this name
+        (["70/1.dcm", "7/70/1.dcm"], [(7, 70)]),  # the series is also in the right folder
+        (["71/1.dcm"], [(7, 70)]),  # no study has this series
+        (["70/readme/1.dcm"], [(7, 70)]),  # the folder holds no files
+        (["a/b/7/70/1.dcm"], [(7, 70)]),  # the folder lies too deep
     ],
 )
-def test_a_stray_of_which_it_is_not_certain_whose_it_is_stays_where_it_is(
+def test_a_series_folder_without_a_certain_owner_is_not_read(
     tmp_path: Path, files: list[str], described: list[tuple[int, int]]
 ) -> None:
     root = dataset(tmp_path, [*files, "9/90/1.dcm"], [*described, (9, 90)])
@@ -140,14 +140,14 @@ def test_a_study_is_read_once_whatever_links_lead_to_it(tmp_path: Path) -> None:
     ]
 
 
-def test_a_stray_and_a_link_to_it_are_one(tmp_path: Path) -> None:
+def test_a_misplaced_folder_and_a_link_to_it_count_once(tmp_path: Path) -> None:
     root = dataset(tmp_path, ["7/71/1.dcm", "x/70/1.dcm"], [(7, 70), (7, 71)])
     (root.images("test") / "70").symlink_to("x/70")
     assert found(root) == {(7, 70): "x/70", (7, 71): "7/71"}
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
-def test_a_folder_that_can_be_listed_but_not_entered_is_called_so(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
+def test_a_folder_that_can_be_listed_but_not_entered_is_a_fault(tmp_path: Path) -> None:
     root = dataset(tmp_path, ["7/70/1.dcm"], [(7, 70)])
     series = root.images("test") / "7" / "70"
     series.chmod(0o400)
@@ -159,7 +159,7 @@ def test_a_folder_that_can_be_listed_but_not_entered_is_called_so(tmp_path: Path
     assert [(fault.path, fault.kind) for fault in listing.faults] == [("7/70", FaultKind.CANNOT_OPEN)]
 
 
-def test_an_image_folder_that_is_a_link_itself_is_the_users_choice(tmp_path: Path) -> None:
+def test_the_image_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     elsewhere = dataset(tmp_path / "elsewhere", ["7/70/1.dcm"], [(7, 70)])
     root = tmp_path / "root"
     root.mkdir()
@@ -168,10 +168,10 @@ def test_an_image_folder_that_is_a_link_itself_is_the_users_choice(tmp_path: Pat
     assert not [fault for fault in split_cohort(DataRoot(root), "test").faults if fault.kind is FaultKind.LINK_OUTSIDE]
 
 
-def test_names_that_no_table_can_hold_are_escaped(tmp_path: Path) -> None:
+def test_names_that_cannot_be_written_to_a_table_are_escaped(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"a\xff\nb")).mkdir()
     listing = list_folder(tmp_path, tmp_path)
-    assert place(listing.folders[0], tmp_path) == "a\\udcff\\nb"
+    assert fault_path(listing.folders[0], tmp_path) == "a\\udcff\\nb"
 
 
 @pytest.mark.parametrize(("name", "good"), [("0", True), ("7", True), ("07", False), ("\u0667", False), ("", False)])
@@ -179,7 +179,7 @@ def test_ids(name: str, good: bool) -> None:
     assert is_id(name) is good
 
 
-def test_a_study_that_only_marks_name_is_one_of_the_cohort(tmp_path: Path) -> None:
+def test_a_study_that_only_marks_name_belongs_to_the_cohort(tmp_path: Path) -> None:
     root = tmp_path / "dataset"
     (root / "train_images" / "7" / "70").mkdir(parents=True)
     (root / "train.csv").write_text(",".join(["study_id", *(site.key for site in SITES)]) + "\n")
@@ -194,8 +194,8 @@ def test_a_study_that_only_marks_name_is_one_of_the_cohort(tmp_path: Path) -> No
     }
 
 
-def as_nobody(work: Callable[[], Any]) -> Any:
-    """What `work` returns in a process of a user who owns nothing: for root, no file is unreadable."""
+def as_another_user(work: Callable[[], Any]) -> Any:
+    """Return the result of `work` in a process of an unprivileged user: root can read every file."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -214,8 +214,8 @@ def as_nobody(work: Callable[[], Any]) -> Any:
     return pickle.loads(content)
 
 
-def test_what_the_system_refuses_to_open_costs_that_file_or_folder() -> None:
-    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # pytest's own folders are closed to other users
+def test_only_the_files_and_folders_that_cannot_be_opened_are_skipped() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # other users cannot enter pytest's own folders
         images = Path(name) / "dataset" / "test_images"
         root = dataset(Path(name), ["7/70/1.dcm", "7/70/2.dcm", "7/71/1.dcm", "8/80/1.dcm"], [])
         for path in (Path(name), *Path(name).rglob("*")):
@@ -230,11 +230,11 @@ def test_what_the_system_refuses_to_open_costs_that_file_or_folder() -> None:
                 faults += read_study(folder)[1]
             return [(fault.kind, fault.path) for fault in faults]
 
-        kinds = as_nobody(work) if os.geteuid() == 0 else work()
+        kinds = as_another_user(work) if os.geteuid() == 0 else work()
     assert {path for kind, path in kinds if kind is FaultKind.CANNOT_OPEN} == {"7/70/2.dcm", "7/71", "8"}
     assert (FaultKind.NOT_DICOM, "7/70/1.dcm") in kinds
 
 
-def test_a_folder_that_went_away_is_a_fault_of_its_series(tmp_path: Path) -> None:
+def test_a_deleted_folder_is_a_fault_of_its_series(tmp_path: Path) -> None:
     _, faults = read_study(StudyFolder(7, tmp_path, {70: tmp_path / "70"}))
     assert [fault.kind for fault in faults] == [FaultKind.CANNOT_OPEN, FaultKind.EMPTY_FOLDER]

@@ -1,4 +1,4 @@
-"""outlier_images.py and what series_images.py does of it: a file that is unlike the others spoils no series."""
+"""Tests of outlier_images.py and series_images.py: a file that differs from the others does not spoil its series."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 from data_prep.faults import Fault, FaultKind
 from data_prep.sites import View
 from data_prep.studies import series_images
-from data_prep.studies.outlier_images import Reach, odd_reaches, others
+from data_prep.studies.outlier_images import ValueRange, foreign_images, outlier_ranges
 from data_prep.studies.studies import Study, StudyFolder, read_study
 from data_prep.studies.windows import series_window, to_grey
 from tests.dicom_files import frame, functional_group, write_enhanced, write_slice
@@ -18,7 +18,7 @@ IMAGES = [RANDOM.integers(0, 1000, (64, 64)).astype(np.uint16) for _ in range(8)
 
 
 def write_series(folder: Path, changed: dict[int, dict] | None = None) -> Path:
-    """Files 1 to 8; `changed`: their other elements by number."""
+    """Write files 1 to 8; `changed` gives other elements, or pixels, by the file's number."""
     for number, pixels in enumerate(IMAGES, start=1):
         elements = dict((changed or {}).get(number, {}))
         pixels = elements.pop("pixels", pixels)
@@ -43,7 +43,7 @@ def test_an_ordinary_series_has_one_window(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("small_memory", [False, True])
 @pytest.mark.parametrize(
-    "odd",
+    "outlier",
     [
         {"RescaleSlope": "1000"},
         {"RescaleSlope": "0.001"},
@@ -52,13 +52,13 @@ def test_an_ordinary_series_has_one_window(tmp_path: Path) -> None:
         {"pixels": np.full((64, 64), 60_000, np.uint16)},
     ],
 )
-def test_one_odd_slice_leaves_the_others_as_they_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: dict, small_memory: bool
+def test_one_outlier_does_not_change_the_other_slices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outlier: dict, small_memory: bool
 ) -> None:
     if small_memory:
         monkeypatch.setattr(series_images, "SIGNAL_BYTES", 0)
         monkeypatch.setattr(series_images, "GREY_BYTES", 0)
-    study, faults = read_one(write_series(tmp_path / "1", {5: odd}))
+    study, faults = read_one(write_series(tmp_path / "1", {5: outlier}))
     (series,) = study.series
     ordinary = [image for number, image in enumerate(IMAGES, start=1) if number != 5]
     assert series.window == series_window(ordinary)
@@ -70,8 +70,8 @@ def test_one_odd_slice_leaves_the_others_as_they_are(
     assert own is not None
     np.testing.assert_array_equal(
         found[5],
-        to_grey(odd.get("pixels", IMAGES[4]), series_window([odd["pixels"]]))
-        if "pixels" in odd
+        to_grey(outlier.get("pixels", IMAGES[4]), series_window([outlier["pixels"]]))
+        if "pixels" in outlier
         else to_grey(IMAGES[4], series_window([IMAGES[4]])),
     )
     assert [(fault.path, fault.action) for fault in faults if fault.kind is FaultKind.ODD_VALUES] == [
@@ -79,17 +79,17 @@ def test_one_odd_slice_leaves_the_others_as_they_are(
     ]
 
 
-def test_a_series_that_is_mostly_air_has_no_odd_anatomy() -> None:
-    air, edge, anatomy = Reach(0, 12, 1), Reach(0, 200, 1), Reach(3, 1500, 1)
-    assert odd_reaches([air] * 6 + [edge] * 2 + [anatomy] * 4) == []
-    assert odd_reaches([anatomy] * 20 + [air] * 5) == [], "what is dark stays dark"
-    assert odd_reaches([anatomy, Reach(0, 1e6, 1)]) == [], "which of two?"
-    assert odd_reaches([Reach(0, 0, 1)] * 9) == []
-    scaled = [Reach(0, 1500 + 10 * i, 0.5 * 2**i) for i in range(12)]
-    assert odd_reaches(scaled) == [], "slopes of their own, values alike"
+def test_anatomy_is_no_outlier_in_a_series_that_is_mostly_air() -> None:
+    air, edge, anatomy = ValueRange(0, 12, 1), ValueRange(0, 200, 1), ValueRange(3, 1500, 1)
+    assert outlier_ranges([air] * 6 + [edge] * 2 + [anatomy] * 4) == []
+    assert outlier_ranges([anatomy] * 20 + [air] * 5) == [], "dark images are no outliers"
+    assert outlier_ranges([anatomy, ValueRange(0, 1e6, 1)]) == [], "with two images it is unknown which is the outlier"
+    assert outlier_ranges([ValueRange(0, 0, 1)] * 9) == []
+    scaled = [ValueRange(0, 1500 + 10 * i, 0.5 * 2**i) for i in range(12)]
+    assert outlier_ranges(scaled) == [], "different slopes, similar values"
 
 
-def test_padding_has_no_say_in_the_window_and_is_black(tmp_path: Path) -> None:
+def test_padding_does_not_affect_the_window_and_is_black(tmp_path: Path) -> None:
     padded = [image + np.uint16(50) for image in IMAGES]
     for image in padded:
         image[:, :20] = 4000
@@ -120,7 +120,7 @@ def test_a_monochrome1_slice_among_others_fits_their_window(tmp_path: Path) -> N
     np.testing.assert_array_equal(greys(study)[3], to_grey(IMAGES[2], study.series[0].window))
 
 
-def test_an_image_of_another_examination_is_left_out(tmp_path: Path) -> None:
+def test_an_image_of_another_examination_is_skipped(tmp_path: Path) -> None:
     usual = {number: {"StudyInstanceUID": "1.2", "SeriesInstanceUID": "1.2.3"} for number in range(1, 9)}
     foreign = {2: {**usual[2], "StudyInstanceUID": "1.9", "RescaleSlope": "1000", "RescaleIntercept": "0"}}
     study, faults = read_one(write_series(tmp_path / "1", usual | foreign))
@@ -131,7 +131,7 @@ def test_an_image_of_another_examination_is_left_out(tmp_path: Path) -> None:
     ]
 
 
-def test_an_image_of_another_series_is_kept_and_said(tmp_path: Path) -> None:
+def test_an_image_of_another_series_is_kept_and_noted(tmp_path: Path) -> None:
     usual = {number: {"StudyInstanceUID": "1.2", "SeriesInstanceUID": "1.2.3"} for number in range(1, 9)}
     study, faults = read_one(write_series(tmp_path / "1", usual | {2: {**usual[2], "SeriesInstanceUID": "1.2.4"}}))
     assert len(greys(study)) == 8
@@ -140,16 +140,16 @@ def test_an_image_of_another_series_is_kept_and_said(tmp_path: Path) -> None:
     ]
 
 
-def test_identifiers_are_odd_only_beside_a_majority() -> None:
-    assert others(["a", "a", "a", "b"]) == [3] and others(["a", "a", "b"]) == [] == others([])
-    assert others(["", "a", "a", "a", "b", ""]) == [4] and others(["", ""]) == []
+def test_identifiers_are_foreign_only_beside_a_majority() -> None:
+    assert foreign_images(["a", "a", "a", "b"]) == [3] and foreign_images(["a", "a", "b"]) == [] == foreign_images([])
+    assert foreign_images(["", "a", "a", "a", "b", ""]) == [4] and foreign_images(["", ""]) == []
 
 
-def test_a_files_own_number_counts_more_than_a_frames(tmp_path: Path) -> None:
-    places = [frame((x, 0, 0)) for x in (0.0, 4.0, 8.0)]
+def test_a_file_takes_precedence_over_a_frame_with_the_same_number(tmp_path: Path) -> None:
+    geometries = [frame((x, 0, 0)) for x in (0.0, 4.0, 8.0)]
     images = np.stack(IMAGES[:3])
     images[0] *= 9
-    write_enhanced(tmp_path / "1" / "1.dcm", images, [functional_group(place) for place in places])
+    write_enhanced(tmp_path / "1" / "1.dcm", images, [functional_group(geometry) for geometry in geometries])
     write_slice(tmp_path / "1" / "1001.dcm", IMAGES[7], frame((30.0, 0, 0)))
     study, faults = read_one(tmp_path / "1")
     found = greys(study)
@@ -161,10 +161,10 @@ def test_a_files_own_number_counts_more_than_a_frames(tmp_path: Path) -> None:
     ]
 
 
-def test_the_same_instance_under_another_files_name_is_said(tmp_path: Path) -> None:
+def test_the_same_instance_in_two_files_is_noted(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "1")
     (folder / "9.dcm").write_bytes((folder / "4.dcm").read_bytes())
-    write_slice(folder / "10.dcm", IMAGES[0], frame((99.0, 0, 0)), InstanceNumber="4")  # elsewhere: another image
+    write_slice(folder / "10.dcm", IMAGES[0], frame((99.0, 0, 0)), InstanceNumber="4")  # another position
     study, faults = read_one(folder)
     assert sorted(greys(study)) == list(range(1, 11))
     assert [(fault.kind, fault.action, fault.path) for fault in faults] == [
@@ -174,13 +174,12 @@ def test_the_same_instance_under_another_files_name_is_said(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("slices", [2, 3, 4, 5, 20])
 @pytest.mark.parametrize("view", [View.AXIAL_T2, View.SAGITTAL_T1])
-def test_one_coronal_slice_costs_that_slice(tmp_path: Path, slices: int, view: View) -> None:
+def test_one_coronal_slice_carries_no_region(tmp_path: Path, slices: int, view: View) -> None:
     directions = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)) if view is View.AXIAL_T2 else ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0))
     coronal = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0))
     for number in range(1, slices + 1):
-        lies = coronal if number == 2 else directions
-        place = frame((4.0 * number, 0, 5.0 * number), lies)
-        write_slice(tmp_path / "1" / f"{number}.dcm", IMAGES[0], place)
+        geometry = frame((4.0 * number, 0, 5.0 * number), coronal if number == 2 else directions)
+        write_slice(tmp_path / "1" / f"{number}.dcm", IMAGES[0], geometry)
     study, faults = read_study(StudyFolder(9, tmp_path, {1: tmp_path / "1"}, {1: view}))
     (series,) = study.series
     assert series.view is view and len(series.slices) == slices and len(series.frames) == slices - 1

@@ -1,4 +1,4 @@
-"""data_prep/studies/studies.py, headers.py and cohorts.py: folders of files to studies, faults on the way."""
+"""Tests of data_prep/studies/studies.py, headers.py and cohorts.py: folders of files are read as studies and faults."""
 
 import os
 import stat
@@ -24,8 +24,8 @@ PIXELS = np.random.default_rng(0).integers(0, 1000, size=(64, 64)).astype(np.uin
 
 
 def write_series(folder: Path, frames: list[Frame], **elements) -> Path:  # type: ignore[no-untyped-def]
-    for number, place in enumerate(frames, start=1):
-        write_slice(folder / f"{number}.dcm", PIXELS, place, **elements)
+    for number, geometry in enumerate(frames, start=1):
+        write_slice(folder / f"{number}.dcm", PIXELS, geometry, **elements)
     return folder
 
 
@@ -36,7 +36,7 @@ def read_one(folder: Path, view: View | None = None):  # type: ignore[no-untyped
 
 
 @pytest.mark.parametrize("xs", [[8.0, 4.0, 0.0, -4.0], [-4.0, 0.0, 4.0, 8.0]])
-def test_slices_run_from_right_to_left_in_both_orders(tmp_path: Path, xs: list[float]) -> None:
+def test_slices_are_sorted_from_right_to_left_for_both_orders_of_numbers(tmp_path: Path, xs: list[float]) -> None:
     study, faults = read_one(write_series(tmp_path / "1", [frame((x, 0, 0)) for x in xs]), View.SAGITTAL_T1)
     (series,) = study.series
     assert [image.frame.position_mm[0] for image in series.slices if image.frame] == sorted(xs)
@@ -44,7 +44,7 @@ def test_slices_run_from_right_to_left_in_both_orders(tmp_path: Path, xs: list[f
     assert series.stacks == ((0, 1, 2, 3),) and not faults
 
 
-def test_a_bad_file_costs_that_file(tmp_path: Path) -> None:
+def test_only_the_bad_file_is_skipped(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "1", [frame((x, 0, 0)) for x in (0.0, 4.0)])
     (folder / "3.dcm").write_bytes(b"")
     (folder / "4.dcm").write_bytes((folder / "1.dcm").read_bytes()[:-100])
@@ -52,7 +52,7 @@ def test_a_bad_file_costs_that_file(tmp_path: Path) -> None:
     (folder / ".DS_Store").write_bytes(b"x")
     (folder / "inner").mkdir()
     (folder / "6.dcm").symlink_to(folder / "nowhere.dcm")
-    os.mkfifo(folder / "7.dcm")  # whoever opens it waits for ever
+    os.mkfifo(folder / "7.dcm")  # opening it would wait forever
     write_slice(folder / "image", PIXELS, frame((9, 0, 0)), InstanceNumber="2")
     study, kinds = read_one(folder, View.SAGITTAL_T1)
     (series,) = study.series
@@ -92,13 +92,13 @@ def test_the_view_without_a_table(tmp_path: Path, directions, elements: dict, vi
     assert kinds == [FaultKind.UNKNOWN_VIEW if view is None else FaultKind.VIEW_GUESSED]
 
 
-def test_a_description_against_the_images_gives_way(tmp_path: Path) -> None:
+def test_images_override_a_wrong_description(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "1", [frame((0, 0, 0), SAGITTAL)], SeriesDescription="T1")
     study, kinds = read_one(folder, View.AXIAL_T2)
     assert study.series[0].view is View.SAGITTAL_T1 and kinds == [FaultKind.VIEW_MISMATCH]
 
 
-def test_a_description_against_coronal_images_is_said_whichever_it_is(tmp_path: Path) -> None:
+def test_any_description_of_coronal_images_is_a_mismatch(tmp_path: Path) -> None:
     coronal = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0))
     folder = write_series(tmp_path / "1", [frame((0, 0, 0), coronal)], SeriesDescription="T2")
     for view in (View.AXIAL_T2, View.SAGITTAL_T2_STIR):
@@ -111,7 +111,7 @@ def test_no_personal_field_is_kept(tmp_path: Path) -> None:
     assert "Secret" not in repr(study) and "1970" not in repr(study)
 
 
-def test_tables_and_folders_are_held_against_each_other(tmp_path: Path) -> None:
+def test_differences_between_tables_and_folders_are_faults(tmp_path: Path) -> None:
     dataset = tmp_path / "dataset"
     images = dataset / "test_images"
     for study, series in ((1, 10), (2, 20), (4, 40)):
@@ -146,7 +146,7 @@ def test_new_studies_need_no_table_and_no_numbers(tmp_path: Path) -> None:
     assert sorted(cohort.folders[0].series) == [1, 2]
     assert {fault.kind for fault in cohort.faults} == {FaultKind.ID_ASSIGNED}
 
-    (tmp_path / "8").mkdir()  # it cannot be read, and still is a study that is answered for
+    (tmp_path / "8").mkdir()  # it has no images, but is part of the submission
     cohort = folder_cohort(tmp_path, None)
     assert cohort.study_ids == (1, 7, 8) and len(cohort.folders) == 2
     assert FaultKind.EMPTY_FOLDER in {fault.kind for fault in cohort.faults}
@@ -165,7 +165,7 @@ def test_a_folder_without_studies_is_refused(tmp_path: Path, make: bool) -> None
 
 
 @pytest.mark.parametrize("elements", [{}, {"RescaleSlope": "1.5", "RescaleIntercept": "7"}])
-def test_a_study_beyond_memory_comes_out_the_same(tmp_path: Path, monkeypatch, elements: dict) -> None:  # type: ignore[no-untyped-def]
+def test_a_study_beyond_the_memory_budget_gives_the_same_images(tmp_path: Path, monkeypatch, elements: dict) -> None:  # type: ignore[no-untyped-def]
     random = np.random.default_rng(4)
     for series in ("1", "2"):
         for number in range(1, 12):
@@ -186,18 +186,18 @@ def test_a_study_beyond_memory_comes_out_the_same(tmp_path: Path, monkeypatch, e
             assert same.shape == image.shape == (64, 64) and image.grey is image.grey
 
 
-def test_a_file_that_changes_between_two_readings_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_file_that_changes_between_two_reads_is_an_error(tmp_path: Path) -> None:
     path = write_slice(tmp_path / "1" / "1.dcm", PIXELS)
     grey = GreyOnDisk(path, 0, 10_000, (64, 64), (0.0, 100.0), GreyBudget())
     path.write_bytes(b"")
-    with pytest.raises(OSError, match=r"1\.dcm: changed while"):
+    with pytest.raises(OSError, match=r"1\.dcm: the file changed while"):
         grey.read()
     write_slice(path, PIXELS[:32])
-    with pytest.raises(OSError, match=r"1\.dcm: changed while"):
+    with pytest.raises(OSError, match=r"1\.dcm: the file changed while"):
         grey.read()
 
 
-def test_links_that_leave_the_image_folder_are_not_followed(tmp_path: Path) -> None:
+def test_links_that_point_outside_the_image_folder_are_not_followed(tmp_path: Path) -> None:
     outside = write_slice(tmp_path / "elsewhere" / "1.dcm", PIXELS, frame((4, 0, 0)))
     root = tmp_path / "images"
     write_series(root / "1", [frame((x, 0, 0)) for x in (0.0, 4.0)])
@@ -212,15 +212,15 @@ def test_links_that_leave_the_image_folder_are_not_followed(tmp_path: Path) -> N
     assert found["1/4.dcm"] in (FaultKind.NOT_DICOM, FaultKind.CANNOT_OPEN)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
-def test_a_file_that_may_not_be_read_costs_that_file(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_only_the_unreadable_file_is_skipped(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "1", [frame((x, 0, 0)) for x in (0.0, 4.0)])
     (folder / "1.dcm").chmod(stat.S_IWUSR)
     study, kinds = read_one(folder, View.SAGITTAL_T1)
     assert [image.instance_number for image in study.series[0].slices] == [2] and kinds == [FaultKind.CANNOT_OPEN]
 
 
-def test_a_constant_image_is_kept_and_said(tmp_path: Path) -> None:
+def test_a_constant_image_is_kept_and_noted(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "1", [frame((0.0, 0, 0))])
     write_slice(folder / "2.dcm", np.full((64, 64), 7, np.uint16), frame((4.0, 0, 0)))
     study, kinds = read_one(folder, View.SAGITTAL_T1)
@@ -229,7 +229,7 @@ def test_a_constant_image_is_kept_and_said(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", ["1" * 30 + ".dcm", "-4.dcm", "four.dcm"])
-def test_names_that_are_no_instance_numbers(tmp_path: Path, name: str) -> None:
+def test_file_names_that_are_not_instance_numbers(tmp_path: Path, name: str) -> None:
     folder = write_series(tmp_path / "1", [frame((0.0, 0, 0))])
     write_slice(folder / name, PIXELS, frame((4.0, 0, 0)), InstanceNumber="77")
     study, kinds = read_one(folder, View.SAGITTAL_T1)
@@ -249,7 +249,7 @@ from data_prep.studies.studies import StudyFolder, read_study
 root = Path({str(tmp_path)!r})
 study, _ = read_study(StudyFolder(9, root, {{1: root / "1"}}))
 assert len([image.grey for image in study.series[0].slices[::8]]) == 24 and len(study.series[0].slices) == 192
-print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])  # ru_maxrss begins at its parent's
+print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])  # ru_maxrss would include the parent's
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert int(run.stdout) < 400 << 10  # kB

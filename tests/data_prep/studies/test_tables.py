@@ -1,4 +1,4 @@
-"""data_prep/studies/tables.py and checked_csv.py: tolerant of form, strict about content."""
+"""Tests of data_prep/studies/tables.py and checked_csv.py: tolerant of the format, strict about the content."""
 
 import itertools
 import os
@@ -12,7 +12,7 @@ import pytest
 
 from data_prep.faults import FaultKind
 from data_prep.sites import SITES, Severity, View
-from data_prep.studies import tables as room
+from data_prep.studies import tables as tables_module
 from data_prep.studies.tables import read_test_tables, read_train_tables
 
 HEADING = ",".join(["study_id", *(site.key for site in SITES)])
@@ -30,7 +30,7 @@ def kinds(faults) -> list[FaultKind]:  # type: ignore[no-untyped-def]
     return [fault.kind for fault in faults]
 
 
-def test_form_is_forgiven(tmp_path: Path) -> None:
+def test_the_format_is_read_tolerantly(tmp_path: Path) -> None:
     labels = ",".join([" severe", "NORMAL/MILD ", "", *["Moderate"] * 22])
     write_train(
         tmp_path,
@@ -50,8 +50,8 @@ def test_form_is_forgiven(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["train.csv", "train_label_coordinates.csv"])
-@pytest.mark.parametrize(("make", "found"), [(Path.mkdir, "a folder"), (os.mkfifo, "no regular file")])
-def test_what_is_no_file_is_called_what_it_is(
+@pytest.mark.parametrize(("make", "found"), [(Path.mkdir, "is a folder"), (os.mkfifo, "is not a regular file")])
+def test_a_folder_or_pipe_in_place_of_a_table_is_refused(
     tmp_path: Path, name: str, make: Callable[[Path], None], found: str
 ) -> None:
     write_train(tmp_path, f"{HEADING}\n", "study_id,series_id,series_description\n")
@@ -107,7 +107,7 @@ def test_content_is_not_guessed(tmp_path: Path) -> None:
         "nan",
     ],
 )
-def test_what_is_no_plain_whole_number_is_no_id(tmp_path: Path, text: str) -> None:
+def test_an_id_must_be_a_plain_whole_number(tmp_path: Path, text: str) -> None:
     write_train(tmp_path, HEADING, f"study_id,series_id,series_description\n{text},70,Axial T2\n7.0,70.00,Axial T2\n")
     tables = read_train_tables(tmp_path)
     assert tables.views == {7: {70: View.AXIAL_T2}} and tables.study_ids == (7,)
@@ -116,7 +116,7 @@ def test_what_is_no_plain_whole_number_is_no_id(tmp_path: Path, text: str) -> No
 
 
 @pytest.mark.parametrize("text", ["", "nan", "inf", "1e999", "1,5", "1_0", "\u0661", "0x1", "- 1"])
-def test_what_is_no_finite_number_is_no_coordinate(tmp_path: Path, text: str) -> None:
+def test_a_coordinate_must_be_a_finite_number(tmp_path: Path, text: str) -> None:
     rows = f'7,70,3,Spinal Canal Stenosis,L1/L2,"{text}",2\n7,70,3,Spinal Canal Stenosis,L1/L2,-1.5e1,.5\n'
     write_train(
         tmp_path,
@@ -129,7 +129,7 @@ def test_what_is_no_finite_number_is_no_coordinate(tmp_path: Path, text: str) ->
     assert kinds(tables.faults) == [FaultKind.BAD_MARK]
 
 
-def test_rows_about_one_study_count_where_they_agree_in_whatever_order(tmp_path: Path) -> None:
+def test_only_grades_that_all_rows_of_a_study_share_are_used_in_any_order(tmp_path: Path) -> None:
     def row(*labels: str) -> str:
         return ",".join(["7", *labels, *[""] * (25 - len(labels))]) + "\n"
 
@@ -144,7 +144,7 @@ def test_rows_about_one_study_count_where_they_agree_in_whatever_order(tmp_path:
     assert len(tables.severities[7]) == 3 and FaultKind.DUPLICATE_ROW in kinds(tables.faults)
 
 
-def test_rows_about_one_series_and_one_mark(tmp_path: Path) -> None:
+def test_duplicate_rows_of_a_series_and_of_a_mark(tmp_path: Path) -> None:
     series = "7,70,Axial T2\n7,71,Sagittal T1\n7,70,axial t2\n7,71,Axial T2\n7,71,Sagittal T1\n8,71,Axial T2\n"
     mark = "7,70,3,Spinal Canal Stenosis,L1/L2,{},2\n"
     write_train(
@@ -158,7 +158,7 @@ def test_rows_about_one_series_and_one_mark(tmp_path: Path) -> None:
     )
     tables = read_train_tables(tmp_path)
     assert tables.views == {7: {70: View.AXIAL_T2}, 8: {71: View.AXIAL_T2}}
-    assert [mark.x for mark in tables.marks[7]] == [1.0, 9.0], "which of the two counts the image decides"
+    assert [mark.x for mark in tables.marks[7]] == [1.0, 9.0], "the image decides later which of the two is used"
     assert [(fault.path.split(":")[1], fault.kind) for fault in tables.faults] == [
         ("4", FaultKind.DUPLICATE_ROW),
         ("5", FaultKind.CONTRADICTION),
@@ -167,7 +167,7 @@ def test_rows_about_one_series_and_one_mark(tmp_path: Path) -> None:
     ]
 
 
-def test_a_row_whose_cells_have_shifted_is_left_out(tmp_path: Path) -> None:
+def test_a_row_whose_cells_have_shifted_is_skipped(tmp_path: Path) -> None:
     write_train(
         tmp_path,
         f"{HEADING}\n7,Severe\n",  # spreadsheets drop empty cells at the end of a row
@@ -176,10 +176,10 @@ def test_a_row_whose_cells_have_shifted_is_left_out(tmp_path: Path) -> None:
     tables = read_train_tables(tmp_path)
     assert tables.severities == {7: {SITES[0]: Severity.SEVERE}} and tables.views == {7: {70: View.AXIAL_T2}}
     bad = next(fault for fault in tables.faults if fault.kind is FaultKind.BAD_ROW)
-    assert bad.path == "train_series_descriptions.csv:3" and "6 cells, the heading has 5" in bad.message
+    assert bad.path == "train_series_descriptions.csv:3" and "6 cells, but the heading has 5" in bad.message
 
 
-def test_the_real_tables_size_is_read_in_bounded_time(tmp_path: Path) -> None:
+def test_tables_of_the_real_size_are_read_in_bounded_time(tmp_path: Path) -> None:
     levels = [site.level.words.replace("-", "/") for site in SITES]
     conditions = [site.condition_key.replace("_", " ").title() for site in SITES]
     rows = [
@@ -195,36 +195,36 @@ def test_the_real_tables_size_is_read_in_bounded_time(tmp_path: Path) -> None:
     bad = heading + "\n".join(row.replace("Stenosis", "Stenose") for row in rows)
     (tmp_path / "train_label_coordinates.csv").write_text(bad)
     assert len(read_train_tables(tmp_path).faults) == sum("Stenosis" in row for row in rows)
-    assert time.process_time() - started < 15, "a second or two; the import of pandera included"
+    assert time.process_time() - started < 15, "expected one or two seconds, including the import of pandera"
 
 
-def test_who_reads_no_table_does_not_pay_for_pandera() -> None:
+def test_pandera_is_imported_only_to_read_a_table() -> None:
     code = "import sys, data_prep.conversion.convert, prepare_data; assert not {'pandas', 'pandera'} & set(sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(room.__file__).parents[2], check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(tables_module.__file__).parents[2], check=False)
     assert done.returncode == 0
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "no column 'study_id'; it has none"),
+        ("", "no column 'study_id'; it has no columns"),
         ("study,b\n1,2\n", "no column 'study_id'; the nearest is 'study'"),
         ("studyid\n1\n", "no column 'study_id'; the nearest is 'studyid'"),
-        ("study_id\n1\n", "no column 'spinal_canal_stenosis_l1_l2'; it has 'study_id'"),
+        ("study_id\n1\n", "no column 'spinal_canal_stenosis_l1_l2'; its columns are 'study_id'"),
         (HEADING.replace("l5_s1", "l5_s2"), "no column 'spinal_canal_stenosis_l5_s1'; the nearest is"),
-        (f"{HEADING},study_id\n", "2 columns 'study_id'"),
+        (f"{HEADING},study_id\n", "2 columns are named 'study_id'"),
         (HEADING.replace(",", ";"), "expected commas, not ';'"),
         (f'{HEADING}\n7,"Severe\n8,Mild\n', "not a CSV file .line 3: unexpected end of data"),
     ],
 )
-def test_a_table_that_is_none_is_refused(tmp_path: Path, content: str, message: str) -> None:
+def test_a_malformed_table_is_refused(tmp_path: Path, content: str, message: str) -> None:
     write_train(tmp_path, content, "study_id,series_id,series_description\n")
     with pytest.raises(ValueError, match=message) as caught:
         read_train_tables(tmp_path)
     assert "\n" not in str(caught.value) and "train.csv" in str(caught.value)
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+def test_a_table_that_is_not_text_is_refused(tmp_path: Path) -> None:
     write_train(tmp_path, HEADING, "study_id,series_id,series_description\n")
     (tmp_path / "train.csv").write_bytes(b"study_id\n\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"train\.csv: not a CSV file"):
@@ -244,7 +244,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
         ([9, 7], (3, 5, 7, 9)),
     ],
 )
-def test_every_study_that_a_test_table_names_comes_in_the_samples_order_where_that_has_all(
+def test_the_studies_of_the_test_tables_are_in_the_order_of_the_sample_if_it_has_all(
     tmp_path: Path, sample: list[int], order: tuple[int, ...]
 ) -> None:
     table = "study_id,series_id,series_description\n5,1,Axial T2\n3,1,Axial T2\n9,1,Axial T2\n"
@@ -254,7 +254,7 @@ def test_every_study_that_a_test_table_names_comes_in_the_samples_order_where_th
     assert read_test_tables(tmp_path).study_ids == order
 
 
-def test_the_sample_alone_names_the_test_studies_too(tmp_path: Path) -> None:
+def test_the_sample_submission_alone_names_the_test_studies(tmp_path: Path) -> None:
     (tmp_path / "sample_submission.csv").write_text(
         "row_id,normal_mild\n9_{0},1\n9_{0},1\n3_a,1\n../x_a,1\n".format(SITES[0].key)
     )
@@ -268,6 +268,6 @@ def test_the_sample_alone_names_the_test_studies_too(tmp_path: Path) -> None:
     ]
 
 
-def test_without_test_tables_the_folder_speaks(tmp_path: Path) -> None:
+def test_without_test_tables_no_study_is_named(tmp_path: Path) -> None:
     tables = read_test_tables(tmp_path)
     assert tables.study_ids == () and kinds(tables.faults) == [FaultKind.MISSING_TABLE]

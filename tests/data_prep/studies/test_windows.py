@@ -1,4 +1,4 @@
-"""data_prep/studies/windows.py: one window for a series, whatever its numbers are and however it is read."""
+"""Tests of data_prep/studies/windows.py: one window per series, for all types of values and ways of reading."""
 
 import numpy as np
 import pytest
@@ -6,16 +6,16 @@ import pytest
 from data_prep.studies.windows import SeriesHistogram, series_window, to_grey
 
 
-def plain_window(images: list[np.ndarray]) -> tuple[float, float]:
-    """All values of a series at once, in float64: whole ones sorted, others put into 65,536 bins first."""
+def slow_window(images: list[np.ndarray]) -> tuple[float, float]:
+    """Compute the window from all values at once, in float64: integers directly, others from 65,536 bins."""
     values = np.concatenate([image.ravel() for image in images])
-    whole = all(image.dtype.kind in "iu" for image in images) and float(values.max()) - float(values.min()) < 65536
+    integers = all(image.dtype.kind in "iu" for image in images) and float(values.max()) - float(values.min()) < 65536
     smallest, step = float(values.min()), 1.0
-    if not whole:
+    if not integers:
         step = max(float(values.max()) - smallest, 1e-6) / 65535
         values = np.concatenate([((image - smallest) / step).astype(np.int64).ravel() for image in images])
     low, high = np.percentile(values, [0.5, 99.5], method="inverted_cdf")
-    return (float(low), float(high)) if whole else (smallest + step * low, smallest + step * high)
+    return (float(low), float(high)) if integers else (smallest + step * low, smallest + step * high)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def plain_window(images: list[np.ndarray]) -> tuple[float, float]:
     ],
 )
 @pytest.mark.parametrize("width", [60, 30_000, 70_000, 4_000_000])
-def test_the_window_is_that_of_all_values_at_once(dtypes, width: int) -> None:  # type: ignore[no-untyped-def]
+def test_the_window_equals_that_of_all_values_at_once(dtypes, width: int) -> None:  # type: ignore[no-untyped-def]
     random = np.random.default_rng(width)
     images = []
     for index in range(4):
@@ -46,25 +46,25 @@ def test_the_window_is_that_of_all_values_at_once(dtypes, width: int) -> None:  
             low, high = max(low, limits.min), min(high, limits.max)
         values = random.normal((low + high) / 2, (high - low) / 4, (40, 30)).clip(low, high)
         images.append(values.astype(dtype))
-    assert series_window(images) == plain_window(images)
+    assert series_window(images) == slow_window(images)
 
 
-def test_images_that_were_not_kept_are_asked_for_once_more_and_only_where_they_must() -> None:
-    asked = []
+def test_images_are_read_again_only_if_necessary() -> None:
+    types_read_again = []
     for dtype in (np.uint16, np.int16, np.float32):
         image = np.arange(5000, dtype=dtype).reshape(50, 100)
         histogram = SeriesHistogram()
         assert histogram.add(image) == (0, 4999)
 
-        def again(image=image):  # type: ignore[no-untyped-def]
-            asked.append(image.dtype)
+        def reread(image=image):  # type: ignore[no-untyped-def]
+            types_read_again.append(image.dtype)
             return [image]
 
-        assert histogram.window(again) == plain_window([image])
-    assert asked == [np.dtype(np.float32)]
+        assert histogram.window(reread) == slow_window([image])
+    assert types_read_again == [np.dtype(np.float32)]
 
 
-def test_large_images_are_mapped_as_small_ones_are() -> None:
+def test_large_images_are_mapped_like_small_ones() -> None:
     image = np.random.default_rng(3).integers(0, 4096, (1100, 1000)).astype(np.uint16)
     grey = to_grey(image, (41.0, 3900.0))
     exact = np.clip(np.rint((image.astype(np.float64) - 41) * (255 / (3900 - 41))), 0, 255)
@@ -73,7 +73,7 @@ def test_large_images_are_mapped_as_small_ones_are() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
-def test_the_window_is_the_series_percentiles(dtype) -> None:  # type: ignore[no-untyped-def]
+def test_the_window_is_the_percentiles_of_the_series(dtype) -> None:  # type: ignore[no-untyped-def]
     random = np.random.default_rng(0)
     low = -500 if np.dtype(dtype).kind in "if" else 0
     images = [random.integers(low, 250, size=(50, 40)).astype(dtype) for _ in range(3)]
@@ -91,6 +91,6 @@ def test_grey_is_linear_within_the_window_and_clipped_outside() -> None:
     np.testing.assert_array_equal(to_grey(image, (0.0, 100.0)), [[0, 0, 128, 255, 255]])
 
 
-def test_a_constant_series_is_black_not_an_error() -> None:
+def test_a_constant_series_is_black_and_no_error() -> None:
     image = np.full((5, 5), 7, dtype=np.uint16)
     assert not to_grey(image, series_window([image])).any()
