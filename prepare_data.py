@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from workspace.cli import run_command, usable_cores
 from workspace.layout import DataRoot, Split, data_root
+from workspace.root_settings import RootSettings
 from workspace.setting_types import FoldCount, NonNegativeInteger, PositiveInteger
 from workspace.settings_parser import read_settings
 
@@ -47,11 +48,9 @@ TEST_TABLES = ("test_series_descriptions.csv", "sample_submission.csv")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(RootSettings):
     """Settings of prepare_data.py."""
 
-    root: str | None = None
-    """The data root, which contains dataset/. By default $LUMBAR_ROOT, or data/lumbarspine if that is not set."""
     split: Literal["train", "test", "both"] = "both"
     """The studies to prepare. both: those of the splits that exist."""
     check: bool = False

@@ -5,17 +5,14 @@ from typing import Annotated, Literal
 
 from jsonargparse.typing import PositiveFloat
 
+from workspace.root_settings import RunNameSettings
 from workspace.setting_types import NonNegativeNumber, PositiveInteger, PositiveNumber, Seed, Share
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class RunSettings(RunNameSettings):
     """The run: its name, its checkpoints and its records."""
 
-    root: str | None = None
-    """The data root. By default $LUMBAR_ROOT, or data/lumbarspine if that is not set."""
-    run: str = "default"
-    """The run's name: the folder of its checkpoints and of its logs."""
     overwrite: bool = False
     """Delete a run of this name first."""
     resume_from_checkpoint: str | None = None

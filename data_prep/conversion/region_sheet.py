@@ -11,14 +11,17 @@ A row is one condition and side in one view, from L1-L2 to L5-S1; sites that are
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image, ImageDraw, ImageFont
 
 from data_prep.conversion.pairs import Pair, read_dataset
 from data_prep.geometry import Frame, Vector
 from data_prep.sites import SITES, Condition, Level, Side, Site, View
-from workspace.cli import SettingsParser, run_command
+from workspace.cli import run_command
 from workspace.layout import data_root
+from workspace.root_settings import RootSettings
+from workspace.settings_parser import read_settings
 
 PROG = "-m data_prep.conversion.region_sheet"
 PANEL, TITLE, GAP = 264, 42, 6
@@ -40,13 +43,20 @@ class StudyRegions:
     frames: dict[SliceKey, Frame]
 
 
+@dataclass(frozen=True)
+class Settings(RootSettings):
+    """Settings of the sheet of regions."""
+
+    split: Literal["train", "test"] = "train"
+    """The split of the study."""
+    study: int | None = None
+    """The id of the study to draw. By default a study with the most regions."""
+    out: str = "regions.png"
+    """The PNG file to write."""
+
+
 def main() -> None:
-    parser = SettingsParser(prog=PROG, description=__doc__)
-    parser.add_argument("--root", type=str | None, default=None, help="folder that holds dataset/ (else $LUMBAR_ROOT)")
-    parser.add_argument("--split", choices=["train", "test"], default="train", help="the split of the study")
-    parser.add_argument("--study", type=int | None, default=None, help="study id (else a study with the most pairs)")
-    parser.add_argument("--out", type=str, default="regions.png", help="the PNG to write")
-    settings = parser.parse_args()
+    settings = read_settings(PROG, __doc__, Settings)
     processed = data_root(settings.root).processed(settings.split)
     study = read_study_regions(processed, settings.study)
     sheet = draw_sheet(study)

@@ -4,41 +4,40 @@ python -m data_prep.phantom --root data/phantom --train 60 --test 10 --seed 1
 python -m data_prep.phantom --root data/other --train 60 --test 10 --seed 2 --scanners second --workers 2
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 from data_prep.phantom import write_cohort
-from workspace.cli import SettingsParser, run_command
+from workspace.cli import run_command
 from workspace.layout import home_expanded
+from workspace.setting_types import NonNegativeInteger, PositiveInteger
+from workspace.settings_parser import read_settings
 
 PROG = "-m data_prep.phantom"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of the synthetic cohort."""
+
+    root: str
+    """The data root in which dataset/ and phantom_truth/ are written."""
+    train: NonNegativeInteger = 60
+    """The number of studies in the train split, with labels."""
+    test: NonNegativeInteger = 10
+    """The number of studies in the test split, without labels."""
+    seed: NonNegativeInteger = 0
+    """The seed of all random choices. Equal settings give identical files."""
+    scanners: Literal["first", "second", "mixed"] = "first"
+    """The family of scanners that image the studies. mixed: one of the two is drawn for each study."""
+    size: Literal["small", "full"] = "small"
+    """The size of the images. full: as large as those of the competition."""
+    workers: PositiveInteger = 1
+    """The number of processes. The files do not depend on it."""
+
+
 def main() -> None:
-    parser = SettingsParser(prog=PROG, description=__doc__)
-    parser.add_argument(
-        "--root", type=str, required=True, help="data root in which dataset/ and phantom_truth/ are written"
-    )
-    parser.add_argument("--train", type=int, default=60, help="number of studies in the train split, with labels")
-    parser.add_argument("--test", type=int, default=10, help="number of studies in the test split, without labels")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of all random choices; equal settings give identical files"
-    )
-    parser.add_argument(
-        "--scanners",
-        type=Literal["first", "second", "mixed"],
-        default="first",
-        help="family of scanners that image the studies; mixed draws one of the two for each study",
-    )
-    parser.add_argument(
-        "--size",
-        type=Literal["small", "full"],
-        default="small",
-        help="size of the images; full images are as large as those of the competition",
-    )
-    parser.add_argument(
-        "--workers", type=int, default=1, help="number of processes; the files do not depend on this number"
-    )
-    settings = parser.parse_args()
+    settings = read_settings(PROG, __doc__, Settings)
     root = write_cohort(
         home_expanded(settings.root, "--root"),
         train=settings.train,

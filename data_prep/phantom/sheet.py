@@ -18,8 +18,10 @@ from PIL import Image, ImageDraw
 from data_prep.geometry import Frame, nearest
 from data_prep.sites import Condition, Severity, Side, Site, View, parse_view
 from data_prep.truth import read_truth
-from workspace.cli import SettingsParser, run_command
+from workspace.cli import run_command
 from workspace.layout import DataRoot, data_root
+from workspace.root_settings import RootSettings
+from workspace.settings_parser import read_settings
 
 PROG = "-m data_prep.phantom.sheet"
 FIELD_MM = 64.0
@@ -41,22 +43,18 @@ class SliceImage:
     image: Grey
 
 
+@dataclass(frozen=True)
+class Settings(RootSettings):
+    """Settings of the contact sheet."""
+
+    study: int | None = None
+    """The id of the study whose slices are drawn. By default the study with the most severe sites."""
+    out: str = "phantom.png"
+    """The PNG file to write."""
+
+
 def main() -> None:
-    parser = SettingsParser(prog=PROG, description=__doc__)
-    parser.add_argument(
-        "--root",
-        type=str | None,
-        default=None,
-        help="data root that holds a synthetic cohort; by default $LUMBAR_ROOT, else data/lumbarspine",
-    )
-    parser.add_argument(
-        "--study",
-        type=int | None,
-        default=None,
-        help="id of the study whose slices are shown; by default the most severely diseased study",
-    )
-    parser.add_argument("--out", type=str, default="phantom.png", help="PNG file to write")
-    settings = parser.parse_args()
+    settings = read_settings(PROG, __doc__, Settings)
     root = data_root(settings.root)
     truth = read_training_truth(root)
     study_id = settings.study if settings.study is not None else _most_diseased(truth)
