@@ -38,7 +38,7 @@ from runs.launch import (
     trackers_of,
 )
 from runs.run_folder import check_run, claim_run, held, remove_run, write_record
-from vl_model.data.training_set import Material, read_material
+from vl_model.data.training_set import TrainingSet, read_training_set
 from vl_model.training.flags import DEFAULT_MODEL, DEFAULT_PRETRAINED, add_training_flags
 from workspace.cli import SettingsParser, run_command, settings_of
 from workspace.layout import DataRoot, data_root, home_expanded
@@ -102,7 +102,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
 
 
 def train_on(
-    material: Material,
+    material: TrainingSet,
     settings: Namespace,
     launch: Launch,
     root: DataRoot,
@@ -163,7 +163,9 @@ def train_on(
     accelerator.end_training()
 
 
-def open_run(settings: Namespace, run: "Path", logs: "Path", material: Material, trainer: "Trainer") -> dict[str, Any]:
+def open_run(
+    settings: Namespace, run: "Path", logs: "Path", material: TrainingSet, trainer: "Trainer"
+) -> dict[str, Any]:
     """The record of a run that begins or goes on, which the first process writes and announces; empty in the others."""
     from runs.provenance import run_record
 
@@ -250,11 +252,13 @@ def examine(settings: Namespace) -> int:
     return doctor.examine(run, parts, flags)
 
 
-def material_of(root: DataRoot, settings: Namespace) -> Material:
-    return read_material(root.processed("train"), settings.held_out_folds, settings.held_out_sites, settings.seed)
+def material_of(root: DataRoot, settings: Namespace) -> TrainingSet:
+    return read_training_set(root.processed("train"), settings.held_out_folds, settings.held_out_sites, settings.seed)
 
 
-def announce(material: Material, accelerator: "Accelerator", model: "SiteModel", steps: int, is_sharded: bool) -> None:
+def announce(
+    material: TrainingSet, accelerator: "Accelerator", model: "SiteModel", steps: int, is_sharded: bool
+) -> None:
     from runs.accelerators import precision_in_words
 
     processes = f"{accelerator.num_processes} process{'es' if accelerator.num_processes > 1 else ''}"

@@ -19,7 +19,7 @@ from runs.launch import own_rank
 from vl_model.data.site_rows import SiteRow
 from vl_model.model.model_card import CARD
 from vl_model.model.site_model import SCHEMA_VERSION
-from vl_model.towers.model_names import folder_of, hub_name
+from vl_model.towers.model_names import folder_of, hub_repository
 from workspace.json_files import read_object
 
 EXPORT_RECORD = "lumbar_vl.json"
@@ -48,7 +48,7 @@ def _from_hub(model: str) -> Path | None:
 
     It is no part of the towers, so that loading those does not bring it. Where nobody can tell, the first process says.
     """
-    repository = hub_name(model)
+    repository = hub_repository(model)
     if repository is None:
         return None
     from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache

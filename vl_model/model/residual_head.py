@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from vl_model.towers.l2_normalize import unit_length
+from vl_model.towers.l2_normalize import l2_normalize
 
 
 class ImageMap(nn.Module):
@@ -20,4 +20,4 @@ class ImageMap(nn.Module):
 
     def forward(self, image_BD: Tensor) -> Tensor:
         with torch.autocast(image_BD.device.type, enabled=False):
-            return unit_length(image_BD + image_BD @ self.weight_DD.T)
+            return l2_normalize(image_BD + image_BD @ self.weight_DD.T)

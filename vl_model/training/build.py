@@ -12,7 +12,7 @@ from runs.launch import started_processes
 from runs.resuming import first_whole
 from vl_model.data.batches import TrainingBatches
 from vl_model.data.tiles import Augmentation
-from vl_model.data.training_set import Material
+from vl_model.data.training_set import TrainingSet
 from vl_model.model.lineage import check_base_is_blind, check_base_is_elsewhere
 from vl_model.model.lora import LoraSettings
 from vl_model.model.site_model import ModelSettings, SiteModel, build_site_model
@@ -33,13 +33,13 @@ FIXED_SETTINGS = (
 )
 
 
-def check_base(base: ModelSettings, run: Path, material: Material, held_out_folds: list[int]) -> None:
+def check_base(base: ModelSettings, run: Path, material: TrainingSet, held_out_folds: list[int]) -> None:
     """Raises ValueError where the run would write over its base, or the base has seen what the run holds out."""
     check_base_is_elsewhere(base.model, base.pretrained, run)
     check_base_is_blind(base.model, base.pretrained, material.dataset, held_out_folds)
 
 
-def step_to_go_on_from(settings: Namespace, run: Path, material: Material, model: SiteModel) -> int:
+def step_to_go_on_from(settings: Namespace, run: Path, material: TrainingSet, model: SiteModel) -> int:
     """By the state that a resumed run would load, whose tensors are not. Raises ValueError for another run's."""
     states = find_checkpoints(run, settings.resume_from_checkpoint)
     if not states:
@@ -86,7 +86,7 @@ def loss_settings(settings: Namespace) -> LossSettings:
     return loss
 
 
-def build_batches(settings: Namespace, material: Material, process: int, processes: int) -> TrainingBatches:
+def build_batches(settings: Namespace, material: TrainingSet, process: int, processes: int) -> TrainingBatches:
     return TrainingBatches(
         material.training,
         material.crops_R3HW,
@@ -100,7 +100,7 @@ def build_batches(settings: Namespace, material: Material, process: int, process
 
 
 def build_trainer(
-    settings: Namespace, accelerator: Accelerator, model: SiteModel, material: Material, shards: bool
+    settings: Namespace, accelerator: Accelerator, model: SiteModel, material: TrainingSet, shards: bool
 ) -> Trainer:
     loss = loss_settings(settings)
     batches = build_batches(settings, material, accelerator.process_index, accelerator.num_processes)
@@ -152,7 +152,7 @@ def trained_model(settings: Namespace, trainer: Trainer) -> SiteModel:
     """
     if trainer.sharding is None:
         return trainer.model
-    together = trainer.sharding.whole_state()
+    together = trainer.sharding.full_state_dict()
     if not trainer.accelerator.is_main_process:
         return trainer.model
     model = build_model(settings, shards=True)
@@ -160,7 +160,7 @@ def trained_model(settings: Namespace, trainer: Trainer) -> SiteModel:
     return model
 
 
-def run_plan(settings: Namespace, material: Material, model: SiteModel, processes: int) -> dict[str, Any]:
+def run_plan(settings: Namespace, material: TrainingSet, model: SiteModel, processes: int) -> dict[str, Any]:
     """What a resumed run must share with the run that it goes on from; of a model whose weights are not spread yet."""
     return {key: settings[key] for key in FIXED_SETTINGS} | {
         "processes": processes,

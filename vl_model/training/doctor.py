@@ -16,7 +16,7 @@ from locator.carried import Placing
 from runs.accelerators import choose_precision, precision_in_words, uses_cpu
 from runs.launch import check_launch, started_processes, threads_per_process, trackers_of
 from vl_model.data.batches import TrainingBatches, load_batch
-from vl_model.data.training_set import Material
+from vl_model.data.training_set import TrainingSet
 from vl_model.model.hub import check_repository
 from vl_model.model.site_model import SiteModel
 from vl_model.training.captions import Captions
@@ -53,11 +53,11 @@ class Parts:
     claim: Callable[[], None]
     placing: Callable[[], Placing]
     loss: Callable[[], LossSettings]
-    read: Callable[[], Material]
-    check_base: Callable[[Material], None]
-    batches: Callable[[Material], TrainingBatches]
+    read: Callable[[], TrainingSet]
+    check_base: Callable[[TrainingSet], None]
+    batches: Callable[[TrainingSet], TrainingBatches]
     build: Callable[[], SiteModel]
-    step: Callable[[Material, SiteModel], int]
+    step: Callable[[TrainingSet, SiteModel], int]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def examine(run: Path, parts: Parts, settings: DoctorSettings) -> int:
     return 0 if all(finding.is_ok for finding in doctor.findings) else 2
 
 
-def examine_material(doctor: Examination, parts: Parts) -> Material | None:
+def examine_material(doctor: Examination, parts: Parts) -> TrainingSet | None:
     material = doctor.look("data set", parts.read, check_data)
     if material is not None:
         doctor.look("crops", lambda: check_crops(material.crops_R3HW), lambda told: told)
@@ -121,7 +121,7 @@ def examine_material(doctor: Examination, parts: Parts) -> Material | None:
 
 
 def examine_room(
-    doctor: Examination, run: Path, material: Material, model: SiteModel, settings: DoctorSettings
+    doctor: Examination, run: Path, material: TrainingSet, model: SiteModel, settings: DoctorSettings
 ) -> None:
     """In memory and on the disk."""
     needed = doctor.look(
@@ -181,7 +181,7 @@ def check_world() -> tuple[bool, str]:
     return True, f"{started_processes()} process{'es' * (started_processes() > 1)}, {asked}{spread}"
 
 
-def check_data(material: Material) -> tuple[bool, str]:
+def check_data(material: TrainingSet) -> tuple[bool, str]:
     studies = len({row.study_id for row in material.training})
     said = (
         f"fingerprint {material.dataset.fingerprint[:12]}; "
@@ -230,7 +230,7 @@ def check_memory(estimate: MemoryEstimate, sites: int) -> tuple[bool, str]:
         free = torch.cuda.mem_get_info()[0]
     needed, at_first = estimate, ""
     if check_launch().shards:
-        needed, at_first = estimate.spread_over(started_processes()), ", before that every weight"
+        needed, at_first = estimate.sharded_over(started_processes()), ", before that every weight"
     is_enough = max(needed.total, estimate.weights) < USABLE_SHARE * free
     remedy = "" if is_enough else ": lower --per_device_train_batch_size or give --gradient_checkpointing true"
     return is_enough, f"{sites} sites a process need {needed}{at_first}; {free / GIB:.1f} GiB free a process{remedy}"
@@ -248,7 +248,7 @@ def check_disk(run: Path, estimate: MemoryEstimate, limit: int | None) -> tuple[
     return needed < free, said + ("" if needed < free else ": make room or lower --checkpoints_total_limit")
 
 
-def estimate(model: SiteModel, material: Material, sites: int, mixed_precision: str) -> MemoryEstimate:
+def estimate(model: SiteModel, material: TrainingSet, sites: int, mixed_precision: str) -> MemoryEstimate:
     """Of a training step of this model on `sites` sites, measured where it is trained.
 
     Raises ValueError where a GPU has not even the memory for the two sites that are measured.

@@ -25,7 +25,7 @@ from runs.random_streams import Stream, torch_seed
 from runs.shutdown import FiniteCheck, Stopped, check_exploded
 from vl_model.data.batches import Batch, TrainingBatches, load_batch, training_loader
 from vl_model.data.site_rows import SiteRow
-from vl_model.data.targets import Targets, joined, sure_targets
+from vl_model.data.targets import Targets, joined, one_hot_targets
 from vl_model.model.lora import check_gradients
 from vl_model.model.site_model import SiteModel
 from vl_model.towers.plain_attention import use_plain_attention
@@ -160,7 +160,7 @@ class Trainer:
         add_gradients = self._add_pooled_gradients if self.settings.caches_negatives else self._add_gradients
         loss, caption, severity, image = add_gradients(step, loader)
         if self.sharding:
-            self.sharding.exchange_what_is_whole()
+            self.sharding.synchronise_unsharded()
         if not self._gradients_are_checked:  # before clipping, which makes zeros of fp16's first overflow
             check_gradients(self.model.towers)
             self._gradients_are_checked = True
@@ -309,7 +309,7 @@ def spread(model: SiteModel, accelerator: Accelerator) -> "Sharding":
 
 def held_out_sums(image_BD: Tensor, text_KD: Tensor, scale: Tensor, caption_B: Tensor) -> Tensor:
     """Sums over the sites of L_caption and L_severity, and how many sites: shape (3,)."""
-    logits_BK, targets, count = scale * image_BD @ text_KD.T, sure_targets(caption_B), len(caption_B)
+    logits_BK, targets, count = scale * image_BD @ text_KD.T, one_hot_targets(caption_B), len(caption_B)
     caption = count * image_to_captions(logits_BK, targets)
     severity = count * image_to_own_severities(logits_BK, targets)
     return torch.stack([caption, severity, caption.new_tensor(count)])

@@ -11,7 +11,7 @@ from tests.tiny_dataset import graded_rows
 from vl_model.data.batches import Batch, TrainingBatches, load_batch
 from vl_model.data.mixing import MixDraw, Partners, draw_mix, mix_targets, mix_tiles, mixture_of
 from vl_model.data.site_rows import SiteRow
-from vl_model.data.targets import sure_targets
+from vl_model.data.targets import one_hot_targets
 from vl_model.data.tiles import Augmentation
 
 STILL = {"shift_mm": 0.0, "angle_degrees": 0.0, "log_scale": 0.0, "log_gain": 0.0, "bias": 0.0, "log_gamma": 0.0}
@@ -86,7 +86,7 @@ def test_mixed_tiles_and_grades_are_those_of_a_pixel_by_pixel_sum(rows: list[Sit
     assert 1 - covered.mean().item() == pytest.approx(share, abs=0.01)
 
     caption_B = torch.tensor([row.caption for row in rows[:4]])
-    grade_B3 = mix_targets(sure_targets(caption_B), mixture).grade_B3
+    grade_B3 = mix_targets(one_hot_targets(caption_B), mixture).grade_B3
     for place, draw in enumerate(draws):
         one = torch.eye(3)[caption_B[place] % 3]
         if draw is not None:

@@ -34,7 +34,7 @@ def test_power_zero_is_every_row_once(rows: list[SiteRow]) -> None:
     sampling = SeveritySampling(rows, 0.0)
     draws = sampling.epoch(np.random.default_rng(1))
     assert sampling.is_natural and np.array_equal(np.sort(draws.row_R), np.arange(len(rows)))
-    assert not draws.turn_R.any() and not sampling.log_ratio_K.any()
+    assert not draws.repeat_R.any() and not sampling.log_ratio_K.any()
 
 
 @pytest.mark.parametrize("power", [0.3, 1.0])
@@ -60,7 +60,7 @@ def test_a_row_comes_as_often_as_its_rate_says_to_within_one(rows: list[SiteRow]
         found = np.bincount(draws.row_R, minlength=len(rows))
         assert (np.abs(found - sampling.rate_R) < 1).all() and found.max() > 1
         for row in np.flatnonzero(found > 1):
-            assert draws.turn_R[draws.row_R == row].tolist() == list(range(found[row]))
+            assert draws.repeat_R[draws.row_R == row].tolist() == list(range(found[row]))
 
 
 def test_the_loss_is_told_the_rates(rows: list[SiteRow]) -> None:

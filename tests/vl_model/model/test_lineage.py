@@ -11,7 +11,7 @@ from data_prep.conversion.pairs import read_dataset
 from tests.tiny_dataset import graded_rows, write_tiny_dataset
 from tests.training_runs import Train
 from vl_model.model.lineage import _from_hub, check_base_is_blind, lineage, series_seen
-from vl_model.towers.model_names import hub_name
+from vl_model.towers.model_names import hub_repository
 
 SHORT = ["--max_train_steps", "1", "--per_device_train_batch_size", "10"]
 BOTH = ["--held_out_folds", "0", "1"]
@@ -153,4 +153,6 @@ def test_what_a_model_on_the_hub_has_seen_is_asked(
     assert not capsys.readouterr().out
     rewrite(cached / "snapshots" / "0123", model="hf-hub:me/gone")
     assert len(lineage(model, None)) == 1 and not capsys.readouterr().out  # its series hold what its base saw
-    assert hub_name("hf:base") is hub_name("hf:/home/me/gone") is hub_name("hf:some/where/gone") is None
+    assert (
+        hub_repository("hf:base") is hub_repository("hf:/home/me/gone") is hub_repository("hf:some/where/gone") is None
+    )

@@ -9,7 +9,7 @@ from torch import nn
 from tests.tiny_model import tiny_towers
 from vl_model.model.lora import LoraSettings
 from vl_model.model.site_model import ModelSettings, SiteModel, build_site_model
-from vl_model.towers.gradient_checkpointing import checkpoint_blocks, keeps_its_input_alone
+from vl_model.towers.gradient_checkpointing import checkpoint_blocks, is_checkpointed
 from vl_model.training.memory import saved_bytes
 
 
@@ -51,4 +51,4 @@ def test_less_is_kept(tiny_base: str) -> None:
 
 def test_batch_statistics_move_once() -> None:
     blocks = nn.Sequential(*(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)) for _ in range(2)))
-    assert checkpoint_blocks(blocks) == 0 and not any(map(keeps_its_input_alone, blocks.modules()))
+    assert checkpoint_blocks(blocks) == 0 and not any(map(is_checkpointed, blocks.modules()))

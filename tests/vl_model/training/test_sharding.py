@@ -25,7 +25,7 @@ from runs.resuming import resume
 from tests.processes import in_processes
 from tests.runs.test_collectives import CAPTIONS
 from tests.training_runs import ENVIRONMENT, REPOSITORY, Train, assert_same_result, command, final, metrics
-from vl_model.data.targets import sure_targets
+from vl_model.data.targets import one_hot_targets
 from vl_model.model.lora import LoraSettings
 from vl_model.model.site_model import ModelSettings, SiteModel, build_site_model
 from vl_model.towers.plain_attention import use_plain_attention
@@ -47,7 +47,7 @@ def backward(wrapped: nn.Module, model: SiteModel) -> None:
     tile_NT3HW = torch.randn(8, 2, 3, size, size).double()[rank() * 4 :][:4]
     token_KL = model.towers.tokenize([f"caption {number} of all" for number in range(CAPTIONS)])
     image_BD, text_KD, scale, _ = wrapped(tile_NT3HW, torch.ones(4, 2, dtype=torch.bool), token_KL)
-    targets = sure_targets((torch.arange(8) * 9)[rank() * 4 :][:4])
+    targets = one_hot_targets((torch.arange(8) * 9)[rank() * 4 :][:4])
     contrastive_loss(image_BD.double(), text_KD.double(), scale, targets).total.backward()
 
 
@@ -90,7 +90,7 @@ def compare(model: SiteModel, precision: str, folder: Path) -> None:
             optimizer.zero_grad()
         backward(wrapped, kept)
         backward(spread, spread)
-        sharding.exchange_what_is_whole()
+        sharding.synchronise_unsharded()
         expected, found = gradients(kept), gradients(spread)
         assert expected.keys() == found.keys() and "logit_scale.log_scale" in found
         for name, gradient in expected.items():
@@ -99,7 +99,7 @@ def compare(model: SiteModel, precision: str, folder: Path) -> None:
         assert sharding.clip_gradients(0.01) == pytest.approx(norm, rel=1e-10)
         for optimizer in two:
             optimizer.step()
-    together = sharding.whole_state()
+    together = sharding.full_state_dict()
     if rank() == 0:
         for name, value in kept.state_dict().items():
             torch.testing.assert_close(together[name], value, rtol=1e-9, atol=1e-11, msg=name)
