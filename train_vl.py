@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from accelerate import Accelerator
 
-    from vl_model.model.lineage import SeriesOf
+    from vl_model.model.lineage import SeriesByStudy
     from vl_model.model.site_model import SiteModel
     from vl_model.training.trainer import Trainer
 
@@ -117,7 +117,7 @@ def train_on(
     from runs.preemption import Preemption
     from runs.resuming import resume
     from runs.shutdown import orderly_end
-    from vl_model.model.lineage import series_seen
+    from vl_model.model.lineage import trained_series
     from vl_model.training.build import build_model, build_trainer, check_base, model_settings, run_plan, trained_model
     from vl_model.training.trainer import METRICS
 
@@ -132,7 +132,7 @@ def train_on(
     plan = run_plan(settings, material, model, accelerator.num_processes)
     trainer = build_trainer(settings, accelerator, model, material, launch.shards)
     learned_from = material.training if trainer.settings.steps else ()
-    series = series_seen(base.model, base.pretrained, material.dataset, learned_from)
+    series = trained_series(base.model, base.pretrained, material.dataset, learned_from)
 
     # Before anything is written: a state that does not fit leaves the run as it was.
     start, state = resume(states, model, trainer.optimizer, accelerator.scaler, plan)
@@ -195,15 +195,16 @@ def tell_start(
         accelerator.init_trackers(settings.run, init_kwargs=options)
 
 
-def finish(run: "Path", model: "SiteModel", placing: Placing, record: dict[str, Any], series: "SeriesOf") -> None:
+def finish(run: "Path", model: "SiteModel", placing: Placing, record: dict[str, Any], series: "SeriesByStudy") -> None:
     """Write ``final/`` and what places sites for it; then the record says that the run is finished.
 
     series: those that the model has seen.
     """
     from vl_model.model.lineage import SERIES
+    from vl_model.model.site_model_files import save_site_model
 
     trained_on = {name: record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}
-    model.save(run / "final", trained_on | {SERIES: series})
+    save_site_model(model, run / "final", trained_on | {SERIES: series})
     placing.copy_to(run)
     write_record(run, record | {"finished": True})
     print(f"wrote {run / 'final'}", flush=True)

@@ -13,9 +13,10 @@ from runs.resuming import first_whole
 from vl_model.data.batches import TrainingBatches
 from vl_model.data.tiles import Augmentation
 from vl_model.data.training_set import TrainingSet
-from vl_model.model.lineage import check_base_is_blind, check_base_is_elsewhere
+from vl_model.model.lineage import check_base_outside_run, check_leakage
 from vl_model.model.lora import LoraSettings
 from vl_model.model.site_model import ModelSettings, SiteModel, build_site_model
+from vl_model.model.site_model_files import base_sha256
 from vl_model.towers.blocks import compile_blocks
 from vl_model.towers.gradient_checkpointing import checkpoint_blocks
 from vl_model.training.captions import captions_sha256
@@ -35,8 +36,8 @@ FIXED_SETTINGS = (
 
 def check_base(base: ModelSettings, run: Path, material: TrainingSet, held_out_folds: list[int]) -> None:
     """Raises ValueError where the run would write over its base, or the base has seen what the run holds out."""
-    check_base_is_elsewhere(base.model, base.pretrained, run)
-    check_base_is_blind(base.model, base.pretrained, material.dataset, held_out_folds)
+    check_base_outside_run(base.model, base.pretrained, run)
+    check_leakage(base.model, base.pretrained, material.dataset, held_out_folds)
 
 
 def step_to_go_on_from(settings: Namespace, run: Path, material: TrainingSet, model: SiteModel) -> int:
@@ -166,5 +167,5 @@ def run_plan(settings: Namespace, material: TrainingSet, model: SiteModel, proce
         "processes": processes,
         "dataset_fingerprint": material.dataset.fingerprint,
         "captions_sha256": captions_sha256(),
-        "base_sha256": model.base_sha256,
+        "base_sha256": base_sha256(model),
     }

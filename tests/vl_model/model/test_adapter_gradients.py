@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tests.small_families import CAPTIONS, FAMILIES
 from vl_model.model.lora import LoraSettings, adapter_parameters, add_adapters, base_state, merged_towers
-from vl_model.model.site_model import state_sha256
+from vl_model.model.site_model_files import state_sha256
 from vl_model.towers.towers import load_towers
 
 #: Of central differences: their error is of the order of STEP ** 2, their rounding of 1e-16 / STEP.

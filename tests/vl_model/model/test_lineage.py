@@ -10,7 +10,7 @@ import pytest
 from data_prep.conversion.pairs import read_dataset
 from tests.tiny_dataset import graded_rows, write_tiny_dataset
 from tests.training_runs import Train
-from vl_model.model.lineage import _from_hub, check_base_is_blind, lineage, series_seen
+from vl_model.model.lineage import _from_hub, check_leakage, lineage, trained_series
 from vl_model.towers.model_names import hub_repository
 
 SHORT = ["--max_train_steps", "1", "--per_device_train_batch_size", "10"]
@@ -79,12 +79,12 @@ def test_studies_are_known_however_they_were_converted(parent: Path, tmp_path: P
     """Another fingerprint and other folds: study 5, which the base did not see, and 6, which it did, are in one."""
     write_tiny_dataset(tmp_path, seed=3)
     dataset = read_dataset(tmp_path)
-    check_base_is_blind(f"local-dir:{parent}", None, dataset, [0])
+    check_leakage(f"local-dir:{parent}", None, dataset, [0])
     with pytest.raises(ValueError, match=r"2 of the 2 studies .* hold out folds \[0\], which it has not seen"):
-        check_base_is_blind(f"local-dir:{parent}", None, dataset, [1])
+        check_leakage(f"local-dir:{parent}", None, dataset, [1])
     dataset.metadata["folds"]["of_study"] |= {"5": 1}
     with pytest.raises(ValueError, match=r"2 of the 3 studies that .* wants unseen; choose another base"):
-        check_base_is_blind(f"local-dir:{parent}", None, dataset, [1])
+        check_leakage(f"local-dir:{parent}", None, dataset, [1])
 
 
 def test_studies_of_the_same_numbers_are_others(parent: Path, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_studies_of_the_same_numbers_are_others(parent: Path, tmp_path: Path) ->
     write_tiny_dataset(tmp_path, seed=3)
     dataset = read_dataset(tmp_path)
     others = replace(dataset, pairs=[replace(pair, series_id=pair.series_id + 1000) for pair in dataset.pairs])
-    check_base_is_blind(f"local-dir:{parent}", None, others, [0, 1])
+    check_leakage(f"local-dir:{parent}", None, others, [0, 1])
 
 
 def test_runs_without_series_are_known_by_the_data_set_and_its_folds(
@@ -100,24 +100,24 @@ def test_runs_without_series_are_known_by_the_data_set_and_its_folds(
 ) -> None:
     rewrite(parent, trained_series=None)
     dataset = read_dataset(tiny_root / "train" / "processed_data")
-    check_base_is_blind(f"local-dir:{parent}", None, dataset, [0])
+    check_leakage(f"local-dir:{parent}", None, dataset, [0])
     with pytest.raises(ValueError, match=r"was trained on folds \[1\] of this data set"):
-        check_base_is_blind(f"local-dir:{parent}", None, dataset, [0, 1])
+        check_leakage(f"local-dir:{parent}", None, dataset, [0, 1])
     write_tiny_dataset(tmp_path, seed=3)
-    check_base_is_blind(f"local-dir:{parent}", None, read_dataset(tmp_path), [0, 1])
+    check_leakage(f"local-dir:{parent}", None, read_dataset(tmp_path), [0, 1])
     # Through a child that has series, as long as its base is there.
     child = tmp_path / "child"
     shutil.copytree(parent, child)
     rewrite(child, trained_series={"1": [10]}, model=f"local-dir:{parent}")
     with pytest.raises(ValueError, match=r"was trained on folds \[2\] of this data set"):
-        check_base_is_blind(f"local-dir:{child}", None, dataset, [0, 2])
+        check_leakage(f"local-dir:{child}", None, dataset, [0, 2])
 
 
 def test_runs_that_started_from_each_other_end(parent: Path, tiny_root: Path) -> None:
     rewrite(parent, model=f"local-dir:{parent}", trained_series={"1": [10], "9": [90]})
     assert [run["trained_series"] for run in lineage(f"local-dir:{parent}", None)] == [{"1": [10], "9": [90]}]
     dataset = read_dataset(tiny_root / "train" / "processed_data")
-    seen = series_seen(f"local-dir:{parent}", None, dataset, graded_rows(tiny_root))
+    seen = trained_series(f"local-dir:{parent}", None, dataset, graded_rows(tiny_root))
     assert list(seen) == ["1", "2", "3", "4", "5", "6", "9"] and seen["6"] == [60, 61, 62] and seen["9"] == [90]
 
 
@@ -130,7 +130,7 @@ def test_a_run_of_no_steps_has_seen_what_its_base_has(parent: Path, train: Train
 def test_a_record_without_what_is_needed_is_one_line(parent: Path, tiny_root: Path) -> None:
     (parent / "lumbar_vl.json").write_text('{"schema_version": 1}')
     with pytest.raises(ValueError, match=r"lumbar_vl\.json: does not say what it was trained on"):
-        check_base_is_blind(f"local-dir:{parent}", None, read_dataset(tiny_root / "train" / "processed_data"), [0])
+        check_leakage(f"local-dir:{parent}", None, read_dataset(tiny_root / "train" / "processed_data"), [0])
 
 
 @pytest.mark.parametrize("model", ["hf-hub:me/mine", "hf:me/mine"])

@@ -19,7 +19,7 @@ from vl_model.model.lora import (
     merged_towers,
     save_adapters,
 )
-from vl_model.model.site_model import state_sha256
+from vl_model.model.site_model_files import state_sha256
 from vl_model.towers.open_clip_towers import OpenClipTowers
 from vl_model.towers.towers import load_towers, save_towers
 
