@@ -17,8 +17,6 @@ SHORT = ["--max_train_steps", "1", "--per_device_train_batch_size", "10"]
 BOTH = ["--held_out_folds", "0", "1"]
 #: Of the six studies two are in fold 1 and one in fold 0, which runs hold out by default.
 LEAKAGE = "was trained on 2 of the 3 studies of the held-out folds [0, 1]; hold out folds [0], which it was not"
-    "was trained on 2 of the 3 studies of the held-out folds [0, 1]; hold out folds [0], which it was not trained on"
-)
 
 
 @pytest.fixture
