@@ -1,7 +1,7 @@
 """A small `processed_data` folder with visible severities, for the tests of training.
 
-Each tile is smooth noise with a bright ellipse in the middle, the canal or foramen; the worse the grade, the smaller the
-ellipse. Its brightness, and a second ellipse elsewhere, are independent of the grade.
+Each tile is smooth noise with a bright ellipse in the middle, the canal or foramen, which is smaller
+for worse grades. Its brightness, and a second ellipse elsewhere, are independent of the grade.
 """
 
 from pathlib import Path
