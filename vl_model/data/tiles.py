@@ -31,10 +31,10 @@ class Augmentation:
     log_gain: float = 0.15
     bias: float = 0.05
     log_gamma: float = 0.15
-    drop_view: float = 0.1  # that a site seen in several views loses one of them
-    drop_tile: float = 0.0  # that a site with several tiles loses one of them
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    drop_view: float = 0.1  # for a site with several views, to lose one of them
+    drop_tile: float = 0.0  # for a site with several tiles, to lose one of them
+    mixup: float = 0.0  # for a site, to be blended with another study's
+    cutmix: float = 0.0  # for a site, to get a rectangle of another study's
 
     def __post_init__(self) -> None:
         if self.mixup + self.cutmix > 1:

@@ -80,9 +80,7 @@ def test_dropout_is_the_same_in_both_forward_passes(train: Train, tiny_root: Pat
         patch.setattr(
             training.Trainer,
             "_embed",
-            lambda self, *given, **named: (embeds.append((found := embed(self, *given, **named))[0].detach()), found)[
-                1
-            ],
+            lambda self, *given, **named: (embeds.append((out := embed(self, *given, **named))[0].detach()), out)[1],
         )
         arguments = ["--max_train_steps", "1", "--lora_dropout", "0.5", "--per_device_train_batch_size", "5"]
         parts = ["--gradient_accumulation_steps", "3", "--cache_negatives", "true"]
