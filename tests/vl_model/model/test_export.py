@@ -13,6 +13,7 @@ from tests.training_runs import Train
 from vl_model.model.export import export_run
 from vl_model.model.lora import LoraSettings, adapter_parameters
 from vl_model.model.site_model import ModelSettings, SiteModel, build_site_model
+from vl_model.model.site_model_files import save_site_model
 
 Base = Callable[[str], str]
 TEXTS = CAPTIONS[::50]
@@ -24,7 +25,7 @@ def write_run(run: Path, model: SiteModel) -> None:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             parameter.data += (0.1 if "lora_" in name else 0.01) * torch.randn_like(parameter)
-    model.save(run / "final")
+    save_site_model(model, run / "final")
     (run / "run.json").write_text(
         json.dumps({"held_out_folds": [0], "dataset_fingerprint": "", "settings": {}, "finished": True})
     )
