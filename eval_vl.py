@@ -192,7 +192,7 @@ def compute_embeddings(
     from vl_model.data.site_rows import group_sites
     from vl_model.evaluation.embed import embed_ensembles, embed_rows
     from vl_model.evaluation.embeddings import Embeddings, TextEmbeddings, write_embeddings, write_text_embeddings
-    from vl_model.model.site_model import load_site_model
+    from vl_model.model.site_model_files import load_site_model
 
     torch.set_num_threads(threads_per_process())
     model = load_site_model(root.run(run) / "final").to("cuda" if torch.cuda.is_available() else "cpu")

@@ -80,7 +80,7 @@ def embed_rest(root: DataRoot, run: str, query: Query) -> "NDArray[np.float32] |
     """(D,): the embedding of the words that were not understood; None where there are none, and no tower is loaded."""
     if not query.rest:
         return None
-    from vl_model.model.site_model import load_site_model
+    from vl_model.model.site_model_files import load_site_model
 
     [text_D] = load_site_model(root.run(run) / "final").embed_texts([query.rest])
     embedding: NDArray[np.float32] = text_D.detach().float().cpu().numpy()

@@ -27,7 +27,7 @@ from runs.launch import Launch, check_launch, follow, own_rank, set_environment_
 from runs.run_folder import check_run, claim_run, held
 from runs.settings import OptimizationSettings, RunSettings
 from vl_model.data.augmentation import Augmentation
-from vl_model.data.training_set import Material, read_material
+from vl_model.data.training_set import TrainingSet, read_training_set
 from vl_model.model.settings import DEFAULT_MODEL, DEFAULT_PRETRAINED, ModelSettings
 from vl_model.training.settings import ComputationSettings, DurationSettings, HeldOutSettings, LossSettings
 from workspace.cli import run_command
@@ -102,14 +102,14 @@ def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
         print(push(run / "final", settings.push_to_hub), flush=True)
 
 
-def training_set_of(settings: Settings, root: DataRoot) -> Material:
+def training_set_of(settings: Settings, root: DataRoot) -> TrainingSet:
     held_out = settings.held_out
-    return read_material(
+    return read_training_set(
         root.processed("train"), held_out.held_out_folds, held_out.held_out_sites, settings.session.seed
     )
 
 
-def training_of(settings: Settings, training_set: Material, placing: Placing, shards: bool) -> "ContrastiveTraining":
+def training_of(settings: Settings, training_set: TrainingSet, placing: Placing, shards: bool) -> "ContrastiveTraining":
     from vl_model.training.contrastive import ContrastiveTraining
 
     return ContrastiveTraining(

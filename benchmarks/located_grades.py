@@ -39,7 +39,7 @@ from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import read_grader
 from vl_model.evaluation.metrics import StudySums, study_sums
 from vl_model.evaluation.submission import floored, read_solution
-from vl_model.model.site_model import load_site_model
+from vl_model.model.site_model_files import load_site_model
 from workspace.cli import SettingsParser, run_command, usable_cores
 from workspace.layout import DataRoot, data_root
 

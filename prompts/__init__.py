@@ -1,1 +1,1 @@
-"""The sentences, as data that a radiologist can edit, and the two ways across: render and parse."""
+"""The sentences, as data that a radiologist can edit; their rendering, and the parsing of queries."""

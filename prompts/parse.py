@@ -1,4 +1,4 @@
-"""A person's text -> what it asks for: levels, sides, conditions, severities, and the rest.
+"""Parsing of queries: a text into levels, sides, conditions, severities, and the rest.
 
 >>> query = parse_query("severe left foraminal narrowing at L4-L5")
 >>> query.words
@@ -8,8 +8,8 @@
 >>> parse_query("at least moderate L5/S1 canal stenosis with disc herniation").rest
 'with disc herniation'
 
-Nothing is dropped silently: words that are not understood are kept as `rest`, and every reading that a
-person might not have meant is said in `notes`.
+Nothing is dropped silently: words that are not understood are kept as `rest`, and `notes` explain every
+interpretation that a user may not have meant.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,25 +20,26 @@ from data_prep.sites import SITES, Condition, Level, Severity, Side, Site, parse
 from prompts.render import SEVERITY_WORDS
 from prompts.scan import Token, clean, scan
 
-#: Longer texts are refused: a text tower reads some 77 word pieces.
+#: Longer texts are refused: a text tower reads about 77 word pieces.
 MAX_CHARACTERS = 1000
 
 _CANAL = Condition.SPINAL_CANAL_STENOSIS
-#: What may stand between "no" and what it denies ("no left L4-L5 stenosis", "non-severe").
+#: Kinds of tokens between "no" and the finding that it negates ("no left L4-L5 stenosis", "non-severe").
 _SKIPPED = {"connective", "ignored", "side", "both", "level", "or", "and", "range"}
 _JOINTS = {"range", "or", "and"}
 _LEADING = {"connective", "break", "and", "or", "range"}
-_PLACES = {"condition", "side", "level"}
+_SITE_KINDS = {"condition", "side", "level"}
 _NAMING = {"condition", "severity", "side", "both", "finding"}
 
 
 @dataclass(frozen=True)
 class Query:
-    """What a text asks for. An empty set means that the text does not say: any will do.
+    """A parsed text. An empty set stands for all levels, sides, conditions or severities.
 
-    both_sides: the same finding on both sides of a level, not on either.
-    rest: the words that were not understood, in their order.
-    notes: readings that a person should know of.
+    Attributes:
+        both_sides: the text asks for a finding on both sides of a level at once, not on either.
+        rest: the words that were not understood, in their order.
+        notes: explanations of how the text was interpreted, for the user.
     """
 
     text: str
@@ -52,19 +53,19 @@ class Query:
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """The sites that the text speaks of. The canal, which has no side, is among them only where it is named."""
-        return tuple(site for site in SITES if self._speaks_of(site))
+        """The sites that match the text. If a side is named, the canal, which has none, must be named too."""
+        return tuple(site for site in SITES if self._matches(site))
 
     @property
     def words(self) -> str:
-        """The understood part, for people; empty where nothing was understood."""
+        """The understood part in words; empty if nothing was understood."""
         severities = " or ".join(SEVERITY_WORDS[s].replace(" or ", "/") for s in sorted(self.severities, reverse=True))
         sides = "both sides" if self.both_sides else " or ".join(sorted(self.sides))
         conditions = " or ".join(c.words for c in Condition if c in self.conditions)
         levels = " or ".join(x.words for x in Level if x in self.levels)
         return ", ".join(part for part in (severities, sides, conditions, levels) if part)
 
-    def _speaks_of(self, site: Site) -> bool:
+    def _matches(self, site: Site) -> bool:
         if self.levels and site.level not in self.levels:
             return False
         if self.conditions and site.condition not in self.conditions:
@@ -76,7 +77,7 @@ class Query:
 
 @dataclass(frozen=True)
 class _Statement:
-    """A severity as the text states it, over tokens [start, end)."""
+    """A statement of severities in the text, which spans the tokens [start, end)."""
 
     severities: frozenset[Severity]
     start: int
@@ -85,27 +86,27 @@ class _Statement:
 
 
 def parse_query(text: str) -> Query:
-    """Understand a text. Raises ValueError where it is empty or longer than MAX_CHARACTERS."""
+    """Parse a text. Raises ValueError if it is empty or longer than MAX_CHARACTERS."""
     line = clean(text)
     if not line:
-        raise ValueError(f'the text {text!r} is empty; ask for example "severe left foraminal narrowing at L4-L5"')
+        raise ValueError(f'text {text!r}: is empty; ask, for example, "severe left foraminal narrowing at L4-L5"')
     if len(line) > MAX_CHARACTERS:
-        raise ValueError(f"the text {line[:40]!r}... has {len(line)} characters; at most {MAX_CHARACTERS} are read")
+        raise ValueError(f"text {line[:40]!r}...: has {len(line)} characters; shorten it to at most {MAX_CHARACTERS}")
     tokens = scan(line)
     statements = _statements(tokens)
     aside = _asides(tokens, statements)
     inside = [token for number, token in enumerate(tokens) if number not in aside]
     notes: list[str] = []
     if aside:
-        notes.append("a denied finding beside another one is not a filter: it is part of the rest")
+        notes.append("a negated finding beside another finding is not a filter: it is treated as part of the rest")
     severities = _combine([s for s in statements if s.start not in aside], notes)
     levels = _levels(inside, notes)
     conditions = frozenset(Condition(token.key) for token in inside if token.kind == "condition")
     sides, both_sides = _sides(inside)
     if sides and conditions == {_CANAL}:
-        notes.append("the spinal canal has no side: the side was ignored")
+        notes.append("the spinal canal has no side, so the side was ignored")
         sides, both_sides = frozenset(), False
-    notes += [*_undenied(line, tokens), *_combined_freely(inside)]
+    notes += [*_negated_sites(line, tokens), *_combined_freely(inside)]
     understood = bool(levels) or any(token.kind in _NAMING for token in inside)
     return Query(
         text=line,
@@ -131,21 +132,24 @@ def _statements(tokens: Sequence[Token]) -> list[_Statement]:
 
 
 def _negation(tokens: Sequence[Token], at: int) -> _Statement | None:
-    """'no stenosis': normal or mild; 'not severe': the others. None where what is denied is not a grade of ours."""
+    """Return the negation at token `at`: 'no stenosis' is normal or mild, 'not severe' one of the other two severities.
+
+    None if there is no negation, or one of something that is not graded.
+    """
     if tokens[at].kind != "negation":
         return None
-    denied = _skip(tokens, at + 1, _SKIPPED)
-    if severity := _severity(tokens, denied):
+    negated = _skip(tokens, at + 1, _SKIPPED)
+    if severity := _severity(tokens, negated):
         return _Statement(frozenset(Severity) - severity.severities, at, severity.end, negated=True)
-    # "no herniation or stenosis" denies the stenosis too.
-    denied = _skip(tokens, denied, _SKIPPED | {"word"})
-    if denied < len(tokens) and tokens[denied].kind in ("condition", "finding"):
-        return _Statement(frozenset({Severity.NORMAL_MILD}), at, denied, negated=True)
+    # "no herniation or stenosis" negates the stenosis too.
+    negated = _skip(tokens, negated, _SKIPPED | {"word"})
+    if negated < len(tokens) and tokens[negated].kind in ("condition", "finding"):
+        return _Statement(frozenset({Severity.NORMAL_MILD}), at, negated, negated=True)
     return None
 
 
 def _severity(tokens: Sequence[Token], at: int) -> _Statement | None:
-    """'severe', 'moderate to severe', 'at least moderate', 'moderate or worse'; None where no severity stands here."""
+    """Return the severities at token `at` ('severe', 'at least moderate', 'moderate or worse'), or None."""
     first = _skip(tokens, at, {"comparison"})
     first = _skip(tokens, first, {"connective"}) if first > at else at
     if first == len(tokens) or tokens[first].kind != "severity":
@@ -159,7 +163,7 @@ def _severity(tokens: Sequence[Token], at: int) -> _Statement | None:
 
 
 def _chain(tokens: Sequence[Token], at: int) -> tuple[frozenset[Severity], int]:
-    """The severities joined from token `at` on ('moderate or severe', 'mild to severe'), and where the chain ends."""
+    """Return the severities joined from token `at` on ('moderate or severe', 'mild to severe'), and the chain's end."""
     found = [_severity_of(tokens[at])]
     at += 1
     while (following := _skip(tokens, at, _JOINTS)) > at:
@@ -188,32 +192,34 @@ def _compared(comparison: str, severities: frozenset[Severity]) -> frozenset[Sev
         "above": lambda s: s > high,
         "below": lambda s: s < low,
     }[comparison]
-    # "worse than severe" and "less than normal" leave nothing: the named end of the scale is the nearest reading.
+    # "worse than severe" and "less than normal" leave nothing; the named severity is the nearest interpretation.
     return frozenset(filter(accepts, Severity)) or severities
 
 
 def _skip(tokens: Sequence[Token], at: int, kinds: set[str]) -> int:
+    """Return the index of the first token, from `at` on, that is of none of these kinds."""
     while at < len(tokens) and tokens[at].kind in kinds:
         at += 1
     return at
 
 
 def _asides(tokens: Sequence[Token], statements: Iterable[_Statement]) -> set[int]:
-    """Tokens of denials about a condition of their own beside another: 'severe canal stenosis without foraminal ...'.
+    """Return the numbers of the tokens in a negated clause that has a condition of its own beside another condition.
 
-    One query holds one set of severities, so such a denial cannot be a filter.
+    An example is 'severe canal stenosis without foraminal narrowing'. A query has one set of severities for all of its
+    conditions, so such a clause cannot be a filter.
     """
     starts = {statement.start for statement in statements}
     clauses = [_clause(tokens, s, starts) for s in statements if s.negated]
-    denied = {number for clause in clauses for number in clause}
+    negated = {number for clause in clauses for number in clause}
     conditions = {number for number, token in enumerate(tokens) if token.kind == "condition"}
-    if not conditions - denied:
+    if not conditions - negated:
         return set()
     return {number for clause in clauses if conditions & set(clause) for number in clause}
 
 
 def _clause(tokens: Sequence[Token], statement: _Statement, starts: set[int]) -> range:
-    """The tokens from a denial to the next break, or to the next severity stated."""
+    """Return the range of tokens from a negation to the next break, or to the next statement of a severity."""
     end = statement.end
     while end < len(tokens) and tokens[end].kind != "break" and end not in starts:
         end += 1
@@ -223,18 +229,18 @@ def _clause(tokens: Sequence[Token], statement: _Statement, starts: set[int]) ->
 
 
 def _combine(statements: Sequence[_Statement], notes: list[str]) -> frozenset[Severity]:
-    """Positive statements are alternatives; denials narrow them where they can ('moderate but not severe')."""
+    """Combine statements: positive ones are alternatives, negated ones narrow them ('moderate but not severe')."""
     positive = [s.severities for s in statements if not s.negated]
     negative = [s.severities for s in statements if s.negated]
     if len(set(positive)) > 1:
-        notes.append("several severities are named: any of them, at any of the sites, is an answer")
+        notes.append("several severities are named: an answer may have any of them, at any of the sites")
     combined = frozenset[Severity]().union(*positive)
-    denied = frozenset(Severity).intersection(*negative)
+    allowed = frozenset(Severity).intersection(*negative)
     if not negative:
         return combined
-    if positive and not combined & denied:
-        notes.append("the severities contradict each other: those that are not denied were kept")
-    return (combined & denied) or combined or denied
+    if positive and not combined & allowed:
+        notes.append("the severities contradict each other: the negation was ignored")
+    return (combined & allowed) or combined or allowed
 
 
 def _levels(tokens: Sequence[Token], notes: list[str]) -> frozenset[Level]:
@@ -246,7 +252,7 @@ def _levels(tokens: Sequence[Token], notes: list[str]) -> frozenset[Level]:
             notes.append(f"{token.key!r} is not a graded level ({', '.join(x.words for x in Level)})")
         elif token.lone:
             named = " and ".join(x.words for x in Level if x in token.levels)
-            notes.append(f"{token.key!r} names one vertebra: read as {named}")
+            notes.append(f"{token.key!r} names one vertebra: it was interpreted as {named}")
         if _ends_range(tokens, number):
             order = list(Level)
             ends = [order.index(level) for level in tokens[number - 2].levels | token.levels]
@@ -256,35 +262,38 @@ def _levels(tokens: Sequence[Token], notes: list[str]) -> frozenset[Level]:
 
 
 def _ends_range(tokens: Sequence[Token], number: int) -> bool:
-    """Whether this level closes 'L2-L3 to L4-L5'."""
+    """Whether this level is the end of a range such as 'L2-L3 to L4-L5'."""
     if number < 2 or tokens[number - 1].kind != "range" or tokens[number - 2].kind != "level":
         return False
     return bool(tokens[number].levels and tokens[number - 2].levels)
 
 
-def _undenied(line: str, tokens: Sequence[Token]) -> Iterator[str]:
-    """Notes on denied places: a query names where to look, and cannot exclude ('severe stenosis not at L4-L5')."""
+def _negated_sites(line: str, tokens: Sequence[Token]) -> Iterator[str]:
+    """Yield notes on negated levels and sides ('severe stenosis not at L4-L5'), which a query cannot exclude."""
     for number, token in enumerate(tokens):
-        place = _skip(tokens, number + 1, {"connective"})
-        if token.kind != "negation" or place == len(tokens) or tokens[place].kind not in _PLACES - {"condition"}:
+        site = _skip(tokens, number + 1, {"connective"})
+        if token.kind != "negation" or site == len(tokens) or tokens[site].kind not in _SITE_KINDS - {"condition"}:
             continue
-        # "no left L4-L5 stenosis" denies the stenosis.
-        denied = _skip(tokens, place, _SKIPPED)
-        if denied == len(tokens) or tokens[denied].kind not in ("severity", "condition", "finding"):
-            words = line[token.start : tokens[place].end]
-            yield f"{words!r}: a place cannot be excluded, and was read as one that is asked for"
+        # "no left L4-L5 stenosis" negates the stenosis.
+        negated = _skip(tokens, site, _SKIPPED)
+        if negated == len(tokens) or tokens[negated].kind not in ("severity", "condition", "finding"):
+            words = line[token.start : tokens[site].end]
+            yield f"{words!r}: a level or side cannot be excluded, so it was interpreted as included"
 
 
 def _combined_freely(tokens: Sequence[Token]) -> Iterator[str]:
-    """A note where places are named in turns ('left foramen and right recess'): a query holds no pairs of them."""
-    named = dict.fromkeys((token.kind, token.levels or token.key) for token in tokens if token.kind in _PLACES)
+    """Yield a note if sides, conditions and levels alternate ('left foramen and right recess').
+
+    A query has independent sets of them, so it cannot represent such pairs.
+    """
+    named = dict.fromkeys((token.kind, token.levels or token.key) for token in tokens if token.kind in _SITE_KINDS)
     turns = [kind for kind, _ in groupby(kind for kind, _ in named)]
     if len(turns) > len(set(turns)):
-        yield "sides, conditions and levels are combined freely: each that is named with each of the others"
+        yield "sides, conditions and levels are combined freely: each named one with all named others"
 
 
 def _sides(tokens: Sequence[Token]) -> tuple[frozenset[Side], bool]:
-    """The sides named, and whether the text wants both at once: 'bilateral', 'left and right'."""
+    """Return the named sides, and whether both are required at once: 'bilateral', 'left and right'."""
     both = any(token.kind == "both" for token in tokens)
     for one, joint, other in zip(tokens, tokens[1:], tokens[2:], strict=False):
         both |= (one.kind, joint.kind, other.kind) == ("side", "and", "side") and one.key != other.key
@@ -293,7 +302,7 @@ def _sides(tokens: Sequence[Token]) -> tuple[frozenset[Side], bool]:
 
 
 def _rest(line: str, tokens: Sequence[Token], statements: Iterable[_Statement], aside: set[int]) -> str:
-    """The words that nothing was made of, with the small words that lead up to them."""
+    """Return the words that were not understood, together with the connectives in front of them."""
     used = {number for s in statements for number in range(s.start, s.end)} - aside
     kept: list[str] = []
     leading: list[str] = []

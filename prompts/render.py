@@ -1,8 +1,8 @@
-"""Sites and severities as sentences.
+"""Sentences for sites and severities.
 
-The sentences themselves are data that a radiologist can edit: ``captions.yaml`` (training) and
-``zero_shot.yaml`` (the ensembles of zero-shot classification), both condition -> severity -> sentences,
-and both checked when they are read.
+The sentences themselves are data that a radiologist can edit: ``captions.yaml`` (for training) and
+``zero_shot.yaml`` (the ensembles of zero-shot classification). Both map condition -> severity -> sentences,
+and both are checked when they are read.
 
 >>> from data_prep.sites import Level, Side
 >>> site = Site(Condition.NEURAL_FORAMINAL_NARROWING, Side.LEFT, Level.L4_L5)
@@ -37,26 +37,26 @@ _PLACEHOLDERS = {"level", "side", "condition", "severity"}
 
 
 def caption(site: Site, severity: Severity | None) -> str:
-    """The text of a pair, one for each site and severity; without a severity it names the site alone."""
+    """Return the text of a pair: the caption of a site and severity, or without a severity the site's name."""
     return site.words if severity is None else f"{site.words}: {SEVERITY_WORDS[severity]}"
 
 
 def training_captions(site: Site, severity: Severity) -> list[str]:
-    """Every wording of one caption, the pair's own text first. None of them is a wording of another caption."""
+    """Return all wordings of one caption, the text of the pair first. No two captions share a wording."""
     own = caption(site, severity)
     return list(dict.fromkeys([own, *_render_all(_sentences(CAPTIONS), site, severity)]))
 
 
 def zero_shot_prompts(site: Site, severity: Severity) -> list[str]:
-    """The ensemble that a site is compared with for one severity."""
+    """Return the ensemble of sentences that represents one severity of a site in zero-shot classification."""
     return list(dict.fromkeys(_render_all(_sentences(ZERO_SHOT), site, severity)))
 
 
 def read_sentences(path: Path) -> Sentences:
     """Read and check a file of sentences: condition -> severity -> sentences with placeholders.
 
-    Raises ValueError, quoting file and entry, where a condition or severity is missing, unknown or empty, where
-    a placeholder is unknown, or where a sentence would say two sites or severities at once.
+    Raises ValueError, which quotes file and entry, if a condition or severity is missing, unknown or empty, if a
+    placeholder is unknown, or if one sentence would describe two sites or severities.
     """
     tree = _read_yaml(path)
     conditions = _keyed(tree, {c.value: c for c in Condition}, path.name)
@@ -78,7 +78,7 @@ def _read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path.name}: not YAML: {error}") from None
+        raise ValueError(f"{path.name}: is not YAML: {error}") from None
 
 
 def _render_all(sentences: Sentences, site: Site, severity: Severity) -> list[str]:
@@ -95,7 +95,7 @@ def _render(sentence: str, site: Site, severity: Severity) -> str:
 
 
 def _keyed(tree: Any, members: dict[str, Any], where: str) -> dict[Any, Any]:
-    """The mapping `tree` with its keys as enumeration members: exactly those of `members`, or a ValueError."""
+    """Return the mapping `tree` with enumeration members as keys. Raises ValueError unless it has exactly `members`."""
     if not isinstance(tree, dict):
         raise ValueError(f"{where}: expected a mapping with {', '.join(members)}, found {tree!r}")
     if unknown := [key for key in tree if key not in members]:
@@ -122,25 +122,25 @@ def _check_entry(entry: Any, condition: Condition, where: str) -> None:
         raise ValueError(f"{where}: {error}") from None
     fields = [field for _, field, _, _ in pieces if field is not None]
     if any(form or conversion for _, _, form, conversion in pieces):
-        raise ValueError(f"{where}: placeholders stand alone in their braces, as in {{level}}")
+        raise ValueError(f"{where}: a placeholder has a format or a conversion; write its name alone, as in {{level}}")
     if unknown := sorted(set(fields) - _PLACEHOLDERS):
         known = ", ".join(f"{{{name}}}" for name in sorted(_PLACEHOLDERS))
         raise ValueError(f"{where}: unknown placeholder {{{unknown[0]}}}; known are {known}")
     if "side" in fields and condition is Condition.SPINAL_CANAL_STENOSIS:
-        raise ValueError(f"{where}: the spinal canal has no {{side}}")
+        raise ValueError(f"{where}: the spinal canal has no {{side}}; remove the placeholder")
 
 
 def _check_unambiguous(sentences: Sentences, name: str) -> None:
-    """No sentence may belong to two of the 75 captions: that would teach the model that they are one."""
-    owners: dict[str, str] = {}
+    """Check that no sentence belongs to two of the 75 captions: the model would learn to confuse them."""
+    caption_of: dict[str, str] = {}
     for site in SITES:
         for severity in Severity:
             own = caption(site, severity)
             for sentence in sentences[site.condition, severity]:
                 text = _render(sentence, site, severity)
-                owner = owners.setdefault(text.casefold(), own)
-                if owner != own:
+                other = caption_of.setdefault(text.casefold(), own)
+                if other != own:
                     raise ValueError(
-                        f"{name}: {site.condition}: {severity.key}: {sentence!r} says the same ({text!r}) for "
-                        f"{owner!r} and for {own!r}; is {{level}}, {{side}} or the severity missing?"
+                        f"{name}: {site.condition}: {severity.key}: {sentence!r} becomes the same text ({text!r}) for "
+                        f"{other!r} and for {own!r}; is {{level}}, {{side}} or the severity missing?"
                     )

@@ -1,4 +1,4 @@
-"""Text -> tokens: the phrases of ``queries.yaml``, the levels, and the words that are neither.
+"""Scanning of a query into tokens: the phrases of ``queries.yaml``, the levels, and all other words.
 
 >>> [(token.kind, token.key) for token in scan("severe left foraminal narrowing at L4/5")]
 [('severity', 'severe'), ('side', 'left'), ('condition', 'neural_foraminal_narrowing'), ('finding', ''), ('connective', ''), ('level', 'L4/5')]
@@ -17,7 +17,7 @@ from data_prep.sites import Condition, Level, Severity, Side
 
 QUERIES = Path(__file__).with_name("queries.yaml")
 
-#: Sections of queries.yaml whose entries have a meaning of their own, and the kind of token that they make.
+#: Sections of queries.yaml with several meanings -> the kind of their tokens, and the keys of the meanings.
 _KEYED = {
     "conditions": ("condition", tuple(c.value for c in Condition)),
     "severities": ("severity", tuple(s.key for s in Severity)),
@@ -37,7 +37,7 @@ _LISTS = {
 }
 
 _VERTEBRA = r"(?:T\s?\d{1,2}|L\s?\d|S\s?\d)"
-#: Two vertebrae, or one. The second may leave out its letter after a sign (L4-5, L4/5) or at once (L45).
+#: Two vertebrae, or one. The second may lack its letter, after a sign (L4-5, L4/5) or directly (L45).
 _LEVEL = re.compile(
     rf"(?<!\w)(?P<upper>{_VERTEBRA})"
     rf"(?:(?:\s*(?:[-/]|\bto\b|\bthrough\b|\bthru\b)\s*(?P<lower>{_VERTEBRA}|\d))"
@@ -50,10 +50,13 @@ _VERTEBRAE = ("L1", "L2", "L3", "L4", "L5", "S1")
 
 @dataclass(frozen=True)
 class Token:
-    """A piece of a text, [start, end) in it. `key` says which severity, side, condition or comparison it names.
+    """A piece of a text: the characters [start, end).
 
-    `levels`: of a token of kind 'level', what it names; empty where that is no graded level.
-    `lone`: it names one vertebra, not a level.
+    Attributes:
+        kind: 'condition', 'severity', 'side', 'comparison', 'level', another section of queries.yaml, or 'word'.
+        key: which condition, severity, side or comparison; for a level the characters; otherwise empty.
+        levels: the levels that a token of kind 'level' names; empty if it is not a graded level.
+        lone: the token names a single vertebra, not a level.
     """
 
     kind: str
@@ -65,17 +68,17 @@ class Token:
 
 
 def scan(text: str) -> tuple[Token, ...]:
-    """Every piece of `text` (see `clean`) as a token, in order; what is not understood has kind 'word'."""
+    """Return the tokens of a cleaned text (`clean`), in order; words that are not understood have kind 'word'."""
     return tuple(_tokens(text))
 
 
 def clean(text: str) -> str:
-    """One line, one kind of dash, no underscores: what `scan` reads."""
+    """Return the text for `scan`: on one line, with one kind of dash, and without underscores."""
     return " ".join(re.sub("[\u2010-\u2015\u2212]", "-", text).replace("_", " ").split())
 
 
 def read_vocabulary(path: Path) -> dict[str, tuple[str, str]]:
-    """Phrase -> (kind, key). Raises ValueError quoting file and entry."""
+    """Read a file of phrases as a mapping phrase -> (kind, key). Raises ValueError, which quotes file and entry."""
     tree = _read_tree(path)
     vocabulary: dict[str, tuple[str, str]] = {}
     for where, kind, key, entries in _sections(tree, path.name):
@@ -83,20 +86,22 @@ def read_vocabulary(path: Path) -> dict[str, tuple[str, str]]:
             raise ValueError(f"{where}: expected a list of words and phrases, found {entries!r}")
         for entry in entries:
             if not isinstance(entry, str) or not entry.strip():
-                raise ValueError(f"{where}: {entry!r} is no word or phrase")
+                raise ValueError(f"{where}: {entry!r} is not a word or phrase")
             phrase = _normal(entry)
             if phrase in vocabulary:
-                raise ValueError(f"{where}: {entry!r} stands a second time; the first is a {vocabulary[phrase][0]}")
+                raise ValueError(
+                    f"{where}: {entry!r} occurs twice; remove it here, or where it is a {vocabulary[phrase][0]}"
+                )
             vocabulary[phrase] = (kind, key)
     return vocabulary
 
 
 def _read_tree(path: Path) -> dict[str, Any]:
     try:
-        # BaseLoader makes every scalar a string: YAML's own reading would turn the words `no` and `on` into booleans.
+        # BaseLoader leaves every scalar a string; other loaders turn the words `no` and `on` into booleans.
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path.name}: not YAML: {error}") from None
+        raise ValueError(f"{path.name}: is not YAML: {error}") from None
     _check_keys(tree, (*_KEYED, *_LISTS), path.name)
     return dict(tree)
 
@@ -127,7 +132,7 @@ def _vocabulary() -> tuple[dict[str, tuple[str, str]], re.Pattern[str]]:
 
 
 def _phrase_pattern(phrase: str) -> str:
-    """The phrase as whole words, a space or a hyphen between them."""
+    """Return a regular expression for the phrase as complete words, separated by a space or a hyphen."""
     words = r"(?:\s|-)".join(re.escape(word) for word in phrase.split())
     before = r"(?<!\w)" if phrase[0].isalnum() else ""
     after = r"(?!\w)" if phrase[-1].isalnum() else ""
@@ -135,7 +140,7 @@ def _phrase_pattern(phrase: str) -> str:
 
 
 def _normal(phrase: str) -> str:
-    """Lower case, one space between words: the vocabulary's key."""
+    """Return the phrase as a key of the vocabulary: in lower case, with single spaces between words."""
     lowered = phrase.casefold().strip()
     return lowered if len(lowered) == 1 else " ".join(lowered.replace("-", " ").split())
 
@@ -154,7 +159,7 @@ def _tokens(text: str) -> Iterator[Token]:
             yield Token(kind, key, found.start(), found.end())
         else:
             found = _WORD.match(text, at)
-            assert found is not None, "any character that is no space is a word"
+            assert found is not None, "every character except a space matches"
             yield Token("word", "", found.start(), found.end())
         at = found.end()
 
@@ -169,12 +174,12 @@ def _level_token(found: re.Match[str]) -> Token:
 
 
 def _around(vertebra: str) -> frozenset[Level]:
-    """The graded levels that a vertebra is part of; none where it is not one of L1 to S1."""
+    """Return the graded levels that a vertebra belongs to; none if it is not one of L1 to S1."""
     return frozenset(level for level in Level if vertebra in level.words.split("-"))
 
 
 def _between(one: str, other: str) -> frozenset[Level]:
-    """The graded levels from one vertebra to another; none where either is not one of L1 to S1."""
+    """Return the graded levels between two vertebrae; none if either is not one of L1 to S1."""
     if one not in _VERTEBRAE or other not in _VERTEBRAE:
         return frozenset()
     first, last = sorted((_VERTEBRAE.index(one), _VERTEBRAE.index(other)))

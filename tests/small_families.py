@@ -1,7 +1,7 @@
-"""A small model of each family of towers, random by seed, in its library's own format on disk.
+"""A small model of each family of towers, with random weights, in its library's own format on disk.
 
-Each function writes into a folder and returns what ``--model`` calls it. Tokenizers are made from this project's own
-captions, for nothing is downloaded.
+Each function writes into a folder and returns its model name. Tokenizers are trained on this project's own captions, so
+that nothing is downloaded.
 """
 
 import json
@@ -35,12 +35,12 @@ TEXT = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num
 
 
 def write_clip(folder: Path, seed: int = 0) -> str:
-    """transformers' CLIPModel, with the first merges of CLIP's vocabulary."""
+    """Write a CLIPModel of transformers, with the first merges of CLIP's vocabulary."""
     simple = open_clip.get_tokenizer("ViT-B-32")
     merges = [" ".join(pair) for pair, _ in sorted(simple.bpe_ranks.items(), key=lambda item: item[1])][:2000]
     words = [*list(simple.encoder)[: 512 + len(merges)], "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(words)}))
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
     tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
     text = TEXT | {"vocab_size": len(words), "max_position_embeddings": 77}
@@ -50,11 +50,11 @@ def write_clip(folder: Path, seed: int = 0) -> str:
     processor = transformers.CLIPImageProcessor(
         size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     )
-    return _save(folder, _shaken(transformers.CLIPModel(config)), tokenizer, processor)
+    return _save(folder, _perturbed(transformers.CLIPModel(config)), tokenizer, processor)
 
 
 def write_siglip(folder: Path, seed: int = 0) -> str:
-    """transformers' SiglipModel with a SentencePiece tokenizer, as SigLIP and MedSigLIP have."""
+    """Write a SiglipModel of transformers with a SentencePiece tokenizer, as SigLIP and MedSigLIP have."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "spiece.model").open("wb") as file:
         sentencepiece.SentencePieceTrainer.train(
@@ -73,7 +73,7 @@ def write_siglip(folder: Path, seed: int = 0) -> str:
 
 
 def write_siglip2(folder: Path, seed: int = 0) -> str:
-    """The same model class with a tokenizer of Gemma's kind, which keeps capitals: SigLIP 2 of fixed resolution."""
+    """Write a SiglipModel with a tokenizer like Gemma's, which keeps capitals: SigLIP 2 of fixed resolution."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
@@ -88,7 +88,7 @@ def write_siglip2(folder: Path, seed: int = 0) -> str:
 
 
 def write_biomedclip(folder: Path, seed: int = 0) -> str:
-    """open_clip's CustomTextCLIP of a timm ViT and a BERT, as BiomedCLIP: with a ``.bin`` of weights."""
+    """Write open_clip's CustomTextCLIP of a timm ViT and a BERT, with a ``.bin`` of weights, like BiomedCLIP."""
     folder.mkdir(parents=True, exist_ok=True)
     words = sorted({word for text in CAPTIONS for word in text.lower().replace(":", " ").replace(",", " ").split()})
     letters = [chr(code) for code in range(33, 127)]
@@ -118,12 +118,12 @@ def write_biomedclip(folder: Path, seed: int = 0) -> str:
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     torch.manual_seed(seed)
     stock = stock_biomedclip(folder, load_weights=False)
-    torch.save(_shaken(stock).state_dict(), folder / "open_clip_pytorch_model.bin")
+    torch.save(_perturbed(stock).state_dict(), folder / "open_clip_pytorch_model.bin")
     return f"local-dir:{folder}"
 
 
 def stock_biomedclip(folder: Path, load_weights: bool = True) -> Any:
-    """What stock open_clip builds of the folder, its text tower's configuration read from there too."""
+    """Build the folder's model with stock open_clip, with the text tower's configuration from the folder too."""
     text = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]
     text |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
     return open_clip.create_model(
@@ -133,7 +133,7 @@ def stock_biomedclip(folder: Path, load_weights: bool = True) -> Any:
 
 @torch.no_grad()
 def stock_embeddings(model: str, image_N3HW: Tensor, texts: list[str]) -> tuple[Tensor, Tensor]:
-    """image_ND and text_KD of length one, as the stock library computes them, told all that a user has to tell it."""
+    """Return L2-normalised image_ND and text_KD as the stock library computes them, with the settings that it needs."""
     folder = Path(model.partition(":")[2])
     if model.startswith("local-dir:"):
         has_bert = (folder / "config.json").is_file()
@@ -153,7 +153,7 @@ def stock_embeddings(model: str, image_N3HW: Tensor, texts: list[str]) -> tuple[
     return F.normalize(image_ND, dim=-1), F.normalize(text_KD, dim=-1)
 
 
-#: By name.
+#: Name -> function that writes a model of the family.
 FAMILIES: dict[str, Callable[[Path], str]] = {
     "open_clip": write_tiny_base,
     "open_clip with BERT": write_biomedclip,
@@ -173,7 +173,7 @@ def _write_siglip(folder: Path, tokenizer: Any, seed: int, pad_id: int) -> str:
     config = transformers.SiglipConfig(text_config=text, vision_config=VISION)
     torch.manual_seed(seed)
     processor = transformers.SiglipImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
-    return _save(folder, _shaken(transformers.SiglipModel(config)), tokenizer, processor)
+    return _save(folder, _perturbed(transformers.SiglipModel(config)), tokenizer, processor)
 
 
 def _save(folder: Path, model: Any, tokenizer: Any, processor: Any) -> str:
@@ -183,8 +183,8 @@ def _save(folder: Path, model: Any, tokenizer: Any, processor: Any) -> str:
     return f"hf:{folder}"
 
 
-def _shaken(model: Any) -> Any:
-    """With no tensor at a value that hides mistakes: biases of zero, gains of one."""
+def _perturbed(model: Any) -> Any:
+    """Move all weights from values that hide mistakes, such as biases of zero and gains of one."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn_like(parameter)

@@ -25,7 +25,8 @@ from vl_model.evaluation.embeddings import Embeddings, fingerprint, read_embeddi
 from vl_model.evaluation.grader import Grader, read_grader, write_grader
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
 from vl_model.model.settings import ModelSettings
-from vl_model.model.site_model import build_site_model, load_site_model
+from vl_model.model.site_model import build_site_model
+from vl_model.model.site_model_files import load_site_model, save_site_model
 
 SCRIPT = Path(__file__).parents[1] / "query_vl.py"
 SEVERE_LEFT = "severe left foraminal narrowing at L4-L5"
@@ -48,7 +49,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     record = {"held_out_folds": [0, 1], "dataset_fingerprint": dataset.fingerprint, "settings": {}, "finished": True}
     (run / "run.json").write_text(json.dumps(record))
     model = build_site_model(ModelSettings(model="lumbar-tiny", pretrained=None, tune="full"))
-    model.save(run / "final")
+    save_site_model(model, run / "final")
 
     rows = group_sites(dataset.pairs)
     image_ND = random.normal(size=(len(rows), model.towers.embed_dim)).astype(np.float32)

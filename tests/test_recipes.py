@@ -1,4 +1,4 @@
-"""Every recipe is one that its script takes, and says at its head how to use it."""
+"""Every recipe is valid for its script, and its head gives the commands that use it."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 NAMES = {"demo", "demo_base", "vit-b-16-openai", "vit-l-14", "biomedclip", "siglip2", "medsiglip", "locator"}
 
 
-def test_the_recipes_are_all_here() -> None:
+def test_all_recipes_are_tested() -> None:
     assert {path.stem for path in RECIPES} == NAMES
 
 
@@ -26,7 +26,7 @@ def test_a_recipe_parses_and_gives_its_command(path: Path) -> None:
     if path.stem in ("locator", "demo", "demo_base"):
         return
     assert f"train_vl.py --doctor --root DATA --config recipes/{path.name}" in head
-    # On a machine without network: which repository to bring, under the name that the recipe gives the model.
+    # For a machine without a network, the head names the repository to download, which is that of the recipe's model.
     if settings.model.startswith((HF_HUB, TRANSFORMERS)):
         kind = "local-dir:" if settings.model.startswith(HF_HUB) else TRANSFORMERS
         assert f"hf download {settings.model.partition(':')[2]} " in head and f"--model {kind}FOLDER" in head

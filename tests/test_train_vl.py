@@ -51,7 +51,7 @@ def test_a_full_run_learns_and_leaves_its_records(train: Train, tiny_root: Path,
 
 
 def test_zero_steps_write_the_bare_base(train: Train, tiny_root: Path, tiny_base: str) -> None:
-    from vl_model.model.site_model import load_site_model
+    from vl_model.model.site_model_files import load_site_model
     from vl_model.towers.towers import load_towers
 
     assert train("bare", "--max_train_steps", "0") == 0
@@ -171,11 +171,11 @@ def test_a_run_whose_scaler_skips_every_step_is_broken_off(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--held_out_folds", "7"], "--held_out_folds [7]"),
+        (["--held_out_folds", "7"], "held_out_folds [7]"),
         (["--held_out_folds", "0", "1", "2", "3", "4"], "no labelled site outside"),
-        (["--per_device_train_batch_size", "4000"], "lower per_device_train_batch_size"),
+        (["--per_device_train_batch_size", "4000"], "do not fill one batch of 4000"),
         (["--learning_rat", "1"], "did you mean --learning_rate?"),
-        (["--model", "lumbar-tiny"], "train it from nothing with --tune full"),
+        (["--model", "lumbar-tiny"], "set tune to full to train it"),
         (["--root", "/nowhere"], "no such folder"),
         (["--run", "../up"], "a run's name has"),
         (["--warmup_ratio", "5"], "--warmup_ratio"),

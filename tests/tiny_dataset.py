@@ -1,7 +1,7 @@
-"""A small processed_data folder in which severity is visible: what the tests of training read.
+"""A small `processed_data` folder with visible severities, for the tests of training.
 
-Each tile is smooth noise with a bright ellipse in the middle, the canal or foramen; the worse the grade, the smaller
-it is. Its brightness, and a second ellipse elsewhere, say nothing.
+Each tile is smooth noise with a bright ellipse in the middle, the canal or foramen, which is smaller
+for worse grades. Its brightness, and a second ellipse elsewhere, are independent of the grade.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ RADII = {Severity.NORMAL_MILD: 20.0, Severity.MODERATE: 14.0, Severity.SEVERE: 8
 def write_tiny_dataset(
     processed: Path, studies: int = 6, sites: tuple[Site, ...] = SITES, seed: int = 0, shift: float = 2.0
 ) -> None:
-    """`studies` studies, numbered from 1, fold = study % 5; every tenth site unlabelled, some with one view only."""
+    """Write studies numbered from 1, with fold = study % 5; a tenth of the sites are unlabelled, some have one view."""
     generator = np.random.default_rng(seed)
     processed.mkdir(parents=True, exist_ok=True)
     pairs: list[Pair] = []
@@ -80,6 +80,6 @@ def _tile(generator: np.random.Generator, severity: Severity, view: View, shift:
 
 
 def graded_rows(root: Path) -> list[SiteRow]:
-    """The sites of a root's train split that training learns from."""
+    """Return the labelled sites of a root's train split."""
     pairs = read_dataset(root / "train" / "processed_data").pairs
     return [row for row in group_sites(pairs) if row.severity is not None]

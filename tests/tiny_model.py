@@ -17,7 +17,7 @@ TINY_BASE = {
 
 
 def write_tiny_base(folder: Path, seed: int = 0) -> str:
-    """Random weights by seed in `folder`; what ``--model`` calls it."""
+    """Write a model with random weights into `folder`; return its model name."""
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "tiny-test-base.json"
     config.write_text(json.dumps(TINY_BASE))
@@ -27,6 +27,6 @@ def write_tiny_base(folder: Path, seed: int = 0) -> str:
 
 
 def tiny_towers(seed: int = 0) -> OpenClipTowers:
-    """The same in memory, once its configuration is known to open_clip."""
+    """Return the model in memory; `write_tiny_base` must have registered its configuration with open_clip."""
     torch.manual_seed(seed)
     return load_towers("tiny-test-base").eval()

@@ -152,7 +152,7 @@ def test_two_processes_weigh_every_known_point_alike(root: DataRoot, tmp_path: P
         steps = list(csv.DictReader(file))
     assert [row["step"] for row in steps] == ["1", "2", "3", "4"]
 
-    material = train_locator.read_material(processed, [0])
+    material = train_locator.read_training_set(processed, [0])
     studies = sorted((*material.training, *material.held_out), key=lambda study: study.study_id)
     cuts = cut_studies(studies, processed, material.fingerprint)
     torch.manual_seed(SEED)

@@ -1,4 +1,4 @@
-"""Texts and what they ask for: every caption parses back to its own site and severity, and denials stay denials."""
+"""Parsing: every caption parses back to its own site and severity, and a negation never asks for what it negates."""
 
 from itertools import product
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_a_site_alone_and_its_key_parse_back() -> None:
             assert parse_query(text).severities == frozenset()
 
 
-def test_an_understood_query_says_itself_again() -> None:
+def test_the_words_of_a_query_parse_back() -> None:
     for severity, side, condition, level in product(Severity, Side, (FORAMEN, RECESS), Level):
         words = Query("", *(frozenset({x}) for x in (level, side, condition, severity))).words  # type: ignore[arg-type]
         again = parse_query(words)
@@ -103,7 +103,7 @@ def test_levels(text: str, levels: set[Level]) -> None:
     assert parse_query(f"severe canal stenosis at {text}").rest == ""
 
 
-def test_levels_that_are_not_graded_are_said_and_kept() -> None:
+def test_levels_that_are_not_graded_are_noted_and_kept() -> None:
     for level in ("T12-L1", "S1-S2", "L6"):
         query = parse_query(f"severe canal stenosis {level}")
         assert query.levels == frozenset()
@@ -111,8 +111,10 @@ def test_levels_that_are_not_graded_are_said_and_kept() -> None:
         assert level in query.notes[0]
 
 
-def test_a_lone_vertebra_is_said() -> None:
-    assert parse_query("severe stenosis at L4").notes == ("'L4' names one vertebra: read as L3-L4 and L4-L5",)
+def test_a_lone_vertebra_is_noted() -> None:
+    assert parse_query("severe stenosis at L4").notes == (
+        "'L4' names one vertebra: it was interpreted as L3-L4 and L4-L5",
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,18 +174,18 @@ def test_severities(text: str, severities: set[Severity]) -> None:
         ("canal not normal", {MODERATE, SEVERE}),
     ],
 )
-def test_a_denial_never_asks_for_what_it_denies(text: str, severities: set[Severity]) -> None:
+def test_a_negation_never_asks_for_what_it_negates(text: str, severities: set[Severity]) -> None:
     assert parse_query(text).severities == severities
 
 
-def test_a_denial_of_something_else_leaves_the_severity_alone() -> None:
+def test_a_negation_of_something_else_leaves_the_severity_alone() -> None:
     for text in ("no disc herniation, severe canal stenosis", "severe canal stenosis with no disc herniation"):
         query = parse_query(text)
         assert query.severities == {SEVERE}
         assert query.rest.endswith("no disc herniation")
 
 
-def test_a_denied_finding_beside_another_is_no_filter() -> None:
+def test_a_negated_finding_beside_another_is_not_a_filter() -> None:
     for text in (
         "severe left foraminal narrowing at L5-S1 without canal stenosis at L4-L5",
         "no canal stenosis at L4-L5 but severe left foraminal narrowing at L5-S1",
@@ -210,8 +212,8 @@ def test_sides() -> None:
 def test_the_canal_has_no_side() -> None:
     query = parse_query("L2-L3 left canal stenosis")
     assert [site.key for site in query.sites] == ["spinal_canal_stenosis_l2_l3"]
-    assert query.notes == ("the spinal canal has no side: the side was ignored",)
-    # Named beside a sided condition it stays; unnamed, a side excludes it.
+    assert query.notes == ("the spinal canal has no side, so the side was ignored",)
+    # Named beside a condition with sides, the canal remains; unnamed, it is excluded by a side.
     assert CANAL in {site.condition for site in parse_query("left foraminal and canal stenosis").sites}
     assert CANAL not in {site.condition for site in parse_query("severe left stenosis").sites}
 
@@ -236,7 +238,7 @@ def test_empty_text_is_refused(text: str) -> None:
         parse_query(text)
 
 
-def test_long_text_is_refused_and_quickly() -> None:
+def test_long_text_is_refused() -> None:
     with pytest.raises(ValueError, match=f"at most {MAX_CHARACTERS}"):
         parse_query("severe " * MAX_CHARACTERS)
 
@@ -268,27 +270,27 @@ def test_vocabulary_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     tree = yaml.load(QUERIES.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
 
-    def complaint(change: dict) -> str:
+    def error(change: dict) -> str:
         path.write_text(yaml.safe_dump({**tree, **change}), encoding="utf-8")
         with pytest.raises(ValueError) as caught:
             read_vocabulary(path)
         return str(caught.value)
 
-    assert "mine.yaml: findings: expected a list" in complaint({"findings": []})
-    assert "mine.yaml: findings: 'severe' stands a second time" in complaint({"findings": ["severe"]})
-    assert "mine.yaml: unknown entry 'colours'" in complaint({"colours": ["red"]})
-    assert "mine.yaml: sides: 'right' is missing" in complaint({"sides": {"left": ["left"]}})
-    assert "no word or phrase" in complaint({"breaks": [" "]})
+    assert "mine.yaml: findings: expected a list" in error({"findings": []})
+    assert "mine.yaml: findings: 'severe' occurs twice" in error({"findings": ["severe"]})
+    assert "mine.yaml: unknown entry 'colours'" in error({"colours": ["red"]})
+    assert "mine.yaml: sides: 'right' is missing" in error({"sides": {"left": ["left"]}})
+    assert "is not a word or phrase" in error({"breaks": [" "]})
 
 
 @pytest.mark.parametrize("text", ["severe stenosis not at L4-L5", "severe stenosis, but not on the left"])
-def test_a_denied_place_is_said_to_be_no_filter(text: str) -> None:
+def test_a_negated_level_or_side_is_noted(text: str) -> None:
     [note] = parse_query(text).notes
     assert "cannot be excluded" in note
 
 
 @pytest.mark.parametrize("text", ["no left L4-L5 stenosis", "no stenosis at L4-L5 on the left", "non-severe at L4-L5"])
-def test_a_denied_finding_at_a_place_is_none(text: str) -> None:
+def test_a_negated_finding_at_a_level_is_not_noted(text: str) -> None:
     assert parse_query(text).notes == ()
 
 
@@ -299,16 +301,14 @@ def test_a_denied_finding_at_a_place_is_none(text: str) -> None:
         ("severe L3-L4 canal and L4-L5 foraminal stenosis", 6),
     ],
 )
-def test_places_named_in_turns_are_said_to_be_combined(text: str, sites: int) -> None:
+def test_alternating_sides_and_levels_are_noted(text: str, sites: int) -> None:
     query = parse_query(text)
     assert len(query.sites) == sites and query.rest == ""
-    assert query.notes == (
-        "sides, conditions and levels are combined freely: each that is named with each of the others",
-    )
+    assert query.notes == ("sides, conditions and levels are combined freely: each named one with all named others",)
 
 
 @pytest.mark.parametrize(
     "text", ["canal or foraminal stenosis at L4-L5 and L5-S1", "left foramen L4-5, left foramen L4/L5"]
 )
-def test_lists_and_repetitions_are_not_turns(text: str) -> None:
+def test_lists_and_repetitions_are_not_noted(text: str) -> None:
     assert parse_query(text).notes == ()

@@ -1,4 +1,4 @@
-"""Sentences: what they must say, that no two captions share one, and that a faulty file is refused by name."""
+"""Sentences: their content, that no two captions share one, and the errors of faulty files."""
 
 from itertools import zip_longest
 from pathlib import Path
@@ -29,8 +29,8 @@ def test_training_captions_start_with_the_pairs_text() -> None:
 
 def test_the_75_captions_are_distinct_in_every_wording() -> None:
     for wording in zip_longest(*(training_captions(site, severity) for site, severity in ALL_CAPTIONS)):
-        said = [text.casefold() for text in wording if text is not None]
-        assert len(said) == len(set(said))
+        texts = [text.casefold() for text in wording if text is not None]
+        assert len(texts) == len(set(texts))
     everything = [text for site, severity in ALL_CAPTIONS for text in training_captions(site, severity)]
     assert len(everything) == len(set(everything))
 
@@ -43,7 +43,7 @@ def test_sentences_are_clean_and_name_their_site(render) -> None:  # type: ignor
             assert not set("{}") & set(text)
             assert site.level.words in text
             assert [side for side in Side if side in text.split()] == ([site.side] if site.side else [])
-            # A word becomes two or three pieces at most: well under the tower's context of 77.
+            # A word becomes at most two or three word pieces, far fewer together than the tower's context of 77.
             assert len(text.split()) <= 12
 
 
@@ -64,23 +64,23 @@ def test_the_shipped_files_pass_their_own_check(path: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("sentence", "complaint"),
+    ("sentence", "words"),
     [
         ("{severity} at {lvl}", r"sentence 2 '\{severity\} at \{lvl\}': unknown placeholder \{lvl\}"),
         ("severe {side} canal stenosis at {level}", "has no {side}"),
         ("severe canal stenosis", "is {level}, {side} or the severity missing"),
         ("severe canal stenosis at {level", "sentence 2"),
-        ("severe canal stenosis at {level:d}", "stand alone"),
-        ("severe canal stenosis at {level!q}", "stand alone"),
+        ("severe canal stenosis at {level:d}", "write its name alone"),
+        ("severe canal stenosis at {level!q}", "write its name alone"),
         ("severe canal stenosis at {}", r"unknown placeholder \{\}"),
         ("", "expected a sentence"),
         (7, "expected a sentence"),
     ],
 )
-def test_a_faulty_sentence_is_quoted_with_file_and_entry(tmp_path: Path, sentence: object, complaint: str) -> None:
+def test_a_faulty_sentence_is_quoted_with_file_and_entry(tmp_path: Path, sentence: object, words: str) -> None:
     tree = shipped(CAPTIONS)
     tree["spinal_canal_stenosis"]["severe"] = ["severe canal stenosis at {level}", sentence]
-    with pytest.raises(ValueError, match=rf"mine.yaml: spinal_canal_stenosis: severe: .*{complaint}"):
+    with pytest.raises(ValueError, match=rf"mine.yaml: spinal_canal_stenosis: severe: .*{words}"):
         read_sentences(written(tmp_path, tree))
 
 
@@ -88,7 +88,7 @@ def test_one_sentence_for_two_severities_is_refused(tmp_path: Path) -> None:
     tree = shipped(CAPTIONS)
     tree["subarticular_stenosis"]["moderate"].append("the {side} recess at {level}")
     tree["subarticular_stenosis"]["severe"].append("The {side} recess at {level}")
-    with pytest.raises(ValueError, match=r"subarticular_stenosis: severe: .* says the same"):
+    with pytest.raises(ValueError, match=r"subarticular_stenosis: severe: .* becomes the same text"):
         read_sentences(written(tmp_path, tree))
 
 
@@ -110,5 +110,5 @@ def test_missing_unknown_and_empty_entries_are_refused(tmp_path: Path) -> None:
 def test_what_is_not_yaml_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("a: [", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"mine.yaml: not YAML"):
+    with pytest.raises(ValueError, match=r"mine.yaml: is not YAML"):
         read_sentences(path)

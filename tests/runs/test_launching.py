@@ -121,7 +121,7 @@ CLOCK = "the end of the Slurm job"
         ({"finished": False, "stopped_by": "the file STOP"}, 9, 0, 0, "was not stopped by Slurm", False),
         ({"finished": False, "stopped_by": "SIGTERM"}, 9, 0, 0, "was not stopped by Slurm", False),
         # It would be so for ever: an evaluation that is due before the next step takes longer than the job.
-        ({"finished": False, "stopped_by": CLOCK}, 5, 0, 1, "wrote no new state before it was to stop", False),
+        ({"finished": False, "stopped_by": CLOCK}, 5, 0, 1, "wrote no new checkpoint in this job", False),
         # An earlier start's record: this one failed before it wrote its own.
         ({"finished": False, "stopped_by": CLOCK}, 5, 2, 2, "failed with status 2", False),
     ],

@@ -17,6 +17,7 @@ from vl_model.model.hub import check_repository, push, without_paths
 from vl_model.model.model_card import model_card
 from vl_model.model.settings import ModelSettings
 from vl_model.model.site_model import build_site_model
+from vl_model.model.site_model_files import base_sha256, save_site_model
 
 SHORT = ["--max_train_steps", "4", "--per_device_train_batch_size", "10", "--evaluation_steps", "2"]
 
@@ -44,7 +45,7 @@ def test_a_run_is_recorded_pictured_and_described(
     assert "somebody/lumbar: not pushed (" in capsys.readouterr().out.splitlines()[-1]
     card = (run / "final" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: peft\n") and "weights of a local folder" in card
-    assert record["dataset_fingerprint"] in card and "- folds it never saw: 0\n" in card
+    assert record["dataset_fingerprint"] in card and "- held-out folds: 0\n" in card
     assert str(tiny_root) not in card and "/tmp" not in card
 
 
@@ -52,12 +53,12 @@ def test_the_card_of_a_whole_model_names_its_base() -> None:
     card = {"tune": "full", "model": "ViT-B-16", "pretrained": "openai", "preprocessing": {"image_size": 224}}
     card["preprocessing"]["view_mm"] = 50.0
     text = model_card(card)
-    assert "A whole CLIP model, trained from `ViT-B-16` (`openai`)" in text and "224 x 224 pixels, the 50 mm" in text
+    assert "A complete CLIP model, trained from `ViT-B-16` (`openai`)" in text and "224 x 224 pixels, the 50 mm" in text
     assert "None" not in text
     text = model_card(card | {"model": "hf:/a/folder", "pretrained": None})
     assert "library_name: transformers\n" in text and "weights of a local folder" in text and "/a/folder" not in text
     text = model_card(card | {"model": "hf:google/medsiglip-448", "pretrained": None, "tune": "head"})
-    assert "A linear map behind the frozen towers of `hf:google/medsiglip-448`" in text
+    assert "A residual linear layer on the frozen towers of `hf:google/medsiglip-448`" in text
 
 
 class Hub:
@@ -89,7 +90,7 @@ def test_what_is_uploaded_says_nothing_of_where_files_lie(
     base = family_base(family)
     folder = Path(base.partition(":")[2])
     model, final = build_site_model(ModelSettings(base, tune=tune)), tmp_path / "final"
-    model.save(final, {"steps": 3})
+    save_site_model(model, final, {"steps": 3})
     assert push(final, "somebody/lumbar") == "pushed to hub/somebody/lumbar"
     assert Hub.received.keys() == {path.name for path in final.iterdir()}
     assert not [name for name, content in Hub.received.items() if str(folder.parent).encode() in content]
@@ -97,7 +98,7 @@ def test_what_is_uploaded_says_nothing_of_where_files_lie(
         json.loads(text) for text in (Hub.received["site_model.json"], (final / "site_model.json").read_text())
     )
     assert there["model"] == base.partition(":")[0] + f":{folder.name}" and here["model"] == base
-    assert there["base_sha256"] == model.base_sha256 and (tune == "full" or len(there["base_sha256"]) == 64)
+    assert there["base_sha256"] == base_sha256(model) and (tune == "full" or len(there["base_sha256"]) == 64)
     assert there | {"model": base} == here
     weights = [name for name in Hub.received if name.endswith(".safetensors")]
     assert len(weights) == 2 and all(Hub.received[name] == (final / name).read_bytes() for name in weights)
@@ -137,5 +138,5 @@ def test_a_hub_that_cannot_be_reached_costs_nothing_but_the_upload(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     assert push(tmp_path, "somebody/lumbar").startswith("somebody/lumbar: not pushed (")
-    with pytest.raises(ValueError, match=r"--push_to_hub 'a b': a repository's name is"):
+    with pytest.raises(ValueError, match=r"push_to_hub 'a b': is not a repository's name"):
         check_repository("a b")

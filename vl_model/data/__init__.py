@@ -1,1 +1,1 @@
-"""processed_data -> sites, their tiles, and the batches of a training run."""
+"""The sites of `processed_data`, their tiles, and the batches of a training run."""

@@ -1,10 +1,10 @@
-"""Sites of studies -> batches of tensors.
+"""Batches of tensors from the sites of studies.
 
-Everything random is a function of (seed, epoch, sample, turn), never of the number of processes or loader workers: N
-processes see, together, the batches of one, and a resumed run sees those that the unbroken one would have seen. The
-turn counts how often a sample came before in its epoch.
+Every random choice is a function of (seed, epoch, row, repeat), never of the number of processes or loader workers.
+Therefore N processes together get the batches that one process gets, and a resumed run gets those of an uninterrupted
+one. `repeat` counts how often the row was drawn before in the same epoch.
 
-Dimensions: B sites, T tiles a site (padded with zeros to the largest), 3 slices, H and W pixels of a crop.
+Dimensions: B sites, T tiles per site (padded with zeros to the largest number), 3 slices, H and W pixels of a crop.
 """
 
 from collections.abc import Generator, Sequence
@@ -21,7 +21,7 @@ from vl_model.data.augmentation import Augmentation
 from vl_model.data.mixing import Mixture, Partners, draw_mix, mix_targets, mix_tiles, mixture_of
 from vl_model.data.sampling import Draws, SeveritySampling
 from vl_model.data.site_rows import SiteRow
-from vl_model.data.targets import Targets, sure_targets
+from vl_model.data.targets import Targets, one_hot_targets
 from vl_model.data.tiles import TileChanges, draw_changes, tiles_for_model
 
 NO_CAPTION = -1
@@ -29,9 +29,9 @@ NO_CAPTION = -1
 
 @dataclass(frozen=True)
 class Batch:
-    """Tiles as stored (uint8), the mask that is true where there is one, captions (-1: no label), and changes.
+    """The sites of one batch: their stored crops (uint8), a mask of the tiles that exist, captions and changes.
 
-    `others` are the tiles that some sites are mixed with, as `mixture` says.
+    `caption_B` is -1 for unlabelled sites. `others` holds the sites that some sites are mixed with, and `mixture` how.
     """
 
     crops_BT3HW: Tensor
@@ -52,20 +52,20 @@ class Batch:
         )
 
     def tiles(self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-        """tiles_BT3hw as the model takes them, changed and mixed."""
+        """Return tiles_BT3hw for the model, augmented and mixed."""
         tiles_BT3hw = tiles_for_model(self.crops_BT3HW, image_size, mean, std, changes=self.changes)
         if self.mixture is None or self.others is None:
             return tiles_BT3hw
         return mix_tiles(tiles_BT3hw, self.others.tiles(image_size, mean, std), self.mixture)
 
     def targets(self) -> Targets:
-        """What the loss wants of each site; all are labelled."""
-        targets = sure_targets(self.caption_B)
+        """Return the targets of the loss; all sites must be labelled."""
+        targets = one_hot_targets(self.caption_B)
         return targets if self.mixture is None else mix_targets(targets, self.mixture)
 
 
 def load_batch(rows: Sequence[SiteRow], crops_R3HW: np.ndarray, tiles: int | None = None) -> Batch:
-    """The rows' tiles as stored, padded to `tiles` tiles a site (by default the largest number among them)."""
+    """Load the stored crops of `rows`, padded to `tiles` tiles per site (by default their largest number)."""
     tiles = tiles or max(len(row.crops) for row in rows)
     crops_BT3HW = np.zeros((len(rows), tiles, *crops_R3HW.shape[1:]), dtype=np.uint8)
     mask_BT = np.zeros((len(rows), tiles), dtype=bool)
@@ -77,13 +77,24 @@ def load_batch(rows: Sequence[SiteRow], crops_R3HW: np.ndarray, tiles: int | Non
 
 
 class TrainingBatches(Dataset[Batch]):
-    """Item i is this process's share of the run's i-th global batch.
+    """The batches of a training run: item i is this process's share of the i-th global batch.
 
-    An epoch is an order of draws by (seed, epoch), every row once or as `severity_sampling` says
-    (`vl_model.data.sampling`), cut into whole global batches of `batch_size * processes` sites; what is left over waits
-    for the next epoch. Process r takes the r-th slice. `log_ratio_K` is what the loss has to know of the sampling.
+    In each epoch the rows are drawn in an order that (seed, epoch) determines: each row once, or at the rates of
+    `severity_sampling` (`vl_model.data.sampling`). The draws are cut into complete global batches of
+    `batch_size * processes` sites; remaining draws are dropped. Process r takes the r-th part of each global batch.
+    `log_ratio_K` is the correction that the loss needs for the sampling, None if there is none.
 
-    Raises ValueError where the rows do not fill one global batch.
+    Args:
+        rows: labelled sites.
+        crops_R3HW: the crops that the rows refer to.
+        batch_size: sites per process.
+        seed: determines order, augmentation and mixing.
+        augmentation: how tiles vary; None: they do not.
+        process: rank of this process.
+        processes: number of processes.
+        severity_sampling: power of `SeveritySampling`, 0 to 1.
+
+    Raises ValueError if the rows do not fill one global batch.
     """
 
     def __init__(
@@ -100,8 +111,8 @@ class TrainingBatches(Dataset[Batch]):
         self.global_batch_size = batch_size * processes
         if len(rows) < self.global_batch_size:
             raise ValueError(
-                f"{len(rows)} labelled sites to train on, fewer than one batch of {self.global_batch_size} "
-                f"({batch_size} x {processes} processes): lower per_device_train_batch_size"
+                f"per_device_train_batch_size {batch_size}: {len(rows)} labelled sites do not fill one batch of "
+                f"{self.global_batch_size} ({batch_size} x {processes} processes); lower it"
             )
         self.rows = list(rows)
         self.crops_R3HW = crops_R3HW
@@ -116,36 +127,36 @@ class TrainingBatches(Dataset[Batch]):
         self._partners = Partners(rows, self._sampling.rate_R)
 
     def samples(self, index: int) -> tuple[int, Draws]:
-        """Of global batch `index`: its epoch, and this process's draws of `rows`."""
-        epoch, place = divmod(index, self.batches_per_epoch)
-        if self._drawn is None or self._drawn[0] != epoch:  # once an epoch, not once a batch
+        """Return the epoch of global batch `index`, and this process's draws of `rows` in it."""
+        epoch, batch = divmod(index, self.batches_per_epoch)
+        if self._drawn is None or self._drawn[0] != epoch:  # once per epoch, not once per batch
             self._drawn = epoch, self._sampling.epoch(random_stream(self.seed, Stream.ORDER, epoch))
         draws = self._drawn[1]
-        start = place * self.global_batch_size
-        whole = slice(start, start + self.global_batch_size)
-        return epoch, Draws(draws.row_R[whole][self.own], draws.turn_R[whole][self.own])
+        start = batch * self.global_batch_size
+        in_batch = slice(start, start + self.global_batch_size)
+        return epoch, Draws(draws.row_R[in_batch][self.own], draws.repeat_R[in_batch][self.own])
 
     def __getitem__(self, index: int) -> Batch:
         epoch, draws = self.samples(index)
-        rows = [self.rows[sample] for sample in draws.row_R]
+        rows = [self.rows[row] for row in draws.row_R]
         batch = load_batch(rows, self.crops_R3HW, self.tiles)
         if self.augmentation is None:
             return batch
         generators = [
-            random_stream(self.seed, Stream.SAMPLE, epoch, int(sample), int(turn))
-            for sample, turn in zip(draws.row_R, draws.turn_R, strict=True)
+            random_stream(self.seed, Stream.SAMPLE, epoch, int(row), int(repeat))
+            for row, repeat in zip(draws.row_R, draws.repeat_R, strict=True)
         ]
-        mask_BT = _with_some_dropped(batch.mask_BT, rows, self.augmentation, generators)
+        mask_BT = _drop_tiles(batch.mask_BT, rows, self.augmentation, generators)
         batch = replace(batch, mask_BT=mask_BT, changes=draw_changes(self.augmentation, generators, self.tiles))
         return self._mixed(batch, draws, self.augmentation, generators)
 
     def _mixed(
         self, batch: Batch, draws: Draws, augmentation: Augmentation, generators: list[np.random.Generator]
     ) -> Batch:
-        """The batch with the other tiles that some of its sites are mixed with."""
+        """Return the batch together with the sites that some of its sites are mixed with."""
         mixes = [
-            draw_mix(int(sample), self._partners, augmentation.mixup, augmentation.cutmix, generator)
-            for sample, generator in zip(draws.row_R, generators, strict=True)
+            draw_mix(int(row), self._partners, augmentation.mixup, augmentation.cutmix, generator)
+            for row, generator in zip(draws.row_R, generators, strict=True)
         ]
         mixed = [(mix, generator) for mix, generator in zip(mixes, generators, strict=True) if mix]
         if not mixed:
@@ -156,21 +167,21 @@ class TrainingBatches(Dataset[Batch]):
 
 
 def training_loader(batches: TrainingBatches, start: int, stop: int, workers: int) -> Generator[Batch]:
-    """Global batches `start` to `stop`, in order, whatever the number of workers, which end when it is closed."""
+    """Yield the batches `start` to `stop`, in order, for any number of workers; closing it ends the workers."""
     yield from DataLoader(
         batches,
         batch_size=None,
         sampler=range(start, stop),
         num_workers=workers,
         worker_init_fn=leave_signals_to_the_parent,
-        generator=torch.Generator(),  # its workers' seeds are not drawn from the generator that dropout draws from
+        generator=torch.Generator(),  # else the workers' seeds would be drawn from dropout's generator
     )
 
 
-def _with_some_dropped(
+def _drop_tiles(
     mask_BT: Tensor, rows: Sequence[SiteRow], augmentation: Augmentation, generators: list[np.random.Generator]
 ) -> Tensor:
-    """The mask without the views and tiles that are dropped; one of each is left."""
+    """Return the mask without randomly dropped views and tiles; each site keeps at least one."""
     mask_BT = mask_BT.clone()
     for mask_T, row, generator in zip(mask_BT, rows, generators, strict=True):
         _drop_one(mask_T, [row.views.index(view) for view in row.views], augmentation.drop_view, generator)
@@ -180,7 +191,7 @@ def _with_some_dropped(
 
 
 def _drop_one(mask_T: Tensor, kind_T: list[int], probability: float, generator: np.random.Generator) -> None:
-    """With this probability take the tiles of one kind away, where several kinds are still there."""
+    """With this probability drop all tiles of one kind, if tiles of several kinds remain."""
     draw, pick = generator.random(2)
     present = sorted({kind for tile, kind in enumerate(kind_T) if mask_T[tile]})
     if draw < probability and len(present) > 1:

@@ -1,13 +1,13 @@
-"""Two sites in one picture: mixup and cutmix, drawn for each sample, done on the device for a whole batch.
+"""Mixtures of two sites, mixup and cutmix: drawn for each sample, computed on the device for a whole batch.
 
 mixup (Zhang et al. 2018, arXiv:1710.09412) blends two tiles, lambda x + (1 - lambda) x' with lambda from
-Beta(`MIXUP_ALPHA`, `MIXUP_ALPHA`); cutmix (Yun et al. 2019, arXiv:1905.04899) puts a rectangle of x' in the place of
-x's, whose area is a share 1 - lambda of the tile, lambda uniform. The grades are shared alike: lambda to 1 - lambda.
+Beta(`MIXUP_ALPHA`, `MIXUP_ALPHA`). cutmix (Yun et al. 2019, arXiv:1905.04899) replaces a rectangle of x by that of x';
+its area is a share 1 - lambda of the tile, with uniform lambda. The grades are mixed in the same proportion.
 
-A site is mixed with the *same site* of another study, seen in the same views. So what the text says of level, side
-and condition stays true of the mixture, T1 is never mixed with T2, and only the severity is shared.
+A site is mixed only with the *same site* of another study in the same views. So the level, side and condition of the
+caption remain true of the mixture, T1 is never mixed with T2, and only the severity is mixed.
 
-Dimensions: B sites, M of them mixed, T tiles a site, h and w pixels of a tile.
+Dimensions: B sites, M of them mixed, T tiles per site, h and w pixels of a tile.
 """
 
 from collections import defaultdict
@@ -23,15 +23,15 @@ from torch import Tensor
 from vl_model.data.site_rows import SiteRow
 from vl_model.data.targets import SEVERITIES, Targets
 
-#: Mostly one of the two, with a little of the other: Zhang et al. used 0.1 to 0.4 on ImageNet.
+#: Most mixtures are then close to one of the two sites: Zhang et al. used 0.1 to 0.4 on ImageNet.
 MIXUP_ALPHA = 0.4
 
 
 @dataclass(frozen=True)
 class MixDraw:
-    """One site's mixture: the row to mix it with, its own share, and the box that the other fills (None: a blend).
+    """One site's mixture: the row to mix it with, its own share, and the box that the other row fills.
 
-    A box is (left, top, right, bottom) in shares of the tile's width and height.
+    A box is (left, top, right, bottom) as fractions of the tile's width and height; None: the tiles are blended.
     """
 
     partner: int
@@ -41,27 +41,31 @@ class MixDraw:
 
 @dataclass(frozen=True)
 class Mixture:
-    """What is done to the sites `place_M` of a batch; tensors of one device.
+    """The mixtures of a batch, as tensors on one device.
 
-    share_M: what each keeps of itself; grade_M: the partners' severities; box_M4: as in `MixDraw`, empty for a blend.
+    Attributes:
+        index_M: positions in the batch of the sites that are mixed.
+        share_M: the share that each keeps of itself.
+        grade_M: the severities of the partners.
+        box_M4: boxes as in `MixDraw`, empty for a blend.
     """
 
-    place_M: Tensor
+    index_M: Tensor
     share_M: Tensor
     grade_M: Tensor
     box_M4: Tensor
 
     def to(self, device: torch.device) -> "Mixture":
         return Mixture(
-            self.place_M.to(device), self.share_M.to(device), self.grade_M.to(device), self.box_M4.to(device)
+            self.index_M.to(device), self.share_M.to(device), self.grade_M.to(device), self.box_M4.to(device)
         )
 
 
 class Partners:
-    """For each row those that it may be mixed with: the same site in the same views, itself among them.
+    """The rows that each row may be mixed with: those of the same site in the same views, itself included.
 
-    rate_R: how often each row is drawn as a partner, on any scale. It is as often as it is drawn itself
-    (`vl_model.data.sampling`): the loss takes that rate out of both.
+    rate_R: relative frequency of each row as a partner. It equals the row's sampling rate (`vl_model.data.sampling`),
+    so that the loss's correction for the sampling holds for both sites of a mixture.
     """
 
     def __init__(self, rows: Sequence[SiteRow], rate_R: NDArray[np.float64]) -> None:
@@ -71,42 +75,43 @@ class Partners:
         self._rows = rows
         self._groups = {key: (group, np.cumsum(rate_R[group])) for key, group in groups.items()}
 
-    def draw(self, sample: int, generator: np.random.Generator) -> int:
-        row = self._rows[sample]
+    def draw(self, number: int, generator: np.random.Generator) -> int:
+        """Draw a partner for row `number`; return the partner's row number."""
+        row = self._rows[number]
         group, end_G = self._groups[row.site, row.views]
-        place = int(np.searchsorted(end_G, generator.random() * end_G[-1], side="right"))
-        return group[min(place, len(group) - 1)]
+        drawn = int(np.searchsorted(end_G, generator.random() * end_G[-1], side="right"))
+        return group[min(drawn, len(group) - 1)]
 
 
 def draw_mix(
-    sample: int, partners: Partners, mixup: float, cutmix: float, generator: np.random.Generator
+    number: int, partners: Partners, mixup: float, cutmix: float, generator: np.random.Generator
 ) -> MixDraw | None:
-    """With probability `mixup` a blend, with probability `cutmix` a box, else None."""
+    """Draw the mixture of row `number`: a blend with probability `mixup`, a box with `cutmix`, else None."""
     kind = generator.random()
     if kind >= mixup + cutmix:
         return None
-    partner = partners.draw(sample, generator)
+    partner = partners.draw(number, generator)
     if kind < mixup:
         return MixDraw(partner, float(generator.beta(MIXUP_ALPHA, MIXUP_ALPHA)), None)
     return _draw_box(partner, generator)
 
 
 def _draw_box(partner: int, generator: np.random.Generator) -> MixDraw:
-    """A box of the tile's own shape about a uniform centre, cut at the tile's edges; the share is what is left."""
+    """Draw a box of the tile's proportions around a uniform centre, cut at the tile's edges."""
     area, *centre = generator.random(3)
     half = np.sqrt(area) / 2
-    left, top = (max(0.0, float(place - half)) for place in centre)
-    right, bottom = (min(1.0, float(place + half)) for place in centre)
+    left, top = (max(0.0, float(middle - half)) for middle in centre)
+    right, bottom = (min(1.0, float(middle + half)) for middle in centre)
     return MixDraw(partner, 1 - (right - left) * (bottom - top), (left, top, right, bottom))
 
 
 def mixture_of(draws: Sequence[MixDraw | None], rows: Sequence[SiteRow]) -> Mixture:
-    """The draws of a batch's sites as tensors; at least one of them is not None."""
-    mixed = [(place, draw) for place, draw in enumerate(draws) if draw is not None]
+    """Return the draws of a batch's sites as tensors; at least one draw must not be None."""
+    mixed = [(index, draw) for index, draw in enumerate(draws) if draw is not None]
     severities = [rows[draw.partner].severity for _, draw in mixed]
     assert None not in severities
     return Mixture(
-        place_M=torch.tensor([place for place, _ in mixed]),
+        index_M=torch.tensor([index for index, _ in mixed]),
         share_M=torch.tensor([draw.share for _, draw in mixed]),
         grade_M=torch.tensor([int(severity or 0) for severity in severities]),
         box_M4=torch.tensor([draw.box or (0.0, 0.0, 0.0, 0.0) for _, draw in mixed]),
@@ -114,22 +119,22 @@ def mixture_of(draws: Sequence[MixDraw | None], rows: Sequence[SiteRow]) -> Mixt
 
 
 def mix_tiles(tiles_BT3hw: Tensor, other_MT3hw: Tensor, mixture: Mixture) -> Tensor:
-    """The batch's tiles, with the mixed sites' in their places."""
+    """Return the batch's tiles, with those of mixed sites blended with, or partly replaced by, `other_MT3hw`."""
     kept_Mhw = _kept(mixture, *tiles_BT3hw.shape[-2:])
-    own_MT3hw = tiles_BT3hw[mixture.place_M]
+    own_MT3hw = tiles_BT3hw[mixture.index_M]
     mixed_MT3hw = torch.lerp(other_MT3hw, own_MT3hw, kept_Mhw[:, None, None])
-    return tiles_BT3hw.index_copy(0, mixture.place_M, mixed_MT3hw)
+    return tiles_BT3hw.index_copy(0, mixture.index_M, mixed_MT3hw)
 
 
 def mix_targets(targets: Targets, mixture: Mixture) -> Targets:
-    """The mixed sites' grades, shared with their partners'."""
+    """Return the batch's targets, with the grades of mixed sites mixed in the same proportion as their tiles."""
     other_M3 = F.one_hot(mixture.grade_M, SEVERITIES).to(targets.grade_B3.dtype)
-    mixed_M3 = torch.lerp(other_M3, targets.grade_B3[mixture.place_M], mixture.share_M[:, None])
-    return Targets(targets.caption_B, targets.grade_B3.index_copy(0, mixture.place_M, mixed_M3))
+    mixed_M3 = torch.lerp(other_M3, targets.grade_B3[mixture.index_M], mixture.share_M[:, None])
+    return Targets(targets.caption_B, targets.grade_B3.index_copy(0, mixture.index_M, mixed_M3))
 
 
 def _kept(mixture: Mixture, height: int, width: int) -> Tensor:
-    """(M, h, w): how much of each pixel stays the site's own; its mean is `share_M`, whatever the size of the tile."""
+    """Return, as (M, h, w), the share of each pixel that the site keeps; its mean is `share_M` at any tile size."""
     left_M, top_M, right_M, bottom_M = mixture.box_M4.unbind(dim=1)
     boxed_Mhw = _covered(top_M, bottom_M, height)[:, :, None] * _covered(left_M, right_M, width)[:, None, :]
     is_blend_M11 = (right_M <= left_M)[:, None, None]
@@ -137,7 +142,7 @@ def _kept(mixture: Mixture, height: int, width: int) -> Tensor:
 
 
 def _covered(first_M: Tensor, last_M: Tensor, pixels: int) -> Tensor:
-    """(M, pixels): how much of each pixel lies between `first` and `last`, which are shares of the whole side."""
+    """Return, as (M, pixels), the share of each pixel between `first` and `last`, which are fractions of the side."""
     edges = torch.arange(pixels + 1, device=first_M.device) / pixels
     overlap_Mp = torch.minimum(last_M[:, None], edges[1:]) - torch.maximum(first_M[:, None], edges[:-1])
     return (overlap_Mp * pixels).clamp(0, 1)

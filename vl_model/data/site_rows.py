@@ -1,4 +1,4 @@
-"""Sites of studies, each with its tiles: the rows of training batches, embeddings and predictions."""
+"""Sites of studies with their tiles: the rows of training batches, embeddings and predictions."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -23,17 +23,17 @@ class SiteRow:
 
     @property
     def caption(self) -> int | None:
-        """Index of its caption among the 75, None where unlabelled."""
+        """Index of the caption among the 75; None if unlabelled."""
         return None if self.severity is None else caption_index(self.site, self.severity)
 
 
 def caption_index(site: Site, severity: Severity) -> int:
-    """Caption k is that of site k // 3, in the order of `SITES`, and of severity k % 3."""
+    """Return the index k of a caption: site k // 3, in the order of `SITES`, and severity k % 3."""
     return SITE_INDEX[site] * len(Severity) + int(severity)
 
 
 def evidence_of(pairs: Iterable[Pair]) -> dict[tuple[int, Site], Pair]:
-    """The pair that speaks for each site of each study: of its views, the one that readers mark it in."""
+    """Return one pair per study and site as its evidence: the pair in the view that readers mark the site in."""
     best: dict[tuple[int, Site], Pair] = {}
     for pair in pairs:
         known = best.setdefault((pair.study_id, pair.site), pair)
@@ -43,9 +43,9 @@ def evidence_of(pairs: Iterable[Pair]) -> dict[tuple[int, Site], Pair]:
 
 
 def group_sites(pairs: Iterable[Pair]) -> tuple[SiteRow, ...]:
-    """One row for each (study, site) of the pairs: by study id, then in the order of `SITES`.
+    """Return one row per study and site of the pairs, by study id, then in the order of `SITES`.
 
-    A row's tiles come in the order of `site.views`: the view that the site is marked in first.
+    A row's tiles are in the order of `site.views`, which starts with the view that the site is marked in.
     """
     groups: dict[tuple[int, Site], list[Pair]] = defaultdict(list)
     for pair in pairs:

@@ -1,7 +1,7 @@
-"""What the loss wants of each image: its site, which is certain, and a distribution over that site's severities.
+"""Targets of the loss: for each image its site, and a distribution over that site's severities.
 
-A grade is one severity, until tiles of two grades are mixed (`vl_model.data.mixing`) or grades are smoothed. Both keep
-an image at its own site, so three numbers an image say everything, in every term of the loss.
+The distribution is one severity alone, unless tiles of two grades are mixed (`vl_model.data.mixing`) or grades are
+smoothed. Both leave an image's site as it is, so three numbers per image suffice for every term of the loss.
 
 Dimensions: B images of this process, N of all, K = 75 captions (that of site s and severity c is 3 s + c).
 """
@@ -22,7 +22,7 @@ CAPTIONS = len(SITES) * SEVERITIES
 
 @dataclass(frozen=True)
 class Targets:
-    """caption_B: the caption that each image was drawn with; grade_B3: its severities' shares, which sum to one."""
+    """Targets of a batch: each image's own caption, and its distribution over severities, `grade_B3`."""
 
     caption_B: Tensor
     grade_B3: Tensor
@@ -33,34 +33,35 @@ class Targets:
 
     @property
     def target_BK(self) -> Tensor:
-        """The shares as a distribution over all captions, zero at other sites'."""
+        """Distribution over all captions, zero at the captions of other sites."""
         own_B3 = self.site_B[:, None] * SEVERITIES + torch.arange(SEVERITIES, device=self.caption_B.device)
         return self.grade_B3.new_zeros(len(own_B3), CAPTIONS).scatter(1, own_B3, self.grade_B3)
 
     def gathered(self, counts: Sequence[int] | None = None) -> "Targets":
-        """Those of all processes, in rank order (`runs.collectives.gather`)."""
+        """Return the targets of all processes, in rank order (`runs.collectives.gather`)."""
         return Targets(gather(self.caption_B, counts), gather(self.grade_B3, counts))
 
     def smoothed(self, smoothing: float) -> "Targets":
-        """With the share `smoothing` of each grade moved to its neighbours, half to each side of Moderate.
+        """Return targets with the share `smoothing` of each grade moved to its neighbours, from Moderate half to each.
 
-        Readers differ by one grade, hardly ever by two: so severe loses nothing to normal, as uniform label smoothing
-        (Szegedy et al. 2016, arXiv:1512.00567) would have it. Soft labels along an order: Diaz and Marathe, CVPR 2019.
+        Readers often differ by one grade, hardly ever by two. So nothing moves between severe and normal, as it would
+        by uniform label smoothing (Szegedy et al. 2016, arXiv:1512.00567). Soft labels for ordered classes: Diaz and
+        Marathe, CVPR 2019.
         """
         if not smoothing:
             return self
-        stays = 1 - smoothing
+        kept = 1 - smoothing
         neighbours_33 = self.grade_B3.new_tensor(
-            [[stays, smoothing, 0.0], [smoothing / 2, stays, smoothing / 2], [0.0, smoothing, stays]]
+            [[kept, smoothing, 0.0], [smoothing / 2, kept, smoothing / 2], [0.0, smoothing, kept]]
         )
         return Targets(self.caption_B, self.grade_B3 @ neighbours_33)
 
 
-def sure_targets(caption_B: Tensor, dtype: torch.dtype = torch.float32) -> Targets:
-    """Each image is its caption's grade, and no other."""
+def one_hot_targets(caption_B: Tensor, dtype: torch.dtype = torch.float32) -> Targets:
+    """Return targets whose distribution is the severity of each image's own caption alone."""
     return Targets(caption_B, F.one_hot(caption_B % SEVERITIES, SEVERITIES).to(dtype))
 
 
 def joined(parts: Sequence[Targets]) -> Targets:
-    """Those of several batches, in order."""
+    """Return the targets of several batches as one, in order."""
     return Targets(torch.cat([part.caption_B for part in parts]), torch.cat([part.grade_B3 for part in parts]))

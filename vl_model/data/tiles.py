@@ -1,9 +1,9 @@
-"""Stored crops -> the model's tiles: one resampling that cuts, shifts, turns, scales and resizes at once.
+"""The model's tiles from stored crops, by one resampling that cuts, shifts, rotates, scales and resizes.
 
-A crop is 64 mm wide (`data_prep.conversion.crops.FIELD_MM`) with the site at its centre; the model sees the middle 48
-mm. The margin is what training's shifts and turns draw from.
+A crop is 64 mm wide (`data_prep.conversion.crops.FIELD_MM`) with the site at its centre. The model's tile is the middle
+48 mm; the margin provides the pixels that shifts and rotations move into the tile.
 
-Dimensions: B sites, T tiles a site, 3 slices, H and W pixels of the crop, h and w of the model.
+Dimensions: B sites, T tiles per site, 3 slices, H and W pixels of the crop, h and w pixels of the model's tile.
 """
 
 import math
@@ -20,7 +20,7 @@ from vl_model.data.augmentation import Augmentation
 
 @dataclass(frozen=True)
 class TileChanges:
-    """What is done to each tile: float32 of shape (B, T), `shift_mm` (B, T, 2) as (column, row)."""
+    """The changes of each tile: float32 of shape (B, T); `shift_mm` (B, T, 2) as (column, row)."""
 
     shift_mm: Tensor
     angle: Tensor  # radians
@@ -34,7 +34,7 @@ class TileChanges:
 
 
 def draw_changes(augmentation: Augmentation, generators: list[np.random.Generator], tiles: int) -> TileChanges:
-    """Changes for `tiles` tiles of each site, from that site's own generator."""
+    """Draw the changes of `tiles` tiles of each site, from one generator per site."""
     normal_BT7 = torch.from_numpy(np.stack([generator.standard_normal((tiles, 7)) for generator in generators])).float()
     return TileChanges(
         shift_mm=normal_BT7[..., 0:2] * augmentation.jitter_mm,
@@ -54,9 +54,17 @@ def tiles_for_model(
     view_mm: float = VIEW_MM,
     changes: TileChanges | None = None,
 ) -> Tensor:
-    """uint8 crops -> float32 tiles_BT3hw of the middle `view_mm`, `image_size` pixels wide, normalised.
+    """Resample uint8 crops to normalised float32 tiles_BT3hw.
 
-    Without `changes` and at the crop's own resolution this is the exact middle of the crop.
+    Without `changes`, and at the crop's own resolution, a tile is exactly the middle of its crop.
+
+    Args:
+        crops_BT3HW: stored crops, uint8.
+        image_size: width and height of a tile in pixels.
+        mean: of the three channels, subtracted.
+        std: of the three channels, divided by.
+        view_mm: width of the part of the crop that a tile shows.
+        changes: augmentation of each tile; None: none.
     """
     batch_shape = crops_BT3HW.shape[:2]
     crops_N3HW = crops_BT3HW.flatten(0, 1).float() / 255
@@ -72,7 +80,7 @@ def tiles_for_model(
 
 
 def _affine(changes: TileChanges | None, batch_shape: torch.Size, view_mm: float) -> Tensor:
-    """The model's coordinates, -1..1 across the view, -> the crop's, -1..1 across its field: (N, 2, 3)."""
+    """Return the affine maps (N, 2, 3) from tile coordinates to crop coordinates, both from -1 to 1."""
     view = view_mm / FIELD_MM
     if changes is None:
         identity_23 = torch.tensor([[view, 0.0, 0.0], [0.0, view, 0.0]])

@@ -1,4 +1,4 @@
-"""What a training is made on: labelled sites, parted by fold, and their crops."""
+"""The data of a training run: labelled sites, divided by fold, and their crops."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from workspace.setting_error import SettingError
 
 
 @dataclass(frozen=True)
-class Material:
-    """What is trained on and evaluated, checked; `crops_R3HW` is memory-mapped."""
+class TrainingSet:
+    """The labelled sites that a run trains on, those that are held out, and their crops (memory-mapped)."""
 
     dataset: Dataset
     crops_R3HW: np.ndarray
@@ -23,22 +23,27 @@ class Material:
     held_out: tuple[SiteRow, ...]
 
 
-def read_material(processed: Path, held_out_folds: Collection[int], held_out_sites: int, seed: int) -> Material:
-    """Labelled sites, parted by fold; at most `held_out_sites` of those held out, drawn by `seed`.
+def read_training_set(processed: Path, held_out_folds: Collection[int], held_out_sites: int, seed: int) -> TrainingSet:
+    """Read the labelled sites of `processed_data`, divided by fold.
 
-    Raises ValueError where there is nothing to train on.
+    At most `held_out_sites` of the held-out sites are kept, drawn by `seed`. Raises ValueError for unknown folds, and
+    if no site to train on is left.
     """
     dataset = read_dataset(processed)
     crops_R3HW = open_crops(processed)
     labelled = [row for row in group_sites(dataset.pairs) if row.severity is not None]
     folds = {row.fold for row in labelled}
-    if strange := set(held_out_folds) - folds:
-        raise SettingError("held_out_folds", f"{sorted(strange)}: this data set's folds are {sorted(map(str, folds))}")
+    if unknown := set(held_out_folds) - folds:
+        raise SettingError(
+            "held_out_folds", f"{sorted(unknown)}: the data set has no such folds; it has {sorted(map(str, folds))}"
+        )
     training = [row for row in labelled if row.fold not in held_out_folds]
     held_out = [row for row in labelled if row.fold in held_out_folds]
     if not training:
-        raise ValueError(f"{processed}: no labelled site outside held_out_folds {list(held_out_folds)}")
+        raise SettingError(
+            "held_out_folds", f"{list(held_out_folds)}: {processed} has no labelled site outside them; hold out fewer"
+        )
     if len(held_out) > held_out_sites:
         chosen = random_stream(seed, Stream.HELD_OUT).choice(len(held_out), held_out_sites, replace=False)
-        held_out = [held_out[place] for place in sorted(chosen)]
-    return Material(dataset, crops_R3HW, tuple(training), tuple(held_out))
+        held_out = [held_out[index] for index in sorted(chosen)]
+    return TrainingSet(dataset, crops_R3HW, tuple(training), tuple(held_out))

@@ -1,4 +1,4 @@
-"""A finished model to the Hugging Face hub, where its owner wants it there; where its base lies stays here."""
+"""Upload of a finished model to the Hugging Face hub, on request, without the paths of this machine."""
 
 import json
 from collections.abc import Mapping
@@ -12,23 +12,25 @@ from huggingface_hub.utils import validate_repo_id
 from vl_model.model.model_card import CARD, FOLDERS
 from workspace.json_files import read_object
 
-#: What goes wrong on the way: HfHubHTTPError's base is the error of the hub's HTTP client, which differs by version.
+#: Errors of the connection to the hub. HfHubHTTPError's base is the error of the HTTP client, which differs by version.
 UNREACHABLE: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, LocalTokenNotFoundError, OSError, ValueError)
 
 
 def check_repository(name: str) -> None:
-    """Raises ValueError for what is no repository's name; before a training, not after it."""
+    """Check a repository's name, so that a wrong one is reported before the training; raises ValueError."""
     try:
         validate_repo_id(name)
     except HFValidationError:
-        name_is = "ORGANISATION/NAME, of letters, digits, '-', '_' and '.'"
-        raise ValueError(f"--push_to_hub {name!r}: a repository's name is {name_is}") from None
+        raise ValueError(
+            f"push_to_hub {name!r}: is not a repository's name; give ORGANISATION/NAME, of letters, digits, '-', '_' "
+            "and '.'"
+        ) from None
 
 
 def push(final: Path, repository: str) -> str:
-    """Upload the folder to a repository, made private where there is none; a line that says what became of it.
+    """Upload the folder to a repository, which is created as a private one if it does not exist.
 
-    A hub that cannot be reached costs nothing but the upload.
+    Returns a line that reports success or failure: an unreachable hub is no error, since the run itself is complete.
     """
     try:
         api = HfApi()
@@ -42,9 +44,9 @@ def push(final: Path, repository: str) -> str:
 
 
 def uploads(final: Path) -> list[CommitOperationAdd]:
-    """The folder's files; in ``site_model.json`` a base that lies on this machine is named without its path.
+    """Return the folder's files for upload, with ``site_model.json`` freed of paths to a base on this machine.
 
-    ``base_sha256`` says which weights are meant. The file on the disk keeps the path, by which the base is found.
+    ``base_sha256`` still identifies the base. The file on the disk keeps the path, from which the base is loaded.
     """
     contents: dict[Path, Path | bytes] = {path: path for path in sorted(final.rglob("*")) if path.is_file()}
     card = read_object(final / CARD, "train_vl.py")
@@ -53,7 +55,7 @@ def uploads(final: Path) -> list[CommitOperationAdd]:
 
 
 def without_paths(card: Mapping[str, Any]) -> dict[str, Any]:
-    """``local-dir:/home/me/base`` -> ``local-dir:base``; a weights file's name alone. Tags have no slash to lose."""
+    """Return the card's `model` and `pretrained` without folders: ``local-dir:/a/base`` becomes ``local-dir:base``."""
     kind, _, path = card["model"].partition(":")
     return {
         "model": f"{kind}:{Path(path).name}" if card["model"].startswith(FOLDERS) else card["model"],

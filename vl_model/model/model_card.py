@@ -1,20 +1,20 @@
-"""``README.md`` of a run's ``final/``: what the model is, in words, for a person or a hub to read.
+"""``README.md`` of a run's ``final/``: the model card, for people and for the hub.
 
-It says what is known when training ends, and no more: how good the model is, `eval_vl.py` says.
+It contains only what is known when training ends. How good the model is, is in the report of `eval_vl.py`.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-#: In the same folder, the same for programs.
+#: The same content for programs, in the same folder.
 CARD = "site_model.json"
 
-#: What names a base that lies in a folder; of transformers' models, whose names a slash may begin only there.
+#: How the name of a base in a local folder begins. With ``hf:``, only a path can begin with a slash.
 FOLDERS = ("local-dir:", "hf:/")
 
 
 def model_card(card: Mapping[str, Any]) -> str:
-    """Markdown from the content of ``site_model.json``."""
+    """Return the model card in Markdown, from the content of ``site_model.json``."""
     size = card["preprocessing"]["image_size"]
     width, height = (size, size) if isinstance(size, int) else (size[-1], size[0])
     lines = [
@@ -25,8 +25,8 @@ def model_card(card: Mapping[str, Any]) -> str:
         "",
         "# A lumbar-spine vision-language model",
         "",
-        f"{_what(card)}, for grading the 25 sites of the RSNA 2024 Lumbar Spine Degenerative Classification set by "
-        "comparing images of a site with sentences about it.",
+        f"{_description(card)}, for grading the 25 sites of the RSNA 2024 Lumbar Spine Degenerative Classification set "
+        "by comparing images of a site with sentences about it.",
         "",
         "**For research. Not a medical device:** no output may guide the care of a patient.",
         "",
@@ -36,26 +36,29 @@ def model_card(card: Mapping[str, Any]) -> str:
         "",
         "## How to use it",
         "",
-        "This folder is the `final/` of a run of Lumbar VL: under `<root>/train/checkpoints/<run>/`, with that run's "
-        "`run.json` beside it, `eval_vl.py`, `predict_vl.py` and `query_vl.py` take it by `--run <run>`.",
+        "This folder is the `final/` of a run of Lumbar VL. Put it into `<root>/train/checkpoints/<run>/`, with the "
+        "`run.json` of that run beside it; then `eval_vl.py`, `predict_vl.py` and `query_vl.py` use it with "
+        "`--run <run>`.",
         _stock_use(card),
         "",
         "## Limits",
         "",
-        "- Its probabilities mean something only after `eval_vl.py` has calibrated them on studies that it never saw.",
-        "- It sees regions, not whole studies: where a site was placed wrongly, it grades the wrong place.",
-        "- How good it is, and by which measure, is not said here: `report.html` of `eval_vl.py` says it.",
+        "- Its probabilities are meaningful only after `eval_vl.py` has calibrated them on studies that it was not "
+        "trained on.",
+        "- Its input is regions, not complete studies: if the position of a site is wrong, so is the region that it "
+        "grades.",
+        "- This card does not contain its accuracy: see `report.html`, which `eval_vl.py` writes.",
         "",
     ]
     return "\n".join(lines)
 
 
-def _what(card: Mapping[str, Any]) -> str:
+def _description(card: Mapping[str, Any]) -> str:
     if card["tune"] == "lora":
         return f"Low-rank adapters (rank {card['lora']['rank']}, {_towers(card)}) on {_base(card)}"
     if card["tune"] == "head":
-        return f"A linear map behind the frozen towers of {_base(card)}"
-    return f"A whole CLIP model, trained from {_base(card)}"
+        return f"A residual linear layer on the frozen towers of {_base(card)}"
+    return f"A complete CLIP model, trained from {_base(card)}"
 
 
 def _base(card: Mapping[str, Any]) -> str:
@@ -70,11 +73,11 @@ def _towers(card: Mapping[str, Any]) -> str:
 
 
 def _facts(card: Mapping[str, Any]) -> list[str]:
-    """What is known; a model that was saved outside a run knows less."""
+    """Return the known facts as a list in Markdown; a model that was saved outside a run has fewer."""
     facts = {
-        "base, sha256 of its weights": card.get("base_sha256"),
-        "training data, fingerprint": card.get("dataset_fingerprint"),
-        "folds it never saw": ", ".join(map(str, card["held_out_folds"])) if card.get("held_out_folds") else None,
+        "SHA-256 of the base's weights": card.get("base_sha256"),
+        "fingerprint of the training data": card.get("dataset_fingerprint"),
+        "held-out folds": ", ".join(map(str, card["held_out_folds"])) if card.get("held_out_folds") else None,
         "steps": card.get("steps"),
     }
     return [f"- {name}: {value}" for name, value in facts.items() if value is not None]
@@ -87,11 +90,11 @@ def _library(card: Mapping[str, Any]) -> str:
 def _stock_use(card: Mapping[str, Any]) -> str:
     if card["tune"] == "lora":
         return (
-            "`adapter_model.safetensors` is in peft's format, for towers whose attention is un-fused; "
+            "`adapter_model.safetensors` is in peft's format, for towers with un-fused attention; "
             f"`train_vl.py --run <run> --export FOLDER` merges it into the base for stock {_library(card)}."
         )
     if card["tune"] == "head":
-        return "The towers are the base's own, as stock libraries load them; the map is in `site_model.safetensors`."
+        return "The towers are those of the base, unchanged; the linear layer is in `site_model.safetensors`."
     if _library(card) == "transformers":
         return 'Stock transformers loads it as `AutoModel.from_pretrained("FOLDER")`.'
     return 'Stock open_clip loads it as `open_clip.create_model_and_transforms("local-dir:FOLDER")`.'

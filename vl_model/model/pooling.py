@@ -1,6 +1,6 @@
-"""Several tiles of one site -> one embedding.
+"""Pooling of the embeddings of a site's tiles into one embedding.
 
-Dimensions: B sites, T tiles a site, D embedding.
+Dimensions: B sites, T tiles per site, D embedding.
 """
 
 import torch
@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 
 class TilePooling(nn.Module):
-    """Attention over a site's tiles with one learned query, which starts at zero: the plain mean.
+    """Attention over a site's tiles with one learned query.
 
-    So a pretrained model's zero-shot works before the first step. The weight of tile t is
-    softmax_t(sqrt(D) query . tile_t); tiles have length one, sqrt(D) gives their entries unit size. Sums of products
-    rather than matrix products: autocast would compute those in half precision, and round every embedding.
+    The query starts at zero, which makes the pooling a plain mean, so that a pretrained model's zero-shot grading works
+    before the first step. The weight of tile t is softmax_t(sqrt(D) query . tile_t); tiles are L2-normalised, and the
+    factor sqrt(D) makes their entries about 1. The sums are not written as matrix products, because autocast would
+    compute those in half precision and so round every embedding.
     """
 
     def __init__(self, embed_dim: int) -> None:
@@ -21,7 +22,7 @@ class TilePooling(nn.Module):
         self.query_D = nn.Parameter(torch.zeros(embed_dim))
 
     def forward(self, tile_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        """tile_BTD of length one, mask_BT true where a tile is (at least one a site) -> image_BD of length one."""
+        """Pool L2-normalised tile_BTD into L2-normalised image_BD; `mask_BT` is true for at least one tile per site."""
         scores_BT = (tile_BTD * self.query_D).sum(dim=-1) * tile_BTD.shape[-1] ** 0.5
         weights_BT = scores_BT.masked_fill(~mask_BT, float("-inf")).softmax(dim=-1)
         return F.normalize((weights_BT.unsqueeze(-1) * tile_BTD).sum(dim=1), dim=-1)  # BTD -> BD

@@ -1,17 +1,18 @@
-"""A linear map behind a frozen image tower. Dimensions: B sites, D embedding."""
+"""A residual linear layer on a frozen image tower. Dimensions: B sites, D embedding."""
 
 import torch
 from torch import Tensor, nn
 
-from vl_model.towers.l2_normalize import unit_length
+from vl_model.towers.l2_normalize import l2_normalize
 
 
-class ImageMap(nn.Module):
-    """image_BD -> (image + W image) / |image + W image|, with W = 0 at the start.
+class ResidualHead(nn.Module):
+    """Residual linear layer: image_BD -> (image + W image) / |image + W image|, with W = 0 at the start.
 
-    What ``--tune head`` learns besides pooling and logit scale: a linear probe that stays in the space of the texts,
-    and begins as the pretrained model (a residual adapter as in Gao et al. 2021, arXiv:2110.04544, without its
-    bottleneck). Sums in float32 also under autocast, which would round every embedding.
+    With tune "head" it is trained together with pooling and logit scale, and nothing else. It is a linear probe whose
+    output stays in the space of the text embeddings, and which starts as the pretrained model: a residual adapter as in
+    Gao et al. 2021, arXiv:2110.04544, without its bottleneck. It computes in float32 even under autocast, which would
+    round every embedding.
     """
 
     def __init__(self, embed_dim: int) -> None:
@@ -20,4 +21,4 @@ class ImageMap(nn.Module):
 
     def forward(self, image_BD: Tensor) -> Tensor:
         with torch.autocast(image_BD.device.type, enabled=False):
-            return unit_length(image_BD + image_BD @ self.weight_DD.T)
+            return l2_normalize(image_BD + image_BD @ self.weight_DD.T)

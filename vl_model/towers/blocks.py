@@ -1,11 +1,14 @@
-"""The blocks that towers are built of, and their compilation."""
+"""The repeated blocks of a tower, and their compilation."""
 
 from torch import nn
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """One of several modules of one class in a row, which is how all families of towers are built: the innermost rows
-    whose members have parts of their own."""
+    """Return the blocks of `module`: the members of its innermost rows of equal, composite modules.
+
+    All families of towers are built of such rows: an `nn.ModuleList` or `nn.Sequential` whose members are of one class
+    and have submodules of their own.
+    """
     children = list(module.children())
     found = [block for child in children for block in blocks_of(child)]
     is_row = isinstance(module, nn.ModuleList | nn.Sequential) and len({type(child) for child in children}) == 1
@@ -15,9 +18,9 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
 
 
 def compile_blocks(module: nn.Module, backend: str = "inductor") -> int:
-    """Have torch.compile make one kernel sequence for the blocks of a kind, at their first call; how many blocks.
+    """Compile each block inside `module` with torch.compile, at its first call; return the number of blocks.
 
-    What is between the blocks stays as it is. Names and files do not change.
+    Everything between the blocks stays uncompiled. The names of parameters, and so the files, do not change.
     """
     blocks = blocks_of(module)
     for block in blocks:

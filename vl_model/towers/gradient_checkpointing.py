@@ -1,7 +1,7 @@
-"""Less memory for more time: the blocks of the towers are computed again on the way back.
+"""Less memory for more time: the backward pass computes the towers' blocks a second time.
 
-Chen et al. 2016, arXiv:1604.06174, by `torch.utils.checkpoint`. Gradients are the same to the bit: dropout draws again
-what it drew.
+Chen et al. 2016, arXiv:1604.06174, by `torch.utils.checkpoint`. Gradients are identical to the bit, since the second
+computation draws the same dropout masks.
 """
 
 from functools import partial
@@ -14,9 +14,10 @@ from vl_model.towers.blocks import blocks_of
 
 
 def checkpoint_blocks(module: nn.Module) -> int:
-    """Have every block inside `module` keep its input alone; how many there are.
+    """Make every block inside `module` keep only its input for the backward pass; return the number of such blocks.
 
-    Blocks with batch statistics are left as they are: computed twice, they would move twice.
+    Blocks with batch normalisation are left as they are: a second computation would update their running statistics
+    twice.
     """
     blocks = [block for block in blocks_of(module) if not any(isinstance(part, _BatchNorm) for part in block.modules())]
     for block in blocks:
@@ -24,5 +25,6 @@ def checkpoint_blocks(module: nn.Module) -> int:
     return len(blocks)
 
 
-def keeps_its_input_alone(module: nn.Module) -> bool:
+def is_checkpointed(module: nn.Module) -> bool:
+    """Whether `checkpoint_blocks` has made this block keep only its input."""
     return isinstance(vars(module).get("forward"), partial)

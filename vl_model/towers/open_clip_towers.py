@@ -1,7 +1,7 @@
 """Towers of open_clip: its own transformers, image towers of timm, text towers of transformers (BiomedCLIP).
 
-A text tower of transformers is more than open_clip's two files: its configuration, which open_clip asks of the hub
-each time, and its tokenizer. Both are read from the model's folder where they lie there, and are written into it.
+A text tower of transformers needs more than open_clip's two files: its configuration, which open_clip requests from the
+hub each time, and its tokenizer. Both are read from the model's folder if it holds them, and are saved into it.
 
 Dimensions: N images or texts, L tokens, D embedding, H and W pixels.
 """
@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vl_model.towers.l2_normalize import unit_length
+from vl_model.towers.l2_normalize import l2_normalize
 from vl_model.towers.model_names import OPEN_CLIP_CONFIG
 from vl_model.towers.separate_attention import fused_state_dict, unfuse_attention
 from vl_model.towers.unreadable_weights import why_unreadable
@@ -38,17 +38,17 @@ WEIGHTS_FILES = (WEIGHTS_FILE, "open_clip_pytorch_model.safetensors", "open_clip
 TEXT_CONFIG_FILE = "config.json"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 
-#: What weights files raise that are none.
+#: What the libraries raise for files that are no weights.
 _UNREADABLE = (SafetensorError, UnpicklingError, EOFError, BadZipFile)
 
 open_clip.add_model_config(CONFIGS)
 
 
 class OpenClipTowers(nn.Module):
-    """The two towers of an open_clip model, its attention un-fused (`vl_model.towers.separate_attention`).
+    """The two towers of an open_clip model, with un-fused attention (`vl_model.towers.separate_attention`).
 
-    `image_size` pixels (square), `mean` and `std` of the three channels, `embed_dim` and `context_length` are the
-    model's own.
+    `image_size` (pixels, square), `mean` and `std` of the three channels, `embed_dim` and `context_length` come from
+    the model's configuration.
     """
 
     clip: Any  # open_clip's CLIP or CustomTextCLIP
@@ -68,11 +68,12 @@ class OpenClipTowers(nn.Module):
         self.mean = tuple(float(value) for value in visual.image_mean)
         self.std = tuple(float(value) for value in visual.image_std)
         self.embed_dim = int(config["embed_dim"])
-        # A text tower of transformers says how far its positions reach, which is not how it was trained.
+        # The configuration of a text tower of transformers holds the number of its positions, which may be larger than
+        # the length of the texts that it was trained on.
         trained: Any = tokenizer if isinstance(self._text, HFTextEncoder) else clip
         self.context_length = int(trained.context_length)
         self._pad_id = _pad_id(self._text)
-        self._cuts_texts = _is_indifferent_to_padding(self._text)
+        self._cuts_texts = _ignores_padding(self._text)
 
     @property
     def device(self) -> torch.device:
@@ -84,20 +85,20 @@ class OpenClipTowers(nn.Module):
         return getattr(self.clip, "text", self.clip)
 
     def encode_images(self, image_N3HW: Tensor) -> Tensor:
-        """Normalised images -> image_ND, of length one, float32."""
-        return unit_length(self.clip.encode_image(image_N3HW))
+        """Embed normalised images: image_ND, L2-normalised, float32."""
+        return l2_normalize(self.clip.encode_image(image_N3HW))
 
     def encode_texts(self, token_NL: Tensor) -> Tensor:
-        """Tokens (as `tokenize` gives them, on any device) -> text_ND, of length one, float32."""
+        """Embed tokens from `tokenize`, on any device: text_ND, L2-normalised, float32."""
         token_NL = token_NL.to(self.device)
         if token_NL.shape[1] < self.context_length and not isinstance(self._text, HFTextEncoder):
             text_ND = self._encode_cut(token_NL)
         else:
             text_ND = self.clip.encode_text(token_NL)
-        return unit_length(text_ND)
+        return l2_normalize(text_ND)
 
     def tokenize(self, texts: list[str]) -> Tensor:
-        """Texts -> token_NL, cut to the longest text where the padding behind it cannot matter."""
+        """Tokenize texts: token_NL, cut to the longest text if padding has no influence on the embeddings."""
         token_NL: Tensor = self.tokenizer(texts)
         if not self._cuts_texts:
             return token_NL
@@ -105,7 +106,7 @@ class OpenClipTowers(nn.Module):
         return token_NL[:, : int(used_L.max()) + 1]
 
     def save(self, folder: Path) -> None:
-        """Write configuration and weights, and what a text tower of transformers needs besides."""
+        """Write configuration, weights and, for a text tower of transformers, its configuration and tokenizer."""
         state = fused_state_dict(self.clip)
         config = {"model_cfg": self.config, "preprocess_cfg": {"mean": self.mean, "std": self.std}}
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
@@ -113,15 +114,15 @@ class OpenClipTowers(nn.Module):
         (folder / OPEN_CLIP_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if isinstance(self._text, HFTextEncoder):
             text_config = deepcopy(self._text.config)
-            text_config.name_or_path = ""  # where it was read from, which is nobody else's business
+            text_config.name_or_path = ""  # a path of this machine, which must not be published
             (folder / TEXT_CONFIG_FILE).write_text(text_config.to_json_string(use_diff=False), encoding="utf-8")
         if isinstance(self.tokenizer, open_clip.tokenizer.HFTokenizer):
             self.tokenizer.tokenizer.save_pretrained(folder)
 
     def _encode_cut(self, token_NL: Tensor) -> Tensor:
-        """open_clip's `encode_text` for fewer tokens than its context: the positions and the mask are cut with them.
+        """Run open_clip's `encode_text` on fewer tokens than its context, with positions and mask cut to their number.
 
-        Exact for a causal tower that pools at the end-of-text token: nothing before that token sees what follows it.
+        This is exact for a causal tower that pools at the end-of-text token: that token does not attend to later ones.
         """
         text, length = self._text, token_NL.shape[1]
         dtype = text.transformer.get_cast_dtype()
@@ -138,64 +139,75 @@ class OpenClipTowers(nn.Module):
 
 
 def load_folder(folder: Path) -> OpenClipTowers:
-    """The towers of an open_clip folder; the model that ``local-dir:folder`` names."""
-    named = f"--model local-dir:{folder}"
+    """Load the towers of an open_clip folder, whose model name is ``local-dir:folder``.
+
+    Raises ValueError if a file is missing or unreadable.
+    """
+    named = f"model 'local-dir:{folder}'"
     if not (folder / OPEN_CLIP_CONFIG).is_file():
         hint = f"an open_clip folder has {OPEN_CLIP_CONFIG} and {WEIGHTS_FILE}"
         if (folder / TEXT_CONFIG_FILE).is_file():
-            hint += f"; is it a model of transformers? Then --model hf:{folder}"
-        raise ValueError(f"{named}: no file {OPEN_CLIP_CONFIG} there; {hint}")
+            hint += f"; if it is a model of transformers, its name is hf:{folder}"
+        raise ValueError(f"{named}: the file {OPEN_CLIP_CONFIG} is missing; {hint}")
     if not any((folder / name).is_file() for name in WEIGHTS_FILES):
         raise ValueError(
-            f"{named}: no file {WEIGHTS_FILE} there; an open_clip folder has {OPEN_CLIP_CONFIG} and {WEIGHTS_FILE}"
+            f"{named}: the file {WEIGHTS_FILE} is missing; an open_clip folder has {OPEN_CLIP_CONFIG} and "
+            f"{WEIGHTS_FILE}"
         )
     overrides = _text_overrides(folder, named)
-    return _create(f"local-dir:{folder}", None, f"{OPEN_CLIP_CONFIG} and its weights must belong together", overrides)
+    remedy = f"{OPEN_CLIP_CONFIG} and the weights must be of the same model"
+    return _create(f"local-dir:{folder}", None, remedy, overrides)
 
 
 def load_hub(model: str) -> OpenClipTowers:
-    """The towers of ``hf-hub:ORGANISATION/NAME``, from the local cache or the hub."""
+    """Load the towers of ``hf-hub:ORGANISATION/NAME``, from the local cache or the hub.
+
+    Raises ValueError if neither has them.
+    """
     repository = model.partition(":")[2]
     return _create(
         model,
         None,
-        f"on a machine with a network: hf download {repository} --local-dir FOLDER, copy FOLDER here and give "
-        "--model local-dir:FOLDER",
+        f"on a machine with a network, run hf download {repository} --local-dir FOLDER, copy FOLDER to this machine "
+        "and set model to local-dir:FOLDER",
     )
 
 
 def load_named(model: str, pretrained: str | None) -> OpenClipTowers:
-    """The towers of an open_clip name, with the weights of a tag or of a file, or random ones."""
+    """Load the towers of an open_clip name, with the weights of a tag or of a file, or with random ones.
+
+    Raises ValueError for an unknown name or tag, and if the weights cannot be loaded.
+    """
     names = open_clip.list_models()
     if model not in names:
         near = difflib.get_close_matches(model, names, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see open_clip.list_models()"
         raise ValueError(
-            f"--model {model!r}: not an open_clip name, nor local-dir:PATH, hf-hub:NAME, hf:PATH or hf:NAME; {hint}"
+            f"model {model!r}: is neither an open_clip name nor local-dir:PATH, hf-hub:NAME, hf:PATH or hf:NAME; {hint}"
         )
     if pretrained and Path(pretrained).is_file():
-        return _create(model, pretrained, "the file must hold this model's weights")
+        return _create(model, pretrained, "the file must hold the weights of this model")
     if pretrained and not get_pretrained_cfg(model, pretrained):
         tags = list_pretrained_tags_by_model(model)
         known = f"its tags are {', '.join(tags)}" if tags else "it has no tags"
-        raise ValueError(f"--pretrained {pretrained!r}: neither a file nor a tag of {model}; {known}")
+        raise ValueError(f"pretrained {pretrained!r}: is neither a file nor a tag of {model}; {known}")
     return _create(model, pretrained, _where_to_get(model, pretrained))
 
 
 def _text_overrides(folder: Path, named: str) -> dict[str, Any]:
-    """What open_clip is to take instead of the hub's copy of a text tower's configuration: the folder's own.
+    """Return overrides that make open_clip read the text tower's configuration from the folder, not from the hub.
 
-    Raises ValueError where the folder lacks the tokenizer, or the configuration is neither there nor in the cache.
+    Raises ValueError if the folder lacks the tokenizer, or if neither the folder nor the cache has the configuration.
     """
     try:
         text = open_clip.get_model_config(f"local-dir:{folder}")["text_cfg"]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{folder / OPEN_CLIP_CONFIG}: not a model's configuration ({error!r})") from None
+        raise ValueError(f"{folder / OPEN_CLIP_CONFIG}: is not a model's configuration ({error!r})") from None
     tokenizer, source = text.get("hf_tokenizer_name"), text.get("hf_model_name")
     if tokenizer and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ValueError(
-            f"{named}: no tokenizer there; on a machine with a network: hf download {tokenizer} tokenizer.json "
-            "tokenizer_config.json vocab.txt --local-dir FOLDER, and copy the files into the folder"
+            f"{named}: the tokenizer is missing; on a machine with a network, run hf download {tokenizer} "
+            "tokenizer.json tokenizer_config.json vocab.txt --local-dir FOLDER, and copy the files into the folder"
         )
     if not source or Path(source).is_dir():
         return {}
@@ -203,8 +215,9 @@ def _text_overrides(folder: Path, named: str) -> dict[str, Any]:
         return {"text_cfg": text | {"hf_model_name": str(folder), "hf_model_pretrained": False}}
     if not _is_cached(source, TEXT_CONFIG_FILE):
         raise ValueError(
-            f"{named}: no file {TEXT_CONFIG_FILE} there, which describes the text tower; on a machine with a network: "
-            f"hf download {source} {TEXT_CONFIG_FILE} --local-dir FOLDER, and copy the file into the folder"
+            f"{named}: the file {TEXT_CONFIG_FILE}, which describes the text tower, is missing; on a machine with a "
+            f"network, run hf download {source} {TEXT_CONFIG_FILE} --local-dir FOLDER, and copy the file into the "
+            "folder"
         )
     return {}
 
@@ -216,22 +229,23 @@ def _is_cached(repository: str, name: str) -> bool:
 
 
 def _where_to_get(model: str, pretrained: str | None) -> str:
+    """Return the instruction for fetching the weights of a tag on another machine."""
     source = get_pretrained_cfg(model, pretrained) if pretrained else {}
-    twin = f"{model}-quickgelu"  # a file does not say that its weights were trained with QuickGELU
-    name = f"--model {twin} " if source.get("quick_gelu") and twin in open_clip.list_models() else ""
+    twin = f"{model}-quickgelu"  # a weights file does not record that it was trained with QuickGELU
+    name = f"model to {twin} and " if source.get("quick_gelu") and twin in open_clip.list_models() else ""
     if repository := source.get("hf_hub", "").strip("/"):
         return (
-            f"on a machine with a network: hf download {repository} {WEIGHTS_FILE}, copy the file here and give "
-            f"{name}--pretrained FILE"
+            f"on a machine with a network, run hf download {repository} {WEIGHTS_FILE}, copy the file to this machine "
+            f"and set {name}pretrained to its path"
         )
-    return f"download {source.get('url', 'its weights')}, and give {name}--pretrained FILE"
+    return f"download {source.get('url', 'its weights')}, and set {name}pretrained to the file's path"
 
 
 def _create(model: str, pretrained: str | None, remedy: str, overrides: dict[str, Any] | None = None) -> OpenClipTowers:
-    """Build with open_clip; whatever it raises for files that are absent or wrong becomes one ValueError."""
+    """Build the towers with open_clip; whatever it raises for missing or wrong files becomes one ValueError."""
     tag = get_pretrained_cfg(model, pretrained) if pretrained else {}
-    quick_gelu = bool(tag.get("quick_gelu"))  # weights trained with QuickGELU need it, whatever the name says
-    named = f"--model {model!r}" + (f" --pretrained {pretrained!r}" if pretrained else "")
+    quick_gelu = bool(tag.get("quick_gelu"))  # weights trained with QuickGELU need it, whatever the model's name
+    named = f"model {model!r}" + (f" with pretrained {pretrained!r}" if pretrained else "")
     try:
         with _quiet_logging():
             config = open_clip.get_model_config(model)
@@ -248,8 +262,8 @@ def _pad_id(text: Any) -> int:
     return int(text.config.pad_token_id) if isinstance(text, HFTextEncoder) else int(getattr(text, "pad_id", 0))
 
 
-def _is_indifferent_to_padding(text: Any) -> bool:
-    """Whether tokens after the text leave its embedding unchanged, so that they need not be computed."""
+def _ignores_padding(text: Any) -> bool:
+    """Whether padding leaves a text's embedding unchanged, so that it need not be computed."""
     if isinstance(text, HFTextEncoder):
         return True  # padding is masked
     pool_type = getattr(text, "text_pool_type", getattr(text, "pool_type", ""))
@@ -260,7 +274,7 @@ def _is_indifferent_to_padding(text: Any) -> bool:
 
 @contextmanager
 def _quiet_logging() -> Iterator[None]:
-    """open_clip logs to the root logger what our own messages say better."""
+    """Silence open_clip's messages to the root logger: this module's errors replace them."""
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -3,8 +3,8 @@
 open_clip's transformers, and SigLIP's pooling, use `nn.MultiheadAttention`, which keeps the query, key and value
 weights in one parameter that no adapter can wrap: peft then adapts the output projection alone, without a gradient,
 or adds its update twice. A *frozen* `nn.MultiheadAttention` under bf16 autocast on the CPU is also about six times
-slower than a trainable one. Un-fused, each projection is an `nn.Linear` and neither happens; `fused_state_dict` gives
-the weights back under the library's own names.
+slower than a trainable one. With un-fused attention each projection is an `nn.Linear`, and neither problem occurs;
+`fused_state_dict` returns the weights under the library's own names.
 
 Dimensions: N sequences, L tokens, D width, H heads.
 """
@@ -23,9 +23,9 @@ class SeparateAttention(nn.Module):
 
     def __init__(self, fused: nn.MultiheadAttention) -> None:
         super().__init__()
-        assert fused._qkv_same_embed_dim and fused.batch_first and not fused.dropout, "no tower has such"
+        assert fused._qkv_same_embed_dim and fused.batch_first and not fused.dropout, "no tower has other attention"
         self.heads = fused.num_heads
-        self.uses_kernel = True  # see `vl_model.towers.plain_attention`
+        self.uses_kernel = True  # `vl_model.towers.plain_attention.use_plain_attention` sets it to False
         weights = fused.in_proj_weight.detach().chunk(3)
         biases = (None, None, None) if fused.in_proj_bias is None else fused.in_proj_bias.detach().chunk(3)
         self.q_proj, self.k_proj, self.v_proj = (_linear(w_DD, b_D) for w_DD, b_D in zip(weights, biases, strict=True))
@@ -40,8 +40,11 @@ class SeparateAttention(nn.Module):
         need_weights: bool = False,
         attn_mask: Tensor | None = None,
     ) -> tuple[Tensor, None]:
-        """The call that a tower's blocks make; `attn_mask` is added to the scores: (L, L), or (N * H, L, L)."""
-        assert not need_weights, "attention weights are not kept"
+        """Attend, with the signature of `nn.MultiheadAttention`.
+
+        attn_mask: added to the scores; of shape (L, L) or (N * H, L, L).
+        """
+        assert not need_weights, "attention weights are not returned"
         q_NHLd = self._heads(self.q_proj(query_NLD))
         k_NHLd = self._heads(self.k_proj(key_NLD))
         v_NHLd = self._heads(self.v_proj(value_NLD))
@@ -58,7 +61,7 @@ class SeparateAttention(nn.Module):
 
 
 def unfuse_attention(module: nn.Module, owner: type[nn.Module], name: str) -> int:
-    """Replace, in place, the fused attention `name` of each `owner` inside `module`; how many there were."""
+    """Un-fuse, in place, the attention `name` of each `owner` inside `module`; return how many were replaced."""
     owners = [child for child in module.modules() if isinstance(child, owner)]
     fused = [child for child in owners if isinstance(getattr(child, name), nn.MultiheadAttention)]
     for child in fused:
@@ -67,7 +70,7 @@ def unfuse_attention(module: nn.Module, owner: type[nn.Module], name: str) -> in
 
 
 def fused_state_dict(module: nn.Module) -> dict[str, Tensor]:
-    """The state of `module` as its library names it, un-fused attention fused again."""
+    """Return the state dict of `module` with attention fused again, under the names of the stock library."""
     state = dict(module.state_dict())
     for path, child in module.named_modules():
         if isinstance(child, SeparateAttention):

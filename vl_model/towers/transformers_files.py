@@ -1,6 +1,6 @@
-"""Where the files of a transformers model are: in a folder, in the hub's cache, or on the hub, in this order.
+"""Find the files of a transformers model: in a folder, in the hub's cache, or on the hub, in this order.
 
-An offline machine is a normal machine, and one with a network is not asked for what it holds already.
+The hub is contacted only for files that are not on this machine, so that offline machines work.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationE
 
 from workspace.layout import home_expanded
 
-#: What a model is made of: of each line, one alternative must be there, every file of it.
+#: The files of a model. Each line lists alternatives; all files of one alternative must exist.
 NEEDED: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("config.json",),),
     (
@@ -23,7 +23,7 @@ NEEDED: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("tokenizer.json",), ("spiece.model",), ("tokenizer.model",), ("vocab.json", "merges.txt")),
 )
 
-#: What is copied along with fine-tuned weights: how images and texts become their inputs.
+#: Files that are copied along with fine-tuned weights: they define how images and texts become inputs.
 COMPANIONS = (
     *("preprocessor_config.json", "processor_config.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -35,19 +35,25 @@ _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 
 def find_model(name: str) -> Path:
-    """The folder with the files of ``hf:name``. Raises ValueError with one line: which are missing, and the remedy."""
-    folder = home_expanded(name, "--model")
+    """Return the folder with the files of the model ``hf:name``.
+
+    Raises ValueError, in one line, if files are missing, with their names and the remedy.
+    """
+    folder = home_expanded(name, "model")
     if folder.is_dir():
-        if lacking := missing_files(folder):
-            raise ValueError(f"--model hf:{name}: no file {' nor '.join(lacking)} there; {_remedy('the repository')}")
+        if missing := missing_files(folder):
+            raise ValueError(f"model 'hf:{name}': missing files: {', '.join(missing)}; {_remedy('REPOSITORY')}")
         return folder
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ValueError(f"--model hf:{name}: no such folder, nor a name such as hf:openai/clip-vit-base-patch16")
+        raise ValueError(
+            f"model 'hf:{name}': no such folder; give an existing one, or a name such as "
+            "hf:openai/clip-vit-base-patch16"
+        )
     return _cached(name) or _downloaded(name)
 
 
 def missing_files(folder: Path) -> list[str]:
-    """Names of the files that a model needs and `folder` lacks, of alternatives the first."""
+    """Return the names of the files that a model needs and `folder` lacks; of alternatives, the first."""
     return [
         alternatives[0][0]
         for alternatives in NEEDED
@@ -56,7 +62,7 @@ def missing_files(folder: Path) -> list[str]:
 
 
 def read_companions(folder: Path) -> dict[str, bytes]:
-    """Contents of the processor's and the tokenizer's files, by name."""
+    """Return the contents of the processor's and the tokenizer's files, by file name."""
     return {name: (folder / name).read_bytes() for name in COMPANIONS if (folder / name).is_file()}
 
 
@@ -71,26 +77,32 @@ def _cached(name: str) -> Path | None:
 def _downloaded(name: str) -> Path:
     try:
         folder = Path(snapshot_download(name, allow_patterns=list(_SMALL)))
-        for pattern in _WEIGHTS:  # the second only where the first is not
+        for pattern in _WEIGHTS:  # .bin files only if the repository has no safetensors
             if "model.safetensors" in missing_files(folder):
                 snapshot_download(name, allow_patterns=[pattern])
     except GatedRepoError:
         raise ValueError(
-            f"--model hf:{name}: its licence has to be accepted first, on its page on the hub; then hf auth login"
+            f"model 'hf:{name}': requires a licence; accept it on the model's page on the hub, then run hf auth login"
         ) from None
     except (RepositoryNotFoundError, HFValidationError):
-        raise ValueError(f"--model hf:{name}: the hub has no model of this name that you may read") from None
+        raise ValueError(
+            f"model 'hf:{name}': the hub has no model of this name that you may read; check the name, or run "
+            "hf auth login"
+        ) from None
     except (HfHubHTTPError, OSError, ValueError, RuntimeError):
         raise ValueError(
-            f"--model hf:{name}: not on this machine, and the hub cannot be reached; {_remedy(name)}"
+            f"model 'hf:{name}': is not on this machine, and the hub cannot be reached; {_remedy(name)}"
         ) from None
-    if lacking := missing_files(folder):
-        raise ValueError(f"--model hf:{name}: the hub's copy has no {' nor '.join(lacking)}; hf: needs it")
+    if missing := missing_files(folder):
+        raise ValueError(
+            f"model 'hf:{name}': the repository lacks {', '.join(missing)}; choose a CLIP or SigLIP model that "
+            "transformers loads"
+        )
     return folder
 
 
 def _remedy(repository: str) -> str:
     return (
-        f"on a machine with a network: hf download {repository} --include '*.json' '*.txt' '*.model' "
-        "'model*.safetensors' --local-dir FOLDER, copy FOLDER here and give --model hf:FOLDER"
+        f"on a machine with a network, run hf download {repository} --include '*.json' '*.txt' '*.model' "
+        "'model*.safetensors' --local-dir FOLDER, copy FOLDER to this machine and set model to hf:FOLDER"
     )

@@ -1,8 +1,11 @@
-"""What may be said of weights that cannot be read."""
+"""The reason for which weights cannot be read, in words that are fit for an error message."""
 
 from pickle import UnpicklingError
 
 
 def why_unreadable(error: BaseException) -> str:
-    """What may be said of a library's error over weights: torch advises to load what are none unsafely."""
+    """Return a library's error message in one line, for weights that it could not load.
+
+    Torch's message for a file that is no plain file of tensors is replaced, because it advises to load it unsafely.
+    """
     return "damaged, or more than tensors" if isinstance(error, UnpicklingError) else " ".join(str(error).split())[:300]

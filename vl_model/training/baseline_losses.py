@@ -1,8 +1,8 @@
-"""The losses that contrastive models are usually trained with, for comparison: one positive caption an image.
+"""The usual losses of contrastive models, as baselines: each image has one positive caption.
 
-Each reads the same logits_NK, images of the global batch against all captions, as `vl_model.training.loss`. In a batch
-of N images, j's caption is text number j; where i and j share a caption, j's is a negative of i all the same. That is
-what these losses get wrong here, and what they are kept for.
+Both take the same logits_NK as `vl_model.training.loss`: the images of the global batch against all captions. In a
+batch of N images, text j is the caption of image j. If images i and j share a caption, these losses still treat text j
+as a negative of image i. This error is the reason for the project's own loss, and the point of the comparison.
 
 Dimensions: N images of all processes, K captions.
 """
@@ -13,7 +13,9 @@ from torch import Tensor
 
 
 def infonce(logits_NK: Tensor, caption_N: Tensor) -> Tensor:
-    """Radford et al. 2021 (arXiv:2103.00020), figure 3. With logits l_ij = s v_i.t_{y_j}:
+    """Return CLIP's symmetric InfoNCE loss (Radford et al. 2021, arXiv:2103.00020, figure 3).
+
+    With logits l_ij = s v_i.t_{y_j} it is
 
     (1/2N) sum_i  -log( exp(l_ii) / sum_j exp(l_ij) ) - log( exp(l_ii) / sum_j exp(l_ji) )
     """
@@ -23,7 +25,9 @@ def infonce(logits_NK: Tensor, caption_N: Tensor) -> Tensor:
 
 
 def siglip(logits_NK: Tensor, bias: Tensor, caption_N: Tensor) -> Tensor:
-    """Zhai et al. 2023 (arXiv:2303.15343), equation 1. With z_ij = 1 where i = j, else -1, and a learned bias b:
+    """Return SigLIP's pairwise sigmoid loss (Zhai et al. 2023, arXiv:2303.15343, equation 1).
+
+    With z_ij = 1 if i = j, else -1, and a learned bias b, it is
 
     (1/N) sum_i sum_j  -log sigmoid( z_ij (s v_i.t_{y_j} + b) )
     """

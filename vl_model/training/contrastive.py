@@ -14,10 +14,11 @@ from runs.session import Session
 from runs.settings import OptimizationSettings
 from vl_model.data.augmentation import Augmentation
 from vl_model.data.batches import TrainingBatches
-from vl_model.data.training_set import Material
-from vl_model.model.lineage import SERIES, check_base_is_blind, check_base_is_elsewhere, series_seen
+from vl_model.data.training_set import TrainingSet
+from vl_model.model.lineage import SERIES, check_base_outside_run, check_leakage, trained_series
 from vl_model.model.settings import ModelSettings
 from vl_model.model.site_model import SiteModel, build_site_model
+from vl_model.model.site_model_files import base_sha256, save_site_model
 from vl_model.towers.blocks import compile_blocks
 from vl_model.towers.gradient_checkpointing import checkpoint_blocks
 from vl_model.training.captions import captions_sha256
@@ -71,7 +72,7 @@ class ContrastiveTraining:
 
     def __init__(
         self,
-        training_set: Material,
+        training_set: TrainingSet,
         placing: Placing,
         *,
         model: ModelSettings,
@@ -104,8 +105,8 @@ class ContrastiveTraining:
     def check_base(self, run: Path) -> None:
         """Raise ValueError if the run would overwrite its base, or if the base was trained on what is held out."""
         model, pretrained = self.model.model, self.model.pretrained
-        check_base_is_elsewhere(model, pretrained, run)
-        check_base_is_blind(model, pretrained, self.training_set.dataset, list(self.held_out.held_out_folds))
+        check_base_outside_run(model, pretrained, run)
+        check_leakage(model, pretrained, self.training_set.dataset, list(self.held_out.held_out_folds))
 
     def build_model(self) -> SiteModel:
         """Return the model on the CPU, ready to train."""
@@ -126,7 +127,7 @@ class ContrastiveTraining:
             "processes": processes,
             "dataset_fingerprint": self.dataset_fingerprint,
             "captions_sha256": captions_sha256(),
-            "base_sha256": model.base_sha256,
+            "base_sha256": base_sha256(model),
         }
 
     def step_to_resume_from(self, run: Path, checkpoint: str | None, model: SiteModel) -> int:
@@ -194,9 +195,9 @@ class ContrastiveTraining:
         if not session.accelerator.is_main_process:
             return
         learned_from = self.training_set.training if trainer.steps else ()
-        series = series_seen(self.model.model, self.model.pretrained, self.training_set.dataset, learned_from)
+        series = trained_series(self.model.model, self.model.pretrained, self.training_set.dataset, learned_from)
         trained_on = {name: session.record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}
-        model.save(session.run / "final", trained_on | {SERIES: series})
+        save_site_model(model, session.run / "final", trained_on | {SERIES: series})
         self.placing.copy_to(session.run)
 
     def _trained_model(self, trainer: Trainer) -> SiteModel:
@@ -206,7 +207,7 @@ class ContrastiveTraining:
         """
         if trainer.sharding is None:
             return trainer.model
-        state = trainer.sharding.whole_state()
+        state = trainer.sharding.full_state_dict()
         if not trainer.accelerator.is_main_process:
             return trainer.model
         model = self.build_model()

@@ -17,7 +17,7 @@ from runs.accelerators import choose_precision, precision_in_words, uses_cpu
 from runs.launch import check_launch, own_rank, started_processes, threads_per_process, trackers_of
 from runs.settings import RunSettings
 from vl_model.data.batches import TrainingBatches, load_batch
-from vl_model.data.training_set import Material
+from vl_model.data.training_set import TrainingSet
 from vl_model.model.hub import check_repository
 from vl_model.model.site_model import SiteModel
 from vl_model.training.captions import Captions
@@ -44,9 +44,9 @@ class Checks:
     claim: Callable[[], None]
     placing: Callable[[], Placing]
     loss: Callable[[], LossSettings]
-    read: Callable[[], Material]
+    read: Callable[[], TrainingSet]
     build: Callable[[], SiteModel]
-    training: Callable[[Material], ContrastiveTraining]
+    training: Callable[[TrainingSet], ContrastiveTraining]
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def examine_training_set(examination: Examination, checks: Checks, run: Path) ->
 
 
 def examine_room(
-    examination: Examination, run: Path, training_set: Material, model: SiteModel, session: RunSettings, sites: int
+    examination: Examination, run: Path, training_set: TrainingSet, model: SiteModel, session: RunSettings, sites: int
 ) -> None:
     """Check the free memory and the free disk space."""
     needed = examination.add(
@@ -192,7 +192,7 @@ def check_world() -> tuple[bool, str]:
     return True, f"{started_processes()} process{'es' * (started_processes() > 1)}, {asked}{sharded}"
 
 
-def check_data(material: Material) -> tuple[bool, str]:
+def check_data(material: TrainingSet) -> tuple[bool, str]:
     studies = len({row.study_id for row in material.training})
     said = (
         f"fingerprint {material.dataset.fingerprint[:12]}; "
@@ -243,7 +243,7 @@ def check_memory(estimate: MemoryEstimate, sites: int) -> tuple[bool, str]:
         free = torch.cuda.mem_get_info()[0]
     needed, at_first = estimate, ""
     if check_launch().shards:
-        needed, at_first = estimate.spread_over(started_processes()), ", and the full weights once at the start"
+        needed, at_first = estimate.sharded_over(started_processes()), ", and the full weights once at the start"
     is_enough = max(needed.total, estimate.weights) < USABLE_SHARE * free
     remedy = "" if is_enough else ": lower --per_device_train_batch_size or set --gradient_checkpointing"
     return (
@@ -264,7 +264,7 @@ def check_disk(run: Path, estimate: MemoryEstimate, limit: int | None) -> tuple[
     return needed < free, said + ("" if needed < free else ": make room or lower --checkpoints_total_limit")
 
 
-def estimate(model: SiteModel, material: Material, sites: int, mixed_precision: str) -> MemoryEstimate:
+def estimate(model: SiteModel, material: TrainingSet, sites: int, mixed_precision: str) -> MemoryEstimate:
     """Estimate the memory of a training step on `sites` sites, by measuring a step on two.
 
     Raises ValueError if the GPU does not have the memory for those two.

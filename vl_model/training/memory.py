@@ -1,8 +1,8 @@
-"""How much memory a training will need, before it needs it.
+"""An estimate of the memory that a training needs, made before the training starts.
 
-Weights, gradients and AdamW's two moments are counted from the parameters. What a step keeps for its way back is
-counted from the tensors that autograd saves for one site and for two: the difference is what each further site adds.
-Not counted: passing buffers of single layers, the allocator's slack, torch itself.
+Weights, gradients and AdamW's two moments are counted from the parameters. Activations are counted from the tensors
+that autograd keeps for the backward pass, for one site and for two: the difference is what each further site adds.
+Temporary buffers of single layers, the allocator's slack and torch itself are not counted.
 """
 
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from vl_model.towers.gradient_checkpointing import keeps_its_input_alone
+from vl_model.towers.gradient_checkpointing import is_checkpointed
 
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of one process."""
+    """Memory of one process, in bytes."""
 
     weights: int
     gradients: int
@@ -31,11 +31,11 @@ class MemoryEstimate:
 
     @property
     def state(self) -> int:
-        """On disk: a checkpoint's learning weights and their moments."""
+        """Size of a checkpoint on disk: the trained weights and their moments."""
         return self.gradients + self.moments
 
-    def spread_over(self, processes: int) -> "MemoryEstimate":
-        """Where each process holds its part of all but the activations."""
+    def sharded_over(self, processes: int) -> "MemoryEstimate":
+        """Return the estimate for sharded training, in which each process holds a part of all but the activations."""
         parts = {name: getattr(self, name) // processes for name in ("weights", "gradients", "moments")}
         return replace(self, **parts)
 
@@ -45,7 +45,13 @@ class MemoryEstimate:
 
 
 def estimate_memory(model: nn.Module, forward: Callable[[int], object], sites: int) -> MemoryEstimate:
-    """`forward(n)` runs the model on n sites, with gradient; `sites`: of one process and batch."""
+    """Estimate the memory of training `model`.
+
+    Args:
+        model: the model, with `requires_grad` set as in training.
+        forward: called with n; runs the model on n sites and returns a result with gradient.
+        sites: sites per process and batch.
+    """
     kept_1, kept_2 = saved_bytes(model, lambda: forward(1)), saved_bytes(model, lambda: forward(2))
     learning = sum(_bytes(parameter) for parameter in model.parameters() if parameter.requires_grad)
     held = [*model.parameters(), *model.buffers()]
@@ -58,14 +64,14 @@ def estimate_memory(model: nn.Module, forward: Callable[[int], object], sites: i
 
 
 def saved_bytes(model: nn.Module, forward: Callable[[], object]) -> int:
-    """Of the tensors that autograd keeps for the way back, each storage once, the model's own left out."""
+    """Return the bytes that autograd keeps for the backward pass, each storage once, without the model's weights."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    kept: dict[int, Tensor] = {}  # the tensors themselves, so that no storage is freed and its place counted again
+    kept: dict[int, Tensor] = {}  # holds the tensors, because a freed storage's address could be reused and missed
 
     def keep(tensor: Tensor) -> Tensor:
-        place = tensor.untyped_storage().data_ptr()
-        if place not in own:
-            kept[place] = tensor
+        address = tensor.untyped_storage().data_ptr()
+        if address not in own:
+            kept[address] = tensor
         return tensor
 
     def keep_inputs(_: nn.Module, inputs: tuple[object, ...]) -> None:
@@ -73,7 +79,7 @@ def saved_bytes(model: nn.Module, forward: Callable[[], object]) -> int:
             if isinstance(value, Tensor):
                 keep(value)
 
-    hooks = [m.register_forward_pre_hook(keep_inputs) for m in model.modules() if keeps_its_input_alone(m)]
+    hooks = [m.register_forward_pre_hook(keep_inputs) for m in model.modules() if is_checkpointed(m)]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         result = forward()
     del result

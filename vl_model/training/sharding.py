@@ -1,13 +1,14 @@
-"""Weights, gradients and moments spread over the processes, for towers that do not fit one GPU (FSDP2).
+"""Sharding of weights, gradients and optimizer state over the processes (FSDP2), for towers that do not fit one GPU.
 
-Zhao et al. 2023, arXiv:2304.11277, by `torch.distributed.fsdp.fully_shard`: each block's weights are put together for
-its own way forward and back alone, and each process keeps, and updates, a part of them. accelerate asks for it
-(``distributed_type: FSDP``), but would do it on GPUs only; done here it is the same on CPUs, where tests hold it to the
-gradients of processes that keep everything. States and results are of whole tensors: they fit either way.
+Zhao et al. 2023, arXiv:2304.11277, by `torch.distributed.fsdp.fully_shard`: each process keeps and updates a part of
+every block's weights, and a block's full weights are gathered only for its own forward and backward pass. accelerate
+requests sharding (``distributed_type: FSDP``), but supports it on GPUs only. This module works alike on CPUs, where
+tests compare its gradients with those of unsharded processes. Checkpoints and results contain full tensors, so that
+they can be read with and without sharding.
 
-Matrices are spread. Gains, biases and scalars, a hundredth of the weights, stay whole, and their gradients are averaged
-here: FSDP takes no scalars, and layer norms compute with gains of float32. torch takes seconds and 50 MB to import what
-is needed, so this is imported where weights are spread.
+Only matrices are sharded. Gains, biases and scalars, a hundredth of the weights, are not, and their gradients are
+averaged here: FSDP does not support scalars, and layer norms need gains in float32. Its torch modules take seconds and
+50 MB to import, so this module is imported only if weights are sharded.
 """
 
 from inspect import signature
@@ -23,47 +24,51 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from runs.full_tensors import whole
 from vl_model.towers.blocks import blocks_of
 
-#: What is called from outside besides `forward`, and needs whole weights too.
+#: Methods of the model, besides `forward`, that are called from outside and need full weights.
 ENTRIES = ("embed_sites", "embed_texts")
 
 
 class Sharding:
-    """Of one model, in place. Every process must make one, and call each method when the others do."""
+    """The sharding of one model, in place.
+
+    All methods are collective: every process must construct one and call each method together with the others.
+    """
 
     def __init__(self, model: nn.Module, mixed_precision: str) -> None:
-        """The model begins as the first process' does.
+        """Shard `model`, with the weights of the first process in all.
 
-        mixed_precision: accelerate's word. In bf16 the blocks' matrices travel so, rounded as autocast rounds those of
-        layers: what flows between the layers, and the sums of gradients, stay float32.
-        Raises ValueError where torch is too old for it.
+        mixed_precision: accelerate's setting. With bf16 the blocks' matrices are gathered in bf16, to which autocast
+        would round them anyway; activations between layers, and sums of gradients, stay float32.
+        Raises ValueError if torch is too old.
         """
         if "ignored_params" not in signature(fully_shard).parameters:
-            raise ValueError(
-                f"torch {torch.__version__} cannot leave weights whole among spread ones: 2.7 and later can"
-            )
+            raise ValueError(f"torch {torch.__version__}: cannot shard only some of the weights; install 2.7 or later")
         self._model = model
         for tensor in (*model.parameters(), *model.buffers()):
             dist.broadcast(tensor.detach(), 0)
         mesh = init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))
-        kept = {parameter for parameter in model.parameters() if parameter.ndim < 2}
-        of_blocks = MixedPrecisionPolicy()
+        unsharded = {parameter for parameter in model.parameters() if parameter.ndim < 2}
+        block_policy = MixedPrecisionPolicy()
         if mixed_precision == "bf16":
-            of_blocks = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+            block_policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in blocks_of(model):
-            fully_shard(block, mesh=mesh, mp_policy=of_blocks, ignored_params=kept)
-        # Else the outermost parts would stay together after an evaluation, which no way back follows.
-        fully_shard(model, mesh=mesh, ignored_params=kept, reshard_after_forward=True)
+            fully_shard(block, mesh=mesh, mp_policy=block_policy, ignored_params=unsharded)
+        # Without reshard_after_forward the weights outside blocks would stay gathered after an evaluation, since no
+        # backward pass follows it.
+        fully_shard(model, mesh=mesh, ignored_params=unsharded, reshard_after_forward=True)
         for name in ENTRIES:
             register_fsdp_forward_method(model, name)
 
-    def exchange_what_is_whole(self) -> None:
-        """After the way back, as by DDP: what is not spread has its gradients averaged, in one message, and batch
-        statistics are the first process'."""
+    def synchronise_unsharded(self) -> None:
+        """Average the gradients of unsharded weights and broadcast batch statistics, as DDP does.
+
+        To be called after the backward pass. All gradients are exchanged in one message.
+        """
         _, gradients = self._gradients()
-        together = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(together)
-        together /= dist.get_world_size()
-        for gradient, mean in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
         for layer in self._model.modules():
             if isinstance(layer, _BatchNorm) and layer.training:
@@ -71,31 +76,35 @@ class Sharding:
                     dist.broadcast(statistics, 0)
 
     def clip_gradients(self, largest: float) -> float:
-        """As `torch.nn.utils.clip_grad_norm_`, which does not take parts and whole gradients together; their norm."""
-        parts, others = self._gradients()
-        square = _square(parts)
+        """Clip all gradients together to the norm `largest`; return their norm before clipping.
+
+        `torch.nn.utils.clip_grad_norm_` cannot combine sharded and unsharded gradients.
+        """
+        shards, unsharded = self._gradients()
+        square = _square(shards)
         dist.all_reduce(square)
-        norm = (square + _square(others)).sqrt()
+        norm = (square + _square(unsharded)).sqrt()
         scale = (largest / (norm + 1e-6)).clamp(max=1.0)
-        for gradient in (*parts, *others):
+        for gradient in (*shards, *unsharded):
             gradient.mul_(scale)
         return float(norm)
 
     def _gradients(self) -> tuple[list[Tensor], list[Tensor]]:
-        """This process' parts of those that are spread, and those that are not."""
+        """Return this process's shards of the sharded gradients, and the unsharded gradients."""
         gradients = [parameter.grad for parameter in self._model.parameters() if parameter.grad is not None]
-        parts = [gradient.to_local() for gradient in gradients if isinstance(gradient, DTensor)]
-        return parts, [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
+        shards = [gradient.to_local() for gradient in gradients if isinstance(gradient, DTensor)]
+        return shards, [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
 
-    def whole_state(self) -> dict[str, Tensor]:
-        """The model's `state_dict`, whole and on the CPU, in the first process; empty in the others."""
+    def full_state_dict(self) -> dict[str, Tensor]:
+        """Return the model's `state_dict` with full tensors, on the CPU; in other processes than the first, {}."""
         state = {}
         for name, tensor in self._model.state_dict().items():
-            together = whole(tensor).detach()
+            full = whole(tensor).detach()
             if dist.get_rank() == 0:
-                state[name] = together.cpu()
+                state[name] = full.cpu()
         return state
 
 
 def _square(tensors: list[Tensor]) -> Tensor:
+    """Return the sum of squares of all elements."""
     return torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors]).square().sum()

@@ -24,7 +24,7 @@ from runs.random_streams import Stream, torch_seed
 from runs.settings import OptimizationSettings
 from vl_model.data.batches import Batch, TrainingBatches, load_batch, training_loader
 from vl_model.data.site_rows import SiteRow
-from vl_model.data.targets import Targets, joined, sure_targets
+from vl_model.data.targets import Targets, joined, one_hot_targets
 from vl_model.model.lora import check_gradients
 from vl_model.model.site_model import SiteModel
 from vl_model.towers.plain_attention import use_plain_attention
@@ -157,7 +157,7 @@ class Trainer:
             loss, caption, severity, image = sums_4 / parts
 
         if self.sharding:
-            self.sharding.exchange_what_is_whole()
+            self.sharding.synchronise_unsharded()
         if not self._gradients_are_checked:  # before clipping, which makes zeros of fp16's first overflow
             check_gradients(self.model.towers)
             self._gradients_are_checked = True
@@ -290,7 +290,7 @@ def shard(model: SiteModel, accelerator: Accelerator) -> "Sharding":
 
 def held_out_sums(image_BD: Tensor, text_KD: Tensor, scale: Tensor, caption_B: Tensor) -> Tensor:
     """Return the sums of L_caption and L_severity over the sites, and the number of sites: shape (3,)."""
-    logits_BK, targets, count = scale * image_BD @ text_KD.T, sure_targets(caption_B), len(caption_B)
+    logits_BK, targets, count = scale * image_BD @ text_KD.T, one_hot_targets(caption_B), len(caption_B)
     caption = count * image_to_captions(logits_BK, targets)
     severity = count * image_to_own_severities(logits_BK, targets)
     return torch.stack([caption, severity, caption.new_tensor(count)])

@@ -1,3 +1,5 @@
+"""Training batches: order, augmentation and dropped views do not depend on processes or workers."""
+
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -89,20 +91,20 @@ def test_several_processes_share_the_batch_of_one(
         mixing = Augmentation(mixup=0.4, cutmix=0.3)
         return TrainingBatches(rows, crops, 12 // processes, 5, mixing, process, processes, power)[17]
 
-    whole, parts = batch(0, 1), [batch(process, processes) for process in range(processes)]
-    assert torch.equal(torch.cat([part.crops_BT3HW for part in parts]), whole.crops_BT3HW)
-    assert torch.equal(torch.cat([part.mask_BT for part in parts]), whole.mask_BT)
-    for name in vars(whole.changes):
+    single, parts = batch(0, 1), [batch(process, processes) for process in range(processes)]
+    assert torch.equal(torch.cat([part.crops_BT3HW for part in parts]), single.crops_BT3HW)
+    assert torch.equal(torch.cat([part.mask_BT for part in parts]), single.mask_BT)
+    for name in vars(single.changes):
         together = torch.cat([getattr(part.changes, name) for part in parts])
-        assert torch.equal(together, getattr(whole.changes, name))
-    tiles = [one.tiles(20, *GREY) for one in (*parts, whole)]
+        assert torch.equal(together, getattr(single.changes, name))
+    tiles = [one.tiles(20, *GREY) for one in (*parts, single)]
     assert torch.allclose(torch.cat(tiles[:-1]), tiles[-1], atol=1e-6)
-    grades = [one.targets().grade_B3 for one in (*parts, whole)]
+    grades = [one.targets().grade_B3 for one in (*parts, single)]
     assert torch.equal(torch.cat(grades[:-1]), grades[-1]) and (grades[-1].max(dim=1).values < 1).any()
 
 
-def test_without_new_settings_draws_are_what_they_were() -> None:
-    """A row's first turn in an epoch has the generator of (seed, epoch, sample)."""
+def test_a_repeat_of_zero_does_not_change_the_random_stream() -> None:
+    """A row's first draw in an epoch has the generator of (seed, epoch, row), as before rows could repeat."""
     assert np.random.default_rng((5, 1, 9, 0)).random() == np.random.default_rng((5, 1, 9)).random()
 
 
@@ -114,30 +116,30 @@ def test_loader_starts_anywhere_with_any_workers(rows: list[SiteRow], crops: np.
         assert all(same(batch, batches[9 + i]) for i, batch in enumerate(loaded))
 
 
-def test_dropped_views_leave_one(rows: list[SiteRow], crops: np.ndarray) -> None:
+def test_dropping_views_leaves_one(rows: list[SiteRow], crops: np.ndarray) -> None:
     batches = TrainingBatches(rows, crops, 24, 5, Augmentation(drop_view=1.0))
     batch = batches[0]
-    samples = batches.samples(0)[1].row_R
+    row_R = batches.samples(0)[1].row_R
     assert torch.equal(batch.mask_BT.sum(dim=1), torch.ones(24, dtype=torch.long))
-    assert any(len(batches.rows[sample].crops) == 2 for sample in samples)
+    assert any(len(batches.rows[row].crops) == 2 for row in row_R)
 
 
 def test_a_dropped_view_takes_all_its_tiles(rows: list[SiteRow], crops: np.ndarray) -> None:
-    whole = next(row for row in rows if len(row.crops) == 2)
-    first, second = whole.views
-    many = [replace(whole, crops=(0, 1, 2, 3), views=(first, first, first, second)) for _ in range(40)]
+    pair = next(row for row in rows if len(row.crops) == 2)
+    first, second = pair.views
+    many = [replace(pair, crops=(0, 1, 2, 3), views=(first, first, first, second)) for _ in range(40)]
     found = TrainingBatches(many, crops, 40, 5, Augmentation(drop_view=1.0))[0].mask_BT
     assert {tuple(mask) for mask in found.tolist()} == {(True, True, True, False), (False, False, False, True)}
     found = TrainingBatches(many, crops, 40, 5, Augmentation(drop_view=0.0, drop_tile=1.0))[0].mask_BT
     assert set(found.sum(dim=1).tolist()) == {3} and set(found.sum(dim=0).tolist()) != {0}
 
 
-def test_too_few_sites_for_a_batch_are_said(rows: list[SiteRow], crops: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"10 labelled sites.*lower per_device_train_batch_size"):
+def test_too_few_sites_for_a_batch_are_refused(rows: list[SiteRow], crops: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"per_device_train_batch_size 6: 10 labelled sites .* \(6 x 2 processes\)"):
         TrainingBatches(rows[:10], crops, 6, 0, None, 0, 2)
 
 
-def test_unchanged_tiles_are_the_middle_of_the_crop(crops: np.ndarray) -> None:
+def test_tiles_without_changes_are_the_middle_of_the_crop(crops: np.ndarray) -> None:
     crops_BT3HW = torch.tensor(crops[:6]).unflatten(0, (3, 2))
     size = round(VIEW_MM / PIXEL_MM)
     margin = (CROP_SIZE - size) // 2
@@ -161,13 +163,13 @@ def test_changed_tiles_are_those_of_a_pixel_by_pixel_resampling(crops: np.ndarra
     column_mm = scale * (np.cos(angle) * across - np.sin(angle) * down) + shift[0]
     row_mm = scale * (np.sin(angle) * across + np.cos(angle) * down) + shift[1]
     centre = (CROP_SIZE - 1) / 2
-    places = np.stack([row_mm, column_mm]) / PIXEL_MM + centre
-    grey = map_coordinates(crops[4, 1].astype(float) / 255, places, order=1, mode="grid-constant")
+    position_2hw = np.stack([row_mm, column_mm]) / PIXEL_MM + centre
+    grey = map_coordinates(crops[4, 1].astype(float) / 255, position_2hw, order=1, mode="grid-constant")
     expected = np.clip(1.2 * np.clip(grey, 1e-6, None) ** 0.8 - 0.05, 0, 1)
     assert np.abs(tile.numpy() - expected).max() < 1e-3
 
 
-def test_changes_are_as_wide_as_asked() -> None:
+def test_changes_have_the_standard_deviations_of_the_settings() -> None:
     generators = [np.random.default_rng(seed) for seed in range(4000)]
     changes = draw_changes(Augmentation(jitter_mm=2.0, angle_degrees=5.0, log_scale=0.1), generators, 2)
     assert changes.shift_mm.std().item() == pytest.approx(2.0, rel=0.05)

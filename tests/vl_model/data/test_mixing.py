@@ -1,3 +1,5 @@
+"""Mixup and cutmix: frequencies, partners, pixels, grades and sides."""
+
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from vl_model.data.augmentation import Augmentation
 from vl_model.data.batches import Batch, TrainingBatches, load_batch
 from vl_model.data.mixing import MixDraw, Partners, draw_mix, mix_targets, mix_tiles, mixture_of
 from vl_model.data.site_rows import SiteRow
-from vl_model.data.targets import sure_targets
+from vl_model.data.targets import one_hot_targets
 
 STILL = {"jitter_mm": 0.0, "angle_degrees": 0.0, "log_scale": 0.0, "log_gain": 0.0, "bias": 0.0, "log_gamma": 0.0}
 GREY = ((0.0,) * 3, (1.0,) * 3)
@@ -37,7 +39,7 @@ def draws_of(rows: list[SiteRow], mixup: float, cutmix: float, count: int = 3000
     ]
 
 
-def test_sites_are_mixed_as_often_as_asked(rows: list[SiteRow]) -> None:
+def test_sites_are_mixed_with_the_set_probabilities(rows: list[SiteRow]) -> None:
     draws = [draw for _, draw in draws_of(rows, 0.3, 0.5)]
     blends = sum(draw is not None and draw.box is None for draw in draws)
     boxes = sum(draw is not None and draw.box is not None for draw in draws)
@@ -50,12 +52,12 @@ def test_a_partner_is_the_same_site_in_the_same_views(rows: list[SiteRow]) -> No
     for sample, draw in draws_of(rows, 0.5, 0.5):
         assert draw is not None
         own, other = rows[sample], rows[draw.partner]
-        assert own.site == other.site and own.views == other.views  # level, side, condition: the text stays true
+        assert own.site == other.site and own.views == other.views  # so the text remains true but for the severity
         partners_of.setdefault(sample, set()).add(draw.partner)
     assert max(map(len, partners_of.values())) > 1
 
 
-def test_partners_come_as_often_as_they_are_drawn_themselves(rows: list[SiteRow]) -> None:
+def test_partners_are_drawn_at_their_own_sampling_rate(rows: list[SiteRow]) -> None:
     site, views = rows[0].site, rows[0].views
     group = [number for number, row in enumerate(rows) if (row.site, row.views) == (site, views)]
     rate_R = np.ones(len(rows))
@@ -77,7 +79,7 @@ def test_mixed_tiles_and_grades_are_those_of_a_pixel_by_pixel_sum(rows: list[Sit
 
     assert torch.equal(found[[0, 2]], tiles_BT3hw[[0, 2]])
     assert torch.allclose(found[1], 0.3 * tiles_BT3hw[1] + 0.7 * other_MT3hw[0], atol=1e-6)
-    fine = 40  # points a pixel and side: what of each pixel the box covers, by counting
+    fine = 40  # points per pixel and axis: the covered share of each pixel is found by counting
     across, down = (np.arange(size * fine) / fine / size + 0.5 / fine / size for size in (8, 10))
     inside = np.outer((down > box[1]) & (down < box[3]), (across > box[0]) & (across < box[2])).astype(float)
     covered = torch.tensor(inside.reshape(10, fine, 8, fine).mean(axis=(1, 3))).float()
@@ -86,19 +88,19 @@ def test_mixed_tiles_and_grades_are_those_of_a_pixel_by_pixel_sum(rows: list[Sit
     assert 1 - covered.mean().item() == pytest.approx(share, abs=0.01)
 
     caption_B = torch.tensor([row.caption for row in rows[:4]])
-    grade_B3 = mix_targets(sure_targets(caption_B), mixture).grade_B3
-    for place, draw in enumerate(draws):
-        one = torch.eye(3)[caption_B[place] % 3]
+    grade_B3 = mix_targets(one_hot_targets(caption_B), mixture).grade_B3
+    for index, draw in enumerate(draws):
+        one = torch.eye(3)[caption_B[index] % 3]
         if draw is not None:
             other = rows[draw.partner].severity
             assert other is not None
             one = draw.share * one + (1 - draw.share) * torch.eye(3)[int(other)]
-        assert torch.allclose(grade_B3[place], one)
+        assert torch.allclose(grade_B3[index], one)
 
 
 @pytest.mark.parametrize("mixing", [{"mixup": 1.0}, {"cutmix": 1.0}], ids=str)
-def test_a_batch_mixes_what_its_rows_hold(rows: list[SiteRow], crops: np.ndarray, mixing: dict[str, float]) -> None:
-    """Without other changes each mixed tile lies between its own and another study's of the same site and view."""
+def test_mixed_batches_lie_between_two_rows(rows: list[SiteRow], crops: np.ndarray, mixing: dict[str, float]) -> None:
+    """Without augmentation each mixed tile lies between its own and that of the same site in another study."""
     size = 24
     batches = TrainingBatches(rows, crops, 20, 3, Augmentation(**STILL, drop_view=0.0, **mixing))
     batch, samples = batches[4], batches.samples(4)[1].row_R
@@ -122,21 +124,21 @@ def test_a_batch_mixes_what_its_rows_hold(rows: list[SiteRow], crops: np.ndarray
 
 
 def fit(found: torch.Tensor, own: torch.Tensor, other: torch.Tensor) -> tuple[float, float]:
-    """How far pixels are from every blend of the two, and the share of `own` (by boxes: of the pixels)."""
+    """Return the distance of `found` to the nearest mixture of the two, and the share of `own` in it."""
     gap = own - other
     share = ((found - other) * gap).sum() / gap.square().sum().clamp(min=1e-9)
     blend = (found - torch.lerp(other, own, share)).abs().max().item()
     nearer = torch.minimum((found - own).abs(), (found - other).abs())
-    boxed = nearer.flatten().quantile(0.85).item()  # but for the box's edges, which lie within pixels
+    boxed = nearer.flatten().quantile(0.85).item()  # the box's edges may cut through pixels
     is_own = ((found - own).abs() <= (found - other).abs())[gap.abs() > 0.02].float().mean().item()
     return (blend, share.item()) if blend <= boxed else (boxed, is_own)
 
 
-# Left and right through augmentation: a picture whose lateral half is bright, of either side.
+# Left and right under augmentation: images whose lateral half is bright, for either side.
 
 
 def sided_batch(rows: list[SiteRow], side: Side, augmentation: Augmentation | None) -> Batch:
-    """Foramina and recesses of one side; axial tiles brighter towards the midline, as the crops store them."""
+    """Return a batch of foramina and recesses of one side, whose stored crops are brighter laterally."""
     sided = [row for row in rows if row.site.side is side]
     ramp = np.linspace(20, 220, CROP_SIZE).astype(np.uint8)
     crops = np.zeros((max(max(row.crops) for row in rows) + 1, 3, CROP_SIZE, CROP_SIZE), np.uint8)
@@ -148,8 +150,8 @@ def sided_batch(rows: list[SiteRow], side: Side, augmentation: Augmentation | No
 
 
 @pytest.mark.parametrize("side", list(Side))
-def test_no_augmentation_turns_a_side_over(rows: list[SiteRow], side: Side) -> None:
-    """Everything at once: lateral stays lateral in every tile, and captions keep naming the side."""
+def test_augmentation_never_swaps_sides(rows: list[SiteRow], side: Side) -> None:
+    """With all augmentation, lateral stays lateral in every tile, and captions name the right side."""
     batch = sided_batch(rows, side, Augmentation(mixup=0.5, cutmix=0.5, drop_view=0.3))
     tiles_BT3hw = batch.tiles(64, *GREY)
     for b, caption_number in enumerate(batch.caption_B.tolist()):

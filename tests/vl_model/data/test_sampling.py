@@ -1,3 +1,5 @@
+"""Severity sampling: rates, repeats and the correction for the loss."""
+
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from vl_model.data.site_rows import SiteRow
 
 @pytest.fixture(scope="module")
 def rows(tiny_root: Path) -> list[SiteRow]:
-    # A condition of two grades, one of one grade: nothing may be divided by their absent rows.
+    # One condition has two grades and another one grade: the absent grades must not cause a division by zero.
     return [
         replace(row, severity=limit(row.site.condition, row.severity or Severity.NORMAL_MILD))
         for row in graded_rows(tiny_root) * 3
@@ -27,14 +29,14 @@ def limit(condition: Condition, severity: Severity) -> Severity:
 
 
 def counts(rows: list[SiteRow], drawn: np.ndarray) -> Counter[tuple[Condition, Severity | None]]:
-    return Counter((rows[place].site.condition, rows[place].severity) for place in drawn)
+    return Counter((rows[row].site.condition, rows[row].severity) for row in drawn)
 
 
 def test_power_zero_is_every_row_once(rows: list[SiteRow]) -> None:
     sampling = SeveritySampling(rows, 0.0)
     draws = sampling.epoch(np.random.default_rng(1))
     assert sampling.is_natural and np.array_equal(np.sort(draws.row_R), np.arange(len(rows)))
-    assert not draws.turn_R.any() and not sampling.log_ratio_K.any()
+    assert not draws.repeat_R.any() and not sampling.log_ratio_K.any()
 
 
 @pytest.mark.parametrize("power", [0.3, 1.0])
@@ -52,7 +54,7 @@ def test_grades_are_drawn_by_the_power_of_their_number(rows: list[SiteRow], powe
             assert drawn[condition, severity] / 40 == pytest.approx(expected, rel=0.02)
 
 
-def test_a_row_comes_as_often_as_its_rate_says_to_within_one(rows: list[SiteRow]) -> None:
+def test_a_row_is_drawn_at_its_rate_to_within_one(rows: list[SiteRow]) -> None:
     sampling = SeveritySampling(rows, 0.8)
     for seed in range(5):
         draws = sampling.epoch(np.random.default_rng(seed))
@@ -60,12 +62,12 @@ def test_a_row_comes_as_often_as_its_rate_says_to_within_one(rows: list[SiteRow]
         found = np.bincount(draws.row_R, minlength=len(rows))
         assert (np.abs(found - sampling.rate_R) < 1).all() and found.max() > 1
         for row in np.flatnonzero(found > 1):
-            assert draws.turn_R[draws.row_R == row].tolist() == list(range(found[row]))
+            assert draws.repeat_R[draws.row_R == row].tolist() == list(range(found[row]))
 
 
-def test_the_loss_is_told_the_rates(rows: list[SiteRow]) -> None:
+def test_log_ratios_are_those_of_the_rates(rows: list[SiteRow]) -> None:
     sampling = SeveritySampling(rows, 0.5)
     for row, rate in zip(rows, sampling.rate_R, strict=True):
         assert row.caption is not None and np.exp(sampling.log_ratio_K[row.caption]) == pytest.approx(rate)
-    canal = [place for place, site in enumerate(SITES) if site.condition is Condition.SPINAL_CANAL_STENOSIS]
+    canal = [index for index, site in enumerate(SITES) if site.condition is Condition.SPINAL_CANAL_STENOSIS]
     assert not sampling.log_ratio_K.reshape(-1, 3)[canal].any()  # one grade only: nothing to balance

@@ -1,4 +1,4 @@
-"""Adapters on every family of towers: autograd against finite differences in float64, and where they start."""
+"""Adapters on every family of towers: gradients against finite differences, start, merging, and a frozen base."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from tests.small_families import CAPTIONS, FAMILIES
 from vl_model.model.lora import adapter_parameters, add_adapters, base_state, merged_towers
 from vl_model.model.settings import LoraSettings
-from vl_model.model.site_model import state_sha256
+from vl_model.model.site_model_files import state_sha256
 from vl_model.towers.towers import load_towers
 
-#: Of central differences: their error is of the order of STEP ** 2, their rounding of 1e-16 / STEP.
+#: Step of the central differences: their error is of the order of STEP ** 2, their rounding of 1e-16 / STEP.
 STEP = 1e-5
-#: SigLIP 2 is the same class with another tokenizer.
+#: Without SigLIP 2, which is the class of SigLIP with another tokenizer.
 CLASSES = [name for name in FAMILIES if name != "SigLIP 2"]
 BOTH = LoraSettings(rank=2, alpha=3, towers="both")
 Base = Callable[[str], str]
 
 
 class Objective:
-    """Weighted sums of embeddings, from either tower, in float64."""
+    """Weighted sums of the embeddings of either tower, in float64."""
 
     def __init__(self, towers: Any) -> None:
         torch.manual_seed(6)
@@ -40,7 +40,7 @@ class Objective:
 
 @torch.no_grad()
 def slope(objective: Callable[[], Tensor], parameter: Tensor, direction: Tensor) -> float:
-    """The derivative along `direction`: (f(h) - f(-h)) / 2 h."""
+    """Return the derivative along `direction`: (f(h) - f(-h)) / 2 h."""
     start, values = parameter.clone(), []
     for step in (STEP, -STEP):
         parameter.copy_(start + step * direction)
@@ -64,9 +64,9 @@ def test_gradients_are_those_of_finite_differences(family: str, family_base: Bas
     for name, parameter in adapters.items():
         gradient = parameter.grad
         assert gradient is not None and gradient.dtype == torch.float64
-        # Half along the gradient, so that there is a slope, and half anywhere, so that every entry counts.
-        anywhere = torch.randn_like(parameter)
-        direction = gradient / gradient.norm() + anywhere / anywhere.norm()
+        # Half along the gradient, so that the slope is not zero, and half random, so that every entry counts.
+        noise = torch.randn_like(parameter)
+        direction = gradient / gradient.norm() + noise / noise.norm()
         exact = float((gradient * direction).sum())
         tower = objective.image if name.startswith(towers.image_prefix) else objective.text
         numeric = slope(tower, parameter.data, direction)

@@ -1,4 +1,4 @@
-"""``train_vl.py --export``: what it writes, in the stock libraries."""
+"""``train_vl.py --export``: stock libraries load its folders and compute the same embeddings."""
 
 import json
 from collections.abc import Callable
@@ -14,18 +14,19 @@ from vl_model.model.export import export_run
 from vl_model.model.lora import adapter_parameters
 from vl_model.model.settings import LoraSettings, ModelSettings
 from vl_model.model.site_model import SiteModel, build_site_model
+from vl_model.model.site_model_files import save_site_model
 
 Base = Callable[[str], str]
 TEXTS = CAPTIONS[::50]
 
 
 def write_run(run: Path, model: SiteModel) -> None:
-    """A finished run of a model whose weights have moved."""
+    """Write a finished run of a model whose trained weights are moved from their start."""
     torch.manual_seed(3)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             parameter.data += (0.1 if "lora_" in name else 0.01) * torch.randn_like(parameter)
-    model.save(run / "final")
+    save_site_model(model, run / "final")
     (run / "run.json").write_text(
         json.dumps({"held_out_folds": [0], "dataset_fingerprint": "", "settings": {}, "finished": True})
     )
@@ -34,7 +35,9 @@ def write_run(run: Path, model: SiteModel) -> None:
 @pytest.mark.parametrize(
     ("family", "tune"), [*((family, "lora") for family in FAMILIES), ("CLIP", "full"), ("SigLIP", "full")]
 )
-def test_stock_libraries_load_it_and_embed_the_same(family: str, tune: str, family_base: Base, tmp_path: Path) -> None:
+def test_stock_libraries_load_an_export_and_embed_the_same(
+    family: str, tune: str, family_base: Base, tmp_path: Path
+) -> None:
     settings = ModelSettings(family_base(family), tune=tune, lora=LoraSettings(rank=3, towers="both"))
     model = build_site_model(settings)
     write_run(tmp_path / "run", model)
@@ -53,13 +56,13 @@ def test_stock_libraries_load_it_and_embed_the_same(family: str, tune: str, fami
     with safe_open(weights, "pt") as file:
         assert file.get_tensor("logit_scale").item() == pytest.approx(model.logit_scale.log_scale.item())
         assert not [key for key in file.keys() if "lora" in key]  # noqa: SIM118
-    with pytest.raises(ValueError, match="exists already; name a new folder"):
+    with pytest.raises(ValueError, match="already exists; name a new folder"):
         export_run(tmp_path / "run", tmp_path / "out")
 
 
 def test_a_head_has_nothing_to_export(tiny_base: str, tmp_path: Path) -> None:
     write_run(tmp_path / "run", build_site_model(ModelSettings(tiny_base, tune="head")))
-    with pytest.raises(ValueError, match="stands behind them"):
+    with pytest.raises(ValueError, match="was trained with tune 'head'"):
         export_run(tmp_path / "run", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -73,7 +76,7 @@ def test_a_run_on_a_model_of_transformers_is_trained_and_exported(
     assert train("to-export", "--export", str(out)) == 0
     assert f"wrote hf:{out}" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} >= {"config.json", "model.safetensors", "spiece.model"}
-    # What was exported is a base like any other.
+    # An export is a base like any other.
     again = ["--model", f"hf:{out}", *short[2:], "--tune", "full"]
     assert train("from-exported", *again) == 0
     final = tiny_root / "train" / "checkpoints" / "from-exported" / "final"
@@ -88,7 +91,7 @@ def test_a_run_on_a_model_of_transformers_is_trained_and_exported(
         (("begun", "--export", "out", "--overwrite", "true"), "leave --overwrite and --resume_from_checkpoint out"),
     ],
 )
-def test_wrong_use_is_one_line(
+def test_wrong_use_is_reported_in_one_line(
     arguments: tuple[str, ...], words: str, train: Train, tiny_root: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tiny_root / "train" / "checkpoints" / "begun").mkdir(parents=True, exist_ok=True)
@@ -98,7 +101,7 @@ def test_wrong_use_is_one_line(
 
 
 def test_adapters_of_every_family_are_on_all_six_kinds_of_layer(family_base: Base) -> None:
-    """Query, key, value, output and the MLP's two, of both towers; never on SigLIP's pooling."""
+    """The kinds are query, key, value, output and the MLP's two, in both towers; SigLIP's pooling gets no adapters."""
     expected = {
         "open_clip": {"q_proj", "k_proj", "v_proj", "out_proj", "c_fc", "c_proj"},
         "open_clip with BERT": {"qkv", "proj", "fc1", "fc2", "query", "key", "value", "dense"},

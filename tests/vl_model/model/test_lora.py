@@ -1,3 +1,5 @@
+"""Adapters: start, gradients, files, merging, and the layers that they are on."""
+
 import json
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from vl_model.model.lora import (
     save_adapters,
 )
 from vl_model.model.settings import LoraSettings
-from vl_model.model.site_model import state_sha256
+from vl_model.model.site_model_files import state_sha256
 from vl_model.towers.open_clip_towers import OpenClipTowers
 from vl_model.towers.towers import load_towers, save_towers
 
@@ -28,7 +30,7 @@ BOTH = LoraSettings(rank=3, alpha=5, towers="both")
 
 
 def adapted(settings: LoraSettings = BOTH, moved: bool = True) -> OpenClipTowers:
-    """Towers with adapters that are no longer the identity."""
+    """Return towers with adapters; if `moved`, these are no longer the identity."""
     towers = tiny_towers()
     add_adapters(towers, settings)
     if moved:
@@ -148,7 +150,7 @@ def test_towers_of_timm_are_adapted_and_merged(name: str, count: int, tmp_path: 
     towers = load_towers(path.stem).eval()
     for module in towers.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)  # timm starts the last of a block at zero, which stops all gradients
+            nn.init.ones_(module.weight)  # timm starts the last one of a block at zero, where all gradients vanish
     assert len(add_adapters(towers, LoraSettings(rank=2, alpha=2))) == count
     for parameter in adapter_parameters(towers).values():
         nn.init.normal_(parameter, std=0.1)
@@ -160,8 +162,8 @@ def test_towers_of_timm_are_adapted_and_merged(name: str, count: int, tmp_path: 
         assert torch.allclose(merged_towers(towers).encode_images(image_N3HW), expected, atol=1e-5)
 
 
-def test_attention_pooling_gets_no_dead_adapter(tmp_path: Path) -> None:
-    """Its attention stays fused, and reads its output layer's weight past any adapter."""
+def test_attention_pooling_gets_no_adapter_without_effect(tmp_path: Path) -> None:
+    """Its attention stays fused, and uses the weight of its output layer without calling the layer or an adapter."""
     pooled = {**TINY_BASE["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2}
     path = tmp_path / "tiny-attention-pool.json"
     path.write_text(json.dumps(TINY_BASE | {"vision_cfg": pooled}))
@@ -179,7 +181,7 @@ def test_adapters_of_the_last_blocks_only() -> None:
     towers = adapted(LoraSettings(towers="both", last_blocks=1))
     names = {name.rpartition(".lora_")[0] for name in adapter_parameters(towers)}
     assert len(names) == 2 * 6 and all("resblocks.1." in name for name in names)
-    with pytest.raises(ValueError, match="--lora_last_blocks 3: the image tower has 2 blocks"):
+    with pytest.raises(ValueError, match="lora_last_blocks 3: the image tower has only 2 blocks"):
         add_adapters(tiny_towers(), LoraSettings(last_blocks=3))
 
 
@@ -202,5 +204,5 @@ def test_an_adapter_without_a_gradient_is_named() -> None:
 def test_a_tower_without_such_layers_is_refused() -> None:
     towers = tiny_towers()
     towers.clip.visual.transformer = nn.Identity()
-    with pytest.raises(ValueError, match="--tune lora: the image tower has none"):
+    with pytest.raises(ValueError, match="tune 'lora': the image tower has no layers that can be adapted"):
         add_adapters(towers, LoraSettings())

@@ -1,3 +1,5 @@
+"""Pooling of tiles: its start, its learned weights, masks and precision."""
+
 import torch
 import torch.nn.functional as F
 

@@ -1,3 +1,5 @@
+"""The site model: its files, what each `tune` trains, its base, and the wordings of captions."""
+
 import json
 import shutil
 from pathlib import Path
@@ -9,14 +11,15 @@ from torch import nn
 
 from vl_model.model.lora import adapter_parameters
 from vl_model.model.settings import LoraSettings, ModelSettings
-from vl_model.model.site_model import SiteModel, build_site_model, load_site_model
+from vl_model.model.site_model import SiteModel, build_site_model
+from vl_model.model.site_model_files import load_site_model, save_site_model
 from vl_model.training.captions import Captions
 
 TEXTS = ["L4-L5 left neural foraminal narrowing: severe", "normal"]
 
 
 def moved(model: SiteModel) -> SiteModel:
-    """With everything that learns away from where it started."""
+    """Move all trained weights away from their start."""
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -48,7 +51,7 @@ def outputs(model: SiteModel) -> torch.Tensor:
 def test_saved_models_load_and_embed_the_same(settings: ModelSettings, tiny_base: str, tmp_path: Path) -> None:
     settings = ModelSettings(tiny_base, tune=settings.tune, lora=settings.lora)
     model = moved(build_site_model(settings))
-    model.save(tmp_path / "final", {"steps": 3})
+    save_site_model(model, tmp_path / "final", {"steps": 3})
     again = load_site_model(tmp_path / "final")
     assert torch.allclose(outputs(again), outputs(model), atol=1e-5)
     assert not again.training and not any(parameter.requires_grad for parameter in again.parameters())
@@ -60,7 +63,7 @@ def test_saved_models_load_and_embed_the_same(settings: ModelSettings, tiny_base
 
 def test_a_fully_tuned_model_is_a_stock_open_clip_folder(tiny_base: str, tmp_path: Path) -> None:
     model = moved(build_site_model(ModelSettings(tiny_base, tune="full")))
-    model.save(tmp_path / "final")
+    save_site_model(model, tmp_path / "final")
     clip = open_clip.create_model(f"local-dir:{tmp_path / 'final'}").eval()
     assert clip.logit_scale.exp().item() == pytest.approx(model.logit_scale().item())
     one_tile = tiles()[0][:, 0]
@@ -80,7 +83,7 @@ def test_sites_are_pooled_from_their_own_tiles(tiny_base: str) -> None:
     assert torch.allclose(image_BD[2:3], pair / pair.norm(), atol=1e-5)
 
 
-def test_only_what_is_tuned_learns(tiny_base: str) -> None:
+def test_only_the_tuned_parts_get_gradients(tiny_base: str) -> None:
     lora = build_site_model(ModelSettings(tiny_base))
     learning = {name for name, parameter in lora.named_parameters() if parameter.requires_grad}
     adapters = {f"towers.{name}" for name in adapter_parameters(lora.towers)}
@@ -107,7 +110,7 @@ def test_logit_scale_stays_within_a_hundred(tiny_base: str) -> None:
     assert model.logit_scale.log_scale.grad.item() != 0
 
 
-def test_frozen_batch_statistics_stay(tiny_base: str) -> None:
+def test_frozen_batch_statistics_do_not_change(tiny_base: str) -> None:
     model = build_site_model(ModelSettings(tiny_base))
     model.towers.clip.visual.ln_post = nn.BatchNorm1d(5)
     model.train()
@@ -119,23 +122,23 @@ def test_adapters_refuse_another_base(tiny_base: str, tmp_path: Path) -> None:
 
     base = tmp_path / "base"
     shutil.copytree(tiny_base.removeprefix("local-dir:"), base)
-    build_site_model(ModelSettings(f"local-dir:{base}")).save(tmp_path / "final")
+    save_site_model(build_site_model(ModelSettings(f"local-dir:{base}")), tmp_path / "final")
     load_site_model(tmp_path / "final")
     write_tiny_base(base, seed=9)
     with pytest.raises(ValueError, match="other weights of"):
         load_site_model(tmp_path / "final")
 
 
-def test_what_is_no_model_is_refused(tiny_base: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no site_model\.json there"):
+def test_other_folders_and_versions_are_refused(tiny_base: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no site_model\.json; give the final/"):
         load_site_model(tmp_path)
     model = build_site_model(ModelSettings(tiny_base, tune="full"))
-    model.save(tmp_path / "final")
+    save_site_model(model, tmp_path / "final")
     card = tmp_path / "final" / "site_model.json"
     card.write_text(card.read_text().replace('"schema_version": 1', '"schema_version": 99'))
     with pytest.raises(ValueError, match="schema version 99, expected 1"):
         load_site_model(tmp_path / "final")
-    with pytest.raises(ValueError, match="weights would be random"):
+    with pytest.raises(ValueError, match="has random weights, which tune 'lora' would keep frozen"):
         build_site_model(ModelSettings("lumbar-tiny"))
 
 
@@ -143,7 +146,7 @@ def test_wordings_change_with_the_step_and_are_embedded_once_when_frozen(tiny_ba
     frozen = Captions(build_site_model(ModelSettings(tiny_base)).eval(), seed=4)
     learning = Captions(build_site_model(ModelSettings(tiny_base, tune="full")).eval(), seed=4)
     assert (frozen.choose(3) == learning.choose(3)).all() and (frozen.choose(3) != frozen.choose(4)).any()
-    chosen = [frozen.texts[place] for place in frozen.choose(3)]
+    chosen = [frozen.texts[index] for index in frozen.choose(3)]
     assert frozen.tokens(3) is None and learning.embeddings(3) is None
     expected = build_site_model(ModelSettings(tiny_base)).eval().embed_texts(chosen)
     assert torch.allclose(frozen.embeddings(3), expected, atol=1e-5)
@@ -166,11 +169,11 @@ def test_a_head_starts_as_the_bare_base_and_learns(tiny_base: str) -> None:
     assert not head.train().towers.training and head.pooling.training
 
 
-def test_a_base_that_prepares_images_otherwise_is_refused(tiny_base: str, tmp_path: Path) -> None:
+def test_a_base_with_other_preprocessing_is_refused(tiny_base: str, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny_base.removeprefix("local-dir:"), base)
-    build_site_model(ModelSettings(f"local-dir:{base}")).save(tmp_path / "final")
+    save_site_model(build_site_model(ModelSettings(f"local-dir:{base}")), tmp_path / "final")
     path = base / "open_clip_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}}))
-    with pytest.raises(ValueError, match=r"was trained with mean \[0\.48.* now says \[0\.5"):
+    with pytest.raises(ValueError, match=r"was trained with mean \[0\.48.* now has \[0\.5"):
         load_site_model(tmp_path / "final")

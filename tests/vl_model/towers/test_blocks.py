@@ -1,4 +1,4 @@
-"""Compiled blocks compute what they computed, under the names that they had."""
+"""Compilation of blocks changes neither gradients nor the names of parameters."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from vl_model.towers.plain_attention import use_plain_attention
 
 
 def gradients(model: SiteModel, images: int) -> dict[str, Tensor]:
-    """Of all that learns; the number of images differs from step to step, as that of tiles does."""
+    """Return the gradients of all trained weights; the number of images may vary, as that of tiles does."""
     torch.manual_seed(3)
     size = model.towers.image_size
     image_N3HW = torch.randn(images, 3, size, size)
@@ -25,8 +25,8 @@ def gradients(model: SiteModel, images: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("family", ["open_clip", "CLIP"])
-def test_gradients_are_those_of_the_blocks_as_they_were(family: str, family_base: Callable[[str], str]) -> None:
-    """Traced by dynamo and differentiated ahead of time as for inductor, whose C++ takes minutes."""
+def test_compiled_blocks_have_the_gradients_of_uncompiled_ones(family: str, family_base: Callable[[str], str]) -> None:
+    """The backend traces and differentiates as inductor does, without its C++ compilation, which takes minutes."""
     torch._dynamo.reset()
     torch.manual_seed(0)
     settings = ModelSettings(family_base(family), None, "lora", LoraSettings(4, 8, 0.0, "both"))

@@ -1,4 +1,4 @@
-"""Blocks that are computed twice give the gradients of blocks that are computed once, in each kind of towers."""
+"""Gradient checkpointing leaves gradients unchanged, in each family of towers, and keeps less memory."""
 
 from collections.abc import Callable
 
@@ -9,12 +9,12 @@ from torch import nn
 from tests.tiny_model import tiny_towers
 from vl_model.model.settings import LoraSettings, ModelSettings
 from vl_model.model.site_model import SiteModel, build_site_model
-from vl_model.towers.gradient_checkpointing import checkpoint_blocks, keeps_its_input_alone
+from vl_model.towers.gradient_checkpointing import checkpoint_blocks, is_checkpointed
 from vl_model.training.memory import saved_bytes
 
 
 def gradients(model: SiteModel) -> dict[str, torch.Tensor]:
-    """Of all that learns, from one image and one text, with dropout drawn alike."""
+    """Return the gradients of all trained weights, from fixed images and a text, with a fixed seed for dropout."""
     torch.manual_seed(3)
     size = model.towers.image_size
     height, width = (size, size) if isinstance(size, int) else size
@@ -33,7 +33,7 @@ def test_gradients_are_equal_to_the_bit(family: str, family_base: Callable[[str]
     model = build_site_model(settings).train()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
-            nn.init.normal_(parameter)  # they start at zero, where half of the gradients are
+            nn.init.normal_(parameter)  # they start at zero, where half of the gradients are zero too
     expected, names = gradients(model), list(model.state_dict())
     assert checkpoint_blocks(model.towers) >= 4
     found = gradients(model)
@@ -41,7 +41,7 @@ def test_gradients_are_equal_to_the_bit(family: str, family_base: Callable[[str]
     assert list(model.state_dict()) == names
 
 
-def test_less_is_kept(tiny_base: str) -> None:
+def test_less_memory_is_kept(tiny_base: str) -> None:
     towers = tiny_towers()
     image_N3HW = torch.randn(4, 3, 32, 32)
     before = saved_bytes(towers, lambda: towers.encode_images(image_N3HW))
@@ -49,6 +49,6 @@ def test_less_is_kept(tiny_base: str) -> None:
     assert saved_bytes(towers, lambda: towers.encode_images(image_N3HW)) < 0.5 * before
 
 
-def test_batch_statistics_move_once() -> None:
+def test_blocks_with_batch_statistics_are_not_checkpointed() -> None:
     blocks = nn.Sequential(*(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)) for _ in range(2)))
-    assert checkpoint_blocks(blocks) == 0 and not any(map(keeps_its_input_alone, blocks.modules()))
+    assert checkpoint_blocks(blocks) == 0 and not any(map(is_checkpointed, blocks.modules()))

@@ -1,4 +1,4 @@
-"""Plain attention against torch's kernel, in every family of towers, with its gradients and what it keeps."""
+"""Plain attention against torch's kernel in every family of towers: outputs, gradients and memory."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,18 +18,18 @@ TEXTS = ["L4-L5: severe", "mild stenosis at L1-L2"]
 
 @pytest.mark.parametrize("many_tokens", [1, 1000], ids=["recomputed", "kept"])
 @pytest.mark.parametrize("family", [*FAMILIES, "lumbar-tiny"])
-def test_it_is_the_kernels(
+def test_plain_attention_has_the_outputs_and_gradients_of_the_kernel(
     family: str,
     many_tokens: int,
     family_base: Callable[[str], str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """In float64: captions with their masks, images without."""
+    """Compare in float64, for captions with masks and images without."""
     monkeypatch.setattr(plain_attention, "MANY_TOKENS", many_tokens)
     torch.manual_seed(2)
     towers = load_towers(family if family == "lumbar-tiny" else family_base(family)).double()
-    towers.eval()  # a BERT drops weights
+    towers.eval()  # BERT has dropout
     image_N3HW = torch.randn(2, 3, towers.image_size, towers.image_size, dtype=torch.float64)
     token_NL = towers.tokenize(TEXTS)
 
@@ -44,12 +44,12 @@ def test_it_is_the_kernels(
     monkeypatch.delattr(F, "scaled_dot_product_attention")
     for before, after in zip(kernel, outcome(), strict=True):
         torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-9)
-    save_towers(towers, tmp_path / "saved")  # what is saved says nothing of it
+    save_towers(towers, tmp_path / "saved")  # saved towers do not refer to it
     assert not any(plain_attention.PLAIN in file.read_text() for file in (tmp_path / "saved").glob("*.json"))
 
 
 def test_long_sequences_keep_no_weights() -> None:
-    """Of 120 tokens those would be 2.7 times as large as queries, keys and values."""
+    """With 120 tokens the weights would be 2.7 times as large as queries, keys and values."""
     qkv = [torch.randn(2, 3, 120, 16, requires_grad=True) for _ in range(3)]
     kept: dict[int, int] = {}
 

@@ -1,4 +1,4 @@
-"""Every family of towers, from its library's own format on disk, against the stock library."""
+"""Every family of towers, loaded from its library's own format on disk, against the stock library."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def assert_same_as_stock(towers: Any, model: str, tolerance: float) -> None:
     image_ND, text_KD = stock_embeddings(model, image_N3HW, TEXTS)
     assert torch.allclose(towers.encode_images(image_N3HW), image_ND, atol=tolerance)
     assert torch.allclose(towers.encode_texts(towers.tokenize(TEXTS)), text_KD, atol=tolerance)
-    assert (text_KD[0] - text_KD[1]).abs().max() > 1e-3  # towers that give every text the same would agree too
+    assert (text_KD[0] - text_KD[1]).abs().max() > 1e-3  # else equal embeddings of all texts would pass
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -57,7 +57,7 @@ def test_saved_towers_load_here_and_in_the_stock_library(family: str, family_bas
 
 
 @pytest.mark.parametrize("family", HF)
-def test_what_images_and_texts_have_to_be_comes_from_the_folder(family: str, family_base: Base, tmp_path: Path) -> None:
+def test_preprocessing_and_tokenization_come_from_the_folder(family: str, family_base: Base, tmp_path: Path) -> None:
     folder = tmp_path / "base"
     shutil.copytree(family_base(family).removeprefix("hf:"), folder)
     settings = json.loads((folder / "preprocessor_config.json").read_text())
@@ -66,7 +66,7 @@ def test_what_images_and_texts_have_to_be_comes_from_the_folder(family: str, fam
     towers = load_towers(f"hf:{folder}")
     assert (towers.mean, towers.std, towers.image_size) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 32)
     assert towers.context_length == {"CLIP": 77}.get(family, 64)
-    # SigLIP reads its last token: its texts are never cut. CLIP's end at the longest.
+    # SigLIP pools at its last token, so its texts are never cut. CLIP's are cut to the longest.
     tokens_NL = towers.tokenize(["a", "L4-L5: severe"])
     assert tokens_NL.shape[1] < 20 if family == "CLIP" else tokens_NL.shape[1] == 64
     assert towers.tokenize([TEXTS[0] * 40]).shape[1] == towers.context_length
@@ -88,8 +88,8 @@ def test_half_precision_weights_are_computed_in_float32(family_base: Base, tmp_p
     assert {parameter.dtype for parameter in towers.parameters()} == {torch.float32}
 
 
-def broken(folder: Path, what: str) -> None:
-    """Make one thing wrong with a SigLIP's folder."""
+def damage(folder: Path, what: str) -> None:
+    """Make one thing wrong in the folder of a SigLIP."""
     config = json.loads((folder / "config.json").read_text())
     if what.endswith((".json", ".safetensors", ".model")):
         (folder / what).unlink()
@@ -114,37 +114,39 @@ def broken(folder: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("config.json", "no file config.json there; on a machine with a network: hf download"),
-        ("model.safetensors", "no file model.safetensors there"),
-        ("preprocessor_config.json", "no file preprocessor_config.json there"),
+        ("config.json", "missing files: config.json; on a machine with a network, run hf download"),
+        ("model.safetensors", "missing files: model.safetensors"),
+        ("preprocessor_config.json", "missing files: preprocessor_config.json"),
         ("half the weights", "cannot be loaded"),
-        ("deeper", "its weights lack 16 tensors, such as vision_model.encoder.layers.2"),
-        ("another size", "its processor makes images of {'height': 64, 'width': 64}, its weights take 32"),
-        ("fewer words", "its tokenizer has more tokens than its weights"),
-        ("siglip2", "take one of fixed resolution"),
-        ("blip", "is a 'blip' model; hf: takes clip and siglip"),
+        ("deeper", "the weights lack 16 tensors, such as vision_model.encoder.layers.2"),
+        ("another size", "the processor makes images of {'height': 64, 'width': 64}, but the weights expect 32"),
+        ("fewer words", "the tokenizer has more tokens than the weights"),
+        ("siglip2", "choose one of fixed resolution"),
+        ("blip", "is a 'blip' model; hf: supports clip and siglip"),
     ],
 )
-def test_what_cannot_be_loaded_is_one_line(what: str, words: str, family_base: Base, tmp_path: Path) -> None:
+def test_a_damaged_folder_is_reported_in_one_line(what: str, words: str, family_base: Base, tmp_path: Path) -> None:
     folder = tmp_path / "broken"
     shutil.copytree(family_base("SigLIP").removeprefix("hf:"), folder)
-    broken(folder, what)
-    with pytest.raises(ValueError, match=f"^--model hf:{folder}: ") as caught:
+    damage(folder, what)
+    with pytest.raises(ValueError, match=f"^model 'hf:{folder}': ") as caught:
         load_towers(f"hf:{folder}")
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_what_is_not_on_disk_says_what_to_bring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_not_on_disk_is_reported_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     for name in ("google/medsiglip-448", "openai/clip-vit-base-patch16"):
-        with pytest.raises(ValueError, match="not on this machine, and the hub cannot be reached") as caught:
+        with pytest.raises(ValueError, match="is not on this machine, and the hub cannot be reached") as caught:
             load_towers(f"hf:{name}")
         words = str(caught.value)
-        assert f"hf download {name} --include" in words and "give --model hf:FOLDER" in words and "\n" not in words
-    with pytest.raises(ValueError, match="no such folder, nor a name such as hf:"):
+        assert f"hf download {name} --include" in words and "set model to hf:FOLDER" in words and "\n" not in words
+    with pytest.raises(ValueError, match="no such folder; give an existing one, or a name such as hf:"):
         load_towers("hf:/nowhere/at/all")
-    with pytest.raises(ValueError, match="leave --pretrained out"):
+    with pytest.raises(ValueError, match="leave pretrained out"):
         load_towers("hf:google/medsiglip-448", "openai")
 
 
@@ -164,11 +166,14 @@ def test_a_model_in_the_hubs_cache_needs_no_network(
     ("without", "words"),
     [
         ("config.json", "hf download nobody/has-this-text-tower config.json"),
-        ("vocab.txt", "no tokenizer there; on a machine with a network: hf download nobody/has-this-text-tower"),
-        ("open_clip_pytorch_model.bin", "no file open_clip_model.safetensors there"),
+        (
+            "vocab.txt",
+            "the tokenizer is missing; on a machine with a network, run hf download nobody/has-this",
+        ),
+        ("open_clip_pytorch_model.bin", "the file open_clip_model.safetensors is missing"),
     ],
 )
-def test_a_biomedclip_that_lacks_a_file_says_which(
+def test_a_missing_file_of_a_biomedclip_is_named(
     without: str, words: str, family_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
@@ -176,12 +181,12 @@ def test_a_biomedclip_that_lacks_a_file_says_which(
     shutil.copytree(family_base("open_clip with BERT").removeprefix("local-dir:"), folder)
     (folder / without).unlink()
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(ValueError, match=r"^--model local-dir:") as caught:
+    with pytest.raises(ValueError, match=r"^model 'local-dir:") as caught:
         load_towers(f"local-dir:{folder}")
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_the_two_kinds_of_folder_are_told_apart(family_base: Base) -> None:
+def test_a_folder_of_the_other_library_is_recognised(family_base: Base) -> None:
     folder = family_base("CLIP").removeprefix("hf:")
-    with pytest.raises(ValueError, match=f"is it a model of transformers. Then --model hf:{folder}"):
+    with pytest.raises(ValueError, match=f"if it is a model of transformers, its name is hf:{folder}"):
         load_towers(f"local-dir:{folder}")

@@ -1,3 +1,5 @@
+"""Towers of open_clip: embeddings, cut texts, un-fused attention, files and errors."""
+
 import json
 from pathlib import Path
 from typing import Any
@@ -33,11 +35,11 @@ def test_embeddings_are_those_of_stock_open_clip(tiny_base: str) -> None:
 @torch.no_grad()
 def test_texts_cut_to_their_longest_are_exact(tiny_base: str) -> None:
     towers = load_towers(tiny_base).eval()
-    whole_NL = towers.tokenizer(TEXTS)
+    full_NL = towers.tokenizer(TEXTS)
     cut_NL = towers.tokenize(TEXTS)
     longest = max(len(towers.tokenizer.encode(text)) + 2 for text in TEXTS)  # start and end
-    assert cut_NL.shape[1] == longest < whole_NL.shape[1] == towers.context_length
-    assert torch.allclose(towers.encode_texts(cut_NL), towers.encode_texts(whole_NL), atol=1e-6)
+    assert cut_NL.shape[1] == longest < full_NL.shape[1] == towers.context_length
+    assert torch.allclose(towers.encode_texts(cut_NL), towers.encode_texts(full_NL), atol=1e-6)
 
 
 def test_gradients_of_cut_texts_are_exact(tiny_base: str) -> None:
@@ -51,7 +53,7 @@ def test_gradients_of_cut_texts_are_exact(tiny_base: str) -> None:
     assert torch.allclose(gradients[0], gradients[1], rtol=1e-5, atol=1e-9)
 
 
-def test_a_tower_that_sees_its_padding_is_not_cut(tmp_path: Path) -> None:
+def test_texts_of_a_tower_that_attends_to_padding_are_not_cut(tmp_path: Path) -> None:
     config: dict[str, Any] = {
         "embed_dim": 16,
         "custom_text": True,
@@ -65,9 +67,9 @@ def test_a_tower_that_sees_its_padding_is_not_cut(tmp_path: Path) -> None:
             "pool_type": "last",
         },
     }
-    (tmp_path / "tiny-seeing.json").write_text(json.dumps(config))
-    open_clip.add_model_config(tmp_path / "tiny-seeing.json")
-    towers = load_towers("tiny-seeing").eval()
+    (tmp_path / "tiny-bidirectional.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "tiny-bidirectional.json")
+    towers = load_towers("tiny-bidirectional").eval()
     assert towers.tokenize(["a"]).shape[1] == 24
     assert towers.encode_texts(towers.tokenize(["a"])).shape == (1, 16)
 
@@ -79,7 +81,7 @@ def test_unfused_attention_is_the_fused_one() -> None:
     before, state = block(x_NLD, attn_mask=mask_LL), {k: v.clone() for k, v in block.state_dict().items()}
     assert unfuse_attention(block, type(block), "attn") == 1 and isinstance(block.attn, SeparateAttention)
     assert torch.allclose(block(x_NLD, attn_mask=mask_LL), before, atol=1e-6)
-    mask_MLL = torch.randn(2 * 3, 5, 5)  # one for each sequence and head, as text towers with a class token have
+    mask_MLL = torch.randn(2 * 3, 5, 5)  # per sequence and head, as in text towers with a class token
     stock_block = open_clip.transformer.ResidualAttentionBlock(24, 3).eval()
     stock_block.load_state_dict(state)
     assert torch.allclose(block(x_NLD, attn_mask=mask_MLL), stock_block(x_NLD, attn_mask=mask_MLL), atol=1e-6)
@@ -115,29 +117,31 @@ def test_own_configuration_has_its_sizes() -> None:
         ("ViT-B-61", None, "ViT-B-16"),
         ("ViT-B-16", "opanai", "openai"),
         ("local-dir:/nowhere/at/all", None, "open_clip_config.json"),
-        ("local-dir:/nowhere/at/all", "openai", "leave --pretrained out"),
+        ("local-dir:/nowhere/at/all", "openai", "leave pretrained out"),
     ],
 )
-def test_what_cannot_be_loaded_says_what_would_be_right(model: str, pretrained: str | None, words: str) -> None:
-    with pytest.raises(ValueError, match=r"--(model|pretrained)") as caught:
+def test_a_wrong_name_is_reported_with_the_right_ones(model: str, pretrained: str | None, words: str) -> None:
+    with pytest.raises(ValueError, match=r"^(model|pretrained) ") as caught:
         load_towers(model, pretrained)
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_weights_that_are_not_on_disk_say_where_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_not_on_disk_are_reported_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     download = r"hf download timm/vit_base_patch16_clip_224\.openai open_clip_model\.safe"
-    with pytest.raises(ValueError, match=rf"{download}.* give --model ViT-B-16-quickgelu --pretrained FILE"):
+    with pytest.raises(ValueError, match=rf"{download}.* set model to ViT-B-16-quickgelu and pretrained to its path"):
         load_towers("ViT-B-16", "openai")
     with pytest.raises(
-        ValueError, match=r"hf download laion/CLIP-ViT-B-16-laion2B-s34B-b88K .* give --pretrained FILE"
+        ValueError, match=r"hf download laion/CLIP-ViT-B-16-laion2B-s34B-b88K .* set pretrained to its path"
     ):
         load_towers("ViT-B-16", "laion2b_s34b_b88k")
 
 
-def test_the_recipes_name_the_twin_that_a_file_of_openais_weights_needs() -> None:
-    """A file of weights does not say that they were trained with QuickGELU, and loads without a word."""
+def test_the_recipes_name_the_quickgelu_model_for_a_file_of_openais_weights() -> None:
+    """A weights file does not record that it was trained with QuickGELU, and both models load it without an error."""
     recipes = [path.read_text() for path in (Path(__file__).parents[3] / "recipes").glob("*.yaml")]
     offline = [text for text in recipes if "pretrained: openai" in text]
     assert len(offline) == 2

@@ -31,7 +31,7 @@ def test_what_is_wrong_is_said_line_by_line(
 ) -> None:
     assert train("ill", *DOCTOR, "--held_out_folds", "9", "--model", "lumbar-tiny") == 2
     ill = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("ok")]
-    assert len(ill) == 2 and "--held_out_folds [9]" in ill[0] and "train it from nothing with --tune full" in ill[1]
+    assert len(ill) == 2 and "held_out_folds [9]" in ill[0] and "set tune to full to train it" in ill[1]
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     monkeypatch.setattr(doctor, "version", lambda name: "1.0" if name == "torch" else "0.0")
     monkeypatch.setattr(doctor, "requires", lambda _: ["numpy", "torch==2.0"])
@@ -43,13 +43,13 @@ def test_what_is_wrong_is_said_line_by_line(
 @pytest.mark.parametrize(
     ("arguments", "name", "words"),
     [
-        (["--per_device_train_batch_size", "4000"], "batches", "lower per_device_train_batch_size"),
+        (["--per_device_train_batch_size", "4000"], "batches", "do not fill one batch of 4000"),
         (["--mixup", "0.6", "--cutmix", "0.6"], "batches", "together at most 1"),
         (["--loss", "infonce", "--mixup", "0.1"], "loss", "the loss infonce cannot weight it"),
         (["--loss", "infonce", "--label_smoothing", "0.1"], "loss", "has one positive caption per image"),
         (["--loss_weights", "0", "0", "0"], "loss", "one of them must be above zero"),
         (["--report_to", "wandb"], "records", "install it, or use tensorboard"),
-        (["--push_to_hub", "a b"], "hub", "a repository's name is ORGANISATION/NAME"),
+        (["--push_to_hub", "a b"], "hub", "give ORGANISATION/NAME"),
         (["--resume_from_checkpoint", "checkpoint-9"], "state", "give 'latest' or a checkpoint-<step> folder"),
     ],
 )

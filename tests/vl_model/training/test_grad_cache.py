@@ -1,4 +1,4 @@
-"""A pool in parts against one large batch: their gradients are equal."""
+"""Gradient caching against one large batch: the gradients are equal."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,12 +17,12 @@ PARTS = 3
 
 
 def write_gradient_of_pool(world: int, folder: Path) -> None:
-    """Every process brings its share of each part; DDP takes the mean over processes, as in training."""
+    """Write the gradients of this process, which has a share of each part; DDP averages them as in training."""
     feature_NF, text_KF, targets = material()
     rank = torch.distributed.get_rank()
     own = torch.arange(len(feature_NF)).unflatten(0, (PARTS, world, -1))[:, rank]  # parts, rows
     model = Model()
-    model.bias.requires_grad_(False)  # this loss has none, and DDP waits for every gradient
+    model.bias.requires_grad_(False)  # this loss does not use it, and DDP waits for every gradient
     wrapped = nn.parallel.DistributedDataParallel(model)
 
     def embed(part: int) -> Embedded:
@@ -56,7 +56,7 @@ def test_a_pool_has_the_gradient_of_one_batch(world: int, tmp_path: Path) -> Non
             assert (found[name] - gradient).norm() < 1e-12 * gradient.norm(), name
 
 
-def test_a_run_with_cached_negatives_is_that_of_large_batches(train: Train, tiny_root: Path) -> None:
+def test_a_run_with_cached_negatives_equals_one_with_large_batches(train: Train, tiny_root: Path) -> None:
     both = ["--max_train_steps", "5", "--lora_towers", "both", "--learning_rate", "1e-3", "--warmup_ratio", "0"]
     parts = ["--per_device_train_batch_size", "5", "--gradient_accumulation_steps", "4"]
     assert train("large", *both, "--per_device_train_batch_size", "20") == 0
@@ -70,19 +70,19 @@ def test_a_run_with_cached_negatives_is_that_of_large_batches(train: Train, tiny
     assert all(torch.allclose(first[name], second[name], atol=2e-4) for name in first)
 
 
-def test_what_is_dropped_is_dropped_alike_on_both_ways(train: Train, tiny_root: Path) -> None:
-    """Else the cached gradients would be those of other embeddings: resuming would still agree, learning would not."""
+def test_dropout_is_the_same_in_both_forward_passes(train: Train, tiny_root: Path) -> None:
+    """Otherwise the cached gradients would be those of other embeddings, which a test of resuming would not notice."""
     from vl_model.training import trainer as training
 
-    seen: list[torch.Tensor] = []
+    embeds: list[torch.Tensor] = []
     embed = training.Trainer._embed
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             training.Trainer,
             "_embed",
-            lambda self, *given, **named: (seen.append((found := embed(self, *given, **named))[0].detach()), found)[1],
+            lambda self, *given, **named: (embeds.append((out := embed(self, *given, **named))[0].detach()), out)[1],
         )
         arguments = ["--max_train_steps", "1", "--lora_dropout", "0.5", "--per_device_train_batch_size", "5"]
         parts = ["--gradient_accumulation_steps", "3", "--cache_negatives", "true"]
         assert train("dropped", *arguments, *parts, "--lora_towers", "both") == 0
-    assert len(seen) == 6 and all(torch.equal(seen[part], seen[part + 3]) for part in range(3))
+    assert len(embeds) == 6 and all(torch.equal(embeds[part], embeds[part + 3]) for part in range(3))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from data_prep.sites import SITES, Severity, Side
 from vl_model.data.site_rows import caption_index
-from vl_model.data.targets import CAPTIONS, Targets, sure_targets
+from vl_model.data.targets import CAPTIONS, Targets, one_hot_targets
 from vl_model.training.loss import LossTerms, contrastive_loss
 from vl_model.training.settings import LossSettings
 
@@ -31,7 +31,7 @@ def material(count: int = 12) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 def mixed(caption_N: torch.Tensor) -> Targets:
     """Some images wholly of their grade, some shared out."""
     grade_N3 = torch.randn(len(caption_N), 3, generator=torch.Generator().manual_seed(4)).double().softmax(dim=-1)
-    grade_N3[::2] = sure_targets(caption_N).grade_B3[::2].double()
+    grade_N3[::2] = one_hot_targets(caption_N).grade_B3[::2].double()
     return Targets(caption_N, grade_N3)
 
 
@@ -78,7 +78,7 @@ def naive_terms(
 @pytest.mark.parametrize("resampled", [False, True])
 def test_terms_are_those_of_the_naive_formulas(merged: bool, smoothing: float, shared: bool, resampled: bool) -> None:
     image_ND, text_KD, caption_N = material()
-    targets = mixed(caption_N) if shared else sure_targets(caption_N)
+    targets = mixed(caption_N) if shared else one_hot_targets(caption_N)
     log_ratio_K = torch.linspace(-1, 1, CAPTIONS).double() if resampled else torch.zeros(CAPTIONS).double()
     found = contrastive_loss(
         image_ND,
@@ -110,7 +110,7 @@ def test_a_little_smoothing_changes_a_little() -> None:
 
     def total(smoothing: float) -> float:
         settings = LossSettings(label_smoothing=smoothing)
-        return contrastive_loss(image_ND, text_KD, torch.tensor(7.0), sure_targets(caption_N), settings).total.item()
+        return contrastive_loss(image_ND, text_KD, torch.tensor(7.0), one_hot_targets(caption_N), settings).total.item()
 
     assert total(1e-4) == pytest.approx(total(0.0), rel=1e-3)
 
@@ -129,7 +129,7 @@ def test_mirrored_captions_have_a_floor_until_they_are_merged() -> None:
             image_2D,
             text_KD,
             torch.tensor(100.0),
-            sure_targets(torch.tensor([left, right])),
+            one_hot_targets(torch.tensor([left, right])),
             LossSettings(merge_mirrored=merged),
         )
         for merged in (False, True)
@@ -182,7 +182,7 @@ def losses(name: str, count: int = 6) -> tuple[LossTerms, torch.Tensor, torch.Te
     image_ND, text_KD, caption_N = material(count)
     settings = LossSettings(loss=name)  # type: ignore[arg-type]
     bias = torch.tensor(-2.0)
-    terms = contrastive_loss(image_ND, text_KD, torch.tensor(7.0), sure_targets(caption_N), settings, bias=bias)
+    terms = contrastive_loss(image_ND, text_KD, torch.tensor(7.0), one_hot_targets(caption_N), settings, bias=bias)
     return terms, 7 * image_ND @ text_KD[caption_N].T, caption_N
 
 

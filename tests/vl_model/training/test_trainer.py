@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vl_model.data.targets import sure_targets
+from vl_model.data.targets import one_hot_targets
 from vl_model.training.loss import contrastive_loss
 from vl_model.training.trainer import held_out_sums
 
@@ -14,7 +14,7 @@ def test_held_out_terms_are_those_of_the_loss() -> None:
     image_BD = nn.functional.normalize(torch.randn(7, 5), dim=-1)
     text_KD = nn.functional.normalize(torch.randn(75, 5), dim=-1)
     caption_B, scale = torch.randint(0, 75, (7,)), torch.tensor(9.0)
-    whole = contrastive_loss(image_BD, text_KD, scale, sure_targets(caption_B))
+    whole = contrastive_loss(image_BD, text_KD, scale, one_hot_targets(caption_B))
     sums = sum(held_out_sums(image_BD[part], text_KD, scale, caption_B[part]) for part in (slice(0, 3), slice(3, 7)))
     assert sums[2] == 7
     assert (sums[0] / 7).item() == pytest.approx(whole.caption.item(), rel=1e-5)

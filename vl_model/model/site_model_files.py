@@ -1,0 +1,143 @@
+"""The files of a site model: a run's ``final/``.
+
+It holds ``site_model.json`` (the settings and the base of the model), ``site_model.safetensors`` (pooling, logit scale
+and, for tune "head", the residual head) and, by `tune`:
+
+- "lora": the adapters (`vl_model.model.lora`), without their base;
+- "full": both towers, as a folder of their own library;
+- "head": nothing more.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from data_prep.conversion.crops import VIEW_MM
+from vl_model.model.lora import LoraSettings, base_state, load_adapters, merge_adapters, save_adapters
+from vl_model.model.model_card import CARD, model_card
+from vl_model.model.site_model import ModelSettings, SiteModel
+from vl_model.towers.model_names import model_name
+from vl_model.towers.towers import load_towers, save_towers
+from workspace.json_files import read_object
+from workspace.whole_folders import whole_folder
+
+SCHEMA_VERSION = 1
+WEIGHTS = "site_model.safetensors"
+
+
+def save_site_model(model: SiteModel, folder: Path, record: dict[str, Any] | None = None) -> None:
+    """Write the model into `folder`, which appears only when it is complete.
+
+    record: further entries for ``site_model.json``.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_beside_towers().items()}
+    card = {**_card_of(model), **(record or {})}
+    with whole_folder(folder) as partial:
+        save_file(tensors, partial / WEIGHTS)
+        if model.settings.tune == "lora":
+            save_adapters(model.towers, partial)
+        elif model.settings.tune == "full":
+            model.write_logit_scale()
+            save_towers(model.towers, partial)
+        (partial / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        (partial / "README.md").write_text(model_card(card), encoding="utf-8")
+
+
+def load_site_model(folder: Path) -> SiteModel:
+    """Load the model of a finished run's ``final/``: adapters merged, frozen, in evaluation mode.
+
+    Raises ValueError if a file is missing or unreadable, or if the base or the version differs.
+    """
+    card = _read_card(folder)
+    settings = _settings_of(card)
+    if settings.tune == "full":
+        model = SiteModel(load_towers(model_name(folder)), settings)
+    else:
+        model = SiteModel(load_towers(settings.model, settings.pretrained), settings)
+        _check_base(model, card, folder)
+    if settings.tune == "lora":
+        load_adapters(model.towers, settings.lora, folder)
+        merge_adapters(model.towers)
+    _load_beside_towers(model, folder / WEIGHTS)
+    return model.requires_grad_(False).eval()
+
+
+def base_sha256(model: SiteModel) -> str | None:
+    """Return the SHA-256 of the frozen base; None for tune "full", which keeps no base."""
+    return None if model.settings.tune == "full" else state_sha256(base_state(model.towers.clip))
+
+
+def state_sha256(state: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of a state dict: of the tensors' names and bytes, sorted by name."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _card_of(model: SiteModel) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        **asdict(model.settings),
+        "base_sha256": base_sha256(model),
+        "preprocessing": model.preprocessing(),
+    }
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    path = folder / CARD
+    if not path.is_file():
+        raise ValueError(f"{folder}: has no {CARD}; give the final/ folder of a run that train_vl.py has finished")
+    card = read_object(path, "train_vl.py", SCHEMA_VERSION)
+    try:
+        view_mm, _ = card["preprocessing"]["view_mm"], _settings_of(card)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: has no complete settings of a model ({error}); train the run again") from None
+    if view_mm != VIEW_MM:
+        raise ValueError(
+            f"{path}: was trained on tiles of {view_mm} mm; this version cuts tiles of {VIEW_MM} mm, so train again"
+        )
+    return card
+
+
+def _settings_of(card: dict[str, Any]) -> ModelSettings:
+    return ModelSettings(
+        model=card["model"], pretrained=card["pretrained"], tune=card["tune"], lora=LoraSettings(**card["lora"])
+    )
+
+
+def _check_base(model: SiteModel, card: dict[str, Any], folder: Path) -> None:
+    """Check that the base is the one that the run was trained on; raises ValueError if not."""
+    found = state_sha256(base_state(model.towers.clip))
+    if found != card["base_sha256"]:
+        raise ValueError(
+            f"{folder}: was trained on other weights of {card['model']!r} (sha256 {card['base_sha256'][:12]}) than the "
+            f"present ones ({found[:12]}); restore them, or train again"
+        )
+    now = model.preprocessing()
+    if changed := [name for name in now if name in card["preprocessing"] and card["preprocessing"][name] != now[name]]:
+        raise ValueError(
+            f"{folder}: was trained with {changed[0]} {card['preprocessing'][changed[0]]}, but {card['model']!r} now "
+            f"has {now[changed[0]]}; restore the base, or train again"
+        )
+
+
+def _load_beside_towers(model: SiteModel, path: Path) -> None:
+    """Load what `save_site_model` wrote beside the towers; raises ValueError if it is of another model."""
+    try:
+        saved: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from None
+    own = model.state_beside_towers()
+    if {name: x.shape for name, x in saved.items()} != {name: x.shape for name, x in own.items()}:
+        raise ValueError(f"{path}: holds other tensors than this model's {', '.join(sorted(own))}; train again")
+    for name, tensor in own.items():
+        tensor.copy_(saved[name])
