@@ -16,6 +16,7 @@ import eval_vl
 from data_prep.conversion.pairs import read_dataset, write_dataset
 from data_prep.sites import SITES
 from tests.tiny_dataset import write_tiny_dataset
+from vl_model.evaluation.report_text import report_text
 from workspace.cli import run_command
 
 REPOSITORY = Path(__file__).parents[1]
@@ -117,13 +118,13 @@ def test_two_runs_are_compared_on_the_same_studies(root: Path, evaluate: Evaluat
         assert block["difference"]["score"]["value"] == pytest.approx(ours - theirs, abs=1e-6)
 
 
-def test_what_could_not_be_compared_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_could_not_be_compared_is_a_dash() -> None:
     """Where the shared studies lack a part of the metric, their score is no number, and report.json says null."""
     line = dict.fromkeys(("score", "spinal", "foraminal", "subarticular", "any_severe"))
     heads = {"zero_shot": {"difference": {"score": {"value": None, "interval": [None, None]}}}}
     report = {"n": {"studies": 2, "rows": 9}, "constant_baseline": line, "metric": {}}
-    eval_vl.print_summary(report | {"comparison": {"run": "base", "heads": heads}})
-    assert capsys.readouterr().out.splitlines()[-1] == "zero shot minus base's: - (- to -)"
+    text = report_text(report | {"comparison": {"run": "base", "heads": heads}})
+    assert text.splitlines()[-1] == "zero shot minus base's: - (- to -)"
 
 
 def test_a_submission_is_scored_against_truths(
@@ -144,6 +145,7 @@ def test_labels_of_what_no_image_shows_count_where_the_table_is_the_same(root: P
     import hashlib
 
     from vl_model.data.site_table import full_table, site_table
+    from vl_model.evaluation.known_labels import with_unimaged_labels
     from workspace.layout import DataRoot
 
     dataset = root / "train" / "processed_data"
@@ -155,8 +157,8 @@ def test_labels_of_what_no_image_shows_count_where_the_table_is_the_same(root: P
     plain = read_dataset(dataset)
     digest = hashlib.sha256((tmp_path / "dataset" / "train.csv").read_bytes()).hexdigest()
     same = type(plain)({**plain.metadata, "hashes": {"train.csv": digest}}, plain.pairs)
-    assert eval_vl.unseen_labels(DataRoot(tmp_path), same, table).severity_N.tolist() == [2] + [-1] * 24
-    assert eval_vl.unseen_labels(DataRoot(tmp_path), plain, table) is table
+    assert with_unimaged_labels(DataRoot(tmp_path), same, table).severity_N.tolist() == [2] + [-1] * 24
+    assert with_unimaged_labels(DataRoot(tmp_path), plain, table) is table
 
 
 def test_without_a_test_split_it_says_so(

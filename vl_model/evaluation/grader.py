@@ -7,14 +7,15 @@ fingerprints of the model and data that they belong to).
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from vl_model.data.site_table import Floats, SiteTable
+from data_prep.sites import SITES, Severity
+from vl_model.data.site_table import Floats, SiteTable, full_table, site_table
 from vl_model.evaluation.calibrate import UNWEIGHTED, Calibrator
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
@@ -69,6 +70,11 @@ class Grader:
             else:
                 prob_N3[seen] = self.calibrators[head][kind].predict_proba(log_prob_M3, table.take(seen))
         return prob_N3
+
+    def grade_studies(self, study_ids: Sequence[int], embeddings: Embeddings, kind: Kind) -> Floats:
+        """(S, 25, 3) for all sites of each study, in the order of `SITES`, by the best head."""
+        table = full_table(study_ids, site_table([]))
+        return self.predict_proba(table, embeddings, kind).reshape(-1, len(SITES), len(Severity))
 
 
 def column_priors(train: SiteTable) -> dict[Kind, ColumnPrior]:

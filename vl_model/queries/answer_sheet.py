@@ -4,7 +4,7 @@ A box is (x0, y0, x1, y1) in (column, row) pixels, counted from the centre of th
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from data_prep.sites import Severity
 from prompts.render import SEVERITY_WORDS
-from vl_model.queries.answers import Truth
+from vl_model.queries.answers import Reply, Truth, ranking_words
 from vl_model.queries.index import Answer
 from workspace.whole_files import replacing
 
@@ -24,12 +24,32 @@ Picture = NDArray[np.uint8]
 
 #: A sheet shows this many answers; what comes after them is in the table and among the crops.
 SHEET_ANSWERS = 10
+SHEET = "answers.png"
 
 _INK, _MUTED, _FAINT, _BOX = "#1c2430", "#6b7685", "#e8ebef", "#ffd23f"
 _COLOURS = {Severity.NORMAL_MILD: "#5b9a8b", Severity.MODERATE: "#e3a33b", Severity.SEVERE: "#c8473f"}
 _WIDTH, _ROW, _HEAD, _FOOT, _MARGIN = 9.6, 2.0, 0.95, 0.35, 0.3  # inches
 _PIXELS_PER_INCH = 150
 _ENLARGED = 384  # pixels on a saved crop's longer side
+
+
+def save_answers(reply: Reply, processed: Mapping[str, Path], folder: Path) -> dict[int, tuple[Path, Path]]:
+    """Write the crops and the sheet of all answers.
+
+    Args:
+        reply: the answers, with the truth if it is known.
+        processed: split -> its ``processed_data`` folder.
+        folder: where the files are written.
+
+    Returns:
+        rank -> the files of that answer.
+    """
+    images = [read_picture(processed[answer.split], answer) for answer in reply.answers]
+    saved = save_crops(reply.answers, images, folder)
+    understood = reply.query.words or "nothing that is graded"
+    subtitle = f"understood: {understood}   ·   ranked by {ranking_words(reply.query)}"
+    save_sheet(folder / SHEET, reply.query.text, subtitle, reply.answers, images, reply.truth)
+    return {answer.rank: paths for answer, paths in zip(reply.answers, saved, strict=True)}
 
 
 def save_crops(answers: Sequence[Answer], pictures: Sequence[Picture], folder: Path) -> list[tuple[Path, Path]]:

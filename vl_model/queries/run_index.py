@@ -17,19 +17,17 @@ from workspace.layout import DataRoot, Split
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 
-def check_run(root: DataRoot, run: str) -> None:
-    """Raise ValueError where there is no such run, or where it is not finished or has no heads yet."""
-    folder = root.run(run)
-    read_run_record(folder)
-    if not (folder / "heads" / "heads.json").is_file():
-        raise ValueError(f"--run {run!r}: this run has no heads yet; run eval_vl.py first")
+def check_evaluated(root: DataRoot, run: str) -> None:
+    """Raise ValueError if the run has no heads yet."""
+    if not (root.run(run) / "heads" / "heads.json").is_file():
+        raise ValueError(f"run {run!r}: has no heads yet; run eval_vl.py first")
 
 
 def available_splits(root: DataRoot, run: str) -> list[Split]:
     """The splits that this run has embeddings of. Raises ValueError where there is none."""
     found = [split for split in SPLITS if (_embeddings(root, run, split) / "embeddings.json").is_file()]
     if not found:
-        raise ValueError(f"--run {run!r}: this run has no embeddings yet; run eval_vl.py first")
+        raise ValueError(f"run {run!r}: has no embeddings yet; run eval_vl.py first")
     return found
 
 
