@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -15,33 +14,12 @@ import pytest
 import eval_vl
 from data_prep.conversion.pairs import read_dataset, write_dataset
 from data_prep.sites import SITES
+from tests.evaluated_root import run_here, write_run
 from tests.tiny_dataset import write_tiny_dataset
 from vl_model.evaluation.report_text import report_text
-from workspace.cli import run_command
 
 REPOSITORY = Path(__file__).parents[1]
 Evaluate = Callable[..., int]
-
-
-def write_run(
-    root: Path, run: str, base: str, held_out_folds: list[int], seed: int = 0, tune: Literal["lora", "full"] = "lora"
-) -> None:
-    """A finished run as train_vl.py leaves it: adapters, or towers, that have not learned anything yet."""
-    import torch
-
-    from vl_model.model.site_model import ModelSettings, build_site_model
-
-    folder = root / "train" / "checkpoints" / run
-    fingerprint = read_dataset(root / "train" / "processed_data").fingerprint
-    torch.manual_seed(seed)
-    model = build_site_model(ModelSettings(base, tune=tune))
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1 * seed)
-    model.save(folder / "final", {"dataset_fingerprint": fingerprint, "steps": 0})
-    record = {"settings": {"model": base}, "held_out_folds": held_out_folds, "dataset_fingerprint": fingerprint}
-    record["finished"] = True
-    (folder / "run.json").write_text(json.dumps(record))
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +42,7 @@ def evaluate(root: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     """Run ``eval_vl.py --run RUN ...`` in this process; its exit status."""
 
     def run(name: str, *arguments: str, at: Path = root) -> int:
-        monkeypatch.setattr(sys, "argv", ["eval_vl.py", "--root", str(at), "--run", name, *arguments])
-        with pytest.raises(SystemExit) as left:
-            run_command("eval_vl.py", eval_vl.main)
-        return int(left.value.code or 0)
+        return run_here(eval_vl, ["--root", str(at), "--run", name, *arguments], monkeypatch)
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return run
