@@ -57,13 +57,13 @@ def main() -> None:
     # These imports take seconds, so that they come after everything that can be checked without them.
     from data_prep.conversion.crops import open_crops
     from vl_model.api.loaded_run import REPORT_SCHEMA_VERSION
-    from vl_model.evaluation.cases import choose_cases
     from vl_model.evaluation.cross_fitting import better_head, fit_grader, fit_heads, predict_held_out, split_studies
+    from vl_model.evaluation.example_sites import choose_example_sites
     from vl_model.evaluation.grader import write_grader
     from vl_model.evaluation.known_labels import known_labels
     from vl_model.evaluation.predictions import read_predictions, write_predictions
     from vl_model.evaluation.report import write_report
-    from vl_model.evaluation.report_content import compare, measure
+    from vl_model.evaluation.report_content import compare_runs, held_out_metrics
     from vl_model.evaluation.report_text import report_text
     from vl_model.evaluation.submission import write_submission
     from workspace.json_files import plain
@@ -86,14 +86,14 @@ def main() -> None:
         "training_studies": len(split.train.study_ids),
         "settings": {name: value for name, value in settings.items() if name != "root"},
         "training_settings": run.record.settings,
-        **measure(held_out, settings["seed"]),
-        "comparison": compare(held_out, settings["compare"], other, settings["seed"]) if other else None,
+        **held_out_metrics(held_out, settings["seed"]),
+        "comparison": compare_runs(held_out, settings["compare"], other, settings["seed"]) if other else None,
     }
 
     write_grader(run.folder / "heads", grader)
     write_predictions(run.logs / "predictions.csv", held_out)
-    cases = choose_cases(held_out, best, train.pairs)
-    write_report(run.logs, plain(report), cases, open_crops(root.processed("train")))
+    examples = choose_example_sites(held_out, best, train.pairs)
+    write_report(run.logs, plain(report), examples, open_crops(root.processed("train")))
     print(report_text(plain(report)))
     print(f"report      {run.report_page}")
     if test is None or new is None:

@@ -39,7 +39,7 @@ def answer_frame(answers: Sequence[Answer], processed: Mapping[str, Path]) -> pd
             **dict(zip(("x0", "y0", "x1", "y1"), answer.box, strict=True)),
             "source": answer.source.value,
             "image": str(processed[answer.split] / answer.image),
-            "in_training": answer.seen,
+            "in_training": answer.in_training,
         }
         for answer in answers
     ]

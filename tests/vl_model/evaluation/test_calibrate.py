@@ -120,7 +120,7 @@ def test_groups_cover_the_studies_and_share_the_severe_ones() -> None:
         0,
         1,
     }
-    with pytest.raises(ValueError, match="needs two at least"):
+    with pytest.raises(ValueError, match="requires at least two"):
         study_groups(table.take(table.of_studies([1])))
 
 

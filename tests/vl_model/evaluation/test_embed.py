@@ -97,7 +97,7 @@ def test_embeddings_of_something_else_or_damaged_are_refused(tmp_path: Path, tin
         with pytest.raises(ValueError, match=f"another {name}"):
             read_embeddings(tmp_path, mark | {name: "x"})
     np.save(tmp_path / "image.npy", np.zeros((2, 4), dtype=np.float32))
-    with pytest.raises(ValueError, match="another shape"):
+    with pytest.raises(ValueError, match="the shape of the embeddings"):
         read_embeddings(tmp_path, mark)
     (tmp_path / "image.npy").write_bytes(b"")
     with pytest.raises(ValueError, match="cannot be read"):
@@ -120,9 +120,9 @@ def test_the_fingerprint_follows_weights_and_settings(tmp_path: Path) -> None:
     assert prompts_fingerprint([[["a"]]]) != prompts_fingerprint([[["b"]]])
 
 
-def test_places_of_rows_and_of_what_no_image_shows(tiny_root: Path) -> None:
+def test_rows_of_a_table_and_of_sites_without_an_image(tiny_root: Path) -> None:
     rows, _ = rows_and_crops(tiny_root)
     fewer = Embeddings(rows[5:], np.zeros((len(rows) - 5, 2), dtype=np.float32), {})
     table = full_table([rows[0].study_id], site_table([]))
-    assert fewer.places_of(table).tolist() == [-1] * 5 + list(range(20))
-    assert replace(fewer, rows=()).places_of(table).tolist() == [-1] * 25
+    assert fewer.rows_of(table).tolist() == [-1] * 5 + list(range(20))
+    assert replace(fewer, rows=()).rows_of(table).tolist() == [-1] * 25

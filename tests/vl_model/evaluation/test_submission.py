@@ -105,9 +105,9 @@ def test_a_submission_that_lacks_a_study_is_told_so(tmp_path: Path) -> None:
     table = full_table([7, 5], site_table([]))
     table.severity_N[:] = 0
     write_submission(tmp_path / "submission.csv", [7], random_probabilities(1))
-    with pytest.raises(ValueError, match="no row 5_spinal_canal_stenosis_l1_l2"):
+    with pytest.raises(ValueError, match="the row 5_spinal_canal_stenosis_l1_l2 is missing"):
         score_submission(tmp_path / "submission.csv", wide_and_long(tmp_path, table)[0])
-    with pytest.raises(ValueError, match=r"expected train\.csv's"):
+    with pytest.raises(ValueError, match=r"those of train\.csv"):
         read_solution(tmp_path / "submission.csv")
 
 
@@ -116,9 +116,12 @@ def test_a_submission_that_lacks_a_study_is_told_so(tmp_path: Path) -> None:
     [
         (b"", "not a CSV file"),
         (bytes(range(256)), "not a CSV file"),
-        (b"study_id,condition,side,level,severity\n", "grades no site"),
+        (b"study_id,condition,side,level,severity\n", "contains no grade"),
         (b"study_id,condition,side,level,severity\nx,spinal_canal_stenosis,,l1_l2,severe\n", "invalid literal"),
-        (b"study_id,condition,side,level,severity\n1,stenosis,,l1_l2,severe\n", "no condition with its side"),
+        (
+            b"study_id,condition,side,level,severity\n1,stenosis,,l1_l2,severe\n",
+            "condition 'stenosis' with side '': is unknown",
+        ),
     ],
 )
 def test_a_damaged_truth_is_named(tmp_path: Path, content: bytes, said: str) -> None:

@@ -14,7 +14,7 @@ from data_prep.conversion.pairs import Pair
 from data_prep.sites import SITES, Condition, Severity, Site, Source, View
 from prompts.parse import Query, parse_query
 from prompts.render import caption
-from vl_model.queries.answer_sheet import cut_box, read_picture, save_crops, save_sheet
+from vl_model.queries.answer_sheet import cut_box, read_slice, save_crops, save_sheet
 from vl_model.queries.answers import answer_json, answer_table, explain, query_json, read_truth
 from vl_model.queries.index import BAND, Answer, Index, IndexRefused, build_index, join, load_index, rank, save_index
 
@@ -117,7 +117,7 @@ def test_an_answer_carries_its_own_row() -> None:
         assert answer.view is View.SAGITTAL_T1, "the view that the site is marked in, not the first pair"
         assert answer.series_id == answer.study_id * 10 + list(View).index(View.SAGITTAL_T1)
         assert answer.image == f"images/{answer.study_id}/{answer.series_id}/{answer.instance_number}.png"
-        assert answer.seen == (answer.study_id in (11, 22))
+        assert answer.in_training == (answer.study_id in (11, 22))
         assert answer.likeness is None
 
 
@@ -158,7 +158,7 @@ def test_an_index_survives_the_disk(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changed", FINGERPRINT)
 def test_an_index_of_something_else_is_refused(tmp_path: Path, changed: str) -> None:
     save_index(make_index(), tmp_path / "index")
-    with pytest.raises(ValueError, match=f"was made of other {changed}"):
+    with pytest.raises(ValueError, match=f"was made from other {changed}"):
         load_index(tmp_path / "index", {**FINGERPRINT, changed: "new"})
 
 
@@ -171,7 +171,7 @@ def test_a_missing_broken_or_old_index_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="schema version 99"):
         load_index(tmp_path / "index", FINGERPRINT)
     (tmp_path / "index" / "index.json").write_text(json.dumps({**manifest, "sites": 1}))
-    with pytest.raises(ValueError, match=r"index\.json says 1"):
+    with pytest.raises(ValueError, match=r"index\.json states 1"):
         load_index(tmp_path / "index", FINGERPRINT)
 
 
@@ -187,7 +187,7 @@ def test_an_index_with_a_broken_part_is_refused(tmp_path: Path, name: str, conte
 
 
 def test_a_site_without_evidence_is_refused() -> None:
-    with pytest.raises(ValueError, match="without a pair"):
+    with pytest.raises(ValueError, match="no pair in dataset"):
         build_index("train", [(1, SITES[0])], np.ones((1, 4), np.float32), np.ones((1, 3)) / 3, [], [], {})
 
 
@@ -246,7 +246,7 @@ def test_truth_is_read_and_checked(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no table: cannot be read"):
         read_truth(tmp_path / "no table")
     path.write_text("study_id,condition,level,severity\n")
-    with pytest.raises(ValueError, match="no column 'side'"):
+    with pytest.raises(ValueError, match="the column 'side' is missing"):
         read_truth(path)
 
 
@@ -271,7 +271,7 @@ def processed(tmp_path: Path, answers: list[Answer]) -> Callable[[Answer], np.nd
         path = tmp_path / answer.image
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (90, 70), dtype=np.uint8)).save(path)
-    return lambda answer: read_picture(tmp_path, answer)
+    return lambda answer: read_slice(tmp_path, answer)
 
 
 def test_crops_and_sheet_are_written(processed: Callable, answers: list[Answer], tmp_path: Path) -> None:
