@@ -1,4 +1,4 @@
-"""The real entry point on a tiny data set: from a run to report, heads and submission, and what it refuses."""
+"""eval_vl.py on a tiny data set: report, heads, submission, and errors."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ Evaluate = Callable[..., int]
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, tiny_base: str) -> Path:
-    """Twelve train studies, of which five are held out, and a test split with a study that nothing shows."""
+    """A root with twelve studies, of which five are held out, and a test split with a study without images."""
     root = tmp_path_factory.mktemp("eval")
     write_tiny_dataset(root / "train" / "processed_data", studies=12)
     test = root / "test" / "processed_data"
@@ -39,7 +39,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, tiny_base: str) -> Path:
 
 @pytest.fixture
 def evaluate(root: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
-    """Run ``eval_vl.py --run RUN ...`` in this process; its exit status."""
+    """Run ``eval_vl.py --run RUN ...`` in this process and return its exit status."""
 
     def run(name: str, *arguments: str, at: Path = root) -> int:
         return run_here(eval_vl, ["--root", str(at), "--run", name, *arguments], monkeypatch)
@@ -93,8 +93,8 @@ def test_two_runs_are_compared_on_the_same_studies(root: Path, evaluate: Evaluat
         assert block["difference"]["score"]["value"] == pytest.approx(ours - theirs, abs=1e-6)
 
 
-def test_what_could_not_be_compared_is_a_dash() -> None:
-    """Where the shared studies lack a part of the metric, their score is no number, and report.json says null."""
+def test_a_missing_comparison_is_a_dash() -> None:
+    """If a part of the metric has no row in the shared studies, its score is nan, and null in report.json."""
     line = dict.fromkeys(("score", "spinal", "foraminal", "subarticular", "any_severe"))
     heads = {"zero_shot": {"difference": {"score": {"value": None, "interval": [None, None]}}}}
     report = {"n": {"studies": 2, "rows": 9}, "constant_baseline": line, "metric": {}}
@@ -115,8 +115,8 @@ def test_a_submission_is_scored_against_truths(
     assert capsys.readouterr().out.startswith("submission ")
 
 
-def test_labels_of_what_no_image_shows_count_where_the_table_is_the_same(root: Path, tmp_path: Path) -> None:
-    """A site without pair, graded in train.csv: it is scored, by its column's constant."""
+def test_labels_of_sites_without_an_image_count_if_the_table_is_unchanged(root: Path, tmp_path: Path) -> None:
+    """A site without a pair that is graded in train.csv is scored with the constant of its column."""
     import hashlib
 
     from vl_model.data.site_table import full_table, site_table
@@ -136,7 +136,7 @@ def test_labels_of_what_no_image_shows_count_where_the_table_is_the_same(root: P
     assert with_unimaged_labels(DataRoot(tmp_path), plain, table) is table
 
 
-def test_without_a_test_split_it_says_so(
+def test_a_missing_test_split_is_reported(
     root: Path, tiny_base: str, evaluate: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(root / "train", tmp_path / "train")
@@ -176,7 +176,7 @@ def test_wrong_input_is_one_line(
 
 
 def test_errors_and_help_come_without_torch(root: Path) -> None:
-    """What can be known before is said before torch's seconds of import."""
+    """Errors that need no model are printed before torch is imported."""
     code = (
         "import sys, eval_vl, predict_vl\n"
         "for module, arguments in ((eval_vl, ['--help']), (predict_vl, ['--help']), (eval_vl, ['--run', 'frist'])):\n"

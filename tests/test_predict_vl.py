@@ -1,4 +1,4 @@
-"""New DICOM studies through the real entry point, whatever is wrong with them."""
+"""predict_vl.py on new DICOM studies, complete and damaged ones."""
 
 import shutil
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def predict(root: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 
 
 def test_new_studies_are_graded_as_the_test_split_was(root: Path, predict: Command, tmp_path: Path) -> None:
-    """The same files with their descriptions, once as the test split and once as new studies: the same answers."""
+    """The same files give the same predictions as the test split and as new studies."""
     images = root / "dataset" / "test_images"
     descriptions = root / "dataset" / "test_series_descriptions.csv"
     out = tmp_path / "out"
@@ -117,7 +117,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     assert "required: --images" in refused("--run", "first", "--out", out)
 
 
-def test_what_placing_costs_is_told_beside_the_true_places(
+def test_located_grades_prints_the_cost_of_placing_beside_true_positions(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(located_grades, "usable_cores", lambda: 1)
@@ -126,7 +126,7 @@ def test_what_placing_costs_is_told_beside_the_true_places(
     kept = tmp_path / "kept"
     for _ in range(2):  # the second time without converting
         assert run_here(located_grades, [*cohort, "--kept", str(kept)], monkeypatch) == 0
-    told = capsys.readouterr().out
-    assert "2 studies, 50 graded sites" in told
-    assert told.count("of that on true") == 4 and told.count("true places") == 2
+    printed = capsys.readouterr().out
+    assert "2 studies, 50 graded sites" in printed
+    assert printed.count("of that on true") == 4 and printed.count("true places") == 2
     assert len(list(kept.iterdir())) == 3

@@ -118,7 +118,7 @@ def build_index(
     image_ND: NDArray[np.float32],
     probability_N3: NDArray[np.float64],
     pairs: Iterable[Pair],
-    seen: Iterable[int],
+    training_studies: Iterable[int],
     fingerprint: dict[str, Any],
 ) -> Index:
     """Return the index of one split.
@@ -129,7 +129,7 @@ def build_index(
         image_ND: their L2-normalised embeddings.
         probability_N3: their calibrated probabilities.
         pairs: the pairs of the data set, from which each site's evidence is chosen.
-        seen: the training studies.
+        training_studies: the studies that the adapters and heads were trained on.
         fingerprint: of the data, the model and the heads.
 
     Raises:
@@ -144,7 +144,7 @@ def build_index(
         split_N=np.full(len(keys), split),
         study_N=np.array([study_id for study_id, _ in keys], dtype=np.int64),
         site_N=np.array([SITE_INDEX[site] for _, site in keys], dtype=np.int64),
-        seen_N=np.isin([study_id for study_id, _ in keys], np.array(sorted(seen), dtype=np.int64)),
+        seen_N=np.isin([study_id for study_id, _ in keys], np.array(sorted(training_studies), dtype=np.int64)),
         probability_N3=np.asarray(probability_N3, dtype=np.float64),
         series_N=np.array([pair.series_id for pair in shown], dtype=np.int64),
         instance_N=np.array([pair.instance_number for pair in shown], dtype=np.int64),

@@ -1,4 +1,4 @@
-"""report.json against the metrics it quotes, and the page against what a reader needs of it."""
+"""report.json against the metrics, and the page against its requirements."""
 
 import json
 import re
@@ -32,7 +32,7 @@ from workspace.json_files import plain
 
 
 def embeddings_of(root: Path, signal: float, seed: int = 0) -> Embeddings:
-    """Made-up embeddings of the tiny data set: noise, and severity along one direction a condition."""
+    """Return made-up embeddings of the tiny data set: noise, and severity along one direction per condition."""
     rows = group_sites(read_dataset(root / "train" / "processed_data").pairs)
     rng = np.random.default_rng(seed)
     direction_KD = np.random.default_rng(5).normal(size=(3, 16))
@@ -97,7 +97,7 @@ def test_signal_is_found_and_ranked(tiny_root: Path) -> None:
     assert "better than the best constant" in summary(strong)[0]
 
 
-def test_predictions_are_kept_and_compared(tiny_root: Path, tmp_path: Path) -> None:
+def test_predictions_are_written_read_and_compared(tiny_root: Path, tmp_path: Path) -> None:
     ours, theirs = held_out_of(tiny_root, 2.0), held_out_of(tiny_root, 0.3, seed=1)
     write_predictions(tmp_path / "predictions.csv", theirs)
     read = read_predictions(tmp_path / "predictions.csv")
@@ -149,7 +149,7 @@ def test_a_site_without_image_gets_the_constant_of_its_column(tiny_root: Path, t
 
 
 class Tags(HTMLParser):
-    """Open tags must close; addresses are collected."""
+    """Parser that checks that tags are closed, and collects addresses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_stands_alone_and_says_what_matters(tiny_root: Path, tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_complete(tiny_root: Path, tmp_path: Path) -> None:
     held_out = held_out_of(tiny_root, 2.0)
     processed = tiny_root / "train" / "processed_data"
     cases = choose_example_sites(held_out, "linear_probe", read_dataset(processed).pairs)
@@ -187,7 +187,7 @@ def test_the_page_stands_alone_and_says_what_matters(tiny_root: Path, tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
 
 
-def test_cases_are_what_their_group_says(tiny_root: Path) -> None:
+def test_examples_belong_to_their_group(tiny_root: Path) -> None:
     held_out = held_out_of(tiny_root, 1.0)
     pairs = read_dataset(tiny_root / "train" / "processed_data").pairs
     cases = choose_example_sites(held_out, "linear_probe", pairs, count=3)
@@ -205,7 +205,7 @@ def test_cases_are_what_their_group_says(tiny_root: Path) -> None:
         assert len(studies) == len(set(studies)) <= 3
 
 
-def test_right_axial_tiles_are_turned_back_for_the_eye() -> None:
+def test_right_axial_tiles_are_mirrored_back() -> None:
     tile = np.zeros((3, 4, 4), dtype=np.uint8)
     tile[1, :, 0] = 255
     as_stored = tile_as_png(tile, Side.LEFT, is_axial=True)
@@ -213,7 +213,7 @@ def test_right_axial_tiles_are_turned_back_for_the_eye() -> None:
     assert tile_as_png(tile, Side.RIGHT, is_axial=False) == as_stored != tile_as_png(tile, Side.RIGHT, is_axial=True)
 
 
-def test_what_was_not_measured_is_a_dash_and_null() -> None:
+def test_missing_values_are_a_dash_and_null() -> None:
     assert (
         number(None) == "\N{EN DASH}"
         and number(-0.5, 2) == "\N{MINUS SIGN}0.50"
@@ -222,7 +222,7 @@ def test_what_was_not_measured_is_a_dash_and_null() -> None:
     assert plain({"a": [np.float64("nan"), np.int64(3)], "b": np.array([1.5])}) == {"a": [None, 3], "b": [1.5]}
 
 
-def test_folds_without_labels_or_without_rest_are_refused(tiny_root: Path) -> None:
+def test_folds_without_labels_or_without_training_studies_are_refused(tiny_root: Path) -> None:
     table = embeddings_of(tiny_root, 0.0).table
     fold_of = {study: study % 5 for study in table.study_ids}
     with pytest.raises(
