@@ -46,24 +46,19 @@ def choose_example_sites(
     prob_N3 = held_out.prob_N3[head, "calibrated"]
     table = held_out.table
     graded = held_out.imaged_N & table.labelled_N
-    severe = graded & (table.severity_N == Severity.SEVERE)
-    called_severe = prob_N3.argmax(axis=1) == Severity.SEVERE
+    truth_N, predicted_N = table.severity_N, prob_N3.argmax(axis=1)
     loss_N = np.zeros(len(table))
     loss_N[graded] = row_losses(table.severity_N[graded], prob_N3[graded])
     loss_N[graded] *= np.asarray(SEVERITY_WEIGHTS)[table.severity_N[graded]]
 
     groups: list[tuple[str, Bools, Floats]] = [
-        ("severe, predicted severe", severe & called_severe, prob_N3[:, Severity.SEVERE]),
         (
-            "severe or moderate, predicted normal or mild",
-            graded & (table.severity_N > 0) & (prob_N3.argmax(axis=1) == 0),
-            loss_N,
+            "severe, predicted severe",
+            graded & (truth_N == Severity.SEVERE) & (predicted_N == Severity.SEVERE),
+            prob_N3[:, Severity.SEVERE],
         ),
-        (
-            "normal or mild, predicted moderate or severe",
-            graded & (table.severity_N == 0) & (prob_N3.argmax(axis=1) > 0),
-            loss_N,
-        ),
+        ("severe or moderate, predicted normal or mild", graded & (truth_N > 0) & (predicted_N == 0), loss_N),
+        ("normal or mild, predicted moderate or severe", graded & (truth_N == 0) & (predicted_N > 0), loss_N),
     ]
     pairs_of: dict[tuple[int, Site], list[Pair]] = {}
     for pair in pairs:

@@ -23,7 +23,7 @@ from data_prep.sites import SITES, Severity
 from vl_model.data.site_table import CONDITIONS, LEVELS, Floats, Ints, SiteTable
 from vl_model.evaluation.priors import ColumnPrior
 
-#: What a head saves: names and arrays, nothing that could run when it is read.
+#: What a head saves: arrays by name, which are read without pickle.
 Arrays = Mapping[str, NDArray[Any]]
 
 _CLASSES = len(Severity)

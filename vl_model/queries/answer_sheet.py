@@ -129,9 +129,8 @@ def save_sheet(
     footer = "Research use only, not a medical device.  Yellow: the region that the probabilities belong to."
     sheet.text(_MARGIN / _WIDTH, 0.14 / height, footer, fontsize=7.5, color=_MUTED)
     with replacing(path) as partial, warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Glyph .* missing from font"
-        )  # the text may be in a script that the font lacks
+        # The text may be in a script that the font lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         sheet.savefig(partial, format="png")
 
 
@@ -150,7 +149,7 @@ def _shortened(text: str, characters: int) -> str:
 def _draw_row(
     sheet: Figure, height: float, bottom: float, answer: Answer, image: SliceImage, truth: Truth | None
 ) -> None:
-    """One answer, `bottom` inches above the sheet's lower edge."""
+    """Draw one answer, `bottom` inches above the sheet's lower edge."""
     size = _ROW - 0.2
 
     def panel(left: float, width: float) -> Axes:
@@ -184,7 +183,7 @@ def _draw_crop(axes: Axes, answer: Answer, image: SliceImage) -> None:
 
 
 def _draw_words(axes: Axes, width: float, height: float, answer: Answer, truth: Truth | None) -> None:
-    """Coordinates are inches from the panel's upper left corner, downwards."""
+    """Draw site, evidence, probabilities and known grade; coordinates are inches from the upper left corner."""
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     axes.text(0, 0.2, f"{answer.rank}", fontsize=15, color=_MUTED, weight="bold", va="center")
