@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from runs.run_record import RunRecord, read_run_record
 from workspace.json_files import read_object
-from workspace.layout import DataRoot, Split, data_root
+from workspace.layout import DataRoot, Split, data_root, home_expanded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -153,7 +153,8 @@ class LoadedRun:
                 ``if __name__ == "__main__":``, because the processes import it.
             batch_size: sites per forward pass.
             out: a folder for probabilities.csv (the returned table), submission.csv (metric-optimal probabilities)
-                and faults.csv (everything that was skipped, repaired or guessed).
+                and faults.csv (everything that was skipped, repaired or guessed). The slices are kept there meanwhile,
+                and without it in the system's temporary folder ($TMPDIR).
 
         Returns:
             The columns study_id, condition, side, level; normal_mild, moderate, severe (calibrated); and the evidence:
@@ -170,8 +171,11 @@ class LoadedRun:
         from vl_model.api.new_studies import check_paths, folder_within, probability_table, write_probabilities
         from vl_model.evaluation.submission import write_submission
 
-        images, written_to = _path(images), None if out is None else _path(out)
-        descriptions = None if series_descriptions is None else _path(series_descriptions)
+        images = home_expanded(str(images), "images")
+        written_to = None if out is None else home_expanded(str(out), "out")
+        descriptions = None
+        if series_descriptions is not None:
+            descriptions = home_expanded(str(series_descriptions), "series_descriptions")
         check_paths(images, written_to, descriptions)
         grader = self.grader()
         placer = placing_of(self.root, self.folder, locator)
@@ -249,7 +253,7 @@ class LoadedRun:
         from vl_model.evaluation.embeddings import read_embeddings, write_embeddings
 
         split = next((split for split in _SPLITS if data == split), None)
-        processed = self.root.processed(split) if split else _path(data)
+        processed = self.root.processed(split) if split else home_expanded(str(data), "data")
         dataset = read_dataset(processed)
         expected = {"checkpoint": self.checkpoint, "dataset": dataset.fingerprint}
         if split is None:
@@ -309,7 +313,3 @@ class LoadedRun:
         rows = group_sites(dataset.pairs)
         image_ND = embed_rows(self.model, rows, open_crops(processed), batch_size, label)
         return Embeddings(rows, image_ND, fingerprint)
-
-
-def _path(name: str | Path) -> Path:
-    return Path(name).expanduser()

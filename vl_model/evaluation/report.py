@@ -140,7 +140,7 @@ def _provenance(report: Json) -> dict[str, str]:
         "checkpoint": report["fingerprint"]["checkpoint"][:16],
     }
     shown = {name: value for name, value in report["training_settings"].items() if value not in (None, "", [])}
-    return content | {f"--{name}": str(value) for name, value in shown.items()}
+    return content | {name: str(value) for name, value in shown.items()}
 
 
 def _with_images(examples: Iterable[ExampleSite], crops: NDArray[np.uint8]) -> dict[str, list[Json]]:
