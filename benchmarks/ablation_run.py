@@ -26,7 +26,7 @@ from runs.launch import Launch
 from runs.settings import OptimizationSettings
 from vl_model.data.batches import TrainingBatches, training_loader
 from vl_model.data.site_rows import SiteRow, group_sites
-from vl_model.evaluation.cross_fitting import Split, fit_heads, predict_held_out, split_studies
+from vl_model.evaluation.cross_fitting import StudySplit, fit_heads, predict_held_out, split_studies
 from vl_model.evaluation.embed import embed_ensembles, embed_rows
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import HEADS
@@ -154,7 +154,7 @@ def evaluate(
     model.requires_grad_(False).eval()
     embeddings = Embeddings(tuple(rows), embed_rows(model, rows, crops_R3HW, plan.batch_size), {})
     prompts = [[zero_shot_prompts(site, severity) for severity in Severity] for site in SITES]
-    split: Split = split_studies(embeddings.table, dataset.fold_of, plan.held_out_folds)
+    split: StudySplit = split_studies(embeddings.table, dataset.fold_of, plan.held_out_folds)
     heads = fit_heads(split.train, embeddings, embed_ensembles(model, prompts), float(model.logit_scale()))
     held_out = predict_held_out(heads, split, embeddings, seed=0)
     return {head: study_sums(held_out.table, held_out.prob_N3[head, "metric_optimal"]) for head in HEADS}

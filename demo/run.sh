@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# The whole pipeline on synthetic DICOM files, in the order in which you would run it on real ones.
+# The complete pipeline on synthetic DICOM files, in the order of a project with real ones.
 #
-#   make demo                    # about ten minutes on two cores; a second call shows the result again
-#   rm -rf data/demo; make demo  # from nothing
+#   make demo                    # about ten minutes on two cores; a second call prints the result again
+#   rm -rf data/demo; make demo  # from the start
 #
-# A tiny CLIP is trained from nothing on a first cohort: the stand-in for a pretrained model, which an
-# offline machine does not have. Everything after that is what a user does: a second cohort from other
-# scanners, LoRA from that base, evaluation, a submission, questions.
+# A tiny CLIP is trained from random weights on a first cohort. It replaces a pretrained model, which an offline
+# machine does not have. The other steps are those of a user: a second cohort from other scanners, LoRA on that
+# base, evaluation, a submission, queries.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH="$PWD/.venv/bin:$PATH" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" TOKENIZERS_PARALLELISM=false
-export HF_HUB_OFFLINE=1 # nothing here needs the network, and nothing should wait for it
+export HF_HUB_OFFLINE=1 # no step requires the network, and none should wait for it
 
 FIRST=data/demo/first SECOND=data/demo/second TRUTH=data/demo/second/phantom_truth/truth.csv
 TWO_PROCESSES=accelerate_configs/cpu_2.yaml
 BASE=local-dir:$FIRST/train/checkpoints/base/final
 
-# Each step runs once: its name is noted when it is done, so that an interrupted demo goes on where it was.
+# Each step runs once: its name is written when it is done, so that an interrupted demo continues with the next step.
 step() {
     local name=$1 begin=$SECONDS
     shift

@@ -1,9 +1,9 @@
-"""The demo's result in one table: constants, the bare base, and LoRA from it, on studies that no part of them saw.
+"""Print the result of the demo: the metric of the constant, of the base, and of LoRA, on held-out studies.
 
-python -m demo.summary --first data/demo/first --second data/demo/second --steps data/demo/.done
+    python -m demo.summary --first data/demo/first --second data/demo/second --steps data/demo/.done
 
-Reads what the commands wrote (``report.json``, ``submission.csv``) and computes only the test split's score, for
-which a phantom has the truth.
+Reads the files of the other commands (``report.json``, ``submission.csv``). Only the score of the test split is
+computed here, from the true grades of the synthetic cohort.
 """
 
 import csv
@@ -21,9 +21,11 @@ HEADS = ("zero_shot", "linear_probe")
 
 def main() -> None:
     parser = SettingsParser(PROG, __doc__)
-    parser.add_argument("--first", type=str, required=True, help="the data root of the base's cohort")
-    parser.add_argument("--second", type=str, required=True, help="the data root of the second cohort")
-    parser.add_argument("--steps", type=str, required=True, help="the folder with each step's seconds")
+    parser.add_argument(
+        "--first", type=str, required=True, help="the data root of the cohort that the base is trained on"
+    )
+    parser.add_argument("--second", type=str, required=True, help="the data root of the cohort that LoRA is trained on")
+    parser.add_argument("--steps", type=str, required=True, help="the folder of files with the seconds of each step")
     settings = parser.parse_args()
     root = data_root(settings.second)
     print_seconds(Path(settings.steps))
@@ -31,8 +33,8 @@ def main() -> None:
     print_submission(root)
     print(f"\nreport      {root.logs('lora') / 'report.html'}")
     print(f"submission  {root.logs('lora') / 'submission.csv'}")
-    for picture in sorted(root.path.parent.glob("answers/*/answers.png")):
-        print(f"answers     {picture}")
+    for sheet in sorted(root.path.parent.glob("answers/*/answers.png")):
+        print(f"answers     {sheet}")
 
 
 def read_report(root: DataRoot, run: str) -> dict[str, Any]:
@@ -51,12 +53,12 @@ def print_seconds(steps: Path) -> None:
 
 
 def print_table(reports: dict[str, dict[str, Any]]) -> None:
-    """Markdown, because the README shows it."""
+    """Print the table in Markdown, as the README shows it."""
     lora = reports["lora"]
     n, constant = lora["n"], lora["constant_baseline"]
     print(f"\nThe competition's metric on {n['studies']} held-out studies ({n['rows']} graded sites) of the second")
-    print("cohort; lower is better; in brackets the 95 % interval over studies.\n")
-    print("| | metric | of the constant | spinal | foraminal | subarticular | any severe | ECE |")
+    print("cohort; lower is better; the 95 % interval over studies in brackets.\n")
+    print("| | metric | ratio to the constant | spinal | foraminal | subarticular | any severe | ECE |")
     print("|---|---|---|---|---|---|---|---|")
     print(f"| best constant per column | {with_interval(constant)} | 1 | {parts(constant)} | |")
     for head in HEADS:
@@ -64,7 +66,7 @@ def print_table(reports: dict[str, dict[str, Any]]) -> None:
             block = report["metric"][head]["metric_optimal"]
             ratio = block["ratio_to_constant"]["score"]
             ece = report["ece"][head]["calibrated"]["top_label"]
-            name = "bare base" if run == "base" else "after LoRA"
+            name = "base" if run == "base" else "after LoRA"
             print(
                 f"| {head.replace('_', ' ')}, {name} | {with_interval(block)} | {ratio['value']:.2f} "
                 f"({ratio['interval'][0]:.2f} to {ratio['interval'][1]:.2f}) | {parts(block)} | {ece:.3f} |"
@@ -88,7 +90,7 @@ def difference(report: dict[str, Any], head: str) -> str:
 
 
 def print_submission(root: DataRoot) -> None:
-    """Rows and order of submission.csv, and its metric against the phantom's truth."""
+    """Print the number and order of the rows of submission.csv, and its metric against the true grades."""
     from vl_model.evaluation.submission import score_submission
 
     path = root.logs("lora") / "submission.csv"
@@ -96,12 +98,16 @@ def print_submission(root: DataRoot) -> None:
         row_ids = [row["row_id"] for row in csv.DictReader(file)]
     with root.table("sample_submission.csv").open(newline="", encoding="utf-8") as file:
         sample_ids = [row["row_id"] for row in csv.DictReader(file)]
-    order = "in the order of sample_submission.csv" if row_ids == sample_ids else "NOT in the promised order"
+    order = (
+        "in the order of sample_submission.csv"
+        if row_ids == sample_ids
+        else "NOT in the order of sample_submission.csv"
+    )
     metric = score_submission(path, root.path / "phantom_truth" / "truth.csv")
     studies = len(row_ids) // len(SUBMISSION_SITES)
     print(
-        f"\nsubmission.csv: {len(row_ids)} rows for {studies} test studies, {order}; metric against the truth "
-        f"{metric.score:.3f} (sites placed by the atlas: nobody marked them)"
+        f"\nsubmission.csv: {len(row_ids)} rows for {studies} test studies, {order}; metric against the true "
+        f"grades {metric.score:.3f} (unannotated studies, whose sites are placed by the atlas)"
     )
 
 

@@ -1,4 +1,4 @@
-"""demo/run.sh: that its commands start at all; what they do is tested with the scripts."""
+"""demo/run.sh: its commands start, and its files exist. The scripts have their own tests."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ def test_the_summary_starts_as_the_demo_starts_it() -> None:
     assert done.returncode == 0 and "--steps" in done.stdout, done.stderr
 
 
-def test_every_script_and_recipe_of_the_demo_is_there() -> None:
+def test_every_script_and_recipe_of_the_demo_exists() -> None:
     story = (PROJECT / "demo" / "run.sh").read_text()
     files = re.findall(r"(?:python |--config |--config_file |=)([\w/]+\.(?:py|yaml))\b", story)
     assert len(files) > 5

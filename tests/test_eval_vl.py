@@ -1,4 +1,4 @@
-"""The real entry point on a tiny data set: from a run to report, heads and submission, and what it refuses."""
+"""eval_vl.py on a tiny data set: report, heads, submission, and errors."""
 
 import json
 import shutil
@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -15,39 +14,17 @@ import pytest
 import eval_vl
 from data_prep.conversion.pairs import read_dataset, write_dataset
 from data_prep.sites import SITES
+from tests.evaluated_root import run_here, write_run
 from tests.tiny_dataset import write_tiny_dataset
-from workspace.cli import run_command
+from vl_model.evaluation.report_text import report_text
 
 REPOSITORY = Path(__file__).parents[1]
 Evaluate = Callable[..., int]
 
 
-def write_run(
-    root: Path, run: str, base: str, held_out_folds: list[int], seed: int = 0, tune: Literal["lora", "full"] = "lora"
-) -> None:
-    """A finished run as train_vl.py leaves it: adapters, or towers, that have not learned anything yet."""
-    import torch
-
-    from vl_model.model.settings import ModelSettings
-    from vl_model.model.site_model import build_site_model
-    from vl_model.model.site_model_files import save_site_model
-
-    folder = root / "train" / "checkpoints" / run
-    fingerprint = read_dataset(root / "train" / "processed_data").fingerprint
-    torch.manual_seed(seed)
-    model = build_site_model(ModelSettings(base, tune=tune))
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1 * seed)
-    save_site_model(model, folder / "final", {"dataset_fingerprint": fingerprint, "steps": 0})
-    record = {"settings": {"model": base}, "held_out_folds": held_out_folds, "dataset_fingerprint": fingerprint}
-    record["finished"] = True
-    (folder / "run.json").write_text(json.dumps(record))
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, tiny_base: str) -> Path:
-    """Twelve train studies, of which five are held out, and a test split with a study that nothing shows."""
+    """A root with twelve studies, of which five are held out, and a test split with a study without images."""
     root = tmp_path_factory.mktemp("eval")
     write_tiny_dataset(root / "train" / "processed_data", studies=12)
     test = root / "test" / "processed_data"
@@ -62,13 +39,10 @@ def root(tmp_path_factory: pytest.TempPathFactory, tiny_base: str) -> Path:
 
 @pytest.fixture
 def evaluate(root: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
-    """Run ``eval_vl.py --run RUN ...`` in this process; its exit status."""
+    """Run ``eval_vl.py --run RUN ...`` in this process and return its exit status."""
 
     def run(name: str, *arguments: str, at: Path = root) -> int:
-        monkeypatch.setattr(sys, "argv", ["eval_vl.py", "--root", str(at), "--run", name, *arguments])
-        with pytest.raises(SystemExit) as left:
-            run_command("eval_vl.py", eval_vl.main)
-        return int(left.value.code or 0)
+        return run_here(eval_vl, ["--root", str(at), "--run", name, *arguments], monkeypatch)
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return run
@@ -119,13 +93,13 @@ def test_two_runs_are_compared_on_the_same_studies(root: Path, evaluate: Evaluat
         assert block["difference"]["score"]["value"] == pytest.approx(ours - theirs, abs=1e-6)
 
 
-def test_what_could_not_be_compared_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where the shared studies lack a part of the metric, their score is no number, and report.json says null."""
+def test_a_missing_comparison_is_a_dash() -> None:
+    """If a part of the metric has no row in the shared studies, its score is nan, and null in report.json."""
     line = dict.fromkeys(("score", "spinal", "foraminal", "subarticular", "any_severe"))
     heads = {"zero_shot": {"difference": {"score": {"value": None, "interval": [None, None]}}}}
     report = {"n": {"studies": 2, "rows": 9}, "constant_baseline": line, "metric": {}}
-    eval_vl.print_summary(report | {"comparison": {"run": "base", "heads": heads}})
-    assert capsys.readouterr().out.splitlines()[-1] == "zero shot minus base's: - (- to -)"
+    text = report_text(report | {"comparison": {"run": "base", "heads": heads}})
+    assert text.splitlines()[-1] == "zero shot minus base's: - (- to -)"
 
 
 def test_a_submission_is_scored_against_truths(
@@ -141,11 +115,12 @@ def test_a_submission_is_scored_against_truths(
     assert capsys.readouterr().out.startswith("submission ")
 
 
-def test_labels_of_what_no_image_shows_count_where_the_table_is_the_same(root: Path, tmp_path: Path) -> None:
-    """A site without pair, graded in train.csv: it is scored, by its column's constant."""
+def test_labels_of_sites_without_an_image_count_if_the_table_is_unchanged(root: Path, tmp_path: Path) -> None:
+    """A site without a pair that is graded in train.csv is scored with the constant of its column."""
     import hashlib
 
     from vl_model.data.site_table import full_table, site_table
+    from vl_model.evaluation.known_labels import with_unimaged_labels
     from workspace.layout import DataRoot
 
     dataset = root / "train" / "processed_data"
@@ -157,11 +132,11 @@ def test_labels_of_what_no_image_shows_count_where_the_table_is_the_same(root: P
     plain = read_dataset(dataset)
     digest = hashlib.sha256((tmp_path / "dataset" / "train.csv").read_bytes()).hexdigest()
     same = type(plain)({**plain.metadata, "hashes": {"train.csv": digest}}, plain.pairs)
-    assert eval_vl.unseen_labels(DataRoot(tmp_path), same, table).severity_N.tolist() == [2] + [-1] * 24
-    assert eval_vl.unseen_labels(DataRoot(tmp_path), plain, table) is table
+    assert with_unimaged_labels(DataRoot(tmp_path), same, table).severity_N.tolist() == [2] + [-1] * 24
+    assert with_unimaged_labels(DataRoot(tmp_path), plain, table) is table
 
 
-def test_without_a_test_split_it_says_so(
+def test_a_missing_test_split_is_reported(
     root: Path, tiny_base: str, evaluate: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(root / "train", tmp_path / "train")
@@ -201,7 +176,7 @@ def test_wrong_input_is_one_line(
 
 
 def test_errors_and_help_come_without_torch(root: Path) -> None:
-    """What can be known before is said before torch's seconds of import."""
+    """Errors that need no model are printed before torch is imported."""
     code = (
         "import sys, eval_vl, predict_vl\n"
         "for module, arguments in ((eval_vl, ['--help']), (predict_vl, ['--help']), (eval_vl, ['--run', 'frist'])):\n"

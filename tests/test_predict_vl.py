@@ -1,7 +1,6 @@
-"""New DICOM studies through the real entry point, whatever is wrong with them."""
+"""predict_vl.py on new DICOM studies, complete and damaged ones."""
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -12,36 +11,17 @@ import pytest
 
 import eval_vl
 import predict_vl
-import prepare_data
 from benchmarks import located_grades
-from data_prep.phantom.cohort import write_cohort
 from tests.data_prep.conversion.test_odd_studies import save_untaught_locator
-from tests.test_eval_vl import write_run
-from workspace.cli import run_command
+from tests.evaluated_root import run_here, write_evaluated_root, write_run
 
 Command = Callable[..., int]
 
 
-def run_here(module: object, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    """A script's story in this process; its exit status."""
-    name = f"{module.__name__}.py"  # type: ignore[attr-defined]
-    monkeypatch.setattr(sys, "argv", [name, *arguments])
-    with pytest.raises(SystemExit) as left:
-        run_command(name, module.main)  # type: ignore[attr-defined]
-    return int(left.value.code or 0)
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, tiny_base: str) -> Path:
-    """A small phantom cohort, prepared, with an evaluated run and one that was not."""
     root = tmp_path_factory.mktemp("predict")
-    write_cohort(root, train=5, test=2, seed=3, scanners="first", size="small", workers=1, progress=False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        assert run_here(prepare_data, ["--root", str(root), "--workers", "1"], patch) == 0
-        write_run(root, "first", tiny_base, [0, 1])
-        write_run(root, "unevaluated", tiny_base, [0, 1])
-        assert run_here(eval_vl, ["--root", str(root), "--run", "first"], patch) == 0
+    write_evaluated_root(root, tiny_base)
     return root
 
 
@@ -53,7 +33,7 @@ def predict(root: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 
 
 def test_new_studies_are_graded_as_the_test_split_was(root: Path, predict: Command, tmp_path: Path) -> None:
-    """The same files with their descriptions, once as the test split and once as new studies: the same answers."""
+    """The same files give the same predictions as the test split and as new studies."""
     images = root / "dataset" / "test_images"
     descriptions = root / "dataset" / "test_series_descriptions.csv"
     out = tmp_path / "out"
@@ -137,7 +117,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     assert "required: --images" in refused("--run", "first", "--out", out)
 
 
-def test_what_placing_costs_is_told_beside_the_true_places(
+def test_located_grades_prints_the_cost_of_placing_beside_true_positions(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(located_grades, "usable_cores", lambda: 1)
@@ -146,7 +126,7 @@ def test_what_placing_costs_is_told_beside_the_true_places(
     kept = tmp_path / "kept"
     for _ in range(2):  # the second time without converting
         assert run_here(located_grades, [*cohort, "--kept", str(kept)], monkeypatch) == 0
-    told = capsys.readouterr().out
-    assert "2 studies, 50 graded sites" in told
-    assert told.count("of that on true") == 4 and told.count("true places") == 2
+    printed = capsys.readouterr().out
+    assert "2 studies, 50 graded sites" in printed
+    assert printed.count("of that on true") == 4 and printed.count("true places") == 2
     assert len(list(kept.iterdir())) == 3

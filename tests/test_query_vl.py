@@ -1,4 +1,4 @@
-"""query_vl.py as a person runs it: on a real run's files, with the text tower only where a text needs it."""
+"""query_vl.py on the files of a run; the text tower is loaded only for words that are not understood."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ STUDIES = 12
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with a run named `tiny`: real files of every stage, embeddings that follow the severity."""
+    """A data root with a run named `tiny` and files of every stage; the embeddings depend on the severity."""
     root = tmp_path_factory.mktemp("root")
     processed, run = root / "train" / "processed_data", root / "train" / "checkpoints" / "tiny"
     write_tiny_dataset(processed, studies=STUDIES)
@@ -82,7 +82,7 @@ class Done:
 
 
 def ask(root: Path, *arguments: str) -> Done:
-    """Run the script as it is run, but in this process, which has torch loaded already."""
+    """Run the script in this process, which has already imported torch."""
     out, err = StringIO(), StringIO()
     command = [SCRIPT.name, "--root", str(root), "--run", "tiny", *arguments]
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
@@ -141,7 +141,7 @@ def test_the_answers_are_the_studies_with_the_highest_probability(root: Path, tm
         assert sheet.width > 1000
 
 
-def test_the_table_says_what_was_understood_and_found(root: Path) -> None:
+def test_the_printed_table_has_the_parsed_query_and_the_answers(root: Path) -> None:
     done = ask(root, "severe left canal stenosis", "--top", "2")
     assert (done.returncode, done.stderr) == (0, "")
     assert "understood  severe, spinal canal stenosis" in done.stdout
@@ -151,7 +151,7 @@ def test_the_table_says_what_was_understood_and_found(root: Path) -> None:
     assert [line[:1] for line in table[1:3]] == ["1", "2"]
 
 
-def test_an_understood_text_needs_no_torch(root: Path) -> None:
+def test_an_understood_text_imports_no_torch(root: Path) -> None:
     ask(root, SEVERE_LEFT)  # leaves an index behind
     check = (
         f"import sys, runpy; sys.argv = ['query_vl.py', '--root', {str(root)!r}, '--run', 'tiny', {SEVERE_LEFT!r}]\n"
@@ -164,7 +164,7 @@ def test_an_understood_text_needs_no_torch(root: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_words_left_over_are_ranked_by_the_text_tower(root: Path) -> None:
+def test_words_that_are_not_understood_are_ranked_by_the_text_tower(root: Path) -> None:
     done = ask(root, "facet arthropathy", "--json")
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout)["answers"]
@@ -200,7 +200,7 @@ def test_wrong_input_is_one_line_and_status_2(root: Path, arguments: tuple[str, 
     assert re.search(complaint, done.stderr), done.stderr
 
 
-def test_a_run_without_heads_says_what_to_run(root: Path, tmp_path: Path) -> None:
+def test_the_error_for_a_run_without_heads_has_the_command(root: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(root, tmp_path / "root")
     shutil.rmtree(copy / "train" / "checkpoints" / "tiny" / "heads")
     done = ask(copy, SEVERE_LEFT)
@@ -208,7 +208,9 @@ def test_a_run_without_heads_says_what_to_run(root: Path, tmp_path: Path) -> Non
     assert "run eval_vl.py first" in done.stderr
 
 
-def test_an_index_follows_its_heads_and_embeddings_of_another_model_are_refused(root: Path, tmp_path: Path) -> None:
+def test_an_index_of_other_heads_is_made_again_and_embeddings_of_another_model_are_refused(
+    root: Path, tmp_path: Path
+) -> None:
     copy = shutil.copytree(root, tmp_path / "root")
     run = copy / "train" / "checkpoints" / "tiny"
     before = json.loads(ask(copy, SEVERE_LEFT, "--json").stdout)["answers"]

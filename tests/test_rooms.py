@@ -34,13 +34,18 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("vl_model.towers", "vl_model.data", "vl_model.model"),
     ),
     "vl_model.evaluation": (
-        *("workspace", *VOCABULARY, "data_prep.conversion", "prompts"),
+        *("workspace", *VOCABULARY, "data_prep.studies", "data_prep.conversion", "prompts"),
         *("vl_model.data", "vl_model.model"),
     ),
     "vl_model.queries": (
         *("workspace", *VOCABULARY, "data_prep.conversion", "prompts", "runs"),
         *("vl_model.data", "vl_model.evaluation"),
     ),
+    "vl_model.api": (
+        *("workspace", *VOCABULARY, "data_prep.conversion", "prompts", "runs", "locator"),
+        *("vl_model.data", "vl_model.model", "vl_model.evaluation", "vl_model.queries"),
+    ),
+    "vl_model": ("vl_model.api",),
 }
 #: pydicom is the business of these alone.
 READ_DICOM = ("data_prep.dicom", "data_prep.phantom")

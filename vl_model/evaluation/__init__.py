@@ -1,1 +1,1 @@
-"""Embeddings -> heads, calibrated probabilities, metrics, report and submission."""
+"""Evaluation: embeddings, heads, calibrated probabilities, metrics, the report and the submission."""

@@ -1,8 +1,8 @@
-"""From a head's probabilities to ones that can be believed, or to ones that the metric likes best.
+"""Calibrators: from a head's probabilities to calibrated or to metric-optimal ones.
 
-A calibrator is fitted on studies that neither the adapters nor the head saw. With weights (1, 1, 1) its
-probabilities are *calibrated*: for people. With the metric's (1, 2, 4) they are *metric-optimal*: for the submission,
-where the best answer is proportional to w_c p(c | x). The two are never the same thing.
+A calibrator is fitted on held-out studies, from which neither the adapters nor the head learned. With the weights
+(1, 1, 1) its probabilities are *calibrated*, for people. With the metric's weights (1, 2, 4) they are
+*metric-optimal*, for the submission: the weighted loss is lowest at probabilities proportional to w_c p(c | x).
 
 Legend: N rows, K = 3 conditions, L = 5 levels, C = 3 severities.
 """
@@ -24,16 +24,17 @@ _PARAMETERS = 3 + 2 * len(LEVELS)
 
 
 class Calibrator:
-    """Temperature and two biases for each condition, and small biases for each of its levels.
+    """A temperature and two biases per condition, and small biases per level of the condition.
 
     The logit of class c at level l becomes  a ln p_c + b_c + o_lc + ln w_c,  with b and o zero for Normal/Mild.
-    The temperature 1 / a and the biases minimise the log loss, weighted by `weights` (mean weight one), plus
-    `pull` / 2 times the squares of ln a and b, plus `level_pull` / 2 times those of o. So without data a calibrator
-    of weights (1, 1, 1) changes nothing, one of other weights does what Bayes' rule says for calibrated input, and
-    each row moves them away from there. The defaults are not delicate: in simulated cohorts of 24 to 300 held-out
-    studies, pulls from 1 to 10 and level pulls from 3 to 30 score within 0.01 of one another.
+    The temperature 1 / a and the biases minimise the log loss, weighted by `weights` (mean weight one), plus an L2
+    penalty: `pull` / 2 times the squares of ln a and b, and `level_pull` / 2 times the squares of o. Without data, a
+    calibrator with the weights (1, 1, 1) is therefore the identity, one with other weights multiplies the
+    probabilities by its weights (Bayes' rule for calibrated input), and each row moves the parameters away from
+    there. The defaults are uncritical: in simulated cohorts of 24 to 300 held-out studies, pulls from 1 to 10 and
+    level pulls from 3 to 30 score within 0.01 of one another.
 
-    Learned: `slope_K_` (a), `bias_KC_` (b), `level_bias_KLC_` (o).
+    Learned attributes: `slope_K_` (a), `bias_KC_` (b), `level_bias_KLC_` (o).
     """
 
     def __init__(self, weights: Sequence[float] = UNWEIGHTED, pull: float = 3.0, level_pull: float = 10.0) -> None:
@@ -42,7 +43,7 @@ class Calibrator:
         self.level_pull = level_pull
 
     def fit(self, log_prob_N3: Floats, table: SiteTable) -> "Calibrator":
-        """Learn from the labelled rows; a condition without any keeps the identity."""
+        """Fit on the labelled rows (N, 3); a condition without any keeps the identity."""
         keep = table.labelled_N
         labelled, log_prob_N3 = table.take(keep), log_prob_N3[keep]
         self.slope_K_: Floats = np.ones(len(CONDITIONS))
@@ -60,13 +61,13 @@ class Calibrator:
         return self
 
     def predict_proba(self, log_prob_N3: Floats, table: SiteTable) -> Floats:
-        """(N, 3), rows summing to one."""
+        """Return (N, 3) probabilities; each row sums to one."""
         slope_N1 = self.slope_K_[table.condition_N, None]
         bias_N3 = self.bias_KC_[table.condition_N] + self.level_bias_KLC_[table.condition_N, table.level_N]
         return np.exp(log_softmax(slope_N1 * log_prob_N3 + bias_N3 + np.log(self.weights), axis=1))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, the settings with what was learned."""
+        """Return the settings and the learned attributes as plain values for JSON."""
         return {
             "weights": list(self.weights),
             "pull": self.pull,
@@ -87,7 +88,7 @@ class Calibrator:
     def _objective(
         self, parameters: Floats, log_prob_N3: Floats, level_N: Ints, severity_N: Ints
     ) -> tuple[float, Floats]:
-        """Penalised loss of one condition and its gradient."""
+        """Return the penalised loss of one condition and its gradient."""
         log_slope, bias_C, level_bias_LC = _unpacked(parameters)
         slope, weight_C = np.exp(log_slope), np.asarray(self.weights)
         logits_N3 = slope * log_prob_N3 + bias_C + level_bias_LC[level_N] + np.log(weight_C)
@@ -113,7 +114,7 @@ class Calibrator:
 
 
 def _unpacked(parameters: Floats) -> tuple[float, Floats, Floats]:
-    """(ln a, two biases, ten level biases) -> ln a, bias (3,), level bias (5, 3); Normal/Mild's are zero."""
+    """(ln a, two biases, ten level biases) -> ln a, bias (3,), level bias (5, 3); Normal/Mild has zeros."""
     bias_C = np.concatenate([[0.0], parameters[1:3]])
     level_bias_LC = np.zeros((len(LEVELS), _CLASSES))
     level_bias_LC[:, 1:] = parameters[3:].reshape(len(LEVELS), 2)
@@ -121,35 +122,36 @@ def _unpacked(parameters: Floats) -> tuple[float, Floats, Floats]:
 
 
 def study_groups(table: SiteTable, groups: int = DEFAULT_GROUPS, seed: int = 0) -> dict[int, int]:
-    """Study -> group, with severe and moderate sites spread evenly; every group gets a study.
+    """Return study -> group, with severe and moderate sites distributed evenly; every group has a study.
 
-    Raises ValueError for fewer than two labelled studies: nothing can be fitted without seeing what it is tried on.
+    Raises ValueError for fewer than two labelled studies: one study cannot be both fitted on and predicted.
     """
     labelled = table.take(table.labelled_N)
     studies = labelled.study_ids
     if len(studies) < 2:
         raise ValueError(
-            f"{len(studies)} labelled held-out study(ies): cross-fitting a calibrator needs two at least; "
-            "hold more folds out, or prepare more studies"
+            f"{len(studies)} labelled held-out studies: cross-fitting a calibrator requires at least two; "
+            "hold out more folds, or prepare more studies"
         )
     burden = {study: labelled.severity_N[labelled.study_N == study] for study in studies}
     shuffled = np.random.default_rng(seed).permutation(studies).tolist()
     worst_first = sorted(shuffled, key=lambda study: (-(burden[study] == 2).sum(), -(burden[study] == 1).sum()))
-    return {study: place % min(groups, len(studies)) for place, study in enumerate(worst_first)}
+    return {study: position % min(groups, len(studies)) for position, study in enumerate(worst_first)}
 
 
 def cross_fit(log_prob_N3: Floats, table: SiteTable, weights: Sequence[float], group_of: dict[int, int]) -> Floats:
-    """(N, 3): each study's rows from a calibrator that was fitted on the other groups of studies.
+    """Return (N, 3): each study's probabilities from a calibrator that was fitted on the other groups of studies.
 
-    Studies that `group_of` does not name (they have no label) are predicted by the calibrator of all that it names.
+    Studies that are missing from `group_of` (they have no label) are predicted by a calibrator that was fitted on all
+    groups.
     """
-    named_N = table.of_studies(group_of)
-    prob_N3 = Calibrator(weights).fit(log_prob_N3[named_N], table.take(named_N)).predict_proba(log_prob_N3, table)
+    grouped_N = table.of_studies(group_of)
+    prob_N3 = Calibrator(weights).fit(log_prob_N3[grouped_N], table.take(grouped_N)).predict_proba(log_prob_N3, table)
     for group in sorted(set(group_of.values())):
         applied_N = table.of_studies(study for study, other in group_of.items() if other == group)
-        fitted_N = named_N & ~applied_N
+        fitted_N = grouped_N & ~applied_N
         both = set(table.study_N[applied_N].tolist()) & set(table.study_N[fitted_N].tolist())
-        assert not both, f"studies {sorted(both)} are on both sides of a calibrator's fit"
+        assert not both, f"studies {sorted(both)} are both fitted on and predicted by a calibrator"
         calibrator = Calibrator(weights).fit(log_prob_N3[fitted_N], table.take(fitted_N))
         prob_N3[applied_N] = calibrator.predict_proba(log_prob_N3[applied_N], table.take(applied_N))
     return prob_N3

@@ -1,8 +1,8 @@
-"""Who is fitted on what: heads on the training studies, calibrators cross-fitted over the held-out ones.
+"""Fits without leakage: heads on the training studies, calibrators cross-fitted over the held-out studies.
 
-Adapters and heads learn from the folds that a run did not hold out. Calibrators learn from the held-out studies,
-each study's from the others, so every reported number is about studies that nothing behind it has seen. For new
-studies the calibrators are then fitted once more, on all held-out ones.
+Adapters and heads learn from the folds that a run did not hold out. Each held-out study is predicted by a calibrator
+that was fitted on the other held-out studies. No reported number is therefore about a study from which the adapters,
+the head or the calibrator learned. For new studies, the calibrators are fitted again on all held-out studies.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,8 @@ from vl_model.evaluation.priors import ColumnPrior
 
 
 @dataclass(frozen=True)
-class Split:
-    """Rows of the studies that adapters and heads learn from, and of those that they never saw."""
+class StudySplit:
+    """Rows of the training studies, from which adapters and heads learn, and of the held-out studies."""
 
     train: SiteTable
     held_out: SiteTable
@@ -32,90 +32,94 @@ class Split:
 class HeldOut:
     """Cross-fitted probabilities (N, 3) of the held-out studies: all 25 sites of each, graded or not.
 
-    seen_N: whether any image shows the site (where none does, it got its column's constant).
+    imaged_N: whether an image shows the site; a site without an image has the constant of its column.
     baseline_N3: the best constants of the training studies.
     """
 
     table: SiteTable
-    seen_N: Bools
+    imaged_N: Bools
     baseline_N3: Floats
     prob_N3: Mapping[tuple[HeadName, Kind], Floats]
 
 
-def split_studies(table: SiteTable, fold_of: Mapping[int, int], held_out_folds: Sequence[int]) -> Split:
-    """Rows by their study's fold. Raises ValueError where one side, or its labels, would be missing."""
+def split_studies(table: SiteTable, fold_of: Mapping[int, int], held_out_folds: Sequence[int]) -> StudySplit:
+    """Divide the rows by the fold of their study. Raises ValueError if one part has no graded study."""
     held_out = [study for study, fold in fold_of.items() if fold in held_out_folds]
     train = [study for study, fold in fold_of.items() if fold not in held_out_folds]
-    split = Split(table.take(table.of_studies(train)), table.take(table.of_studies(held_out)))
+    split = StudySplit(table.take(table.of_studies(train)), table.take(table.of_studies(held_out)))
     folds = ", ".join(map(str, sorted(set(fold_of.values())))) or "none"
     if not split.held_out.labelled_N.any():
         raise ValueError(
-            f"held-out folds {list(held_out_folds)}: no graded study in them; the data set's folds are {folds}"
+            f"held_out_folds {list(held_out_folds)}: no graded study in them; the data set has the folds {folds}"
         )
     if not split.train.labelled_N.any():
         raise ValueError(
-            f"held-out folds {list(held_out_folds)}: no graded study is left to learn from (folds {folds})"
+            f"held_out_folds {list(held_out_folds)}: no graded study is left to train on; "
+            f"the data set has the folds {folds}"
         )
     both = set(split.train.study_ids) & set(split.held_out.study_ids)
-    assert not both, f"studies {sorted(both)} are in training and held out"
+    assert not both, f"studies {sorted(both)} are both training and held-out studies"
     return split
 
 
 def fit_heads(
     train: SiteTable, embeddings: Embeddings, text_SCD: NDArray[np.float32], logit_scale: float
 ) -> dict[HeadName, ZeroShotHead | LinearProbe]:
-    """Both heads; the probe learns from the training rows that an image shows."""
-    places_N = embeddings.places_of(train)
-    seen = places_N >= 0
-    probe = LinearProbe().fit(train.take(seen), embeddings.image_ND[places_N[seen]])
+    """Fit both heads; the linear probe learns from the training rows that an image shows."""
+    row_N = embeddings.rows_of(train)
+    imaged = row_N >= 0
+    probe = LinearProbe().fit(train.take(imaged), embeddings.image_ND[row_N[imaged]])
     return {"zero_shot": ZeroShotHead(logit_scale).fit(text_SCD), "linear_probe": probe}
 
 
 def predict_held_out(
-    heads: Mapping[HeadName, ZeroShotHead | LinearProbe], split: Split, embeddings: Embeddings, seed: int
+    heads: Mapping[HeadName, ZeroShotHead | LinearProbe], split: StudySplit, embeddings: Embeddings, seed: int
 ) -> HeldOut:
-    """Every head and kind of probability for the held-out rows, calibrators cross-fitted by study."""
+    """Return each head's raw, calibrated and metric-optimal probabilities, with calibrators cross-fitted by study."""
     table, priors = split.held_out, column_priors(split.train)
-    places_N = embeddings.places_of(table)
-    seen = places_N >= 0
-    shown = table.take(seen)
+    row_N = embeddings.rows_of(table)
+    imaged = row_N >= 0
+    shown = table.take(imaged)
     groups = study_groups(shown, seed=seed)
     prob_N3: dict[tuple[HeadName, Kind], Floats] = {}
     for head in HEADS:
-        log_prob_M3 = heads[head].predict_log_proba(shown, embeddings.image_ND[places_N[seen]])
+        log_prob_M3 = heads[head].predict_log_proba(shown, embeddings.image_ND[row_N[imaged]])
         for kind in KINDS:
             prob = priors[kind].predict_proba(table)
             raw = kind == "raw"
-            prob[seen] = np.exp(log_prob_M3) if raw else cross_fit(log_prob_M3, shown, KIND_WEIGHTS[kind], groups)
+            prob[imaged] = np.exp(log_prob_M3) if raw else cross_fit(log_prob_M3, shown, KIND_WEIGHTS[kind], groups)
             prob_N3[head, kind] = prob
-    return HeldOut(table, seen, constant_baseline(split.train, table), prob_N3)
+    return HeldOut(table, imaged, constant_baseline(split.train, table), prob_N3)
 
 
 def better_head(held_out: HeldOut) -> HeadName:
-    """The head whose cross-fitted, metric-optimal probabilities score better (pooled, if a part has no rows)."""
+    """Return the head with the better metric of cross-fitted, metric-optimal probabilities.
+
+    If a part of the metric has no labelled row, the weighted log loss over all rows decides.
+    """
 
     def score(head: HeadName) -> float:
         prob_N3 = held_out.prob_N3[head, "metric_optimal"]
-        whole = competition_metric(held_out.table, prob_N3).score
-        return whole if np.isfinite(whole) else weighted_log_loss(held_out.table, prob_N3)
+        metric = competition_metric(held_out.table, prob_N3).score
+        return metric if np.isfinite(metric) else weighted_log_loss(held_out.table, prob_N3)
 
     return min(HEADS, key=score)
 
 
 def fit_grader(
     heads: Mapping[HeadName, ZeroShotHead | LinearProbe],
-    split: Split,
+    split: StudySplit,
     embeddings: Embeddings,
     best: HeadName,
 ) -> Grader:
-    """For new studies: the heads, with calibrators fitted on all held-out studies."""
-    places_N = embeddings.places_of(split.held_out)
-    seen = places_N >= 0
-    shown = split.held_out.take(seen)
+    """Return the grader for new studies: the heads, with calibrators fitted on all held-out studies."""
+    row_N = embeddings.rows_of(split.held_out)
+    imaged = row_N >= 0
+    shown = split.held_out.take(imaged)
     priors: dict[Kind, ColumnPrior] = column_priors(split.train)
     calibrators: dict[HeadName, dict[Kind, Calibrator]] = {}
     for head in HEADS:
-        log_prob_M3 = heads[head].predict_log_proba(shown, embeddings.image_ND[places_N[seen]])
+        log_prob_M3 = heads[head].predict_log_proba(shown, embeddings.image_ND[row_N[imaged]])
         calibrators[head] = {
             kind: Calibrator(KIND_WEIGHTS[kind]).fit(log_prob_M3, shown) for kind in KINDS if kind != "raw"
         }

@@ -1,6 +1,6 @@
-"""A run's model over sites and over sentences: where embeddings come from.
+"""Compute embeddings of sites and of sentences with a run's model.
 
-Dimensions: B sites a batch, T tiles a site, N sites, S = 25 sites of a study, C = 3 severities, D embedding.
+Dimensions: B sites per batch, T tiles per site, N sites, S = 25 sites of a study, C = 3 severities, D embedding.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,21 @@ from vl_model.data.site_rows import SiteRow
 from vl_model.data.tiles import tiles_for_model
 from vl_model.model.site_model import SiteModel
 
-_TEXTS_A_BATCH = 256
+_TEXTS_PER_BATCH = 256
 
 
 @torch.inference_mode()
 def embed_rows(
     model: SiteModel, rows: Sequence[SiteRow], crops: NDArray[np.uint8], batch_size: int, label: str = "embedding"
 ) -> NDArray[np.float32]:
-    """(N, D), L2-normalised: each row's tiles, as `crops` (R, 3, H, W) holds them, through model and pooling.
+    """Return L2-normalised embeddings (N, D) of sites.
 
-    One progress bar, named `label`. The model decides the device; rows do not influence one another.
+    Args:
+        model: the model, whose device is used.
+        rows: the sites, which do not influence one another.
+        crops: (R, 3, H, W), the tiles that the rows refer to.
+        batch_size: sites per forward pass.
+        label: the name of the progress bar.
     """
     towers = model.towers
     image_ND = np.zeros((len(rows), towers.embed_dim), dtype=np.float32)
@@ -40,13 +45,13 @@ def embed_rows(
 
 
 def embed_ensembles(model: SiteModel, ensembles: Sequence[Sequence[Sequence[str]]]) -> NDArray[np.float32]:
-    """(S, C, D): for each site and severity the normalised mean of its sentences' embeddings."""
+    """Return (S, C, D): per site and severity the L2-normalised mean of its sentences' embeddings."""
     texts = list(dict.fromkeys(text for site in ensembles for prompts in site for text in prompts))
-    place = {text: row for row, text in enumerate(texts)}
-    batches = [texts[start : start + _TEXTS_A_BATCH] for start in range(0, len(texts), _TEXTS_A_BATCH)]
+    row_of = {text: row for row, text in enumerate(texts)}
+    batches = [texts[start : start + _TEXTS_PER_BATCH] for start in range(0, len(texts), _TEXTS_PER_BATCH)]
     text_KD = np.concatenate([model.embed_texts(batch).float().cpu().numpy() for batch in batches])
     mean_SCD = np.array(
-        [[text_KD[[place[text] for text in prompts]].mean(axis=0) for prompts in site] for site in ensembles]
+        [[text_KD[[row_of[text] for text in prompts]].mean(axis=0) for prompts in site] for site in ensembles]
     )
     normalised: NDArray[np.float32] = mean_SCD / np.linalg.norm(mean_SCD, axis=-1, keepdims=True)
     return normalised

@@ -1,7 +1,8 @@
-"""Site embeddings of a run, on disk once: ``image.npy`` (N, D) float32, ``rows.json``, and ``embeddings.json`` last.
+"""Embeddings of a run's sites and prompts, and their files.
 
-That holds the fingerprints of the model and of the data set. Embeddings of another model or other data are
-refused: they look exactly like the right ones.
+The files are ``image.npy`` (N, D) float32, ``rows.json`` and, written last, ``embeddings.json`` with the fingerprints
+of the checkpoint and of the data set. Embeddings of another checkpoint or data set are refused, because nothing else
+distinguishes them from the right ones.
 """
 
 import hashlib
@@ -25,7 +26,10 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Embeddings:
-    """image_ND: float32, L2-normalised, one row a `SiteRow`; fingerprint: of the checkpoint and the data set."""
+    """Embeddings of sites.
+
+    rows: the sites. image_ND: float32, L2-normalised, one row per site. fingerprint: of the checkpoint and data set.
+    """
 
     rows: tuple[SiteRow, ...]
     image_ND: NDArray[np.float32]
@@ -33,23 +37,24 @@ class Embeddings:
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.image_ND).all():
-            raise ValueError("an embedding is not finite: the model's weights are damaged, or it diverged in training")
+            raise ValueError("an embedding is not finite: the model's weights are damaged, or its training diverged")
 
     @property
     def table(self) -> SiteTable:
         return site_table((row.study_id, row.site, row.severity) for row in self.rows)
 
-    def places_of(self, table: SiteTable) -> Ints:
-        """The row here of each row of `table`; -1 for a site that no image shows."""
-        place = {key: row for row, key in enumerate(row_keys(self.table))}
-        return np.array([place.get(key, -1) for key in row_keys(table)], dtype=np.int64)
+    def rows_of(self, table: SiteTable) -> Ints:
+        """Return the index of each row of `table` among `rows`; -1 for a site that no image shows."""
+        row_of = {key: row for row, key in enumerate(row_keys(self.table))}
+        return np.array([row_of.get(key, -1) for key in row_keys(table)], dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class TextEmbeddings:
-    """text_SCD: (25, 3, D), each site's and severity's prompt ensemble; logit_scale: the model's inverse temperature.
+    """Embeddings of the zero-shot prompts, with the files ``text.npy`` and, written last, ``text.json``.
 
-    On disk ``text.npy`` and, written last, ``text.json``; fingerprint: of the checkpoint and the prompts.
+    text_SCD: (25, 3, D), one prompt ensemble per site and severity. logit_scale: the factor that the cosine
+    similarities are multiplied by. fingerprint: of the checkpoint and the prompts.
     """
 
     text_SCD: NDArray[np.float32]
@@ -58,17 +63,17 @@ class TextEmbeddings:
 
 
 def fingerprint(final: Path, dataset_fingerprint: str) -> dict[str, str]:
-    """What embeddings depend on: sha256 over the files of a run's ``final/``, and the data set's fingerprint."""
+    """Return the fingerprint of embeddings: sha256 over the files of a run's ``final/``, and that of the data set."""
     digest = hashlib.sha256()
     for path in sorted(final.iterdir()):
-        if path.suffix in (".safetensors", ".json", ".txt", ".model"):  # the last two: tokenizers' files
+        if path.suffix in (".safetensors", ".json", ".txt", ".model"):  # the last two: files of tokenizers
             digest.update(path.name.encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return {"checkpoint": digest.hexdigest(), "dataset": dataset_fingerprint}
 
 
 def write_embeddings(folder: Path, embeddings: Embeddings) -> None:
-    """Write the three files by rename, ``embeddings.json`` last."""
+    """Write the three files, each by rename, ``embeddings.json`` last."""
     (folder / "embeddings.json").unlink(missing_ok=True)
     _write_array(folder / "image.npy", embeddings.image_ND)
     _write_json(folder / "rows.json", [_to_json(row) for row in embeddings.rows])
@@ -78,16 +83,16 @@ def write_embeddings(folder: Path, embeddings: Embeddings) -> None:
 
 
 def read_embeddings(folder: Path, expected: dict[str, str]) -> Embeddings:
-    """Read them. Raises ValueError where they are missing, damaged, or of another model or data set than `expected`."""
+    """Read embeddings. Raises ValueError if they are missing, damaged, or have another fingerprint than `expected`."""
     try:
         card = read_object(folder / "embeddings.json", "eval_vl.py", SCHEMA_VERSION)
         found, shape = dict(card["fingerprint"]), card["shape"]
         rows = tuple(_from_json(row) for row in json.loads((folder / "rows.json").read_text(encoding="utf-8")))
         embeddings = Embeddings(rows, np.load(folder / "image.npy", allow_pickle=False), found)
     except (OSError, EOFError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{folder}: embeddings that cannot be read ({error}); run eval_vl.py again") from None
+        raise ValueError(f"{folder}: the embeddings cannot be read ({error}); run eval_vl.py again") from None
     if shape != list(embeddings.image_ND.shape) or len(rows) != shape[0]:
-        raise ValueError(f"{folder}: embeddings of another shape than their card says; run eval_vl.py again")
+        raise ValueError(f"{folder}: the shape of the embeddings is not that in embeddings.json; run eval_vl.py again")
     for name, value in expected.items():
         if found.get(name) != value:
             raise ValueError(f"{folder}: embeddings of another {name}; run eval_vl.py again")
@@ -95,12 +100,12 @@ def read_embeddings(folder: Path, expected: dict[str, str]) -> Embeddings:
 
 
 def prompts_fingerprint(prompts: Sequence[Sequence[Sequence[str]]]) -> str:
-    """sha256 of the zero-shot prompts, sites by severities by sentences."""
+    """Return the sha256 of the zero-shot prompts (sites by severities by sentences)."""
     return hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
 
 
 def write_text_embeddings(folder: Path, texts: TextEmbeddings) -> None:
-    """Write both files by rename, ``text.json`` last."""
+    """Write both files, each by rename, ``text.json`` last."""
     (folder / "text.json").unlink(missing_ok=True)
     _write_array(folder / "text.npy", texts.text_SCD)
     card = {"schema_version": SCHEMA_VERSION, "logit_scale": texts.logit_scale, "fingerprint": texts.fingerprint}
@@ -108,19 +113,19 @@ def write_text_embeddings(folder: Path, texts: TextEmbeddings) -> None:
 
 
 def read_text_embeddings(folder: Path, expected: dict[str, str]) -> TextEmbeddings:
-    """Read them. Raises ValueError where they are missing, damaged, or not what `expected` says."""
+    """Read embeddings of prompts. Raises ValueError if they are missing, damaged, or not those of `expected`."""
     try:
         card = read_object(folder / "text.json", "eval_vl.py", SCHEMA_VERSION)
         text_SCD = np.load(folder / "text.npy", allow_pickle=False)
         if card["fingerprint"] != expected:
-            raise ValueError("of another model, or of other prompts")
+            raise ValueError("they belong to another model or to other prompts")
         if text_SCD.shape[:2] != (len(SITES), len(Severity)) or text_SCD.ndim != 3:
-            raise ValueError(f"of shape {text_SCD.shape}")
+            raise ValueError(f"their shape is {text_SCD.shape}")
         if not np.isfinite(text_SCD).all():
-            raise ValueError("not finite")
+            raise ValueError("they are not finite")
         return TextEmbeddings(text_SCD, float(card["logit_scale"]), card["fingerprint"])
     except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder}: text embeddings cannot be used ({error}); run eval_vl.py again") from None
+        raise ValueError(f"{folder}: the text embeddings cannot be used ({error}); run eval_vl.py again") from None
 
 
 def _to_json(row: SiteRow) -> dict[str, Any]:

@@ -1,20 +1,21 @@
-"""A run's heads, priors and calibrators together: from embeddings to probabilities, for every site of every study.
+"""A run's heads, calibrators and column priors: from embeddings to probabilities, for every site of every study.
 
-Saved in a run's ``heads/``: ``heads.npz`` (arrays) and, written last, ``heads.json`` (calibrators, choices, and the
-fingerprints of the model and data that they belong to).
+The files are in a run's ``heads/``: ``heads.npz`` (arrays) and, written last, ``heads.json`` (the calibrators, the
+better head, and the fingerprints of the checkpoint and the data set).
 """
 
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from vl_model.data.site_table import Floats, SiteTable
+from data_prep.sites import SITES, Severity
+from vl_model.data.site_table import Floats, SiteTable, full_table, site_table
 from vl_model.evaluation.calibrate import UNWEIGHTED, Calibrator
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
@@ -29,7 +30,7 @@ Kind = Literal["raw", "calibrated", "metric_optimal"]
 HEADS: tuple[HeadName, ...] = ("zero_shot", "linear_probe")
 KINDS: tuple[Kind, ...] = ("raw", "calibrated", "metric_optimal")
 
-#: The weights that each kind of probability is right for.
+#: The weights of the loss that each kind of probability minimises.
 KIND_WEIGHTS: dict[Kind, tuple[float, ...]] = {
     "raw": UNWEIGHTED,
     "calibrated": UNWEIGHTED,
@@ -40,9 +41,9 @@ _Heads = Mapping[HeadName, ZeroShotHead | LinearProbe]
 
 @dataclass(frozen=True)
 class Grader:
-    """Fitted heads, their calibrators (not for `raw`), and the column priors of each kind.
+    """Fitted heads, their calibrators (none for `raw`), and the column priors of each kind.
 
-    best: the head with the better metric on held-out studies. fingerprint: of the model and the data set.
+    best: the head with the better metric on held-out studies. fingerprint: of the checkpoint and the data set.
     """
 
     heads: _Heads
@@ -54,30 +55,35 @@ class Grader:
     def predict_proba(
         self, table: SiteTable, embeddings: Embeddings, kind: Kind, head: HeadName | None = None
     ) -> Floats:
-        """(N, 3) for every row of `table`, by `head` or else the best one.
+        """Return (N, 3) for every row of `table`, by `head` or, if None, the best one.
 
-        A site that no image shows gets the constant of its column.
+        A site that no image shows has the constant of its column.
         """
         head = head or self.best
-        places_N = embeddings.places_of(table)
-        seen = places_N >= 0
+        row_N = embeddings.rows_of(table)
+        imaged = row_N >= 0
         prob_N3 = self.priors[kind].predict_proba(table)
-        if seen.any():
-            log_prob_M3 = self.heads[head].predict_log_proba(table.take(seen), embeddings.image_ND[places_N[seen]])
+        if imaged.any():
+            log_prob_M3 = self.heads[head].predict_log_proba(table.take(imaged), embeddings.image_ND[row_N[imaged]])
             if kind == "raw":
-                prob_N3[seen] = np.exp(log_prob_M3)
+                prob_N3[imaged] = np.exp(log_prob_M3)
             else:
-                prob_N3[seen] = self.calibrators[head][kind].predict_proba(log_prob_M3, table.take(seen))
+                prob_N3[imaged] = self.calibrators[head][kind].predict_proba(log_prob_M3, table.take(imaged))
         return prob_N3
+
+    def grade_studies(self, study_ids: Sequence[int], embeddings: Embeddings, kind: Kind) -> Floats:
+        """Return (S, 25, 3) for all sites of each study, in the order of `SITES`, by the best head."""
+        table = full_table(study_ids, site_table([]))
+        return self.predict_proba(table, embeddings, kind).reshape(-1, len(SITES), len(Severity))
 
 
 def column_priors(train: SiteTable) -> dict[Kind, ColumnPrior]:
-    """What is said of a site that nobody can see, in each kind of probability."""
+    """Return the probabilities of sites without an image, in each kind."""
     return {kind: ColumnPrior(weights).fit(train) for kind, weights in KIND_WEIGHTS.items()}
 
 
 def write_grader(folder: Path, grader: Grader) -> None:
-    """Write both files by rename, ``heads.json`` last."""
+    """Write both files, each by rename, ``heads.json`` last."""
     (folder / "heads.json").unlink(missing_ok=True)
     arrays = {f"{name}.{key}": array for name, head in grader.heads.items() for key, array in head.arrays().items()}
     arrays |= {f"prior.{kind}": prior.prob_SC_ for kind, prior in grader.priors.items()}
@@ -97,16 +103,16 @@ def write_grader(folder: Path, grader: Grader) -> None:
 
 
 def read_grader(folder: Path, checkpoint: str | None = None) -> Grader:
-    """Read a run's heads. Raises ValueError where there are none, or where they belong to another `checkpoint`."""
+    """Read a run's heads. Raises ValueError if there are none, or if they belong to another `checkpoint`."""
     if not (folder / "heads.json").exists():
-        raise ValueError(f"{folder}: this run has no heads yet; run eval_vl.py first")
+        raise ValueError(f"{folder}: the run has no heads yet; run eval_vl.py first")
     card = read_object(folder / "heads.json", "eval_vl.py", SCHEMA_VERSION)
     try:
         with np.load(folder / "heads.npz", allow_pickle=False) as file:
             arrays = dict(file)
         grader = _from_saved(card, arrays)
     except (OSError, EOFError, LookupError, AttributeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as e:
-        raise ValueError(f"{folder}: heads that cannot be read ({e}); run eval_vl.py again") from None
+        raise ValueError(f"{folder}: the heads cannot be read ({e}); run eval_vl.py again") from None
     if checkpoint is not None and grader.fingerprint.get("checkpoint") != checkpoint:
         raise ValueError(f"{folder}: the heads belong to an earlier model of this run; run eval_vl.py again")
     return grader

@@ -1,8 +1,8 @@
-"""From a site's embedding to the probabilities of its three severities.
+"""Heads: from a site's embedding to the probabilities of its three severities.
 
-`ZeroShotHead` compares the embedding with sentences and learns nothing; `LinearProbe` is a multinomial logistic
-regression for each condition. Both are fitted unweighted, on what the adapters were trained on: the weights of the
-metric, and the trust that training studies do not deserve, are the calibrators' business.
+`ZeroShotHead` compares the embedding with sentences and learns nothing. `LinearProbe` is one multinomial logistic
+regression per condition. Both are fitted without weights, on the studies that the adapters were trained on. The
+calibrators account for the weights of the metric, and for the overconfidence on new studies that follows from this.
 
 Legend: N rows, D dimensions, S = 25 sites in the order of `SITES`, C = 3 severities, F features, K = 3 conditions.
 Embeddings are (N, D), L2-normalised. Predictions are natural logarithms of probabilities, (N, 3).
@@ -23,31 +23,32 @@ from data_prep.sites import SITES, Severity
 from vl_model.data.site_table import CONDITIONS, LEVELS, Floats, Ints, SiteTable
 from vl_model.evaluation.priors import ColumnPrior
 
-#: What a head saves: names and arrays, nothing that could run when it is read.
+#: What a head saves: arrays by name, which are read without pickle.
 Arrays = Mapping[str, NDArray[Any]]
 
 _CLASSES = len(Severity)
-#: Inverse penalties, from strong to weak, for features of length one.
+#: Inverse penalties, from strong to weak, for features of norm one.
 DEFAULT_STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 
 class ZeroShotHead:
-    """Softmax over the cosine of a site's embedding with its three severities' sentences, times `logit_scale`.
+    """Softmax of the cosine similarities of a site's embedding with its three severities, times `logit_scale`.
 
-    Learned: `text_SCD_`, one normalised text embedding a site and severity.
+    Learned attribute: `text_SCD_`, one L2-normalised text embedding per site and severity.
     """
 
     def __init__(self, logit_scale: float) -> None:
         self.logit_scale = logit_scale
 
     def fit(self, text_SCD: NDArray[Any]) -> "ZeroShotHead":
-        """Take the (25, 3, D) text embeddings, each the normalised mean of its prompts (`embed.embed_ensembles`)."""
+        """Set the text embeddings (25, 3, D), each the L2-normalised mean of its prompts (`embed.embed_ensembles`)."""
         if text_SCD.shape[:2] != (len(SITES), _CLASSES):
             raise ValueError(f"text embeddings of shape {text_SCD.shape}: expected (25, 3, D), sites by severities")
         self.text_SCD_ = text_SCD
         return self
 
     def predict_log_proba(self, table: SiteTable, image_ND: NDArray[Any]) -> Floats:
+        """Return (N, 3) for the sites of `table`, whose embeddings are `image_ND`."""
         log_prob_N3 = np.empty((len(table), _CLASSES))
         for site in np.unique(table.site_N):
             rows = table.site_N == site
@@ -56,7 +57,7 @@ class ZeroShotHead:
         return log_prob_N3
 
     def arrays(self) -> Arrays:
-        """Everything learned, to be saved."""
+        """Return the learned attributes, as they are saved."""
         return {"logit_scale": np.array(self.logit_scale), "text_SCD": self.text_SCD_}
 
     @classmethod
@@ -65,18 +66,18 @@ class ZeroShotHead:
 
 
 class LinearProbe:
-    """Multinomial logistic regression on frozen site embeddings, one for each condition.
+    """Multinomial logistic regression on frozen site embeddings, one per condition.
 
-    Features: the embedding, centred and scaled to a mean length of one, and the level, one-hot, so that the
+    Features: the embedding, centred and scaled to a root mean square norm of one, and the level, one-hot, so that the
     regression can learn that L1-L2 is rarely severe. Left and right share a model: right-sided crops are mirrored.
 
-    The penalty is chosen by cross-validation over studies. The adapters saw these studies, so their embeddings
-    separate more cleanly than new ones will; the strongest penalty that is no worse than the best by more than one
-    standard error (paired by study; Breiman et al., 1984) is taken, which leans to the side of caution.
+    The penalty is chosen by cross-validation over studies. The adapters were trained on these studies, so that their
+    embeddings separate better than those of new studies will. The strongest penalty is therefore chosen whose loss
+    is within one standard error of the lowest (paired by study; Breiman et al., 1984).
 
-    Learned: `mean_D_`, `scale_`, and for each condition `weight_KCF_`, `bias_KC_`, `strength_K_` (nan where a
-    condition was never graded). A severity that a condition never had in training, or a condition with fewer than
-    two of them, falls back to `prior_`, the column frequencies.
+    Learned attributes: `mean_D_`, `scale_`, and per condition `weight_KCF_`, `bias_KC_`, `strength_K_` (nan if the
+    condition has fewer than two severities in training). A severity that is missing from a condition in training,
+    and a condition with fewer than two severities, have the column frequencies `prior_`.
     """
 
     def __init__(self, strengths: Sequence[float] = DEFAULT_STRENGTHS, folds: int = 4) -> None:
@@ -84,15 +85,15 @@ class LinearProbe:
         self.folds = folds
 
     def fit(self, table: SiteTable, image_ND: NDArray[Any]) -> "LinearProbe":
-        """Learn from the labelled rows. Raises ValueError where there are none."""
+        """Fit on the labelled rows. Raises ValueError if there are none."""
         keep = table.labelled_N
         if not keep.any():
-            raise ValueError("no labelled training row with an image: the linear probe has nothing to learn from")
+            raise ValueError("no labelled training site has an image: the linear probe cannot be fitted")
         labelled, image_ND = table.take(keep), image_ND[keep].astype(np.float64)
         self.prior_ = ColumnPrior().fit(labelled)
         self.mean_D_: Floats = image_ND.mean(axis=0)
-        spread = np.sqrt(((image_ND - self.mean_D_) ** 2).sum(axis=1).mean())
-        self.scale_ = float(spread) if spread > 0 else 1.0
+        norm = np.sqrt(((image_ND - self.mean_D_) ** 2).sum(axis=1).mean())
+        self.scale_ = float(norm) if norm > 0 else 1.0
 
         feature_NF = self._features(labelled, image_ND)
         self.weight_KCF_: Floats = np.zeros((len(CONDITIONS), _CLASSES, feature_NF.shape[1]))
@@ -105,21 +106,24 @@ class LinearProbe:
         return self
 
     def predict_log_proba(self, table: SiteTable, image_ND: NDArray[Any]) -> Floats:
+        """Return (N, 3) for the sites of `table`, whose embeddings are `image_ND`."""
         feature_NF = self._features(table, image_ND.astype(np.float64))
         log_prior_N3 = np.log(self.prior_.predict_proba(table))
         log_prob_N3 = log_prior_N3.copy()
         for condition in range(len(CONDITIONS)):
-            known_C = np.isfinite(self.bias_KC_[condition])
-            if known_C.any():
+            trained_C = np.isfinite(self.bias_KC_[condition])
+            if trained_C.any():
                 rows = table.condition_N == condition
-                logits = feature_NF[rows] @ self.weight_KCF_[condition, known_C].T + self.bias_KC_[condition, known_C]
-                # Classes never seen keep their prior's share; the others divide what is left.
-                left = np.logaddexp.reduce(log_prior_N3[rows][:, known_C], axis=1, keepdims=True)
-                log_prob_N3[np.ix_(rows, known_C)] = log_softmax(logits, axis=1) + left
+                logits = (
+                    feature_NF[rows] @ self.weight_KCF_[condition, trained_C].T + self.bias_KC_[condition, trained_C]
+                )
+                # Classes that are missing from training keep their prior's share; the others divide the rest.
+                rest = np.logaddexp.reduce(log_prior_N3[rows][:, trained_C], axis=1, keepdims=True)
+                log_prob_N3[np.ix_(rows, trained_C)] = log_softmax(logits, axis=1) + rest
         return log_prob_N3
 
     def arrays(self) -> Arrays:
-        """Everything learned, to be saved."""
+        """Return the learned attributes, as they are saved."""
         return {
             "mean_D": self.mean_D_,
             "scale": np.array(self.scale_),
@@ -155,7 +159,7 @@ class LinearProbe:
         studies, study_of_N = np.unique(study_N, return_inverse=True)
         if len(studies) < 2 * self.folds:
             return self.strengths[0]
-        loss_SP = np.zeros((len(studies), len(self.strengths)))  # studies by points of the path
+        loss_SP = np.zeros((len(studies), len(self.strengths)))  # studies by strengths
         for fit, held_out in GroupKFold(self.folds).split(feature_NF, groups=study_N):
             for point, model in enumerate(_regressions(feature_NF[fit], severity_N[fit], self.strengths)):
                 loss_N = _held_out_losses(model, feature_NF[held_out], severity_N[held_out])
@@ -171,29 +175,29 @@ _Regression = tuple[Ints, Floats, Floats]
 
 
 def _regressions(feature_NF: Floats, severity_N: Ints, strengths: Sequence[float]) -> list[_Regression]:
-    """One regression for each inverse penalty, ascending, each started from the one before."""
+    """Fit one regression per inverse penalty, in ascending order, each started from the one before."""
     classes = np.unique(severity_N)
     if len(classes) < 2:
-        # One class only (it happens in a fold of a small set): certain of it, for want of another.
+        # A fold of a small set may have only one class, which then has the probability one.
         return [(classes, np.zeros((1, feature_NF.shape[1])), np.zeros(1))] * len(strengths)
     model = LogisticRegression(warm_start=True, max_iter=300)
     path = []
     for strength in strengths:
         model.set_params(C=strength)
         with warnings.catch_warnings():
-            # Near-separable data at the weak end: a probe stopped early there is only a more regular one.
+            # With a weak penalty the data may be nearly separable; a fit that stops early is then only more regular.
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(feature_NF, severity_N)
         weight, bias = model.coef_.copy(), model.intercept_.copy()
         if len(classes) == 2:
-            # scikit-learn keeps one row for two classes: the logit of the second.
+            # For two classes, scikit-learn stores one row: the logit of the second class.
             weight, bias = np.vstack([np.zeros_like(weight), weight]), np.append(0.0, bias)
         path.append((classes, weight, bias))
     return path
 
 
 def _held_out_losses(model: _Regression, feature_NF: Floats, severity_N: Ints) -> Floats:
-    """-ln p of each row's truth; a class that this fold never saw costs as much as one chance in a thousand."""
+    """Return -ln p of each row's true class; a class that is missing from this fit has the probability 0.001."""
     classes, weight, bias = model
     log_prob_N3 = np.full((len(severity_N), _CLASSES), np.log(1e-3))
     log_prob_N3[:, classes] = log_softmax(feature_NF @ weight.T + bias, axis=1)

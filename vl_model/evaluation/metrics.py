@@ -1,11 +1,11 @@
-"""How good probabilities are: the competition's metric, AUC, calibration error, Brier score.
+"""Metrics of probabilities: the competition's metric, AUC, expected calibration error, Brier score.
 
 Legend: N rows (sites of studies), S studies, C = 3 severities, G = 4 parts of the metric. Probabilities are
 (N, 3) float64, severities 0, 1, 2 or UNLABELLED; rows without a label are dropped.
 
 The metric is the RSNA 2024 Lumbar Spine Degenerative Classification's: the mean of four weighted log losses,
-weights 1, 2, 4 for Normal/Mild, Moderate, Severe. Three pool all rows of a condition; the fourth asks, once a
-study, whether any spinal level is severe: its prediction is the largest `severe` probability of the study's labelled
+weights 1, 2, 4 for Normal/Mild, Moderate, Severe. Three pool all rows of a condition. The fourth has one row per
+study: whether any spinal level is severe. Its prediction is the largest `severe` probability of the study's labelled
 spinal rows, its weight the largest of their weights.
 """
 
@@ -30,7 +30,7 @@ _SPINAL = CONDITIONS.index(Condition.SPINAL_CANAL_STENOSIS)
 
 @dataclass(frozen=True)
 class CompetitionMetric:
-    """The score and its four parts; nan for a part without a labelled row, and then for the score."""
+    """The score and its four parts. A part without a labelled row is nan, and so is the score then."""
 
     score: float
     spinal: float
@@ -44,7 +44,7 @@ class CompetitionMetric:
 
 @dataclass(frozen=True)
 class StudySums:
-    """What each study adds to the metric's four fractions: enough to score any resampling of studies."""
+    """Each study's contribution to the four parts of the metric, from which any resampling of studies is scored."""
 
     study_S: Ints
     loss_SG: Floats
@@ -52,11 +52,11 @@ class StudySums:
 
 
 def study_sums(table: SiteTable, prob_N3: Floats) -> StudySums:
-    """Weighted losses and weights of each study, by part. Raises ValueError where nothing is labelled."""
+    """Return the weighted losses and the weights of each study, by part. Raises ValueError if no row is labelled."""
     assert prob_N3.shape == (len(table), len(Severity))
     keep_N = table.labelled_N
     if not keep_N.any():
-        raise ValueError("no labelled row to score: the metric needs severities")
+        raise ValueError("no labelled row: the metric requires severities")
     labelled, prob_N3 = table.take(keep_N), prob_N3[keep_N]
     study_S, study_of_N = np.unique(labelled.study_N, return_inverse=True)
     weight_N = np.asarray(SEVERITY_WEIGHTS)[labelled.severity_N]
@@ -79,7 +79,7 @@ def study_sums(table: SiteTable, prob_N3: Floats) -> StudySums:
 
 
 def row_losses(severity_N: Ints, prob_N3: Floats) -> Floats:
-    """-ln of the probability that each row gave to its truth, unweighted."""
+    """Return -ln of each row's probability of its true severity, unweighted."""
     true_N = prob_N3[np.arange(len(severity_N)), severity_N]
     losses: Floats = -np.log(np.clip(true_N, _EPSILON, 1.0))
     return losses
@@ -93,22 +93,22 @@ def scores_of(loss_G: Floats, weight_G: Floats) -> Floats:
 
 
 def competition_metric(table: SiteTable, prob_N3: Floats) -> CompetitionMetric:
-    """The competition's metric with its four parts; lower is better. Raises ValueError where nothing is labelled."""
+    """Return the competition's metric with its four parts; lower is better. Raises ValueError if no row is labelled."""
     sums = study_sums(table, prob_N3)
     return CompetitionMetric(*scores_of(sums.loss_SG.sum(axis=0), sums.weight_SG.sum(axis=0)).tolist())
 
 
 def constant_baseline(train: SiteTable, held_out: SiteTable) -> Floats:
-    """(N, 3): the best constant of each column, learned on `train`, for the rows of `held_out`.
+    """Return (N, 3): the best constant of each column, learned on `train`, for the rows of `held_out`.
 
-    Best for the three pooled parts of the metric. The any-severe part is left out of the fit: it would tie the five
-    spinal columns together, and one severe probability for both purposes is what models have to live with too.
+    It is the best for the three pooled parts of the metric. The any-severe part is left out of the fit: it would make
+    the five spinal columns depend on one another, and a model too has one severe probability for both parts.
     """
     return ColumnPrior(SEVERITY_WEIGHTS).fit(train).predict_proba(held_out)
 
 
 def weighted_log_loss(table: SiteTable, prob_N3: Floats) -> float:
-    """The metric's log loss pooled over whatever labelled rows there are; nan where there are none."""
+    """Return the metric's log loss pooled over all labelled rows; nan if there are none."""
     keep = table.labelled_N
     weight_N = np.asarray(SEVERITY_WEIGHTS)[table.severity_N[keep]]
     if not len(weight_N):
@@ -117,17 +117,17 @@ def weighted_log_loss(table: SiteTable, prob_N3: Floats) -> float:
 
 
 def log_loss(severity_N: Ints, prob_N3: Floats) -> float:
-    """Mean unweighted log loss of labelled rows: proper, so least for calibrated and sharp probabilities."""
+    """Return the mean unweighted log loss of labelled rows (a proper score: calibrated, sharp probabilities win)."""
     return _mean(row_losses(severity_N, prob_N3))
 
 
 def brier(severity_N: Ints, prob_N3: Floats) -> float:
-    """Mean over labelled rows of the squared distance to the one-hot truth, summed over the classes (0 to 2)."""
+    """Return the mean over labelled rows of the squared distance to the one-hot truth, summed over classes (0 to 2)."""
     return _mean(((prob_N3 - np.eye(len(Severity))[severity_N]) ** 2).sum(axis=1))
 
 
 def auc(positive_N: Bools, score_N: Floats) -> float:
-    """Area under the ROC curve (Mann-Whitney, ties count half); nan unless both kinds of row are there."""
+    """Return the area under the ROC curve (Mann-Whitney, ties count half); nan unless both classes have rows."""
     positives, negatives = int(positive_N.sum()), int((~positive_N).sum())
     if not positives or not negatives:
         return float("nan")
@@ -136,7 +136,7 @@ def auc(positive_N: Bools, score_N: Floats) -> float:
 
 
 def severity_aucs(severity_N: Ints, prob_N3: Floats) -> dict[str, float]:
-    """The two ordinal cuts, and each severity against the rest."""
+    """Return the AUC of `at_least_moderate`, and of each severity against the rest."""
     areas = {"at_least_moderate": auc(severity_N >= Severity.MODERATE, 1 - prob_N3[:, Severity.NORMAL_MILD])}
     areas |= {grade.key: auc(severity_N == grade, prob_N3[:, grade]) for grade in Severity}
     return areas
@@ -144,7 +144,7 @@ def severity_aucs(severity_N: Ints, prob_N3: Floats) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Bins of a reliability diagram, empty ones left out: what was promised, what happened, how many rows."""
+    """The non-empty bins of a reliability diagram: mean confidence, observed frequency and number of rows."""
 
     confidence: tuple[float, ...]
     frequency: tuple[float, ...]
@@ -152,7 +152,7 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """Expected calibration error: mean |promise - outcome|, each bin by its rows (Naeini et al., 2015)."""
+        """Expected calibration error: mean |confidence - frequency|, weighted by rows (Naeini et al., 2015)."""
         if not self.count:
             return float("nan")
         gap = np.abs(np.subtract(self.confidence, self.frequency))
@@ -163,7 +163,7 @@ Binning = Literal["width", "mass"]
 
 
 def reliability(confidence_N: Floats, hit_N: Bools, bins: int = DEFAULT_BINS, binning: Binning = "mass") -> Reliability:
-    """Bins of equal width over [0, 1], or of equal mass (equally many rows, ties wherever the sort leaves them)."""
+    """Return bins of equal width over [0, 1], or of equal mass (equally many rows; ties in the order of the rows)."""
     order = np.argsort(confidence_N, kind="stable")
     if binning == "mass":
         groups = np.array_split(order, min(bins, len(order))) if len(order) else []
@@ -178,19 +178,19 @@ def reliability(confidence_N: Floats, hit_N: Bools, bins: int = DEFAULT_BINS, bi
 
 
 def ece(severity_N: Ints, prob_N3: Floats, bins: int = DEFAULT_BINS, binning: Binning = "mass") -> float:
-    """Top-label calibration error: the largest probability against whether that class was right."""
+    """Return the top-label calibration error: the largest probability against the accuracy of that class."""
     return reliability(prob_N3.max(axis=1), prob_N3.argmax(axis=1) == severity_N, bins, binning).error
 
 
 def classwise_ece(
     severity_N: Ints, prob_N3: Floats, bins: int = DEFAULT_BINS, binning: Binning = "mass"
 ) -> dict[str, float]:
-    """Each class's probability against whether that class was the truth (Kull et al., 2019, before averaging)."""
+    """Return the calibration error of each class's probability (Kull et al., 2019, before averaging)."""
     return {grade.key: reliability(prob_N3[:, grade], severity_N == grade, bins, binning).error for grade in Severity}
 
 
 def confusion(severity_N: Ints, prob_N3: Floats) -> Ints:
-    """(3, 3) counts: row the truth, column the most probable class."""
+    """Return (3, 3) counts: rows are true severities, columns the most probable ones."""
     count_CC = np.zeros((len(Severity), len(Severity)), dtype=np.int64)
     np.add.at(count_CC, (severity_N, prob_N3.argmax(axis=1)), 1)
     return count_CC

@@ -1,4 +1,4 @@
-"""The report's plots, as SVG text that takes its ink from the page, so that light and dark pages both work.
+"""The report's plots as SVG text, whose colour is that of the page's text, for light and for dark pages.
 
 Each function takes parts of ``report.json`` and returns one ``<svg>`` element.
 """
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 Json = Mapping[str, Any]
 
-#: Stands for the page's own text colour until the SVG is written.
+#: A placeholder for the text colour of the page, replaced when the SVG is written.
 _INK = "#010203"
 BLUE, ORANGE, GREY = "#3b7dd8", "#d9822b", "#8a8f98"
 _STYLE: Any = {
@@ -45,7 +45,7 @@ _CUTS = {"at_least_moderate": "moderate or severe", "severe": "severe"}
 
 
 def metric_plot(series: Sequence[tuple[str, str, Json]]) -> str:
-    """The metric and its parts with intervals: a row a part, a point a series of (name, colour, metric block)."""
+    """Plot the metric and its parts with intervals: one row per part, one point per (name, colour, metric block)."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 2.9))
         axes = figure.subplots()
@@ -70,7 +70,10 @@ def metric_plot(series: Sequence[tuple[str, str, Json]]) -> str:
 
 
 def reliability_plot(raw: Json, calibrated: Json) -> str:
-    """Promise against outcome, a column a condition, a row a cut; grey raw, blue calibrated, area by rows."""
+    """Plot reliability diagrams: one column per condition, one row per cut; grey is raw, blue is calibrated.
+
+    The area of a point is proportional to its number of sites.
+    """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 4.9), layout="constrained")
         panels = figure.subplots(len(_CUTS), len(calibrated), sharex=True, sharey=True, squeeze=False)
@@ -84,14 +87,14 @@ def reliability_plot(raw: Json, calibrated: Json) -> str:
                 if row == 0:
                     axes.set_title(condition.replace("_", " "), fontsize=9)
                 if column == 0:
-                    axes.set_ylabel(f"share that was\n{words}")
+                    axes.set_ylabel(f"share that is\n{words}")
         panels[0][0].legend(loc="upper left", handletextpad=0.4, borderpad=0, fontsize=8)
-        figure.supxlabel("probability that was given", fontsize=9)
+        figure.supxlabel("predicted probability", fontsize=9)
         return _svg(figure, "Reliability diagrams")
 
 
 def confusion_plot(conditions: Json, grades: Sequence[str]) -> str:
-    """Confusion matrices side by side: truth in rows, most probable class in columns, shade by share of the row."""
+    """Plot confusion matrices: true severity in rows, most probable one in columns, shade by share of the row."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 2.5), layout="constrained")
         panels = figure.subplots(1, len(conditions), sharey=True, squeeze=False)[0]
@@ -116,18 +119,18 @@ def confusion_plot(conditions: Json, grades: Sequence[str]) -> str:
 
 
 def _curve(axes: Axes, bins: Json, colour: str, name: str) -> None:
-    """A reliability curve; the whisker of a bin is Wilson's 95 % interval of its share."""
-    promised, happened, count = (np.array(bins[key]) for key in ("confidence", "frequency", "count"))
+    """Draw a reliability curve; the whisker of a bin is Wilson's 95 % interval of its share."""
+    confidence, frequency, count = (np.array(bins[key]) for key in ("confidence", "frequency", "count"))
     if not len(count):
         return
-    low, high = _wilson(happened, count)
-    axes.vlines(promised, low, high, color=colour, linewidth=0.8, alpha=0.6)
-    axes.plot(promised, happened, color=colour, linewidth=1.1, alpha=0.85, label=name)
-    axes.scatter(promised, happened, s=10 + 90 * count / count.sum(), color=colour, linewidths=0)
+    low, high = _wilson(frequency, count)
+    axes.vlines(confidence, low, high, color=colour, linewidth=0.8, alpha=0.6)
+    axes.plot(confidence, frequency, color=colour, linewidth=1.1, alpha=0.85, label=name)
+    axes.scatter(confidence, frequency, s=10 + 90 * count / count.sum(), color=colour, linewidths=0)
 
 
 def _wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson (1927): the shares for which the one seen would lie within 1.96 standard errors."""
+    """Return Wilson's (1927) 95 % interval of an observed share."""
     z = 1.96
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     reach = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
@@ -135,13 +138,13 @@ def _wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _svg(figure: Figure, title: str) -> str:
-    """The figure as an element of a page: no prolog, no fixed size, the page's ink and font."""
+    """Return the figure as an element of a page: no prolog, no fixed size, the page's text colour and font."""
     file = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": title}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    # What a page of several plots must not have: metadata, page-wide styles, one name for many things.
+    # A page of several plots must not contain metadata, page-wide styles, or an id twice.
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1; font-family: inherit", svg)

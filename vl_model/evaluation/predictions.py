@@ -1,4 +1,4 @@
-"""``predictions.csv``: every probability that a report speaks of, one row a site, head and kind."""
+"""``predictions.csv``: all probabilities behind a report, one row per site, head and kind."""
 
 from pathlib import Path
 
@@ -16,27 +16,27 @@ Predictions = dict[tuple[HeadName, Kind], tuple[SiteTable, Floats]]
 
 
 def site_columns(table: SiteTable) -> pd.DataFrame:
-    """study_id, condition, side, level as every table of this project spells them."""
-    columns = [SITES[place].columns for place in table.site_N]
+    """Return the columns study_id, condition, side and level, spelled as in every table of this project."""
+    columns = [SITES[index].columns for index in table.site_N]
     return pd.DataFrame(
         {"study_id": table.study_N, **{name: [cells[name] or "" for cells in columns] for name in SITE_COLUMNS}}
     )
 
 
 def write_predictions(path: Path, held_out: HeldOut) -> None:
-    """Held-out, cross-fitted probabilities, by rename; severity is empty where nobody graded."""
+    """Write held-out, cross-fitted probabilities, by rename; severity is empty if unlabelled."""
     rows = site_columns(held_out.table)
     rows["severity"] = ["" if grade == UNLABELLED else GRADES[grade] for grade in held_out.table.severity_N]
     parts = []
     for (head, kind), prob_N3 in held_out.prob_N3.items():
         part = rows.assign(head=head, kind=kind)
-        parts.append(part.assign(**{grade: prob_N3[:, place] for place, grade in enumerate(GRADES)}))
+        parts.append(part.assign(**{grade: prob_N3[:, index] for index, grade in enumerate(GRADES)}))
     with replacing(path) as partial:
         pd.concat(parts).to_csv(partial, index=False, float_format="%.9g", lineterminator="\n")
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read them back. Raises ValueError where the file is missing or is none of ours."""
+    """Read ``predictions.csv``. Raises ValueError if the file is missing or has another format."""
     try:
         table = pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys((*SITE_COLUMNS, "severity"), str))
         predictions: Predictions = {}
@@ -56,21 +56,21 @@ def read_predictions(path: Path) -> Predictions:
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; run eval_vl.py for that run first") from None
     except (KeyError, ValueError) as error:
-        raise ValueError(f"{path}: not a predictions.csv of this version ({error})") from None
+        raise ValueError(f"{path}: not a predictions.csv of this version ({error}); run eval_vl.py again") from None
     return predictions
 
 
 def matched(held_out: HeldOut, theirs: SiteTable) -> tuple[list[int], list[int]]:
-    """Places of the graded rows that two runs predicted both: in ours, in theirs.
+    """Return the row numbers of the graded sites that two runs both predicted: in ours, and in theirs.
 
-    Raises ValueError where there are none, or where the two disagree about a truth.
+    Raises ValueError if there are none, or if a site has two different labels.
     """
     graded = {key: row for row, key in enumerate(row_keys(theirs)) if theirs.severity_N[row] != UNLABELLED}
     ours = [row for row, key in enumerate(row_keys(held_out.table)) if held_out.table.labelled_N[row] and key in graded]
     if not ours:
-        raise ValueError("the two runs held out different studies: there is nothing to compare")
+        raise ValueError("the two runs held out different studies: they cannot be compared")
     keys = row_keys(held_out.table)
     others = [graded[keys[row]] for row in ours]
     if not np.array_equal(held_out.table.severity_N[ours], theirs.severity_N[others]):
-        raise ValueError("the two runs saw different labels of the same sites: prepare and evaluate both again")
+        raise ValueError("the two runs have different labels of the same sites: evaluate both again")
     return ours, others

@@ -1,6 +1,7 @@
-"""What is known of a site without looking: the severities of its column in the training studies.
+"""Column priors: the severity frequencies of each of the 25 sites in the training studies.
 
-It is what a row without any image gets, and, weighted as the metric weighs, the constant that models have to beat.
+A site without an image has the prior of its column. With the metric's weights, the prior is the best constant
+answer, which is the baseline of the report.
 """
 
 from collections.abc import Sequence
@@ -12,13 +13,14 @@ from vl_model.data.site_table import CONDITION_OF_SITE, CONDITIONS, Floats, Site
 
 
 class ColumnPrior:
-    """The best constant triple of each of the 25 columns under a weighted log loss.
+    """The best constant probabilities of each of the 25 columns under a weighted log loss.
 
-    A loss that weighs class c by w_c is least, among constants, at p_c proportional to w_c n_c (n_c: rows of that
-    class). Counts are shrunk a little, by `pseudo_count` rows, towards the column's condition, and those towards
-    evenness: a column of a small training set that never was severe would otherwise promise that it never will be.
+    A loss with the weight w_c for class c is lowest, among constants, at p_c proportional to w_c n_c (n_c: rows of
+    that class). The counts of a column are shrunk by `pseudo_count` rows towards those of its condition, and these
+    towards the uniform distribution. A column that is never severe in a small training set would otherwise have a
+    probability of zero for severe.
 
-    Learned: `prob_SC_` (25, 3), rows in the order of `SITES`.
+    Learned attribute: `prob_SC_` (25, 3), rows in the order of `SITES`.
     """
 
     def __init__(self, weights: Sequence[float] = (1.0, 1.0, 1.0), pseudo_count: float = 1.0) -> None:
@@ -34,10 +36,10 @@ class ColumnPrior:
             columns = np.equal(CONDITION_OF_SITE, condition)
             pooled_C = count_SC[columns].sum(axis=0) + self.pseudo_count / len(Severity)
             count_SC[columns] += self.pseudo_count * pooled_C / pooled_C.sum()
-        weighed_SC = count_SC * np.asarray(self.weights)
-        self.prob_SC_: Floats = weighed_SC / weighed_SC.sum(axis=1, keepdims=True)
+        weighted_SC = count_SC * np.asarray(self.weights)
+        self.prob_SC_: Floats = weighted_SC / weighted_SC.sum(axis=1, keepdims=True)
         return self
 
     def predict_proba(self, table: SiteTable) -> Floats:
-        """(N, 3): the constant of each row's column."""
+        """Return (N, 3): the constant of each row's column."""
         return self.prob_SC_[table.site_N]

@@ -1,4 +1,4 @@
-"""``report.json`` -> ``report.html``: one self-contained page, for light and dark, for screen and paper."""
+"""Write ``report.json`` and ``report.html``: one self-contained page, for light and dark, for screen and paper."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data_prep.conversion.crops import FIELD_MM, VIEW_MM
 from data_prep.sites import Severity, View
-from vl_model.evaluation.cases import Case, tile_picture
+from vl_model.evaluation.example_sites import ExampleSite, tile_as_png
 from vl_model.evaluation.grader import HEADS, KINDS
 from vl_model.evaluation.metrics import PARTS
 from vl_model.evaluation.plots import BLUE, GREY, ORANGE, confusion_plot, metric_plot, reliability_plot
@@ -32,18 +32,23 @@ _VIEW_WORDS = {View.SAGITTAL_T1: "sag T1", View.SAGITTAL_T2_STIR: "sag T2", View
 _GRADE_WORDS = ("normal\nor mild", "moderate", "severe")
 
 
-def write_report(folder: Path, report: Json, cases: Sequence[Case], crops: NDArray[np.uint8]) -> None:
-    """Write ``report.html`` and then ``report.json``, each by rename. `report` is what `measures.plain` leaves."""
-    page = render_report(report, _pictured(cases, crops))
-    content = json.dumps({**report, "cases": plain([_facts(case) for case in cases])}, indent=1)
+def write_report(folder: Path, report: Json, examples: Sequence[ExampleSite], crops: NDArray[np.uint8]) -> None:
+    """Write ``report.html``, then ``report.json``, each by rename; `report` has plain values (`json_files.plain`)."""
+    page = render_report(report, _with_images(examples, crops))
+    content = json.dumps({**report, "cases": plain([_as_json(example) for example in examples])}, indent=1)
     with replacing(folder / "report.html") as partial:
         partial.write_text(page, encoding="utf-8")
     with replacing(folder / "report.json") as partial:
         partial.write_text(content + "\n", encoding="utf-8")
 
 
-def render_report(report: Json, cases: Mapping[str, Sequence[Json]]) -> str:
-    """The page as text. `cases`: group -> dictionaries with caption, probabilities, study_id, source and tiles."""
+def render_report(report: Json, examples: Mapping[str, Sequence[Json]]) -> str:
+    """Return the page as text.
+
+    Args:
+        report: the content of ``report.json``.
+        examples: group -> dictionaries with caption, probabilities, study_id, source and tiles.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -75,37 +80,38 @@ def render_report(report: Json, cases: Mapping[str, Sequence[Json]]) -> str:
         conditions=conditions["calibrated"],
         losses=conditions["metric_optimal"],
         ranks=conditions["raw"],
-        cases=cases,
-        facts=_provenance(report),
+        examples=examples,
+        provenance=_provenance(report),
         tile_margin=round(50 * (1 - VIEW_MM / FIELD_MM), 2),
     )
 
 
 def summary(report: Json) -> list[str]:
-    """What a reader should take away, in plain sentences."""
+    """Return the main results in plain sentences."""
     n, head = report["n"], report["head"]
     block, constant = report["metric"][head]["metric_optimal"], report["constant_baseline"]["score"]
     ratio = block["ratio_to_constant"]["score"]
     verdict = "better than" if _below(ratio["interval"], 1) else "not clearly better than"
     sentences = [
         f"On {n['studies']} held-out studies ({n['rows']} graded sites) the {WORDS[head]} scores "
-        f"{number(block['score'])} (95 % interval {_range(block['interval']['score'])}): {verdict} the best constant "
-        f"answer, {number(constant)}, at {number(ratio['value'], 2)} of it ({_range(ratio['interval'], 2)})."
+        f"{number(block['score'])} (95 % interval {_range(block['interval']['score'])}). This is {verdict} the best "
+        f"constant answer, which scores {number(constant)}: the ratio is {number(ratio['value'], 2)} "
+        f"({_range(ratio['interval'], 2)})."
     ]
     before, after = (report["ece"][head][kind]["top_label"] for kind in ("raw", "calibrated"))
     areas = report["auc"][head]["raw"]
     sentences.append(
-        f"Severe sites are ranked above the others with an AUC of {number(areas['severe'], 2)}, moderate or severe "
-        f"ones with {number(areas['at_least_moderate'], 2)} (mean over the conditions). The expected calibration error "
-        f"is {number(after)} after calibration, {number(before)} before."
+        f"The AUC, averaged over the conditions, is {number(areas['severe'], 2)} for severe sites and "
+        f"{number(areas['at_least_moderate'], 2)} for moderate or severe sites. The expected calibration error is "
+        f"{number(after)} after calibration and {number(before)} before."
     )
     if n["rows_without_image"]:
-        sentences.append(f"{n['rows_without_image']} of these sites are in no image; they got their column's constant.")
+        sentences.append(f"{n['rows_without_image']} of these sites have no image; they have their column's constant.")
     return sentences
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
-    """Fixed digits, a real minus, a dash for what could not be measured."""
+    """Format with fixed digits and a minus sign; None, which could not be measured, is a dash."""
     if value is None:
         return _DASH
     return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", _MINUS)
@@ -120,47 +126,47 @@ def _below(interval: Sequence[float | None], bound: float) -> bool:
 
 
 def _provenance(report: Json) -> dict[str, str]:
-    """Run, data and settings, as a list of names and values."""
+    """Return the run, the data and the training settings as names and values."""
     n = report["n"]
     severities = ", ".join(f"{count} {grade.replace('_', '/')}" for grade, count in n["severities"].items())
-    facts = {
+    content = {
         "run": report["run"],
         "held-out folds": ", ".join(map(str, report["held_out_folds"])),
         "held-out studies": str(n["studies"]),
         "graded sites": f"{n['rows']} ({severities})",
         "training studies": str(report["training_studies"]),
-        "head of the submission": WORDS[report["head"]],
+        "submission's head": WORDS[report["head"]],
         "data set": report["fingerprint"]["dataset"][:16],
         "checkpoint": report["fingerprint"]["checkpoint"][:16],
     }
     shown = {name: value for name, value in report["training_settings"].items() if value not in (None, "", [])}
-    return facts | {f"--{name}": str(value) for name, value in shown.items()}
+    return content | {name: str(value) for name, value in shown.items()}
 
 
-def _pictured(cases: Iterable[Case], crops: NDArray[np.uint8]) -> dict[str, list[Json]]:
+def _with_images(examples: Iterable[ExampleSite], crops: NDArray[np.uint8]) -> dict[str, list[Json]]:
     groups: dict[str, list[Json]] = {}
-    for case in cases:
+    for example in examples:
         tiles = [
             {
                 "view": _VIEW_WORDS[View(view)],
-                "picture": tile_picture(crops[crop], case.site.side, View(view) is View.AXIAL_T2),
+                "image": tile_as_png(crops[crop], example.site.side, View(view) is View.AXIAL_T2),
             }
-            for view, crop in zip(case.views, case.crops, strict=True)
+            for view, crop in zip(example.views, example.crops, strict=True)
         ]
-        # Two are enough to look at; a site may have more.
-        groups.setdefault(case.group, []).append({**_facts(case), "tiles": tiles[:2]})
+        # The page shows two; a site may have more.
+        groups.setdefault(example.group, []).append({**_as_json(example), "tiles": tiles[:2]})
     return groups
 
 
-def _facts(case: Case) -> dict[str, Any]:
+def _as_json(example: ExampleSite) -> dict[str, Any]:
     return {
-        "group": case.group,
-        "study_id": case.study_id,
-        "site": case.site.key,
-        "severity": Severity(case.severity).key,
-        "probabilities": list(case.probabilities),
-        "caption": case.caption,
-        "source": case.source,
-        "views": list(case.views),
-        "crops": list(case.crops),
+        "group": example.group,
+        "study_id": example.study_id,
+        "site": example.site.key,
+        "severity": Severity(example.severity).key,
+        "probabilities": list(example.probabilities),
+        "caption": example.caption,
+        "source": example.source,
+        "views": list(example.views),
+        "crops": list(example.crops),
     }

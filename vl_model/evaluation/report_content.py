@@ -1,10 +1,10 @@
-"""Everything that ``report.json`` says about held-out probabilities.
+"""The metrics in ``report.json``, from held-out probabilities.
 
-All numbers are about the labelled rows of held-out studies, cross-fitted. Intervals are the middle 95 % of a
-bootstrap over studies; differences and ratios are paired by study. What cannot be measured (no such row) is null.
+All numbers are about the labelled rows of held-out studies, with cross-fitted probabilities. Intervals are the middle
+95 % of a bootstrap over studies; differences and ratios are paired by study. A metric without any row is null.
 
-Read ranking (AUC) off the raw probabilities: a calibrator that was fitted without a severe study expects fewer severe
-ones, so that cross-fitted groups shift against their own truth, and a pooled area sinks where held-out studies are few.
+The AUC of raw probabilities measures the ranking. That of calibrated ones is too low if held-out studies are few: a
+calibrator that was fitted without a severe study predicts fewer severe sites, and that study belongs to its group.
 """
 
 from typing import Any
@@ -32,13 +32,13 @@ from vl_model.evaluation.metrics import (
 )
 from vl_model.evaluation.predictions import Predictions, matched
 
-#: Bins of a reliability diagram, and the rows below which half as many are drawn.
+#: Bins of a reliability diagram; with fewer rows than MANY_ROWS, half as many.
 DIAGRAM_BINS, MANY_ROWS = 10, 1000
 Json = dict[str, Any]
 
 
 def metric_block(held_out: HeldOut, prob_N3: Floats, seed: int) -> Json:
-    """The competition's metric with its parts, its intervals, and how it stands to the constant baseline."""
+    """Return the competition's metric with its parts and intervals, compared with the constant baseline."""
     sums, baseline = study_sums(held_out.table, prob_N3), study_sums(held_out.table, held_out.baseline_N3)
     intervals = metric_intervals(sums, seed=seed)
     return {
@@ -50,13 +50,16 @@ def metric_block(held_out: HeldOut, prob_N3: Floats, seed: int) -> Json:
 
 
 def constant_block(held_out: HeldOut, seed: int) -> Json:
-    """The best constants of the training studies, scored on the held-out ones."""
+    """Return the metric of the training studies' best constants on the held-out studies."""
     intervals = metric_intervals(study_sums(held_out.table, held_out.baseline_N3), seed=seed)
     return {**{name: interval.value for name, interval in intervals.items()}, "interval": _bounds(intervals)}
 
 
-def measure(held_out: HeldOut, seed: int = 0) -> Json:
-    """`metric`, `constant_baseline`, `ece`, `auc`, `brier`, `log_loss`, `n`, and tables by condition and level."""
+def held_out_metrics(held_out: HeldOut, seed: int = 0) -> Json:
+    """Return the metrics of a report.
+
+    The keys are `n`, `constant_baseline`, `metric`, `ece`, `brier`, `log_loss`, `auc` and `conditions` (with levels).
+    """
     report: Json = {"n": _counts(held_out), "constant_baseline": constant_block(held_out, seed)}
     report["metric"] = {
         head: {kind: metric_block(held_out, held_out.prob_N3[head, kind], seed) for kind in KINDS} for head in HEADS
@@ -77,8 +80,8 @@ def measure(held_out: HeldOut, seed: int = 0) -> Json:
     return report
 
 
-def compare(held_out: HeldOut, run: str, predictions: Predictions, seed: int = 0) -> Json:
-    """This run against another on the sites that both held out, head by head, paired by study."""
+def compare_runs(held_out: HeldOut, run: str, predictions: Predictions, seed: int = 0) -> Json:
+    """Compare this run with another on the sites that both held out, per head, paired by study."""
     heads: Json = {}
     studies = rows = 0
     for head in HEADS:
@@ -101,7 +104,7 @@ def _counts(held_out: HeldOut) -> Json:
     return {
         "studies": len(table.study_ids),
         "rows": len(table),
-        "rows_without_image": int((~held_out.seen_N & held_out.table.labelled_N).sum()),
+        "rows_without_image": int((~held_out.imaged_N & held_out.table.labelled_N).sum()),
         "rows_without_label": int((~held_out.table.labelled_N).sum()),
         "severities": _severity_counts(table),
         "by_part": dict(
@@ -119,10 +122,10 @@ def _severity_counts(table: SiteTable) -> Json:
 
 
 def _condition_blocks(table: SiteTable, prob_N3: Floats, baseline_N3: Floats) -> Json:
-    """Labelled rows -> condition -> everything about it, its levels included."""
+    """Return condition -> its metrics, and those of each of its levels, over labelled rows."""
     blocks = {}
-    for place, condition in enumerate(CONDITIONS):
-        rows = table.condition_N == place
+    for index, condition in enumerate(CONDITIONS):
+        rows = table.condition_N == index
         severity_N, prob_M3 = table.severity_N[rows], prob_N3[rows]
         blocks[condition.value] = {
             **_group_block(table, rows, prob_N3, baseline_N3),
@@ -140,7 +143,7 @@ def _condition_blocks(table: SiteTable, prob_N3: Floats, baseline_N3: Floats) ->
 
 
 def _group_block(table: SiteTable, rows: Bools, prob_N3: Floats, baseline_N3: Floats) -> Json:
-    """How many, how good against the constant, and how well ranked: of any group of labelled rows."""
+    """Return counts, losses (also of the constant) and AUCs of a group of labelled rows."""
     group = table.take(rows)
     return {
         "n": len(group),
@@ -160,7 +163,7 @@ def _ece_block(severity_N: Any, prob_N3: Floats) -> Json:
 
 
 def _diagrams(severity_N: Any, prob_N3: Floats) -> Json:
-    """Reliability diagrams of the two ordinal cuts, in bins of equal width."""
+    """Return reliability diagrams of the two ordinal cuts, in bins of equal width."""
     events = {
         "at_least_moderate": (1 - prob_N3[:, Severity.NORMAL_MILD], severity_N >= Severity.MODERATE),
         "severe": (prob_N3[:, Severity.SEVERE], severity_N == Severity.SEVERE),
@@ -174,7 +177,10 @@ def _bins(bins: Reliability) -> Json:
 
 
 def _mean_aucs(blocks: Json) -> Json:
-    """Each cut's area, averaged over the conditions that have one: pooling rows would rank conditions, not sites."""
+    """Return the AUC of each cut, averaged over the conditions that have one.
+
+    With pooled rows, the AUC would measure differences between the conditions.
+    """
     means = {}
     for cut in next(iter(blocks.values()))["auc"]:
         areas = [block["auc"][cut] for block in blocks.values() if np.isfinite(block["auc"][cut])]

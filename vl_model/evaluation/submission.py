@@ -1,4 +1,4 @@
-"""The competition's submission: 25 rows a study, checked; and its score against a table of truths.
+"""The competition's submission, 25 rows per study, and its score against a table of true grades.
 
 Probabilities of studies are (S, 25, 3), studies in the order given, sites in the order of `SITES`.
 """
@@ -21,7 +21,7 @@ GRADES = tuple(severity.key for severity in Severity)
 
 
 def floored(prob: Floats) -> Floats:
-    """(..., 3) that sum to one and are nowhere below `FLOOR`: what the small ones gain, the largest gives."""
+    """Return probabilities (..., 3) of at least `FLOOR` that sum to one; the largest pays for the small ones."""
     prob_N3 = np.maximum(prob.reshape(-1, len(GRADES)), FLOOR)
     prob_N3 = np.maximum(prob_N3 / prob_N3.sum(axis=1, keepdims=True), FLOOR)
     rows, largest = np.arange(len(prob_N3)), prob_N3.argmax(axis=1)
@@ -32,21 +32,29 @@ def floored(prob: Floats) -> Floats:
 def write_submission(
     path: Path, study_ids: Sequence[int], prob_SX3: Floats, sample_submission: Path | None = None
 ) -> None:
-    """Write ``row_id,normal_mild,moderate,severe``, by a temporary name, checked before it is renamed.
+    """Write ``row_id,normal_mild,moderate,severe``; the file is checked, then renamed to `path`.
 
-    Rows come in the order of `sample_submission` where that names the same rows, else by study id and then in the
-    competition's alphabetical order. Raises ValueError for an impossible shape or a number that is not finite.
+    Args:
+        path: the file.
+        study_ids: S studies.
+        prob_SX3: (S, 25, 3) probabilities, sites in the order of `SITES`.
+        sample_submission: a table whose order is used if it has the same rows. Else, rows are ordered by study id and
+            then as the competition's sites are, alphabetically.
+
+    Raises:
+        ValueError: the shape is wrong, a study appears twice, or a probability is negative or not finite.
     """
     if prob_SX3.shape != (len(study_ids), len(SITES), len(GRADES)):
         raise ValueError(f"probabilities of shape {prob_SX3.shape}: expected ({len(study_ids)}, 25, 3)")
     if len(set(study_ids)) != len(study_ids):
-        raise ValueError("a study comes twice in the submission")
+        twice = next(study for study in study_ids if list(study_ids).count(study) > 1)
+        raise ValueError(f"study {twice}: appears twice in the submission")
     if not np.isfinite(prob_SX3).all() or (prob_SX3 < 0).any():
         raise ValueError("a probability is negative or not finite")
     prob_SX3 = floored(prob_SX3)
     row_of = {
-        f"{study}_{site.key}": prob_SX3[place, SITE_INDEX[site]]
-        for place, study in sorted(enumerate(study_ids), key=lambda pair: pair[1])
+        f"{study}_{site.key}": prob_SX3[index, SITE_INDEX[site]]
+        for index, study in sorted(enumerate(study_ids), key=lambda pair: pair[1])
         for site in SUBMISSION_SITES
     }
     row_ids = _sample_row_ids(sample_submission)
@@ -60,32 +68,33 @@ def write_submission(
 
 
 def score_submission(submission: Path, solution: Path) -> CompetitionMetric:
-    """The metric of a submission against a table of truths (`read_solution`). Raises ValueError.
+    """Return the metric of a submission against a table of true grades (`read_solution`).
 
-    Only graded rows count, and only studies that the solution names; each of its graded rows must be submitted.
+    Only the graded rows of the solution count. Raises ValueError if one of them is missing from the submission, or if
+    a file cannot be read.
     """
     table = read_solution(solution)
     table = table.take(table.labelled_N)
     if not len(table.study_N):
-        raise ValueError(f"{solution}: grades no site of the test split")
+        raise ValueError(f"{solution}: contains no grade of the test split")
     prob_of = dict(_submitted(submission))
     missing = [key for key in row_keys(table) if key not in prob_of]
     if missing:
         study, site = missing[0]
-        raise ValueError(f"{submission}: no row {study}_{SITES[site].key}, which {solution.name} grades")
+        raise ValueError(f"{submission}: the row {study}_{SITES[site].key} is missing, which {solution.name} grades")
     return competition_metric(table, np.array([prob_of[key] for key in row_keys(table)]))
 
 
 def read_solution(path: Path) -> SiteTable:
-    """Read a table of truths in either format of `data_prep.truth`; if it has a column ``split``, only the test split.
+    """Read true grades in either format of `data_prep.truth`; if there is a column ``split``, only the test split.
 
-    Raises ValueError that quotes the file, line and cell.
+    Raises ValueError that quotes the file, the line and the cell.
     """
     return site_table((one.study_id, one.site, one.severity) for one in read_truth(path, split="test"))
 
 
 def _read_words(path: Path) -> pd.DataFrame:
-    """A CSV as it is written, every cell a text. Raises ValueError, quoting the file."""
+    """Read a CSV with every cell as text. Raises ValueError if it is not a CSV file."""
     try:
         return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
     except ValueError as error:
@@ -93,23 +102,23 @@ def _read_words(path: Path) -> pd.DataFrame:
 
 
 def _submitted(path: Path) -> Iterator[tuple[tuple[int, int], list[float]]]:
-    """((study id, site), three probabilities) of each row. Raises ValueError."""
+    """Yield ((study id, site), three probabilities) of each row. Raises ValueError if a row cannot be read."""
     table = _read_words(path)
     if list(table.columns) != ["row_id", *GRADES]:
-        raise ValueError(f"{path}: columns {', '.join(table.columns)}: expected row_id, {', '.join(GRADES)}")
+        raise ValueError(f"{path}: has the columns {', '.join(table.columns)}; expected row_id, {', '.join(GRADES)}")
     for row_id, *words in table.itertuples(index=False):
         study, _, key = row_id.partition("_")
         try:
             probabilities = [float(word) for word in words]
             if not 0 < sum(probabilities) < np.inf or min(probabilities) < 0:
-                raise ValueError(f"{', '.join(words)} are no probabilities")
+                raise ValueError(f"{', '.join(words)} are not probabilities")
             yield (int(study), SITE_INDEX[parse_row_id_site(key)]), probabilities
         except ValueError as error:
             raise ValueError(f"{path}: row {row_id!r}: {error}; run eval_vl.py again") from None
 
 
 def _sample_row_ids(sample_submission: Path | None) -> list[str]:
-    """The row ids of a sample submission in its order; none where there is no such table."""
+    """Return the row ids of a sample submission in its order; empty if there is no such table."""
     if sample_submission is None or not sample_submission.is_file():
         return []
     table = _read_words(sample_submission)
@@ -117,7 +126,7 @@ def _sample_row_ids(sample_submission: Path | None) -> list[str]:
 
 
 def _check(path: Path, studies: int) -> None:
-    """What the competition demands of the file as it lies on disk."""
+    """Check the written file against the rules of the competition."""
     table = pd.read_csv(path)
     prob_N3 = table[list(GRADES)].to_numpy()
     assert len(table) == studies * len(SITES) and table["row_id"].is_unique

@@ -1,10 +1,10 @@
-"""Answers to a query as pictures: the crops they speak of, and one sheet that shows them side by side.
+"""Images of the answers to a query: their crops, and one sheet that shows all of them.
 
 A box is (x0, y0, x1, y1) in (column, row) pixels, counted from the centre of the first pixel.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,16 @@ from PIL import Image, ImageDraw
 
 from data_prep.sites import Severity
 from prompts.render import SEVERITY_WORDS
-from vl_model.queries.answers import Truth
+from vl_model.queries.answers import Reply, Truth, ranking_words
 from vl_model.queries.index import Answer
 from workspace.whole_files import replacing
 
-Picture = NDArray[np.uint8]
+#: (rows, columns)
+SliceImage = NDArray[np.uint8]
 
-#: A sheet shows this many answers; what comes after them is in the table and among the crops.
+#: The sheet shows at most this many answers; all others are in the table and among the crops.
 SHEET_ANSWERS = 10
+SHEET = "answers.png"
 
 _INK, _MUTED, _FAINT, _BOX = "#1c2430", "#6b7685", "#e8ebef", "#ffd23f"
 _COLOURS = {Severity.NORMAL_MILD: "#5b9a8b", Severity.MODERATE: "#e3a33b", Severity.SEVERE: "#c8473f"}
@@ -32,38 +34,57 @@ _PIXELS_PER_INCH = 150
 _ENLARGED = 384  # pixels on a saved crop's longer side
 
 
-def save_crops(answers: Sequence[Answer], pictures: Sequence[Picture], folder: Path) -> list[tuple[Path, Path]]:
-    """For each answer its slice with the box drawn on it, and the box cut out and enlarged, as PNG in `folder`."""
+def save_answers(reply: Reply, processed: Mapping[str, Path], folder: Path) -> dict[int, tuple[Path, Path]]:
+    """Write the crops and the sheet of all answers.
+
+    Args:
+        reply: the answers, with the truth if it is known.
+        processed: split -> its ``processed_data`` folder.
+        folder: where the files are written.
+
+    Returns:
+        rank -> the files of that answer.
+    """
+    images = [read_slice(processed[answer.split], answer) for answer in reply.answers]
+    saved = save_crops(reply.answers, images, folder)
+    understood = reply.query.words or "nothing that is graded"
+    subtitle = f"understood: {understood}   ·   ranked by {ranking_words(reply.query)}"
+    save_sheet(folder / SHEET, reply.query.text, subtitle, reply.answers, images, reply.truth)
+    return {answer.rank: paths for answer, paths in zip(reply.answers, saved, strict=True)}
+
+
+def save_crops(answers: Sequence[Answer], images: Sequence[SliceImage], folder: Path) -> list[tuple[Path, Path]]:
+    """Write two PNGs per answer to `folder`: the slice with the box, and the enlarged content of the box."""
     folder.mkdir(parents=True, exist_ok=True)
     saved = []
-    for answer, picture in zip(answers, pictures, strict=True):
+    for answer, image in zip(answers, images, strict=True):
         name = f"{answer.rank:02d}_{answer.study_id}_{answer.site.key}"
         paths = folder / f"{name}_slice.png", folder / f"{name}_crop.png"
-        _save(_with_box(picture, answer), paths[0])
-        _save(_enlarged(Image.fromarray(cut_box(picture, answer.box))), paths[1])
+        _save(_with_box(image, answer), paths[0])
+        _save(_enlarged(Image.fromarray(cut_box(image, answer.box))), paths[1])
         saved.append(paths)
     return saved
 
 
-def read_picture(processed: Path, answer: Answer) -> Picture:
-    """(rows, columns) of an answer's slice. Raises ValueError where its PNG is gone or is not inside `processed`."""
+def read_slice(processed: Path, answer: Answer) -> SliceImage:
+    """Return an answer's slice. Raises ValueError if its PNG does not exist or is not within `processed`."""
     path = (processed / answer.image).resolve()
     if not path.is_relative_to(processed.resolve()):
-        raise ValueError(f"{answer.image!r}: an image outside {processed}")
+        raise ValueError(f"image {answer.image!r}: lies outside {processed}; run prepare_data.py again")
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("L"))
+        with Image.open(path) as file:
+            return np.asarray(file.convert("L"))
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error}); run prepare_data.py again") from None
 
 
-def cut_box(picture: Picture, box: tuple[float, float, float, float]) -> Picture:
-    """The pixels whose centres lie in the box, at least one."""
-    rows, columns = picture.shape
+def cut_box(image: SliceImage, box: tuple[float, float, float, float]) -> SliceImage:
+    """Return the pixels whose centres lie in the box, at least one."""
+    rows, columns = image.shape
     x0, y0, x1, y1 = box
     left, right = _span(x0, x1, columns)
     upper, lower = _span(y0, y1, rows)
-    return picture[upper:lower, left:right]
+    return image[upper:lower, left:right]
 
 
 def _span(low: float, high: float, size: int) -> tuple[int, int]:
@@ -71,10 +92,10 @@ def _span(low: float, high: float, size: int) -> tuple[int, int]:
     return first, int(np.clip(np.floor(high) + 1, first + 1, size))
 
 
-def _with_box(picture: Picture, answer: Answer) -> Image.Image:
-    image = Image.fromarray(picture).convert("RGB")
-    ImageDraw.Draw(image).rectangle(answer.box, outline=_BOX, width=max(1, round(max(image.size) / 250)))
-    return image
+def _with_box(image: SliceImage, answer: Answer) -> Image.Image:
+    drawn = Image.fromarray(image).convert("RGB")
+    ImageDraw.Draw(drawn).rectangle(answer.box, outline=_BOX, width=max(1, round(max(drawn.size) / 250)))
+    return drawn
 
 
 def _enlarged(image: Image.Image) -> Image.Image:
@@ -92,20 +113,24 @@ def save_sheet(
     title: str,
     subtitle: str,
     answers: Sequence[Answer],
-    pictures: Sequence[Picture],
+    images: Sequence[SliceImage],
     truth: Truth | None = None,
 ) -> None:
-    """One picture of the first `SHEET_ANSWERS` answers: slice with box, enlarged crop, probabilities, truth."""
-    shown = list(zip(answers, pictures, strict=True))[:SHEET_ANSWERS]
+    """Draw the first `SHEET_ANSWERS` answers: slice with box, enlarged crop, probabilities, known grade.
+
+    `images` are the slices of `answers`; `truth` is None if no grades are known.
+    """
+    shown = list(zip(answers, images, strict=True))[:SHEET_ANSWERS]
     height = _HEAD + _ROW * len(shown) + _FOOT
     sheet = Figure(figsize=(_WIDTH, height), dpi=_PIXELS_PER_INCH, facecolor="white")
     _draw_head(sheet, height, title, subtitle)
-    for place, (answer, picture) in enumerate(shown):
-        _draw_row(sheet, height, height - _HEAD - _ROW * (place + 1), answer, picture, truth)
-    footer = "Research use only, not a medical device.  Yellow: the region that the probabilities speak of."
+    for position, (answer, image) in enumerate(shown):
+        _draw_row(sheet, height, height - _HEAD - _ROW * (position + 1), answer, image, truth)
+    footer = "Research use only, not a medical device.  Yellow: the region that the probabilities belong to."
     sheet.text(_MARGIN / _WIDTH, 0.14 / height, footer, fontsize=7.5, color=_MUTED)
     with replacing(path) as partial, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a text in a script that it lacks
+        # The text may be in a script that the font lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         sheet.savefig(partial, format="png")
 
 
@@ -122,9 +147,9 @@ def _shortened(text: str, characters: int) -> str:
 
 
 def _draw_row(
-    sheet: Figure, height: float, bottom: float, answer: Answer, picture: Picture, truth: Truth | None
+    sheet: Figure, height: float, bottom: float, answer: Answer, image: SliceImage, truth: Truth | None
 ) -> None:
-    """One answer, `bottom` inches above the sheet's lower edge."""
+    """Draw one answer, `bottom` inches above the sheet's lower edge."""
     size = _ROW - 0.2
 
     def panel(left: float, width: float) -> Axes:
@@ -132,43 +157,43 @@ def _draw_row(
         axes.set_axis_off()
         return axes
 
-    _draw_slice(panel(_MARGIN, size), answer, picture)
-    _draw_crop(panel(_MARGIN + size + 0.1, size), answer, picture)
+    _draw_slice(panel(_MARGIN, size), answer, image)
+    _draw_crop(panel(_MARGIN + size + 0.1, size), answer, image)
     left = _MARGIN + 2 * size + 0.35
     _draw_words(panel(left, _WIDTH - _MARGIN - left), _WIDTH - _MARGIN - left, size, answer, truth)
 
 
-def _draw_slice(axes: Axes, answer: Answer, picture: Picture) -> None:
-    # Black to the panel's edges, as on a reading screen: rows line up whatever the image's shape.
+def _draw_slice(axes: Axes, answer: Answer, image: SliceImage) -> None:
+    # A black background fills the panel, so that panels line up for every shape of image.
     axes.add_patch(Rectangle((0, 0), 1, 1, transform=axes.transAxes, color="black", linewidth=0, zorder=0))
-    rows, columns = picture.shape
+    rows, columns = image.shape
     side = max(rows, columns)
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="antialiased", zorder=1)
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="antialiased", zorder=1)
     axes.set_xlim((columns - side) / 2 - 0.5, (columns + side) / 2 - 0.5)
     axes.set_ylim((rows + side) / 2 - 0.5, (rows - side) / 2 - 0.5)
     x0, y0, x1, y1 = answer.box
     axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=_BOX, linewidth=1.3, zorder=2))
 
 
-def _draw_crop(axes: Axes, answer: Answer, picture: Picture) -> None:
-    axes.imshow(cut_box(picture, answer.box), cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
-    rows, columns = cut_box(picture, answer.box).shape
+def _draw_crop(axes: Axes, answer: Answer, image: SliceImage) -> None:
+    axes.imshow(cut_box(image, answer.box), cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
+    rows, columns = cut_box(image, answer.box).shape
     frame = Rectangle((-0.5, -0.5), columns, rows, fill=False, edgecolor=_BOX, linewidth=2.2)
     axes.add_patch(frame)
 
 
 def _draw_words(axes: Axes, width: float, height: float, answer: Answer, truth: Truth | None) -> None:
-    """Coordinates are inches from the panel's upper left corner, downwards."""
+    """Draw site, evidence, probabilities and known grade; coordinates are inches from the upper left corner."""
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     axes.text(0, 0.2, f"{answer.rank}", fontsize=15, color=_MUTED, weight="bold", va="center")
     axes.text(0.35, 0.2, _capital(answer.site.words), fontsize=11.5, color=_INK, weight="bold", va="center")
-    place = f"study {answer.study_id}  ·  {answer.view.words}  ·  series {answer.series_id}"
-    axes.text(0.35, 0.43, place, fontsize=7.5, color=_MUTED, va="center")
-    place = f"image {answer.instance_number}  ·  position {answer.source}"
-    place += f"  ·  likeness {answer.likeness:+.3f}" if answer.likeness is not None else ""
-    place += "  ·  seen in training: optimistic" if answer.seen else ""
-    axes.text(0.35, 0.6, place, fontsize=7.5, color=_MUTED, va="center")
+    line = f"study {answer.study_id}  ·  {answer.view.words}  ·  series {answer.series_id}"
+    axes.text(0.35, 0.43, line, fontsize=7.5, color=_MUTED, va="center")
+    line = f"slice {answer.instance_number}  ·  position {answer.source}"
+    line += f"  ·  likeness {answer.likeness:+.3f}" if answer.likeness is not None else ""
+    line += "  ·  training study: optimistic" if answer.in_training else ""
+    axes.text(0.35, 0.6, line, fontsize=7.5, color=_MUTED, va="center")
     known = None if truth is None else truth.get((answer.study_id, answer.site))
     for row, severity in enumerate(sorted(Severity, reverse=True)):
         _draw_bar(axes, 0.35, 0.88 + 0.25 * row, width - 0.35, severity, answer.probabilities[severity])

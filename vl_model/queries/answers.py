@@ -1,4 +1,4 @@
-"""Answers to a query for people and programs: the understanding in words, a table, JSON, and the truth beside them."""
+"""Answers to a query as text for people and as JSON, with the parsed query and the known grades."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,17 +7,19 @@ from typing import Any
 
 from data_prep.sites import Condition, Level, Severity, Site
 from prompts.parse import Query
-from vl_model.queries.index import BAND, Answer, severities_asked
+from vl_model.queries.index import BAND, Answer, requested_severities
 
-#: What is known of the sites of studies: (study id, site) -> its grade.
+#: (study id, site) -> the known grade.
 Truth = Mapping[tuple[int, Site], Severity]
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What is said to a query: the answers, and what they were chosen from.
+    """The reply to a query: the parsed query and its answers.
 
-    studies: how many were searched. files: what was saved for each answer, by rank. truth: None where none was given.
+    splits, studies: the splits that were searched, and the number of their studies.
+    truth: the known grades; None if no table of them was given.
+    files: rank -> the files that were saved for that answer.
     """
 
     query: Query
@@ -30,20 +32,20 @@ class Reply:
 
 
 def reply_text(reply: Reply) -> str:
-    """The whole reply for a person to read."""
+    """Return the reply as lines for a person."""
     lines = explain(reply.query)
     lines += [f"searched    {reply.studies} studies of run {reply.run!r} ({' and '.join(reply.splits)})", ""]
-    lines.append(answer_table(reply.answers, reply.truth) if reply.answers else "no study shows such a site")
-    if any(answer.seen for answer in reply.answers):
+    lines.append(answer_table(reply.answers, reply.truth) if reply.answers else "no study has an image of such a site")
+    if any(answer.in_training for answer in reply.answers):
         lines += [
             "",
-            "seen in training: the model learned from these grades; their probabilities are optimistic",
+            "training study: the model learned from its grades, so that its probabilities are optimistic",
         ]
     return "\n".join(lines)
 
 
 def reply_json(reply: Reply) -> dict[str, Any]:
-    """The same as plain values."""
+    """Return the reply as plain values for JSON."""
     answers = []
     for answer in reply.answers:
         files = reply.files.get(answer.rank)
@@ -59,7 +61,7 @@ def reply_json(reply: Reply) -> dict[str, Any]:
 
 
 def explain(query: Query) -> list[str]:
-    """How a text was understood, as lines."""
+    """Return how a text was understood, as lines."""
     lines = [f'text        "{query.text}"', f"understood  {query.words or 'nothing that is graded'}"]
     if query.rest:
         lines.append(f'the rest    "{query.rest}"')
@@ -68,18 +70,18 @@ def explain(query: Query) -> list[str]:
 
 
 def ranking_words(query: Query) -> str:
-    """What orders the answers: ``P(severe)``."""
-    asked = severities_asked(query)
-    if not asked:
+    """Return what orders the answers, for example ``P(severe)``."""
+    requested = requested_severities(query)
+    if not requested:
         return "likeness of the image to the rest of the text"
-    grades = " + ".join(f"P({severity.key})" for severity in sorted(asked, reverse=True))
+    grades = " + ".join(f"P({severity.key})" for severity in sorted(requested, reverse=True))
     weaker = " of the weaker side" if query.both_sides else ""
     bands = f", in bands of {BAND:.0%}, then by likeness to the rest of the text" if query.rest else ""
     return f"{grades}{weaker}{bands}"
 
 
 def answer_table(answers: Sequence[Answer], truth: Truth | None = None) -> str:
-    """Aligned columns, one answer a line."""
+    """Return aligned columns, one line per answer."""
     likeness = any(answer.likeness is not None for answer in answers)
     head = ["rank", "study", "site", "normal/mild", "moderate", "severe", "view", "series/image", "box", "source", ""]
     if likeness:
@@ -94,24 +96,24 @@ def answer_table(answers: Sequence[Answer], truth: Truth | None = None) -> str:
 def _cells(answer: Answer, likeness: bool, truth: Truth | None) -> list[str]:
     probabilities = [f"{p:.3f}" for p in answer.probabilities]
     box = ",".join(f"{x:.0f}" for x in answer.box)
-    place = f"{answer.series_id}/{answer.instance_number}"
+    slice_name = f"{answer.series_id}/{answer.instance_number}"
     cells = [str(answer.rank), str(answer.study_id), answer.site.words, *probabilities]
     if likeness:
         cells.append(f"{answer.likeness:+.3f}")
-    cells += [answer.view.words, place, box, answer.source.value]
+    cells += [answer.view.words, slice_name, box, answer.source.value]
     if truth is not None:
         cells.append(truth_words(answer, truth))
-    return [*cells, "seen in training" if answer.seen else ""]
+    return [*cells, "training study" if answer.in_training else ""]
 
 
 def truth_words(answer: Answer, truth: Truth) -> str:
-    """The known grade of an answer's site."""
+    """Return the known grade of an answer's site, or "unknown"."""
     severity = truth.get((answer.study_id, answer.site))
     return Severity.to_column(severity) or "unknown"
 
 
 def query_json(query: Query) -> dict[str, Any]:
-    """What was understood, as plain values."""
+    """Return the parsed query as plain values for JSON."""
     return {
         "text": query.text,
         "severities": [severity.key for severity in sorted(query.severities)],
@@ -126,13 +128,13 @@ def query_json(query: Query) -> dict[str, Any]:
 
 
 def answer_json(answer: Answer, truth: Truth | None = None) -> dict[str, Any]:
-    """An answer as plain values; the image is relative to the split's ``processed_data``."""
+    """Return an answer as plain values for JSON; its image is relative to the split's ``processed_data``."""
     known = truth.get((answer.study_id, answer.site)) if truth is not None else None
     content = {
         "rank": answer.rank,
         "study_id": answer.study_id,
         "split": answer.split,
-        "seen": answer.seen,
+        "seen": answer.in_training,
         **answer.site.columns,
         "probabilities": {s.key: p for s, p in zip(Severity, answer.probabilities, strict=True)},
         "score": answer.score,

@@ -1,6 +1,6 @@
-"""A run's query index: opened where it is still true, else made anew from the run's embeddings and heads.
+"""A run's query index: read if it is current, else made from the run's embeddings and heads.
 
-It lies in ``train/checkpoints/<run>/index/<split>/``. Neither way needs torch.
+It is in ``train/checkpoints/<run>/index/<split>/``. Nothing here imports torch.
 """
 
 import hashlib
@@ -17,34 +17,32 @@ from workspace.layout import DataRoot, Split
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 
-def check_run(root: DataRoot, run: str) -> None:
-    """Raise ValueError where there is no such run, or where it is not finished or has no heads yet."""
-    folder = root.run(run)
-    read_run_record(folder)
-    if not (folder / "heads" / "heads.json").is_file():
-        raise ValueError(f"--run {run!r}: this run has no heads yet; run eval_vl.py first")
+def check_evaluated(root: DataRoot, run: str) -> None:
+    """Raise ValueError if the run has no heads yet."""
+    if not (root.run(run) / "heads" / "heads.json").is_file():
+        raise ValueError(f"run {run!r}: has no heads yet; run eval_vl.py first")
 
 
 def available_splits(root: DataRoot, run: str) -> list[Split]:
-    """The splits that this run has embeddings of. Raises ValueError where there is none."""
+    """Return the splits that the run has embeddings of. Raises ValueError if there is none."""
     found = [split for split in SPLITS if (_embeddings(root, run, split) / "embeddings.json").is_file()]
     if not found:
-        raise ValueError(f"--run {run!r}: this run has no embeddings yet; run eval_vl.py first")
+        raise ValueError(f"run {run!r}: has no embeddings yet; run eval_vl.py first")
     return found
 
 
 def open_run_index(root: DataRoot, run: str, split: Split) -> Index:
-    """The index of one split, made and kept where it is missing or was made of something else.
+    """Return the index of one split; it is made and written if it is missing or not current.
 
-    Raises ValueError where the run's embeddings or heads are missing, or belong to another model or data set.
+    Raises ValueError if the run's embeddings or heads are missing, or belong to another model or data set.
     """
     folder = root.run(run) / "index" / split
-    made_of = _fingerprint(root, run, split)
+    expected = _fingerprint(root, run, split)
     try:
-        return load_index(folder, made_of)
+        return load_index(folder, expected)
     except IndexRefused:
-        index = _build(root, run, split, made_of)
-    # A run may be shared read-only, or another query be writing the same index: then this one is only not kept.
+        index = _build(root, run, split, expected)
+    # If the run's folder is read-only, or if another query writes the same index, this one is used without being kept.
     with suppress(OSError):
         save_index(index, folder)
     return index
@@ -72,8 +70,8 @@ def _sha256(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _build(root: DataRoot, run: str, split: Split, made_of: dict[str, Any]) -> Index:
-    # scikit-learn, seconds to import, is needed here and not where an index is there already.
+def _build(root: DataRoot, run: str, split: Split, expected: dict[str, Any]) -> Index:
+    # These import scikit-learn, which takes seconds and is not required if the index is current.
     from data_prep.conversion.pairs import read_dataset
     from vl_model.evaluation.embeddings import read_embeddings
     from vl_model.evaluation.grader import read_grader
@@ -81,9 +79,9 @@ def _build(root: DataRoot, run: str, split: Split, made_of: dict[str, Any]) -> I
     folder = root.run(run)
     dataset = read_dataset(root.processed(split))
     embeddings = read_embeddings(
-        _embeddings(root, run, split), {"checkpoint": made_of["model"], "dataset": dataset.fingerprint}
+        _embeddings(root, run, split), {"checkpoint": expected["model"], "dataset": dataset.fingerprint}
     )
-    grader = read_grader(folder / "heads", made_of["model"])
+    grader = read_grader(folder / "heads", expected["model"])
     held_out = read_run_record(folder).held_out_folds
     return build_index(
         split=split,
@@ -91,8 +89,8 @@ def _build(root: DataRoot, run: str, split: Split, made_of: dict[str, Any]) -> I
         image_ND=embeddings.image_ND,
         probability_N3=grader.predict_proba(embeddings.table, embeddings, "calibrated"),
         pairs=dataset.pairs,
-        seen={row.study_id for row in embeddings.rows if row.fold is not None and row.fold not in held_out},
-        fingerprint=made_of,
+        training_studies={row.study_id for row in embeddings.rows if row.fold is not None and row.fold not in held_out},
+        fingerprint=expected,
     )
 
 

@@ -1,4 +1,4 @@
-"""Calibrators: their gradient, their optimum, what they do with little data, and who sees whom."""
+"""Calibrators: gradient, optimum, little data, and cross-fitting without leakage."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from vl_model.evaluation.metrics import SEVERITY_WEIGHTS, competition_metric, ec
 
 
 def overconfident(studies: int, seed: int, sharpening: float = 3.0) -> tuple[SiteTable, np.ndarray, np.ndarray]:
-    """Rows drawn from known probabilities, and a head that reports them sharpened and biased to Normal/Mild."""
+    """Return rows drawn from known probabilities, and a head's overconfident version biased to Normal/Mild."""
     rng = np.random.default_rng(seed)
     table = full_table(range(studies), site_table([]))
     log_true_N3 = log_softmax(rng.normal(size=(len(table), 3)) * 1.5 + np.array([1.5, 0.0, -1.0]), axis=1)
@@ -53,7 +53,7 @@ def test_fit_equals_a_slow_optimiser_of_the_written_formula() -> None:
     assert np.abs(fitted.level_bias_KLC_).max() < 1e-3
 
 
-def test_calibration_undoes_what_was_done() -> None:
+def test_calibration_recovers_the_true_probabilities() -> None:
     table, log_prob_N3, _ = overconfident(400, seed=2)
     new, log_new_N3, true_new_N3 = overconfident(200, seed=3)
     calibrator = Calibrator().fit(log_prob_N3, table)
@@ -73,7 +73,7 @@ def test_metric_optimal_is_bayes_rule_for_calibrated_input_and_no_data() -> None
     assert same_N3 == pytest.approx(true_N3)
 
 
-def test_each_kind_is_best_at_its_own_measure() -> None:
+def test_each_kind_is_best_by_its_own_loss() -> None:
     table, log_prob_N3, _ = overconfident(300, seed=5)
     new, log_new_N3, _ = overconfident(300, seed=6)
     calibrated_N3 = Calibrator().fit(log_prob_N3, table).predict_proba(log_new_N3, new)
@@ -83,7 +83,7 @@ def test_each_kind_is_best_at_its_own_measure() -> None:
     assert competition_metric(new, optimal_N3).score < competition_metric(new, np.exp(log_new_N3)).score
 
 
-def test_level_biases_are_learned_from_much_and_hardly_from_little() -> None:
+def test_level_biases_are_learned_from_much_data_and_hardly_from_little() -> None:
     table, log_prob_N3, _ = overconfident(400, seed=7, sharpening=1.0)
     table.severity_N[table.level_N == 0] = 0
     much = Calibrator().fit(log_prob_N3, table).level_bias_KLC_
@@ -101,14 +101,14 @@ def test_five_rows_move_a_calibrator_only_a_little() -> None:
     assert calibrator.slope_K_[1] == 1 and not calibrator.bias_KC_[1].any()
 
 
-def test_saved_and_read_back_it_is_the_same() -> None:
+def test_a_calibrator_that_was_saved_and_read_is_the_same() -> None:
     table, log_prob_N3, _ = overconfident(5, seed=9)
     calibrator = Calibrator(SEVERITY_WEIGHTS).fit(log_prob_N3, table)
     again = Calibrator.from_dict(calibrator.as_dict())
     assert np.array_equal(calibrator.predict_proba(log_prob_N3, table), again.predict_proba(log_prob_N3, table))
 
 
-def test_groups_cover_the_studies_and_share_the_severe_ones() -> None:
+def test_groups_cover_the_studies_and_divide_severe_ones_evenly() -> None:
     table, _, _ = overconfident(23, seed=10)
     groups = study_groups(table, 5)
     assert sorted(groups) == table.study_ids and set(groups.values()) == set(range(5))
@@ -120,12 +120,12 @@ def test_groups_cover_the_studies_and_share_the_severe_ones() -> None:
         0,
         1,
     }
-    with pytest.raises(ValueError, match="needs two at least"):
+    with pytest.raises(ValueError, match="requires at least two"):
         study_groups(table.take(table.of_studies([1])))
 
 
-def test_no_study_is_on_both_sides_of_a_cross_fit() -> None:
-    """Another truth for one study changes everybody's predictions but its own group's."""
+def test_a_study_is_not_predicted_by_a_calibrator_fitted_on_it() -> None:
+    """Other labels of one study change the predictions of all groups but its own."""
     table, log_prob_N3, _ = overconfident(20, seed=11)
     groups = study_groups(table)
     before = cross_fit(log_prob_N3, table, (1, 1, 1), groups)

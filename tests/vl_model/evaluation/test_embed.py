@@ -1,4 +1,4 @@
-"""Embeddings: as one site at a time gives them, kept on disk, refused where they belong to something else."""
+"""Embeddings: independent of the batch, written and read, refused if they belong to other weights or data."""
 
 import json
 from dataclasses import replace
@@ -44,7 +44,7 @@ def rows_and_crops(root: Path) -> tuple[tuple[SiteRow, ...], np.ndarray]:
     return group_sites(read_dataset(processed).pairs), open_crops(processed)
 
 
-def test_a_batch_gives_what_single_sites_give(model: SiteModel, tiny_root: Path) -> None:
+def test_a_batch_gives_the_embeddings_of_single_sites(model: SiteModel, tiny_root: Path) -> None:
     rows, crops = rows_and_crops(tiny_root)
     rows = rows[:37]
     assert {len(row.crops) for row in rows} == {1, 2}
@@ -59,7 +59,7 @@ def test_a_batch_gives_what_single_sites_give(model: SiteModel, tiny_root: Path)
     assert np.linalg.norm(image_ND, axis=1) == pytest.approx(np.ones(len(rows)), abs=1e-5)
 
 
-def test_no_rows_are_no_embeddings(model: SiteModel, tiny_root: Path) -> None:
+def test_without_rows_there_are_no_embeddings(model: SiteModel, tiny_root: Path) -> None:
     _, crops = rows_and_crops(tiny_root)
     assert embed_rows(model, [], crops, batch_size=4).shape == (0, model.towers.embed_dim)
 
@@ -73,7 +73,7 @@ def test_an_ensemble_is_the_normalised_mean_of_its_prompts(model: SiteModel) -> 
         assert text_SCD[site, severity] == pytest.approx(mean / np.linalg.norm(mean), abs=1e-5)
 
 
-def test_kept_and_read_back(tmp_path: Path, tiny_root: Path) -> None:
+def test_embeddings_are_written_and_read(tmp_path: Path, tiny_root: Path) -> None:
     rows, _ = rows_and_crops(tiny_root)
     mark = {"checkpoint": "a", "dataset": "b"}
     kept = Embeddings(rows, np.random.default_rng(0).normal(size=(len(rows), 8)).astype(np.float32), mark)
@@ -88,7 +88,7 @@ def test_kept_and_read_back(tmp_path: Path, tiny_root: Path) -> None:
         read_text_embeddings(tmp_path / "prompts", {"checkpoint": "a", "prompts": "q"})
 
 
-def test_embeddings_of_something_else_or_damaged_are_refused(tmp_path: Path, tiny_root: Path) -> None:
+def test_damaged_embeddings_and_those_of_others_are_refused(tmp_path: Path, tiny_root: Path) -> None:
     rows, _ = rows_and_crops(tiny_root)
     mark = {"checkpoint": "a", "dataset": "b"}
     with pytest.raises(ValueError, match=r"no such file; eval_vl\.py writes it"):
@@ -98,7 +98,7 @@ def test_embeddings_of_something_else_or_damaged_are_refused(tmp_path: Path, tin
         with pytest.raises(ValueError, match=f"another {name}"):
             read_embeddings(tmp_path, mark | {name: "x"})
     np.save(tmp_path / "image.npy", np.zeros((2, 4), dtype=np.float32))
-    with pytest.raises(ValueError, match="another shape"):
+    with pytest.raises(ValueError, match="the shape of the embeddings"):
         read_embeddings(tmp_path, mark)
     (tmp_path / "image.npy").write_bytes(b"")
     with pytest.raises(ValueError, match="cannot be read"):
@@ -108,7 +108,7 @@ def test_embeddings_of_something_else_or_damaged_are_refused(tmp_path: Path, tin
         read_embeddings(tmp_path, mark)
 
 
-def test_the_fingerprint_follows_weights_and_settings(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_weights_and_settings(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").write_bytes(b"one")
     (tmp_path / "site_model.json").write_text("{}")
     first = fingerprint(tmp_path, "data")
@@ -121,9 +121,9 @@ def test_the_fingerprint_follows_weights_and_settings(tmp_path: Path) -> None:
     assert prompts_fingerprint([[["a"]]]) != prompts_fingerprint([[["b"]]])
 
 
-def test_places_of_rows_and_of_what_no_image_shows(tiny_root: Path) -> None:
+def test_rows_of_a_table_and_of_sites_without_an_image(tiny_root: Path) -> None:
     rows, _ = rows_and_crops(tiny_root)
     fewer = Embeddings(rows[5:], np.zeros((len(rows) - 5, 2), dtype=np.float32), {})
     table = full_table([rows[0].study_id], site_table([]))
-    assert fewer.places_of(table).tolist() == [-1] * 5 + list(range(20))
-    assert replace(fewer, rows=()).places_of(table).tolist() == [-1] * 25
+    assert fewer.rows_of(table).tolist() == [-1] * 5 + list(range(20))
+    assert replace(fewer, rows=()).rows_of(table).tolist() == [-1] * 25

@@ -1,4 +1,4 @@
-"""Heads against slow or closed forms, and under sets where a class, a condition or a level is missing."""
+"""Heads against slow or closed forms, and on data without a class, a condition or a level."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from vl_model.evaluation.metrics import log_loss
 
 
 def cohort(studies: int, seed: int, dimensions: int = 12) -> tuple[SiteTable, np.ndarray]:
-    """Normalised embeddings in which severity is one direction a condition, and rarer at L1-L2."""
+    """Return L2-normalised embeddings with one severity direction per condition; severe is rarer at L1-L2."""
     rng = np.random.default_rng(seed)
     table = full_table(range(studies), site_table([]))
     logits = np.array([2.0, 0.0, -1.0]) + np.array([0, 0.3, 0.6])[None] * table.level_N[:, None]
@@ -69,7 +69,7 @@ def test_probe_learns_and_generalises_and_is_deterministic() -> None:
     assert np.array_equal(log_prob_N3, again)
 
 
-def test_noise_is_met_with_the_strongest_penalty() -> None:
+def test_pure_noise_gets_the_strongest_penalty() -> None:
     table, image_ND = cohort(60, seed=5)
     noise_ND = np.random.default_rng(6).normal(size=image_ND.shape)
     assert (LinearProbe().fit(table, noise_ND).strength_K_ == min(LinearProbe().strengths)).all()
@@ -107,7 +107,7 @@ def test_an_absent_class_keeps_its_prior_share() -> None:
     assert prob_N3[rows, 1].std() > 0.01  # the other two are still told apart by the image
 
 
-def test_a_condition_nobody_graded_or_of_one_class_gets_the_column_prior() -> None:
+def test_an_ungraded_condition_or_one_class_has_the_column_prior() -> None:
     table, image_ND = cohort(20, seed=10)
     table.severity_N[table.condition_N == 0] = -1
     table.severity_N[table.condition_N == 2] = 0
@@ -121,10 +121,10 @@ def test_a_condition_nobody_graded_or_of_one_class_gets_the_column_prior() -> No
 def test_two_studies_are_enough_to_fit_and_none_is_an_error() -> None:
     table, image_ND = cohort(2, seed=11)
     assert np.isfinite(LinearProbe().fit(table, image_ND).predict_log_proba(table, image_ND)).all()
-    with pytest.raises(ValueError, match="nothing to learn from"):
+    with pytest.raises(ValueError, match="cannot be fitted"):
         LinearProbe().fit(full_table([1], site_table([])), image_ND[:25])
 
 
-def test_scikit_learn_still_means_by_c_what_the_docstring_says() -> None:
+def test_c_is_scikit_learns_inverse_penalty_as_documented() -> None:
     x, y = np.array([[-1.0], [1.0], [1.0], [-1.0]]), np.array([0, 1, 1, 0])
     assert abs(LogisticRegression(C=0.01).fit(x, y).coef_[0, 0]) < abs(LogisticRegression(C=10).fit(x, y).coef_[0, 0])

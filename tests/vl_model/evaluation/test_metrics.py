@@ -1,4 +1,4 @@
-"""The metric against a row-by-row version of its text, and against scikit-learn as the official code calls it."""
+"""The metric against a row-by-row version of its definition, and against scikit-learn as the official code uses it."""
 
 import math
 import time
@@ -36,7 +36,7 @@ from vl_model.evaluation.priors import ColumnPrior
 
 
 def random_table(studies: int, seed: int, unlabelled: float = 0.1) -> tuple[SiteTable, np.ndarray]:
-    """Shuffled rows of whole studies, some without label, with probabilities that lean towards the truth."""
+    """Return shuffled rows of complete studies, some unlabelled, with probabilities biased to the true severity."""
     rng = np.random.default_rng(seed)
     table = full_table(range(100, 100 + studies), site_table([]))
     severity_N = rng.choice(3, size=len(table), p=[0.75, 0.16, 0.09])
@@ -49,7 +49,7 @@ def random_table(studies: int, seed: int, unlabelled: float = 0.1) -> tuple[Site
 
 
 def slow_metric(table: SiteTable, prob_N3: np.ndarray) -> list[float]:
-    """Row by row, as the competition's page words it."""
+    """Compute the metric row by row, as the competition's page defines it."""
     parts = []
     for condition in Condition:
         total = weight_total = 0.0
@@ -104,7 +104,7 @@ def test_metric_equals_scikit_learn_with_weights() -> None:
     assert fast.any_severe == pytest.approx(parts[3], rel=1e-12)
 
 
-def test_an_impossible_truth_costs_what_scikit_learn_charges() -> None:
+def test_a_true_class_of_probability_zero_has_scikit_learns_loss() -> None:
     table = site_table([(1, SITES[0], Severity.SEVERE)])
     loss = competition_metric(table, np.array([[1.0, 0.0, 0.0]])).spinal
     assert loss == pytest.approx(-math.log(np.finfo(np.float64).eps))
@@ -137,7 +137,7 @@ def test_constant_baseline_is_the_weighted_frequency() -> None:
     assert prior.prob_SC_[7] == pytest.approx(np.array([60, 60, 40]) / 160, abs=1e-5)
 
 
-def test_a_column_that_was_never_severe_keeps_a_door_open() -> None:
+def test_a_column_that_was_never_severe_has_a_probability_above_zero() -> None:
     rows = [(study, SITES[0], Severity.NORMAL_MILD) for study in range(20)]
     rows += [(study, SITES[3], Severity(study % 3)) for study in range(20)]
     prior = ColumnPrior().fit(site_table(rows))
@@ -160,7 +160,7 @@ def test_auc_equals_pair_counting_and_scikit_learn() -> None:
     assert math.isnan(auc(np.zeros(3, dtype=bool), np.zeros(3)))
 
 
-def test_ordinal_aucs_cut_where_they_say() -> None:
+def test_ordinal_aucs_cut_at_moderate() -> None:
     severity_N = np.array([0, 1, 2])
     prob_N3 = np.array([[0.9, 0.05, 0.05], [0.1, 0.1, 0.8], [0.2, 0.6, 0.2]])
     areas = severity_aucs(severity_N, prob_N3)
@@ -181,9 +181,9 @@ def test_ece_equals_a_slow_version(binning: str) -> None:
         else:
             rows = ranked[index * len(ranked) // 10 : (index + 1) * len(ranked) // 10]
         if rows:
-            promised = sum(confidence[r] for r in rows) / len(rows)
-            happened = sum(bool(hit[r]) for r in rows) / len(rows)
-            total += len(rows) / len(ranked) * abs(promised - happened)
+            expected = sum(confidence[r] for r in rows) / len(rows)
+            observed = sum(bool(hit[r]) for r in rows) / len(rows)
+            total += len(rows) / len(ranked) * abs(expected - observed)
     assert ece(table.severity_N, prob_N3, bins=10, binning=binning) == pytest.approx(total)
 
 
@@ -231,7 +231,7 @@ def test_bootstrap_equals_scoring_resampled_tables() -> None:
     assert intervals["score"].value == competition_metric(table, prob_N3).score
 
 
-def test_paired_comparison_is_narrower_than_two_apart_and_quick() -> None:
+def test_a_paired_comparison_is_quick_and_narrower_than_two_unpaired() -> None:
     table, prob_N3 = random_table(studies=700, seed=9)
     better_N3 = prob_N3 + 0.03 * np.eye(3)[np.maximum(table.severity_N, 0)]
     better_N3 /= better_N3.sum(axis=1, keepdims=True)

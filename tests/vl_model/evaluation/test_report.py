@@ -1,4 +1,4 @@
-"""report.json against the metrics it quotes, and the page against what a reader needs of it."""
+"""report.json against the metrics, and the page against its requirements."""
 
 import json
 import re
@@ -13,7 +13,6 @@ from data_prep.conversion.pairs import read_dataset
 from data_prep.sites import SITES, Severity, Side
 from vl_model.data.site_rows import group_sites
 from vl_model.data.site_table import CONDITIONS, SiteTable, full_table, row_keys, site_table
-from vl_model.evaluation.cases import choose_cases, tile_picture
 from vl_model.evaluation.cross_fitting import (
     HeldOut,
     better_head,
@@ -23,16 +22,17 @@ from vl_model.evaluation.cross_fitting import (
     split_studies,
 )
 from vl_model.evaluation.embeddings import Embeddings
+from vl_model.evaluation.example_sites import choose_example_sites, tile_as_png
 from vl_model.evaluation.grader import KINDS, read_grader, write_grader
 from vl_model.evaluation.metrics import brier, competition_metric, weighted_log_loss
 from vl_model.evaluation.predictions import read_predictions, write_predictions
 from vl_model.evaluation.report import number, summary, write_report
-from vl_model.evaluation.report_content import compare, measure
+from vl_model.evaluation.report_content import compare_runs, held_out_metrics
 from workspace.json_files import plain
 
 
 def embeddings_of(root: Path, signal: float, seed: int = 0) -> Embeddings:
-    """Made-up embeddings of the tiny data set: noise, and severity along one direction a condition."""
+    """Return made-up embeddings of the tiny data set: noise, and severity along one direction per condition."""
     rows = group_sites(read_dataset(root / "train" / "processed_data").pairs)
     rng = np.random.default_rng(seed)
     direction_KD = np.random.default_rng(5).normal(size=(3, 16))
@@ -60,7 +60,7 @@ def report_of(held_out: HeldOut) -> dict:
         "training_studies": 2,
         "training_settings": {"model": "lumbar-tiny", "pretrained": None},
     }
-    return plain({**names, **measure(held_out), "comparison": None})
+    return plain({**names, **held_out_metrics(held_out), "comparison": None})
 
 
 def test_the_numbers_are_those_of_the_metrics(tiny_root: Path) -> None:
@@ -97,23 +97,23 @@ def test_signal_is_found_and_ranked(tiny_root: Path) -> None:
     assert "better than the best constant" in summary(strong)[0]
 
 
-def test_predictions_are_kept_and_compared(tiny_root: Path, tmp_path: Path) -> None:
+def test_predictions_are_written_read_and_compared(tiny_root: Path, tmp_path: Path) -> None:
     ours, theirs = held_out_of(tiny_root, 2.0), held_out_of(tiny_root, 0.3, seed=1)
     write_predictions(tmp_path / "predictions.csv", theirs)
     read = read_predictions(tmp_path / "predictions.csv")
     table, prob_N3 = read["linear_probe", "calibrated"]
     assert row_keys(table) == row_keys(theirs.table) and np.array_equal(table.severity_N, theirs.table.severity_N)
     assert prob_N3 == pytest.approx(theirs.prob_N3["linear_probe", "calibrated"], abs=1e-8)
-    result = plain(compare(ours, "other", read))
+    result = plain(compare_runs(ours, "other", read))
     block = result["heads"]["linear_probe"]
     assert block["difference"]["score"]["value"] == pytest.approx(block["ours"]["score"] - block["theirs"]["score"])
     assert block["difference"]["score"]["interval"][1] < 0
     assert result["studies"] == 4 and better_head(ours) == "linear_probe"
     other_labels = SiteTable(table.study_N, table.site_N, (table.severity_N + 2) % 3)
     with pytest.raises(ValueError, match="different labels"):
-        compare(ours, "other", {key: (other_labels, prob) for key, (_, prob) in read.items()})
+        compare_runs(ours, "other", {key: (other_labels, prob) for key, (_, prob) in read.items()})
     with pytest.raises(ValueError, match="different studies"):
-        compare(ours, "other", {key: (table.take(np.arange(0)), prob[:0]) for key, (_, prob) in read.items()})
+        compare_runs(ours, "other", {key: (table.take(np.arange(0)), prob[:0]) for key, (_, prob) in read.items()})
 
 
 def test_a_site_without_image_gets_the_constant_of_its_column(tiny_root: Path, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_site_without_image_gets_the_constant_of_its_column(tiny_root: Path, t
     heads = fit_heads(split.train, fewer, np.ones((25, 3, 16), dtype=np.float32), 5.0)
     held_out = predict_held_out(heads, split, fewer, seed=0)
     [row] = np.flatnonzero((split.held_out.study_N == study) & (split.held_out.site_N == 0))
-    assert not held_out.seen_N[row] and held_out.seen_N.sum() == len(held_out.table) - 1
+    assert not held_out.imaged_N[row] and held_out.imaged_N.sum() == len(held_out.table) - 1
     assert np.array_equal(held_out.prob_N3["zero_shot", "metric_optimal"][row], held_out.baseline_N3[row])
 
     grader = fit_grader(heads, split, fewer, "linear_probe")
@@ -149,7 +149,7 @@ def test_a_site_without_image_gets_the_constant_of_its_column(tiny_root: Path, t
 
 
 class Tags(HTMLParser):
-    """Open tags must close; addresses are collected."""
+    """Parser that checks that tags are closed, and collects addresses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -168,10 +168,10 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_stands_alone_and_says_what_matters(tiny_root: Path, tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_complete(tiny_root: Path, tmp_path: Path) -> None:
     held_out = held_out_of(tiny_root, 2.0)
     processed = tiny_root / "train" / "processed_data"
-    cases = choose_cases(held_out, "linear_probe", read_dataset(processed).pairs)
+    cases = choose_example_sites(held_out, "linear_probe", read_dataset(processed).pairs)
     write_report(tmp_path, report_of(held_out), cases, open_crops(processed))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     tags = Tags()
@@ -187,16 +187,16 @@ def test_the_page_stands_alone_and_says_what_matters(tiny_root: Path, tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
 
 
-def test_cases_are_what_their_group_says(tiny_root: Path) -> None:
+def test_examples_belong_to_their_group(tiny_root: Path) -> None:
     held_out = held_out_of(tiny_root, 1.0)
     pairs = read_dataset(tiny_root / "train" / "processed_data").pairs
-    cases = choose_cases(held_out, "linear_probe", pairs, count=3)
+    cases = choose_example_sites(held_out, "linear_probe", pairs, count=3)
     for case in cases:
         guess = int(np.argmax(case.probabilities))
         assert case.crops and sum(case.probabilities) == pytest.approx(1)
-        if case.group == "severe, and found":
+        if case.group == "severe, predicted severe":
             assert case.severity is Severity.SEVERE and guess == 2
-        elif case.group.endswith("missed"):
+        elif case.group.startswith("severe or moderate"):
             assert case.severity > 0 and guess == 0
         else:
             assert case.severity is Severity.NORMAL_MILD
@@ -205,15 +205,15 @@ def test_cases_are_what_their_group_says(tiny_root: Path) -> None:
         assert len(studies) == len(set(studies)) <= 3
 
 
-def test_right_axial_tiles_are_turned_back_for_the_eye() -> None:
+def test_right_axial_tiles_are_mirrored_back() -> None:
     tile = np.zeros((3, 4, 4), dtype=np.uint8)
     tile[1, :, 0] = 255
-    as_stored = tile_picture(tile, Side.LEFT, is_axial=True)
-    assert tile_picture(tile, Side.RIGHT, is_axial=True) == tile_picture(tile[:, :, ::-1], None, is_axial=True)
-    assert tile_picture(tile, Side.RIGHT, is_axial=False) == as_stored != tile_picture(tile, Side.RIGHT, is_axial=True)
+    as_stored = tile_as_png(tile, Side.LEFT, is_axial=True)
+    assert tile_as_png(tile, Side.RIGHT, is_axial=True) == tile_as_png(tile[:, :, ::-1], None, is_axial=True)
+    assert tile_as_png(tile, Side.RIGHT, is_axial=False) == as_stored != tile_as_png(tile, Side.RIGHT, is_axial=True)
 
 
-def test_what_was_not_measured_is_a_dash_and_null() -> None:
+def test_missing_values_are_a_dash_and_null() -> None:
     assert (
         number(None) == "\N{EN DASH}"
         and number(-0.5, 2) == "\N{MINUS SIGN}0.50"
@@ -222,12 +222,12 @@ def test_what_was_not_measured_is_a_dash_and_null() -> None:
     assert plain({"a": [np.float64("nan"), np.int64(3)], "b": np.array([1.5])}) == {"a": [None, 3], "b": [1.5]}
 
 
-def test_folds_without_labels_or_without_rest_are_refused(tiny_root: Path) -> None:
+def test_folds_without_labels_or_without_training_studies_are_refused(tiny_root: Path) -> None:
     table = embeddings_of(tiny_root, 0.0).table
     fold_of = {study: study % 5 for study in table.study_ids}
     with pytest.raises(
-        ValueError, match=r"held-out folds \[7\]: no graded study in them; the data set's folds are 0, 1"
+        ValueError, match=r"held_out_folds \[7\]: no graded study in them; the data set has the folds 0, 1"
     ):
         split_studies(table, fold_of, [7])
-    with pytest.raises(ValueError, match="is left to learn from"):
+    with pytest.raises(ValueError, match="is left to train on"):
         split_studies(table, fold_of, [0, 1, 2, 3, 4])

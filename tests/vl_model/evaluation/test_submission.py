@@ -1,4 +1,4 @@
-"""The submission as the competition will read it."""
+"""The submission: format, order, floor, and its score against true grades."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def test_rows_columns_and_order(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["submission.csv"]
 
 
-def test_the_order_of_the_sample_where_it_names_the_same_rows(tmp_path: Path) -> None:
+def test_the_order_is_that_of_a_sample_with_the_same_rows(tmp_path: Path) -> None:
     row_ids = [f"{study}_{site.key}" for study in (20, 3) for site in reversed(SUBMISSION_SITES)]
     sample = tmp_path / "sample_submission.csv"
     pd.DataFrame({"row_id": row_ids, "normal_mild": 1 / 3}).to_csv(sample, index=False)
@@ -55,7 +55,7 @@ def test_floor_and_sum_hold_on_disk_for_extreme_rows(tmp_path: Path) -> None:
     assert floored(prob_SX3)[ample] == pytest.approx(prob_SX3[ample], abs=1e-12)
 
 
-def test_what_cannot_be_submitted_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+def test_impossible_probabilities_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     prob_SX3 = random_probabilities(1)
     with pytest.raises(ValueError, match=r"expected \(2, 25, 3\)"):
         write_submission(tmp_path / "s.csv", [1, 2], prob_SX3)
@@ -68,7 +68,7 @@ def test_what_cannot_be_submitted_is_refused_and_leaves_nothing(tmp_path: Path) 
 
 
 def wide_and_long(folder: Path, table: SiteTable) -> tuple[Path, Path]:
-    """The same truths in train.csv's format and a row a site."""
+    """Return the same true grades in the format of train.csv, and with one row per site."""
     wide: dict[int, dict[str, str]] = {}
     long = []
     for study, site_index, severity in zip(table.study_N, table.site_N, table.severity_N, strict=True):
@@ -93,7 +93,7 @@ def test_a_submission_scores_as_its_probabilities_do(tmp_path: Path) -> None:
         assert scored.as_dict() == pytest.approx(expected.as_dict(), abs=1e-9)
 
 
-def test_of_a_truth_with_splits_the_test_split_counts(tmp_path: Path) -> None:
+def test_only_the_test_split_of_a_truth_counts(tmp_path: Path) -> None:
     rows = [[1, "train", "spinal_canal_stenosis", "", "l1_l2", "severe"]]
     rows.append([2, "test", "spinal_canal_stenosis", "", "l1_l2", "moderate"])
     columns = ["study_id", "split", "condition", "side", "level", "severity"]
@@ -101,11 +101,11 @@ def test_of_a_truth_with_splits_the_test_split_counts(tmp_path: Path) -> None:
     assert read_solution(tmp_path / "truth.csv").study_N.tolist() == [2]
 
 
-def test_a_submission_that_lacks_a_study_is_told_so(tmp_path: Path) -> None:
+def test_a_submission_without_a_graded_study_is_refused(tmp_path: Path) -> None:
     table = full_table([7, 5], site_table([]))
     table.severity_N[:] = 0
     write_submission(tmp_path / "submission.csv", [7], random_probabilities(1))
-    with pytest.raises(ValueError, match="no row 5_spinal_canal_stenosis_l1_l2"):
+    with pytest.raises(ValueError, match="the row 5_spinal_canal_stenosis_l1_l2 is missing"):
         score_submission(tmp_path / "submission.csv", wide_and_long(tmp_path, table)[0])
     with pytest.raises(ValueError, match=r"or train\.csv's columns"):
         read_solution(tmp_path / "submission.csv")

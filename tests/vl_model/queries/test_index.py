@@ -1,4 +1,4 @@
-"""The index against a slow, obvious ranking; that it is refused where it is not of this run; and answers in words."""
+"""The index: its ranking against a slow one, refusal of other runs' indexes, and answers as text and images."""
 
 import json
 from collections import defaultdict
@@ -14,7 +14,7 @@ from data_prep.conversion.pairs import Pair
 from data_prep.sites import SITES, Condition, Severity, Site, Source, View
 from prompts.parse import Query, parse_query
 from prompts.render import caption
-from vl_model.queries.answer_sheet import cut_box, read_picture, save_crops, save_sheet
+from vl_model.queries.answer_sheet import cut_box, read_slice, save_crops, save_sheet
 from vl_model.queries.answers import answer_json, answer_table, explain, query_json
 from vl_model.queries.index import BAND, Answer, Index, IndexRefused, build_index, join, load_index, rank, save_index
 
@@ -42,18 +42,18 @@ def pair_of(study_id: int, site: Site, view: View, crop: int) -> Pair:
 
 
 def make_index(seed: int = 0, split: str = "train", studies: list[int] | None = None) -> Index:
-    """Some sites of some studies are missing, probabilities repeat (ties), the second view comes first in the pairs."""
+    """Return an index with missing sites and with ties; in the pairs, the second view comes first."""
     random = np.random.default_rng(seed)
     keys = [(study, site) for study in studies or STUDIES for site in SITES if random.random() < 0.8]
     pairs = [pair_of(study, site, view, 7 * n) for n, (study, site) in enumerate(keys) for view in site.views[::-1]]
     probability = random.dirichlet([2, 1, 1], size=len(keys)).round(1)
     image = random.normal(size=(len(keys), 8)).astype(np.float32)
     image /= np.linalg.norm(image, axis=1, keepdims=True)
-    return build_index(split, keys, image, probability, pairs, seen=[11, 22], fingerprint=FINGERPRINT)
+    return build_index(split, keys, image, probability, pairs, training_studies=[11, 22], fingerprint=FINGERPRINT)
 
 
 def slow_ranking(index: Index, query: Query, text_D: np.ndarray | None) -> list[tuple[int, str]]:
-    """(study, site key) of every study that answers, best first: the definition, in loops."""
+    """Return (study, site key) of every matching study, best first, by loops over the definition."""
     asked = query.severities or ({Severity.MODERATE, Severity.SEVERE} if query.conditions or not query.rest else set())
     score = {}
     likeness = {}
@@ -107,7 +107,7 @@ def test_ranking_against_the_slow_one(text: str, seed: int) -> None:
     assert rank(index, query, text_D, top=2) == answers[:2]
 
 
-def test_an_answer_carries_its_own_row() -> None:
+def test_an_answer_has_the_values_of_its_row() -> None:
     index = make_index()
     for answer in rank(index, parse_query("severe foraminal narrowing"), None, top=9):
         place = list(SITES).index(answer.site)
@@ -117,7 +117,7 @@ def test_an_answer_carries_its_own_row() -> None:
         assert answer.view is View.SAGITTAL_T1, "the view that the site is marked in, not the first pair"
         assert answer.series_id == answer.study_id * 10 + list(View).index(View.SAGITTAL_T1)
         assert answer.image == f"images/{answer.study_id}/{answer.series_id}/{answer.instance_number}.png"
-        assert answer.seen == (answer.study_id in (11, 22))
+        assert answer.in_training == (answer.study_id in (11, 22))
         assert answer.likeness is None
 
 
@@ -129,7 +129,7 @@ def test_likeness_alone_has_no_score() -> None:
     assert (best.study_id, best.site) == (int(index.study_N[5]), SITES[index.site_N[5]])
 
 
-def test_words_left_over_need_an_embedding_and_only_they() -> None:
+def test_an_embedding_is_required_only_for_unknown_words() -> None:
     index = make_index()
     with pytest.raises(ValueError, match="scoliosis"):
         rank(index, parse_query("scoliosis"), None, top=1)
@@ -137,7 +137,7 @@ def test_words_left_over_need_an_embedding_and_only_they() -> None:
         rank(index, parse_query("severe canal stenosis"), index.image_ND[0], top=1)
 
 
-def test_splits_join_and_stay_apart() -> None:
+def test_joined_splits_keep_equal_study_ids_apart() -> None:
     train, test = make_index(0), make_index(1, "test")
     both = join([train, test])
     assert len(both) == len(train) + len(test)
@@ -145,7 +145,7 @@ def test_splits_join_and_stay_apart() -> None:
     assert sorted((a.split, a.study_id) for a in answers) == sorted((s, i) for s in ("train", "test") for i in STUDIES)
 
 
-def test_an_index_survives_the_disk(tmp_path: Path) -> None:
+def test_an_index_is_written_and_read(tmp_path: Path) -> None:
     index = make_index()
     save_index(make_index(1), tmp_path / "index")
     save_index(index, tmp_path / "index")
@@ -156,9 +156,9 @@ def test_an_index_survives_the_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changed", FINGERPRINT)
-def test_an_index_of_something_else_is_refused(tmp_path: Path, changed: str) -> None:
+def test_an_index_with_another_fingerprint_is_refused(tmp_path: Path, changed: str) -> None:
     save_index(make_index(), tmp_path / "index")
-    with pytest.raises(ValueError, match=f"was made of other {changed}"):
+    with pytest.raises(ValueError, match=f"was made from other {changed}"):
         load_index(tmp_path / "index", {**FINGERPRINT, changed: "new"})
 
 
@@ -171,7 +171,7 @@ def test_a_missing_broken_or_old_index_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="schema version 99"):
         load_index(tmp_path / "index", FINGERPRINT)
     (tmp_path / "index" / "index.json").write_text(json.dumps({**manifest, "sites": 1}))
-    with pytest.raises(ValueError, match=r"index\.json says 1"):
+    with pytest.raises(ValueError, match=r"index\.json states 1"):
         load_index(tmp_path / "index", FINGERPRINT)
 
 
@@ -187,7 +187,7 @@ def test_an_index_with_a_broken_part_is_refused(tmp_path: Path, name: str, conte
 
 
 def test_a_site_without_evidence_is_refused() -> None:
-    with pytest.raises(ValueError, match="without a pair"):
+    with pytest.raises(ValueError, match="no pair in dataset"):
         build_index("train", [(1, SITES[0])], np.ones((1, 4), np.float32), np.ones((1, 3)) / 3, [], [], {})
 
 
@@ -196,7 +196,7 @@ def answers() -> list[Answer]:
     return rank(make_index(), parse_query("severe left foraminal narrowing"), None, top=3)
 
 
-def test_table_and_json_say_the_same(answers: list[Answer]) -> None:
+def test_table_and_json_agree(answers: list[Answer]) -> None:
     truth = {(answers[0].study_id, answers[0].site): Severity.MODERATE}
     head, *lines = answer_table(answers, truth).splitlines()
     assert len(lines) == 3
@@ -209,7 +209,7 @@ def test_table_and_json_say_the_same(answers: list[Answer]) -> None:
     assert "truth" not in answer_json(answers[0])
 
 
-def test_the_understanding_is_said() -> None:
+def test_the_parsed_query_is_printed() -> None:
     query = parse_query("severe left canal stenosis with oedema")
     said = "\n".join(explain(query))
     for part in ("severe, spinal canal stenosis", "with oedema", "P(severe)", "canal has no side"):
@@ -225,7 +225,7 @@ def slow_cut(picture: np.ndarray, box: tuple[float, float, float, float]) -> np.
     return picture[np.ix_(rows, columns)]
 
 
-def test_the_box_is_cut_where_it_is() -> None:
+def test_the_box_is_cut_at_its_pixels() -> None:
     picture = np.arange(60 * 50, dtype=np.uint32).reshape(60, 50)
     for box in [(10.0, 20.0, 30.5, 40.5), (10.2, 20.7, 11.0, 40.0), (-5.0, -5.0, 4.0, 4.0), (40.0, 50.0, 99.0, 99.0)]:
         assert np.array_equal(cut_box(picture, box), slow_cut(picture, box))  # type: ignore[arg-type]
@@ -239,7 +239,7 @@ def processed(tmp_path: Path, answers: list[Answer]) -> Callable[[Answer], np.nd
         path = tmp_path / answer.image
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (90, 70), dtype=np.uint8)).save(path)
-    return lambda answer: read_picture(tmp_path, answer)
+    return lambda answer: read_slice(tmp_path, answer)
 
 
 def test_crops_and_sheet_are_written(processed: Callable, answers: list[Answer], tmp_path: Path) -> None:

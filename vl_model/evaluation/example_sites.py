@@ -1,4 +1,4 @@
-"""A few pictured cases for the report: what went right, what went wrong, and what the model looked at."""
+"""Example sites for the report: correct and wrong predictions, each with the images that the model received."""
 
 import base64
 import io
@@ -17,12 +17,12 @@ from vl_model.evaluation.cross_fitting import HeldOut
 from vl_model.evaluation.grader import HeadName
 from vl_model.evaluation.metrics import SEVERITY_WEIGHTS, row_losses
 
-CASES_A_GROUP = 4
+EXAMPLES_PER_GROUP = 4
 
 
 @dataclass(frozen=True)
-class Case:
-    """One graded held-out site: its truth, its calibrated probabilities, and its tiles (rows of ``crops.npy``)."""
+class ExampleSite:
+    """One graded held-out site: its true severity, calibrated probabilities, and tiles (rows of ``crops.npy``)."""
 
     group: str
     study_id: int
@@ -35,39 +35,45 @@ class Case:
     crops: tuple[int, ...]
 
 
-def choose_cases(held_out: HeldOut, head: HeadName, pairs: Iterable[Pair], count: int = CASES_A_GROUP) -> list[Case]:
-    """The surest right severe sites, and the rows that cost most: severe ones missed, and normal ones called ill.
+def choose_example_sites(
+    held_out: HeldOut, head: HeadName, pairs: Iterable[Pair], count: int = EXAMPLES_PER_GROUP
+) -> list[ExampleSite]:
+    """Return the most certain correct severe sites, and the wrong predictions with the highest loss.
 
-    One site a study in each group, so that one odd study does not fill the page.
+    Wrong predictions are missed severe or moderate sites, and false alarms. Each group has at most one site per
+    study, so that one unusual study does not fill the page, and at most `count` sites.
     """
     prob_N3 = held_out.prob_N3[head, "calibrated"]
     table = held_out.table
-    graded = held_out.seen_N & table.labelled_N
-    severe = graded & (table.severity_N == Severity.SEVERE)
-    called_severe = prob_N3.argmax(axis=1) == Severity.SEVERE
+    graded = held_out.imaged_N & table.labelled_N
+    truth_N, predicted_N = table.severity_N, prob_N3.argmax(axis=1)
     loss_N = np.zeros(len(table))
     loss_N[graded] = row_losses(table.severity_N[graded], prob_N3[graded])
     loss_N[graded] *= np.asarray(SEVERITY_WEIGHTS)[table.severity_N[graded]]
 
     groups: list[tuple[str, Bools, Floats]] = [
-        ("severe, and found", severe & called_severe, prob_N3[:, Severity.SEVERE]),
-        ("severe or moderate, and missed", graded & (table.severity_N > 0) & (prob_N3.argmax(axis=1) == 0), loss_N),
-        ("normal or mild, and called ill", graded & (table.severity_N == 0) & (prob_N3.argmax(axis=1) > 0), loss_N),
+        (
+            "severe, predicted severe",
+            graded & (truth_N == Severity.SEVERE) & (predicted_N == Severity.SEVERE),
+            prob_N3[:, Severity.SEVERE],
+        ),
+        ("severe or moderate, predicted normal or mild", graded & (truth_N > 0) & (predicted_N == 0), loss_N),
+        ("normal or mild, predicted moderate or severe", graded & (truth_N == 0) & (predicted_N > 0), loss_N),
     ]
     pairs_of: dict[tuple[int, Site], list[Pair]] = {}
     for pair in pairs:
         pairs_of.setdefault((pair.study_id, pair.site), []).append(pair)
     return [
-        _case(name, row, held_out, prob_N3, pairs_of)
+        _example_site(name, row, held_out, prob_N3, pairs_of)
         for name, rows, rank_N in groups
         for row in _best_of_each_study(np.flatnonzero(rows), rank_N, table.study_N, count)
     ]
 
 
-def tile_picture(tile_3HW: NDArray[np.uint8], side: Side | None, is_axial: bool) -> str:
-    """A tile's middle slice as a data: address of a PNG, as a radiologist would see it.
+def tile_as_png(tile_3HW: NDArray[np.uint8], side: Side | None, is_axial: bool) -> str:
+    """Return a tile's middle slice as a PNG in a ``data:`` URL, in the radiological orientation.
 
-    Right-sided tiles are stored mirrored: an axial one is turned back.
+    Right-sided tiles are stored mirrored; an axial one is mirrored back.
     """
     middle = tile_3HW[CROP_SLICES // 2]
     if side is Side.RIGHT and is_axial:
@@ -86,14 +92,14 @@ def _best_of_each_study(
     return list(first.values())[:count]
 
 
-def _case(
+def _example_site(
     group: str, row: int, held_out: HeldOut, prob_N3: Floats, pairs_of: Mapping[tuple[int, Site], Sequence[Pair]]
-) -> Case:
+) -> ExampleSite:
     table = held_out.table
     study_id, site = int(table.study_N[row]), SITES[table.site_N[row]]
     shown = sorted(pairs_of[study_id, site], key=lambda pair: site.views.index(pair.view))
     normal, moderate, severe = prob_N3[row].tolist()
-    return Case(
+    return ExampleSite(
         group=group,
         study_id=study_id,
         site=site,

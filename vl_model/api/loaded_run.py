@@ -1,0 +1,315 @@
+"""A finished run, for use from Python.
+
+    from vl_model import load_run
+
+    run = load_run("DATA", "lora")
+    run.grade("folder/of/dicom/studies")  # DataFrame: 25 rows per study, calibrated probabilities, evidence
+    run.search("severe left foraminal narrowing at L4-L5", top=10)  # DataFrame
+    run.embed("train").image_ND  # (sites, D)
+    run.report()["metric"]
+
+The scripts eval_vl.py, predict_vl.py and query_vl.py use the same object. Importing this module and opening a run
+import neither torch nor pandas nor scikit-learn: each method imports what it needs.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from runs.run_record import RunRecord, read_run_record
+from workspace.json_files import read_object
+from workspace.layout import DataRoot, Split, data_root, home_expanded
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from data_prep.conversion.pairs import Dataset
+    from vl_model.evaluation.embeddings import Embeddings, TextEmbeddings
+    from vl_model.evaluation.grader import Grader
+    from vl_model.model.site_model import SiteModel
+    from vl_model.queries.answers import Reply
+
+REPORT_SCHEMA_VERSION = 1
+_SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+def load_run(root: str | Path | DataRoot | None = None, run: str = "default") -> "LoadedRun":
+    """Open a finished run; its weights are read when they are needed.
+
+    Args:
+        root: the data root; if None, $LUMBAR_ROOT, else ``data/lumbarspine``.
+        run: the run's name.
+
+    Raises:
+        ValueError: the data root or the run does not exist (the message lists the runs that do), or the run's
+            training has not ended.
+    """
+    if not isinstance(root, DataRoot):
+        root = data_root(None if root is None else str(root))
+    return LoadedRun(root, run, read_run_record(root.run(run)))
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A finished run. The model's weights and its checkpoint's fingerprint are read once, at their first use."""
+
+    root: DataRoot
+    name: str
+    record: RunRecord = field(repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """``train/checkpoints/<run>/``: weights, embeddings, heads and the query index."""
+        return self.root.run(self.name)
+
+    @property
+    def logs(self) -> Path:
+        """``train/logs/<run>/``: metrics, report, predictions and submission."""
+        return self.root.logs(self.name)
+
+    @property
+    def processed(self) -> dict[str, Path]:
+        """Split -> its ``processed_data`` folder, which the paths of answers' images are relative to."""
+        return {split: self.root.processed(split) for split in _SPLITS}
+
+    @property
+    def report_page(self) -> Path:
+        """The path of ``report.html``, which eval_vl.py writes."""
+        return self.logs / "report.html"
+
+    @cached_property
+    def checkpoint(self) -> str:
+        """sha256 over the files of the run's ``final/``."""
+        from vl_model.evaluation.embeddings import fingerprint
+
+        return fingerprint(self.folder / "final", "")["checkpoint"]
+
+    @cached_property
+    def model(self) -> "SiteModel":
+        """The model, on the GPU if there is one."""
+        import torch
+
+        from runs.launch import threads_per_process
+        from vl_model.model.site_model_files import load_site_model
+
+        # The fingerprint is taken before the weights are read: weights that are replaced in between then make
+        # embeddings that are refused later, never embeddings that pass for those of the new weights.
+        _ = self.checkpoint
+        torch.set_num_threads(threads_per_process())
+        return load_site_model(self.folder / "final").to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def has_split(self, split: Split) -> bool:
+        """Whether the split has been prepared."""
+        return (self.root.processed(split) / "dataset.json").is_file()
+
+    def dataset(self, split: Split) -> "Dataset":
+        """Return a prepared split. Raises ValueError if it has not been prepared."""
+        from data_prep.conversion.pairs import read_dataset
+
+        return read_dataset(self.root.processed(split))
+
+    def training_dataset(self) -> "Dataset":
+        """Return the train split. Raises ValueError if the run was trained on another version of it."""
+        dataset = self.dataset("train")
+        if self.record.dataset_fingerprint != dataset.fingerprint:
+            raise ValueError(
+                f"run {self.name!r}: was trained on another data set ({self.record.dataset_fingerprint[:12]}) than "
+                f"the one in {self.root.processed('train')} ({dataset.fingerprint[:12]}), whose folds may be others; "
+                "train a new run on it"
+            )
+        return dataset
+
+    def grader(self) -> "Grader":
+        """Return the run's heads with their calibrators. Raises ValueError if eval_vl.py has not been run."""
+        from vl_model.evaluation.grader import read_grader
+
+        return read_grader(self.folder / "heads", self.checkpoint)
+
+    def grade(
+        self,
+        images: str | Path,
+        *,
+        series_descriptions: str | Path | None = None,
+        locator: str | None = None,
+        workers: int = 1,
+        batch_size: int = 64,
+        out: str | Path | None = None,
+    ) -> "pd.DataFrame":
+        """Grade new DICOM studies: 25 rows per study, whatever is wrong with its images.
+
+        Args:
+            images: a folder ``<study>/<series>/*.dcm``, or the folder of one such study.
+            series_descriptions: a CSV with the columns study_id, series_id and series_description; without it, the
+                view of each series is read from the orientation and the headers of its images.
+            locator: the name of a locator's run, or "none" for the atlas alone; by default the locator that was
+                saved with this run.
+            workers: processes that read DICOM files. A Python script that sets more than one needs the guard
+                ``if __name__ == "__main__":``, because the processes import it.
+            batch_size: sites per forward pass.
+            out: a folder for probabilities.csv (the returned table), submission.csv (metric-optimal probabilities)
+                and faults.csv (everything that was skipped, repaired or guessed). The slices are kept there meanwhile,
+                and without it in the system's temporary folder ($TMPDIR).
+
+        Returns:
+            The columns study_id, condition, side, level; normal_mild, moderate, severe (calibrated); and the evidence:
+            source, view, series_id, instance_number, x0, y0, x1, y1 (a box in pixels of that slice). The evidence is
+            empty for a site that no image shows; its probabilities are the frequencies of the training studies.
+
+        Raises:
+            ValueError: a folder or table does not exist, the images contain no study, or the run is not evaluated.
+        """
+        from data_prep.conversion.convert import convert_folder
+        from data_prep.conversion.pairs import read_dataset
+        from locator.carried import placing_of
+        from prompts.render import caption
+        from vl_model.api.new_studies import check_paths, folder_within, probability_table, write_probabilities
+        from vl_model.evaluation.submission import write_submission
+
+        images = home_expanded(str(images), "images")
+        written_to = None if out is None else home_expanded(str(out), "out")
+        descriptions = None
+        if series_descriptions is not None:
+            descriptions = home_expanded(str(series_descriptions), "series_descriptions")
+        check_paths(images, written_to, descriptions)
+        grader = self.grader()
+        placer = placing_of(self.root, self.folder, locator)
+        with folder_within(written_to) if written_to else tempfile.TemporaryDirectory() as folder:
+            processed = Path(folder) / "processed_data"
+            convert_folder(
+                images, processed, descriptions=descriptions, placer=placer, caption=caption, workers=workers
+            )
+            dataset = read_dataset(processed)
+            embeddings = self._embed(dataset, processed, {}, batch_size, "embedding")
+            table = probability_table(dataset, embeddings, grader)
+            if written_to:
+                shutil.move(processed / "faults.csv", written_to / "faults.csv")
+                write_probabilities(written_to / "probabilities.csv", table)
+                prob_SX3 = grader.grade_studies(dataset.study_ids, embeddings, "metric_optimal")
+                write_submission(written_to / "submission.csv", dataset.study_ids, prob_SX3)
+        return table
+
+    def search(self, text: str, top: int = 5, split: Literal["train", "test", "both"] = "both") -> "pd.DataFrame":
+        """Return the studies that match a text best, one row each, with the slice and the region that show it.
+
+        `answer` returns the same together with how the text was understood.
+
+        Args:
+            text: what to search for, for example "severe left foraminal narrowing at L4-L5".
+            top: how many studies.
+            split: the studies to search; "both": all that the run has embeddings of.
+
+        Returns:
+            The columns rank, study_id, split, condition, side, level; probability (of the severities in the text);
+            normal_mild, moderate, severe (calibrated); likeness (the cosine with the words that were not understood);
+            view, series_id, instance_number, x0, y0, x1, y1 (a box in pixels of `image`), source, image (the path of
+            the slice's PNG), and in_training (the model was trained on this study: its probabilities are optimistic).
+
+        Raises:
+            ValueError: the text is empty, `top` or `split` is not possible, or the run is not evaluated.
+        """
+        from vl_model.queries.answer_frame import answer_frame
+
+        return answer_frame(self.answer(text, top, split).answers, self.processed)
+
+    def answer(self, text: str, top: int = 5, split: Literal["train", "test", "both"] = "both") -> "Reply":
+        """Return the answers of `search` as objects, with the query as it was understood.
+
+        Only words that the query parser does not understand load the text tower.
+        """
+        from prompts.parse import parse_query
+        from vl_model.queries.answers import Reply
+        from vl_model.queries.index import join, rank
+        from vl_model.queries.run_index import available_splits, check_evaluated, open_run_index
+
+        if top < 1:
+            raise ValueError(f"top {top}: must be at least 1")
+        if split not in (*_SPLITS, "both"):
+            raise ValueError(f"split {split!r}: must be train, test or both")
+        query = parse_query(text)
+        check_evaluated(self.root, self.name)
+        splits = available_splits(self.root, self.name) if split == "both" else [split]
+        index = join([open_run_index(self.root, self.name, name) for name in splits])
+        text_D = self.embed_texts([query.rest])[0] if query.rest else None
+        return Reply(query, self.name, splits, index.studies, rank(index, query, text_D, top))
+
+    def embed(self, data: str | Path = "train", batch_size: int = 64) -> "Embeddings":
+        """Return the embeddings of all sites of a data set: `image_ND` (N, D), one row for each of `rows`.
+
+        Args:
+            data: "train" or "test", whose embeddings are read from the run's folder if they are current and else
+                computed and written there; or the path of a ``processed_data`` folder, which is always computed.
+            batch_size: sites per forward pass.
+
+        Raises:
+            ValueError: the data set has not been prepared.
+        """
+        from data_prep.conversion.pairs import read_dataset
+        from vl_model.evaluation.embeddings import read_embeddings, write_embeddings
+
+        split = next((split for split in _SPLITS if data == split), None)
+        processed = self.root.processed(split) if split else home_expanded(str(data), "data")
+        dataset = read_dataset(processed)
+        expected = {"checkpoint": self.checkpoint, "dataset": dataset.fingerprint}
+        if split is None:
+            return self._embed(dataset, processed, expected, batch_size, "embedding")
+        kept = self.folder / "embeddings" / split
+        try:
+            return read_embeddings(kept, expected)
+        except ValueError:
+            embeddings = self._embed(dataset, processed, expected, batch_size, f"embedding {split}")
+        write_embeddings(kept, embeddings)
+        return embeddings
+
+    def embed_prompts(self) -> "TextEmbeddings":
+        """Return the embeddings of the zero-shot prompts, from the run's folder if they are current."""
+        from data_prep.sites import SITES, Severity
+        from prompts.render import zero_shot_prompts
+        from vl_model.evaluation.embeddings import (
+            TextEmbeddings,
+            prompts_fingerprint,
+            read_text_embeddings,
+            write_text_embeddings,
+        )
+
+        prompts = [[zero_shot_prompts(site, severity) for severity in Severity] for site in SITES]
+        expected = {"checkpoint": self.checkpoint, "prompts": prompts_fingerprint(prompts)}
+        kept = self.folder / "embeddings" / "prompts"
+        try:
+            return read_text_embeddings(kept, expected)
+        except ValueError:
+            from vl_model.evaluation.embed import embed_ensembles
+
+            texts = TextEmbeddings(embed_ensembles(self.model, prompts), float(self.model.logit_scale()), expected)
+        write_text_embeddings(kept, texts)
+        return texts
+
+    def embed_texts(self, texts: Sequence[str]) -> "NDArray[np.float32]":
+        """Return the L2-normalised embeddings (N, D) of any texts."""
+        text_ND: NDArray[np.float32] = self.model.embed_texts(list(texts)).detach().float().cpu().numpy()
+        return text_ND
+
+    def report(self) -> dict[str, Any]:
+        """Return the content of ``report.json``. Raises ValueError if eval_vl.py has not been run."""
+        path = self.logs / "report.json"
+        if not path.is_file():
+            raise ValueError(f"run {self.name!r}: has no report yet; run eval_vl.py first")
+        return read_object(path, "eval_vl.py", REPORT_SCHEMA_VERSION)
+
+    def _embed(
+        self, dataset: "Dataset", processed: Path, fingerprint: dict[str, str], batch_size: int, label: str
+    ) -> "Embeddings":
+        """Compute the embeddings of all sites of a data set, with a progress bar of this label."""
+        from data_prep.conversion.crops import open_crops
+        from vl_model.data.site_rows import group_sites
+        from vl_model.evaluation.embed import embed_rows
+        from vl_model.evaluation.embeddings import Embeddings
+
+        rows = group_sites(dataset.pairs)
+        image_ND = embed_rows(self.model, rows, open_crops(processed), batch_size, label)
+        return Embeddings(rows, image_ND, fingerprint)
