@@ -15,42 +15,43 @@ if __name__ == "__main__":
 
     end_at_ctrl_c()  # until run_command handles it: the imports take time
 
+from dataclasses import dataclass
 from pathlib import Path
-
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from typing import Literal
 
 from vl_model import load_run
-from workspace.cli import SettingsParser, run_command, settings_of
+from workspace.cli import run_command
 from workspace.layout import data_root
+from workspace.root_settings import RunNameSettings
+from workspace.setting_types import NonNegativeInteger, PositiveInteger
+from workspace.settings_parser import plain_settings, read_settings
 
 PROG = "eval_vl.py"
 
 
-def settings_parser() -> SettingsParser:
-    parser = SettingsParser(PROG, __doc__)
-    add = parser.add_argument
-    add("--root", type=str | None, help="the data root; by default $LUMBAR_ROOT, else data/lumbarspine")
-    add("--run", type=str, default="default", help="the name of the run")
-    add(
-        "--head",
-        choices=("auto", "zero_shot", "linear_probe"),
-        default="auto",
-        help="the head that makes the submission; auto: the one with the better metric on the held-out studies",
-    )
-    add("--compare", type=str | None, help="another run, already evaluated, to compare with on the same studies")
-    add("--solution", type=str | None, help="a table of true grades: only score the run's submission.csv against it")
-    add("--batch_size", type=PositiveInt, default=64, help="sites per forward pass")
-    add("--seed", type=NonNegativeInt, default=0, help="the seed of the cross-fitting groups and of the bootstrap")
-    return parser
+@dataclass(frozen=True)
+class Settings(RunNameSettings):
+    """Settings of eval_vl.py."""
+
+    head: Literal["auto", "zero_shot", "linear_probe"] = "auto"
+    """The head that makes the submission. auto: the one with the better metric on the held-out studies."""
+    compare: str | None = None
+    """Another run, already evaluated, to compare with on the same studies."""
+    solution: str | None = None
+    """A table of true grades: only score the run's submission.csv against it."""
+    batch_size: PositiveInteger = 64
+    """Sites per forward pass."""
+    seed: NonNegativeInteger = 0
+    """The seed of the cross-fitting groups and of the bootstrap."""
 
 
 def main() -> None:
-    settings = settings_of(settings_parser().parse_args())
-    root = data_root(settings["root"])
-    if settings["solution"]:
-        score_submission_of(root.logs(settings["run"]) / "submission.csv", Path(settings["solution"]))
+    settings = read_settings(PROG, __doc__, Settings)
+    root = data_root(settings.root)
+    if settings.solution:
+        score_submission_of(root.logs(settings.run) / "submission.csv", Path(settings.solution))
         return
-    run = load_run(root, settings["run"])
+    run = load_run(root, settings.run)
     train = run.training_dataset()
     test = run.dataset("test") if run.has_split("test") else None
 
@@ -68,26 +69,28 @@ def main() -> None:
     from vl_model.evaluation.submission import write_submission
     from workspace.json_files import plain
 
-    other = read_predictions(root.logs(settings["compare"]) / "predictions.csv") if settings["compare"] else None
+    other = read_predictions(root.logs(settings.compare) / "predictions.csv") if settings.compare else None
     split = split_studies(known_labels(root, train), train.fold_of, run.record.held_out_folds)
-    embeddings, prompts = run.embed("train", settings["batch_size"]), run.embed_prompts()
-    new = run.embed("test", settings["batch_size"]) if test else None
+    embeddings, prompts = run.embed("train", settings.batch_size), run.embed_prompts()
+    new = run.embed("test", settings.batch_size) if test else None
 
     heads = fit_heads(split.train, embeddings, prompts.text_SCD, prompts.logit_scale)
-    held_out = predict_held_out(heads, split, embeddings, settings["seed"])
-    best = better_head(held_out) if settings["head"] == "auto" else settings["head"]
+    held_out = predict_held_out(heads, split, embeddings, settings.seed)
+    best = better_head(held_out) if settings.head == "auto" else settings.head
     grader = fit_grader(heads, split, embeddings, best)
     report = {
         "schema_version": REPORT_SCHEMA_VERSION,
-        "run": settings["run"],
+        "run": settings.run,
         "head": best,
         "fingerprint": embeddings.fingerprint,
         "held_out_folds": run.record.held_out_folds,
         "training_studies": len(split.train.study_ids),
-        "settings": {name: value for name, value in settings.items() if name != "root"},
+        "settings": {name: value for name, value in plain_settings(settings).items() if name != "root"},
         "training_settings": run.record.settings,
-        **held_out_metrics(held_out, settings["seed"]),
-        "comparison": compare_runs(held_out, settings["compare"], other, settings["seed"]) if other else None,
+        **held_out_metrics(held_out, settings.seed),
+        "comparison": compare_runs(held_out, settings.compare, other, settings.seed)
+        if other and settings.compare
+        else None,
     }
 
     write_grader(run.folder / "heads", grader)

@@ -16,44 +16,42 @@ if __name__ == "__main__":
 
     end_at_ctrl_c()  # until run_command handles it: the imports take time
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from jsonargparse.typing import PositiveInt
-
 from vl_model import load_run
-from workspace.cli import SettingsParser, run_command, usable_cores
+from workspace.cli import run_command, usable_cores
+from workspace.root_settings import RunNameSettings
+from workspace.setting_types import PositiveInteger
+from workspace.settings_parser import read_settings
 
 PROG = "predict_vl.py"
 
 
-def settings_parser() -> SettingsParser:
-    parser = SettingsParser(PROG, __doc__)
-    add = parser.add_argument
-    add("--root", type=str | None, help="the data root; by default $LUMBAR_ROOT, else data/lumbarspine")
-    add("--run", type=str, default="default", help="the name of the run")
-    add("--images", type=str, required=True, help="the folder of the DICOM studies: <study>/<series>/*.dcm")
-    add("--out", type=str, required=True, help="the folder for probabilities.csv, submission.csv and faults.csv")
-    add(
-        "--series_descriptions",
-        type=str | None,
-        help="a CSV file with the columns study_id, series_id and series_description",
-    )
-    add(
-        "--locator",
-        type=str | None,
-        help="the name of a locator's run, or none for the atlas alone; by default the locator saved with the run",
-    )
-    add("--workers", type=PositiveInt, default=usable_cores(), help="processes that read DICOM files")
-    add("--batch_size", type=PositiveInt, default=64, help="sites per forward pass")
-    return parser
+@dataclass(frozen=True, kw_only=True)
+class Settings(RunNameSettings):
+    """Settings of predict_vl.py."""
+
+    images: str
+    """The folder of the DICOM studies: <study>/<series>/*.dcm, or one such study."""
+    out: str
+    """The folder for probabilities.csv, submission.csv and faults.csv."""
+    series_descriptions: str | None = None
+    """A CSV file with the columns study_id, series_id and series_description."""
+    locator: str | None = None
+    """The name of a locator's run, or none for the atlas alone. By default the locator that was saved with the run."""
+    workers: PositiveInteger = field(default_factory=usable_cores)
+    """Processes that read DICOM files. By default one per core."""
+    batch_size: PositiveInteger = 64
+    """Sites per forward pass."""
 
 
 def main() -> None:
-    settings = settings_parser().parse_args()
+    settings = read_settings(PROG, __doc__, Settings)
     run = load_run(settings.root, settings.run)
     table = run.grade(
         settings.images,
-        series_descriptions=settings.series_descriptions or None,
+        series_descriptions=settings.series_descriptions,
         locator=settings.locator,
         workers=settings.workers,
         batch_size=settings.batch_size,

@@ -16,42 +16,39 @@ if __name__ == "__main__":
     end_at_ctrl_c()  # until run_command handles it: the imports take time
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from vl_model import load_run
-from workspace.cli import SettingsParser, run_command
+from workspace.cli import run_command
+from workspace.root_settings import RunNameSettings
+from workspace.setting_types import PositiveInteger
+from workspace.settings_parser import read_settings
 
 PROG = "query_vl.py"
 
 
-def settings_parser() -> SettingsParser:
-    parser = SettingsParser(PROG, __doc__)
-    add = parser.add_argument
-    add("text", type=str, help='what to search for, for example "severe left foraminal narrowing at L4-L5"')
-    add("--root", type=str | None, help="the data root; by default $LUMBAR_ROOT, else data/lumbarspine")
-    add("--run", type=str, default="default", help="the name of the run")
-    add(
-        "--split",
-        choices=("train", "test", "both"),
-        default="both",
-        help="the studies to search; both: all that the run has embeddings of",
-    )
-    add("--top", type=int, default=5, help="how many studies to return")
-    add("--json", action="store_true", help="print JSON and nothing else")
-    add("--save", type=str | None, help="a folder for the crops and answers.png")
-    add(
-        "--truth",
-        type=str | None,
-        help="a CSV file of known grades to show (columns study_id, condition, side, level, severity)",
-    )
-    return parser
+@dataclass(frozen=True, kw_only=True)
+class Settings(RunNameSettings):
+    """Settings of query_vl.py."""
+
+    text: str = field(metadata={"positional": True})
+    """What to search for, for example "severe left foraminal narrowing at L4-L5"."""
+    split: Literal["train", "test", "both"] = "both"
+    """The studies to search. both: all that the run has embeddings of."""
+    top: PositiveInteger = 5
+    """The number of studies to return."""
+    json: bool = False
+    """Print JSON and nothing else."""
+    save: str | None = None
+    """A folder for the crops and answers.png."""
+    truth: str | None = None
+    """A CSV file of known grades to show, with the columns study_id, condition, side, level and severity."""
 
 
 def main() -> None:
-    settings = settings_parser().parse_args()
-    if settings.top < 1:
-        raise ValueError(f"--top {settings.top}: must be at least 1")
+    settings = read_settings(PROG, __doc__, Settings)
     save = Path(settings.save) if settings.save else None
     if save and save.exists() and not save.is_dir():
         raise ValueError(f"--save {settings.save!r}: is a file; it should be a folder")

@@ -8,25 +8,33 @@ computed here, from the true grades of the synthetic cohort.
 
 import csv
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.sites import SUBMISSION_SITES
-from workspace.cli import SettingsParser, run_command
+from workspace.cli import run_command
 from workspace.layout import DataRoot, data_root
+from workspace.settings_parser import read_settings
 
 PROG = "-m demo.summary"
 HEADS = ("zero_shot", "linear_probe")
 
 
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the summary."""
+
+    first: str
+    """The data root of the cohort that the base is trained on."""
+    second: str
+    """The data root of the cohort that LoRA is trained on."""
+    steps: str
+    """The folder of files with the seconds of each step."""
+
+
 def main() -> None:
-    parser = SettingsParser(PROG, __doc__)
-    parser.add_argument(
-        "--first", type=str, required=True, help="the data root of the cohort that the base is trained on"
-    )
-    parser.add_argument("--second", type=str, required=True, help="the data root of the cohort that LoRA is trained on")
-    parser.add_argument("--steps", type=str, required=True, help="the folder of files with the seconds of each step")
-    settings = parser.parse_args()
+    settings = read_settings(PROG, __doc__, Settings)
     root = data_root(settings.second)
     print_seconds(Path(settings.steps))
     print_table({run: read_report(root, run) for run in ("base", "lora")})
