@@ -23,6 +23,8 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 #: Queued chunks per worker: enough that no worker waits, few enough that little memory is used.
+from workspace.setting_error import SettingError
+
 QUEUE_PER_WORKER = 3
 #: Weight of a chunk, in slices: sending a chunk takes a millisecond, converting a slice some three.
 CHUNK_WEIGHT = 32
@@ -244,8 +246,8 @@ def _dask_pool(address: str) -> Iterator[Pool]:
     try:
         from distributed import Client
     except ModuleNotFoundError:
-        raise ValueError(
-            f"dask_scheduler {address!r}: Dask is not installed; install it with pip install distributed"
+        raise SettingError(
+            "dask_scheduler", f"{address!r}: Dask is not installed; install it with pip install distributed"
         ) from None
     # Dask's loggers, each with a level of its own, would repeat the exceptions at length.
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
@@ -254,9 +256,9 @@ def _dask_pool(address: str) -> Iterator[Pool]:
         kind = asyncio.run(_dask_kind(address))
     except Exception as error:  # another program at this address may answer anything
         problem = " ".join(str(error).split()) or type(error).__name__
-        raise ConnectionError(f"dask_scheduler {address!r}: no scheduler answers there ({problem})") from None
+        raise SettingError("dask_scheduler", f"{address!r}: no scheduler answers there ({problem})") from None
     if kind != "Scheduler":
-        raise ConnectionError(f"dask_scheduler {address!r}: a Dask {kind.lower()} answers there, not a scheduler")
+        raise SettingError("dask_scheduler", f"{address!r}: a Dask {kind.lower()} answers there, not a scheduler")
 
     with Client(address, timeout=DASK_TIMEOUT, set_as_default=False) as client:
 

@@ -112,7 +112,7 @@ def test_a_lost_cluster_is_one_line_and_any_pool_resumes(
     assert (
         errors.strip()
         .splitlines()[-1]
-        .endswith("error: the Dask scheduler went away, or cancelled the work; the same command continues from here")
+        .endswith("error: the Dask scheduler is gone, or it cancelled the work; the same command continues from here")
     )
     _, errors = (process := start(copy, "--workers", "1")).communicate(timeout=120)
     assert process.returncode == 0, errors

@@ -57,7 +57,7 @@ def test_the_fingerprint_is_of_pairs_and_crops(tmp_path: Path) -> None:
         ("{", "not JSON"),
         ("[]", "no JSON object"),
         ('{"metadata": {"schema_version": 99}, "pairs": []}', "schema version 99"),
-        ('{"metadata": {"schema_version": 1}, "pairs": [{"study_id": 1}]}', "a part is missing"),
+        ('{"metadata": {"schema_version": 1}, "pairs": [{"study_id": 1}]}', "an entry is missing or invalid"),
     ],
 )
 def test_a_damaged_dataset_is_refused_in_one_line(tmp_path: Path, content: str | None, message: str) -> None:
