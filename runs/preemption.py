@@ -17,12 +17,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from accelerate import Accelerator
 
 from runs.accelerators import told_to_all
 from runs.run_folder import STOP_FILE
+from workspace.interrupts import noted
 
 JOB_END = "SLURM_JOB_END_TIME"
 
@@ -64,14 +64,11 @@ class Preemption:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """While the block runs, SIGTERM is noted instead of ending the process."""
-        previous = signal.signal(signal.SIGTERM, self._note)
-        try:
+        """While the block runs, SIGTERM is noted and does not end the process."""
+        with noted(signal.SIGTERM, self._note):
             yield
-        finally:
-            signal.signal(signal.SIGTERM, previous)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _note(self) -> None:
         self._terminated = True
 
 

@@ -22,6 +22,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from workspace.interrupts import held, stop_if_requested
+
 #: Chunks given to each worker beforehand: enough that none waits, few enough that hardly anything is held in memory.
 QUEUE_PER_WORKER = 3
 #: Items are chunked until they weigh this much: sending a chunk costs a millisecond, a slice takes some three.
@@ -59,29 +61,22 @@ class _SpawnedExecutor(ProcessPoolExecutor):
         super().__init__(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
-        with _ctrl_c_held():  # the first call starts the processes
+        # The first calls start the processes; one whose start is broken off half way prints a traceback.
+        with held(), _ctrl_c_blocked():
             return super().submit(fn, *args, **kwargs)
 
 
 @contextmanager
-def _ctrl_c_held() -> Iterator[None]:
-    """Let processes that start here inherit a blocked Ctrl-C; one that comes meanwhile is raised at the end.
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Let processes that start in this block inherit a blocked Ctrl-C.
 
-    Blocking alone would not hold it back from this process, where another thread may receive it; and a
-    process whose start is interrupted half way complains.
+    Blocking alone does not hold it back from this process, where another thread may receive it.
     """
-    came: list[int] = []
-    in_main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number)) if in_main else None
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        if in_main:
-            signal.signal(signal.SIGINT, handler)
-    if came:
-        signal.raise_signal(signal.SIGINT)  # to whoever heeds it
 
 
 def _end_with_parent() -> None:
@@ -182,6 +177,7 @@ def _results(
     for result in results:
         yield result
         bar.update()
+        stop_if_requested()
 
 
 def _killed(names: Sequence[str]) -> str:

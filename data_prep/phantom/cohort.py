@@ -20,6 +20,7 @@ from data_prep.phantom.protocols import Scanners, SeriesPlan, Size, plan_study
 from data_prep.phantom.scanner import acquire
 from data_prep.phantom.tables import StudyRecord, read_study, write_tables, write_truth
 from data_prep.sites import SITES, Severity, Site
+from workspace.interrupts import held, stop_if_requested
 from workspace.json_files import read_object
 from workspace.layout import DataRoot, Split
 
@@ -149,14 +150,23 @@ def _identities(generator: np.random.Generator) -> tuple[int, list[int]]:
 
 def _mapped(make: Any, jobs: list[tuple[Split, int]], workers: int) -> Iterator[StudyRecord]:
     if workers == 1:
-        yield from map(make, jobs)
+        for job in jobs:
+            yield make(job)
+            stop_if_requested()
         return
-    # Ctrl-C reaches every process of the terminal: the first one answers it, and its workers end with it.
-    with ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
+    with ProcessPoolExecutor(workers, initializer=_leave_ctrl_c_to_the_parent) as pool:
         try:
-            yield from pool.map(make, jobs)
+            with held():  # A pool whose start is broken off half way has processes that never end.
+                records = pool.map(make, jobs)
+            yield from records
         finally:
-            pool.shutdown(cancel_futures=True)  # where it is broken off, only the studies begun are waited for
+            pool.shutdown(cancel_futures=True)  # If it is broken off, only the studies begun are waited for.
+
+
+def _leave_ctrl_c_to_the_parent() -> None:
+    """Ctrl-C reaches every process of the terminal: the first one handles it, and its workers end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the handler of `held`, which a fork inherits
 
 
 def _manifest(settings: CohortSettings, train: int, test: int) -> dict[str, Any]:
