@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from types import FrameType
 from typing import Any
 
@@ -71,7 +72,7 @@ class _Command:
             atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
         if "LOCAL_RANK" not in os.environ:
             signal.signal(signal.SIGTERM, self._handle)
-            os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+            _reset_sigterm_in_forks()
 
     def silence_unraisable(self) -> None:
         """Print nothing about exceptions that Python drops once the command is to stop.
@@ -115,6 +116,24 @@ class _Command:
             self.raise_(number)
 
 
+@cache
+def _reset_sigterm_in_forks() -> None:
+    """Give forked processes the default action of SIGTERM.
+
+    Until that is done it is blocked, because Python forgets a signal that comes between the fork and its own hooks.
+    """
+
+    def reset() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+    os.register_at_fork(
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM}),
+        after_in_child=reset,
+    )
+
+
 #: The latest command of this process; tests run several.
 _command = _Command()
 
@@ -132,7 +151,7 @@ def exit_status(prog: str, work: Callable[[], int]) -> int:
     that `work` raises or returns after such a signal is taken for its consequence, unless $LUMBAR_TRACEBACK is set.
     Ctrl-C is reported in one line, with the arguments of the KeyboardInterrupt that arrives here.
     """
-    global _command  # noqa: PLW0603
+    global _command
     command = _command = _Command()
     hint: tuple[object, ...] = ()
     try:
