@@ -284,7 +284,7 @@ def look_at(locator: "Locator", material: Material, preemption: "Preemption") ->
 
     seen = []
     for marked in tqdm(material.held_out, desc="locating held-out studies", unit="study"):
-        if preemption.is_asked_of_the_first():
+        if preemption.should_first_process_stop():
             raise Stopped("after the last step")
         pose, sightings, count_error = locator.see(marked.read(material.processed))
         seen.append(Seen(marked.study_id, marked.position_N3, pose, tuple(sightings), count_error))

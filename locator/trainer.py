@@ -62,7 +62,7 @@ class LocatorTrainer:
             row["pictures_per_second"] = pictures / (time.perf_counter() - began)
             records.write(row)
             every = settings.checkpointing_steps
-            is_stopping = preemption.is_asked()
+            is_stopping = preemption.should_stop()
             if is_stopping or (every is not None and (step % every == 0 or step == settings.steps)):
                 checkpoint(step)
             if is_stopping:

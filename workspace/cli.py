@@ -18,6 +18,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from jsonargparse.typing import restricted_number_type
 
 from workspace.interrupts import exit_status, is_requested
+from workspace.setting_error import SettingError
 
 EXIT_BAD_INPUT = 2
 
@@ -167,13 +168,15 @@ def _status(prog: str, main: Callable[[], int | None]) -> int:
 
 
 def _plain_error(error: ValueError | OSError) -> str:
-    """Its words; of an error of the disk the first line, because pydicom writes a traceback into the others."""
+    """Return the error's message; of a disk's error only the first line, since pydicom adds a traceback to it."""
+    if isinstance(error, SettingError):
+        return f"--{error}"
     if not isinstance(error, OSError):
         return str(error)
     if error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     line = str(error).splitlines()[0] if str(error) else type(error).__name__
-    # numpy says of a full disk how many of an array's numbers went onto it.
+    # numpy's message for a full disk contains how many numbers of an array were written.
     return f"no space left on the disk ({line})" if re.search(r"\d+ requested and \d+ written", line) else line
 
 

@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes; the bytes do not depend on them")
     settings = parser.parse_args()
     root = write_cohort(
-        home_expanded(settings.root, "--root"),
+        home_expanded(settings.root, "root"),
         train=settings.train,
         test=settings.test,
         seed=settings.seed,

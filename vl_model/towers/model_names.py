@@ -15,7 +15,7 @@ def folder_of(model: str) -> Path | None:
     """The folder that ``local-dir:PATH`` or ``hf:PATH`` names; None where it names none that exists."""
     for prefix in (LOCAL_DIR, TRANSFORMERS):
         if model.startswith(prefix):
-            folder = home_expanded(model.removeprefix(prefix), "--model")
+            folder = home_expanded(model.removeprefix(prefix), "model")
             return folder if folder.is_dir() else None
     return None
 

@@ -49,7 +49,7 @@ def load_towers(model: str, pretrained: str | None = None) -> "Towers":
     from vl_model.towers.open_clip_towers import load_folder, load_hub, load_named
 
     if model.startswith(LOCAL_DIR):
-        return load_folder(home_expanded(model.removeprefix(LOCAL_DIR), "--model"))
+        return load_folder(home_expanded(model.removeprefix(LOCAL_DIR), "model"))
     if model.startswith(HF_HUB):
         return load_hub(model)
     return load_named(model, pretrained)

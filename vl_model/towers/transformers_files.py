@@ -36,7 +36,7 @@ _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 def find_model(name: str) -> Path:
     """The folder with the files of ``hf:name``. Raises ValueError with one line: which are missing, and the remedy."""
-    folder = home_expanded(name, "--model")
+    folder = home_expanded(name, "model")
     if folder.is_dir():
         if lacking := missing_files(folder):
             raise ValueError(f"--model hf:{name}: no file {' nor '.join(lacking)} there; {_remedy('the repository')}")

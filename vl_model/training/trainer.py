@@ -129,7 +129,7 @@ class Trainer:
                 records.write(row)
                 self._tell_of_collapse(step, row["logit_scale"], bar)
                 bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-                is_stopping = preemption.is_asked()
+                is_stopping = preemption.should_stop()
                 if is_stopping or self._is_due(step, settings.checkpointing_steps):
                     checkpoint(step)
                 if is_stopping:
@@ -205,7 +205,7 @@ class Trainer:
         size = self._batch_size
         largest = math.ceil(len(self.held_out) / self.accelerator.num_processes)
         for first in range(0, largest, size):  # as often in every process: they ask together
-            if preemption.is_asked():
+            if preemption.should_stop():
                 return {}
             rows = own[first : first + size]
             if not rows and not self.sharding:
