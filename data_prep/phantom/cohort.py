@@ -1,6 +1,7 @@
 """A cohort: studies drawn, scanned and written, each from its own random streams, and their tables."""
 
 import json
+import multiprocessing
 import shutil
 import signal
 from collections.abc import Iterator, Mapping
@@ -154,13 +155,16 @@ def _mapped(make: Any, jobs: list[tuple[Split, int]], workers: int) -> Iterator[
             yield make(job)
             stop_if_requested()
         return
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, initializer=_leave_ctrl_c_to_the_parent) as pool:
         try:
             with held():  # A pool whose start is broken off half way has processes that never end.
                 records = pool.map(make, jobs)
             yield from records
-        finally:
-            pool.shutdown(cancel_futures=True)  # If it is broken off, only the studies begun are waited for.
+        except BaseException:
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()  # The unfinished cohort is deleted.
+            raise
 
 
 def _leave_ctrl_c_to_the_parent() -> None:

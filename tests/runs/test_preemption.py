@@ -87,16 +87,16 @@ def test_a_stopped_run_writes_a_checkpoint_and_resumes_to_the_same_result(
 
 def test_an_evaluation_that_was_interrupted_is_done_by_the_resumed_run(train: Train, tiny_root: Path) -> None:
     arguments = ["--max_train_steps", "3", "--per_device_train_batch_size", "10", "--evaluation_steps", "2"]
-    assert train("whole", *arguments, "--held_out_folds", "0", "1") == 0
+    assert train("complete", *arguments, "--held_out_folds", "0", "1") == 0
     # The end of the job has passed, so the run stops before the first batch of held-out sites.
     job = pytest.MonkeyPatch()
     with job.context() as patch:
         patch.setenv("SLURM_JOB_END_TIME", "1")
-        assert train("cut", *arguments, "--held_out_folds", "0", "1") == 0
-        assert train("cut", *arguments, "--held_out_folds", "0", "1", "--resume_from_checkpoint", "latest") == 0
-    assert [row["held_out_severity"] for row in metrics(tiny_root, "cut")] == ["", ""]
-    assert train("cut", *arguments, "--held_out_folds", "0", "1", "--resume_from_checkpoint", "latest") == 0
-    assert_same_result(tiny_root, "whole", "cut")
+        assert train("interrupted", *arguments, "--held_out_folds", "0", "1") == 0
+        assert train("interrupted", *arguments, "--held_out_folds", "0", "1", "--resume_from_checkpoint", "latest") == 0
+    assert [row["held_out_severity"] for row in metrics(tiny_root, "interrupted")] == ["", ""]
+    assert train("interrupted", *arguments, "--held_out_folds", "0", "1", "--resume_from_checkpoint", "latest") == 0
+    assert_same_result(tiny_root, "complete", "interrupted")
 
 
 def test_two_processes_stop_together_and_only_two_resume_the_run(
@@ -106,16 +106,14 @@ def test_two_processes_stop_together_and_only_two_resume_the_run(
     arguments = ["--max_train_steps", "2000", "--per_device_train_batch_size", "5", "--checkpointing_steps", "1000"]
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
     launcher += ["--config_file", "accelerate_configs/cpu_2.yaml"]
-    whole = command(tiny_root, tiny_base, "pair", *arguments, "--dataloader_num_workers", "1")
+    words = command(tiny_root, tiny_base, "pair", *arguments, "--dataloader_num_workers", "1")
     pipe = subprocess.PIPE
-    with subprocess.Popen([*launcher, *whole], cwd=REPOSITORY, env=ENVIRONMENT, stdout=pipe, text=True) as process:
+    with subprocess.Popen([*launcher, *words], cwd=REPOSITORY, env=ENVIRONMENT, stdout=pipe, text=True) as process:
         when_written(2, tiny_root, "pair", process.terminate, patience=400).join()
         printed, _ = process.communicate(timeout=400)
     (checkpoint,) = (tiny_root / "train" / "checkpoints" / "pair").glob("checkpoint-*")
     done = len(metrics(tiny_root, "pair"))
-    assert (
-        checkpoint.name == f"checkpoint-{done}"
-        and f"stopped by SIGTERM after step {done} of 2000; a state is" in printed
-    )
+    assert checkpoint.name == f"checkpoint-{done}"
+    assert f"stopped by SIGTERM after step {done} of 2000; a state is" in printed
     assert train("pair", *arguments, "--resume_from_checkpoint", "latest") == 2
     assert "was written with processes = 2, now it is 1; resume with the same" in capsys.readouterr().err

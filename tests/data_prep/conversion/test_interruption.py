@@ -1,4 +1,4 @@
-"""prepare_data.py stopped in every way, and started again: always to the bytes of a run that nobody disturbed."""
+"""prepare_data.py is interrupted in every way and started again: it always writes the bytes of an undisturbed run."""
 
 import os
 import resource
@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 import prepare_data
-import prompts.render  # noqa: F401 - all that the command loads, so that its forks need not
+import prompts.render  # noqa: F401 - imports all that the command needs, so that its forks start at once
 from data_prep.conversion import convert, study_records, work_folder
 from data_prep.conversion.executors import open_pool
 from data_prep.phantom import write_cohort
@@ -43,7 +43,7 @@ def undisturbed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 def copy_of(root: Path, folder: Path) -> Path:
-    """A data root of its own: links to one set of files, which keep their times."""
+    """Make a data root in `folder` whose input is a link, so that the files keep their times; return it."""
     (folder / "dataset").symlink_to(root / "dataset")
     return folder
 
@@ -62,7 +62,7 @@ def written(root: Path) -> int:
 
 
 def in_fork(root: Path, *flags: str) -> int:
-    """The command in a fork of this process, which has all imports behind it; its process id."""
+    """Run the command in a fork of this process, which has done all imports; return the fork's process id."""
     child = os.fork()
     if child:
         return child
@@ -84,8 +84,8 @@ def command(root: Path, workers: int) -> list[str]:
     return [sys.executable, "prepare_data.py", "--root", str(root), "--workers", str(workers)]
 
 
-def start(root: Path, workers: int = 2, **more) -> "subprocess.Popen[str]":  # type: ignore[no-untyped-def]
-    """The command as a terminal would run it: a process group of its own."""
+def start(root: Path, workers: int = 2, **options) -> "subprocess.Popen[str]":  # type: ignore[no-untyped-def]
+    """Start the command as a terminal does, in a process group of its own."""
     return subprocess.Popen(
         command(root, workers),
         cwd=PROJECT,
@@ -93,7 +93,7 @@ def start(root: Path, workers: int = 2, **more) -> "subprocess.Popen[str]":  # t
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        **more,
+        **options,
     )
 
 
@@ -118,10 +118,10 @@ def test_sigkill_at_ten_random_moments(root: Path, undisturbed: dict[str, bytes]
         assert wait(in_fork(copy)) == 0
         assert outputs(copy) == undisturbed, f"killed when {files} files were written"
         shutil.rmtree(copy)
-    assert killed > KILLS // 2  # the others had ended by then
+    assert killed > KILLS // 2  # the others had ended before
 
 
-def test_a_killed_parent_takes_its_workers_along(root: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_workers_end_when_their_parent_is_killed(root: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     copy = copy_of(root, tmp_path)
     process = start(copy)
     wait_until(lambda: (copy / "train" / "processed_data" / "images").exists(), process)
@@ -139,15 +139,15 @@ def test_ctrl_c_is_one_line(root: Path, undisturbed: dict[str, bytes], tmp_path:
     copy = copy_of(root, tmp_path)
     processed = copy / "train" / "processed_data"
     process = start(copy)
-    sign = processed / (".parts" if moment == "workers start" else "images")
-    wait_until(sign.exists, process)
-    for _ in range(5):  # an impatient hand
+    begun = processed / (".parts" if moment == "workers start" else "images")
+    wait_until(begun.exists, process)
+    for _ in range(5):  # an impatient user
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.02)
     _, errors = process.communicate(timeout=60)
-    said = [line for line in errors.replace("\r", "\n").splitlines() if line and "%|" not in line]
-    assert said == ["prepare_data.py: interrupted; the same command goes on from here"]
+    printed = [line for line in errors.replace("\r", "\n").splitlines() if line and "%|" not in line]
+    assert printed == ["prepare_data.py: interrupted; the same command goes on from here"]
     assert process.returncode == 130
     assert not (processed / "dataset.json").exists() and not (processed / ".lock").exists()
     assert wait(in_fork(copy)) == 0
@@ -156,7 +156,7 @@ def test_ctrl_c_is_one_line(root: Path, undisturbed: dict[str, bytes], tmp_path:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk that holds a part of the images only; where this user may not mount one, the test is skipped."""
+    """Mount a disk that is too small for all images; skip the test if this user may not mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", str(folder)]
@@ -166,7 +166,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_is_one_line_and_not_the_end(
+def test_a_full_disk_is_one_line_and_the_same_command_continues(
     root: Path, undisturbed: dict[str, bytes], small_disk: Path, tmp_path: Path
 ) -> None:
     copy = copy_of(root, small_disk)
@@ -181,7 +181,7 @@ def test_a_full_disk_is_one_line_and_not_the_end(
     assert outputs(copy) == undisturbed
 
 
-def test_a_limit_on_files_sizes_is_one_line(root: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_limit_on_the_size_of_files_is_one_line(root: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     copy = copy_of(root, tmp_path)
     limit = 3_000_000  # one study's tiles fit, all studies' crops do not
     process = start(
@@ -195,8 +195,8 @@ def test_a_limit_on_files_sizes_is_one_line(root: Path, undisturbed: dict[str, b
     assert outputs(copy) == undisturbed
 
 
-def test_nothing_stale_is_left(root: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
-    """Images that are no longer in the input, of an earlier conversion, and what killed processes leave."""
+def test_stale_files_are_removed(root: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    """Images of an earlier conversion that are not in the input any more, and files that killed processes left."""
     processed = tmp_path / "train" / "processed_data"
     study = next(name for name in undisturbed if name.startswith("train/") and name.endswith(".png"))
     series = (tmp_path / study).parent
@@ -219,21 +219,21 @@ def test_nothing_stale_is_left(root: Path, undisturbed: dict[str, bytes], tmp_pa
     assert not (processed / "images" / "1").exists()
 
 
-def test_what_a_finished_conversion_lacks_is_made_again(
+def test_files_that_a_finished_conversion_lacks_are_written_again(
     root: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     copy = copy_of(root, tmp_path)
     assert wait(in_fork(copy)) == 0
     image = copy / next(name for name in undisturbed if name.startswith("train/") and name.endswith(".png"))
     image.unlink()
-    (copy / "test" / "processed_data" / ".parts").mkdir()  # killed between the last file and the clearing away
+    (copy / "test" / "processed_data" / ".parts").mkdir()  # killed between the last file and the cleanup
     assert wait(in_fork(copy)) == 0
     assert outputs(copy) == undisturbed
     assert not (copy / "test" / "processed_data" / ".parts").exists()
 
 
 @pytest.mark.parametrize("name", ["sites.csv", "crops.npy", "an image"])
-def test_an_output_of_another_size_is_made_again(
+def test_an_output_of_another_size_is_written_again(
     root: Path, undisturbed: dict[str, bytes], tmp_path: Path, name: str
 ) -> None:
     copy = copy_of(root, tmp_path)
@@ -254,7 +254,7 @@ def test_two_conversions_into_one_folder_are_refused(root: Path, tmp_path: Path)
     assert done.returncode == 2
     assert f"train/processed_data: another process ({os.getpid()} on " in done.stderr
     assert ") is converting into this folder" in done.stderr
-    assert not (copy / "train" / "processed_data").exists(), "nothing came to be in it"
+    assert not (copy / "train" / "processed_data").exists(), "the second conversion wrote nothing"
 
 
 def die(item: int) -> int:
@@ -264,7 +264,7 @@ def die(item: int) -> int:
     return item
 
 
-def test_a_killed_worker_is_named_with_its_work() -> None:
+def test_the_error_for_a_killed_worker_names_its_studies() -> None:
     work = {"description": "killing", "name": lambda item: f"study {item}", "weight": lambda _: 100}
     with (
         pytest.raises(ChildProcessError, match=r"a worker process was killed at .*study 7") as caught,
@@ -275,8 +275,8 @@ def test_a_killed_worker_is_named_with_its_work() -> None:
     assert not active_children()
 
 
-def test_a_worker_that_does_not_see_the_folders_stops_the_run(root: Path, tmp_path: Path) -> None:
-    """On a cluster's machine without the shared disk every image would seem to be missing."""
+def test_a_worker_without_access_to_the_folders_stops_the_run(root: Path, tmp_path: Path) -> None:
+    """Otherwise, on a machine of a cluster without the shared disk, every image would be reported as missing."""
     study = convert.read_inputs(split_cohort(DataRoot(root), "train"))[0]
     with pytest.raises(FileNotFoundError, match="does not see this folder"):
         study_records.convert_study(study, tmp_path / "elsewhere", None, 10**9)
