@@ -78,12 +78,12 @@ def write_cohort(
     working = DataRoot(final.path / ".phantom_unfinished")
     shutil.rmtree(working.path, ignore_errors=True)
     counts: dict[Split, int] = {"train": train, "test": test}
-    for split, count in counts.items():
-        if count:
-            working.images(split).mkdir(parents=True)
     truth = working.path / "phantom_truth"
-    truth.mkdir()
     try:
+        for split, count in counts.items():
+            if count:
+                working.images(split).mkdir(parents=True)
+        truth.mkdir()
         jobs = [(split, index) for split, count in counts.items() for index in range(count)]
         make = partial(write_study, working, settings)
         records = list(tqdm(_mapped(make, jobs, workers), total=len(jobs), unit="study", disable=not progress))
