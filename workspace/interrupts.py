@@ -1,9 +1,9 @@
 """Signals that end a command: Ctrl-C (SIGINT) and SIGTERM. Neither is ever lost, whenever it comes and however often.
 
-A signal handler of Python can only raise an exception in whatever code the main thread is in. Python drops an
-exception that leaves a destructor, a callback of a weak reference or of the garbage collector, and so does code with a
-bare ``except``. Therefore the exceptions of this module register their own deletion: if one is deleted before the
-command has ended by it, the signal is sent again.
+A signal handler in Python raises its exception in whatever code the main thread is executing. Python drops an
+exception that leaves a destructor or a callback of a weak reference or of the garbage collector, and a bare ``except``
+drops it as well. Therefore this module counts its exceptions: if all of them are deleted and none has ended the
+command, the signal is sent again.
 
 This module imports only the standard library: a script calls `end_at_ctrl_c` before the imports that take time.
 """
@@ -23,12 +23,12 @@ from typing import Any
 
 #: Seconds within which further signals count as the first one, so that they do not break off the cleanup after it.
 PATIENCE = 5.0
-#: Seconds until a lost signal is sent again: at first, and at most after it was lost several times in a row.
+#: Seconds until a lost signal is sent again: after the first loss, doubled by each further one, and at most.
 FIRST_DELAY, LONGEST_DELAY = 0.01, 1.0
 
 
 class _Stop(BaseException):
-    """The part that `Interrupted` and `Terminated` share: it registers its creation and its deletion."""
+    """The common part of `Interrupted` and `Terminated`, which counts the exceptions that exist."""
 
     def __init__(self, command: "_Command", *arguments: object) -> None:
         command.exceptions += 1  # first: from here on a further signal counts as the same one
@@ -58,7 +58,7 @@ class _Command:
         self.exceptions = 0
         self._process = os.getpid()
         self._raised_at = -PATIENCE
-        self._times_lost = 0
+        self._delay = FIRST_DELAY
 
     def listen(self) -> None:
         """Install the handlers. An ignored Ctrl-C, as of a shell's background job, stays ignored.
@@ -83,12 +83,12 @@ class _Command:
         sys.unraisablehook = lambda dropped: None if self.stopped_by is not None else previous(dropped)
 
     def end(self) -> None:
-        """From here on no signal needs to be sent again, and the impatient are given `PATIENCE` seconds once more."""
+        """Send no signal again from here on, and ignore further ones for `PATIENCE` seconds: the process is ending."""
         self._raised_at = time.monotonic()
         self.is_over = True
 
     def raise_(self, number: int) -> None:
-        """Raise the exception of the signal. No variable refers to it, so that it is deleted as soon as it is lost."""
+        """Raise the exception of a signal. No variable refers to it, so that it is deleted as soon as it is dropped."""
         self._raised_at = time.monotonic()
         self.stopped_by = number
         if number == signal.SIGINT:
@@ -96,11 +96,10 @@ class _Command:
         raise Terminated(self, 128 + number)
 
     def send_again_if_lost(self) -> None:
-        """Send the signal again, after a moment, so that the code that dropped its exception has been left by then."""
+        """Send the signal again if no exception of it is left, after a delay in which the code that dropped it ends."""
         if self.exceptions or self.is_over or self.stopped_by is None or self._process != os.getpid():
             return
-        delay = min(FIRST_DELAY * 2**self._times_lost, LONGEST_DELAY)
-        self._times_lost += 1
+        delay, self._delay = self._delay, min(2 * self._delay, LONGEST_DELAY)
         with suppress(RuntimeError):  # If no thread can be started, `exit_status` still ends the command as stopped.
             _thread.start_new_thread(self._send_again, (self.stopped_by, delay))
 
@@ -108,7 +107,7 @@ class _Command:
         time.sleep(delay)
         main = threading.main_thread().ident
         if main is not None and not self.is_over:
-            signal.pthread_kill(main, number)  # to the thread itself: this also ends its waiting for the system
+            signal.pthread_kill(main, number)  # to this thread, so that a system call in which it waits ends
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         is_same = self.exceptions or self.is_over
@@ -175,22 +174,23 @@ def exit_status(prog: str, work: Callable[[], int]) -> int:
 
 
 def is_requested() -> bool:
-    """Whether Ctrl-C or SIGTERM has asked the command to stop; it stays so until the command has ended."""
+    """Return whether Ctrl-C or SIGTERM has come and the command has not ended yet."""
     return _command.stopped_by is not None and not _command.is_over
 
 
 def stop_if_requested() -> None:
-    """Raise the exception of a signal once more if one has come: for loops, after calls of foreign code.
+    """Raise the exception of a signal once more if one has come; long loops call this after each item.
 
-    The signal is not sent again while something keeps its exception, such as a `concurrent.futures.Future`.
+    It is for an exception that was caught and kept, as by a `concurrent.futures.Future`: as long as it exists, the
+    signal is not sent again.
     """
-    if is_requested() and _command.stopped_by is not None:
+    if _command.stopped_by is not None and not _command.is_over:
         _command.raise_(_command.stopped_by)
 
 
 @contextmanager
 def noted(number: int, note: Callable[[], None]) -> Iterator[None]:
-    """While the block runs, the signal calls `note` and raises nothing; so does one whose exception was lost before."""
+    """Call `note` for a signal while the block runs, and raise nothing; also for one that was lost just before."""
     previous = signal.signal(number, lambda *_: note())
     if is_requested() and _command.stopped_by == number and not _command.exceptions:
         _command.stopped_by = None
