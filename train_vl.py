@@ -135,7 +135,7 @@ def export(settings: Settings, run: Path) -> int:
     if own_rank() == 0:
         from vl_model.model.export import export_run
 
-        folder = home_expanded(str(settings.export), "--export")
+        folder = home_expanded(str(settings.export), "export")
         try:
             print(f"wrote {export_run(run, folder)}", flush=True)
         except OSError as error:

@@ -30,7 +30,7 @@ def find_locator(root: DataRoot, wanted: str | None) -> Path | None:
     if wanted == NO_LOCATOR:
         return None
     if wanted is not None:
-        folder = root.run(wanted, "--locator") / "final"
+        folder = root.run(wanted, "locator") / "final"
         if not (folder / LOCATOR).is_file():
             raise ValueError(
                 f"--locator {wanted!r}: no {LOCATOR} in {folder}; train_locator.py --run {wanted} writes it"

@@ -107,7 +107,7 @@ class LocatorTraining:
         """Return the detections in the held-out studies. Raises Stopped if the run is asked to stop meanwhile."""
         seen = []
         for marked in tqdm(self.studies.held_out, desc="locating held-out studies", unit="study"):
-            if preemption.is_asked_of_the_first():
+            if preemption.should_first_process_stop():
                 raise Stopped("after the last step")
             pose, sightings, count_error = locator.see(marked.read(self.studies.processed))
             seen.append(Seen(marked.study_id, marked.position_N3, pose, tuple(sightings), count_error))

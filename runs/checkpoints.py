@@ -155,7 +155,7 @@ def find_checkpoints(run: Path, wanted: str | None) -> list[Path]:
         return []
     if wanted == "latest":
         return [folder for _, folder in reversed(complete_checkpoints(run))]
-    for folder in (home_expanded(wanted, "--resume_from_checkpoint"), run / wanted):
+    for folder in (home_expanded(wanted, "resume_from_checkpoint"), run / wanted):
         if (folder / STATE).is_file():
             return [folder]
     raise SettingError(

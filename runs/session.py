@@ -197,7 +197,7 @@ def take_steps(
                 row |= trainer.evaluate(preemption)
             log.write(row)
             bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-            is_stopping = preemption.is_asked()
+            is_stopping = preemption.should_stop()
             if is_stopping or _is_due(step, trainer.checkpointing_steps, steps):
                 save(step)
             if is_stopping:

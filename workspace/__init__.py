@@ -1,1 +1,1 @@
-"""Where files lie, how they are written and locked, and how a command reads its settings and ends."""
+"""Paths under the data root, complete and locked files, JSON files, and the settings, errors and end of a command."""

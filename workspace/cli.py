@@ -5,60 +5,50 @@ Exit status: 0 done, 2 the input or a setting is wrong (one line on stderr says 
 
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable
-from types import FrameType
+from functools import partial
 from typing import NoReturn
 
-from workspace.interrupts import raise_at_ctrl_c
+from workspace.interrupts import exit_status, is_requested
 from workspace.setting_error import SettingError
 
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on: fewer than the machine's under taskset, Slurm or a container's cpuset."""
+    """Return the number of cores that this process may use: under taskset, Slurm or a cpuset fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fail(prog: str, message: str) -> NoReturn:
-    """Say on one line of stderr what was wrong and leave with status 2."""
+    """Print on one line of stderr what is wrong, and exit with status 2."""
     print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     raise SystemExit(EXIT_BAD_INPUT)
 
 
 def run_command(prog: str, main: Callable[[], int | None]) -> NoReturn:
-    """Run a script's story; wrong input (ValueError, OSError) becomes one line and status 2, Ctrl-C status 130.
+    """Run a script's `main` and exit with its status; a wrong input (ValueError, OSError) is one line and status 2.
 
-    A KeyboardInterrupt's own words, such as how to go on, follow the word "interrupted".
-    SIGTERM leaves by way of every ``finally``, so that nothing half-written stays. A launcher's workers, and the
-    processes that a command starts, keep the default, which ends them even while they wait for one another.
-    Everything else is a defect of the program and keeps its traceback.
+    Ctrl-C and SIGTERM end it by way of every ``finally``, see `workspace.interrupts`. Any other exception is a defect
+    of the program and keeps its traceback.
     """
-    raise_at_ctrl_c()
-    if "LOCAL_RANK" not in os.environ:
-        signal.signal(signal.SIGTERM, _terminate)
-        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    raise SystemExit(exit_status(prog, partial(_status, prog, main)))
+
+
+def _status(prog: str, main: Callable[[], int | None]) -> int:
     try:
         status = main() or 0
         sys.stdout.flush()
-    except KeyboardInterrupt as stop:
-        # What it left half made, such as a progress bar, has nothing to say when it is taken apart.
-        sys.unraisablehook = lambda _: None
-        print(": ".join([prog, "; ".join(["interrupted", *map(str, stop.args)])]), file=sys.stderr, flush=True)
-        raise SystemExit(EXIT_INTERRUPTED) from None
     except BrokenPipeError:
-        # The reader of our output has left (`| head`): nothing is wrong, and nothing more can be said.
+        # The reader of the output has ended (`| head`): this is no error, and nothing more can be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(0) from None
+        return 0
     except (ValueError, OSError) as error:
-        if os.environ.get("LUMBAR_TRACEBACK"):
+        if os.environ.get("LUMBAR_TRACEBACK") or is_requested():
             raise
         fail(prog, _plain_error(error))
-    raise SystemExit(status)
+    return status
 
 
 def in_flags(error: Exception) -> str:
@@ -67,15 +57,11 @@ def in_flags(error: Exception) -> str:
 
 
 def _plain_error(error: ValueError | OSError) -> str:
-    """Its words; of an error of the disk the first line, because pydicom writes a traceback into the others."""
+    """Return the error's message; of a disk's error only the first line, since pydicom adds a traceback to it."""
     if not isinstance(error, OSError):
         return in_flags(error)
     if error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     line = str(error).splitlines()[0] if str(error) else type(error).__name__
-    # numpy says of a full disk how many of an array's numbers went onto it.
+    # numpy's message for a full disk contains how many numbers of an array were written.
     return f"no space left on the disk ({line})" if re.search(r"\d+ requested and \d+ written", line) else line
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
-    raise SystemExit(EXIT_TERMINATED)

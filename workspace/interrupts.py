@@ -1,35 +1,227 @@
-"""Ctrl-C: it ends a command without a traceback, whenever it comes and however often.
+"""Signals that end a command: Ctrl-C (SIGINT) and SIGTERM. Neither is ever lost, whenever it comes and however often.
 
-Nothing is imported here but the standard library: a script calls `end_at_ctrl_c` before the imports that take time.
+A signal handler in Python raises its exception in whatever code the main thread is executing. Python drops an
+exception that leaves a destructor or a callback of a weak reference or of the garbage collector, and a bare ``except``
+drops it as well. Therefore this module counts its exceptions: if all of them are deleted and none has ended the
+command, the signal is sent again.
+
+This module imports only the standard library: a script calls `end_at_ctrl_c` before the imports that take time.
 """
 
+import _thread
 import atexit
+import os
 import signal
+import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from types import FrameType
+from typing import Any
 
-#: Seconds in which further Ctrl-Cs are the same one: what was broken off is put in order meanwhile.
+#: Seconds within which further signals count as the first one, so that they do not break off the cleanup after it.
 PATIENCE = 5.0
+#: Seconds until a lost signal is sent again: after the first loss, doubled by each further one, and at most.
+FIRST_DELAY, LONGEST_DELAY = 0.01, 1.0
+
+
+class _Stop(BaseException):
+    """The common part of `Interrupted` and `Terminated`, which counts the exceptions that exist."""
+
+    def __init__(self, command: "_Command", *arguments: object) -> None:
+        command.exceptions += 1  # first: from here on a further signal counts as the same one
+        self._command = command
+        super().__init__(*arguments)
+
+    def __del__(self) -> None:
+        self._command.exceptions -= 1
+        self._command.send_again_if_lost()
+
+
+class Interrupted(_Stop, KeyboardInterrupt):
+    """Ctrl-C."""
+
+
+class Terminated(_Stop, SystemExit):
+    """SIGTERM."""
+
+
+class _Command:
+    """The command that this process runs, and the signal that is to end it."""
+
+    def __init__(self) -> None:
+        self.stopped_by: int | None = None
+        self.is_over = False
+        #: The number of exceptions raised by the handler that still exist: propagating, being handled, or stored.
+        self.exceptions = 0
+        self._process = os.getpid()
+        self._raised_at = -PATIENCE
+        self._delay = FIRST_DELAY
+
+    def listen(self) -> None:
+        """Install the handlers. An ignored Ctrl-C, as of a shell's background job, stays ignored.
+
+        A launcher's workers keep the default action of SIGTERM, which ends them even while they wait for one another;
+        so do forked processes.
+        """
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self._handle)
+            # A process that ends restores the default action, which would give it another exit status.
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+        if "LOCAL_RANK" not in os.environ:
+            signal.signal(signal.SIGTERM, self._handle)
+            _reset_sigterm_in_forks()
+
+    def silence_unraisable(self) -> None:
+        """Print nothing about exceptions that Python drops once the command is to stop.
+
+        A signal's exception comes again, and half-made objects, such as a progress bar, may fail when they are deleted.
+        """
+        previous = sys.unraisablehook
+        sys.unraisablehook = lambda dropped: None if self.stopped_by is not None else previous(dropped)
+
+    def end(self) -> None:
+        """Send no signal again from here on, and ignore further ones for `PATIENCE` seconds: the process is ending."""
+        self._raised_at = time.monotonic()
+        self.is_over = True
+
+    def raise_(self, number: int) -> None:
+        """Raise the exception of a signal. No variable refers to it, so that it is deleted as soon as it is dropped."""
+        self._raised_at = time.monotonic()
+        self.stopped_by = number
+        if number == signal.SIGINT:
+            raise Interrupted(self)
+        raise Terminated(self, 128 + number)
+
+    def send_again_if_lost(self) -> None:
+        """Send the signal again if no exception of it is left, after a delay in which the code that dropped it ends."""
+        if self.exceptions or self.is_over or self.stopped_by is None or self._process != os.getpid():
+            return
+        delay, self._delay = self._delay, min(2 * self._delay, LONGEST_DELAY)
+        with suppress(RuntimeError):  # If no thread can be started, `exit_status` still ends the command as stopped.
+            _thread.start_new_thread(self._send_again, (self.stopped_by, delay))
+
+    def _send_again(self, number: int, delay: float) -> None:
+        time.sleep(delay)
+        main = threading.main_thread().ident
+        if main is not None and not self.is_over:
+            signal.pthread_kill(main, number)  # to this thread, so that a system call in which it waits ends
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        is_same = self.exceptions or self.is_over
+        if not is_same or time.monotonic() - self._raised_at >= PATIENCE:
+            self.raise_(number)
+
+
+@cache
+def _reset_sigterm_in_forks() -> None:
+    """Give forked processes the default action of SIGTERM.
+
+    Until that is done it is blocked, because Python forgets a signal that comes between the fork and its own hooks.
+    """
+
+    def reset() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+    os.register_at_fork(
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM}),
+        after_in_child=reset,
+    )
+
+
+#: The latest command of this process; tests run several.
+_command = _Command()
 
 
 def end_at_ctrl_c() -> None:
-    """Let SIGINT end the process as it ends one that is no Python program; where it is ignored, it stays so."""
+    """Let Ctrl-C end the process without a traceback, by the signal's default action; if it is ignored, it stays so."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def raise_at_ctrl_c() -> None:
-    """Let SIGINT raise KeyboardInterrupt, once in `PATIENCE` seconds; where it is ignored, it stays so."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+def exit_status(prog: str, work: Callable[[], int]) -> int:
+    """Return what `work` returns, or 128 plus the signal's number if Ctrl-C or SIGTERM came meanwhile.
+
+    SIGTERM and Ctrl-C raise an exception in `work`, so that every ``finally`` runs and no half-written file stays. All
+    that `work` raises or returns after such a signal is taken for its consequence, unless $LUMBAR_TRACEBACK is set.
+    Ctrl-C is reported in one line, with the arguments of the KeyboardInterrupt that arrives here.
+    """
+    global _command
+    command = _command = _Command()
+    hint: tuple[object, ...] = ()
+    try:
+        try:
+            command.silence_unraisable()
+            command.listen()
+            status = work()
+        finally:
+            command.end()
+    except BaseException as error:
+        command.end()  # The signal may have come just before the first call.
+        if isinstance(error, KeyboardInterrupt):
+            command.stopped_by, hint = signal.SIGINT, error.args
+        elif command.stopped_by is None or (isinstance(error, Exception) and os.environ.get("LUMBAR_TRACEBACK")):
+            raise
+    if command.stopped_by is None:
+        return status
+    if command.stopped_by == signal.SIGINT:
+        print(f"{prog}: {'; '.join(['interrupted', *map(str, hint)])}", file=sys.stderr, flush=True)
+    return 128 + command.stopped_by
+
+
+def is_requested() -> bool:
+    """Return whether Ctrl-C or SIGTERM has come and the command has not ended yet."""
+    return _command.stopped_by is not None and not _command.is_over
+
+
+def stop_if_requested() -> None:
+    """Raise the exception of a signal once more if one has come; long loops call this after each item.
+
+    It is for an exception that was caught and kept, as by a `concurrent.futures.Future`: as long as it exists, the
+    signal is not sent again.
+    """
+    if _command.stopped_by is not None and not _command.is_over:
+        _command.raise_(_command.stopped_by)
+
+
+@contextmanager
+def noted(number: int, note: Callable[[], None]) -> Iterator[None]:
+    """Call `note` for a signal while the block runs, and raise nothing; also for one that was lost just before."""
+    previous = signal.signal(number, lambda *_: note())
+    if is_requested() and _command.stopped_by == number and not _command.exceptions:
+        _command.stopped_by = None
+        note()
+    try:
+        yield
+    finally:
+        signal.signal(number, previous)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back while the block runs, and send those that came to this process at its end.
+
+    Outside the main thread the block just runs: handlers are called in the main thread only.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
-    heeded = -PATIENCE
+    came: list[int] = []
 
-    def heed(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        nonlocal heeded
-        if time.monotonic() - heeded >= PATIENCE:
-            heeded = time.monotonic()
-            raise KeyboardInterrupt
+    def keep(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        came.append(number)
 
-    signal.signal(signal.SIGINT, heed)
-    # A process that is ending takes handlers off, and would be ended by the signal instead, with another status.
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    previous: dict[int, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, keep)
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        for received in came:
+            signal.raise_signal(received)

@@ -1,4 +1,4 @@
-"""JSON files that one command leaves for the next: read as an object of the right version, or refused in one line."""
+"""JSON files that one command writes for another: an object of the expected schema version, or an error of one line."""
 
 import json
 import math
@@ -7,9 +7,15 @@ from typing import Any
 
 
 def read_object(path: Path, maker: str, version: int | None = None) -> dict[str, Any]:
-    """The JSON object in `path`, which `maker` writes; `version` is what its ``schema_version`` must be.
+    """Read a JSON object from a file.
 
-    Raises ValueError where there is no such file, or where it holds anything else.
+    Args:
+        path: the file.
+        maker: the command that writes the file, which the errors recommend.
+        version: the ``schema_version`` that the object must have, if any.
+
+    Raises:
+        ValueError: if the file does not exist, cannot be read, or contains anything else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -20,7 +26,7 @@ def read_object(path: Path, maker: str, version: int | None = None) -> dict[str,
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error}); run {maker} again") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}, no JSON object; run {maker} again")
+        raise ValueError(f"{path}: holds a {type(content).__name__}, not a JSON object; run {maker} again")
     if version is not None and content.get("schema_version") != version:
         found = content.get("schema_version")
         raise ValueError(f"{path}: schema version {found!r}, expected {version}; run {maker} again")
@@ -28,12 +34,12 @@ def read_object(path: Path, maker: str, version: int | None = None) -> dict[str,
 
 
 def plain(value: Any) -> Any:
-    """Values as JSON has them: no NumPy, and null for what is not a finite number."""
+    """Convert a value to the types of JSON: NumPy values to Python's, and numbers that are not finite to null."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    if hasattr(value, "tolist"):  # NumPy's arrays and scalars, without its import
+    if hasattr(value, "tolist"):  # NumPy's arrays and scalars, without importing NumPy
         return plain(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None

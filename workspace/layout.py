@@ -1,7 +1,7 @@
-"""The data root: one folder that holds everything, and where each thing lies in it.
+"""The data root, the folder that holds everything, and the paths in it.
 
-What the folders call ``patient_id/study_id`` is what the competition's tables call
-``study_id/series_id``: one level is an examination, the next one series.
+Folders that other software calls ``patient_id/study_id`` are ``study_id/series_id`` in the competition's tables: the
+upper level is an examination, the lower one a series.
 """
 
 import os
@@ -10,84 +10,104 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from workspace.setting_error import SettingError
+
 Split = Literal["train", "test"]
 
 DEFAULT_ROOT = "data/lumbarspine"
-#: In bytes: a folder's name has 255, and passing folders' names are longer than their run's.
+#: In bytes. A folder's name may have 255, and the names of temporary folders are longer than their run's.
 LONGEST_RUN_NAME = 200
 
 
 @dataclass(frozen=True)
 class DataRoot:
-    """Paths under one data root."""
+    """The paths under one data root."""
 
     path: Path
 
     @property
     def dataset(self) -> Path:
-        """What the user brings; never written to."""
+        """The folder of the user's input, which is never written to."""
         return self.path / "dataset"
 
     def images(self, split: Split) -> Path:
-        """DICOM files: ``<study_id>/<series_id>/<instance_number>.dcm``."""
+        """Return the folder of a split's DICOM files: ``<study_id>/<series_id>/<instance_number>.dcm``."""
         return self.dataset / f"{split}_images"
 
     def table(self, name: str) -> Path:
-        """One of the competition's tables, for example ``train.csv``."""
+        """Return the path of one of the competition's tables, for example ``train.csv``."""
         return self.dataset / name
 
     def processed(self, split: Split) -> Path:
+        """Return the folder that prepare_data.py writes for a split."""
         return self._written_to(self.path / split / "processed_data")
 
-    def run(self, run: str, flag: str = "--run") -> Path:
-        """A run's adapters, heads, calibrators and resumable states; `flag` is the one that names it."""
-        return self._written_to(self.path / "train" / "checkpoints" / run_name(run, flag))
+    def run(self, run: str, setting: str = "run") -> Path:
+        """Return the folder of a run's adapters, heads, calibrators and checkpoints.
+
+        Raises SettingError if `run`, the value of `setting`, cannot be the name of a run.
+        """
+        return self._written_to(self.path / "train" / "checkpoints" / run_name(run, setting))
 
     def logs(self, run: str) -> Path:
-        """A run's TensorBoard events, metrics.csv and report."""
+        """Return the folder of a run's TensorBoard events, metrics.csv and report."""
         return self._written_to(self.path / "train" / "logs" / run_name(run))
 
     def refuse_links(self, folders: Iterable[Path]) -> None:
-        """Raises ValueError where a link leads one of `folders`, which are written to, into what the user brought."""
-        brought = [os.path.realpath(path) for path in (self.dataset, self.images("train"), self.images("test"))]
+        """Raise ValueError if a symbolic link leads one of `folders`, which are written to, into the user's input."""
+        inputs = [os.path.realpath(path) for path in (self.dataset, self.images("train"), self.images("test"))]
         for folder in folders:
             target = os.path.realpath(folder)
-            if any(Path(target).is_relative_to(place) for place in brought):
-                raise ValueError(f"{folder}: leads to {target}, among what is never written to; remove that link")
+            if any(Path(target).is_relative_to(path) for path in inputs):
+                raise ValueError(
+                    f"{folder}: leads into the input, to {target}, which is never written to; remove that link"
+                )
 
     def _written_to(self, folder: Path) -> Path:
         self.refuse_links([folder])
         return folder
 
 
-def run_name(name: str, flag: str = "--run") -> str:
-    """A run's name, which becomes a folder's. Raises ValueError for what is more than a name."""
+def run_name(name: str, setting: str = "run") -> str:
+    """Return the name of a run, which becomes the name of a folder.
+
+    Raises SettingError, which names `setting`, if it is too long or has other characters than a run's name may have.
+    """
     if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
-        raise ValueError(f"{flag} {name!r}: a run's name has letters, digits, '-', '_' and '.' only")
+        raise SettingError(setting, f"{name!r}: a run's name has only letters, digits, '-', '_' and '.'")
     if len(os.fsencode(name)) > LONGEST_RUN_NAME:
-        raise ValueError(f"{flag} {name[:30]!r}...: a run's name has at most {LONGEST_RUN_NAME} characters")
+        raise SettingError(setting, f"{name[:30]!r}...: a run's name has at most {LONGEST_RUN_NAME} characters")
     return name
 
 
-def home_expanded(name: str, flag: str) -> Path:
-    """A path as a person writes it, ``~`` and all. Raises ValueError where ``~`` is the home of nobody."""
+def home_expanded(name: str, setting: str) -> Path:
+    """Return the path that a person wrote, with ``~`` and ``~user`` replaced by the home folder.
+
+    Raises SettingError if there is no such user, or ValueError if `setting` is an environment variable (``$NAME``).
+    """
     try:
         return Path(name).expanduser()
     except RuntimeError:
-        raise ValueError(f"{flag} {name!r}: nobody here has such a home folder") from None
+        problem = f"{name!r}: there is no such home folder"
+        raise (ValueError(f"{setting} {problem}") if setting[0] == "$" else SettingError(setting, problem)) from None
 
 
 def data_root(root: str | None) -> DataRoot:
-    """`root`, else $LUMBAR_ROOT, else ``data/lumbarspine``. Raises ValueError where there is no such folder."""
+    """Return the data root: `root`, else $LUMBAR_ROOT, else ``data/lumbarspine``.
+
+    Raises SettingError if `root` is not a folder, ValueError if the others are not.
+    """
     if root == "":
-        raise ValueError("--root '': names no folder; an unset variable?")
+        raise SettingError("root", "'': names no folder; give it a value, or leave it out")
     named = root or os.environ.get("LUMBAR_ROOT") or DEFAULT_ROOT
-    origin = "--root" if root else "$LUMBAR_ROOT" if os.environ.get("LUMBAR_ROOT") else "the default root"
-    missing = f"{origin} {named!r}: no such folder; it should be the folder that holds dataset/"
+    problem = f"{named!r}: no such folder; it should be the folder that holds dataset/"
     try:
         path = Path(named).expanduser().resolve()
-    except (RuntimeError, ValueError):  # a home that nobody has, a name that no folder can have
-        raise ValueError(missing) from None
-    if not path.is_dir():
-        raise ValueError(missing)
+        is_folder = path.is_dir()
+    except (RuntimeError, ValueError):  # an unknown user's home, or a name that no folder can have
+        is_folder = False
+    if not is_folder:
+        if root:
+            raise SettingError("root", problem)
+        raise ValueError(f"{'$LUMBAR_ROOT' if os.environ.get('LUMBAR_ROOT') else 'the default root'} {problem}")
     return DataRoot(path)

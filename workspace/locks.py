@@ -1,4 +1,4 @@
-"""Lock files: what one process at a time may do to a folder, also among machines that share it."""
+"""Lock files: only one process at a time works in a folder, also if several machines share it."""
 
 import errno
 import fcntl
@@ -8,28 +8,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-#: What a file system that knows no locks answers: some clusters' do not.
+#: The errors of file systems without locks, as some clusters have.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
 _LONGEST_HOLDER = 100
 
-#: Descriptors of what this process has locked.
+#: The file descriptors of the locks that this process holds.
 _held: set[int] = set()
 
 
-def _let_go() -> None:
-    """In a fork, whose copies would keep a lock for as long as it outlives the process that took it."""
+def _close_in_fork() -> None:
+    """Close a forked process's copies, which would hold a lock for longer than the process that took it."""
     while _held:
         os.close(_held.pop())
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_close_in_fork)
 
 
 @contextmanager
 def locked(path: Path, doing: str) -> Iterator[None]:
-    """Hold the lock file `path`, which is made for it and removed after it.
+    """Hold a lock while the block runs.
 
-    Raises BlockingIOError where another process holds it: which one it is, and that it is `doing` this.
+    Args:
+        path: the lock file, which is created and afterwards removed.
+        doing: what the holder does, in the error for other processes ("training this run").
+
+    Raises:
+        BlockingIOError: if another process holds the lock; the message names its process id and machine.
     """
     lock = _locked(path, doing)
     _held.add(lock)
@@ -38,14 +43,17 @@ def locked(path: Path, doing: str) -> Iterator[None]:
         os.write(lock, f"{os.getpid()} on {socket.gethostname()}".encode())
         yield
     finally:
-        if lock in _held:  # not in a fork
+        if lock in _held:  # A forked process has closed it, and must not remove the file.
             path.unlink(missing_ok=True)
             _held.remove(lock)
             os.close(lock)
 
 
 def _locked(path: Path, doing: str) -> int:
-    """A descriptor of the file, locked. Whoever lets go of the lock removes the file: one that is gone is no lock."""
+    """Return the descriptor of the locked file.
+
+    The holder removes the file before it releases the lock, so a lock on a removed file is worthless.
+    """
     while True:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
@@ -53,7 +61,7 @@ def _locked(path: Path, doing: str) -> int:
             if os.fstat(lock).st_ino == path.stat().st_ino:
                 return lock
         except FileNotFoundError:
-            pass  # removed between opening and locking: again, with a new file
+            pass  # It was removed between opening and locking: try again with a new file.
         except BlockingIOError:
             holder = os.read(lock, _LONGEST_HOLDER).decode(errors="replace")
             os.close(lock)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written under a passing name, then renamed."""
+"""Files that are written completely or not at all: under a temporary name first, then renamed."""
 
 import secrets
 from collections.abc import Iterator
@@ -10,10 +10,11 @@ SUFFIX = ".partial"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to, which takes `path`'s place when the block ends well, and goes when it fails.
+    """Yield a temporary path beside `path` to write to; it replaces `path` if the block succeeds, else it is deleted.
 
-    The name is nobody else's: a process that was given up and the one that took over may write the same file. It
-    ends in ``.partial``: writers that go by the ending must be told the format. Folders on the way are made.
+    The temporary name is unique, because a process that was given up and the one that took over may write the same
+    file. It ends in ``.partial``: a writer that derives the format from the suffix must be given the format. Missing
+    parent folders are created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SUFFIX}")
@@ -23,10 +24,10 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException as error:
         partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno and error.filename in (None, str(partial)):
-            error.filename = str(path)  # which a write does not say, and nobody knows the passing name
+            error.filename = str(path)  # An error of a write has no file name, and the temporary one means nothing.
         raise
 
 
 def is_partial(name: str) -> bool:
-    """Whether a file's name is one of those passing ones, which a killed process leaves behind."""
+    """Return whether a file's name is such a temporary name, which a killed process leaves behind."""
     return name.startswith(".") and name.endswith(SUFFIX)

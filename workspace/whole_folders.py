@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all; `workspace.whole_files` does the same for one file."""
+"""Folders that are written completely or not at all; `workspace.whole_files` does the same for one file."""
 
 import errno
 import os
@@ -9,16 +9,16 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-#: What a file system that cannot be told to write a file or folder out answers.
+#: The errors of file systems on which a file or folder cannot be synchronised with the disk.
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP}
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder beside `path` to fill; when the block ends well it takes the place of the one there, else it goes.
+    """Yield a temporary folder beside `path` to fill; it replaces `path` if the block succeeds, else it is deleted.
 
-    It is on the disk before it gets its name: a power cut must not leave empty files under a complete one. Raises
-    OSError where weights could not be written: a full disk is none to safetensors or torch.
+    It is synchronised with the disk before it is renamed, so that a power cut leaves no empty files under the final
+    name. Raises OSError if weights cannot be written: safetensors and torch raise other errors if the disk is full.
     """
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -27,11 +27,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield partial
         for folder, _, names in os.walk(partial, topdown=False):
             for name in names:
-                _write_out(Path(folder, name))
-            _write_out(Path(folder))
+                _synchronise(Path(folder, name))
+            _synchronise(Path(folder))
         shutil.rmtree(path, ignore_errors=True)
         partial.rename(path)
-        _write_out(path.parent)
+        _synchronise(path.parent)
     except (SafetensorError, RuntimeError) as error:
         free = shutil.disk_usage(path.parent).free / 2**20
         raise OSError(f"{path}: cannot be written ({error}; {free:.0f} MB of the disk are free)") from None
@@ -39,8 +39,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_out(path: Path) -> None:
-    """To the disk, what the operating system still keeps of a file or of a folder's names."""
+def _synchronise(path: Path) -> None:
+    """Make the operating system write a file, or a folder's entries, to the disk."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)

@@ -22,9 +22,10 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-#: Queued chunks per worker: enough that no worker waits, few enough that little memory is used.
+from workspace.interrupts import held, stop_if_requested
 from workspace.setting_error import SettingError
 
+#: Queued chunks per worker: enough that no worker waits, few enough that little memory is used.
 QUEUE_PER_WORKER = 3
 #: Weight of a chunk, in slices: sending a chunk takes a millisecond, converting a slice some three.
 CHUNK_WEIGHT = 32
@@ -61,29 +62,22 @@ class _SpawnedExecutor(ProcessPoolExecutor):
         super().__init__(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
-        with _ctrl_c_held():  # the first call starts the processes
+        # The first calls start the processes; one whose start is broken off half way prints a traceback.
+        with held(), _ctrl_c_blocked():
             return super().submit(fn, *args, **kwargs)
 
 
 @contextmanager
-def _ctrl_c_held() -> Iterator[None]:
-    """Block SIGINT for processes that are started within the block, which inherit the mask; raise it again at the end.
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Let processes that start in this block inherit a blocked Ctrl-C.
 
-    The mask alone is not enough: another thread of this process may receive the signal, and a process that is
-    interrupted while it starts prints a traceback.
+    Blocking alone does not hold it back from this process, where another thread may receive it.
     """
-    received: list[int] = []
-    in_main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, lambda number, _: received.append(number)) if in_main else None
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        if in_main:
-            signal.signal(signal.SIGINT, handler)
-    if received:
-        signal.raise_signal(signal.SIGINT)  # for the handler that was replaced meanwhile
 
 
 def _end_with_parent() -> None:
@@ -193,6 +187,7 @@ def _oldest_results(
     for result in results:
         yield result
         bar.update()
+        stop_if_requested()
 
 
 def _killed(names: Sequence[str]) -> str:

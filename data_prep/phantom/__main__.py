@@ -39,7 +39,7 @@ class Settings:
 def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
     root = write_cohort(
-        home_expanded(settings.root, "--root"),
+        home_expanded(settings.root, "root"),
         train=settings.train,
         test=settings.test,
         seed=settings.seed,

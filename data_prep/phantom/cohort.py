@@ -1,6 +1,7 @@
 """Draw, scan and write the studies of a cohort, each from its own random streams, and write their tables."""
 
 import json
+import multiprocessing
 import shutil
 import signal
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from data_prep.phantom.protocols import Scanners, SeriesPlan, Size, plan_study
 from data_prep.phantom.scanner import acquire
 from data_prep.phantom.tables import WrittenStudy, read_study, write_tables, write_truth
 from data_prep.sites import SITES, Severity, Site
+from workspace.interrupts import held, stop_if_requested
 from workspace.json_files import read_object
 from workspace.layout import DataRoot, Split
 
@@ -95,12 +97,12 @@ def write_cohort(
     working = DataRoot(final.path / ".phantom_unfinished")
     shutil.rmtree(working.path, ignore_errors=True)
     counts: dict[Split, int] = {"train": train, "test": test}
-    for split, count in counts.items():
-        if count:
-            working.images(split).mkdir(parents=True)
     truth = working.path / "phantom_truth"
-    truth.mkdir()
     try:
+        for split, count in counts.items():
+            if count:
+                working.images(split).mkdir(parents=True)
+        truth.mkdir()
         jobs = [(split, index) for split, count in counts.items() for index in range(count)]
         make = partial(write_study, working, settings)
         written = list(tqdm(_mapped(make, jobs, workers), total=len(jobs), unit="study", disable=not progress))
@@ -168,14 +170,26 @@ def _identities(generator: np.random.Generator) -> tuple[int, list[int]]:
 
 def _mapped(make: Any, jobs: list[tuple[Split, int]], workers: int) -> Iterator[WrittenStudy]:
     if workers == 1:
-        yield from map(make, jobs)
+        for job in jobs:
+            yield make(job)
+            stop_if_requested()
         return
-    # Ctrl-C reaches every process of the terminal. Only the first process handles it and then stops its workers.
-    with ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(workers, initializer=_leave_ctrl_c_to_the_parent) as pool:
         try:
-            yield from pool.map(make, jobs)
-        finally:
-            pool.shutdown(cancel_futures=True)  # after an interruption, wait only for the studies that have begun
+            with held():  # A pool whose start is broken off half way has processes that never end.
+                records = pool.map(make, jobs)
+            yield from records
+        except BaseException:
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()  # The unfinished cohort is deleted.
+            raise
+
+
+def _leave_ctrl_c_to_the_parent() -> None:
+    """Ctrl-C reaches every process of the terminal: the first one handles it, and its workers end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the handler of `held`, which a fork inherits
 
 
 def _manifest(settings: CohortSettings, train: int, test: int) -> dict[str, Any]:

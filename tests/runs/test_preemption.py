@@ -1,4 +1,4 @@
-"""Runs that are asked to stop: a state on disk, status 0, and the end that they would have had."""
+"""Runs that are stopped early write a checkpoint, exit with 0 and, resumed, end as they would have without it."""
 
 import json
 import os
@@ -21,20 +21,20 @@ ARGUMENTS = [
 
 
 @pytest.fixture(scope="module")
-def unbroken() -> list[str]:
-    """Runs done by an earlier test of this module."""
+def uninterrupted() -> list[str]:
+    """Return the names of the uninterrupted runs that earlier tests of this module have done."""
     return []
 
 
-def asking_after(rows: int, root: Path, run: str, ask: Callable[[], None], patience: float = 60) -> threading.Thread:
-    """A thread that asks once the run has written that many steps."""
+def when_written(rows: int, root: Path, run: str, stop: Callable[[], None], patience: float = 60) -> threading.Thread:
+    """Start a thread that calls `stop` as soon as the run has written that many steps, or after `patience` seconds."""
     path = root / "train" / "logs" / run / "metrics.csv"
 
     def watch() -> None:
         until = time.monotonic() + patience
         while not (path.is_file() and len(path.read_text().splitlines()) > rows) and time.monotonic() < until:
             time.sleep(0.002)
-        ask()
+        stop()
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -50,17 +50,17 @@ def terminate_this_process() -> None:
 
 
 @pytest.mark.parametrize("by", ["the file STOP", "SIGTERM", "the end of the Slurm job"])
-def test_a_stopped_run_leaves_a_state_and_ends_where_the_unbroken_one_would_have(
+def test_a_stopped_run_writes_a_checkpoint_and_resumes_to_the_same_result(
     by: str,
     train: Train,
     tiny_root: Path,
-    unbroken: list[str],
+    uninterrupted: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    if not unbroken:
-        assert train("unasked", *ARGUMENTS) == 0
-        unbroken.append("unasked")
+    if not uninterrupted:
+        assert train("uninterrupted", *ARGUMENTS) == 0
+        uninterrupted.append("uninterrupted")
     run = by.split()[-1]
     folder = tiny_root / "train" / "checkpoints" / run
     with monkeypatch.context() as patch:
@@ -68,54 +68,52 @@ def test_a_stopped_run_leaves_a_state_and_ends_where_the_unbroken_one_would_have
             patch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 60))
             assert train(run, *ARGUMENTS, "--stop_margin", "70") == 0
         else:
-            ask = terminate_this_process if by == "SIGTERM" else lambda: touch_stop(tiny_root, run)
-            thread = asking_after(2, tiny_root, run, ask)
+            stop = terminate_this_process if by == "SIGTERM" else lambda: touch_stop(tiny_root, run)
+            thread = when_written(2, tiny_root, run, stop)
             assert train(run, *ARGUMENTS) == 0
             thread.join()
     done = len(metrics(tiny_root, run))
     assert done < 12 and not (folder / "final").exists() and (folder / f"checkpoint-{done}").is_dir()
-    said = capsys.readouterr().out.splitlines()[-1]
-    assert said == (
+    message = capsys.readouterr().out.splitlines()[-1]
+    assert message == (
         f"stopped by {by} after step {done} of 12; the checkpoint is written: to resume, give the same command with "
         "--resume_from_checkpoint latest"
     )
     assert json.loads((folder / "run.json").read_text())["stopped_by"] == by
     assert train(run, *ARGUMENTS, "--resume_from_checkpoint", "latest") == 0
     assert not (folder / "STOP").exists() and "stopped_by" not in (folder / "run.json").read_text()
-    assert_same_result(tiny_root, "unasked", run)
+    assert_same_result(tiny_root, "uninterrupted", run)
 
 
-def test_an_evaluation_that_was_cut_short_is_made_up_for(train: Train, tiny_root: Path) -> None:
+def test_an_evaluation_that_was_interrupted_is_done_by_the_resumed_run(train: Train, tiny_root: Path) -> None:
     arguments = ["--max_train_steps", "3", "--per_device_train_batch_size", "10", "--evaluation_steps", "2"]
-    assert train("whole", *arguments, "--held_out_folds", "0", "1") == 0
-    # The end of a job that has passed is found before the first batch of held-out sites is looked at.
-    stopping = pytest.MonkeyPatch()
-    with stopping.context() as patch:
+    assert train("complete", *arguments, "--held_out_folds", "0", "1") == 0
+    # The end of the job has passed, so the run stops before the first batch of held-out sites.
+    job = pytest.MonkeyPatch()
+    with job.context() as patch:
         patch.setenv("SLURM_JOB_END_TIME", "1")
-        assert train("cut", *arguments, "--held_out_folds", "0", "1") == 0
-        assert train("cut", *arguments, "--held_out_folds", "0", "1", "--resume_from_checkpoint", "latest") == 0
-    assert [row["held_out_severity"] for row in metrics(tiny_root, "cut")] == ["", ""]
-    assert train("cut", *arguments, "--held_out_folds", "0", "1", "--resume_from_checkpoint", "latest") == 0
-    assert_same_result(tiny_root, "whole", "cut")
+        assert train("interrupted", *arguments, "--held_out_folds", "0", "1") == 0
+        assert train("interrupted", *arguments, "--held_out_folds", "0", "1", "--resume_from_checkpoint", "latest") == 0
+    assert [row["held_out_severity"] for row in metrics(tiny_root, "interrupted")] == ["", ""]
+    assert train("interrupted", *arguments, "--held_out_folds", "0", "1", "--resume_from_checkpoint", "latest") == 0
+    assert_same_result(tiny_root, "complete", "interrupted")
 
 
-def test_two_processes_stop_together_and_go_on_as_two_alone(
+def test_two_processes_stop_together_and_only_two_resume_the_run(
     train: Train, tiny_root: Path, tiny_base: str, capsys: pytest.CaptureFixture
 ) -> None:
-    """SIGTERM to the launcher, which hands it to the groups of its workers: those of the loaders hold out."""
+    """The launcher passes SIGTERM on to the groups of its workers; the workers of the data loaders ignore it."""
     arguments = ["--max_train_steps", "2000", "--per_device_train_batch_size", "5", "--checkpointing_steps", "1000"]
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
     launcher += ["--config_file", "accelerate_configs/cpu_2.yaml"]
-    whole = command(tiny_root, tiny_base, "pair", *arguments, "--dataloader_num_workers", "1")
+    words = command(tiny_root, tiny_base, "pair", *arguments, "--dataloader_num_workers", "1")
     pipe = subprocess.PIPE
-    with subprocess.Popen([*launcher, *whole], cwd=REPOSITORY, env=ENVIRONMENT, stdout=pipe, text=True) as process:
-        asking_after(2, tiny_root, "pair", process.terminate, patience=400).join()
-        said, _ = process.communicate(timeout=400)
-    (state,) = (tiny_root / "train" / "checkpoints" / "pair").glob("checkpoint-*")
+    with subprocess.Popen([*launcher, *words], cwd=REPOSITORY, env=ENVIRONMENT, stdout=pipe, text=True) as process:
+        when_written(2, tiny_root, "pair", process.terminate, patience=400).join()
+        printed, _ = process.communicate(timeout=400)
+    (checkpoint,) = (tiny_root / "train" / "checkpoints" / "pair").glob("checkpoint-*")
     done = len(metrics(tiny_root, "pair"))
-    assert (
-        state.name == f"checkpoint-{done}"
-        and f"stopped by SIGTERM after step {done} of 2000; the checkpoint is" in said
-    )
+    assert checkpoint.name == f"checkpoint-{done}"
+    assert f"stopped by SIGTERM after step {done} of 2000; the checkpoint is written" in printed
     assert train("pair", *arguments, "--resume_from_checkpoint", "latest") == 2
     assert "was written with processes = 2, now it is 1; resume with the same" in capsys.readouterr().err

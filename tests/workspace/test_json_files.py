@@ -1,4 +1,4 @@
-"""Whatever stands in a JSON file that one command leaves for another: one line of ValueError, quoting the file."""
+"""A damaged JSON file that one command wrote for another is reported in one line that quotes the file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -48,19 +48,19 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, name: str, damage: str) -> N
     (tmp_path / name).write_bytes(DAMAGED[damage])
     with pytest.raises(ValueError, match=r"\S") as raised:
         READERS[name](tmp_path)
-    said = str(raised.value)
-    assert str(tmp_path) in said and "\n" not in said and len(said) < len(str(tmp_path)) + 300
+    message = str(raised.value)
+    assert str(tmp_path) in message and "\n" not in message and len(message) < len(str(tmp_path)) + 300
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_folder_in_place_of_a_file_is_one_line(tmp_path: Path, name: str) -> None:
+def test_a_folder_instead_of_a_file_is_one_line(tmp_path: Path, name: str) -> None:
     (tmp_path / "final").mkdir()
     (tmp_path / name).mkdir()
     with pytest.raises(ValueError, match=f"{name}: cannot be read"):
         READERS[name](tmp_path)
 
 
-def test_what_is_there_is_read(tmp_path: Path) -> None:
+def test_an_object_is_read_and_its_version_checked(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text('{"schema_version": 2, "a": "\N{GREEK SMALL LETTER ALPHA}"}', encoding="utf-8")
     assert read_object(path, "someone", 2) == {"schema_version": 2, "a": "\N{GREEK SMALL LETTER ALPHA}"}

@@ -1,3 +1,5 @@
+"""Files that are written completely or not at all."""
+
 from pathlib import Path
 
 import pytest
@@ -5,7 +7,7 @@ import pytest
 from workspace.whole_files import replacing
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_file_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "a.txt"
     with replacing(path) as partial:
         partial.write_text("first")

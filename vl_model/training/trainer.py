@@ -197,7 +197,7 @@ class Trainer:
         size = self._batch_size
         largest = math.ceil(len(self.held_out) / self.accelerator.num_processes)
         for first in range(0, largest, size):  # as often in every process: they ask together
-            if preemption.is_asked():
+            if preemption.should_stop():
                 return {}
             rows = own[first : first + size]
             if not rows and not self.sharding:

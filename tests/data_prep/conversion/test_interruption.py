@@ -84,7 +84,7 @@ def command(root: Path, workers: int) -> list[str]:
     return [sys.executable, "prepare_data.py", "--root", str(root), "--workers", str(workers)]
 
 
-def start(root: Path, workers: int = 2, **more) -> "subprocess.Popen[str]":  # type: ignore[no-untyped-def]
+def start(root: Path, workers: int = 2, **options) -> "subprocess.Popen[str]":  # type: ignore[no-untyped-def]
     """Start the command as a terminal would: in a process group of its own."""
     return subprocess.Popen(
         command(root, workers),
@@ -93,7 +93,7 @@ def start(root: Path, workers: int = 2, **more) -> "subprocess.Popen[str]":  # t
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        **more,
+        **options,
     )
 
 
@@ -181,7 +181,7 @@ def test_a_full_disk_is_one_line_and_the_run_can_be_resumed(
     assert outputs(copy) == undisturbed
 
 
-def test_a_limit_on_files_sizes_is_one_line(root: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_limit_on_the_size_of_files_is_one_line(root: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     copy = copy_of(root, tmp_path)
     limit = 3_000_000  # enough for the crops of one study, not for those of all
     process = start(
@@ -254,7 +254,7 @@ def test_two_conversions_into_one_folder_are_refused(root: Path, tmp_path: Path)
     assert done.returncode == 2
     assert f"train/processed_data: another process ({os.getpid()} on " in done.stderr
     assert ") is converting into this folder" in done.stderr
-    assert not (copy / "train" / "processed_data").exists(), "nothing came to be in it"
+    assert not (copy / "train" / "processed_data").exists(), "the second conversion wrote nothing"
 
 
 def die(item: int) -> int:

@@ -55,7 +55,7 @@ def test_the_fingerprint_is_of_pairs_and_crops(tmp_path: Path) -> None:
     [
         (None, "no such file"),
         ("{", "not JSON"),
-        ("[]", "no JSON object"),
+        ("[]", "not a JSON object"),
         ('{"metadata": {"schema_version": 99}, "pairs": []}', "schema version 99"),
         ('{"metadata": {"schema_version": 1}, "pairs": [{"study_id": 1}]}', "an entry is missing or invalid"),
     ],
