@@ -20,7 +20,7 @@ class Diverged(ValueError):
 class DivergenceCheck:
     """Check the loss and the gradient of each step, before the weights are updated.
 
-    `first_loss` is that of the run's first step; a resumed run sets it from its records. The number of consecutive
+    `first_loss` is that of the run's first step; a resumed run reads it from metrics.csv. The number of consecutive
     skipped steps is not part of a checkpoint: a resumed run that skips every step is detected `SKIPPED_STEPS` later.
     """
 

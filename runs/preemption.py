@@ -21,7 +21,7 @@ from types import FrameType
 
 from accelerate import Accelerator
 
-from runs.accelerators import told_to_all
+from runs.accelerators import true_in_any_process
 from runs.run_folder import STOP_FILE
 
 JOB_END = "SLURM_JOB_END_TIME"
@@ -42,7 +42,7 @@ class Preemption:
         """Whether to stop; the same answer in every process, so every process must ask. Once true it stays so."""
         if self.reason is None:
             found = self._found_here()
-            self._decide(found, told_to_all(self._accelerator, list(found.values())))
+            self._decide(found, true_in_any_process(self._accelerator, list(found.values())))
         return self.reason is not None
 
     def is_asked_of_the_first(self) -> bool:

@@ -7,9 +7,9 @@ from typing import Any
 from accelerate import Accelerator
 
 from locator.carried import Placing
-from runs.checkpoints import check_state, find_checkpoints
+from runs.checkpoints import check_checkpoint, find_checkpoints
 from runs.launch import started_processes
-from runs.resuming import first_whole
+from runs.resuming import first_readable
 from runs.session import Session
 from runs.settings import OptimizationSettings
 from vl_model.data.augmentation import Augmentation
@@ -138,8 +138,8 @@ class ContrastiveTraining:
         if not checkpoints:
             return 0
         plan = self.plan(model, started_processes())
-        found, _ = first_whole(checkpoints, lambda folder: check_state(folder, plan))
-        return found[0] if found else 0
+        checked, _ = first_readable(checkpoints, lambda folder: check_checkpoint(folder, plan))
+        return checked[0] if checked else 0
 
     def build_batches(self, process: int, processes: int) -> TrainingBatches:
         """Return one process's share of every global batch."""

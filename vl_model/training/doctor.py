@@ -37,11 +37,11 @@ T = TypeVar("T")
 class Checks:
     """What a training checks and builds before its first step, each by the function that the training itself calls.
 
-    Each raises ValueError: `claim` if the run is in the way, `placing` if the locator to carry is damaged, `loss` if
+    Each raises ValueError: `check_run` if the run exists, `placing` if the locator to carry is damaged, `loss` if
     the loss cannot be used, `read` and `build` if there is no data or no model, `training` never.
     """
 
-    claim: Callable[[], None]
+    check_run: Callable[[], None]
     placing: Callable[[], Placing]
     loss: Callable[[], LossSettings]
     read: Callable[[], Material]
@@ -99,7 +99,7 @@ def examine(run: Path, checks: Checks, session: RunSettings, sites: int, push_to
     for name, check in (("packages", check_packages), ("devices", check_devices), ("processes", check_world)):
         examination.add(name, check, lambda found: found)
     examination.add("precision", lambda: check_precision(session.mixed_precision), lambda found: found)
-    examination.add("run", checks.claim, lambda _: (True, f"{run.name} can start"))
+    examination.add("run", checks.check_run, lambda _: (True, f"{run.name} can start"))
     examination.add("records", lambda: trackers_of(session.report_to), check_trackers)
     if repository := push_to_hub:
         valid = (

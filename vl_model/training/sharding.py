@@ -20,7 +20,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from runs.full_tensors import whole
+from runs.full_tensors import full_tensor
 from vl_model.towers.blocks import blocks_of
 
 #: What is called from outside besides `forward`, and needs whole weights too.
@@ -91,7 +91,7 @@ class Sharding:
         """The model's `state_dict`, whole and on the CPU, in the first process; empty in the others."""
         state = {}
         for name, tensor in self._model.state_dict().items():
-            together = whole(tensor).detach()
+            together = full_tensor(tensor).detach()
             if dist.get_rank() == 0:
                 state[name] = together.cpu()
         return state
