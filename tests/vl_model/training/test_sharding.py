@@ -1,4 +1,4 @@
-"""Weights spread over two gloo processes against weights that each of them holds: gradients, runs, states."""
+"""Weights that are sharded over two gloo processes give the gradients, runs and checkpoints of full weights."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from torch.distributed.tensor import DTensor
 from runs.accelerators import choose_precision
 from runs.checkpoints import save_checkpoint
 from runs.collectives import rank
-from runs.full_tensors import whole
-from runs.launch import SHARDS, check_launch
+from runs.full_tensors import full_tensor
+from runs.launch import SHARDING_VARIABLE, check_launch
 from runs.resuming import resume
 from tests.processes import in_processes
 from tests.runs.test_collectives import CAPTIONS
@@ -32,7 +32,7 @@ from vl_model.towers.plain_attention import use_plain_attention
 from vl_model.training.loss import contrastive_loss
 from vl_model.training.sharding import Sharding
 
-SHARDED = {SHARDS: "true", "FSDP_VERSION": "2"}
+SHARDED = {SHARDING_VARIABLE: "true", "FSDP_VERSION": "2"}
 RESNET = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None, "head_width": 64},
@@ -41,7 +41,7 @@ RESNET = {
 
 
 def backward(wrapped: nn.Module, model: SiteModel) -> None:
-    """Of the loss of both processes' sites, which differ."""
+    """Take the backward pass of the loss of both processes' sites, which differ."""
     torch.manual_seed(3)
     size = model.towers.image_size
     tile_NT3HW = torch.randn(8, 2, 3, size, size).double()[rank() * 4 :][:4]
@@ -52,69 +52,72 @@ def backward(wrapped: nn.Module, model: SiteModel) -> None:
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
-    return {name: whole(p.grad) for name, p in model.named_parameters() if p.grad is not None}
+    return {name: full_tensor(p.grad) for name, p in model.named_parameters() if p.grad is not None}
 
 
 Trained = tuple[nn.Module, torch.optim.Optimizer]
 
 
-def exchange_states(folder: Path, kept: Trained, spread: Trained) -> None:
-    """Each goes on from the other's state; a weight of the state is then that of both, and so are its moments."""
-    for step, (writer, reader) in enumerate(((spread, kept), (kept, spread)), start=1):
+def exchange_checkpoints(folder: Path, full: Trained, sharded: Trained) -> None:
+    """Resume each model from the other's checkpoint: weights and moments of both are then equal."""
+    for step, (writer, reader) in enumerate(((sharded, full), (full, sharded)), start=1):
         with torch.no_grad():
             for parameter in reader[0].parameters():
                 parameter.zero_()
             for moments in reader[1].state.values():
                 moments["exp_avg"].zero_()
-        state = save_checkpoint(folder, step, *writer, None, {}, None)
+        checkpoint = save_checkpoint(folder, step, *writer, None, {}, None)
         dist.barrier()
-        assert resume([state], *reader, None, {}) == (step, state)
-        for one, other in zip(spread[1].param_groups[0]["params"], kept[1].param_groups[0]["params"], strict=True):
-            assert torch.equal(whole(one), other)
-            assert all(torch.equal(whole(spread[1].state[one][name]), x) for name, x in kept[1].state[other].items())
+        assert resume([checkpoint], *reader, None, {}) == (step, checkpoint)
+        for one, other in zip(sharded[1].param_groups[0]["params"], full[1].param_groups[0]["params"], strict=True):
+            assert torch.equal(full_tensor(one), other)
+            assert all(
+                torch.equal(full_tensor(sharded[1].state[one][name]), x) for name, x in full[1].state[other].items()
+            )
 
 
 def compare(model: SiteModel, precision: str, folder: Path) -> None:
-    """Two steps of each, in float64: gradients, their norm, weights and batch statistics."""
-    kept, spread = deepcopy(model), deepcopy(model)
-    wrapped = nn.parallel.DistributedDataParallel(kept, find_unused_parameters=model.settings.tune == "full")
+    """Compare two steps of full and sharded weights in float64: gradients, norms, weights, batch statistics."""
+    full, sharded = deepcopy(model), deepcopy(model)
+    wrapped = nn.parallel.DistributedDataParallel(full, find_unused_parameters=model.settings.tune == "full")
     with torch.no_grad():
-        for parameter in spread.parameters():
-            parameter.add_(rank())  # it begins as the first process' does
-    sharding = Sharding(spread, precision)
-    held = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in spread.parameters())
-    assert held < 0.6 * sum(parameter.numel() for parameter in kept.parameters())
-    two = [torch.optim.AdamW([p for p in each.parameters() if p.requires_grad], lr=1e-3) for each in (kept, spread)]
+        for parameter in sharded.parameters():
+            parameter.add_(rank())  # the sharded model starts with the first process's weights
+    sharding = Sharding(sharded, precision)
+    held = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in sharded.parameters())
+    assert held < 0.6 * sum(parameter.numel() for parameter in full.parameters())
+    two = [torch.optim.AdamW([p for p in each.parameters() if p.requires_grad], lr=1e-3) for each in (full, sharded)]
     for _ in range(2):
         for optimizer in two:
             optimizer.zero_grad()
-        backward(wrapped, kept)
-        backward(spread, spread)
+        backward(wrapped, full)
+        backward(sharded, sharded)
         sharding.exchange_what_is_whole()
-        expected, found = gradients(kept), gradients(spread)
+        expected, found = gradients(full), gradients(sharded)
         assert expected.keys() == found.keys() and "logit_scale.log_scale" in found
         for name, gradient in expected.items():
             assert (found[name] - gradient).norm() <= 1e-10 * gradient.norm() + 1e-14, name
-        norm = float(nn.utils.clip_grad_norm_(kept.parameters(), 0.01))
+        norm = float(nn.utils.clip_grad_norm_(full.parameters(), 0.01))
         assert sharding.clip_gradients(0.01) == pytest.approx(norm, rel=1e-10)
         for optimizer in two:
             optimizer.step()
-    together = sharding.whole_state()
+    gathered = sharding.whole_state()
     if rank() == 0:
-        for name, value in kept.state_dict().items():
-            torch.testing.assert_close(together[name], value, rtol=1e-9, atol=1e-11, msg=name)
+        for name, value in full.state_dict().items():
+            torch.testing.assert_close(gathered[name], value, rtol=1e-9, atol=1e-11, msg=name)
     else:
-        assert not together
-    exchange_states(folder, (kept, two[0]), (spread, two[1]))
-    # By the entries of evaluations; DDP hands out the first process' batch statistics with the next step alone.
-    kept.eval()
-    spread.eval()
+        assert not gathered
+    exchange_checkpoints(folder, (full, two[0]), (sharded, two[1]))
+    # Compare the methods that evaluation calls, in the first process: DDP broadcasts its batch statistics to the others
+    # only with the next step.
+    full.eval()
+    sharded.eval()
     tile_BT3HW, mask_BT = torch.randn(2, 1, 3, 32, 32).double(), torch.ones(2, 1, dtype=torch.bool)
     with torch.no_grad():
-        image_BD, text_KD = spread.embed_sites(tile_BT3HW, mask_BT), spread.embed_texts(["one"])
+        image_BD, text_KD = sharded.embed_sites(tile_BT3HW, mask_BT), sharded.embed_texts(["one"])
         if rank() == 0:
-            torch.testing.assert_close(image_BD, kept.embed_sites(tile_BT3HW, mask_BT))
-            torch.testing.assert_close(text_KD, kept.embed_texts(["one"]))
+            torch.testing.assert_close(image_BD, full.embed_sites(tile_BT3HW, mask_BT))
+            torch.testing.assert_close(text_KD, full.embed_texts(["one"]))
 
 
 TRANSFORMERS = ("open_clip", "open_clip with BERT", "CLIP", "SigLIP")
@@ -124,7 +127,7 @@ TRANSFORMERS = ("open_clip", "open_clip with BERT", "CLIP", "SigLIP")
     ("family", "tune"),
     [*((family, tune) for family in TRANSFORMERS for tune in ("full", "lora")), ("batch statistics", "full")],
 )
-def test_spread_weights_learn_what_whole_ones_do(
+def test_sharded_weights_learn_what_full_ones_do(
     family: str, tune: str, family_base: Callable[[str], str], tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
@@ -138,7 +141,7 @@ def test_spread_weights_learn_what_whole_ones_do(
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.1)
-    for layer in model.modules():  # BERT is born with it
+    for layer in model.modules():  # BERT has dropout by default
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
     use_plain_attention(model)
@@ -146,75 +149,77 @@ def test_spread_weights_learn_what_whole_ones_do(
 
 
 def start(root: Path, base: str, run: str, *arguments: str) -> str:
-    """What train_vl.py printed, in two processes that spread the weights."""
+    """Run train_vl.py in two processes with sharded weights, and return what it printed."""
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
     launcher += ["--config_file", "accelerate_configs/cpu_2.yaml"]
-    told = command(root, base, run, *arguments)
+    training = command(root, base, run, *arguments)
     environment = {**ENVIRONMENT, **SHARDED}
-    done = subprocess.run([*launcher, *told], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    done = subprocess.run([*launcher, *training], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_a_spread_run_is_that_of_one_process_and_goes_on_to_the_bit(
+def test_a_sharded_run_equals_that_of_one_process_and_resumes_bit_for_bit(
     train: Train, tiny_root: Path, tiny_base: str
 ) -> None:
     arguments = ["--max_train_steps", "8", "--learning_rate", "2e-3", "--lora_towers", "both", "--held_out_sites", "7"]
     arguments += ["--gradient_accumulation_steps", "2", "--cache_negatives", "true", "--evaluation_steps", "4"]
     own = [*arguments, "--per_device_train_batch_size", "5", "--checkpointing_steps", "3"]
-    said = start(tiny_root, tiny_base, "spread", *own, "--checkpoints_total_limit", "9")
-    assert "2 processes, device cpu, precision fp32, weights spread over them" in said
-    assert train("spread-whole", *arguments, "--per_device_train_batch_size", "10") == 0
-    for one, other in zip(metrics(tiny_root, "spread"), metrics(tiny_root, "spread-whole"), strict=True):
+    printed = start(tiny_root, tiny_base, "sharded", *own, "--checkpoints_total_limit", "9")
+    assert "2 processes, device cpu, precision fp32, sharded weights" in printed
+    assert train("sharded-full", *arguments, "--per_device_train_batch_size", "10") == 0
+    for one, other in zip(metrics(tiny_root, "sharded"), metrics(tiny_root, "sharded-full"), strict=True):
         for name in ("loss", "gradient_norm", "logit_scale", "held_out_caption", "held_out_severity"):
             assert float(one[name] or 0) == pytest.approx(float(other[name] or 0), rel=2e-4), name
-    first, second = final(tiny_root, "spread"), final(tiny_root, "spread-whole")
+    first, second = final(tiny_root, "sharded"), final(tiny_root, "sharded-full")
     assert first.keys() == second.keys()
     assert all(torch.allclose(first[name], second[name], atol=2e-4) for name in first)
     runs, logs = tiny_root / "train" / "checkpoints", tiny_root / "train" / "logs"
-    shutil.copytree(runs / "spread" / "checkpoint-3", runs / "spread-again" / "checkpoint-3")
-    shutil.copytree(logs / "spread", logs / "spread-again")
-    said = start(tiny_root, tiny_base, "spread-again", *own, "--resume_from_checkpoint", "latest")
-    assert "resumed from checkpoint-3" in said
-    assert_same_result(tiny_root, "spread", "spread-again")
-    assert json.loads((runs / "spread-again" / "run.json").read_text())["sharded"]
+    shutil.copytree(runs / "sharded" / "checkpoint-3", runs / "sharded-again" / "checkpoint-3")
+    shutil.copytree(logs / "sharded", logs / "sharded-again")
+    printed = start(tiny_root, tiny_base, "sharded-again", *own, "--resume_from_checkpoint", "latest")
+    assert "resumed from checkpoint-3" in printed
+    assert_same_result(tiny_root, "sharded", "sharded-again")
+    assert json.loads((runs / "sharded-again" / "run.json").read_text())["sharded"]
 
 
-def test_every_weight_is_spread_in_bf16(train: Train, tiny_root: Path, tiny_base: str) -> None:
-    """Rounded where autocast rounds: the losses are those of whole weights, to bf16's last digits."""
+def test_all_weights_are_sharded_in_bf16(train: Train, tiny_root: Path, tiny_base: str) -> None:
+    """Sharding rounds where autocast rounds: the losses equal those of full weights to the precision of bf16."""
     arguments = ["--tune", "full", "--max_train_steps", "4", "--mixed_precision", "bf16"]
     arguments += ["--gradient_checkpointing", "true"]
-    start(tiny_root, tiny_base, "spread-half", *arguments, "--per_device_train_batch_size", "6")
-    assert train("spread-half-whole", *arguments, "--per_device_train_batch_size", "12") == 0
-    for one, other in zip(metrics(tiny_root, "spread-half"), metrics(tiny_root, "spread-half-whole"), strict=True):
+    start(tiny_root, tiny_base, "sharded-half", *arguments, "--per_device_train_batch_size", "6")
+    assert train("sharded-half-full", *arguments, "--per_device_train_batch_size", "12") == 0
+    for one, other in zip(metrics(tiny_root, "sharded-half"), metrics(tiny_root, "sharded-half-full"), strict=True):
         assert float(one["loss"]) == pytest.approx(float(other["loss"]), rel=5e-3)
-    assert (tiny_root / "train" / "checkpoints" / "spread-half" / "final" / "open_clip_model.safetensors").is_file()
+    assert (tiny_root / "train" / "checkpoints" / "sharded-half" / "final" / "open_clip_model.safetensors").is_file()
 
 
-def test_one_process_has_nothing_to_spread(train: Train, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_one_process_does_not_shard(train: Train, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     for name, value in SHARDED.items():
         monkeypatch.setenv(name, value)
-    assert train("spread-alone", "--max_train_steps", "1", "--per_device_train_batch_size", "5") == 0
+    assert train("sharded-alone", "--max_train_steps", "1", "--per_device_train_batch_size", "5") == 0
     assert "1 process, device cpu, precision fp32\n" in capsys.readouterr().out
-    assert os.environ[SHARDS] == "false"  # for accelerate and transformers
+    assert os.environ[SHARDING_VARIABLE] == "false"  # for accelerate and transformers
 
 
-def test_what_cannot_be_spread_is_refused(train: Train, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_settings_that_cannot_be_combined_with_sharding_are_refused(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     for name, value in SHARDED.items():
         monkeypatch.setenv(name, value)
-    assert train("spread-compiled", "--max_train_steps", "1", "--compile", "true") == 2
-    assert "--compile true: not with weights that are spread over processes" in capsys.readouterr().err
+    assert train("sharded-compiled", "--max_train_steps", "1", "--compile", "true") == 2
+    assert "--compile true: cannot be combined with sharded weights (FSDP2)" in capsys.readouterr().err
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
-    with pytest.raises(ValueError, match="--mixed_precision auto: fp16 here, in which"):
+    with pytest.raises(ValueError, match="mixed_precision auto: fp16 on this device, in which"):
         choose_precision("auto", use_cpu=False, shards=True)
 
 
-def test_other_ways_of_spreading_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SHARDS, "true")
+def test_other_kinds_of_sharding_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SHARDING_VARIABLE, "true")
     with pytest.raises(ValueError, match=r"fsdp_version is 1: .* see accelerate_configs/fsdp2.yaml"):
         check_launch()
     monkeypatch.setenv("FSDP_VERSION", "2")
     assert check_launch().shards
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(ValueError, match=r"ACCELERATE_USE_DEEPSPEED is set: .* by FSDP2 alone"):
+    with pytest.raises(ValueError, match=r"ACCELERATE_USE_DEEPSPEED is set: .* with FSDP2"):
         check_launch()
