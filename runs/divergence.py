@@ -10,7 +10,7 @@ SKIPPED_STEPS = 50
 
 
 class Diverged(ValueError):
-    """The loss or its gradient is no longer finite in `step`, or far beyond where it began."""
+    """The loss or its gradient is not finite in `step`, or the loss is far beyond its first value."""
 
     def __init__(self, step: int, message: str) -> None:
         super().__init__(message)

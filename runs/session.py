@@ -3,7 +3,7 @@
 A script first checks everything that needs no torch, locks the run's folder (`runs.run_folder.hold_run`), and then
 calls `run_training`, which takes these steps:
 
-    processes, seed, model    the world of processes, and the same model in each of them
+    processes, seed, model    the processes, and the same model in each of them
     resume or begin           a checkpoint that does not fit is refused before anything is written
     run.json                  the record of the run
     take_steps                step, evaluation, metrics.csv, checkpoint, stop
@@ -76,7 +76,7 @@ class Session:
 class Training(Protocol):
     """What is particular to one kind of training.
 
-    settings: the resolved settings, to be recorded. dataset_fingerprint: of the data that is learned from.
+    settings: the resolved settings, to be recorded. dataset_fingerprint: the fingerprint of the training data.
     """
 
     settings: dict[str, Any]
@@ -105,9 +105,10 @@ def run_training(
 
     Args:
         training: what is particular to this training.
-        settings: those that every training has.
+        settings: the settings that every training has.
         launch: what the launcher was configured to start.
-        run, logs: the run's folder, which the caller has locked, and that of its logs.
+        run: the run's folder, which the caller has locked.
+        logs: the folder of the run's logs.
         trackers: the trackers to log to.
 
     Returns whether the run is finished: False if it was asked to stop, and has written a checkpoint. Raises ValueError

@@ -114,7 +114,7 @@ def examine(run: Path, checks: Checks, session: RunSettings, sites: int, push_to
     if repository := push_to_hub:
         valid = f"{repository} is a valid repository name; write access is only checked when final/ is uploaded"
         examination.add("hub", lambda: check_repository(repository), lambda _: (True, valid))
-    examination.add("placing", checks.placing, check_placing)
+    examination.add("locator", checks.placing, check_placing)
     examination.add("loss", checks.loss, lambda loss: (True, loss.loss))
     training = examine_training_set(examination, checks, run)
     model = examination.add("model", checks.build, check_model)

@@ -20,7 +20,7 @@ def test_all_checks_pass_and_nothing_is_written(train: Train, tiny_root: Path, c
     assert train("well", *DOCTOR, "--push_to_hub", "somebody/lumbar") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["ok"] * 17
-    names = "packages devices processes precision run trackers hub placing loss data set crops base batches model"
+    names = "packages devices processes precision run trackers hub locator loss data set crops base batches model"
     names += " checkpoint memory disk"
     assert " ".join(line[5:16].strip() for line in lines) == names
     assert sorted(path for path in tiny_root.rglob("*")) == before
