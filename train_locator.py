@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from runs.launch import Launch, check_launch, follow, own_rank, set_environment_of_torch, trackers_of
-from runs.run_folder import claim_run, held
+from runs.run_folder import hold_run, prepare_run
 from runs.settings import OptimizationSettings, RunSettings
 from workspace.cli import run_command
 from workspace.layout import DataRoot, data_root
@@ -79,14 +79,14 @@ def main() -> None:
     if settings.show is not None:
         show(root, settings.session.run, settings.show)
         return
-    with held(root.run(settings.session.run)):
+    with hold_run(root.run(settings.session.run)):
         train(settings, launch, root)
 
 
 def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
     session = settings.session
     run, logs = root.run(session.run), root.logs(session.run)
-    claim_run(run, session.overwrite, session.resume_from_checkpoint)
+    prepare_run(run, session.overwrite, session.resume_from_checkpoint)
     trackers = trackers_of(session.report_to)
 
     from locator.learning_set import read_learning_set

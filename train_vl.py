@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from locator.carried import Placing, placing_to_carry
 from runs.launch import Launch, check_launch, follow, own_rank, set_environment_of_torch, trackers_of
-from runs.run_folder import check_run, claim_run, held
+from runs.run_folder import check_run, hold_run, prepare_run
 from runs.settings import OptimizationSettings, RunSettings
 from vl_model.data.augmentation import Augmentation
 from vl_model.data.training_set import TrainingSet, read_training_set
@@ -68,7 +68,7 @@ def main() -> int:
     launch = check_launch()
     if settings.export:
         return export(settings, root.run(settings.session.run))
-    with held(root.run(settings.session.run)):
+    with hold_run(root.run(settings.session.run)):
         train(settings, launch, root)
     return 0
 
@@ -84,7 +84,7 @@ def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
     """Check everything that can be checked without torch, whose import takes seconds; then train."""
     session = settings.session
     run, logs = root.run(session.run), root.logs(session.run)
-    claim_run(run, session.overwrite, session.resume_from_checkpoint)
+    prepare_run(run, session.overwrite, session.resume_from_checkpoint)
     trackers = trackers_of(session.report_to)
     placing = placing_to_carry(root)
     training_set = training_set_of(settings, root)
@@ -151,7 +151,7 @@ def examine(settings: Settings, root: DataRoot) -> int:
     session = settings.session
     run, shards = root.run(session.run), check_launch().shards
     checks = doctor.Checks(
-        claim=lambda: check_run(run, session.overwrite, session.resume_from_checkpoint),
+        check_run=lambda: check_run(run, session.overwrite, session.resume_from_checkpoint),
         placing=lambda: placing_to_carry(root),
         loss=lambda: check_loss(settings.loss, settings.augmentation, settings.duration),
         read=lambda: training_set_of(settings, root),

@@ -56,7 +56,7 @@ class PictureBatches:
     def draw(self, step: int) -> PictureBatch:
         places = range(self.process * self.batch_size, (self.process + 1) * self.batch_size)
         is_axial = int(self.name == "axial")
-        generators = [random_stream(self.seed, Stream.PICTURE, step, place, is_axial) for place in places]
+        generators = [random_stream(self.seed, Stream.LOCATOR_IMAGE, step, place, is_axial) for place in places]
         rows = [int(self.row_N[generator.integers(len(self.row_N))]) for generator in generators]
         return vary(load(self.cut, rows), generators, self.name)
 

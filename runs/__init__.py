@@ -1,1 +1,1 @@
-"""What every training run shares: processes, checkpoints, resuming, stopping, and the records it keeps."""
+"""What every training shares: processes, checkpoints, resuming, stopping, the run's record and its log."""

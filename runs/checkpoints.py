@@ -1,11 +1,11 @@
-"""``checkpoint-<step>/``: what a killed run needs to end where the unkilled one would have.
+"""Checkpoints: a run that is resumed from ``checkpoint-<step>/`` has the same result as an unbroken run.
 
-    trainable.safetensors   what learns (and, for --tune full, the buffers)
-    optimizer.pt            the optimiser's moments, and the fp16 scaler's state where there is one
-    state.json              the step, what must not change on the way, and digests of both; written last
+    trainable.safetensors   the weights that are trained, and the buffers of their layers
+    optimizer.pt            the optimizer's moments, and the state of the fp16 scaler if there is one
+    state.json              the step, the plan, and the SHA-256 of both files; written last
 
-A folder appears under its name by rename, when it is complete. Everything random is a function of (seed, step), so no
-random state is kept.
+A folder gets its name by rename, when it is complete. Every random number is a function of (seed, step), so a
+checkpoint contains no state of a random generator.
 """
 
 import hashlib
@@ -23,21 +23,21 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from runs.collectives import rank
-from runs.full_tensors import spread_like, whole
+from runs.full_tensors import full_tensor, shard_like
 from workspace.json_files import read_object
 from workspace.layout import home_expanded
 from workspace.setting_error import SettingError
 from workspace.whole_folders import whole_folder
 
 PREFIX = "checkpoint-"
-STATE = "state.json"
-WEIGHTS = "trainable.safetensors"
-OPTIMIZER = "optimizer.pt"
+STATE_FILE = "state.json"
+WEIGHTS_FILE = "trainable.safetensors"
+OPTIMIZER_FILE = "optimizer.pt"
 SHA256 = "sha256"
 
 
-class DamagedState(ValueError):
-    """A state that cannot be read, though an older one perhaps can."""
+class DamagedCheckpoint(ValueError):
+    """A checkpoint cannot be read. An older one may be intact."""
 
 
 def save_checkpoint(
@@ -49,144 +49,176 @@ def save_checkpoint(
     plan: dict[str, Any],
     limit: int | None,
 ) -> Path:
-    """Write ``run/checkpoint-<step>`` and delete the oldest beyond `limit`; the first process does, all must call it.
+    """Write ``run/checkpoint-<step>``, delete the checkpoints that it replaces, and return its folder.
 
-    Later ones are deleted too: they are another future's, where the run was resumed from before its last state.
+    Every process must call this; the first one writes. Checkpoints of later steps are deleted too: they belong to an
+    earlier attempt, if the run was resumed from a checkpoint that was not its last.
+
+    Args:
+        run: the run's folder.
+        step: the number of steps that have been taken.
+        model, optimizer: what is trained. Sharded tensors are written as full ones.
+        scaler: the fp16 gradient scaler, if any.
+        plan: the settings and fingerprints that a resumed run must share with the checkpoint.
+        limit: the number of newest checkpoints to keep; None keeps all.
     """
     folder = run / f"{PREFIX}{step}"
-    weights = {name: _put_together(tensor) for name, tensor in trainable_tensors(model).items()}
-    moments = tree_map_only(Tensor, _put_together, optimizer.state_dict())
+    weights = {name: _full_on_cpu(tensor) for name, tensor in trainable_tensors(model).items()}
+    moments = tree_map_only(Tensor, _full_on_cpu, optimizer.state_dict())
     if rank():
         return folder
     state = {"optimizer": moments, "scaler": scaler.state_dict() if scaler else None}
     with whole_folder(folder) as partial:
-        save_file(weights, partial / WEIGHTS)
-        torch.save(state, partial / OPTIMIZER)
-        files = {name: _sha256(partial / name) for name in (WEIGHTS, OPTIMIZER)}
+        save_file(weights, partial / WEIGHTS_FILE)
+        torch.save(state, partial / OPTIMIZER_FILE)
+        files = {name: _sha256(partial / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE)}
         content = {"step": step, "plan": plan, SHA256: files}
-        (partial / STATE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    own = [path for number, path in complete_checkpoints(run) if number <= step]
+        (partial / STATE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    earlier = [path for number, path in complete_checkpoints(run) if number <= step]
     later = [path for number, path in complete_checkpoints(run) if number > step]
-    for path in [*later, *own[: -limit if limit else 0]]:
+    for path in [*later, *earlier[: -limit if limit else 0]]:
         shutil.rmtree(path)
     return folder
 
 
 @dataclass(frozen=True)
-class Saved:
-    """What a checkpoint holds, whole and on the CPU."""
+class Checkpoint:
+    """The content of a checkpoint: full tensors, on the CPU.
+
+    Args:
+        step: the number of steps that had been taken.
+        weights: the trained weights and their buffers, by name.
+        moments: the `state_dict` of the optimizer.
+        scaler: the `state_dict` of the fp16 gradient scaler, if there was one.
+        digests: the SHA-256 of the checkpoint's files, by name.
+    """
 
     step: int
     weights: dict[str, Tensor]
     moments: dict[str, Any]
     scaler: dict[str, Any] | None
-    digests: dict[str, str]  # of its files, by name
+    digests: dict[str, str]
 
-    def put_into(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
-        """Where weights are spread over processes all must, and have the first one's."""
+    def load_into(self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any) -> None:
+        """Load the content into the model, the optimizer and the scaler, in place.
+
+        If the weights are sharded, every process must call this; all get their shards of the first one's tensors.
+        """
         for name, tensor in trainable_tensors(model).items():
-            tensor.data.copy_(spread_like(self.weights[name], tensor))
-        optimizer.load_state_dict({**self.moments, "state": self._spread_moments(optimizer)})
+            tensor.data.copy_(shard_like(self.weights[name], tensor))
+        optimizer.load_state_dict({**self.moments, "state": self._sharded_moments(optimizer)})
         if scaler and self.scaler:
             scaler.load_state_dict(self.scaler)
 
-    def _spread_moments(self, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
-        """Of a weight that is spread, the moments are, one after the other: the optimizer would take all whole."""
+    def _sharded_moments(self, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
+        """Return the moments by the number of their parameter, sharded like it.
+
+        They are sharded one at a time; `load_state_dict` itself would take them as full tensors.
+        """
         numbers = [number for group in self.moments["param_groups"] for number in group["params"]]
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        like = dict(zip(numbers, parameters, strict=True))
+        parameter_of = dict(zip(numbers, parameters, strict=True))
         return {
             number: {
-                name: spread_like(value, like[number]) if value.shape == like[number].shape else value
+                name: shard_like(value, parameter_of[number]) if value.shape == parameter_of[number].shape else value
                 for name, value in moments.items()
             }
             for number, moments in self.moments["state"].items()
         }
 
 
-def read_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, plan: dict[str, Any]) -> Saved:
-    """A checkpoint that fits the model, in this process' memory; nothing is changed, and no other process asked.
+def read_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, plan: dict[str, Any]
+) -> Checkpoint:
+    """Read a checkpoint into the memory of this process. Model and optimizer are not changed.
 
-    Raises DamagedState where it cannot be read, and ValueError where `plan` differs from that of the run that wrote it.
+    Raises DamagedCheckpoint if it cannot be read, and ValueError if it was written for another plan or another model.
     """
-    step, digests = check_state(folder, plan)
+    step, digests = check_checkpoint(folder, plan)
     try:
-        weights = load_file(folder / WEIGHTS)
-        saved = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
+        weights = load_file(folder / WEIGHTS_FILE)
+        saved = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
         moments, scaler = saved["optimizer"], saved["scaler"]
         counts = [len(group["params"]) for group in moments["param_groups"]]
-    except pickle.UnpicklingError:  # its own words advise to load it unsafely
-        raise DamagedState(f"{folder / OPTIMIZER}: is damaged, or holds more than tensors") from None
+    except pickle.UnpicklingError:  # torch's message advises to load the file unsafely
+        raise DamagedCheckpoint(f"{folder / OPTIMIZER_FILE}: is damaged, or contains more than tensors") from None
     except (OSError, EOFError, RuntimeError, LookupError, TypeError, AttributeError, SafetensorError) as error:
-        raise DamagedState(f"{folder}: cannot be read ({error})") from None
+        raise DamagedCheckpoint(f"{folder}: cannot be read ({error})") from None
     shapes = {name: tensor.shape for name, tensor in trainable_tensors(model).items()}
     if {name: weight.shape for name, weight in weights.items()} != shapes:
-        raise ValueError(f"{folder / WEIGHTS}: holds other tensors than this model trains")
+        raise ValueError(f"{folder / WEIGHTS_FILE}: contains other tensors than this model trains")
     if counts != [len(group["params"]) for group in optimizer.param_groups]:
-        raise DamagedState(f"{folder / OPTIMIZER}: cannot be read (it has moments of {sum(counts)} other tensors)")
-    return Saved(step, weights, moments, scaler, digests)
+        raise DamagedCheckpoint(
+            f"{folder / OPTIMIZER_FILE}: cannot be read (it contains the moments of {sum(counts)} other tensors)"
+        )
+    return Checkpoint(step, weights, moments, scaler, digests)
 
 
-def check_state(folder: Path, plan: dict[str, Any]) -> tuple[int, dict[str, str]]:
-    """The step of a checkpoint that a run of this plan may go on from, and the digests of its files.
+def check_checkpoint(folder: Path, plan: dict[str, Any]) -> tuple[int, dict[str, str]]:
+    """Check a checkpoint without reading its tensors; return its step and the SHA-256 of its files, by name.
 
-    Raises DamagedState where they are not what was written, and ValueError where `plan` differs from that of the run
-    that wrote it.
+    Raises DamagedCheckpoint if a file is missing or was changed, and ValueError if it was written for another plan.
     """
     state = _read_state(folder)
     _check_plan(folder, state["plan"], plan)
-    written = state.get(SHA256) or {}  # older states have none
+    written = state.get(SHA256) or {}  # older checkpoints have none
     try:
-        digests = {name: _sha256(folder / name) for name in (WEIGHTS, OPTIMIZER)}
+        digests = {name: _sha256(folder / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE)}
     except OSError as error:
-        raise DamagedState(f"{folder}: cannot be read ({error})") from None
+        raise DamagedCheckpoint(f"{folder}: cannot be read ({error})") from None
     for name, digest in digests.items():
         if written and (not isinstance(written, dict) or written.get(name) != digest):
-            raise DamagedState(f"{folder / name}: cannot be read (it is not what was written)")
+            raise DamagedCheckpoint(f"{folder / name}: cannot be read (it was changed after it was written)")
     return int(state["step"]), digests
 
 
-def find_checkpoints(run: Path, wanted: str | None) -> list[Path]:
-    """``latest`` -> the run's complete checkpoints, newest first; none where it has none yet. Else the named folder.
+def find_checkpoints(run: Path, requested: str | None) -> list[Path]:
+    """Return the checkpoints that the run may resume from, in order of preference.
 
-    None wants none. Raises ValueError for a folder that is no complete checkpoint.
+    Args:
+        run: the run's folder.
+        requested: the setting resume_from_checkpoint: ``latest`` for all complete checkpoints of the run, newest first,
+            or one folder, by its path or its name within the run. None: no checkpoint.
+
+    Raises SettingError if that folder is not a complete checkpoint.
     """
-    if wanted is None:
+    if requested is None:
         return []
-    if wanted == "latest":
+    if requested == "latest":
         return [folder for _, folder in reversed(complete_checkpoints(run))]
-    for folder in (home_expanded(wanted, "resume_from_checkpoint"), run / wanted):
-        if (folder / STATE).is_file():
+    for folder in (home_expanded(requested, "resume_from_checkpoint"), run / requested):
+        if (folder / STATE_FILE).is_file():
             return [folder]
     raise SettingError(
-        "resume_from_checkpoint", f"{wanted!r}: contains no {STATE}; give 'latest' or a checkpoint-<step> folder"
+        "resume_from_checkpoint",
+        f"{requested!r}: contains no {STATE_FILE}; give 'latest' or a checkpoint-<step> folder",
     )
 
 
 def complete_checkpoints(run: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of the run's checkpoints, oldest first."""
+    """Return (step, folder) of each complete checkpoint of the run, oldest first."""
     found = [
         (int(folder.name.removeprefix(PREFIX)), folder)
         for folder in run.glob(f"{PREFIX}*")
-        if folder.name.removeprefix(PREFIX).isdigit() and (folder / STATE).is_file()
+        if folder.name.removeprefix(PREFIX).isdigit() and (folder / STATE_FILE).is_file()
     ]
     return sorted(found)
 
 
 def trainable_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint holds of the model, by name: what learns, and the buffers beside it."""
+    """Return the model's tensors that a checkpoint contains: trained weights, and the buffers of their layers."""
     tensors: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    # Batch statistics move only where their layer learns: a frozen base's buffers need no copy.
+    # Batch statistics change only in layers that are trained: those of a frozen base need no copy.
     for name, buffer in model.named_buffers():
         if f"{name.rpartition('.')[0]}.weight" in tensors:
             tensors[name] = buffer
     return tensors
 
 
-def _put_together(tensor: Tensor) -> Tensor:
-    """On the CPU, in the first process; nothing is left in the others, nor on a GPU beside the next one."""
-    together = whole(tensor).detach()
-    return torch.empty(0) if rank() else together.cpu().contiguous()
+def _full_on_cpu(tensor: Tensor) -> Tensor:
+    """Return the full tensor on the CPU in the first process, and an empty one in the others."""
+    full = full_tensor(tensor).detach()
+    return torch.empty(0) if rank() else full.cpu().contiguous()
 
 
 def _sha256(path: Path) -> str:
@@ -196,14 +228,16 @@ def _sha256(path: Path) -> str:
 
 def _read_state(folder: Path) -> dict[str, Any]:
     try:
-        state = read_object(folder / STATE, "the training")
+        state = read_object(folder / STATE_FILE, "the training")
     except ValueError as error:
-        raise DamagedState(str(error)) from None
+        raise DamagedCheckpoint(str(error)) from None
     if not isinstance(state.get("step"), int) or not isinstance(state.get("plan"), dict):
-        raise DamagedState(f"{folder / STATE}: does not say which step of which run it is; resume from another state")
-    named = folder.name.removeprefix(PREFIX)
-    if state["step"] < 1 or (named.isdigit() and int(named) != state["step"]):
-        raise DamagedState(f"{folder / STATE}: cannot be of step {state['step']}; resume from another state")
+        raise DamagedCheckpoint(f"{folder / STATE_FILE}: contains no step or no plan; resume from another checkpoint")
+    suffix = folder.name.removeprefix(PREFIX)
+    if state["step"] < 1 or (suffix.isdigit() and int(suffix) != state["step"]):
+        raise DamagedCheckpoint(
+            f"{folder / STATE_FILE}: contains the impossible step {state['step']}; resume from another checkpoint"
+        )
     return state
 
 
@@ -212,5 +246,5 @@ def _check_plan(folder: Path, saved: dict[str, Any], plan: dict[str, Any]) -> No
         if saved.get(key) != plan.get(key):
             raise ValueError(
                 f"{folder}: was written with {key} = {saved.get(key)!r}, now it is {plan.get(key)!r}; "
-                "resume with the same, or start another --run"
+                "resume with the same value, or start another run"
             )

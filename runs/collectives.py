@@ -1,12 +1,12 @@
-"""Rows of all processes, in rank order, with their gradient.
+"""Gather the rows of all processes, in rank order, with or without their gradient.
 
-Every process gathers the rows of all of them and computes the same loss of the global batch. The sum over processes of
-d loss / d (own rows) is then the number of processes W times this process's share, which is what `_Gather` hands
-back; DDP's mean over processes divides by W again, and the result is the gradient of one process with the global
-batch. No communication is needed on the way back. It holds for that use alone: a loss of the local rows would need the
-other processes' gradients.
+Every process gathers the rows of all processes and computes the same loss of the global batch. The sum over the W
+processes of d loss / d (own rows) is then W times the gradient that this process has computed, and `_Gather` returns
+that product in the backward pass. DDP's mean over processes divides by W again, so that the result is the gradient of
+one process with the global batch. The backward pass needs no communication. This is only correct for a loss of the
+global batch: a loss of the local rows would need the gradients of the other processes.
 
-Dimensions: B rows of this process, N rows of all, D columns.
+Dimensions: B rows of this process, N rows of all processes, D columns.
 """
 
 from collections.abc import Sequence
@@ -18,30 +18,35 @@ from torch import Tensor
 
 
 def world_size() -> int:
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """Return the number of this process, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def row_counts(rows: int, device: torch.device) -> tuple[int, ...]:
-    """How many rows each process brings, in rank order. It waits for the device: ask once, not in every step."""
+    """Return the number of rows of each process, in rank order.
+
+    This waits for the device: call it once, not in every step.
+    """
     own_1 = torch.tensor([rows], device=device)
     counts: list[int] = gather(own_1).tolist()
     return tuple(counts)
 
 
 def gather(tensor: Tensor, counts: Sequence[int] | None = None) -> Tensor:
-    """Rows of all processes, in rank order, without gradient.
+    """Return the rows of all processes, in rank order, without gradient. Every process must call this.
 
-    counts: the rows of each process (`row_counts`); left out, they are as many in every process.
+    counts: the number of rows of each process (`row_counts`); by default all have the same number.
     """
     if world_size() == 1:
         return tensor
     counts = counts or [len(tensor)] * world_size()
-    assert counts[rank()] == len(tensor), f"{len(tensor)} rows here, but process {rank()} promised {counts[rank()]}"
-    # Collectives move tensors of one shape: shorter ones are padded on the way.
+    assert counts[rank()] == len(tensor), f"process {rank()} has {len(tensor)} rows, but counts has {counts[rank()]}"
+    # all_gather needs tensors of one shape.
     padded = tensor.new_zeros(max(counts), *tensor.shape[1:])
     padded[: len(tensor)] = tensor
     parts = [torch.empty_like(padded) for _ in counts]
@@ -50,19 +55,21 @@ def gather(tensor: Tensor, counts: Sequence[int] | None = None) -> Tensor:
 
 
 def gather_objects(own: Any) -> list[Any]:
-    """A small object of each process, in rank order; every process must bring one."""
-    found = [own] * world_size()
-    if len(found) > 1:
-        dist.all_gather_object(found, own)
-    return found
+    """Return one small object of each process, in rank order. Every process must call this."""
+    objects = [own] * world_size()
+    if len(objects) > 1:
+        dist.all_gather_object(objects, own)
+    return objects
 
 
 def gather_with_gradient(tensor_BD: Tensor, counts: Sequence[int] | None = None) -> Tensor:
-    """As `gather`; see the module's text for the gradient, which needs a loss of the global batch."""
+    """Return the same as `gather`, with the gradient of a loss of the global batch (see the module's docstring)."""
     return tensor_BD if world_size() == 1 else _Gather.apply(tensor_BD, counts)
 
 
 class _Gather(torch.autograd.Function):
+    """`gather`, whose backward pass returns the own rows' gradient times the number of processes."""
+
     @staticmethod
     def forward(ctx: Any, tensor_BD: Tensor, counts: Sequence[int] | None) -> Tensor:
         ctx.first = sum(counts[: rank()]) if counts else rank() * len(tensor_BD)

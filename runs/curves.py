@@ -1,4 +1,4 @@
-"""``training.png``: loss, logit scale and held-out terms of a run against its steps."""
+"""``training.png``: a run's loss, logit scale and held-out terms against its steps."""
 
 import csv
 from pathlib import Path
@@ -14,8 +14,8 @@ BLUE, ORANGE, GREY = "#3b7dd8", "#d9822b", "#8a8f98"
 SMOOTHING = 0.05
 
 
-def write_run_picture(metrics: Path, picture: Path) -> None:
-    """Draw ``metrics.csv``; the picture takes the former one's place when it is whole."""
+def write_training_curves(metrics: Path, target: Path) -> None:
+    """Draw the curves of ``metrics.csv`` into the file `target`, which is replaced by rename when it is complete."""
     with metrics.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     step_S = np.array([int(row["step"]) for row in rows])
@@ -29,12 +29,12 @@ def write_run_picture(metrics: Path, picture: Path) -> None:
         axes.set_xlabel("step")
         axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    with replacing(picture) as partial:
+    with replacing(target) as partial:
         figure.savefig(partial, format="png", dpi=110, metadata={"Software": None})
 
 
 def _column(rows: list[dict[str, str]], name: str) -> np.ndarray:
-    """Float64 of shape (S,), NaN where a step was not measured."""
+    """Return one column as float64 of shape (S,), with NaN at steps that have no value."""
     return np.array([float(row.get(name) or "nan") for row in rows])
 
 

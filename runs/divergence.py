@@ -10,7 +10,7 @@ SKIPPED_STEPS = 50
 
 
 class Diverged(ValueError):
-    """The loss or its gradient is no longer finite in `step`, or far beyond where it began."""
+    """The loss or its gradient is not finite in `step`, or the loss is far beyond its first value."""
 
     def __init__(self, step: int, message: str) -> None:
         super().__init__(message)
@@ -20,7 +20,7 @@ class Diverged(ValueError):
 class DivergenceCheck:
     """Check the loss and the gradient of each step, before the weights are updated.
 
-    `first_loss` is that of the run's first step; a resumed run sets it from its records. The number of consecutive
+    `first_loss` is that of the run's first step; a resumed run reads it from metrics.csv. The number of consecutive
     skipped steps is not part of a checkpoint: a resumed run that skips every step is detected `SKIPPED_STEPS` later.
     """
 

@@ -1,4 +1,4 @@
-"""Tell sharded tensors from full ones without importing what shards them."""
+"""Full and sharded tensors, without the import of the sharding package, which takes seconds."""
 
 from typing import TYPE_CHECKING
 
@@ -8,14 +8,17 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 
-def whole(tensor: "Tensor | DTensor") -> Tensor:
-    """The tensor itself, or put together of its parts: then every process must ask."""
-    together: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-    return together
+def full_tensor(tensor: "Tensor | DTensor") -> Tensor:
+    """Return the full tensor. If it is sharded, every process must call this."""
+    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full
 
 
-def spread_like(tensor: Tensor, like: "Tensor | DTensor") -> Tensor:
-    """The tensor itself, or where `like` is spread its parts, which the first process hands out: then all must ask."""
+def shard_like(tensor: Tensor, like: "Tensor | DTensor") -> Tensor:
+    """Return a full tensor sharded like `like`, or unchanged if `like` is not sharded.
+
+    If it is, every process must call this; each gets its shard of the first process's tensor.
+    """
     if not hasattr(like, "full_tensor"):
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor

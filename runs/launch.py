@@ -1,8 +1,9 @@
-"""How this process was started: how many processes there should be and are, on what, with how many threads.
+"""How this process was started: how many processes were configured and started, on which device, with how many threads.
 
-`accelerate launch` with ``distributed_type: MULTI_CPU`` silently starts one process where there is no mpirun, and two
-independent runs where the world was not set up. So a script asks what its launcher was told to start, and refuses a
-smaller world. Nothing here imports torch: a wrong launch is refused before that takes its seconds.
+`accelerate launch` with ``distributed_type: MULTI_CPU`` silently starts one process if there is no mpirun, and two
+independent runs if the process group was not set up. A script therefore reads the launcher's configuration and refuses
+to train with fewer processes. Nothing here imports torch, so that a wrong launch is refused before that import, which
+takes seconds.
 """
 
 import argparse
@@ -24,10 +25,11 @@ from workspace.layout import home_expanded
 from workspace.setting_error import SettingError
 
 _WORLD_VARIABLES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
-#: What accelerate tells the processes that it starts, where weights are to be spread over them.
-SHARDS = "ACCELERATE_USE_FSDP"
-_OTHERS_THAT_SHARD = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
-_TO_SHARD = "weights are spread over processes by FSDP2 alone, see accelerate_configs/fsdp2.yaml"
+#: accelerate sets this variable in the processes that it starts if their weights are to be sharded.
+SHARDING_VARIABLE = "ACCELERATE_USE_FSDP"
+_UNSUPPORTED_VARIABLES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
+_HOW_TO_SHARD = "weights can only be sharded with FSDP2, see accelerate_configs/fsdp2.yaml"
+#: How long the other processes wait for the first one to print an error that all have.
 FOLLOWERS_WAIT_SECONDS = 5
 TRACKERS = ("tensorboard", "wandb")
 _DEFAULT_CONFIGS = ("default_config.yaml", "default_config.json")
@@ -35,9 +37,12 @@ _DEFAULT_CONFIGS = ("default_config.yaml", "default_config.json")
 
 @dataclass(frozen=True)
 class Launch:
-    """What `accelerate launch` was told.
+    """What `accelerate launch` was configured to start.
 
-    processes: how many; None: unknown. use_cpu: leave the GPU alone. shards: spread the weights over the processes.
+    Args:
+        processes: the number of processes; None: unknown.
+        use_cpu: whether to train on the CPU even if there is a GPU.
+        shards: whether to shard the weights over the processes.
     """
 
     processes: int | None = None
@@ -46,23 +51,22 @@ class Launch:
 
 
 def check_launch() -> Launch:
-    """What our launcher was told.
+    """Return what the launcher of this process was configured to start.
 
-    Raises ValueError where fewer processes were started than it was told to start, or are to share the weights out in
-    another way than FSDP2's.
+    Raises ValueError if fewer processes were started, or if the weights are to be sharded with anything but FSDP2.
     """
-    if others := [name for name in _OTHERS_THAT_SHARD if _is_set(name)]:
-        raise ValueError(f"{others[0]} is set: {_TO_SHARD}")
-    shards = _is_set(SHARDS)
+    if unsupported := [name for name in _UNSUPPORTED_VARIABLES if _is_set(name)]:
+        raise ValueError(f"{unsupported[0]} is set: {_HOW_TO_SHARD}")
+    shards = _is_set(SHARDING_VARIABLE)
     if shards and (version := os.environ.get("FSDP_VERSION", "1")) != "2":
-        raise ValueError(f"fsdp_version is {version}: {_TO_SHARD}")
+        raise ValueError(f"fsdp_version is {version}: {_HOW_TO_SHARD}")
     arguments = _launcher_arguments()
     launch = replace(Launch() if arguments is None else read_launch(arguments), shards=shards)
-    found = started_processes()
-    if launch.processes is not None and found < launch.processes:
+    started = started_processes()
+    if launch.processes is not None and started < launch.processes:
         raise ValueError(
-            f"accelerate was configured for {launch.processes} processes but started {found}: "
-            "distributed_type MULTI_CPU starts one where there is no mpirun; "
+            f"accelerate was configured for {launch.processes} processes but started {started}: "
+            "distributed_type MULTI_CPU starts one if mpirun is not installed; "
             "accelerate launch --config_file accelerate_configs/cpu_2.yaml starts two"
         )
     return launch
@@ -73,37 +77,37 @@ def _is_set(name: str) -> bool:
 
 
 def started_processes() -> int:
-    """The size of the world that the launcher set up."""
+    """Return the number of processes that the launcher started, on all machines."""
     sizes = [int(os.environ[name]) for name in _WORLD_VARIABLES if os.environ.get(name, "").isdigit()]
     return max(sizes, default=1)
 
 
 def own_rank() -> int:
-    """Of this process in the world, before torch knows it."""
+    """Return the number of this process, from 0, as the launcher set it. This does not need torch's process group."""
     return int(os.environ.get("RANK") or 0)
 
 
 def threads_per_process() -> int:
-    """OMP_NUM_THREADS where it is set, else this machine's cores shared among its processes."""
-    if (wanted := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(wanted) > 0:
-        return int(wanted)
+    """Return OMP_NUM_THREADS if it is set, else this machine's cores divided by its processes."""
+    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(threads) > 0:
+        return int(threads)
     return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
 
 
 def set_environment_of_torch() -> None:
-    """What torch reads when it is imported: before that, and unless the user has set it otherwise.
+    """Set the environment variables that torch reads at its import, unless the user has set them.
 
-    Large tensors lie on huge pages (Linux): the kernel's work of handing memory out is a sixth of a small model's step,
-    and tensors that lie so leave fewer gaps, which are a tenth of adapters' memory.
+    Large tensors are put on huge pages (Linux). Without them, the kernel's allocation takes a sixth of a small model's
+    step, and gaps between tensors take a tenth of the memory when adapters are trained.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process()))
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def trackers_of(report_to: str) -> tuple[str, ...]:
-    """The trackers that ``--report_to`` names; ``all`` are those that are installed.
+    """Return the trackers that the setting report_to names; ``all`` are those that are installed.
 
-    Raises ValueError where one is not: accelerate would go on without it, and say nothing.
+    Raises SettingError if wandb is requested and not installed: accelerate would silently train without it.
     """
     if report_to == "all":
         return tuple(name for name in TRACKERS if find_spec(name))
@@ -113,25 +117,28 @@ def trackers_of(report_to: str) -> tuple[str, ...]:
 
 
 def follow(main: Callable[[], int | None]) -> int | None:
-    """`main` in a process other than the first: what is wrong for all is said once, by the first.
+    """Call `main` in a process other than the first, and print its error only if the first process has none.
 
-    It leaves at once, and the launcher then ends this one while it waits; what is wrong here alone is still said. To
-    torch it is a RuntimeError that the first one is gone.
+    If all processes have the same error, the first one prints it and exits at once, and the launcher then ends this
+    process while it waits. An error of this process alone is printed after the wait. RuntimeError is what torch raises
+    if the first process has exited.
     """
-    said = io.StringIO()
+    messages = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(messages):
             return main()
     except (ValueError, OSError, RuntimeError, SystemExit) as error:
         time.sleep(FOLLOWERS_WAIT_SECONDS)
-        print(said.getvalue(), end="", file=sys.stderr)
+        print(messages.getvalue(), end="", file=sys.stderr)
         raise error from None
 
 
 def read_launch(arguments: Sequence[str]) -> Launch:
-    """The arguments of `accelerate launch`, without the script and what follows, -> Launch.
+    """Return what `accelerate launch` starts if it is given these arguments.
 
-    What they leave open is in the file that `accelerate config` left, where there is one.
+    Settings that the arguments do not contain are read from the file that `accelerate config` wrote, if there is one.
+
+    arguments: those of the launcher, without the script and the script's own.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config_file", "--config-file", type=Path, default=_default_config())
@@ -147,21 +154,23 @@ def read_launch(arguments: Sequence[str]) -> Launch:
 
 
 def _launcher_arguments() -> list[str] | None:
-    """What stands between `launch` and our script on the command line of the process that started us; None where that
-    is not accelerate's."""
+    """Return the arguments of `accelerate launch`, from the command line of the parent process.
+
+    Returns None if the parent process is not accelerate.
+    """
     try:
         command = psutil.Process(os.getppid()).cmdline()
     except psutil.Error:
         return None
     script = Path(sys.argv[0]).name
-    ends = [place for place, word in enumerate(command) if script in (Path(word).name, f"{word}.py")]  # or -m MODULE
-    starts = [place for place, word in enumerate(command) if word == "launch" or word.endswith("accelerate-launch")]
+    ends = [index for index, word in enumerate(command) if script in (Path(word).name, f"{word}.py")]  # or -m MODULE
+    starts = [index for index, word in enumerate(command) if word == "launch" or word.endswith("accelerate-launch")]
     is_accelerate = any("accelerate" in word for word in command[: starts[0] + 1]) if starts else False
     return command[starts[0] + 1 : ends[0]] if is_accelerate and ends else None
 
 
 def _default_config() -> Path | None:
-    """Where `accelerate config` leaves its answers, which hold where no file is named."""
+    """Return the file that `accelerate config` wrote, which is read if no other file is named; None without one."""
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
     for name in _DEFAULT_CONFIGS:
         if (path := home_expanded(str(home), "$HF_HOME") / "accelerate" / name).is_file():

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from runs.accelerators import told_to_all
+from runs.accelerators import true_in_any_process
 from runs.run_folder import STOP_FILE
 from workspace.interrupts import noted
 
@@ -44,7 +44,7 @@ class Preemption:
         """Return whether to stop, the same in every process. Every process must call it. Once true it stays true."""
         if self.reason is None:
             found = self._found_here()
-            self._decide(found, told_to_all(self._accelerator, list(found.values())))
+            self._decide(found, true_in_any_process(self._accelerator, list(found.values())))
         return self.reason is not None
 
     def should_first_process_stop(self) -> bool:

@@ -1,4 +1,4 @@
-"""What made a run: its settings and data, the versions of the packages, the state of the checkout, the machine."""
+"""The provenance of a run: its settings and data, the versions of the packages, the git commit and the machine."""
 
 import os
 import platform
@@ -17,12 +17,16 @@ GIT_SECONDS = 20
 RUN_SCHEMA_VERSION = 1
 
 
-def run_record(
+def build_run_record(
     settings: dict[str, Any], dataset_fingerprint: str, steps: int, accelerator: Accelerator
 ) -> dict[str, Any]:
-    """``run.json``: what a reader needs to know of a run, and later commands of its folds and data.
+    """Return the content of ``run.json``, for readers and for the commands that use the run.
 
-    The data root is left out of the settings: the run lies in it, wherever it is moved.
+    Args:
+        settings: all resolved settings. The data root is left out, because it can be moved with the run inside.
+        dataset_fingerprint: the fingerprint of the data that is learned from.
+        steps: the number of steps of the whole training.
+        accelerator: the processes, with their device and precision.
     """
     return {
         "schema_version": RUN_SCHEMA_VERSION,
@@ -44,23 +48,23 @@ def run_record(
 
 
 def device_name(device: torch.device) -> str:
-    """Of a GPU its model, of a CPU its architecture."""
+    """Return the model of a GPU, or the architecture of a CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str | None]:
-    """Of Python and of the packages; None for one that is not installed."""
+    """Return the version of Python and of each package; None for a package that is not installed."""
     return {"python": platform.python_version()} | {name: _version(name) for name in packages}
 
 
 def git_state(checkout: Path = CHECKOUT) -> dict[str, Any] | None:
-    """The commit, and whether tracked files differ from it; None where `checkout` is not a git checkout of its own."""
+    """Return the commit, and whether tracked files differ from it; None if `checkout` is not the top of a checkout."""
     try:
         if Path(_git(checkout, "rev-parse", "--show-toplevel")).resolve() != checkout.resolve():
             return None
         changed = _git(checkout, "status", "--porcelain", "--untracked-files=no")
         return {"commit": _git(checkout, "rev-parse", "HEAD"), "dirty": bool(changed)}
-    except (OSError, subprocess.SubprocessError):  # no git, no repository, no commit yet, or not ours to read
+    except (OSError, subprocess.SubprocessError):  # no git, no repository, no commit yet, or another user's
         return None
 
 
@@ -73,5 +77,5 @@ def _version(name: str) -> str | None:
 
 def _git(checkout: Path, *arguments: str) -> str:
     command = ["git", "-C", str(checkout), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
-    return done.stdout.strip()
+    completed = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
+    return completed.stdout.strip()

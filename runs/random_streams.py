@@ -1,7 +1,8 @@
-"""Random streams: every draw of a run is a function of the run's seed, of what it is for, and of where it is made.
+"""Random streams: each random number is a function of the run's seed, of its purpose and of its index.
 
-So a resumed run repeats them, whatever the number of loader workers, and no two purposes share their numbers, as they
-would if each took (seed, step) or (seed, epoch, ...) alone: shorter tuples are longer ones that end in zeros.
+A resumed run therefore repeats the numbers of an unbroken run, whatever the number of loader workers. No two purposes
+share numbers. They would if numpy's generators were seeded with (seed, step) and (seed, epoch, ...): a tuple and the
+same tuple followed by zeros give the same numbers.
 """
 
 from enum import IntEnum
@@ -10,25 +11,26 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """What is drawn; behind each, where."""
+    """The purpose of random numbers. The comment behind each value lists the components of the index."""
 
     WORDINGS = 0  # step
     ORDER = 1  # epoch
     SAMPLE = 2  # epoch, row, turn
-    TEXT_DROPOUT = 3  # step, part
-    IMAGE_DROPOUT = 4  # step, part, process
+    TEXT_DROPOUT = 3  # step, batch of the step
+    IMAGE_DROPOUT = 4  # step, batch of the step, process
     HELD_OUT = 5
-    PICTURE = 6  # step, place in the global batch, orientation
+    LOCATOR_IMAGE = 6  # step, position in the global batch, orientation
 
 
-def random_stream(seed: int, stream: Stream, *place: int) -> np.random.Generator:
-    return np.random.default_rng(_sequence(seed, stream, place))
+def random_stream(seed: int, stream: Stream, *index: int) -> np.random.Generator:
+    """Return the generator of one purpose at one index (non-negative integers)."""
+    return np.random.default_rng(_sequence(seed, stream, index))
 
 
-def torch_seed(seed: int, stream: Stream, *place: int) -> int:
-    """For `torch.manual_seed`."""
-    return int(_sequence(seed, stream, place).generate_state(1, np.uint64)[0])
+def torch_seed(seed: int, stream: Stream, *index: int) -> int:
+    """Return the seed for `torch.manual_seed` of one purpose at one index (non-negative integers)."""
+    return int(_sequence(seed, stream, index).generate_state(1, np.uint64)[0])
 
 
-def _sequence(seed: int, stream: Stream, place: tuple[int, ...]) -> np.random.SeedSequence:
-    return np.random.SeedSequence(seed, spawn_key=(int(stream), *place))
+def _sequence(seed: int, stream: Stream, index: tuple[int, ...]) -> np.random.SeedSequence:
+    return np.random.SeedSequence(seed, spawn_key=(int(stream), *index))

@@ -1,4 +1,4 @@
-"""Which state a training goes on from: the newest that is whole, and in every process the same."""
+"""Resuming a run: from the newest checkpoint that is not damaged, which must be the same in every process."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,59 +7,69 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from runs.checkpoints import DamagedState, Saved, read_checkpoint
+from runs.checkpoints import Checkpoint, DamagedCheckpoint, read_checkpoint
 from runs.collectives import gather_objects, rank
 
 T = TypeVar("T")
 
 
 def resume(
-    states: Sequence[Path],
+    checkpoints: Sequence[Path],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: Any,
     plan: dict[str, Any],
 ) -> tuple[int, Path | None]:
-    """Go on from the first of `states` (of `find_checkpoints`) that is whole: the step, and which one it was.
+    """Load the first checkpoint that is not damaged. Every process must call this.
 
-    To be called in every process. Raises ValueError as `first_whole` and `read_checkpoint` do, and where the processes
-    would not go on alike; model and optimizer are then as they were.
+    Args:
+        checkpoints: the folders of the candidates, in order of preference (`runs.checkpoints.find_checkpoints`).
+        model, optimizer, scaler: what the checkpoint is loaded into. The scaler may be None.
+        plan: the settings and fingerprints that the run must share with the checkpoint.
+
+    Returns the step and the folder of the checkpoint; 0 and None if there are no candidates.
+
+    Raises ValueError as `first_readable` and `read_checkpoint` do, and if the processes found different checkpoints,
+    data or settings. Model and optimizer are then unchanged.
     """
-    saved, found = first_whole(states, lambda state: read_checkpoint(state, model, optimizer, plan))
-    _check_same_start(saved, plan)
-    if saved is None:
+    checkpoint, folder = first_readable(checkpoints, lambda each: read_checkpoint(each, model, optimizer, plan))
+    _check_same_start(checkpoint, plan)
+    if checkpoint is None:
         return 0, None
-    saved.put_into(model, optimizer, scaler)
-    return saved.step, found
+    checkpoint.load_into(model, optimizer, scaler)
+    return checkpoint.step, folder
 
 
-def first_whole(states: Sequence[Path], read: Callable[[Path], T]) -> tuple[T | None, Path | None]:
-    """What `read` says of the first of `states` that is not damaged, and which one it was; None without states.
+def first_readable(checkpoints: Sequence[Path], read: Callable[[Path], T]) -> tuple[T | None, Path | None]:
+    """Read the first checkpoint that is not damaged, and print the name of each damaged one before it.
 
-    Those left out are named. Raises what `read` raises, and DamagedState where all are damaged.
+    Returns the result of `read` and the checkpoint's folder; None and None without checkpoints.
+
+    Raises what `read` raises, and DamagedCheckpoint if all are damaged.
     """
-    for state in states:
+    for folder in checkpoints:
         try:
-            return read(state), state
-        except DamagedState as error:
-            if state == states[-1]:
+            return read(folder), folder
+        except DamagedCheckpoint as error:
+            if folder == checkpoints[-1]:
                 raise
             if rank() == 0:
-                print(f"{state.name} is left out for an older state: {error}", flush=True)
+                print(f"{folder.name} is damaged, an older checkpoint is tried instead: {error}", flush=True)
     return None, None
 
 
-def _check_same_start(saved: Saved | None, plan: dict[str, Any]) -> None:
-    """Each process reads data and states itself: a machine may have others at that path, or an old view of them.
+def _check_same_start(checkpoint: Checkpoint | None, plan: dict[str, Any]) -> None:
+    """Raise ValueError if the processes do not agree on the step, the plan and the content of the checkpoint.
 
-    Without a state they were made alike when the model was wrapped.
+    Each process reads data and checkpoints itself, and the same path may lead to other or older files on another
+    machine. Without a checkpoint the weights are equal already, since the first process's were broadcast.
     """
-    digests = {f"sha256 of {name}": digest for name, digest in saved.digests.items()} if saved else {}
-    first, *others = gather_objects({"step": saved.step if saved else 0} | plan | digests)
+    digests = {f"sha256 of {name}": digest for name, digest in checkpoint.digests.items()} if checkpoint else {}
+    first, *others = gather_objects({"step": checkpoint.step if checkpoint else 0} | plan | digests)
     for process, other in enumerate(others, start=1):
         for key in first:
             if first[key] != other.get(key):
                 raise ValueError(
-                    f"the processes would not go on alike: {key} is {first[key]!r} in process 0, but "
-                    f"{other.get(key)!r} in process {process}; every machine must see the same --root, as it is now"
+                    f"the processes would not start alike: {key} is {first[key]!r} in process 0, but "
+                    f"{other.get(key)!r} in process {process}; every machine must read the same, up-to-date root"
                 )

@@ -1,6 +1,6 @@
-"""A run's folders: held by one process, not trained over by accident, recorded in ``run.json``.
+"""A run's folders: locked while it is trained, never overwritten unasked, and recorded in ``run.json``.
 
-Nothing here imports torch: a run that is in the way is refused before that takes its seconds.
+Nothing here imports torch, so that an existing run is refused before that import, which takes seconds.
 """
 
 import json
@@ -22,10 +22,11 @@ LOCK_FILE = ".lock"
 
 
 @contextmanager
-def held(run: Path) -> Iterator[None]:
-    """Let the first process hold a run's folder, made where it is missing: two would write into each other's states.
+def hold_run(run: Path) -> Iterator[None]:
+    """Context manager: the first process locks the run's folder, so that no other training can write to it.
 
-    A folder in which nothing came to be is removed again. Raises BlockingIOError where another process holds it.
+    The folder is made if it is missing, and removed again if it is empty at the end. Raises BlockingIOError if another
+    process has locked it.
     """
     if own_rank() != 0:
         yield
@@ -41,22 +42,22 @@ def held(run: Path) -> Iterator[None]:
 
 
 def check_run(run: Path, overwrite: bool, resume_from_checkpoint: str | None) -> None:
-    """Raises ValueError where the run is there already and nobody said what to do with it."""
+    """Raise SettingError if the run exists already and the settings neither resume nor overwrite it."""
     if overwrite and resume_from_checkpoint:
-        raise SettingError("overwrite", "true: deletes what resume_from_checkpoint needs; give one of the two")
+        raise SettingError("overwrite", "true: would delete what resume_from_checkpoint needs; give one of the two")
     found = {path.name for path in run.iterdir()} if run.exists() else set()
     if found - {LOCK_FILE} and not (overwrite or resume_from_checkpoint):
         raise SettingError(
             "run",
-            f"{run.name!r}: exists at {run}; resume it (--resume_from_checkpoint latest), replace it (--overwrite), or "
+            f"{run.name!r}: exists at {run}; resume it (--resume_from_checkpoint latest), replace it (--overwrite) or "
             "choose another name",
         )
 
 
-def claim_run(run: Path, overwrite: bool, resume_from_checkpoint: str | None) -> None:
-    """`check_run`; then the first process removes the STOP file that ended an earlier start.
+def prepare_run(run: Path, overwrite: bool, resume_from_checkpoint: str | None) -> None:
+    """Check the run (`check_run`), and remove a STOP file that stopped an earlier start of it.
 
-    To be called before anything that takes long: a file that is made from then on stops this start.
+    Call this before anything that takes long: a STOP file that is made later stops this start.
     """
     check_run(run, overwrite, resume_from_checkpoint)
     if own_rank() == 0:
@@ -64,7 +65,7 @@ def claim_run(run: Path, overwrite: bool, resume_from_checkpoint: str | None) ->
 
 
 def remove_run(run: Path, logs: Path) -> None:
-    """Delete what a run wrote; its lock is held, and stays, as does a STOP that came since the run was claimed."""
+    """Delete everything that a run wrote, except its lock and a STOP file made after `prepare_run`."""
     if logs.exists():
         shutil.rmtree(logs)
     for path in run.iterdir() if run.exists() else ():
@@ -75,10 +76,11 @@ def remove_run(run: Path, logs: Path) -> None:
 
 
 def write_record(run: Path, record: dict[str, Any]) -> None:
+    """Write ``run.json``."""
     with replacing(run / RUN_RECORD) as partial:
         partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def amend_record(run: Path, facts: dict[str, Any]) -> None:
-    """Add to the record of a run that has one; the next start writes a new one."""
-    write_record(run, read_object(run / RUN_RECORD, "the training") | facts)
+def amend_record(run: Path, entries: dict[str, Any]) -> None:
+    """Add entries to an existing ``run.json``. The next start of the run writes a new one without them."""
+    write_record(run, read_object(run / RUN_RECORD, "the training") | entries)

@@ -1,6 +1,6 @@
-"""``run.json``: what a run is. train_vl.py writes it; all that use a run ask it whether the run is finished.
+"""``run.json``, the record of a run: the training writes it, and every command that uses a finished run reads it.
 
-Nothing here imports torch: a run that is not there is refused before that takes its seconds.
+Nothing here imports torch, so that a missing run is refused before that import, which takes seconds.
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,12 @@ RUN_RECORD = "run.json"
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A finished run.
+    """The record of a finished run.
 
-    held_out_folds: those that neither its adapters nor its heads saw. dataset_fingerprint: of what it was trained on.
-    settings: those of train_vl.py, as resolved.
+    Args:
+        held_out_folds: the folds that neither its adapters nor its heads were trained on.
+        dataset_fingerprint: the fingerprint of the data set that it was trained on.
+        settings: the resolved settings of its training.
     """
 
     held_out_folds: tuple[int, ...]
@@ -27,15 +29,16 @@ class RunRecord:
 
 
 def read_run_record(folder: Path) -> RunRecord:
-    """Read ``run.json`` of a finished run. Raises ValueError where there is none, saying what to do.
+    """Read ``run.json`` of a finished run.
 
-    A run that is being trained again may still have its former ``final/``, which is not what its record speaks of.
+    Raises ValueError if the run does not exist, is not finished, or has a damaged record. That ``final/`` exists is not
+    enough: a run that is being trained again may still have its former one.
     """
     name = folder.name
     if not folder.is_dir():
         others = sorted(path.name for path in folder.parent.glob("*") if path.is_dir() and path.name[0] != ".")
-        known = f"the runs there are {', '.join(others)}" if others else "train_vl.py makes one"
-        raise SettingError("run", f"{name!r}: no such run in {folder.parent}; {known}")
+        remedy = f"the runs there are {', '.join(others)}" if others else "train_vl.py makes one"
+        raise SettingError("run", f"{name!r}: no such run in {folder.parent}; {remedy}")
     if not (folder / "final").is_dir():
         raise SettingError("run", f"{name!r}: {folder} has no final/ yet; train_vl.py writes it when training ends")
     path = folder / RUN_RECORD
@@ -45,11 +48,11 @@ def read_run_record(folder: Path) -> RunRecord:
         folds = tuple(int(fold) for fold in content["held_out_folds"])
         record = RunRecord(folds, str(content["dataset_fingerprint"]), dict(content["settings"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: does not say what the run is ({error!r}); train_vl.py writes it") from None
+        raise ValueError(f"{path}: is not the record of a run ({error!r}); train_vl.py writes it") from None
     if not is_finished:
         raise SettingError(
             "run",
-            f"{name!r}: its training has not ended; if it was interrupted, train_vl.py --resume_from_checkpoint latest "
-            "resumes it",
+            f"{name!r}: its training has not ended; if it was interrupted, repeat its command with "
+            "--resume_from_checkpoint latest",
         )
     return record

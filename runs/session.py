@@ -1,9 +1,9 @@
 """One start of a training, from its processes to its result: the order that every training shares.
 
-A script first checks everything that needs no torch, holds the run's folder (`runs.run_folder.held`), and then calls
-`run_training`, which takes these steps:
+A script first checks everything that needs no torch, locks the run's folder (`runs.run_folder.hold_run`), and then
+calls `run_training`, which takes these steps:
 
-    processes, seed, model    the world of processes, and the same model in each of them
+    processes, seed, model    the processes, and the same model in each of them
     resume or begin           a checkpoint that does not fit is refused before anything is written
     run.json                  the record of the run
     take_steps                step, evaluation, metrics.csv, checkpoint, stop
@@ -29,9 +29,9 @@ from runs.accelerators import build_accelerator, precision_in_words
 from runs.checkpoints import find_checkpoints, save_checkpoint
 from runs.divergence import DivergenceCheck
 from runs.launch import Launch, threads_per_process
-from runs.metrics_log import Records
+from runs.metrics_log import MetricsLog
 from runs.preemption import Preemption
-from runs.provenance import run_record
+from runs.provenance import build_run_record
 from runs.resuming import resume
 from runs.run_folder import remove_run, write_record
 from runs.settings import RunSettings
@@ -76,7 +76,7 @@ class Session:
 class Training(Protocol):
     """What is particular to one kind of training.
 
-    settings: the resolved settings, to be recorded. dataset_fingerprint: of the data that is learned from.
+    settings: the resolved settings, to be recorded. dataset_fingerprint: the fingerprint of the training data.
     """
 
     settings: dict[str, Any]
@@ -105,9 +105,10 @@ def run_training(
 
     Args:
         training: what is particular to this training.
-        settings: those that every training has.
-        launch: what the launcher was told.
-        run, logs: the run's folder, which the caller holds, and that of its logs.
+        settings: the settings that every training has.
+        launch: what the launcher was configured to start.
+        run: the run's folder, which the caller has locked.
+        logs: the folder of the run's logs.
         trackers: the trackers to log to.
 
     Returns whether the run is finished: False if it was asked to stop, and has written a checkpoint. Raises ValueError
@@ -128,7 +129,7 @@ def run_training(
     if accelerator.is_main_process:
         if settings.overwrite:
             remove_run(run, logs)
-        record = run_record(training.settings, training.dataset_fingerprint, trainer.steps, accelerator)
+        record = build_run_record(training.settings, training.dataset_fingerprint, trainer.steps, accelerator)
         record["sharded"] = is_sharded
         write_record(run, record)
         print(f"{_processes_in_words(accelerator, is_sharded)}\n{training.describe(trainer)}", flush=True)
@@ -148,7 +149,7 @@ def run_training(
         plan=plan,
         limit=settings.checkpoints_total_limit,
     )
-    log = Records(accelerator, logs, start, trainer.columns)
+    log = MetricsLog(accelerator, logs, start, trainer.columns)
     preemption = Preemption(run, settings.stop_margin, accelerator)
     is_finished = False
     with orderly_end(accelerator, preemption, run):
@@ -168,7 +169,7 @@ def take_steps(
     trainer: Trainer,
     start: int,
     accelerator: Accelerator,
-    log: Records,
+    log: MetricsLog,
     save: Callable[[int], object],
     preemption: Preemption,
 ) -> None:
@@ -179,8 +180,9 @@ def take_steps(
     """
     steps = trainer.steps
     trainer.divergence.first_loss = log.first("loss")
-    if start and _is_due(start, trainer.evaluation_steps, steps) and log.lack("held_out_severity"):
-        # It was due when the run was asked to stop: the records then equal those of an unbroken run.
+    if start and _is_due(start, trainer.evaluation_steps, steps) and log.is_missing("held_out_severity"):
+        # The run was asked to stop when this evaluation was due. It is done now, so that the log of the resumed run
+        # equals that of an unbroken run.
         log.amend(start, trainer.evaluate(preemption))
     if preemption.reason:
         raise Stopped(f"after step {start} of {steps}")

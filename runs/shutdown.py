@@ -13,7 +13,7 @@ from runs.run_folder import amend_record
 
 
 class Stopped(Exception):
-    """The run was asked to stop, and has written a checkpoint. The message says after which step."""
+    """The run was asked to stop, and has written a checkpoint. The message contains the step."""
 
 
 @contextmanager

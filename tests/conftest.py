@@ -1,4 +1,4 @@
-"""Fixtures that several rooms' tests share."""
+"""Fixtures that the tests of several packages share."""
 
 import sys
 from collections.abc import Callable
@@ -13,15 +13,15 @@ from tests.training_runs import Train
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """``local-dir:`` name of a base model of random weights."""
-    from tests.tiny_model import write_tiny_base  # torch only where a test needs it
+    """The ``local-dir:`` name of a base model with random weights."""
+    from tests.tiny_model import write_tiny_base  # imports torch, only if a test needs it
 
     return write_tiny_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root whose processed_data shows severity plainly: six studies, all sites."""
+    """A data root with six studies and all their sites, whose crops show the severity clearly."""
     root = tmp_path_factory.mktemp("root")
     write_tiny_dataset(root / "train" / "processed_data")
     return root
@@ -29,7 +29,7 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def train(tiny_root: Path, tiny_base: str, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """Run ``train_vl.py --run RUN ...`` in this process; its exit status."""
+    """A function that runs ``train_vl.py --run NAME ...`` in this process and returns its exit status."""
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
     import train_vl
@@ -50,7 +50,10 @@ def train(tiny_root: Path, tiny_base: str, monkeypatch: pytest.MonkeyPatch) -> T
 
 @pytest.fixture(scope="session")
 def family_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """A family's name in `tests.small_families.FAMILIES` -> what ``--model`` calls a small base of it, on disk once."""
+    """A function from a name in `tests.small_families.FAMILIES` to the ``--model`` of a small base of that family.
+
+    Each base is written to disk once.
+    """
 
     @cache
     def base(family: str) -> str:

@@ -1,4 +1,4 @@
-"""The real entry point, in this process where it can be and under its launchers where it must be."""
+"""train_vl.py as a user starts it: in this process if possible, otherwise under its launchers."""
 
 import json
 import math
@@ -17,7 +17,7 @@ import torch
 from data_prep.conversion.pairs import read_dataset
 from runs import launch
 from runs.accelerators import build_accelerator
-from runs.run_folder import held
+from runs.run_folder import hold_run
 from tests.tiny_model import write_tiny_base
 from tests.training_runs import ENVIRONMENT, REPOSITORY, Train, assert_same_result, command, final, metrics
 from vl_model.data.site_rows import group_sites
@@ -30,7 +30,7 @@ def held_out_sites(root: Path) -> int:
     return sum(row.fold == 0 and row.severity is not None for row in rows)
 
 
-def test_a_full_run_learns_and_leaves_its_records(train: Train, tiny_root: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_full_run_learns_and_writes_its_files(train: Train, tiny_root: Path, capsys: pytest.CaptureFixture) -> None:
     arguments = ["--tune", "full", "--max_train_steps", "60", "--learning_rate", "3e-3", "--report_to", "tensorboard"]
     assert train("full", *arguments, "--per_device_train_batch_size", "32") == 0
     assert "1 process, device cpu, precision fp32" in capsys.readouterr().out
@@ -61,8 +61,8 @@ def test_zero_steps_write_the_bare_base(train: Train, tiny_root: Path, tiny_base
         assert torch.equal(found, load_towers(tiny_base).eval().encode_images(image_N3HW))
 
 
-def test_a_killed_run_ends_where_the_unbroken_one_would_have(train: Train, tiny_root: Path, tiny_base: str) -> None:
-    """Killed by SIGKILL between two states, then resumed: adapters, pooling, scale and records are equal to the bit."""
+def test_a_killed_and_resumed_run_equals_an_unbroken_one(train: Train, tiny_root: Path, tiny_base: str) -> None:
+    """After SIGKILL between two checkpoints and a resume, adapters, pooling, scale and metrics are bitwise equal."""
     slow = [*SHORT, "--lora_dropout", "0.1", "--checkpointing_steps", "3", "--gradient_accumulation_steps", "2"]
     slow += ["--mixup", "0.3", "--cutmix", "0.3", "--severity_sampling", "0.5", "--label_smoothing", "0.1"]
     unbroken, killed, workers = "unbroken", "killed", "2"
@@ -80,7 +80,7 @@ def test_a_killed_run_ends_where_the_unbroken_one_would_have(train: Train, tiny_
     assert_same_result(tiny_root, unbroken, killed)
 
 
-def test_two_processes_see_and_learn_what_one_does(train: Train, tiny_root: Path, tiny_base: str) -> None:
+def test_two_processes_train_the_same_as_one(train: Train, tiny_root: Path, tiny_base: str) -> None:
     ten = ["--max_train_steps", "10", "--learning_rate", "1e-3", "--tune", "full"]
     assert train("one", *ten, "--per_device_train_batch_size", "12") == 0
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
@@ -91,30 +91,30 @@ def test_two_processes_see_and_learn_what_one_does(train: Train, tiny_root: Path
     assert "2 processes, device cpu" in done.stdout
     for one, two in zip(metrics(tiny_root, "one"), metrics(tiny_root, "two"), strict=True):
         assert float(two["loss"]) == pytest.approx(float(one["loss"]), abs=1e-5)
-        # The held-out sites do not divide evenly among the two: sums are exchanged, not means.
+        # The number of held-out sites is odd, so that the mean of the two processes' means would be wrong.
         for name in ("held_out_caption", "held_out_severity") if one["held_out_caption"] else ():
             assert float(two[name]) == pytest.approx(float(one[name]), abs=1e-5)
     assert one["held_out_caption"] and held_out_sites(tiny_root) % 2 == 1
 
 
 @pytest.mark.parametrize("loss", ["infonce", "siglip", "cross_entropy"])
-def test_other_losses_learn_and_end(loss: str, train: Train, tiny_root: Path) -> None:
-    """The three terms are told whatever is learned; SigLIP's bias is resumed with the rest, and not kept."""
+def test_other_losses_learn_and_finish(loss: str, train: Train, tiny_root: Path) -> None:
+    """Every loss reports the three terms. SigLIP's bias is part of a checkpoint, and not of the result."""
     twelve = ["--max_train_steps", "12", "--per_device_train_batch_size", "10", "--learning_rate", "3e-3"]
     arguments = ["--loss", loss, "--checkpointing_steps", "8", *twelve]
     assert train(loss, *arguments) == 0
     rows = metrics(tiny_root, loss)
     assert all(float(row[name]) > 0 for row in rows for name in ("loss_caption", "loss_severity", "loss_image"))
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
-    whole = final(tiny_root, loss)
-    assert not any("bias" in name for name in whole if "logit" in name)
+    unbroken = final(tiny_root, loss)
+    assert not any("bias" in name for name in unbroken if "logit" in name)
     assert train(loss, *arguments, "--resume_from_checkpoint", "checkpoint-8") == 0
     resumed = final(tiny_root, loss)
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
 
 
 @pytest.mark.parametrize("script", [["train_vl.py"], ["-m", "train_vl"]], ids=["script", "module"])
-def test_a_world_smaller_than_configured_is_refused(tiny_root: Path, tmp_path: Path, script: list[str]) -> None:
+def test_fewer_processes_than_configured_are_refused(tiny_root: Path, tmp_path: Path, script: list[str]) -> None:
     config = tmp_path / "multi_cpu.yaml"
     config.write_text(
         "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nuse_cpu: true\n"
@@ -127,37 +127,37 @@ def test_a_world_smaller_than_configured_is_refused(tiny_root: Path, tmp_path: P
     assert done.stderr.startswith("train_vl.py: error: accelerate was configured for 2 processes but started 1")
 
 
-def test_a_diverging_run_leaves_its_states_alone_and_goes_on_at_a_lower_rate(
+def test_a_diverging_run_keeps_its_checkpoints_and_resumes_at_a_lower_rate(
     train: Train, tiny_root: Path, capsys: pytest.CaptureFixture
 ) -> None:
     steady = ["--tune", "full", *SHORT, "--checkpointing_steps", "3", "--checkpoints_total_limit", "9"]
     wild = [*steady, "--learning_rate", "1e30", "--warmup_ratio", "0"]
 
-    def refusal(*arguments: str) -> str:
+    def error_of(*arguments: str) -> str:
         assert train("wild", *arguments) == 2
         return str(capsys.readouterr().err.splitlines()[-1])
 
-    error = refusal(*wild)
+    error = error_of(*wild)
     assert "the loss is" in error and "lower learning_rate" in error and error.endswith("there is no checkpoint yet")
     run = tiny_root / "train" / "checkpoints" / "wild"
     assert not (run / "final").exists() and not list(run.glob("checkpoint-*"))
 
     assert train("wild", *steady, "--overwrite", "true") == 0
-    states = {path: path.read_bytes() for path in run.glob("checkpoint-*/*")}
-    error = refusal(*wild, "--resume_from_checkpoint", "checkpoint-3")
+    checkpoints = {path: path.read_bytes() for path in run.glob("checkpoint-*/*")}
+    error = error_of(*wild, "--resume_from_checkpoint", "checkpoint-3")
     assert error.endswith("--resume_from_checkpoint checkpoint-3 resumes from the last checkpoint")
-    assert states == {path: path.read_bytes() for path in run.glob("checkpoint-*/*")}
+    assert checkpoints == {path: path.read_bytes() for path in run.glob("checkpoint-*/*")}
     assert train("wild", *steady, "--resume_from_checkpoint", "checkpoint-3") == 0
 
 
-def test_a_run_whose_scaler_skips_every_step_is_broken_off(
+def test_a_run_whose_scaler_skips_every_step_is_stopped(
     train: Train, tiny_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """The loss is finite all along: without the check such a run ends well, with the weights that it began with."""
+    """The loss stays finite: without the check such a run would finish with the weights that it started from."""
 
     def with_hopeless_scaler(*arguments: Any) -> Any:
         accelerator = build_accelerator(*arguments)
-        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=math.inf)  # whose half is as large
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=math.inf)  # half of infinity is infinity
         return accelerator
 
     monkeypatch.setattr("runs.session.build_accelerator", with_hopeless_scaler)
@@ -196,13 +196,13 @@ def test_a_run_whose_scaler_skips_every_step_is_broken_off(
             "--dataloader_num_workers: 100000 should be at least 0 and at most 64",
         ),
         (["--seed", "99999999999999999999"], "--seed: 99999999999999999999"),
-        (["--mixed_precision", "fp16"], "--mixed_precision fp16: not on a CPU"),
+        (["--mixed_precision", "fp16"], "--mixed_precision fp16: cannot be used on a CPU"),
         (["--resume_from_checkpoint", ""], "--resume_from_checkpoint '': is empty"),
         (["--export", ""], "--export '': is empty"),
         (["--resume_from_checkpoint", "checkpoint-9"], "give 'latest' or a checkpoint-<step> folder"),
     ],
 )
-def test_wrong_input_is_one_line_and_leaves_nothing(
+def test_wrong_input_is_one_line_and_writes_nothing(
     arguments: list[str], words: str, train: Train, tiny_root: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert train("wrong", *arguments) == 2
@@ -211,7 +211,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     assert not (tiny_root / "train" / "checkpoints" / "wrong").exists()
 
 
-def test_a_run_does_not_go_on_from_another_base(
+def test_a_run_does_not_resume_with_another_base(
     train: Train, tiny_base: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     base = tmp_path / "base"
@@ -223,10 +223,10 @@ def test_a_run_does_not_go_on_from_another_base(
     assert "was written with base_sha256 = " in capsys.readouterr().err
 
 
-def test_a_state_that_does_not_fit_leaves_the_run_as_it_was(
+def test_a_checkpoint_of_another_plan_leaves_the_run_unchanged(
     train: Train, tiny_root: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """Above all its record: of other held-out folds, evaluation would take trained-on studies for unseen ones."""
+    """If run.json had other held-out folds, evaluation would count studies that were trained on as held out."""
     arguments = ["--max_train_steps", "2", "--per_device_train_batch_size", "10"]
     assert train("kept", *arguments) == 0
     record = tiny_root / "train" / "checkpoints" / "kept" / "run.json"
@@ -236,7 +236,7 @@ def test_a_state_that_does_not_fit_leaves_the_run_as_it_was(
     assert record.read_bytes() == before and json.loads(before)["finished"]
 
 
-def test_a_resumed_run_shows_every_step_once(train: Train, tiny_root: Path) -> None:
+def test_the_events_of_a_resumed_run_have_every_step_once(train: Train, tiny_root: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     short = [*("--max_train_steps", "4", "--per_device_train_batch_size", "10"), "--report_to", "tensorboard"]
@@ -254,29 +254,29 @@ def test_a_tracker_that_is_not_installed_is_refused(
     assert "wandb is not installed" in capsys.readouterr().err
 
 
-def test_a_run_that_another_process_trains_is_refused(
+def test_a_run_that_another_process_is_training_is_refused(
     train: Train, tiny_root: Path, capsys: pytest.CaptureFixture
 ) -> None:
     run = tiny_root / "train" / "checkpoints" / "held"
-    with held(run):
+    with hold_run(run):
         assert train("held", "--max_train_steps", "0") == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and f"{run}: another process ({os.getpid()} on " in error
         assert "is training this run" in error
-    assert not run.exists(), "nothing came to be in it"
+    assert not run.exists(), "empty folders are removed"
 
 
-def test_a_run_is_not_overwritten_unasked(train: Train, capsys: pytest.CaptureFixture) -> None:
+def test_a_run_is_only_overwritten_on_request(train: Train, capsys: pytest.CaptureFixture) -> None:
     assert train("twice", "--max_train_steps", "0") == 0
     assert train("twice", "--max_train_steps", "0") == 2
     assert "--resume_from_checkpoint latest" in capsys.readouterr().err
     assert train("twice", "--max_train_steps", "0", "--overwrite", "true") == 0
 
 
-def test_a_collapsed_logit_scale_is_told_once(
+def test_a_collapsed_logit_scale_is_reported_once(
     train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr("vl_model.training.trainer.COLLAPSED_SCALE", 100.0)
     assert train("collapsed", "--max_train_steps", "3", "--per_device_train_batch_size", "10") == 0
-    said = capsys.readouterr().err
-    assert said.count("logit_scale fell to 14.") == 1 and "step 1: logit_scale" in said
+    error = capsys.readouterr().err
+    assert error.count("logit_scale fell to 14.") == 1 and "step 1: logit_scale" in error

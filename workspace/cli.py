@@ -17,7 +17,7 @@ EXIT_BAD_INPUT = 2
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may use: under taskset, Slurm or a cpuset fewer than the machine has."""
+    """Return the number of cores that this process may use, as limited by taskset, Slurm or a container's cpuset."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

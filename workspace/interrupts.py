@@ -221,7 +221,7 @@ def held() -> Iterator[None]:
             previous[number] = signal.signal(number, keep)
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for held_back, handler in previous.items():
+            signal.signal(held_back, handler)
         for received in came:
             signal.raise_signal(received)

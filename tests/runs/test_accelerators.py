@@ -1,4 +1,4 @@
-"""The precision of each device."""
+"""Tests of runs/accelerators.py: the precision of each device."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Checkpoints: complete or absent, restored to the bit, refused if damaged or of another run."""
+"""Checkpoints are complete or absent, restored bit for bit, and refused if damaged or of another run."""
 
 import os
 import re
@@ -42,7 +42,7 @@ def advance(model: nn.Module, optimizer: torch.optim.Optimizer, start: int, stop
         optimizer.step()
 
 
-def test_a_restored_state_goes_on_to_the_bit(tmp_path: Path) -> None:
+def test_training_resumes_from_a_checkpoint_bit_for_bit(tmp_path: Path) -> None:
     model, optimizer = trained(3)
     folder = save_checkpoint(tmp_path, 3, model, optimizer, None, PLAN, None)
     advance(model, optimizer, 3, 6)
@@ -53,7 +53,7 @@ def test_a_restored_state_goes_on_to_the_bit(tmp_path: Path) -> None:
     assert "0.bias" not in trainable_tensors(model) and "1.running_mean" in trainable_tensors(model)
 
 
-def test_only_the_newest_states_are_kept_and_broken_ones_ignored(tmp_path: Path) -> None:
+def test_only_the_newest_checkpoints_are_kept_and_incomplete_ones_are_ignored(tmp_path: Path) -> None:
     model, optimizer = trained(1)
     for step in (5, 10, 100):
         save_checkpoint(tmp_path, step, model, optimizer, None, PLAN, 2)
@@ -67,14 +67,14 @@ def test_only_the_newest_states_are_kept_and_broken_ones_ignored(tmp_path: Path)
         find_checkpoints(tmp_path, "checkpoint-300")
 
 
-def test_a_run_resumed_from_earlier_drops_the_states_of_its_other_future(tmp_path: Path) -> None:
+def test_a_run_resumed_from_an_earlier_checkpoint_deletes_the_later_ones(tmp_path: Path) -> None:
     model, optimizer = trained(1)
     for step in (10, 20, 30, 15):
         save_checkpoint(tmp_path, step, model, optimizer, None, PLAN, 3 if step > 15 else 2)
     assert [step for step, _ in complete_checkpoints(tmp_path)] == [10, 15]
 
 
-def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     model, optimizer = trained(1)
     folder = save_checkpoint(tmp_path, 1, model, optimizer, None, PLAN, None)
     with pytest.raises(ValueError, match="was written with processes = 1, now it is 2"):
@@ -87,33 +87,33 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
             resume([folder], model, optimizer, None, PLAN)
 
 
-def test_a_state_that_is_not_what_was_written_is_damaged(tmp_path: Path) -> None:
-    """As after a power cut, or where files were put together of two runs: sizes and shapes say nothing."""
+def test_a_checkpoint_that_was_changed_is_damaged(tmp_path: Path) -> None:
+    """After a power cut, or if the files of two runs were mixed, sizes and shapes may still be right."""
     model, optimizer = trained(2)
     older = save_checkpoint(tmp_path, 2, model, optimizer, None, PLAN, None)
     newest = save_checkpoint(tmp_path, 4, model, optimizer, None, PLAN, None)
-    whole = {path.name: path.read_bytes() for path in newest.iterdir()}
+    intact = {path.name: path.read_bytes() for path in newest.iterdir()}
     other, other_optimizer = trained(1, seed=5)
-    strange = save_checkpoint(tmp_path / "other", 4, other, other_optimizer, None, PLAN, None)
-    half = len(whole["trainable.safetensors"]) - 8
+    of_other_run = save_checkpoint(tmp_path / "other", 4, other, other_optimizer, None, PLAN, None)
+    half = len(intact["trainable.safetensors"]) - 8
     for name, content in (
-        ("trainable.safetensors", whole["trainable.safetensors"][:half] + bytes(8)),
-        ("optimizer.pt", (strange / "optimizer.pt").read_bytes()),
-        ("state.json", whole["state.json"].replace(b'"step": 4', b'"step": -3')),
-        ("state.json", whole["state.json"].replace(b'"step": 4', b'"step": 1000')),
-        ("state.json", re.sub(rb'"sha256": {[^}]*}', b'"sha256": [1]', whole["state.json"])),
+        ("trainable.safetensors", intact["trainable.safetensors"][:half] + bytes(8)),
+        ("optimizer.pt", (of_other_run / "optimizer.pt").read_bytes()),
+        ("state.json", intact["state.json"].replace(b'"step": 4', b'"step": -3')),
+        ("state.json", intact["state.json"].replace(b'"step": 4', b'"step": 1000')),
+        ("state.json", re.sub(rb'"sha256": {[^}]*}', b'"sha256": [1]', intact["state.json"])),
     ):
-        assert content != whole[name]
+        assert content != intact[name]
         (newest / name).write_bytes(content)
         assert resume(find_checkpoints(tmp_path, "latest"), model, optimizer, None, PLAN) == (2, older)
         with pytest.raises(ValueError, match=str(newest)):
             resume([newest], model, optimizer, None, PLAN)
-        (newest / name).write_bytes(whole[name])
+        (newest / name).write_bytes(intact[name])
     assert resume([newest], model, optimizer, None, PLAN) == (4, newest)
 
 
 @pytest.mark.parametrize("name", ["state.json", "optimizer.pt", "trainable.safetensors"])
-def test_a_damaged_latest_state_is_named_and_the_one_before_gone_on_from(
+def test_a_damaged_latest_checkpoint_is_named_and_the_one_before_is_used(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     model, optimizer = trained(3)
@@ -123,11 +123,12 @@ def test_a_damaged_latest_state_is_named_and_the_one_before_gone_on_from(
     (newest / name).write_bytes(b"")
     other, other_optimizer = trained(0)
     assert resume(find_checkpoints(tmp_path, "latest"), other, other_optimizer, None, PLAN) == (3, older)
-    said = capsys.readouterr().out
-    assert said.startswith(f"checkpoint-6 is left out for an older state: {newest}") and said.count("\n") == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"checkpoint-6 is damaged, an older checkpoint is tried instead: {newest}")
+    assert printed.count("\n") == 1
     advance(other, other_optimizer, 3, 6)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
-    with pytest.raises(ValueError, match=str(newest)):  # asked for by name
+    with pytest.raises(ValueError, match=str(newest)):  # requested by name
         resume(find_checkpoints(tmp_path, "checkpoint-6"), other, other_optimizer, None, PLAN)
     (older / name).write_bytes(b"")
     with pytest.raises(ValueError, match=str(older)):
@@ -135,8 +136,8 @@ def test_a_damaged_latest_state_is_named_and_the_one_before_gone_on_from(
     assert resume([], other, other_optimizer, None, PLAN) == (0, None)
 
 
-def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
-    """As on a full disk, which safetensors and torch answer with errors of their own."""
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    """On a full disk, safetensors and torch raise exceptions of their own, not OSError."""
     (tmp_path / "checkpoint-1").mkdir()
     for error in (SafetensorError("No space left on device"), RuntimeError("file write failed")):
         with pytest.raises(OSError, match="cannot be written"), whole_folder(tmp_path / "checkpoint-1") as partial:
@@ -145,7 +146,7 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) ->
     assert [path.name for path in tmp_path.rglob("*")] == ["checkpoint-1"]
 
 
-def test_a_state_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_synced_to_disk_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[tuple[str, bool]] = []
     write_out = os.fsync
 

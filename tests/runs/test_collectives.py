@@ -1,4 +1,4 @@
-"""Real gloo processes: their gradients against those of one process with the global batch."""
+"""Gradients of several real gloo processes equal those of one process with the global batch."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 class Model(nn.Module):
-    """Stands for two towers, a scale and a bias, with weights that every process starts with alike."""
+    """A stand-in for two towers, a scale and a bias. Every process starts with the same weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Model(nn.Module):
         return image_BD, text_KD, self.log_scale.exp(), self.bias + 0.0
 
 
-def material() -> tuple[torch.Tensor, torch.Tensor, Targets]:
+def embeddings_and_targets() -> tuple[torch.Tensor, torch.Tensor, Targets]:
     torch.manual_seed(0)
     caption_N = torch.tensor([3, 3, 4, 5, 74, 0, 3, 40, 41, 0, 0, 12])
     grade_N3 = torch.randn(12, 3).double().softmax(dim=-1)
@@ -44,8 +44,8 @@ def material() -> tuple[torch.Tensor, torch.Tensor, Targets]:
 def gradients(
     model: nn.Module, share: slice, settings: LossSettings, counts: tuple[int, ...] | None = None
 ) -> torch.Tensor:
-    """Of all parameters, flat; zeros where a loss does not read one."""
-    image_ND, text_KD, targets = material()
+    """Return the flat gradient of all parameters: zeros for a parameter that the loss does not use."""
+    image_ND, text_KD, targets = embeddings_and_targets()
     own = Targets(targets.caption_B[share], targets.grade_B3[share])
     image_BD, text_KD, scale, bias = model(image_ND[share], text_KD)
     log_ratio_K = torch.linspace(-1, 1, CAPTIONS).double() if settings.takes_shares else None
@@ -65,7 +65,7 @@ def write_own_gradient(sizes: tuple[int, ...], settings: list[LossSettings], fol
 
 
 @pytest.mark.parametrize("sizes", [(6, 6), (4, 4, 4), (7, 5), (5, 6, 1), (8, 4, 0)], ids=str)
-def test_gradients_of_several_processes_are_those_of_one(sizes: tuple[int, ...], tmp_path: Path) -> None:
+def test_gradients_of_several_processes_equal_those_of_one(sizes: tuple[int, ...], tmp_path: Path) -> None:
     settings = [
         LossSettings(label_smoothing=0.1),
         LossSettings(merge_mirrored=True),
@@ -81,10 +81,10 @@ def test_gradients_of_several_processes_are_those_of_one(sizes: tuple[int, ...],
 
 
 def site_gradients(model: nn.Module, share: slice, counts: tuple[int, ...] | None = None) -> torch.Tensor:
-    """Of a whole small model, in float64 but for its embeddings: the towers hand those out in float32."""
+    """Return the flat gradient of a complete small model, in float64 except its embeddings, which are float32."""
     torch.manual_seed(3)
     tiles_NT3HW, token_KL = torch.randn(9, 2, 3, 32, 32).double(), torch.randint(1, 400, (CAPTIONS, 9))
-    token_KL[:, -1] = 49407  # the end of the text, which the tower pools at
+    token_KL[:, -1] = 49407  # end of text: the tower pools at this token
     mask_NT = torch.rand(9, 2) < 0.7
     mask_NT[:, 0] = True
     targets = Targets(torch.arange(9) * 8, torch.randn(9, 3).softmax(dim=-1))
@@ -104,8 +104,8 @@ def write_own_site_gradient(sizes: tuple[int, ...], folder: Path) -> None:
     torch.save(site_gradients(model, slice(first, first + sizes[rank()]), sizes), folder / f"{rank()}.pt")
 
 
-def test_gradients_of_a_whole_model_are_those_of_one_process(tmp_path: Path) -> None:
-    write_tiny_base(tmp_path / "base")  # open_clip then knows its configuration
+def test_gradients_of_a_complete_model_equal_those_of_one_process(tmp_path: Path) -> None:
+    write_tiny_base(tmp_path / "base")  # this registers its configuration with open_clip
     expected = site_gradients(site_model(), slice(None))
     in_processes(2, write_own_site_gradient, (4, 5), tmp_path)
     for process in range(2):
@@ -113,11 +113,11 @@ def test_gradients_of_a_whole_model_are_those_of_one_process(tmp_path: Path) -> 
         assert (found - expected).norm() / expected.norm() < 1e-6
 
 
-def refuse_rows_that_were_not_promised() -> None:
+def refuse_a_wrong_number_of_rows() -> None:
     rows = torch.zeros(2 + rank(), 3)
-    with pytest.raises(AssertionError, match="rows here, but process"):
+    with pytest.raises(AssertionError, match="rows, but counts has"):
         gather(rows, (3, 2))
 
 
-def test_rows_that_were_not_promised_are_refused() -> None:
-    in_processes(2, refuse_rows_that_were_not_promised)
+def test_a_wrong_number_of_rows_is_refused() -> None:
+    in_processes(2, refuse_a_wrong_number_of_rows)

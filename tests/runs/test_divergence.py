@@ -1,4 +1,4 @@
-"""A loss that explodes, and gradients that are not finite."""
+"""A training diverges if its loss explodes or its gradients are not finite."""
 
 import math
 
@@ -7,24 +7,24 @@ import pytest
 from runs.divergence import SKIPPED_STEPS, Diverged, DivergenceCheck
 
 
-def exploded(loss: float, first: float) -> None:
+def check_loss(loss: float, first: float) -> None:
     check = DivergenceCheck(is_scaled=False)
     check.first_loss = first
     check(7, loss, 1.0)
 
 
-def test_a_loss_far_beyond_its_first_is_an_explosion() -> None:
-    exploded(49.0, first=3.0)  # ten times the loss of a model that scores all captions alike
-    exploded(199.0, first=20.0)
+def test_a_loss_far_beyond_its_first_has_diverged() -> None:
+    check_loss(49.0, first=3.0)  # ten times the loss of a model that scores all captions alike
+    check_loss(199.0, first=20.0)
     for loss, first in ((51.0, 3.0), (201.0, 20.0)):
         with pytest.raises(Diverged, match=f"step 7: the loss is {loss}, after {first} at first") as found:
-            exploded(loss, first)
+            check_loss(loss, first)
         assert found.value.step == 7
 
 
-def test_a_gradient_that_is_not_finite_is_forgiven_to_a_scaler_for_a_while() -> None:
+def test_a_scaler_may_skip_some_steps_whose_gradient_is_not_finite() -> None:
     check = DivergenceCheck(is_scaled=True)
-    for norm in (math.inf, 1.0, math.nan):  # one finite step begins the count anew
+    for norm in (math.inf, 1.0, math.nan):  # one finite step resets the count
         for step in range(SKIPPED_STEPS):
             check(step, 4.0, norm)
     with pytest.raises(Diverged, match="step 7 and the 50 before it have no finite gradient: the loss is 4"):

@@ -1,4 +1,4 @@
-"""What the launcher was told, as its arguments and configuration files have it."""
+"""The launch is read from the launcher's arguments and configuration files."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ def test_launch_is_read_from_the_launchers_arguments(tmp_path: Path, monkeypatch
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     config = tmp_path / "two.yaml"
     config.write_text("num_processes: 2\nuse_cpu: true\n")
-    assert read_launch([]) == Launch()  # no file of answers, nothing said
+    assert read_launch([]) == Launch()  # neither a configuration file nor arguments
     assert read_launch(["--config_file", str(config)]) == Launch(2, use_cpu=True)
     assert read_launch(["--config_file", str(config), "--num_processes=4"]) == Launch(4, use_cpu=True)
     assert read_launch(["--cpu", "--num_processes", "3", "--mixed_precision", "no"]) == Launch(3, use_cpu=True)
@@ -24,7 +24,7 @@ def test_launch_is_read_from_the_launchers_arguments(tmp_path: Path, monkeypatch
     assert read_launch(["--mixed_precision", "no"]) == read_launch([]) == Launch(8)
 
 
-def test_the_launchers_default_file_holds_where_it_was_given_no_arguments(
+def test_the_default_configuration_file_is_read_if_the_launcher_has_no_arguments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "accelerate").mkdir()
@@ -40,7 +40,7 @@ def test_the_launchers_default_file_holds_where_it_was_given_no_arguments(
     assert launch.check_launch() == Launch()
 
 
-def test_threads_are_shared_among_the_machines_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_are_divided_among_the_processes_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert threads_per_process() == 3
     monkeypatch.delenv("OMP_NUM_THREADS")

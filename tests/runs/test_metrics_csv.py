@@ -1,4 +1,4 @@
-"""metrics.csv over interruptions."""
+"""metrics.csv of runs that were interrupted and resumed."""
 
 import csv
 import math
@@ -10,8 +10,8 @@ from runs.metrics_csv import MetricsFile
 from vl_model.training.trainer import METRICS
 
 
-def test_the_first_loss_is_that_of_the_run(tmp_path: Path) -> None:
-    """And not of the start: a resumed run is called exploded where the unbroken one would be."""
+def test_the_first_loss_is_that_of_the_runs_first_step(tmp_path: Path) -> None:
+    """Not that of the first step after a resume: a resumed run diverges at the same loss as an unbroken one."""
     path, columns = tmp_path / "metrics.csv", ["step", "loss"]
     file = MetricsFile(path, 0, columns)
     assert file.first("loss") is None
@@ -20,7 +20,7 @@ def test_the_first_loss_is_that_of_the_run(tmp_path: Path) -> None:
     file.close()
     assert MetricsFile(path, 1, columns).first("loss") == 12.5
     path.write_text(path.read_text().replace("12.5", "1x2"))
-    with pytest.raises(ValueError, match=r"metrics.csv: cannot be gone on with \(its first loss is '1x2'\); delete it"):
+    with pytest.raises(ValueError, match=r"metrics.csv: is damaged \(its first loss is '1x2'\); delete it"):
         MetricsFile(path, 1, columns).first("loss")
     assert MetricsFile(path, 0, columns).first("loss") is None
 
@@ -40,9 +40,9 @@ def test_a_resumed_run_drops_the_rows_that_it_writes_again(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"step\nx\n", bytes(range(256))])
-def test_a_damaged_record_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "metrics.csv"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"metrics\.csv: cannot be gone on with"):
+    with pytest.raises(ValueError, match=r"metrics\.csv: is damaged"):
         MetricsFile(path, 2, METRICS)
     assert path.read_bytes() == content

@@ -10,7 +10,7 @@ from runs.settings import OptimizationSettings
 SETTINGS = OptimizationSettings(learning_rate=1e-3, warmup_ratio=0.1, weight_decay=0.2)
 
 
-def test_rate_rises_then_falls_along_a_cosine() -> None:
+def test_the_learning_rate_rises_then_falls_along_a_cosine() -> None:
     rates = [learning_rate_at(step, 100, SETTINGS) for step in range(101)]
     assert rates[0] == pytest.approx(1e-4) and rates[9] == rates[10] == pytest.approx(1e-3)
     assert rates[55] == pytest.approx(0.5e-3) and rates[100] == pytest.approx(0, abs=1e-12)

@@ -1,4 +1,4 @@
-"""runs/resuming.py among several processes: all go on from the same state, or none does."""
+"""Several processes resume from the same checkpoint, or none of them does."""
 
 import os
 import shutil
@@ -29,16 +29,19 @@ def small_model(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
     return model, torch.optim.AdamW(model.parameters())
 
 
-def go_on(cases: list[tuple[Path, dict[str, Any], str | None]]) -> None:
-    """(folder, plan of the second process, what both are told): each from the states in a folder of its own."""
+def resume_each(cases: list[tuple[Path, dict[str, Any], str | None]]) -> None:
+    """Resume from the checkpoints that each process has in a subfolder of its own.
+
+    cases: the folder, the plan of the second process, and the error that both processes must raise.
+    """
     for folder, other_plan, words in cases:
         model, optimizer = small_model(9)
-        states = find_checkpoints(folder / str(rank()), "latest")
+        checkpoints = find_checkpoints(folder / str(rank()), "latest")
         with pytest.raises(ValueError, match=words) if words else nullcontext():
-            resume(states, model, optimizer, None, other_plan if rank() else PLAN)
+            resume(checkpoints, model, optimizer, None, other_plan if rank() else PLAN)
 
 
-def test_processes_go_on_alike_or_not_at_all(tmp_path: Path) -> None:
+def test_all_processes_resume_alike_or_none_does(tmp_path: Path) -> None:
     one, other = small_model(1), small_model(2)
     for process in (0, 1):
         save_checkpoint(tmp_path / "same" / str(process), 5, *one, None, PLAN, None)
@@ -54,7 +57,7 @@ def test_processes_go_on_alike_or_not_at_all(tmp_path: Path) -> None:
         (
             tmp_path / "steps",
             PLAN,
-            "step is 5 in process 0, but 6 in process 1; every machine must see the same",
+            "step is 5 in process 0, but 6 in process 1; every machine must read the same",
         ),
         (tmp_path / "damaged", PLAN, "step is 5 in process 0, but 3 in process 1"),
         (
@@ -64,14 +67,17 @@ def test_processes_go_on_alike_or_not_at_all(tmp_path: Path) -> None:
         ),
         (tmp_path / "none", folds, r"held_out_folds is \[0\] in process 0, but \[1\] in process 1"),
     ]
-    in_processes(2, go_on, cases)
+    in_processes(2, resume_each, cases)
 
 
 def train_from(roots: tuple[Path, Path], base: str, arguments: list[str], words: str | None) -> None:
-    """`train_vl.py`, each process with a root of its own, as where a path leads to other disks on other machines."""
+    """Run train_vl.py with another root in each process, as if a path led to different disks on two machines."""
     os.environ |= {"RANK": str(rank()), "LOCAL_RANK": str(rank()), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
-    os.environ["OMP_NUM_THREADS"] = "1"  # a fork has none of the threads that the test's process may have started
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}  # asked for, and not used: they have met already
+    os.environ["OMP_NUM_THREADS"] = "1"  # the threads of the test's process do not exist in a fork
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "1",
+    }  # required but not used: the process group exists already
     for state in (AcceleratorState, PartialState, GradientState):
         state._reset_state()
     sys.argv = command(roots[rank()], base, "apart", *arguments)
@@ -79,7 +85,7 @@ def train_from(roots: tuple[Path, Path], base: str, arguments: list[str], words:
         train_vl.main()
 
 
-def test_a_run_is_not_trained_on_two_roots(tiny_root: Path, tiny_base: str, tmp_path: Path) -> None:
+def test_processes_with_different_roots_are_refused(tiny_root: Path, tiny_base: str, tmp_path: Path) -> None:
     roots = (tmp_path / "first", tmp_path / "second")
     shutil.copytree(tiny_root / "train" / "processed_data", roots[0] / "train" / "processed_data")
     in_processes(2, train_from, (roots[0], roots[0]), tiny_base, SHORT, None)

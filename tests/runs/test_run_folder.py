@@ -1,4 +1,4 @@
-"""runs/run_folder.py and workspace/locks.py: one process at a time."""
+"""A run's folder is locked by one process at a time (runs/run_folder.py and workspace/locks.py)."""
 
 import os
 import signal
@@ -7,45 +7,45 @@ from pathlib import Path
 
 import pytest
 
-from runs.run_folder import STOP_FILE, check_run, claim_run, held, remove_run
+from runs.run_folder import STOP_FILE, check_run, hold_run, prepare_run, remove_run
 from workspace.locks import locked
 
 
-def test_a_run_is_held_by_one_process(tmp_path: Path) -> None:
+def test_a_run_is_locked_by_one_process(tmp_path: Path) -> None:
     run = tmp_path / "train" / "checkpoints" / "first"
-    with held(run), pytest.raises(BlockingIOError, match=r"another process .* is training this run"), held(run):
+    with hold_run(run), pytest.raises(BlockingIOError, match=r"another process .* is training this run"), hold_run(run):
         pass
-    assert not list(tmp_path.iterdir()), "nothing came to be in it"
-    with held(run):
+    assert not list(tmp_path.iterdir()), "empty folders are removed"
+    with hold_run(run):
         (run / "run.json").touch()
     assert [path.name for path in run.iterdir()] == ["run.json"]
 
 
-def test_others_than_the_first_process_do_not_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with held(tmp_path / "run"):
+def test_only_the_first_process_takes_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hold_run(tmp_path / "run"):
         monkeypatch.setenv("RANK", "1")
-        with held(tmp_path / "run"):
+        with hold_run(tmp_path / "run"):
             check_run(tmp_path / "run", overwrite=False, resume_from_checkpoint=None)
 
 
-def test_a_run_is_removed_but_for_its_lock_and_a_stop_that_came_meanwhile(tmp_path: Path) -> None:
+def test_a_run_is_removed_except_its_lock_and_a_later_stop_file(tmp_path: Path) -> None:
     run, logs = tmp_path / "run", tmp_path / "logs"
     for folder in (run / "final", logs):
         folder.mkdir(parents=True)
         (folder / "x").touch()
     (run / "link").symlink_to(logs)
-    with held(run):
+    with hold_run(run):
         remove_run(run, logs)
         assert [path.name for path in tmp_path.rglob("*")] == ["run", ".lock"]
-        with pytest.raises(BlockingIOError), held(run):
+        with pytest.raises(BlockingIOError), hold_run(run):
             pass
-        claim_run(run, overwrite=True, resume_from_checkpoint=None)
+        prepare_run(run, overwrite=True, resume_from_checkpoint=None)
         (run / STOP_FILE).touch()
         remove_run(run, logs)
         assert (run / STOP_FILE).is_file()
 
 
-def test_a_lock_goes_with_the_process_that_took_it_not_with_its_forks(tmp_path: Path) -> None:
+def test_a_lock_ends_with_the_process_that_took_it_and_not_with_its_forks(tmp_path: Path) -> None:
     ready, tell = os.pipe()
     holder = os.fork()
     if not holder:

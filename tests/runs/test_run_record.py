@@ -1,4 +1,4 @@
-"""What a run leaves for its reader: record, picture, card, and a copy on a hub."""
+"""What a run writes for its readers: record, curves, model card and upload."""
 
 import json
 import subprocess
@@ -22,15 +22,15 @@ from vl_model.model.site_model_files import base_sha256, save_site_model
 SHORT = ["--max_train_steps", "4", "--per_device_train_batch_size", "10", "--evaluation_steps", "2"]
 
 
-def test_a_run_is_recorded_pictured_and_described(
+def test_a_run_writes_its_record_its_curves_and_its_card(
     train: Train, tiny_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert train("recorded", *SHORT, "--push_to_hub", "somebody/lumbar") == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[-2].startswith("held-out evaluation took ") and said[-2].endswith(" of the training")
-    assert said[-1].startswith("somebody/lumbar: not pushed (") and "pushes it later" in said[-1]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].startswith("held-out evaluation took ") and lines[-2].endswith(" of the training")
+    assert lines[-1].startswith("somebody/lumbar: not pushed (") and "pushes it later" in lines[-1]
     run, logs = (tiny_root / "train" / kind / "recorded" for kind in ("checkpoints", "logs"))
     record = json.loads((run / "run.json").read_text())
     assert record["finished"] and record["versions"] == versions() and record["git"] == git_state()
@@ -38,8 +38,8 @@ def test_a_run_is_recorded_pictured_and_described(
     assert "root" not in record["settings"] and record["settings"]["max_train_steps"] == 4
     seconds = [row["evaluation_seconds"] for row in metrics(tiny_root, "recorded")]
     assert [bool(value) for value in seconds] == [False, True, False, True]
-    with Image.open(logs / "training.png") as picture:
-        assert picture.width > 1000 and len(set(picture.convert("L").tobytes())) > 50
+    with Image.open(logs / "training.png") as curves:
+        assert curves.width > 1000 and len(set(curves.convert("L").tobytes())) > 50
     assert not list(logs.glob(".*"))
     assert train("recorded", *SHORT, "--push_to_hub", "somebody/lumbar", "--resume_from_checkpoint", "latest") == 0
     assert "somebody/lumbar: not pushed (" in capsys.readouterr().out.splitlines()[-1]
@@ -49,7 +49,7 @@ def test_a_run_is_recorded_pictured_and_described(
     assert str(tiny_root) not in card and "/tmp" not in card
 
 
-def test_the_card_of_a_whole_model_names_its_base() -> None:
+def test_the_card_of_a_fully_tuned_model_names_its_base() -> None:
     card = {"tune": "full", "model": "ViT-B-16", "pretrained": "openai", "preprocessing": {"image_size": 224}}
     card["preprocessing"]["view_mm"] = 50.0
     text = model_card(card)
@@ -62,7 +62,7 @@ def test_the_card_of_a_whole_model_names_its_base() -> None:
 
 
 class Hub:
-    """The two calls of the hub's client that `push` makes; `received`: of the one commit, by name."""
+    """A hub's client with the two methods that `push` calls. `received`: the files of the commit, by name."""
 
     received: ClassVar[dict[str, bytes]] = {}
 
@@ -82,7 +82,7 @@ class Hub:
 @pytest.mark.parametrize(
     ("family", "tune"), [("open_clip", "lora"), ("CLIP", "lora"), ("CLIP", "full"), ("open_clip with BERT", "full")]
 )
-def test_what_is_uploaded_says_nothing_of_where_files_lie(
+def test_uploaded_files_contain_no_local_paths(
     family: str, tune: str, family_base: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vl_model.model.hub.HfApi", Hub)
@@ -94,12 +94,12 @@ def test_what_is_uploaded_says_nothing_of_where_files_lie(
     assert push(final, "somebody/lumbar") == "pushed to hub/somebody/lumbar"
     assert Hub.received.keys() == {path.name for path in final.iterdir()}
     assert not [name for name, content in Hub.received.items() if str(folder.parent).encode() in content]
-    there, here = (
+    uploaded, local = (
         json.loads(text) for text in (Hub.received["site_model.json"], (final / "site_model.json").read_text())
     )
-    assert there["model"] == base.partition(":")[0] + f":{folder.name}" and here["model"] == base
-    assert there["base_sha256"] == base_sha256(model) and (tune == "full" or len(there["base_sha256"]) == 64)
-    assert there | {"model": base} == here
+    assert uploaded["model"] == base.partition(":")[0] + f":{folder.name}" and local["model"] == base
+    assert uploaded["base_sha256"] == base_sha256(model) and (tune == "full" or len(uploaded["base_sha256"]) == 64)
+    assert uploaded | {"model": base} == local
     weights = [name for name in Hub.received if name.endswith(".safetensors")]
     assert len(weights) == 2 and all(Hub.received[name] == (final / name).read_bytes() for name in weights)
 
@@ -112,7 +112,7 @@ def test_a_weights_file_is_named_without_its_folder() -> None:
         assert without_paths(card) == card
 
 
-def test_the_state_of_the_checkout_is_told_only_where_there_is_one(tmp_path: Path) -> None:
+def test_the_git_commit_is_recorded_only_of_a_checkout(tmp_path: Path) -> None:
     def git(*arguments: str) -> str:
         settings = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
         command = ["git", "-C", str(tmp_path), *settings, *arguments]
@@ -128,13 +128,11 @@ def test_the_state_of_the_checkout_is_told_only_where_there_is_one(tmp_path: Pat
     (tmp_path / "code.py").write_text("2")
     assert git_state(tmp_path) == {"commit": git("rev-parse", "HEAD"), "dirty": True}
     (tmp_path / "inside").mkdir()
-    assert git_state(tmp_path / "inside") is None  # copied into somebody else's checkout
+    assert git_state(tmp_path / "inside") is None  # a folder inside another checkout
     assert git_state(REPOSITORY / "vl_model") is None
 
 
-def test_a_hub_that_cannot_be_reached_costs_nothing_but_the_upload(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_hub_only_prevents_the_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     assert push(tmp_path, "somebody/lumbar").startswith("somebody/lumbar: not pushed (")

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from runs.full_tensors import whole
+from runs.full_tensors import full_tensor
 from vl_model.model.settings import LoraSettings
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def check_gradients(towers: "Towers") -> None:
     """
     for name, parameter in adapter_parameters(towers).items():
         gradient = parameter.grad
-        if gradient is None or (".lora_B." in name and not whole(gradient).any()):
+        if gradient is None or (".lora_B." in name and not full_tensor(gradient).any()):
             layer = name.partition(".lora_")[0]
             raise ValueError(
                 f"tune 'lora': the adapter on {layer} gets no gradient and would never learn; adapt fewer layers "

@@ -7,9 +7,9 @@ from typing import Any
 from accelerate import Accelerator
 
 from locator.carried import Placing
-from runs.checkpoints import check_state, find_checkpoints
+from runs.checkpoints import check_checkpoint, find_checkpoints
 from runs.launch import started_processes
-from runs.resuming import first_whole
+from runs.resuming import first_readable
 from runs.session import Session
 from runs.settings import OptimizationSettings
 from vl_model.data.augmentation import Augmentation
@@ -31,11 +31,11 @@ from workspace.settings_parser import plain_settings
 def build_model(
     model_settings: ModelSettings, loss: LossSettings, computation: ComputationSettings, shards: bool
 ) -> SiteModel:
-    """Return a model on the CPU, ready to train. Raises ValueError if it cannot be built as the settings ask.
+    """Return a model on the CPU, ready to train. Raises SettingError if it cannot be built with these settings.
 
     Args:
         model_settings: the towers, their weights and what is trained.
-        loss: SigLIP's needs a bias.
+        loss: the loss: siglip adds a bias to the model.
         computation: how the towers' blocks are computed.
         shards: whether the weights will be sharded over the processes.
     """
@@ -52,7 +52,7 @@ def build_model(
 
 
 def check_loss(loss: LossSettings, augmentation: Augmentation, duration: DurationSettings) -> LossSettings:
-    """Return the loss. Raises SettingError if it cannot use what the other settings ask for."""
+    """Return the loss settings. Raises SettingError if they contradict each other or the other settings."""
     loss.check(mixup=augmentation.mixup, cutmix=augmentation.cutmix, severity_sampling=duration.severity_sampling)
     return loss
 
@@ -62,11 +62,11 @@ class ContrastiveTraining:
 
     Args:
         training_set: the labelled sites, divided by fold, and their crops.
-        placing: the locator and atlas that the run carries, to place the sites of new studies.
+        placing: the locator and atlas that are copied into the run, to locate the sites of new studies.
         model, duration, held_out, optimization, loss, augmentation, computation: the settings, by theme.
-        checkpointing_steps: how often a checkpoint is written; None: once per epoch.
-        seed: of every random choice.
-        shards: shard the weights over the processes.
+        checkpointing_steps: the steps between two checkpoints; None: one epoch.
+        seed: the seed of every random choice.
+        shards: whether to shard the weights over the processes.
         settings: all resolved settings, to be recorded.
     """
 
@@ -103,7 +103,7 @@ class ContrastiveTraining:
         self.dataset_fingerprint = training_set.dataset.fingerprint
 
     def check_base(self, run: Path) -> None:
-        """Raise ValueError if the run would overwrite its base, or if the base was trained on what is held out."""
+        """Raise ValueError if the run would overwrite its base, or if the base was trained on held-out studies."""
         model, pretrained = self.model.model, self.model.pretrained
         check_base_outside_run(model, pretrained, run)
         check_leakage(model, pretrained, self.training_set.dataset, list(self.held_out.held_out_folds))
@@ -115,7 +115,10 @@ class ContrastiveTraining:
     def plan(self, model: SiteModel, processes: int) -> dict[str, Any]:
         """Return the settings and fingerprints that a resumed run must share with its checkpoint.
 
-        model: before its weights are sharded. The learning rate may change, and how long is trained may not.
+        The learning rate may change between starts, but not the duration.
+
+        model: the model before its weights are sharded.
+        processes: the number of processes.
         """
         return {
             **plain_settings(self.model),
@@ -133,14 +136,14 @@ class ContrastiveTraining:
     def step_to_resume_from(self, run: Path, checkpoint: str | None, model: SiteModel) -> int:
         """Return the step of the checkpoint that the run would resume from, without reading its tensors; 0: none.
 
-        Raises ValueError if the checkpoint is another run's.
+        Raises ValueError if the checkpoint was written for another plan.
         """
         checkpoints = find_checkpoints(run, checkpoint)
         if not checkpoints:
             return 0
         plan = self.plan(model, started_processes())
-        found, _ = first_whole(checkpoints, lambda folder: check_state(folder, plan))
-        return found[0] if found else 0
+        checked, _ = first_readable(checkpoints, lambda folder: check_checkpoint(folder, plan))
+        return checked[0] if checked else 0
 
     def build_batches(self, process: int, processes: int) -> TrainingBatches:
         """Return one process's share of every global batch."""
@@ -163,7 +166,7 @@ class ContrastiveTraining:
         accumulation, epoch = self.duration.gradient_accumulation_steps, batches.batches_per_epoch
         steps, steps_per_epoch = self.duration.max_train_steps, max(1, epoch // accumulation)
         if steps is None:
-            # Batches are one stream over the epochs: a step may span the end of one.
+            # Batches are one stream over all epochs: a step may span two epochs.
             steps = math.ceil(self.duration.num_train_epochs * epoch / accumulation)
         return Trainer(
             accelerator,
@@ -190,20 +193,20 @@ class ContrastiveTraining:
         )
 
     def finish(self, trainer: Trainer, session: Session) -> None:
-        """Write ``final/``, and beside it what places sites in new studies."""
+        """Write ``final/``, and copy the locator and the atlas into the run."""
         model = self._trained_model(trainer)
         if not session.accelerator.is_main_process:
             return
-        learned_from = self.training_set.training if trainer.steps else ()
-        series = trained_series(self.model.model, self.model.pretrained, self.training_set.dataset, learned_from)
+        trained_rows = self.training_set.training if trainer.steps else ()
+        series = trained_series(self.model.model, self.model.pretrained, self.training_set.dataset, trained_rows)
         trained_on = {name: session.record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}
         save_site_model(model, session.run / "final", trained_on | {SERIES: series})
         self.placing.copy_to(session.run)
 
     def _trained_model(self, trainer: Trainer) -> SiteModel:
-        """Return the trained model in the first process; every process must call this.
+        """Return the trained model. Every process must call this; the result is complete in the first one only.
 
-        Sharded weights are gathered into a model that is built anew, so that nothing else has to handle shards.
+        Sharded weights are gathered into a new model, so that nothing else has to handle shards.
         """
         if trainer.sharding is None:
             return trainer.model

@@ -37,11 +37,16 @@ T = TypeVar("T")
 class Checks:
     """What a training checks and builds before its first step, each by the function that the training itself calls.
 
-    Each raises ValueError: `claim` if the run is in the way, `placing` if the locator to carry is damaged, `loss` if
-    the loss cannot be used, `read` and `build` if there is no data or no model, `training` never.
+    Args:
+        check_run: raises ValueError if the run exists already.
+        placing: returns the locator and atlas to copy into the run; raises ValueError if they are damaged.
+        loss: returns the loss settings; raises ValueError if they contradict other settings.
+        read: returns the training set; raises ValueError if there is none.
+        build: returns the model; raises ValueError if there is none.
+        training: returns the training on a training set.
     """
 
-    claim: Callable[[], None]
+    check_run: Callable[[], None]
     placing: Callable[[], Placing]
     loss: Callable[[], LossSettings]
     read: Callable[[], TrainingSet]
@@ -51,7 +56,7 @@ class Checks:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the examination."""
+    """The result of one check, which is printed as one line."""
 
     name: str
     is_ok: bool
@@ -68,9 +73,14 @@ class Examination:
         self.findings: list[Finding] = []
 
     def add(self, name: str, make: Callable[[], T], judge: Callable[[T], tuple[bool, str]]) -> T | None:
-        """Call `make`, print how `judge` describes its result, and return the result.
+        """Run one check, print its finding, and return what was made.
 
-        Returns None if `make` raised: wrong input, which ends a training, is a finding here.
+        Args:
+            name: the name of the check.
+            make: makes what is checked. If it raises ValueError or OSError, that is the finding.
+            judge: takes what was made, and returns whether it is well and the message.
+
+        Returns None if `make` raised.
         """
         made = None
         try:
@@ -88,9 +98,9 @@ def examine(run: Path, checks: Checks, session: RunSettings, sites: int, push_to
 
     Args:
         run: the run's folder.
-        checks: what the training checks and builds itself.
+        checks: the functions that the training itself calls.
         session: the settings that every training has.
-        sites: sites per process and batch.
+        sites: the number of sites per process and batch.
         push_to_hub: the repository that ``final/`` will be uploaded to, if any.
 
     Returns the exit status: 0 if all is well, else 2.
@@ -99,26 +109,24 @@ def examine(run: Path, checks: Checks, session: RunSettings, sites: int, push_to
     for name, check in (("packages", check_packages), ("devices", check_devices), ("processes", check_world)):
         examination.add(name, check, lambda found: found)
     examination.add("precision", lambda: check_precision(session.mixed_precision), lambda found: found)
-    examination.add("run", checks.claim, lambda _: (True, f"{run.name} can start"))
-    examination.add("records", lambda: trackers_of(session.report_to), check_trackers)
+    examination.add("run", checks.check_run, lambda _: (True, f"{run.name} can start"))
+    examination.add("trackers", lambda: trackers_of(session.report_to), check_trackers)
     if repository := push_to_hub:
-        valid = (
-            f"{repository} is a valid repository name; whether you may write to it is only known when it is uploaded"
-        )
+        valid = f"{repository} is a valid repository name; write access is only checked when final/ is uploaded"
         examination.add("hub", lambda: check_repository(repository), lambda _: (True, valid))
-    examination.add("placing", checks.placing, check_placing)
+    examination.add("locator", checks.placing, check_placing)
     examination.add("loss", checks.loss, lambda loss: (True, loss.loss))
     training = examine_training_set(examination, checks, run)
     model = examination.add("model", checks.build, check_model)
     if training is not None and model is not None:
         checkpoint = session.resume_from_checkpoint
-        examination.add("state", lambda: training.step_to_resume_from(run, checkpoint, model), check_step)
+        examination.add("checkpoint", lambda: training.step_to_resume_from(run, checkpoint, model), check_step)
         examine_room(examination, run, training.training_set, model, session, sites)
     return 0 if all(finding.is_ok for finding in examination.findings) else 2
 
 
 def examine_training_set(examination: Examination, checks: Checks, run: Path) -> ContrastiveTraining | None:
-    """Check the data, and what depends on it: the crops, the base's lineage, the batches."""
+    """Check the data, and then the crops, the base's lineage and the batches, which depend on it."""
     training_set = examination.add("data set", checks.read, check_data)
     if training_set is None:
         return None
@@ -146,19 +154,21 @@ def examine_room(
 
 def check_packages() -> tuple[bool, str]:
     """Check that torch is the release that torchvision was built for; `import open_clip` fails with another one."""
-    found = version("torch")
+    installed = version("torch")
     try:
-        needs = next((need for need in requires("torchvision") or () if need.startswith("torch==")), f"torch=={found}")
-        described = f"torch {found}, torchvision {version('torchvision')}"
+        needs = requires("torchvision") or ()
+        requirement = next((need for need in needs if need.startswith("torch==")), f"torch=={installed}")
+        message = f"torch {installed}, torchvision {version('torchvision')}"
     except PackageNotFoundError:
-        return False, f"torch {found}, but no torchvision: install the release that matches it"
-    wanted = needs.removeprefix("torch==")
-    if wanted.split("+")[0] != found.split("+")[0]:
-        return False, f"{described}, which was built for torch {wanted}: install the two together"
-    return True, described
+        return False, f"torch {installed}: torchvision is not installed; install the release that matches torch"
+    required = requirement.removeprefix("torch==")
+    if required.split("+")[0] != installed.split("+")[0]:
+        return False, f"{message}: torchvision was built for torch {required}; install the two together"
+    return True, message
 
 
 def check_devices() -> tuple[bool, str]:
+    """Describe the GPUs, or the CPU's threads."""
     if uses_cpu(check_launch()):
         return True, f"CPU, {threads_per_process()} threads per process (OMP_NUM_THREADS)"
     found = [
@@ -168,15 +178,16 @@ def check_devices() -> tuple[bool, str]:
     return True, f"{len(found)} of {', '.join(sorted(set(found)))}"
 
 
-def check_precision(wanted: str) -> tuple[bool, str]:
+def check_precision(requested: str) -> tuple[bool, str]:
+    """Check that the device can compute in the requested precision, and does not emulate it."""
     launch = check_launch()
     use_cpu = uses_cpu(launch)
-    chosen = choose_precision(wanted, use_cpu, launch.shards)
+    chosen = choose_precision(requested, use_cpu, launch.shards)
     name = precision_in_words(chosen)
-    if wanted not in ("auto", "fast"):
+    if requested not in ("auto", "fast"):
         is_slow = chosen == "bf16" and not use_cpu and torch.cuda.get_device_capability()[0] < 8
         slow = "; this GPU emulates bf16: choose fp16 or auto" if is_slow else ""
-        return not is_slow, f"{name}, as --mixed_precision asks{slow}"
+        return not is_slow, f"{name}, as --mixed_precision requests{slow}"
     reasons = {
         "fp32": "the default on a CPU; --mixed_precision fast may be faster",
         "bf16": "the CPU has instructions for it" if use_cpu else "compute capability 8 or higher",
@@ -186,95 +197,112 @@ def check_precision(wanted: str) -> tuple[bool, str]:
 
 
 def check_world() -> tuple[bool, str]:
+    """Check that as many processes were started as the launcher was configured for."""
     launch = check_launch()
-    asked = "as many as configured" if launch.processes else "no launcher configured a number"
+    configured = "as many as configured" if launch.processes else "no launcher configured a number"
     sharded = ", sharded weights" if launch.shards and started_processes() > 1 else ""
-    return True, f"{started_processes()} process{'es' * (started_processes() > 1)}, {asked}{sharded}"
+    return True, f"{started_processes()} process{'es' * (started_processes() > 1)}, {configured}{sharded}"
 
 
-def check_data(material: TrainingSet) -> tuple[bool, str]:
-    studies = len({row.study_id for row in material.training})
-    said = (
-        f"fingerprint {material.dataset.fingerprint[:12]}; "
-        f"{len(material.training)} sites of {studies} studies to train on, {len(material.held_out)} held out"
+def check_data(training_set: TrainingSet) -> tuple[bool, str]:
+    """Check that there are sites to train on and held-out ones to evaluate."""
+    training, held_out = training_set.training, training_set.held_out
+    message = (
+        f"fingerprint {training_set.dataset.fingerprint[:12]}; "
+        f"{len(training)} sites of {len({row.study_id for row in training})} studies to train on, "
+        f"{len(held_out)} held out"
     )
-    return bool(material.held_out), said + (
-        "" if material.held_out else ": nothing can be evaluated; set --held_out_folds"
-    )
+    remedy = "" if held_out else ": no site can be evaluated; set --held_out_folds"
+    return bool(held_out), message + remedy
 
 
 def check_model(model: SiteModel) -> tuple[bool, str]:
+    """Check that at least one weight is trained."""
     weights = [parameter.numel() for parameter in model.parameters()]
-    learning = model.learning_weights
-    return learning > 0, f"{sum(weights) / 1e6:.2f} million weights, {learning / 1e6:.2f} million of them trainable"
+    trainable = model.learning_weights
+    return trainable > 0, f"{sum(weights) / 1e6:.2f} million weights, {trainable / 1e6:.2f} million of them trainable"
 
 
 def check_trackers(trackers: tuple[str, ...]) -> tuple[bool, str]:
+    """Describe where the metrics are logged."""
     return True, " and ".join(("metrics.csv", *trackers))
 
 
 def check_placing(placing: Placing) -> tuple[bool, str]:
-    carried = {"a locator": placing.locator, "the training studies' atlas": placing.atlas}
-    names = [name for name, path in carried.items() if path is not None]
-    return True, f"the run carries {' and '.join(names) or 'nothing'} to place the sites of new studies"
+    """Describe what locates the sites of new studies: it is copied into the run."""
+    parts = {"a locator": placing.locator, "the training studies' atlas": placing.atlas}
+    names = [name for name, path in parts.items() if path is not None]
+    return True, f"the run will contain {' and '.join(names) or 'nothing'} to locate the sites of new studies"
 
 
 def check_batches(batches: TrainingBatches) -> tuple[bool, str]:
+    """Describe the global batches of an epoch."""
     return True, f"{batches.batches_per_epoch} of {batches.global_batch_size} sites per epoch"
 
 
 def check_step(step: int) -> tuple[bool, str]:
+    """Describe the step from which the training starts."""
     return True, f"resumes from step {step}" if step else "starts at the first step"
 
 
 def check_crops(crops_R3HW: np.ndarray) -> tuple[bool, str]:
     """Read crops from the start to the end of the file, so that a truncated or unreachable file is found."""
-    places = np.linspace(0, len(crops_R3HW) - 1, min(CROPS_READ, len(crops_R3HW))).astype(int)
-    blank = sum(not crops_R3HW[place].any() for place in places)
-    said = f"{len(crops_R3HW)} crops of {crops_R3HW.shape[-1]} pixels, {len(places)} of them read"
-    return blank < len(places), said + (f", {blank} blank" if blank else "")
+    indices = np.linspace(0, len(crops_R3HW) - 1, min(CROPS_READ, len(crops_R3HW))).astype(int)
+    blank = sum(not crops_R3HW[index].any() for index in indices)
+    message = f"{len(crops_R3HW)} crops of {crops_R3HW.shape[-1]} pixels, {len(indices)} of them read"
+    return blank < len(indices), message + (f", {blank} blank" if blank else "")
 
 
 def check_memory(estimate: MemoryEstimate, sites: int) -> tuple[bool, str]:
-    """Compare the estimate with the free memory of the GPU, or with each process's share of the machine's."""
+    """Compare the estimate with the free memory of the GPU, or with the process's share of the machine's."""
     if uses_cpu(check_launch()):
         free = psutil.virtual_memory().available // max(1, started_processes())
     else:
         free = torch.cuda.mem_get_info()[0]
-    needed, at_first = estimate, ""
+    needed, at_start = estimate, ""
     if check_launch().shards:
-        needed, at_first = estimate.sharded_over(started_processes()), ", and the full weights once at the start"
+        needed, at_start = estimate.sharded_over(started_processes()), ", and the full weights once at the start"
     is_enough = max(needed.total, estimate.weights) < USABLE_SHARE * free
     remedy = "" if is_enough else ": lower --per_device_train_batch_size or set --gradient_checkpointing"
     return (
         is_enough,
-        f"{sites} sites per process need {needed}{at_first}; {free / GIB:.1f} GiB free per process{remedy}",
+        f"{sites} sites per process need {needed}{at_start}; {free / GIB:.1f} GiB free per process{remedy}",
     )
 
 
 def check_disk(run: Path, estimate: MemoryEstimate, limit: int | None) -> tuple[bool, str]:
-    """Compare the free disk space with the checkpoints, one more than the limit while it is written, and the result."""
-    exists = next(folder for folder in (run, *run.parents) if folder.exists())
-    if not os.access(exists, os.W_OK):
-        return False, f"{exists} is not writable: choose another --root, or ask for permission"
-    free = shutil.disk_usage(exists).free
+    """Compare the free disk space with the size of the checkpoints and of ``final/``.
+
+    One checkpoint more than the limit exists while the newest is written.
+    """
+    existing = next(folder for folder in (run, *run.parents) if folder.exists())
+    if not os.access(existing, os.W_OK):
+        return False, f"{existing}: is not writable; choose another --root, or change its permissions"
+    free = shutil.disk_usage(existing).free
     needed = (limit or 1) * estimate.state + estimate.state + estimate.weights
     count = f"{limit + 1} checkpoints" if limit else "each checkpoint"
-    said = f"{needed / GIB:.2f} GiB for {count} and the result, {free / GIB:.1f} GiB free"
-    return needed < free, said + ("" if needed < free else ": make room or lower --checkpoints_total_limit")
+    message = f"{needed / GIB:.2f} GiB for {count} and the result, {free / GIB:.1f} GiB free"
+    remedy = "" if needed < free else ": free some disk space or lower --checkpoints_total_limit"
+    return needed < free, message + remedy
 
 
-def estimate(model: SiteModel, material: TrainingSet, sites: int, mixed_precision: str) -> MemoryEstimate:
-    """Estimate the memory of a training step on `sites` sites, by measuring a step on two.
+def estimate(model: SiteModel, training_set: TrainingSet, sites: int, mixed_precision: str) -> MemoryEstimate:
+    """Estimate the memory of a training step, by measuring the model on one site and on two.
 
-    Raises ValueError if the GPU does not have the memory for those two.
+    Args:
+        model: the model, which is moved to its device.
+        training_set: the sites, of which the one with the most crops is measured.
+        sites: the number of sites per process and batch.
+        mixed_precision: the requested precision.
+
+    Raises ValueError if the GPU does not have enough memory for two sites.
     """
     use_cpu = uses_cpu(check_launch())
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choose_precision(mixed_precision, use_cpu))
-    widest = max(material.training, key=lambda row: len(row.crops))
+    widest = max(training_set.training, key=lambda row: len(row.crops))
 
     def forward(count: int) -> object:
-        batch = load_batch([widest] * count, material.crops_R3HW).to(model.device)
+        batch = load_batch([widest] * count, training_set.crops_R3HW).to(model.device)
         tiles_BT3hw = batch.tiles(model.towers.image_size, model.towers.mean, model.towers.std)
         with torch.autocast(model.device.type, dtype=kind, enabled=kind is not None):
             return model(tiles_BT3hw, batch.mask_BT, captions.tokens(1))
@@ -285,6 +313,6 @@ def estimate(model: SiteModel, material: TrainingSet, sites: int, mixed_precisio
         return estimate_memory(model, forward, sites)
     except torch.OutOfMemoryError:
         raise ValueError(
-            "the GPU has no room for this model and two sites: stop other programs, set --gradient_checkpointing, "
-            "or choose a smaller --model"
+            "the GPU does not have enough memory for this model and two sites; stop other programs, set "
+            "--gradient_checkpointing, or choose a smaller --model"
         ) from None

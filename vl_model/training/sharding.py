@@ -21,7 +21,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from runs.full_tensors import whole
+from runs.full_tensors import full_tensor
 from vl_model.towers.blocks import blocks_of
 
 #: Methods of the model, besides `forward`, that are called from outside and need full weights.
@@ -99,7 +99,7 @@ class Sharding:
         """Return the model's `state_dict` with full tensors, on the CPU; in other processes than the first, {}."""
         state = {}
         for name, tensor in self._model.state_dict().items():
-            full = whole(tensor).detach()
+            full = full_tensor(tensor).detach()
             if dist.get_rank() == 0:
                 state[name] = full.cpu()
         return state

@@ -1,6 +1,6 @@
 """The contrastive trainer: one step, and the evaluation of held-out sites.
 
-Dimensions: B sites, K captions, N sites of all processes, D embedding.
+Dimensions: B sites of this process, N sites of all processes, T tiles, K captions, D embedding.
 """
 
 import math
@@ -52,7 +52,7 @@ METRICS = (
     "evaluation_seconds",
 )
 
-#: Below it even opposite embeddings differ by few logits; CLIP starts at 14 and ends at 100.
+#: At lower scales even opposite embeddings differ by few logits. CLIP starts at 14 and ends at 100.
 COLLAPSED_SCALE = 4.0
 
 
@@ -64,14 +64,14 @@ class Trainer:
         model: the bare model, already on the accelerator's device.
         batches: this process's share of every global batch.
         held_out: the labelled sites to evaluate.
-        steps: updates of the weights in all; each on `gradient_accumulation_steps` global batches.
-        optimization, loss: how.
+        steps: the number of updates of the weights, each on `gradient_accumulation_steps` global batches.
+        optimization, loss: their settings.
         gradient_accumulation_steps: batches per step.
         cache_negatives: contrast the batches of a step as one pool (`vl_model.training.grad_cache`).
-        checkpointing_steps, evaluation_steps: how often; None: never.
-        seed: of the wordings and of dropout.
-        workers: worker processes that load batches.
-        shards: shard the weights over the processes.
+        checkpointing_steps, evaluation_steps: the steps between two checkpoints or evaluations; None: never.
+        seed: the seed of the wordings and of dropout.
+        workers: the number of worker processes that load batches.
+        shards: whether to shard the weights over the processes.
     """
 
     columns = METRICS
@@ -116,7 +116,7 @@ class Trainer:
             use_plain_attention(model)
         self.sharding = shard(model, accelerator) if shards and accelerator.num_processes > 1 else None
         self.optimizer = accelerator.prepare(build_optimizer(model, optimization))
-        # Sharded weights exchange their gradients already: nothing is left for DDP to do.
+        # Sharded weights exchange their gradients themselves: the model must not be wrapped in DDP.
         self.wrapped = accelerator.prepare_model(model, evaluation_mode=self.sharding is not None)
         ratio = batches.log_ratio_K
         self._log_ratio_K = None if ratio is None else torch.tensor(ratio).float().to(accelerator.device)
@@ -135,7 +135,7 @@ class Trainer:
         self.optimizer.zero_grad()
 
         parts, device = self.gradient_accumulation_steps, self.accelerator.device
-        if self.cache_negatives:  # the batches are one pool
+        if self.cache_negatives:  # all batches are contrasted with each other
             pool = [next(batches).to(device) for _ in range(parts)]
             targets = joined([batch.targets() for batch in pool])
             terms = backward_through_pool(
@@ -146,7 +146,7 @@ class Trainer:
                 self._exchange_of_gradients,
             )
             loss, caption, severity, image = terms.values()
-        else:  # the mean over the batches, each a pool of its own
+        else:  # each batch is contrasted with itself only, and the loss is the mean
             sums_4 = np.zeros(4)
             for part in range(parts):
                 with self._exchange_of_gradients(part == parts - 1):
@@ -158,7 +158,7 @@ class Trainer:
 
         if self.sharding:
             self.sharding.synchronise_unsharded()
-        if not self._gradients_are_checked:  # before clipping, which makes zeros of fp16's first overflow
+        if not self._gradients_are_checked:  # before clipping: it turns an overflow of fp16 into zeros
             check_gradients(self.model.towers)
             self._gradients_are_checked = True
         norm = self._clip_gradients()
@@ -196,13 +196,13 @@ class Trainer:
         own = self.held_out[self.accelerator.process_index :: self.accelerator.num_processes]
         size = self._batch_size
         largest = math.ceil(len(self.held_out) / self.accelerator.num_processes)
-        for first in range(0, largest, size):  # as often in every process: they ask together
+        for first in range(0, largest, size):  # equally often in every process, because all check for a stop together
             if preemption.should_stop():
                 return {}
             rows = own[first : first + size]
             if not rows and not self.sharding:
                 continue
-            # A process without rows left still gathers sharded weights with those that have some.
+            # A process without rows must still take part when the others gather sharded weights.
             batch = load_batch(rows or self.held_out[:1], self.batches.crops_R3HW).to(self.accelerator.device)
             tiles_BT3hw = self._tiles(batch)
             with self.accelerator.autocast():
@@ -218,6 +218,7 @@ class Trainer:
 
     @property
     def samples_per_step(self) -> int:
+        """The number of sites per step, over all processes."""
         return self.batches.global_batch_size * self.gradient_accumulation_steps
 
     @property
@@ -240,8 +241,10 @@ class Trainer:
         return embedded
 
     def _dropout_seeds(self, step: int, part: int) -> tuple[int, int]:
-        """Return the seeds of the texts' dropout, the same in every process because their embeddings must be equal, and
-        of the images'."""
+        """Return the seeds of the dropout in texts and in images.
+
+        The first is the same in every process, because the embeddings of texts must be equal.
+        """
         return (
             torch_seed(self.seed, Stream.TEXT_DROPOUT, step, part),
             torch_seed(self.seed, Stream.IMAGE_DROPOUT, step, part, self.accelerator.process_index),
@@ -252,7 +255,7 @@ class Trainer:
         image_BD, text_KD, scale, bias = embedded
         if text_KD is None:
             text_KD = self.captions.embeddings(step)
-        assert text_KD is not None, "texts are embedded in each step, or once for all"
+        assert text_KD is not None, "texts are embedded in each step, or once before training"
         counts = tuple(parts * count for count in self._row_counts)
         ratio_K = self._log_ratio_K
         return contrastive_loss(
@@ -260,7 +263,7 @@ class Trainer:
         )
 
     def _clip_gradients(self) -> float:
-        """Clip the gradients to `max_grad_norm`, and return their norm before."""
+        """Scale the gradients down to the norm `max_grad_norm`, and return the norm that they had before."""
         largest = self.optimization.max_grad_norm
         if self.sharding:
             return self.sharding.clip_gradients(largest)
@@ -271,8 +274,8 @@ class Trainer:
             self._has_collapsed = True
             if self.accelerator.is_main_process:
                 tqdm.write(
-                    f"step {step}: logit_scale fell to {scale:.1f}, at which captions are hardly told apart: lower "
-                    "the learning rate, or look for labels that contradict the images",
+                    f"step {step}: logit_scale fell to {scale:.1f}, too low to separate captions; lower learning_rate, "
+                    "or check the labels",
                     file=sys.stderr,
                 )
 

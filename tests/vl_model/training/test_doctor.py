@@ -1,4 +1,4 @@
-"""The examination before the first step: against what a step really keeps, and what it says of what is wrong."""
+"""The checks before the first step, their findings, and the memory estimate against what a step really keeps."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,29 +15,29 @@ from vl_model.training.memory import estimate_memory, saved_bytes
 DOCTOR = ["--doctor", "--per_device_train_batch_size", "10"]
 
 
-def test_all_is_well_and_nothing_is_written(train: Train, tiny_root: Path, capsys: pytest.CaptureFixture) -> None:
+def test_all_checks_pass_and_nothing_is_written(train: Train, tiny_root: Path, capsys: pytest.CaptureFixture) -> None:
     before = sorted(path for path in tiny_root.rglob("*"))
     assert train("well", *DOCTOR, "--push_to_hub", "somebody/lumbar") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["ok"] * 17
-    names = "packages devices processes precision run records hub placing loss data set crops base batches model"
-    names += " state memory disk"
+    names = "packages devices processes precision run trackers hub locator loss data set crops base batches model"
+    names += " checkpoint memory disk"
     assert " ".join(line[5:16].strip() for line in lines) == names
     assert sorted(path for path in tiny_root.rglob("*")) == before
 
 
-def test_what_is_wrong_is_said_line_by_line(
+def test_each_problem_is_one_line(
     train: Train, tiny_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    assert train("ill", *DOCTOR, "--held_out_folds", "9", "--model", "lumbar-tiny") == 2
-    ill = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("ok")]
-    assert len(ill) == 2 and "held_out_folds [9]" in ill[0] and "set tune to full to train it" in ill[1]
+    assert train("faulty", *DOCTOR, "--held_out_folds", "9", "--model", "lumbar-tiny") == 2
+    found = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("ok")]
+    assert len(found) == 2 and "--held_out_folds [9]" in found[0] and "set tune to full to train it" in found[1]
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     monkeypatch.setattr(doctor, "version", lambda name: "1.0" if name == "torch" else "0.0")
     monkeypatch.setattr(doctor, "requires", lambda _: ["numpy", "torch==2.0"])
-    assert train("ill", *DOCTOR) == 2
-    ill = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("ok")]
-    assert len(ill) == 2 and "install the two together" in ill[0] and "make room" in ill[1]
+    assert train("faulty", *DOCTOR) == 2
+    found = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("ok")]
+    assert len(found) == 2 and "install the two together" in found[0] and "free some disk space" in found[1]
 
 
 @pytest.mark.parametrize(
@@ -48,12 +48,12 @@ def test_what_is_wrong_is_said_line_by_line(
         (["--loss", "infonce", "--mixup", "0.1"], "loss", "the loss infonce cannot weight it"),
         (["--loss", "infonce", "--label_smoothing", "0.1"], "loss", "has one positive caption per image"),
         (["--loss_weights", "0", "0", "0"], "loss", "one of them must be above zero"),
-        (["--report_to", "wandb"], "records", "install it, or use tensorboard"),
+        (["--report_to", "wandb"], "trackers", "install it, or use tensorboard"),
         (["--push_to_hub", "a b"], "hub", "give ORGANISATION/NAME"),
-        (["--resume_from_checkpoint", "checkpoint-9"], "state", "give 'latest' or a checkpoint-<step> folder"),
+        (["--resume_from_checkpoint", "checkpoint-9"], "checkpoint", "give 'latest' or a checkpoint-<step> folder"),
     ],
 )
-def test_what_would_stop_the_training_is_found(
+def test_whatever_would_stop_the_training_is_found(
     arguments: list[str],
     name: str,
     words: str,
@@ -67,7 +67,7 @@ def test_what_would_stop_the_training_is_found(
     assert line.startswith(f"FIX  {name:10} ") and words in line
 
 
-def test_a_base_that_saw_and_a_state_of_another_run_are_found(
+def test_a_leaking_base_and_the_checkpoint_of_another_run_are_found(
     train: Train, tiny_root: Path, capsys: pytest.CaptureFixture
 ) -> None:
     short = ["--max_train_steps", "2", "--per_device_train_batch_size", "10", "--tune", "full"]
@@ -75,37 +75,36 @@ def test_a_base_that_saw_and_a_state_of_another_run_are_found(
     run = tiny_root / "train" / "checkpoints" / "examined"
     capsys.readouterr()
 
-    def ill(*arguments: str) -> list[str]:
+    def problems_of(*arguments: str) -> list[str]:
         status = train(*arguments, "--doctor")
         lines = capsys.readouterr().out.splitlines()
         found = [line for line in lines if not line.startswith("ok")]
         assert status == (2 if found else 0) and len(lines) >= 16
         return found
 
-    [line] = ill("next", *short, "--model", f"local-dir:{run / 'final'}", "--held_out_folds", "1")
+    [line] = problems_of("next", *short, "--model", f"local-dir:{run / 'final'}", "--held_out_folds", "1")
     assert line.startswith("FIX  base ") and "2 of the 2 studies" in line
-    [line] = ill("examined", *short, "--resume_from_checkpoint", "latest", "--seed", "5")
-    assert line.startswith("FIX  state ") and "was written with seed = 0, now it is 5" in line
-    assert not ill("examined", *short, "--resume_from_checkpoint", "latest")
+    [line] = problems_of("examined", *short, "--resume_from_checkpoint", "latest", "--seed", "5")
+    assert line.startswith("FIX  checkpoint ") and "was written with seed = 0, now it is 5" in line
+    assert not problems_of("examined", *short, "--resume_from_checkpoint", "latest")
     (run / "checkpoint-2" / "optimizer.pt").write_bytes(b"")
-    [line] = ill("examined", *short, "--resume_from_checkpoint", "checkpoint-2")
-    assert line.startswith("FIX  state ") and "optimizer.pt: cannot be read (it is not what was written)" in line
+    [line] = problems_of("examined", *short, "--resume_from_checkpoint", "checkpoint-2")
+    assert line.startswith("FIX  checkpoint ")
+    assert "optimizer.pt: cannot be read (it was changed after it was written)" in line
 
 
-def test_a_gpu_that_is_full_is_a_line(
-    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_full_gpu_is_one_line(train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(doctor, "estimate_memory", full)
     assert train("full-gpu", *DOCTOR) == 2
     [line] = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("ok")]
-    assert line.startswith("FIX  memory ") and "no room for this model and two sites" in line
+    assert line.startswith("FIX  memory ") and "not have enough memory for this model and two sites" in line
 
 
-def test_kept_bytes_are_those_of_the_layers_inputs() -> None:
-    """A linear layer keeps its input for its weight, a ReLU its output: 4 bytes a number, each storage once."""
+def test_saved_bytes_are_those_of_the_layers_inputs() -> None:
+    """A linear layer saves its input, a ReLU its output: 4 bytes per number, each storage counted once."""
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
     assert saved_bytes(model, lambda: model(torch.zeros(5, 8))) == 4 * 5 * (8 + 16)
     found = estimate_memory(model, lambda count: model(torch.zeros(count, 8)), 100)

@@ -1,4 +1,4 @@
-"""Gradient caching against one large batch: the gradients are equal."""
+"""The gradient of a pool of parts equals that of one large batch."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.runs.test_collectives import Model, in_processes, material
+from tests.runs.test_collectives import Model, embeddings_and_targets, in_processes
 from tests.training_runs import Train, final, metrics
 from vl_model.data.targets import Targets
 from vl_model.training.grad_cache import Embedded, backward_through_pool
@@ -17,8 +17,8 @@ PARTS = 3
 
 
 def write_gradient_of_pool(world: int, folder: Path) -> None:
-    """Write the gradients of this process, which has a share of each part; DDP averages them as in training."""
-    feature_NF, text_KF, targets = material()
+    """Each process has its share of each part; DDP takes the mean over processes, as in training."""
+    feature_NF, text_KF, targets = embeddings_and_targets()
     rank = torch.distributed.get_rank()
     own = torch.arange(len(feature_NF)).unflatten(0, (PARTS, world, -1))[:, rank]  # parts, rows
     model = Model()
@@ -43,7 +43,7 @@ def write_gradient_of_pool(world: int, folder: Path) -> None:
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_pool_has_the_gradient_of_one_batch(world: int, tmp_path: Path) -> None:
-    feature_NF, text_KF, targets = material()
+    feature_NF, text_KF, targets = embeddings_and_targets()
     model = Model()
     image_ND, text_KD, scale, _ = model(feature_NF, text_KF)
     contrastive_loss(image_ND, text_KD, scale, targets).total.backward()
@@ -56,7 +56,7 @@ def test_a_pool_has_the_gradient_of_one_batch(world: int, tmp_path: Path) -> Non
             assert (found[name] - gradient).norm() < 1e-12 * gradient.norm(), name
 
 
-def test_a_run_with_cached_negatives_equals_one_with_large_batches(train: Train, tiny_root: Path) -> None:
+def test_a_run_with_cached_negatives_equals_a_run_with_large_batches(train: Train, tiny_root: Path) -> None:
     both = ["--max_train_steps", "5", "--lora_towers", "both", "--learning_rate", "1e-3", "--warmup_ratio", "0"]
     parts = ["--per_device_train_batch_size", "5", "--gradient_accumulation_steps", "4"]
     assert train("large", *both, "--per_device_train_batch_size", "20") == 0
@@ -71,18 +71,18 @@ def test_a_run_with_cached_negatives_equals_one_with_large_batches(train: Train,
 
 
 def test_dropout_is_the_same_in_both_forward_passes(train: Train, tiny_root: Path) -> None:
-    """Otherwise the cached gradients would be those of other embeddings, which a test of resuming would not notice."""
+    """Otherwise the cached gradients would belong to other embeddings, which no other test would detect."""
     from vl_model.training import trainer as training
 
-    embeds: list[torch.Tensor] = []
+    embedded: list[torch.Tensor] = []
     embed = training.Trainer._embed
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             training.Trainer,
             "_embed",
-            lambda self, *given, **named: (embeds.append((out := embed(self, *given, **named))[0].detach()), out)[1],
+            lambda self, *given, **named: (embedded.append((out := embed(self, *given, **named))[0].detach()), out)[1],
         )
         arguments = ["--max_train_steps", "1", "--lora_dropout", "0.5", "--per_device_train_batch_size", "5"]
         parts = ["--gradient_accumulation_steps", "3", "--cache_negatives", "true"]
         assert train("dropped", *arguments, *parts, "--lora_towers", "both") == 0
-    assert len(embeds) == 6 and all(torch.equal(embeds[part], embeds[part + 3]) for part in range(3))
+    assert len(embedded) == 6 and all(torch.equal(embedded[part], embedded[part + 3]) for part in range(3))

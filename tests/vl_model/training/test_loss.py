@@ -1,3 +1,5 @@
+"""The contrastive losses equal their formulas, written with loops."""
+
 import math
 
 import numpy as np
@@ -20,16 +22,19 @@ MIRROR = {
 }
 
 
-def material(count: int = 12) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Embeddings of images and captions, and captions of which some occur several times, some with their mirror."""
+def embeddings_and_captions(count: int = 12) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return embeddings of images and of captions, and the images' captions.
+
+    Some of these occur several times, and some together with their mirrored caption.
+    """
     torch.manual_seed(0)
     caption_N = torch.tensor([3, 3, 4, 5, 74, 0, 3, 40, 41, 0, 0, 59])[:count]
     features = torch.randn(count, 6).double(), torch.randn(CAPTIONS, 6).double()
     return *(F.normalize(feature, dim=-1) for feature in features), caption_N
 
 
-def mixed(caption_N: torch.Tensor) -> Targets:
-    """Some images wholly of their grade, some shared out."""
+def mixed_targets(caption_N: torch.Tensor) -> Targets:
+    """Return targets in which every second image has shares of several severities."""
     grade_N3 = torch.randn(len(caption_N), 3, generator=torch.Generator().manual_seed(4)).double().softmax(dim=-1)
     grade_N3[::2] = one_hot_targets(caption_N).grade_B3[::2].double()
     return Targets(caption_N, grade_N3)
@@ -44,29 +49,32 @@ def naive_terms(
     column: np.ndarray,
     row: np.ndarray,
 ) -> tuple[float, float, float]:
-    """The module's formulas with loops and sums, in float64; `column` and `row` are added to logits."""
-    everyone = range(len(image_ND))
+    """Return the three terms by the module's formulas, with loops and sums in float64.
+
+    column, row: what is added to the logits of each caption, and to those of each image in L_image.
+    """
+    images = range(len(image_ND))
 
     def exponential(i: int, k: int) -> float:
         return math.exp(scale * float(image_ND[i] @ text_KD[k]) + column[k])
 
-    def family(k: int) -> list[int]:
+    def merged_captions(k: int) -> list[int]:
         return [k, MIRROR[k]] if merged and k in MIRROR else [k]
 
     caption = severity = 0.0
-    for i in everyone:
-        everything = sum(exponential(i, k) for k in range(CAPTIONS))
+    for i in images:
+        total = sum(exponential(i, k) for k in range(CAPTIONS))
         for k in np.flatnonzero(share_NK[i]):
             share, site = share_NK[i, k], 3 * (k // 3)
-            caption -= share * math.log(sum(exponential(i, member) for member in family(k)) / everything)
+            caption -= share * math.log(sum(exponential(i, member) for member in merged_captions(k)) / total)
             severity -= share * math.log(exponential(i, k) / sum(exponential(i, m) for m in range(site, site + 3)))
     losses, weights = [], []
     for k in range(CAPTIONS):
-        logits = [scale * float(image_ND[i] @ text_KD[k]) + row[i] for i in everyone]
-        everything = sum(math.exp(logit) for logit in logits)
-        shares = [sum(share_NK[i, member] for member in family(k)) for i in everyone]
+        logits = [scale * float(image_ND[i] @ text_KD[k]) + row[i] for i in images]
+        total = sum(math.exp(logit) for logit in logits)
+        shares = [sum(share_NK[i, member] for member in merged_captions(k)) for i in images]
         if sum(shares) > 0:
-            terms = [-share * math.log(math.exp(logits[i]) / everything) for i, share in enumerate(shares)]
+            terms = [-share * math.log(math.exp(logits[i]) / total) for i, share in enumerate(shares)]
             losses.append(sum(terms) / sum(shares))
             weights.append(min(1.0, sum(shares)))
     return caption / len(image_ND), severity / len(image_ND), float(np.average(losses, weights=weights))
@@ -74,11 +82,11 @@ def naive_terms(
 
 @pytest.mark.parametrize("merged", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("resampled", [False, True])
-def test_terms_are_those_of_the_naive_formulas(merged: bool, smoothing: float, shared: bool, resampled: bool) -> None:
-    image_ND, text_KD, caption_N = material()
-    targets = mixed(caption_N) if shared else one_hot_targets(caption_N)
+def test_terms_equal_the_naive_formulas(merged: bool, smoothing: float, mixed: bool, resampled: bool) -> None:
+    image_ND, text_KD, caption_N = embeddings_and_captions()
+    targets = mixed_targets(caption_N) if mixed else one_hot_targets(caption_N)
     log_ratio_K = torch.linspace(-1, 1, CAPTIONS).double() if resampled else torch.zeros(CAPTIONS).double()
     found = contrastive_loss(
         image_ND,
@@ -95,18 +103,18 @@ def test_terms_are_those_of_the_naive_formulas(merged: bool, smoothing: float, s
     assert found.total.item() == pytest.approx(np.dot((0.7, 1.1, 0.3), terms), rel=1e-6)
 
 
-def test_gradient_is_that_of_finite_differences() -> None:
-    image_ND, text_KD, caption_N = material(6)
+def test_gradient_equals_finite_differences() -> None:
+    image_ND, text_KD, caption_N = embeddings_and_captions(6)
     scale = torch.tensor(3.0, dtype=torch.double, requires_grad=True)
     settings = LossSettings(loss_weights=WEIGHTS, label_smoothing=0.1, merge_mirrored=True)
     assert torch.autograd.gradcheck(
-        lambda image, text, s: contrastive_loss(image, text, s, mixed(caption_N), settings).total,
+        lambda image, text, s: contrastive_loss(image, text, s, mixed_targets(caption_N), settings).total,
         (image_ND.requires_grad_(), text_KD.requires_grad_(), scale),
     )
 
 
-def test_a_little_smoothing_changes_a_little() -> None:
-    image_ND, text_KD, caption_N = material()
+def test_a_little_smoothing_changes_the_loss_a_little() -> None:
+    image_ND, text_KD, caption_N = embeddings_and_captions()
 
     def total(smoothing: float) -> float:
         settings = LossSettings(label_smoothing=smoothing)
@@ -115,8 +123,8 @@ def test_a_little_smoothing_changes_a_little() -> None:
     assert total(1e-4) == pytest.approx(total(0.0), rel=1e-3)
 
 
-def test_mirrored_captions_have_a_floor_until_they_are_merged() -> None:
-    """Two captions that cannot be told apart: ln 2 is the least that L_caption can be, and nothing once merged."""
+def test_the_loss_of_mirrored_captions_has_a_lower_bound_unless_they_are_merged() -> None:
+    """For two captions whose images look the same, L_caption is at least ln 2, and zero if they are merged."""
     left, right = (
         next(caption_index(site, Severity.SEVERE) for site in SITES if site.side is side)
         for side in (Side.LEFT, Side.RIGHT)
@@ -138,10 +146,11 @@ def test_mirrored_captions_have_a_floor_until_they_are_merged() -> None:
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0])
-def test_the_best_loss_under_resampling_is_the_natural_posterior(power: float) -> None:
-    """Pictures of five kinds, each with its own grades; severe ones are drawn far more often than they occur.
+def test_the_optimum_under_resampling_is_the_natural_posterior(power: float) -> None:
+    """There are five kinds of images, each with its own severities; severe ones are drawn more often than they occur.
 
-    Free logits that minimise the corrected L_severity are the natural posterior of each kind; uncorrected they are not.
+    The free logits that minimise the corrected L_severity give the natural posterior of each kind. Without the
+    correction they do not.
     """
     torch.manual_seed(0)
     kind, grades = 5, 3
@@ -153,7 +162,7 @@ def test_the_best_loss_under_resampling_is_the_natural_posterior(power: float) -
     log_ratio_K = ratio_3.log().repeat(CAPTIONS // 3)
     posterior = natural / natural.sum(1, keepdim=True)
 
-    # A batch in which each (kind, grade) has its share of the draws: shares stand for many images.
+    # In this batch, the shares of one image per kind replace many images.
     def fitted(correction: torch.Tensor | None) -> torch.Tensor:
         logits = torch.zeros(kind, CAPTIONS, dtype=torch.double, requires_grad=True)
         optimizer = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
@@ -163,7 +172,7 @@ def test_the_best_loss_under_resampling_is_the_natural_posterior(power: float) -
             loss = torch.zeros((), dtype=torch.double)
             for k in range(kind):
                 targets = Targets(torch.tensor([0]), (drawn[k] / drawn[k].sum())[None])
-                # An identity for texts: embeddings are then the logits themselves.
+                # With the identity as text embeddings, the image embeddings are the logits.
                 terms = contrastive_loss(
                     logits[k : k + 1], torch.eye(CAPTIONS).double(), torch.tensor(1.0), targets, log_ratio_K=correction
                 )
@@ -179,14 +188,14 @@ def test_the_best_loss_under_resampling_is_the_natural_posterior(power: float) -
 
 
 def losses(name: str, count: int = 6) -> tuple[LossTerms, torch.Tensor, torch.Tensor]:
-    image_ND, text_KD, caption_N = material(count)
+    image_ND, text_KD, caption_N = embeddings_and_captions(count)
     settings = LossSettings(loss=name)  # type: ignore[arg-type]
     bias = torch.tensor(-2.0)
     terms = contrastive_loss(image_ND, text_KD, torch.tensor(7.0), one_hot_targets(caption_N), settings, bias=bias)
     return terms, 7 * image_ND @ text_KD[caption_N].T, caption_N
 
 
-def test_infonce_is_that_of_its_formula() -> None:
+def test_infonce_equals_its_formula() -> None:
     terms, logits_NN, _ = losses("infonce")
     exponential = logits_NN.exp().numpy()
     expected = [
@@ -196,7 +205,7 @@ def test_infonce_is_that_of_its_formula() -> None:
     assert terms.total.item() == pytest.approx(np.mean(expected) / 2, rel=1e-9)
 
 
-def test_siglip_is_that_of_its_formula() -> None:
+def test_siglip_equals_its_formula() -> None:
     terms, logits_NN, _ = losses("siglip")
     expected = 0.0
     for i in range(6):
@@ -206,12 +215,12 @@ def test_siglip_is_that_of_its_formula() -> None:
     assert terms.total.item() == pytest.approx(expected / 6, rel=1e-6)
 
 
-def test_cross_entropy_is_the_severities_term_alone() -> None:
+def test_cross_entropy_is_only_the_severity_term() -> None:
     terms, _, _ = losses("cross_entropy")
     assert terms.total is terms.severity and terms.total.item() == losses("all_captions")[0].severity.item()
 
 
-def test_a_loss_of_one_caption_an_image_takes_no_shares() -> None:
+def test_a_loss_with_one_caption_per_image_takes_no_shares() -> None:
     for name in ("infonce", "siglip"):
         with pytest.raises(
             ValueError, match=f"label_smoothing 0.1: the loss {name} has one positive caption per image"
