@@ -60,10 +60,10 @@ def main() -> None:
     descriptions = Path(settings.series_descriptions) if settings.series_descriptions else None
     check_inputs(images, out, descriptions)
 
-    from locator.carried import placing_of
+    from locator.carried import placer_for_run
 
     grader = read_run_grader(root, settings.run)
-    placer = placing_of(root, root.run(settings.run), settings.locator)
+    placer = placer_for_run(root, root.run(settings.run), settings.locator)
 
     with working_folder(out) as folder:
         processed = folder / "processed_data"

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from data_prep.placement.atlas import Atlas
-    from locator.calibration import Seen
+    from locator.calibration import HeldOutStudy
     from locator.locator import Locator
     from locator.marked_studies import MarkedStudy
     from locator.network import LocatorNetwork
@@ -216,9 +216,9 @@ def build_trainer(
     """Cuts the pictures, where they are not cut yet."""
     from tqdm import tqdm
 
-    from locator.batches import PictureBatches
+    from locator.batches import ImageBatches
     from locator.trainer import LocatorBatches, LocatorTrainer
-    from locator.training_data import cut_studies
+    from locator.training_data import cache_images
     from runs.optimization import OptimizationSettings
 
     def progress(studies: Any) -> Any:
@@ -226,9 +226,9 @@ def build_trainer(
 
     with accelerator.main_process_first():  # the others find them cut
         studies = sorted((*material.training, *material.held_out), key=lambda study: study.study_id)
-        cuts = cut_studies(studies, material.processed, material.fingerprint, progress)
+        cuts = cache_images(studies, material.processed, material.fingerprint, progress)
     batches = {
-        name: PictureBatches(
+        name: ImageBatches(
             name,
             cuts[name],
             cuts[name].rows_of(material.training),
@@ -261,40 +261,40 @@ def run_plan(settings: Namespace, material: Material, accelerator: "Accelerator"
 
 def finish(run: Path, logs: Path, network: "LocatorNetwork", material: Material, preemption: "Preemption") -> None:
     """Look at the held-out studies, calibrate by them, write ``final/`` and the report."""
-    from locator.calibration import fit
+    from locator.calibration import calibrate
     from locator.locator import Locator
     from locator.report import write_report
 
     bare = Locator(network.eval(), material.prior, material.atlas)
     seen = look_at(bare, material, preemption)
     notes = {"dataset_fingerprint": material.fingerprint, "studies": len(material.training)}
-    fit(bare, seen).save(run / "final", notes)
+    calibrate(bare, seen).save(run / "final", notes)
     if seen:
         write_report(logs, bare, seen, material.marks_sha256)
     else:
         print("no study is held out: nothing is known of its errors")
 
 
-def look_at(locator: "Locator", material: Material, preemption: "Preemption") -> list["Seen"]:
+def look_at(locator: "Locator", material: Material, preemption: "Preemption") -> list["HeldOutStudy"]:
     """The held-out studies as the networks see them. Raises Stopped where it is asked to stop meanwhile."""
     from tqdm import tqdm
 
-    from locator.calibration import Seen
+    from locator.calibration import HeldOutStudy
     from runs.shutdown import Stopped
 
     seen = []
     for marked in tqdm(material.held_out, desc="locating held-out studies", unit="study"):
         if preemption.is_asked_of_the_first():
             raise Stopped("after the last step")
-        pose, sightings, count_error = locator.see(marked.read(material.processed))
-        seen.append(Seen(marked.study_id, marked.position_N3, pose, tuple(sightings), count_error))
+        pose, detections, count_error = locator.detect(marked.read(material.processed))
+        seen.append(HeldOutStudy(marked.study_id, marked.position_N3, pose, tuple(detections), count_error))
     return seen
 
 
 def show(root: DataRoot, settings: Namespace) -> None:
     """Sheets of the studies that the run held out, worst first."""
     from locator.locator import load_locator
-    from locator.sheet import locate_all, write_sheets
+    from locator.sheet import locate_studies, write_sheets
     from runs.run_record import read_run_record
 
     record = read_run_record(root.run(settings.run))
@@ -303,7 +303,7 @@ def show(root: DataRoot, settings: Namespace) -> None:
         raise ValueError(f"--run {settings.run!r} learned from other data than lies in {material.processed} now")
     if not material.held_out:
         raise ValueError(f"--show: run {settings.run!r} held out no study, so none can be shown fairly")
-    cases = locate_all(load_locator(root.run(settings.run) / "final"), material.held_out, material.processed)
+    cases = locate_studies(load_locator(root.run(settings.run) / "final"), material.held_out, material.processed)
     for path in write_sheets(cases, root.logs(settings.run) / "sheets", settings.show):
         print(path)
 

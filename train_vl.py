@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 
-from locator.carried import Placing, placing_to_carry
+from locator.carried import CarriedFiles, find_carried_files
 from runs.launch import (
     Launch,
     add_run_flags,
@@ -91,7 +91,7 @@ def train(settings: Namespace, launch: Launch, root: DataRoot) -> None:
     """What can be checked without torch, which takes seconds to import, is; then the training."""
     claim_run(root.run(settings.run), settings.overwrite, settings.resume_from_checkpoint)
     trackers = trackers_of(settings.report_to)
-    placing = placing_to_carry(root)
+    placing = find_carried_files(root)
     if settings.push_to_hub:
         from vl_model.model.hub import check_repository
 
@@ -107,7 +107,7 @@ def train_on(
     launch: Launch,
     root: DataRoot,
     trackers: tuple[str, ...],
-    placing: Placing,
+    placing: CarriedFiles,
 ) -> None:
     import torch
 
@@ -193,7 +193,7 @@ def tell_start(
         accelerator.init_trackers(settings.run, init_kwargs=options)
 
 
-def finish(run: "Path", model: "SiteModel", placing: Placing, record: dict[str, Any], series: "SeriesOf") -> None:
+def finish(run: "Path", model: "SiteModel", placing: CarriedFiles, record: dict[str, Any], series: "SeriesOf") -> None:
     """Write ``final/`` and what places sites for it; then the record says that the run is finished.
 
     series: those that the model has seen.
@@ -230,7 +230,7 @@ def examine(settings: Namespace) -> int:
     run = root.run(settings.run)
     parts = doctor.Parts(
         claim=lambda: check_run(run, settings.overwrite, settings.resume_from_checkpoint),
-        placing=lambda: placing_to_carry(root),
+        placing=lambda: find_carried_files(root),
         loss=lambda: parts_of.loss_settings(settings),
         read=lambda: material_of(root, settings),
         check_base=lambda material: parts_of.check_base(

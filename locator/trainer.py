@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from locator.batches import PictureBatch, PictureBatches
-from locator.network import LocatorNetwork, place_loss
+from locator.batches import ImageBatch, ImageBatches
+from locator.network import LocatorNetwork, heatmap_loss
 from runs.metrics_log import Records
 from runs.optimization import OptimizationSettings, build_optimizer, learning_rate_at
 from runs.preemption import Preemption
@@ -25,8 +25,8 @@ METRICS = ("step", "loss", "loss_sagittal", "loss_axial", "learning_rate", "grad
 
 @dataclass(frozen=True)
 class LocatorBatches:
-    sagittal: PictureBatches
-    axial: PictureBatches
+    sagittal: ImageBatches
+    axial: ImageBatches
 
 
 class LocatorTrainer:
@@ -78,11 +78,11 @@ class LocatorTrainer:
         device = self.accelerator.device
         sagittal, axial = self.batches.sagittal.draw(step).to(device), self.batches.axial.draw(step).to(device)
         with self.accelerator.autocast():
-            logits = self.wrapped(sagittal.picture_B3HW, axial.picture_B3HW)
+            logits = self.wrapped(sagittal.image_B3HW, axial.image_B3HW)
         batches, counts = (sagittal, axial), self._known_points(sagittal, axial)
         losses = torch.stack(
             [
-                place_loss(logits_BCP.float(), batch.target_BCP, batch.known_BC, count)
+                heatmap_loss(logits_BCP.float(), batch.target_BCP, batch.known_BC, count)
                 for logits_BCP, batch, count in zip(logits, batches, counts, strict=True)
             ]
         )
@@ -101,7 +101,7 @@ class LocatorTrainer:
             "gradient_norm": norm,
         }
 
-    def _known_points(self, *batches: PictureBatch) -> torch.Tensor:
+    def _known_points(self, *batches: ImageBatch) -> torch.Tensor:
         """Of each batch, the mean over the processes; together they know at least one."""
         known = self.accelerator.reduce(torch.stack([batch.known_BC.sum() for batch in batches]), "sum")
         return known.clamp_min(1) / self.accelerator.num_processes

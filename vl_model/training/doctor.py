@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import torch
 
-from locator.carried import Placing
+from locator.carried import CarriedFiles
 from runs.accelerators import choose_precision, precision_in_words, uses_cpu
 from runs.launch import check_launch, started_processes, threads_per_process, trackers_of
 from vl_model.data.batches import TrainingBatches, load_batch
@@ -51,7 +51,7 @@ class Parts:
     """
 
     claim: Callable[[], None]
-    placing: Callable[[], Placing]
+    placing: Callable[[], CarriedFiles]
     loss: Callable[[], LossSettings]
     read: Callable[[], Material]
     check_base: Callable[[Material], None]
@@ -200,7 +200,7 @@ def check_trackers(trackers: tuple[str, ...]) -> tuple[bool, str]:
     return True, " and ".join(("metrics.csv", *trackers))
 
 
-def check_placing(placing: Placing) -> tuple[bool, str]:
+def check_placing(placing: CarriedFiles) -> tuple[bool, str]:
     carried = {"a locator": placing.locator, "the training studies' atlas": placing.atlas}
     names = [name for name, path in carried.items() if path is not None]
     return True, f"the run carries {' and '.join(names) or 'nothing'} for the sites of new studies"
