@@ -13,7 +13,7 @@ from vl_model.training.loss import LossSettings
 
 @dataclass(frozen=True)
 class Condition:
-    """One way to train a model; the input is the same in training and evaluation.
+    """One way to train a model. `views` and `is_mirrored` apply to both training and evaluation.
 
     Attributes:
         name: The name of the condition, for flags and tables.

@@ -26,7 +26,7 @@ class Job:
     """One training; its first epoch is not timed.
 
     An epoch has `steps` batches, however many images there are: train_vl.py is timed in such parts, and open_clip's
-    trainer is given a table of so many rows, in which images are repeated if needed.
+    trainer is given a table with as many images, repeated if necessary.
 
     Attributes:
         root: The data root of the images.

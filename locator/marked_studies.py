@@ -112,9 +112,9 @@ def _unreadable(path: Path, error: OSError) -> ValueError:
     return ValueError(f"{path}: cannot be read ({error.strerror}); prepare_data.py writes it")
 
 
-def _damaged(where: str, error: Exception) -> ValueError:
+def _damaged(location: str, error: Exception) -> ValueError:
     reason = f"no column {error}" if isinstance(error, KeyError) else str(error)
-    return ValueError(f"{where}: damaged ({reason}); run prepare_data.py again")
+    return ValueError(f"{location}: damaged ({reason}); run prepare_data.py again")
 
 
 @dataclass(frozen=True)
