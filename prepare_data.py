@@ -141,7 +141,7 @@ def check(root: DataRoot, split: Split, cohort: "Cohort", settings: Settings, po
     """
     from data_prep.conversion.dry_run import check_cohort, describe, fault_table
     from locator.files import find_locator
-    from locator.suspects import MARKS, read_suspects, told
+    from locator.suspects import MARKS, describe_suspect, read_suspects
 
     locator = find_locator(root, settings.locator)
     placer = f"the locator {locator.parent.name!r}" if locator else "an atlas"
@@ -152,7 +152,7 @@ def check(root: DataRoot, split: Split, cohort: "Cohort", settings: Settings, po
     if split == "train":
         suspects, outdated = read_suspects(root, cohort.hashes.get(MARKS))
         for suspect in suspects:
-            print(f"{split}: suspect: {told(suspect)}")
+            print(f"{split}: suspect: {describe_suspect(suspect)}")
         if outdated:
             print(f"{split}: {outdated} tables of suspects skipped: {MARKS} has changed; train the locators again")
     return findings.slices > 0
@@ -170,7 +170,7 @@ def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: Settings, 
     )
     from data_prep.placement.shipped_atlas import NOTICE
     from locator.files import find_locator, locator_fingerprint
-    from locator.site_placer import placer_of
+    from locator.site_placer import make_placer
     from prompts.render import caption
 
     processed = root.processed(split)
@@ -186,7 +186,7 @@ def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: Settings, 
         work: dict[str, Any] = {"inputs": inputs, "pool": pool, "max_pixels": settings.max_pixels}
         if split == "train":
             atlas = learn_from(cohort, seed=settings.seed, processed=processed, **work)
-        placer = placer_of(locator, atlas)
+        placer = make_placer(locator, atlas)
         if locator is None and atlas is None:
             print(f"{split}: {NOTICE}")
         try:

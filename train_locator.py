@@ -109,7 +109,7 @@ def show(root: DataRoot, run: str, count: int) -> None:
     """Draw sheets of the studies that the run held out, those with the largest errors first."""
     from locator.learning_set import read_learning_set
     from locator.locator import load_locator
-    from locator.sheet import locate_all, write_sheets
+    from locator.sheet import locate_studies, write_sheets
     from runs.run_record import read_run_record
 
     record = read_run_record(root.run(run))
@@ -118,7 +118,7 @@ def show(root: DataRoot, run: str, count: int) -> None:
         raise ValueError(f"--run {run!r}: was trained on other data than {studies.processed} holds now")
     if not studies.held_out:
         raise ValueError(f"--run {run!r}: held out no study, so that --show has none to draw")
-    cases = locate_all(load_locator(root.run(run) / "final"), studies.held_out, studies.processed)
+    cases = locate_studies(load_locator(root.run(run) / "final"), studies.held_out, studies.processed)
     for path in write_sheets(cases, root.logs(run) / "sheets", count):
         print(path)
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from locator.carried import Placing, placing_to_carry
+from locator.carried import CarriedFiles, find_carried_files
 from runs.launch import Launch, check_launch, follow, own_rank, set_environment_of_torch, trackers_of
 from runs.run_folder import check_run, hold_run, prepare_run
 from runs.settings import OptimizationSettings, RunSettings
@@ -86,7 +86,7 @@ def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
     run, logs = root.run(session.run), root.logs(session.run)
     prepare_run(run, session.overwrite, session.resume_from_checkpoint)
     trackers = trackers_of(session.report_to)
-    placing = placing_to_carry(root)
+    carried = find_carried_files(root)
     training_set = training_set_of(settings, root)
     set_environment_of_torch()
 
@@ -95,7 +95,7 @@ def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
 
     if settings.push_to_hub:
         check_repository(settings.push_to_hub)
-    training = training_of(settings, training_set, placing, launch.shards)
+    training = training_of(settings, training_set, carried, launch.shards)
     training.check_base(run)
     is_finished = run_training(training, session, launch, run, logs, trackers)
     if is_finished and settings.push_to_hub and own_rank() == 0:
@@ -109,12 +109,14 @@ def training_set_of(settings: Settings, root: DataRoot) -> TrainingSet:
     )
 
 
-def training_of(settings: Settings, training_set: TrainingSet, placing: Placing, shards: bool) -> "ContrastiveTraining":
+def training_of(
+    settings: Settings, training_set: TrainingSet, carried: CarriedFiles, shards: bool
+) -> "ContrastiveTraining":
     from vl_model.training.contrastive import ContrastiveTraining
 
     return ContrastiveTraining(
         training_set,
-        placing,
+        carried,
         model=settings.model,
         duration=settings.duration,
         held_out=settings.held_out,
@@ -152,11 +154,11 @@ def examine(settings: Settings, root: DataRoot) -> int:
     run, shards = root.run(session.run), check_launch().shards
     checks = doctor.Checks(
         check_run=lambda: check_run(run, session.overwrite, session.resume_from_checkpoint),
-        placing=lambda: placing_to_carry(root),
+        placing=lambda: find_carried_files(root),
         loss=lambda: check_loss(settings.loss, settings.augmentation, settings.duration),
         read=lambda: training_set_of(settings, root),
         build=lambda: build_model(settings.model, settings.loss, settings.computation, shards),
-        training=lambda training_set: training_of(settings, training_set, placing_to_carry(root), shards),
+        training=lambda training_set: training_of(settings, training_set, find_carried_files(root), shards),
     )
     return doctor.examine(run, checks, session, settings.duration.per_device_train_batch_size, settings.push_to_hub)
 

@@ -1,7 +1,7 @@
-"""What the ablations compare: the default, and each other condition that differs from it in one thing.
+"""The conditions that the ablations compare: the default, and others that each differ from it in one respect.
 
-The default is ``recipes/demo.yaml``'s: adapters of rank 16 on both towers, and every setting of the loss and the
-batches as `train_vl.py` has it.
+The default is that of ``recipes/demo.yaml``: adapters of rank 16 on both towers, and the defaults of `train_vl.py` for
+the loss and the batches.
 """
 
 from dataclasses import dataclass, field
@@ -13,11 +13,20 @@ from vl_model.training.settings import LossSettings
 
 @dataclass(frozen=True)
 class Condition:
-    """One way to train, and what the model sees in training and evaluation alike.
+    """One way to train a model. `views` and `is_mirrored` apply to both training and evaluation.
 
-    views: at most so many of a site's two, the one that it is marked in first. is_mirrored: right-sided tiles, onto
-    the left. learns_pooling: else the plain mean of tiles. is_trained: else the base as it is. averaging: decay of the
-    moving average of the weights that is evaluated in their place; 0: the weights themselves.
+    Attributes:
+        name: The name of the condition, for flags and tables.
+        loss: The settings of the loss.
+        augmentation: The augmentation of tiles.
+        severity_sampling: 0 to sample severities as often as they occur, 1 to sample all of them equally often.
+        tune: Which weights are trained.
+        learning_rate: The highest learning rate.
+        views: The largest number of views per site; the first one is the view in which readers mark the site.
+        is_mirrored: Whether tiles of right sides are mirrored onto the left.
+        learns_pooling: Whether the pooling of tiles is trained; otherwise it is their mean.
+        is_trained: Whether the model is trained; otherwise the base is evaluated.
+        averaging: Decay of the moving average of the weights that is evaluated in their place; 0 for no averaging.
     """
 
     name: str
@@ -57,8 +66,14 @@ CONDITIONS = (
 
 
 def named(names: list[str]) -> list[Condition]:
-    """Those of these names, the default first, because all others are compared with it. Raises ValueError."""
+    """Return the default, which all others are compared with, and the conditions of these names.
+
+    Raises:
+        ValueError: There is no condition of a name.
+    """
     known = {condition.name: condition for condition in CONDITIONS}
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"--conditions {unknown[0]!r}: the conditions are {', '.join(map(repr, known))}")
+        raise ValueError(
+            f"--conditions {unknown[0]!r}: unknown condition; the conditions are {', '.join(map(repr, known))}"
+        )
     return [known[name] for name in dict.fromkeys([CONDITIONS[0].name, *names])]

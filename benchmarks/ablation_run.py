@@ -1,7 +1,7 @@
-"""One condition with one seed: trained, evaluated on the held-out studies, and said in one JSON line.
+"""Training and evaluation of one condition with one seed; the result is one line of JSON.
 
-The line holds each held-out study's share in the metric (`vl_model.evaluation.metrics.StudySums`), so that conditions
-can be paired by study afterwards, in any combination, without training again.
+The result holds each held-out study's part in the metric (`vl_model.evaluation.metrics.StudySums`), so that any two
+conditions can be compared by study afterwards, without training again.
 """
 
 import time
@@ -42,7 +42,7 @@ WARMUP = 0.05
 
 @dataclass(frozen=True)
 class Plan:
-    """What all conditions share: data, base, length; `unmirrored` is the file of `write_unmirrored`."""
+    """The data, base and length that all conditions share; `unmirrored` is the file that `write_unmirrored` wrote."""
 
     processed: str
     base: str
@@ -54,11 +54,11 @@ class Plan:
 
 
 def run_condition(plan: Plan, condition: Condition, seed: int) -> dict[str, Any]:
-    """Train and evaluate; the JSON line."""
+    """Train and evaluate a condition; return its result."""
     began = time.perf_counter()
     torch.manual_seed(seed)
     dataset = read_dataset(Path(plan.processed))
-    rows = [seen_rows(row, condition.views) for row in group_sites(dataset.pairs) if row.severity is not None]
+    rows = [with_first_views(row, condition.views) for row in group_sites(dataset.pairs) if row.severity is not None]
     crops_R3HW = open_crops(Path(plan.processed)) if condition.is_mirrored else np.load(plan.unmirrored, mmap_mode="r")
     training = [row for row in rows if row.fold not in plan.held_out_folds]
     model = build_site_model(ModelSettings(plan.base, tune=condition.tune, lora=LORA))
@@ -78,12 +78,12 @@ def run_condition(plan: Plan, condition: Condition, seed: int) -> dict[str, Any]
     }
 
 
-def seen_rows(row: SiteRow, views: int) -> SiteRow:
-    """The row with the tiles of its first `views` views."""
-    shown = row.site.views[:views]
-    kept = [place for place, view in enumerate(row.views) if view in shown] or [0]
+def with_first_views(row: SiteRow, views: int) -> SiteRow:
+    """Return the row with only the tiles of the first `views` views of its site."""
+    first = row.site.views[:views]
+    kept = [index for index, view in enumerate(row.views) if view in first] or [0]
     return replace(
-        row, crops=tuple(row.crops[place] for place in kept), views=tuple(row.views[place] for place in kept)
+        row, crops=tuple(row.crops[index] for index in kept), views=tuple(row.views[index] for index in kept)
     )
 
 
@@ -114,15 +114,15 @@ def train(
     for step in range(1, plan.steps + 1):
         trainer.step(step, loader)
         average.add()
-    average.put()
+    average.copy_to_model()
     accelerator.free_memory()
 
 
 class MovingAverage:
-    """Of the weights that learn, after each step t: the mean of w_1 .. w_t in which w_i counts decay^(t - i).
+    """Exponential moving average of the weights: after step t, the mean of w_1 .. w_t weighted by decay^(t - i).
 
-    Divided by the sum of its weights, as Adam's moments are (Kingma and Ba, 2015, section 3): the weights that training
-    began with do not count, and each decay is its own even where the steps are few.
+    It is normalised by the sum of the factors, as Adam's moments are (Kingma and Ba, 2015, section 3), so that the
+    initial weights do not contribute, and the decay has its full meaning even after few steps.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -133,14 +133,15 @@ class MovingAverage:
 
     @torch.no_grad()
     def add(self) -> None:
+        """Add the present weights to the average."""
         self._added += 1
         newest = (1 - self._decay) / (1 - self._decay**self._added)
         for average, weight in zip(self._averages, self._weights, strict=True):
             average.lerp_(weight, newest)
 
     @torch.no_grad()
-    def put(self) -> None:
-        """In the weights' place."""
+    def copy_to_model(self) -> None:
+        """Replace the weights of the model by the average."""
         for average, weight in zip(self._averages, self._weights, strict=True):
             weight.copy_(average)
 
@@ -148,7 +149,7 @@ class MovingAverage:
 def evaluate(
     model: SiteModel, rows: list[SiteRow], crops_R3HW: NDArray[np.uint8], dataset: Dataset, plan: Plan
 ) -> dict[str, StudySums]:
-    """Metric-optimal probabilities of each head, calibrators cross-fitted, as `eval_vl.py` reports them."""
+    """Score the metric-optimal probabilities of each head, with cross-fitted calibrators, as `eval_vl.py` does."""
     if model.settings.tune == "lora":
         merge_adapters(model.towers)
     model.requires_grad_(False).eval()
@@ -161,16 +162,16 @@ def evaluate(
 
 
 def write_unmirrored(processed: Path, path: Path) -> None:
-    """The crops as they would be if right-sided ones had not been mirrored: mirroring them again undoes it."""
+    """Write the crops without the mirroring of right sides; a second mirroring undoes the first."""
     crops_R3HW = open_crops(processed)
-    whole = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=crops_R3HW.shape)
+    unmirrored = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=crops_R3HW.shape)
     for row in group_sites(read_dataset(processed).pairs):
         for crop, view in zip(row.crops, row.views, strict=True):
             tile = crops_R3HW[crop]
             if row.site.side is Side.RIGHT:
                 tile = tile[::-1] if view.is_sagittal else tile[:, :, ::-1]
-            whole[crop] = tile
-    whole.flush()
+            unmirrored[crop] = tile
+    unmirrored.flush()
 
 
 @cache

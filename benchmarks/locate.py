@@ -1,12 +1,14 @@
-"""How fast sites are located, beside the reading of the same studies; and, where the truth is known, how well.
+"""Speed and accuracy of a locator on phantom studies.
 
     python -m benchmarks.locate
     python -m benchmarks.locate --root PHANTOM --locator DATA/train/checkpoints/locator/final --hurt true
 
-Without arguments a few phantom studies are made, and networks that have learned nothing: they take as long as others.
-With a phantom cohort's root (its test split, and phantom_truth/ beside it) the errors are told, also those of the
-atlas alone, and with --hurt those on studies that lack a series or an axial block, or whose slices come in reverse;
-with --show FOLDER the ten worst studies are drawn there, and why they are is said.
+The benchmark measures the CPU time per study of locating all sites, against the time of reading the same study and of
+the atlas, and the errors of the located positions, against those of the atlas alone. PHANTOM is the root of a phantom
+cohort with a test split and phantom_truth/; with --hurt the errors are also measured on damaged studies: a series or a
+block of axial slices is missing, or the slices are in reverse order. With --show FOLDER the ten studies with the
+largest errors are drawn and explained. Without arguments a small phantom cohort and networks with random weights are
+used, so that only the times are meaningful. It takes about a second per study, or three with --hurt.
 """
 
 import tempfile
@@ -27,40 +29,52 @@ from data_prep.sites import SITES, View
 from data_prep.studies.cohorts import split_cohort
 from data_prep.studies.studies import Series, Study, StudyFolder, read_study
 from data_prep.truth import read_truth
-from locator.errors import Measured, lines
-from locator.locator import LARGEST_ERROR_MM, Located, Locator, load_locator, new_network
-from locator.sheet import Case, reason, write_sheets
-from locator.site_placer import completed
+from locator.errors import PositionErrors, report_lines
+from locator.locator import MAX_EXPECTED_ERROR_MM, LocatedStudy, Locator, load_locator, new_network
+from locator.sheet import Case, explain_largest_error, write_sheets
+from locator.site_placer import complete_by_atlas
 from locator.spine_prior import learn_prior
-from workspace.cli import SettingsParser, run_command
+from workspace.cli import run_command
 from workspace.layout import DataRoot
+from workspace.setting_types import PositiveInteger
+from workspace.settings_parser import read_settings
 
 PROG = "-m benchmarks.locate"
-#: Share of studies that lack a series, where studies are hurt.
-LACKING = 0.15
-#: Studies that are shown.
-WORST = 10
+#: Share of the studies from which a series is removed.
+REMOVED_SHARE = 0.15
+#: Number of studies that --show draws.
+SHOWN_STUDIES = 10
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the benchmark of the locator."""
+
+    root: str | None = None
+    """The root of a phantom cohort with a test split. By default a small cohort is written."""
+    locator: str | None = None
+    """The folder final/ of a locator. By default one with random weights is used."""
+    studies: PositiveInteger = 80
+    """The largest number of studies to locate."""
+    hurt: bool = False
+    """Also measure errors on damaged studies."""
+    show: str | None = None
+    """A folder for sheets of the studies with the largest errors."""
 
 
 def main() -> None:
-    parser = SettingsParser(PROG, __doc__)
-    parser.add_argument("--root", type=str | None, default=None, help="a phantom cohort's root, with test studies")
-    parser.add_argument("--locator", type=str | None, default=None, help="a locator's final/")
-    parser.add_argument("--studies", type=int, default=80, help="at most")
-    parser.add_argument("--hurt", type=bool, default=False, help="also on studies that were hurt")
-    parser.add_argument("--show", type=str | None, default=None, help="a folder for sheets of the worst studies")
-    settings = parser.parse_args()
+    settings = read_settings(PROG, __doc__, Settings)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         root = DataRoot(Path(settings.root) if settings.root else write_cohort(Path(folder), train=6, test=4, seed=1))
-        locator = load_locator(Path(settings.locator)) if settings.locator else untaught_locator(root)
+        locator = load_locator(Path(settings.locator)) if settings.locator else random_locator(root)
         cases = measure(locator, root, settings.studies, settings.hurt)
         if settings.show:
             show(cases, Path(settings.show))
 
 
-def untaught_locator(root: DataRoot) -> Locator:
-    """Networks of random weights, and the spine of the cohort's train split."""
+def random_locator(root: DataRoot) -> Locator:
+    """Return a locator with random weights, and the spine prior and atlas of the cohort's train split."""
     cohort = split_cohort(root, "train")
     atlas = learn_from(cohort)
     assert atlas is not None
@@ -68,14 +82,14 @@ def untaught_locator(root: DataRoot) -> Locator:
     return Locator(new_network().eval(), learn_prior(atlas.shape_N3, positions), atlas)
 
 
-def measure(locator: Locator, root: DataRoot, most: int, hurt: bool) -> list[Case]:
-    """Print seconds and errors; the studies as they are, located."""
+def measure(locator: Locator, root: DataRoot, max_studies: int, hurt: bool) -> list[Case]:
+    """Print times and errors, and return the undamaged studies with their located positions."""
     truth = read_true_positions(root.path / "phantom_truth" / "truth.csv")
-    folders = split_cohort(root, "test").folders[:most]
+    folders = split_cohort(root, "test").folders[:max_studies]
     random = np.random.default_rng(0)
     changes = CHANGES if hurt else CHANGES[:1]
     seconds = {"reading": 0.0, "locating": 0.0, "atlas": 0.0}
-    places: dict[str, list[Located]] = {name: [] for name, _ in changes}
+    located_studies: dict[str, list[LocatedStudy]] = {name: [] for name, _ in changes}
     by_atlas: list[Array] = []
     cases = []
     for folder in folders:
@@ -85,7 +99,7 @@ def measure(locator: Locator, root: DataRoot, most: int, hurt: bool) -> list[Cas
         for name, change in changes:
             began = time.process_time()
             located = located_or_atlas(locator, change(study, random))
-            places[name].append(located)
+            located_studies[name].append(located)
             if name == changes[0][0]:
                 seconds["locating"] += time.process_time() - began
                 cases.append(Case(folder.study_id, truth[folder.study_id], located, partial(study_of, folder)))
@@ -93,27 +107,29 @@ def measure(locator: Locator, root: DataRoot, most: int, hurt: bool) -> list[Cas
         by_atlas.append(points_of(locator.atlas.place(study, {})))
         seconds["atlas"] += time.process_time() - began
     true_SN3 = np.array([truth[folder.study_id] for folder in folders])
-    say_seconds(seconds, len(folders))
+    print_seconds(seconds, len(folders))
     unknown_SN = np.full((len(folders), len(SITES)), np.nan)
-    say_errors("the atlas alone", Measured(np.array(by_atlas), true_SN3, unknown_SN))
-    for name, found in places.items():
-        error_SN = np.array([located.error_N for located in found])
-        say_errors(name, Measured(np.array([located.place_N3 for located in found]), true_SN3, error_SN))
-        unsure = int((error_SN > LARGEST_ERROR_MM).sum())
-        print(f"{unsure} sites were too unsure, and the atlas's", flush=True)
+    print_errors("the atlas alone", PositionErrors(np.array(by_atlas), true_SN3, unknown_SN))
+    for name, results in located_studies.items():
+        located_SN3 = np.array([located.position_N3 for located in results])
+        expected_error_SN = np.array([located.expected_error_N for located in results])
+        print_errors(name, PositionErrors(located_SN3, true_SN3, expected_error_SN))
+        unreliable = int((expected_error_SN > MAX_EXPECTED_ERROR_MM).sum())
+        print(f"{unreliable} sites had too large an expected error and were placed by the atlas.", flush=True)
     return cases
 
 
-def located_or_atlas(locator: Locator, study: Study) -> Located:
-    """As the conversion places sites: the atlas's where the predicted error is too large; NaN where it has none."""
+def located_or_atlas(locator: Locator, study: Study) -> LocatedStudy:
+    """Place sites as the conversion does: the atlas places those with a large expected error; NaN without geometry."""
     located = locator.locate(study)
     if located is None:
-        return Located(np.full((len(SITES), 3), np.nan), np.full(len(SITES), np.nan), ())
-    return replace(located, place_N3=points_of(completed(locator.atlas, study, {}, located.sure)))
+        return LocatedStudy(np.full((len(SITES), 3), np.nan), np.full(len(SITES), np.nan), ())
+    positions = complete_by_atlas(locator.atlas, study, {}, located.reliable_positions)
+    return replace(located, position_N3=points_of(positions))
 
 
-def say_errors(name: str, measured: Measured) -> None:
-    print("\n".join([f"\n{name}:", *lines(measured)]), flush=True)
+def print_errors(name: str, errors: PositionErrors) -> None:
+    print("\n".join([f"\n{name}:", *report_lines(errors)]), flush=True)
 
 
 def study_of(folder: StudyFolder) -> Study:
@@ -121,21 +137,22 @@ def study_of(folder: StudyFolder) -> Study:
 
 
 def show(cases: list[Case], folder: Path) -> None:
-    print(f"\nthe {WORST} worst studies, by their worst site:")
-    for case in sorted(cases, key=lambda one: -one.worst)[:WORST]:
+    """Print and draw the studies with the largest errors."""
+    print(f"\nThe {SHOWN_STUDIES} studies with the largest errors, and the site of each error:")
+    for case in sorted(cases, key=lambda one: -one.largest_error_mm)[:SHOWN_STUDIES]:
         site = "" if case.located is None else f" {SITES[int(np.nanargmax(case.error_N))].words}"
-        print(f"{case.study_id}:{site} {case.worst:.1f} mm off, {reason(case)}")
-    for path in write_sheets(cases, folder, WORST):
+        print(f"{case.study_id}:{site} {case.largest_error_mm:.1f} mm off, {explain_largest_error(case)}")
+    for path in write_sheets(cases, folder, SHOWN_STUDIES):
         print(path)
 
 
-def say_seconds(seconds: dict[str, float], studies: int) -> None:
-    """CPU seconds of one thread: they hold on a busy machine too."""
+def print_seconds(seconds: dict[str, float], studies: int) -> None:
+    """Print times as CPU seconds of one thread, which are meaningful on a busy machine too."""
     each = {name: total / studies for name, total in seconds.items()}
-    print(f"{studies} studies, CPU seconds a study: " + ", ".join(f"{name} {each[name]:.2f}" for name in each))
-    whole = each["reading"] + each["locating"]
-    print(f"{1 / whole:.2f} studies a second and thread, of which reading takes {each['reading'] / whole:.0%}")
-    print(f"the locator takes {each['locating'] / max(each['atlas'], 1e-9):.1f} times the atlas's time")
+    print(f"{studies} studies, CPU seconds per study: " + ", ".join(f"{name} {each[name]:.2f}" for name in each))
+    total = each["reading"] + each["locating"]
+    print(f"{1 / total:.2f} studies per second and thread; reading takes {each['reading'] / total:.0%} of the time.")
+    print(f"The locator takes {each['locating'] / max(each['atlas'], 1e-9):.1f} times as long as the atlas.")
 
 
 def read_true_positions(path: Path) -> dict[int, Array]:
@@ -151,16 +168,16 @@ def read_true_positions(path: Path) -> dict[int, Array]:
 Change = Callable[[Study, np.random.Generator], Study]
 
 
-def as_it_is(study: Study, random: np.random.Generator) -> Study:  # noqa: ARG001
+def unchanged(study: Study, random: np.random.Generator) -> Study:  # noqa: ARG001
     return study
 
 
-def lacking_a_series(study: Study, random: np.random.Generator) -> Study:
-    """In `LACKING` of studies one series, of any view, is gone."""
-    if random.random() >= LACKING or len(study.series) < 2:
+def without_a_series(study: Study, random: np.random.Generator) -> Study:
+    """Remove one series, of any view, from a share `REMOVED_SHARE` of the studies."""
+    if random.random() >= REMOVED_SHARE or len(study.series) < 2:
         return study
-    gone = int(random.integers(len(study.series)))
-    return replace(study, series=study.series[:gone] + study.series[gone + 1 :])
+    removed = int(random.integers(len(study.series)))
+    return replace(study, series=study.series[:removed] + study.series[removed + 1 :])
 
 
 def in_reverse(study: Study, random: np.random.Generator) -> Study:  # noqa: ARG001
@@ -173,8 +190,8 @@ def series_in_reverse(series: Series) -> Series:
     return replace(series, slices=series.slices[::-1], stacks=stacks)
 
 
-def lacking_a_block(study: Study, random: np.random.Generator) -> Study:
-    """Every study lacks the axial slices of one fifth of the axial volume's height."""
+def without_an_axial_block(study: Study, random: np.random.Generator) -> Study:
+    """Remove the axial slices of one fifth of the axial volume's height from every study."""
     part = int(random.integers(5))
     return replace(study, series=tuple(without_part(study, series, part) for series in study.series))
 
@@ -189,17 +206,17 @@ def without_part(study: Study, series: Series, part: int) -> Series:
         for index in range(len(series.slices))
         if index not in series.frames or not edges[part] <= series.frames[index].centre_mm[2] < edges[part + 1]
     ]
-    number = {index: place for place, index in enumerate(kept)}
+    number = {index: new_index for new_index, index in enumerate(kept)}
     stacks = tuple(tuple(number[index] for index in stack if index in number) for stack in series.stacks)
     slices = tuple(series.slices[index] for index in kept)
     return replace(series, slices=slices, stacks=tuple(stack for stack in stacks if stack))
 
 
 CHANGES: tuple[tuple[str, Change], ...] = (
-    ("as they are", as_it_is),
-    (f"{LACKING:.0%} of studies lacking a series", lacking_a_series),
-    ("slices in reverse", in_reverse),
-    ("a fifth of the axial slices missing", lacking_a_block),
+    ("complete studies", unchanged),
+    (f"one series removed from {REMOVED_SHARE:.0%} of the studies", without_a_series),
+    ("slices in reverse order", in_reverse),
+    ("a fifth of the axial slices removed", without_an_axial_block),
 )
 
 

@@ -1,11 +1,13 @@
-"""What grades lose where sites are placed by the program, not marked: the metric of runs on placed and on true sites.
+"""Effect of errors in the sites' positions on the grades of a run.
 
     python -m benchmarks.located_grades --root data/demo/second --run lora --cohort PHANTOM --locator LOCATOR/final
 
-The cohort is a phantom's (its test split, and phantom_truth/ beside it) that neither the run nor the locator saw.
-Every test study is converted with its true places, with those of the locator, and with the atlas's; the run's heads
-grade all three, as they would be submitted. Ratios are paired by study, with 95 % intervals. With --kept FOLDER the
-conversions stay there, and another call uses them again.
+The benchmark measures the competition's metric of runs on a phantom cohort whose sites are placed in three ways: at
+their true positions, by a locator, and by the shipped atlas. PHANTOM is the root of a phantom cohort, with a test split
+and phantom_truth/, that neither the runs nor the locator were trained on. Every test study is converted three times,
+and the runs' heads grade all three conversions as they would be submitted. Each score is compared with the score at the
+true positions; the ratios are paired by study and have 95 % intervals. With --kept FOLDER the conversions stay in that
+folder, and a second call reuses them. For 80 studies the three conversions and one run take some minutes on two cores.
 """
 
 import hashlib
@@ -29,7 +31,7 @@ from data_prep.sites import SITES, Site, Source
 from data_prep.studies.cohorts import Cohort, split_cohort
 from data_prep.studies.studies import Study
 from locator.files import check_locator
-from locator.site_placer import placer_of
+from locator.site_placer import make_placer
 from prompts.render import caption
 from vl_model.data.site_rows import group_sites
 from vl_model.data.site_table import SiteTable, full_table
@@ -40,60 +42,70 @@ from vl_model.evaluation.grader import read_grader
 from vl_model.evaluation.metrics import StudySums, study_sums
 from vl_model.evaluation.submission import floored, read_solution
 from vl_model.model.site_model_files import load_site_model
-from workspace.cli import SettingsParser, run_command, usable_cores
+from workspace.cli import run_command, usable_cores
 from workspace.layout import DataRoot, data_root
+from workspace.root_settings import RootSettings
+from workspace.settings_parser import read_settings
 
 PROG = "-m benchmarks.located_grades"
-BATCH = 64
+BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
-class TruePlaces:
-    """Places every site where the phantom has it; place_N3 in mm, by study."""
+class TruePositions:
+    """Places every site at its true position in the phantom; position_N3 in mm, by study."""
 
-    place_N3: Mapping[int, Array]
+    position_N3: Mapping[int, Array]
     fingerprint: str = "the truth"
 
     def place(self, study: Study, known: Mapping[Site, Position]) -> dict[Site, Position]:
         return {
-            site: Position(site, vector(place), Source.ANNOTATED)
-            for site, place in zip(SITES, self.place_N3[study.study_id], strict=True)
+            site: Position(site, vector(position), Source.ANNOTATED)
+            for site, position in zip(SITES, self.position_N3[study.study_id], strict=True)
             if site not in known
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settings(RootSettings):
+    """Settings of the benchmark of located grades."""
+
+    run: tuple[str, ...]
+    """The names of evaluated runs."""
+    cohort: str
+    """The root of a phantom cohort with a test split."""
+    locator: str
+    """The folder final/ of a locator."""
+    kept: str | None = None
+    """A folder to keep the conversions in."""
+
+
 def main() -> None:
-    parser = SettingsParser(PROG, __doc__)
-    parser.add_argument("--root", type=str | None, default=None, help="the data root of the runs")
-    parser.add_argument("--run", type=str, nargs="+", required=True, help="evaluated runs")
-    parser.add_argument("--cohort", type=str, required=True, help="a phantom cohort's root, with test studies")
-    parser.add_argument("--locator", type=str, required=True, help="a locator's final/")
-    parser.add_argument("--kept", type=str | None, default=None, help="a folder for the conversions")
-    settings = parser.parse_args()
+    settings = read_settings(PROG, __doc__, Settings)
     root, cohort_root = data_root(settings.root), data_root(settings.cohort)
     check_locator(Path(settings.locator))
     torch.set_num_threads(1)
     truth = cohort_root.path / "phantom_truth" / "truth.csv"
     placers: dict[str, Placer] = {
-        "true places": TruePlaces(read_true_positions(truth)),
-        "the locator's": placer_of(Path(settings.locator), shipped_atlas()),
-        "the shipped atlas's": shipped_atlas(),
+        "true positions": TruePositions(read_true_positions(truth)),
+        "locator": make_placer(Path(settings.locator), shipped_atlas()),
+        "shipped atlas": shipped_atlas(),
     }
     cohort = split_cohort(cohort_root, "test")
     known = read_solution(truth)
     table = full_table(cohort.study_ids, known.take(known.of_studies(cohort.study_ids)))
-    print(f"{len(cohort.study_ids)} studies, {int(table.labelled_N.sum())} graded sites; lower is better")
+    print(f"{len(cohort.study_ids)} studies, {int(table.labelled_N.sum())} graded sites; lower scores are better")
     sums: dict[str, dict[str, StudySums]] = {run: {} for run in settings.run}
-    with tempfile.TemporaryDirectory() as passing:
+    with tempfile.TemporaryDirectory() as temporary:
         for name, placer in placers.items():
             made_from = repr((placer.fingerprint, str(cohort_root.path), cohort.study_ids))
-            processed = Path(settings.kept or passing) / hashlib.sha256(made_from.encode()).hexdigest()[:16]
+            processed = Path(settings.kept or temporary) / hashlib.sha256(made_from.encode()).hexdigest()[:16]
             if not (processed / "dataset.json").is_file():
                 convert(cohort, processed, placer)
             for run in settings.run:
                 sums[run][name] = grade(root, run, processed, table)
-    for run, by_places in sums.items():
-        say(run, by_places)
+    for run, by_placer in sums.items():
+        print_scores(run, by_placer)
 
 
 def convert(cohort: Cohort, processed: Path, placer: Placer) -> None:
@@ -102,16 +114,17 @@ def convert(cohort: Cohort, processed: Path, placer: Placer) -> None:
 
 
 def grade(root: DataRoot, run: str, processed: Path, table: SiteTable) -> StudySums:
-    """What the metric needs of each study, by the run's better head."""
+    """Return each study's part in the metric, as the better head of a run grades it."""
     rows = group_sites(read_dataset(processed).pairs)
     model = load_site_model(root.run(run) / "final")
-    embeddings = Embeddings(rows, embed_rows(model, rows, open_crops(processed), BATCH), {})
+    embeddings = Embeddings(rows, embed_rows(model, rows, open_crops(processed), BATCH_SIZE), {})
     prob_N3 = read_grader(root.run(run) / "heads").predict_proba(table, embeddings, "metric_optimal")
     return study_sums(table, floored(prob_N3))
 
 
-def say(run: str, sums: Mapping[str, StudySums]) -> None:
-    true = sums["true places"]
+def print_scores(run: str, sums: Mapping[str, StudySums]) -> None:
+    """Print a run's score and its parts for each placer, and their ratios to those at the true positions."""
+    true = sums["true positions"]
     print(f"\n{run:22s}{'score':>24}{'spinal':>9}{'foraminal':>11}{'subarticular':>14}{'any severe':>12}")
     for name, placed in sums.items():
         block = metric_intervals(placed)
@@ -121,7 +134,7 @@ def say(run: str, sums: Mapping[str, StudySums]) -> None:
             ratios = paired_ratios(placed, true)
             score = ratios["score"]
             ratio = f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
-            print(f"{'  of that on true':22s}{ratio:>24}{parts(ratios)}", flush=True)
+            print(f"{'  ratio to true':22s}{ratio:>24}{parts(ratios)}", flush=True)
 
 
 def parts(block: Mapping[str, Interval]) -> str:

@@ -1,4 +1,4 @@
-"""What the benchmarks convert: 12-bit slices with a scanner's noise, quickly made, and cohorts of them."""
+"""Input for the benchmarks of the conversion: cohorts of quickly made 12-bit slices with a scanner's noise."""
 
 import os
 import shutil
@@ -17,12 +17,12 @@ from data_prep.sites import SITES, Level, Severity, Side, View
 from data_prep.studies.cohorts import Cohort, split_cohort
 from workspace.layout import DataRoot
 
-#: Of no consequence here: the images are not the phantom's.
-NO_LOOK = Look(standard_palette(Weighting.T1), 0.0, (0.0, 0.0, 0.0), 0.0, 0.0, 1.0, None, 0.0, 1.0)
+#: A required argument without effect: the images are not rendered by the phantom.
+UNUSED_LOOK = Look(standard_palette(Weighting.T1), 0.0, (0.0, 0.0, 0.0), 0.0, 0.0, 1.0, None, 0.0, 1.0)
 
 
 def noisy_slices(count: int, shape: tuple[int, int], sigma: float, seed: int = 0) -> Iterator[npt.NDArray[np.uint16]]:
-    """Soft tissue, organs, air around, and a magnitude image's noise, over the whole range of 12 bits."""
+    """Draw slices of soft tissue and organs, surrounded by air, with Rician noise and the full range of 12 bits."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[: shape[0], : shape[1]] / np.array(shape).reshape(2, 1, 1)
     soft = gaussian_filter(random.random(shape), shape[0] / 40)
@@ -39,13 +39,13 @@ def noisy_slices(count: int, shape: tuple[int, int], sigma: float, seed: int = 0
 
 
 def write_noisy_series(folder: Path, count: int, sigma: float, compression: Compression) -> None:
-    """One sagittal series of 512 x 512."""
+    """Write one sagittal series of 512 x 512 pixels."""
     plan = series_plan(View.SAGITTAL_T2_STIR, count, (512, 512), compression)
     write_series(folder, SeriesIdentity(1, 1, 1, "20240101"), plan, list(noisy_slices(count, (512, 512), sigma)))
 
 
 def series_plan(view: View, count: int, shape: tuple[int, int], compression: Compression) -> SeriesPlan:
-    """Slices 4 mm apart of a cube of 280 mm around the origin."""
+    """Return a series of slices 280 mm wide, 4 mm apart, around the origin."""
     spacing = (280 / shape[0], 280 / shape[1])
     across = [4.0 * (index - (count - 1) / 2) for index in range(count)]
     if view.is_sagittal:
@@ -53,11 +53,11 @@ def series_plan(view: View, count: int, shape: tuple[int, int], compression: Com
     else:
         frames = [Frame((-140.0, -140.0, z), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), spacing, shape) for z in across]
     numbers = tuple(range(1, count + 1))
-    return SeriesPlan(view, tuple(frames), numbers, NO_LOOK, compression, 4.0, None)
+    return SeriesPlan(view, tuple(frames), numbers, UNUSED_LOOK, compression, 4.0, None)
 
 
 def write_cohort(root: Path, studies: int, slices: int, shape: tuple[int, int]) -> Cohort:
-    """Marked studies of three series each in the competition's layout; all with the same images, by hard links."""
+    """Write marked studies of three series each; all studies share the same image files by hard links."""
     dataset = root / "dataset"
     first = dataset / "train_images" / "1"
     for series_id, view in enumerate(View, start=1):
@@ -71,7 +71,7 @@ def write_cohort(root: Path, studies: int, slices: int, shape: tuple[int, int]) 
 
 
 def write_tables(dataset: Path, study_ids: range, slices: int, shape: tuple[int, int]) -> None:
-    """Every site graded, and marked down the middle of one sagittal slice."""
+    """Write tables in which every site is graded, and marked in the middle column of a sagittal slice."""
     keys = [site.key for site in SITES]
     grades, descriptions = [",".join(["study_id", *keys])], ["study_id,series_id,series_description"]
     marks = ["study_id,series_id,instance_number,condition,level,x,y"]

@@ -1,11 +1,14 @@
-"""How fast DICOM files become PNGs, against what one would write oneself; files' sizes; scaling; memory.
+"""Speed of the conversion from DICOM to PNG against a plain implementation, size of the files, scaling, and memory.
 
-    python -m benchmarks.prepare            # some minutes; two cores or more
-    python -m benchmarks.prepare --quick    # fewer slices, for a look
+    python -m benchmarks.prepare            # some minutes on two or more cores
+    python -m benchmarks.prepare --quick    # fewer slices and repetitions
 
-Everything that is compared runs side by side in one run, in turns, and the best turn of each counts: others may be
-using the machine. Rates of one core are by CPU time. Slices are 512 x 512 and fill 12 bits: ellipses over smooth
-signal up to 4,000, with the Rician noise of a magnitude image of sigma 3, 15 and 60.
+The benchmark measures slices per second and the size of the PNG files on one core, against the few lines of pydicom,
+numpy and Pillow that a user would write; the speed of complete conversions in two processes against one; and the growth
+of memory with the number of studies. What is compared runs alternately, several times, and the fastest time counts,
+because other programs may be using the machine. Rates of one core are by CPU time. Slices have 512 x 512 pixels and
+values of the full range of 12 bits: ellipses over a smooth signal of up to 4,000, with Rician noise (as in magnitude
+images) of sigma 3, 15 and 60.
 """
 
 import argparse
@@ -39,14 +42,15 @@ from data_prep.studies.studies import StudyFolder, read_study
 from workspace.layout import DataRoot
 
 NOISE = (3, 15, 60)
+#: Number of DICOM files in the competition's training set.
 REAL_FILES = 147_218
-"""Of the competition's training set."""
+#: Aims: the peak of a worker's memory, and the growth of the parent's memory per slice.
 WORKER_LIMIT_MB, PARENT_LIMIT_BYTES = 400, 1000
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a third of the slices and turns")
+    parser.add_argument("--quick", action="store_true", help="a third of the slices and repetitions")
     parser.add_argument("--growth", nargs=2, help=argparse.SUPPRESS)
     settings = parser.parse_args()
     if settings.growth:
@@ -61,41 +65,44 @@ def main() -> None:
 
 
 def fast_disk() -> str | None:
-    """Memory where there is some, so that what is measured is not the disk."""
+    """Return a folder in memory if there is enough of it, so that the disk is not measured; otherwise None."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 4e9 else None
 
 
-def line(what: str, figure: str, target: str = "", good: bool | None = None) -> None:
-    verdict = "" if good is None else "ok" if good else "MISS"
-    print(f"  {what:<58} {figure:>18}  {target:<24} {verdict}", flush=True)
+def print_row(quantity: str, value: str, aim: str = "", met: bool | None = None) -> None:
+    """Print one row of the table of results."""
+    verdict = "" if met is None else "met" if met else "missed"
+    print(f"  {quantity:<58} {value:>18}  {aim:<24} {verdict}".rstrip(), flush=True)
 
 
-# One core against the plain way
+# One core, against a plain implementation
 
 
 def compare_with_plain(folder: Path, slices: int, turns: int) -> None:
-    print(f"\nOne core, CPU time, {slices} slices of one series, best of {turns} turns")
+    print(f"\nOne core, CPU time, {slices} slices of one series, best of {turns} repetitions")
     for compression in (Compression.NONE, Compression.RLE):
         for sigma in NOISE:
             root = folder / f"{compression}-{sigma}"
             write_noisy_series(root / "1" / "1", slices, sigma, compression)
             series = StudyFolder(1, root, {1: root / "1" / "1"}, {1: View.SAGITTAL_T2_STIR})
             plain_out, our_out = folder / "plain", folder / "ours"
-            plain, ours = best_of(turns, partial(plainly, series, plain_out), partial(our_way, series, our_out))
+            plain, ours = best_of(
+                turns, partial(convert_plainly, series, plain_out), partial(convert_ours, series, our_out)
+            )
             assert_same_as_reference(series, our_out)
             ratio = sum(size(path) for path in our_out.iterdir()) / sum(size(path) for path in plain_out.iterdir())
             name = f"{compression}, sigma {sigma}"
             fast = (">= 12", plain / ours >= 12) if sigma == 15 else ("", None)
             small = ("<= 1.25", ratio <= 1.25) if sigma == 15 else ("", None)
-            line(f"{name}: plain, slices/s", f"{slices / plain:.0f}")
-            line(f"{name}: ours, slices/s", f"{slices / ours:.0f}")
-            line(f"{name}: times as many", f"{plain / ours:.1f}", *fast)
-            line(f"{name}: size of the files against zlib 6", f"{ratio:.2f}", *small)
-    print("  every PNG of ours has the pixels of a plain reference implementation")
+            print_row(f"{name}: plain, slices/s", f"{slices / plain:.0f}")
+            print_row(f"{name}: ours, slices/s", f"{slices / ours:.0f}")
+            print_row(f"{name}: ours relative to plain, slices/s", f"{plain / ours:.1f}", *fast)
+            print_row(f"{name}: size of the files relative to zlib 6", f"{ratio:.2f}", *small)
+    print("  The pixels of all our PNG files equal those of a reference implementation.")
 
 
-def plainly(series: StudyFolder, out: Path) -> None:
-    """What a user would write: each file read, windowed between its percentiles, saved by Pillow."""
+def convert_plainly(series: StudyFolder, out: Path) -> None:
+    """Convert as a user would write it: read each file, window it between its percentiles, save it with Pillow."""
     out.mkdir(exist_ok=True)
     for path in series.series[1].iterdir():
         image = dcmread(path).pixel_array
@@ -104,8 +111,8 @@ def plainly(series: StudyFolder, out: Path) -> None:
         Image.fromarray(grey).save(out / f"{path.stem}.png")
 
 
-def our_way(series: StudyFolder, out: Path) -> None:
-    """As `records.convert_study` reads and writes images; regions and tiles are left out, as above."""
+def convert_ours(series: StudyFolder, out: Path) -> None:
+    """Read and write images as `study_records.convert_study` does, without regions and tiles."""
     out.mkdir(exist_ok=True)
     study, faults = read_study(series)
     assert not faults, faults
@@ -114,7 +121,7 @@ def our_way(series: StudyFolder, out: Path) -> None:
 
 
 def assert_same_as_reference(series: StudyFolder, out: Path) -> None:
-    """The window of a series from its sorted pixels, every image mapped by the formula."""
+    """Compare PNG files with a slow implementation: a window from sorted pixels, and the formula for every image."""
     images = {path.stem: dcmread(path).pixel_array for path in series.series[1].iterdir()}
     pixels = np.sort(np.concatenate([image.ravel() for image in images.values()]))
     low, high = np.quantile(pixels, (0.005, 0.995), method="inverted_cdf").astype(np.float32)
@@ -128,37 +135,37 @@ def assert_same_as_reference(series: StudyFolder, out: Path) -> None:
 
 
 def measure_scaling(folder: Path, studies: int, turns: int) -> None:
-    """Whole conversions, with regions, tiles and tables, of a cohort as large as the real one's images."""
+    """Measure complete conversions, with regions, tiles and tables, of images as large as the competition's."""
     cohort = write_cohort(folder / "cohort", studies, slices=25, shape=(512, 512))
     files = sum(1 for _ in (folder / "cohort" / "dataset" / "train_images").rglob("*.dcm"))
     atlas = learn_from(cohort)
 
     def convert(pool: Pool) -> tuple[float, float]:
-        """Seconds by the clock, and by the processors: this process's and the busiest worker's."""
+        """Convert; return the wall-clock time, and the CPU time of this process and the busiest worker, in seconds."""
         shutil.rmtree(folder / "out", ignore_errors=True)
-        begin, used = time.perf_counter(), processor_seconds()
+        begin, cpu_begin = time.perf_counter(), cpu_seconds()
         convert_cohort(cohort, folder / "out", atlas=atlas, caption=caption, pool=pool)
-        ours, *workers = [now - then for now, then in zip(processor_seconds(), used, strict=True)]
-        return time.perf_counter() - begin, ours + max(workers, default=0.0)
+        parent, *workers = [end - start for end, start in zip(cpu_seconds(), cpu_begin, strict=True)]
+        return time.perf_counter() - begin, parent + max(workers, default=0.0)
 
-    print(f"\nWhole conversions, {files} RLE slices of sigma 15, best of {turns} turns")
+    print(f"\nComplete conversions, {files} RLE slices of sigma 15, best of {turns} repetitions")
     with open_pool(2) as pool, quiet():
         list(pool.map(abs, range(200), description="starting", name=str, weight=lambda _: 1))
         one, two = zip(*[(convert(IN_PROCESS), convert(pool)) for _ in range(turns)], strict=True)
     scaling = {}
-    for place, clock in enumerate(("by the clock", "by CPU time")):
-        single, double = (min(turn[place] for turn in times) for times in (one, two))
+    for index, clock in enumerate(("by wall-clock time", "by CPU time")):
+        single, double = (min(turn[index] for turn in times) for times in (one, two))
         scaling[clock] = single / double
-        line(f"one process, slices/s {clock}", f"{files / single:.0f}")
-        line(f"two processes, slices/s {clock}", f"{files / double:.0f}")
-        line(f"two against one, {clock}", f"{single / double:.2f}", ">= 1.7", single / double >= 1.7)
-    print("  (by the clock only where nothing else runs; CPU time leaves out waiting for each other, and for cores)")
+        print_row(f"one process, slices/s {clock}", f"{files / single:.0f}")
+        print_row(f"two processes, slices/s {clock}", f"{files / double:.0f}")
+        print_row(f"two processes relative to one, {clock}", f"{single / double:.2f}", ">= 1.7", single / double >= 1.7)
+    print("  (Wall-clock time is valid only on an idle machine; CPU time does not include waiting.)")
     rate = files / min(turn[1] for turn in one) * 16 * scaling["by CPU time"] / 2
-    line(f"the real set's {REAL_FILES:,} files on 16 cores, extrapolated", f"{REAL_FILES / rate / 60:.1f} min")
+    print_row(f"the competition's {REAL_FILES:,} files on 16 cores, extrapolated", f"{REAL_FILES / rate / 60:.1f} min")
 
 
-def processor_seconds() -> list[float]:
-    """Of this process and of each of its workers, in the order of their start."""
+def cpu_seconds() -> list[float]:
+    """Return the CPU times of this process and of its workers, in the order of their start."""
     here = psutil.Process()
     workers = sorted(here.children(), key=lambda process: (process.create_time(), process.pid))
     return [sum(process.cpu_times()[:2]) for process in (here, *workers)]
@@ -168,26 +175,30 @@ def processor_seconds() -> list[float]:
 
 
 def measure_memory(folder: Path, few: int, many: int) -> None:
-    """Each conversion in a process of its own, because a peak does not go down again."""
+    """Measure each conversion in a new process, because a process's recorded peak never decreases."""
     print(f"\nMemory of two workers and their parent, cohorts of {few} and {many} studies of 75 small slices")
     peaks = {}
     for studies in (few, many):
         write_cohort(folder / f"memory-{studies}", studies, slices=25, shape=(64, 64))
         command = [sys.executable, "-m", "benchmarks.prepare", "--growth", str(folder / f"memory-{studies}"), "2"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks[studies] = [int(number) for number in done.stdout.split()[-2:]]
+        finished = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks[studies] = [int(number) for number in finished.stdout.split()[-2:]]
     growth = (peaks[many][0] - peaks[few][0]) * 1024 / (75 * (many - few))
-    line("the parent's growth, bytes a slice", f"{growth:.0f}", f"< {PARENT_LIMIT_BYTES}", growth < PARENT_LIMIT_BYTES)
+    print_row(
+        "growth of the parent, bytes per slice", f"{growth:.0f}", f"< {PARENT_LIMIT_BYTES}", growth < PARENT_LIMIT_BYTES
+    )
     for studies in (few, many):
-        line(f"a worker's peak, MB, {studies} studies", f"{peaks[studies][1] / 1024:.0f}")
+        print_row(f"peak of a worker, MB, {studies} studies", f"{peaks[studies][1] / 1024:.0f}")
     command = [sys.executable, "-m", "benchmarks.prepare", "--growth", str(folder / "cohort"), "2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    peak = int(done.stdout.split()[-1]) / 1024
-    line("a worker's peak, MB, slices of 512 x 512", f"{peak:.0f}", f"< {WORKER_LIMIT_MB}", peak < WORKER_LIMIT_MB)
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    peak = int(finished.stdout.split()[-1]) / 1024
+    print_row(
+        "peak of a worker, MB, slices of 512 x 512", f"{peak:.0f}", f"< {WORKER_LIMIT_MB}", peak < WORKER_LIMIT_MB
+    )
 
 
 def measure_growth(root: Path, workers: int) -> None:
-    """Convert, and print this process's peak and the largest worker's, in kB."""
+    """Convert a cohort, and print the peaks of this process and of its largest worker, in kB."""
     cohort = split_cohort(DataRoot(root), "train")
     with open_pool(workers) as pool, quiet():
         atlas = learn_from(cohort, pool=pool)
@@ -205,14 +216,14 @@ def caption(site: Site, severity: Severity | None) -> str:
 # Measuring
 
 
-def best_of(turns: int, *ways: Callable[[], None]) -> list[float]:
-    """The least CPU seconds of each way, turn about."""
-    best = [float("inf")] * len(ways)
+def best_of(turns: int, *functions: Callable[[], None]) -> list[float]:
+    """Call functions alternately; return the shortest CPU time of each, in seconds."""
+    best = [float("inf")] * len(functions)
     for _ in range(turns):
-        for number, way in enumerate(ways):
+        for number, function in enumerate(functions):
             gc.collect()
             begin = time.process_time()
-            way()
+            function()
             best[number] = min(best[number], time.process_time() - begin)
     return best
 
@@ -223,13 +234,13 @@ def size(path: Path) -> int:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without bars of progress."""
-    bars, sys.stderr = sys.stderr, open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    """Suppress progress bars."""
+    stderr, sys.stderr = sys.stderr, open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
     try:
         yield
     finally:
         sys.stderr.close()
-        sys.stderr = bars
+        sys.stderr = stderr
 
 
 if __name__ == "__main__":

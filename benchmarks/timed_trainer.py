@@ -1,12 +1,12 @@
-"""One real training in this process, with a stopwatch: what benchmarks/train.py and benchmarks/gpu.py start.
+"""One real training with timing of its epochs, in this process; benchmarks/train.py and benchmarks/gpu.py start it.
 
     python benchmarks/timed_trainer.py REPORT.json 6 0 ours --root DATA --run first ...
     python benchmarks/timed_trainer.py REPORT.json 40 5 open_clip --model ViT-B-32 ...
 
-The first number is that of an epoch's steps, the second how many of them at either edge do not count; what follows the
-name are the trainer's own arguments. The report says how long what counts of each epoch took, with all that belongs to
-its steps (batches, logs) and nothing else (imports, evaluation after the last step, files), and this process's peak of
-memory.
+The first number is the number of steps per epoch; the second is the number of steps at the beginning and at the end of
+each epoch that are not timed. The trainer's own arguments follow its name. The report contains the time of each epoch's
+timed steps, including loading and logging but not imports, the evaluation after the last step, or the writing of files;
+and the process's peak of memory.
 """
 
 import json
@@ -24,8 +24,14 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of what counts of each epoch, by the clock and of this process's processors; the largest resident set,
-    and on a GPU what torch allocated there at most, in MB."""
+    """Times and peaks of memory of a training.
+
+    Attributes:
+        clock: Seconds of wall-clock time of each epoch's timed steps.
+        processor: Seconds of CPU time of the same steps.
+        peak_mb: This process's largest resident set, MB.
+        gpu_mb: The largest amount of GPU memory that torch allocated, MB.
+    """
 
     clock: list[float]
     processor: list[float]
@@ -33,25 +39,25 @@ class Timing:
     gpu_mb: float
 
 
-Mark = npt.NDArray[np.float64]
-"""The time by the clock, and by this process's processors."""
-Marks = list[tuple[Mark, Mark]]
+Instant = npt.NDArray[np.float64]
+"""Wall-clock time and CPU time, in seconds."""
+Intervals = list[tuple[Instant, Instant]]
 
 
 class Stopwatch:
-    """Takes the time of each epoch of `steps` steps, or of what is left of it without `edge` steps at either edge.
+    """Measures the time of each epoch of `steps` steps, without the first and the last `edge` steps.
 
-    Loader workers start in an epoch's first steps and end after its last one, where a trainer has new ones each epoch.
+    Some trainers start new loader workers in the first steps of each epoch, and end them after its last step.
     """
 
     def __init__(self, steps: int, edge: int) -> None:
         self.steps = steps
         self._edge = edge
-        self._read: list[Mark] = []
+        self._read: list[Instant] = []
 
-    def step_begins(self, place: int) -> None:
-        """Of an epoch's steps the `place`-th, from 0."""
-        if self._edge and place in (self._edge, self.steps - self._edge):
+    def step_begins(self, step: int) -> None:
+        """Note the beginning of a step; `step` counts from 0 within its epoch."""
+        if self._edge and step in (self._edge, self.steps - self._edge):
             self._read.append(now())
 
     def epoch_begins_or_ends(self) -> None:
@@ -59,31 +65,31 @@ class Stopwatch:
             self._read.append(now())
 
     @property
-    def marks(self) -> Marks:
-        """Begin and end of what counts of each epoch."""
-        return list(zip(self._read[::2], self._read[1::2], strict=False))  # an epoch that never ended has no end
+    def intervals(self) -> Intervals:
+        """Beginning and end of the timed steps of each epoch."""
+        return list(zip(self._read[::2], self._read[1::2], strict=False))  # an epoch that was not completed has no end
 
 
 def main() -> None:
     path, steps, edge, trainer, *arguments = sys.argv[1:]
     watch = Stopwatch(int(steps), int(edge))
-    marks = time_ours(arguments, watch) if trainer == "ours" else time_open_clip(arguments, watch)
-    if marks:  # of the first process alone
-        clock, processor = np.transpose([after - before for before, after in marks]).tolist()
+    intervals = time_ours(arguments, watch) if trainer == "ours" else time_open_clip(arguments, watch)
+    if intervals:  # empty except in the first process
+        clock, processor = np.transpose([end - begin for begin, end in intervals]).tolist()
         timing = Timing(clock, processor, peak_mb(), gpu_mb())
         Path(path).write_text(json.dumps(asdict(timing)), encoding="utf-8")
 
 
-def time_ours(arguments: list[str], watch: Stopwatch) -> Marks:
-    """train_vl.py with these arguments, whose batches are one stream: an epoch begins where the last one ended."""
+def time_ours(arguments: list[str], watch: Stopwatch) -> Intervals:
+    """Time train_vl.py. Its batches are one stream, so that each epoch begins when the previous one ends."""
     import train_vl
     from runs.launch import own_rank
     from vl_model.training.trainer import Trainer
 
     done = 0
 
-    def noting(step: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(*given: Any, **named: Any) -> Any:
+    def timed(step: Callable[..., Any]) -> Callable[..., Any]:
+        def timed_step(*given: Any, **named: Any) -> Any:
             nonlocal done
             if done == 0:
                 watch.epoch_begins_or_ends()
@@ -95,45 +101,45 @@ def time_ours(arguments: list[str], watch: Stopwatch) -> Marks:
                 watch.epoch_begins_or_ends()
             return row
 
-        return noted
+        return timed_step
 
-    Trainer.step = noting(Trainer.step)  # type: ignore[method-assign]
+    Trainer.step = timed(Trainer.step)  # type: ignore[method-assign]
     sys.argv = ["train_vl.py", *arguments]
     train_vl.main()
-    return watch.marks if own_rank() == 0 else []
+    return watch.intervals if own_rank() == 0 else []
 
 
-def time_open_clip(arguments: list[str], watch: Stopwatch) -> Marks:
-    """open_clip's trainer, which also knows this project's own models; it asks for each step's rate when it begins."""
+def time_open_clip(arguments: list[str], watch: Stopwatch) -> Intervals:
+    """Time open_clip's trainer; each call of its learning rate scheduler is the beginning of a step."""
     import open_clip
     from open_clip_train import main as trainer
 
     from vl_model.towers.open_clip_towers import CONFIGS
 
-    open_clip.add_model_config(CONFIGS)
+    open_clip.add_model_config(CONFIGS)  # this project's own models
     train_one_epoch = trainer.train_one_epoch
     names = signature(train_one_epoch)
 
-    def timed(*given: Any, **named: Any) -> None:
+    def timed_epoch(*given: Any, **named: Any) -> None:
         call = names.bind(*given, **named)
         schedule = call.arguments["scheduler"]
 
-        def noted(step: int) -> None:
+        def timed_schedule(step: int) -> None:
             watch.step_begins(step % watch.steps)
             schedule(step)
 
-        call.arguments["scheduler"] = noted
+        call.arguments["scheduler"] = timed_schedule
         watch.epoch_begins_or_ends()
         train_one_epoch(*call.args, **call.kwargs)
         watch.epoch_begins_or_ends()
 
-    trainer.train_one_epoch = timed
+    trainer.train_one_epoch = timed_epoch
     trainer.main(arguments)
-    return watch.marks
+    return watch.intervals
 
 
-def now() -> Mark:
-    """When the GPU has done what it was told to do so far."""
+def now() -> Instant:
+    """Return the time at which the GPU has finished all work that was submitted to it."""
     import torch
 
     if torch.cuda.is_available():
@@ -142,7 +148,7 @@ def now() -> Mark:
 
 
 def peak_mb() -> float:
-    """Of this process alone: getrusage would count what its parent had before it."""
+    """Return this process's own peak; getrusage would include the memory of its parent before the fork."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 

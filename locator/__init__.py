@@ -1,1 +1,1 @@
-"""The landmark model that finds the 25 sites in unmarked studies, with its own training."""
+"""The landmark model that finds the 25 sites in unannotated studies, with its own training."""

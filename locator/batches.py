@@ -1,9 +1,9 @@
-"""Pictures of marked studies -> varied batches for the locator's networks.
+"""Slice images of marked studies -> augmented batches for the locator's networks.
 
-Everything random is a function of (seed, step, place in the global batch): N processes see, together, the batches of
-one, and a resumed run sees those that the unbroken one would have seen.
+All random choices depend on (seed, step, position in the global batch) alone: N processes together draw the batches of
+one process, and a resumed run draws those that an uninterrupted run would have drawn.
 
-Dimensions: B pictures, C channels, H and W pixels.
+Dimensions: B images, C channels (landmarks), P = H * W + 1 outcomes, H and W pixels.
 """
 
 from dataclasses import dataclass, replace
@@ -14,137 +14,155 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from locator.network import MIRRORED_AXIAL, target_places
-from locator.training_data import Cut
+from locator.network import MIRRORED_AXIAL, target_heatmaps
+from locator.training_data import CachedImages
 from runs.random_streams import Stream, random_stream
 
-#: The blob that stands for a point, as a normal curve of this deviation (pixels).
-POINT_SIGMA = 1.3
-#: Turns (radians), log of scales, and shifts (pixels) are drawn evenly up to these.
-TURN, LOG_SCALE = 0.2, 0.17
-SHIFT = {"sagittal": (10.0, 14.0), "axial": (9.0, 9.0)}  # columns, rows
-#: Knots of the curve that grey values are put through, and how far from the straight line it may lead.
+#: Standard deviation, in pixels, of the normal distribution around a landmark in its target heatmap.
+LANDMARK_SIGMA = 1.3
+#: Rotations (radians), logarithms of the scale, and shifts (pixels) are drawn uniformly up to these.
+MAX_ROTATION, MAX_LOG_SCALE = 0.2, 0.17
+MAX_SHIFT = {"sagittal": (10.0, 14.0), "axial": (9.0, 9.0)}  # columns, rows
+#: Number of knots of the curve that changes the grey values, and its largest weight against the identity.
 KNOTS, LARGEST_BEND = 8, 0.9
-#: Logarithm of the brightness at opposite edges; deviation of noise, in shares of the whole range.
+#: The largest logarithm of the ratio of brightness at opposite edges, and the largest standard deviation of the noise,
+#: as a share of the range of grey values.
 LARGEST_BIAS, LARGEST_NOISE = 0.8, 0.09
 
 
 @dataclass(frozen=True)
-class PictureBatch:
-    """Pictures from 0 to 1, and what the network should say of them."""
+class ImageBatch:
+    """Images with values from 0 to 1, their target heatmaps, and which landmarks are marked."""
 
-    picture_B3HW: Tensor
+    image_B3HW: Tensor
     target_BCP: Tensor
     known_BC: Tensor
 
-    def to(self, device: torch.device) -> "PictureBatch":
-        return PictureBatch(self.picture_B3HW.to(device), self.target_BCP.to(device), self.known_BC.to(device))
+    def to(self, device: torch.device) -> "ImageBatch":
+        return ImageBatch(self.image_B3HW.to(device), self.target_BCP.to(device), self.known_BC.to(device))
 
 
 @dataclass(frozen=True)
-class PictureBatches:
-    """Draws a process' share of global batches from the pictures `row_N` of a cut; `name` is its orientation."""
+class ImageBatches:
+    """Draws one process's part of each global batch from the rows `row_N` of the cached images of an orientation."""
 
-    name: str
-    cut: Cut
+    orientation: str
+    cache: CachedImages
     row_N: npt.NDArray[np.int64]
     batch_size: int
     seed: int
     process: int = 0
     processes: int = 1
 
-    def draw(self, step: int) -> PictureBatch:
-        places = range(self.process * self.batch_size, (self.process + 1) * self.batch_size)
-        is_axial = int(self.name == "axial")
-        generators = [random_stream(self.seed, Stream.LOCATOR_IMAGE, step, place, is_axial) for place in places]
+    def draw(self, step: int) -> ImageBatch:
+        positions = range(self.process * self.batch_size, (self.process + 1) * self.batch_size)
+        is_axial = int(self.orientation == "axial")
+        generators = [
+            random_stream(self.seed, Stream.LOCATOR_IMAGE, step, position, is_axial) for position in positions
+        ]
         rows = [int(self.row_N[generator.integers(len(self.row_N))]) for generator in generators]
-        return vary(load(self.cut, rows), generators, self.name)
+        return augment(read_images(self.cache, rows), generators, self.orientation)
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """Pictures as they are, with their points."""
+class LabelledImages:
+    """Images with the pixels of their landmarks, before the target heatmaps are drawn.
 
-    picture_B3HW: Tensor
+    Attributes:
+        image_B3HW: Grey values from 0 to 1.
+        point_BC2: (column, row) of each channel's landmark.
+        presence_BC: The target probability that the landmark lies in this slice.
+        known_BC: Whether the landmark is marked.
+    """
+
+    image_B3HW: Tensor
     point_BC2: Tensor
-    share_BC: Tensor
+    presence_BC: Tensor
     known_BC: Tensor
 
-    def batch(self) -> PictureBatch:
-        shape = self.picture_B3HW.shape[2], self.picture_B3HW.shape[3]
-        target = target_places(self.point_BC2, self.share_BC, shape, POINT_SIGMA)
-        return PictureBatch(self.picture_B3HW, target, self.known_BC.float())
+    def to_batch(self) -> ImageBatch:
+        shape = self.image_B3HW.shape[2], self.image_B3HW.shape[3]
+        target = target_heatmaps(self.point_BC2, self.presence_BC, shape, LANDMARK_SIGMA)
+        return ImageBatch(self.image_B3HW, target, self.known_BC.float())
 
 
-def load(cut: Cut, rows: list[int]) -> Loaded:
-    picture = torch.from_numpy(cut.grey_N3HW[rows].astype(np.float32) / 255)
-    arrays = (torch.from_numpy(array[rows]) for array in (cut.point_NC2, cut.share_NC, cut.known_NC))
-    return Loaded(picture, *arrays)
+def read_images(cache: CachedImages, rows: list[int]) -> LabelledImages:
+    """Read rows of the cache, without augmentation."""
+    image = torch.from_numpy(cache.grey_N3HW[rows].astype(np.float32) / 255)
+    arrays = (torch.from_numpy(array[rows]) for array in (cache.point_NC2, cache.presence_NC, cache.known_NC))
+    return LabelledImages(image, *arrays)
 
 
-def vary(loaded: Loaded, generators: list[np.random.Generator], name: str) -> PictureBatch:
-    """Moved, turned, scaled, mirrored, and brightness changed beyond recognition of the scanner."""
-    turned = mirrored(loaded, np.array([generator.random() < 0.5 for generator in generators]), name)
-    moves = np.stack([_draw_move(generator, SHIFT[name]) for generator in generators])
-    picture, point = moved(turned.picture_B3HW, turned.point_BC2, moves)
-    picture = torch.stack([_recoloured(one, generator) for one, generator in zip(picture, generators, strict=True)])
-    return replace(turned, picture_B3HW=picture, point_BC2=point).batch()
+def augment(labelled: LabelledImages, generators: list[np.random.Generator], orientation: str) -> ImageBatch:
+    """Mirror, shift, rotate and scale images at random, and change their grey values."""
+    mirrored = mirror(labelled, np.array([generator.random() < 0.5 for generator in generators]), orientation)
+    transforms = np.stack([_draw_transform(generator, MAX_SHIFT[orientation]) for generator in generators])
+    image, point = transform_images(mirrored.image_B3HW, mirrored.point_BC2, transforms)
+    image = torch.stack([_vary_grey_values(one, generator) for one, generator in zip(image, generators, strict=True)])
+    return replace(mirrored, image_B3HW=image, point_BC2=point).to_batch()
 
 
-def mirrored(loaded: Loaded, flip_B: npt.NDArray[np.bool_], name: str) -> Loaded:
-    """The patient's mirror image: sagittal slices the other way round; axial ones flipped, their sides exchanged."""
+def mirror(labelled: LabelledImages, flip_B: npt.NDArray[np.bool_], orientation: str) -> LabelledImages:
+    """Mirror the patient, left to right, in the images that `flip_B` selects.
+
+    The three slices of a sagittal image are reversed; an axial image is flipped and its left and right landmarks are
+    exchanged.
+    """
     flip = torch.from_numpy(flip_B)
-    picture = loaded.picture_B3HW
-    if name == "sagittal":
-        return replace(loaded, picture_B3HW=torch.where(flip[:, None, None, None], picture.flip(1), picture))
-    last_column = picture.shape[3] - 1
+    image = labelled.image_B3HW
+    if orientation == "sagittal":
+        return replace(labelled, image_B3HW=torch.where(flip[:, None, None, None], image.flip(1), image))
+    last_column = image.shape[3] - 1
     other = list(MIRRORED_AXIAL)
-    point = loaded.point_BC2[:, other] * torch.tensor([-1.0, 1.0]) + torch.tensor([last_column, 0.0])
-    return Loaded(
-        torch.where(flip[:, None, None, None], picture.flip(3), picture),
-        torch.where(flip[:, None, None], point, loaded.point_BC2),
-        torch.where(flip[:, None], loaded.share_BC[:, other], loaded.share_BC),
-        torch.where(flip[:, None], loaded.known_BC[:, other], loaded.known_BC),
+    point = labelled.point_BC2[:, other] * torch.tensor([-1.0, 1.0]) + torch.tensor([last_column, 0.0])
+    return LabelledImages(
+        torch.where(flip[:, None, None, None], image.flip(3), image),
+        torch.where(flip[:, None, None], point, labelled.point_BC2),
+        torch.where(flip[:, None], labelled.presence_BC[:, other], labelled.presence_BC),
+        torch.where(flip[:, None], labelled.known_BC[:, other], labelled.known_BC),
     )
 
 
-def _draw_move(generator: np.random.Generator, shift: tuple[float, float]) -> npt.NDArray[np.float64]:
-    """(2, 3): output pixels, from the picture's middle, to input pixels."""
-    turn, scale = generator.uniform(-TURN, TURN), np.exp(generator.uniform(-LOG_SCALE, LOG_SCALE))
-    cosine, sine = scale * np.cos(turn), scale * np.sin(turn)
-    across, down = (generator.uniform(-size, size) for size in shift)
+def _draw_transform(generator: np.random.Generator, max_shift: tuple[float, float]) -> npt.NDArray[np.float64]:
+    """Draw an affine transform, (2, 3), from output to input pixels, with the origin at the middle of the image."""
+    rotation = generator.uniform(-MAX_ROTATION, MAX_ROTATION)
+    scale = np.exp(generator.uniform(-MAX_LOG_SCALE, MAX_LOG_SCALE))
+    cosine, sine = scale * np.cos(rotation), scale * np.sin(rotation)
+    across, down = (generator.uniform(-size, size) for size in max_shift)
     return np.array([[cosine, -sine, across], [sine, cosine, down]])
 
 
-def moved(picture_B3HW: Tensor, point_BC2: Tensor, move_B23: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-    """Pictures read at moved places, and where their points come to lie."""
-    height, width = picture_B3HW.shape[2:]
-    move = torch.from_numpy(move_B23).float()
+def transform_images(
+    image_B3HW: Tensor, point_BC2: Tensor, transform_B23: npt.NDArray[np.float64]
+) -> tuple[Tensor, Tensor]:
+    """Resample images by the transforms of `_draw_transform`, and return them with the new pixels of their points."""
+    height, width = image_B3HW.shape[2:]
+    transform = torch.from_numpy(transform_B23).float()
     half = torch.tensor([(width - 1) / 2, (height - 1) / 2])
-    turn_B22, shift_B2 = move[:, :, :2], move[:, :, 2]
-    theta = torch.cat([turn_B22 * half[None, None, :] / half[None, :, None], (shift_B2 / half)[..., None]], dim=2)
-    grid = F.affine_grid(theta, list(picture_B3HW.shape), align_corners=True)
+    rotation_B22, shift_B2 = transform[:, :, :2], transform[:, :, 2]
+    theta = torch.cat([rotation_B22 * half[None, None, :] / half[None, :, None], (shift_B2 / half)[..., None]], dim=2)
+    grid = F.affine_grid(theta, list(image_B3HW.shape), align_corners=True)
     from_middle = point_BC2 - half - shift_B2[:, None]
-    point = torch.einsum("bij,bcj->bci", torch.linalg.inv(turn_B22), from_middle) + half
-    return F.grid_sample(picture_B3HW, grid, align_corners=True), point
+    point = torch.einsum("bij,bcj->bci", torch.linalg.inv(rotation_B22), from_middle) + half
+    return F.grid_sample(image_B3HW, grid, align_corners=True), point
 
 
-def _recoloured(picture_3HW: Tensor, generator: np.random.Generator) -> Tensor:
-    """A random bias field, a random curve of grey values, blur and noise.
+def _vary_grey_values(image_3HW: Tensor, generator: np.random.Generator) -> Tensor:
+    """Apply a random bias field, a random curve to the grey values, blur and noise.
 
-    The curve may turn tissues' order round, as fat suppression does: edges remain, brightness does not.
+    The curve may reverse the order of tissues, as fat suppression does: edges are kept, brightness is not.
     """
-    height, width = picture_3HW.shape[1:]
+    height, width = image_3HW.shape[1:]
     across, down = generator.uniform(-LARGEST_BIAS / 2, LARGEST_BIAS / 2, 2)
     bias = (torch.linspace(-1, 1, width) * across + torch.linspace(-1, 1, height)[:, None] * down).exp()
-    picture = (picture_3HW * bias).clamp(0, 1)
-    straight = np.linspace(0, 1, KNOTS) ** np.exp(generator.uniform(-0.5, 0.5))
+    image = (image_3HW * bias).clamp(0, 1)
+    monotonic = np.linspace(0, 1, KNOTS) ** np.exp(generator.uniform(-0.5, 0.5))
     bend = generator.uniform(0, LARGEST_BEND) if generator.random() < 0.6 else 0.0
-    knots = torch.from_numpy((1 - bend) * straight + bend * generator.random(KNOTS)).float()
-    place = picture * (KNOTS - 1)
-    below = place.floor().clamp_max(KNOTS - 2).long()
-    picture = torch.lerp(knots[below], knots[below + 1], place - below)
+    knots = torch.from_numpy((1 - bend) * monotonic + bend * generator.random(KNOTS)).float()
+    at_knot = image * (KNOTS - 1)
+    below = at_knot.floor().clamp_max(KNOTS - 2).long()
+    image = torch.lerp(knots[below], knots[below + 1], at_knot - below)
     if generator.random() < 0.3:
-        picture = F.avg_pool2d(picture[None], 3, 1, 1)[0]
+        image = F.avg_pool2d(image[None], 3, 1, 1)[0]
     noise = generator.uniform(0, LARGEST_NOISE)
-    return picture + noise * torch.from_numpy(generator.standard_normal(picture.shape, dtype=np.float32))
+    return image + noise * torch.from_numpy(generator.standard_normal(image.shape, dtype=np.float32))

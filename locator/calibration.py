@@ -1,8 +1,8 @@
-"""How well a locator does on studies that it did not learn from, and what it then says of its own errors.
+"""Calibration of a locator on held-out studies, and its errors on them.
 
-`fit` measures, on held-out studies, how far sightings of each kind lie from the marks, and how the posterior's
-deviation compares with the true error; `cross_fitted` does so on one half of them and locates the other, so that the
-figures that are reported were calibrated on other studies.
+`calibrate` measures, on studies that the locator was not trained on, the deviation of each kind of detection from the
+marks, and the ratio of the true error to the posterior's deviation. `locate_cross_fitted` calibrates on one half of
+these studies and locates the other half, so that reported errors come from studies that were not calibrated on.
 """
 
 from collections.abc import Sequence
@@ -13,103 +13,110 @@ import numpy as np
 from data_prep.geometry import Array
 from data_prep.placement.pose import Pose
 from data_prep.sites import SITES, Condition
-from locator.detections import FIRST_DEVIATIONS, KINDS, Sighting
-from locator.errors import Measured
-from locator.locator import Located, Locator
+from locator.detections import DEFAULT_DEVIATIONS_MM, DETECTION_KINDS, Detection
+from locator.errors import PositionErrors
+from locator.locator import LocatedStudy, Locator
 
-#: A deviation is believed from this many sightings on, and never less than this (mm).
-LEAST_SIGHTINGS, LEAST_DEVIATION_MM = 20, 0.6
+#: Standard deviations are measured from at least this many detections, and have this lower bound (mm).
+MIN_DETECTIONS, MIN_DEVIATION_MM = 20, 0.6
 #: Median absolute deviation -> standard deviation of a normal distribution.
 MAD_TO_DEVIATION = 1.4826
-#: The median of a squared distance in three dimensions, of alike normal coordinates, over its mean: chi-squared's
-#: median, 2.366, over 3.
-MEDIAN_SHARE = 2.366 / 3
-#: The predicted error's scale stays within these: a few sites cannot make it absurd.
-SMALLEST_SCALE, LARGEST_SCALE = 0.5, 4.0
+#: Median over mean of the squared distance for three independent, equally distributed normal coordinates: the median of
+#: chi-squared with 3 degrees of freedom, 2.366, over its mean, 3.
+MEDIAN_OVER_MEAN = 2.366 / 3
+#: Bounds of the error scale: a few sites cannot make it absurd.
+MIN_SCALE, MAX_SCALE = 0.5, 4.0
 
 _CONDITION_N = np.array([site.condition for site in SITES])
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A held-out study as the networks saw it.
+class HeldOutStudy:
+    """A held-out study's marks, and the networks' output on it.
 
-    marked_N3: its marks, NaN where none; pose None: nothing was seen; count_error: of its levels, mm.
+    Attributes:
+        study_id: Its id.
+        marked_N3: Marked positions in mm, NaN where unmarked.
+        pose: The approximate pose; None if no image has geometry.
+        detections: The detections in all its series.
+        count_error_mm: The expected error from miscounted levels.
     """
 
     study_id: int
     marked_N3: Array
     pose: Pose | None
-    sightings: tuple[Sighting, ...]
-    count_error: float
+    detections: tuple[Detection, ...]
+    count_error_mm: float
 
-    def locate(self, locator: Locator) -> Located | None:
-        """As `Locator.locate`, without marks and without looking again."""
+    def locate(self, locator: Locator) -> LocatedStudy | None:
+        """Locate the sites like `Locator.locate`, without marks and without running the networks again."""
         if self.pose is None:
             return None
-        posterior = locator.fuse(self.pose, self.sightings)
-        return locator.located(posterior, self.sightings, self.count_error)
+        posterior = locator.fuse(self.pose, self.detections)
+        return locator.with_expected_errors(posterior, self.detections, self.count_error_mm)
 
 
-def fit(locator: Locator, seen: Sequence[Seen]) -> Locator:
-    """The locator with deviations and scales of the errors measured on `seen`."""
-    measured = replace(locator, deviation_mm=_deviations(seen), error_scale=dict.fromkeys(Condition, 1.0))
-    return replace(measured, error_scale=_scales(measured, seen))
+def calibrate(locator: Locator, held_out: Sequence[HeldOutStudy]) -> Locator:
+    """Return the locator with deviations and error scales that were measured on held-out studies."""
+    measured = replace(locator, deviation_mm=_deviations(held_out), error_scale=dict.fromkeys(Condition, 1.0))
+    return replace(measured, error_scale=_error_scales(measured, held_out))
 
 
-def cross_fitted(locator: Locator, seen: Sequence[Seen]) -> list[tuple[Seen, Located | None]]:
-    """Each study located by a locator whose deviations and scales come of the other half."""
-    halves = [list(seen[0::2]), list(seen[1::2])]
+def locate_cross_fitted(
+    locator: Locator, held_out: Sequence[HeldOutStudy]
+) -> list[tuple[HeldOutStudy, LocatedStudy | None]]:
+    """Locate each study by a locator that was calibrated on the other half; the results are sorted by study id."""
+    halves = [list(held_out[0::2]), list(held_out[1::2])]
     results = []
     for own, other in (halves, halves[::-1]):
-        calibrated = fit(locator, other) if other else locator
+        calibrated = calibrate(locator, other) if other else locator
         results += [(study, study.locate(calibrated)) for study in own]
     return sorted(results, key=lambda result: result[0].study_id)
 
 
-def measured(results: Sequence[tuple[Seen, Located | None]]) -> Measured:
-    """Located places against the marks."""
-    nowhere, nothing = np.full((len(SITES), 3), np.nan), np.full(len(SITES), np.nan)
-    return Measured(
-        np.array([located.place_N3 if located else nowhere for _, located in results]),
+def position_errors(results: Sequence[tuple[HeldOutStudy, LocatedStudy | None]]) -> PositionErrors:
+    """Compare located positions with the marks."""
+    no_positions, no_errors = np.full((len(SITES), 3), np.nan), np.full(len(SITES), np.nan)
+    return PositionErrors(
+        np.array([located.position_N3 if located else no_positions for _, located in results]),
         np.array([study.marked_N3 for study, _ in results]),
-        np.array([located.error_N if located else nothing for _, located in results]),
+        np.array([located.expected_error_N if located else no_errors for _, located in results]),
     )
 
 
-def _deviations(seen: Sequence[Seen]) -> dict[str, Array]:
-    apart: dict[str, list[Array]] = {kind: [] for kind in KINDS}
-    for study in seen:
-        for sighting in study.sightings:
-            distance = sighting.place_mm - study.marked_N3[sighting.index]
-            if np.isfinite(distance).all():
-                apart[sighting.kind].append(distance)
+def _deviations(held_out: Sequence[HeldOutStudy]) -> dict[str, Array]:
+    residuals_of: dict[str, list[Array]] = {kind: [] for kind in DETECTION_KINDS}
+    for study in held_out:
+        for detection in study.detections:
+            residual = detection.position_mm - study.marked_N3[detection.index]
+            if np.isfinite(residual).all():
+                residuals_of[detection.kind].append(residual)
     return {
-        kind: np.maximum(MAD_TO_DEVIATION * np.median(np.abs(distances), axis=0), LEAST_DEVIATION_MM)
-        if len(distances) >= LEAST_SIGHTINGS
-        else FIRST_DEVIATIONS[kind]
-        for kind, distances in apart.items()
+        kind: np.maximum(MAD_TO_DEVIATION * np.median(np.abs(residuals), axis=0), MIN_DEVIATION_MM)
+        if len(residuals) >= MIN_DETECTIONS
+        else DEFAULT_DEVIATIONS_MM[kind]
+        for kind, residuals in residuals_of.items()
     }
 
 
-def _scales(locator: Locator, seen: Sequence[Seen]) -> dict[Condition, float]:
-    shares: dict[Condition, list[float]] = {condition: [] for condition in Condition}
-    for study in seen:
+def _error_scales(locator: Locator, held_out: Sequence[HeldOutStudy]) -> dict[Condition, float]:
+    ratios_of: dict[Condition, list[float]] = {condition: [] for condition in Condition}
+    for study in held_out:
         located = study.locate(locator)
-        if located is None or study.count_error:
+        if located is None or study.count_error_mm:
             continue
-        squared_N = np.sum((located.place_N3 - study.marked_N3) ** 2, axis=1) / located.error_N**2
-        for condition, share in zip(_CONDITION_N, squared_N, strict=True):
-            if np.isfinite(share):
-                shares[condition].append(share)
-    return {condition: _scale(found) for condition, found in shares.items()}
+        squared_N = np.sum((located.position_N3 - study.marked_N3) ** 2, axis=1) / located.expected_error_N**2
+        for condition, ratio in zip(_CONDITION_N, squared_N, strict=True):
+            if np.isfinite(ratio):
+                ratios_of[condition].append(ratio)
+    return {condition: _error_scale(ratios) for condition, ratios in ratios_of.items()}
 
 
-def _scale(shares: Sequence[float]) -> float:
-    """Of true over expected error, from the median of the squared ratios; 1 where hardly anything was measured.
+def _error_scale(squared_ratios: Sequence[float]) -> float:
+    """Return the ratio of true to expected error, from the median of the squared ratios; 1 if there are too few.
 
-    A few studies that are a level off, 35 mm, would make a mean say nothing of the others.
+    The mean would be dominated by the few studies whose levels are miscounted, by 35 mm, and describe no other study.
     """
-    if len(shares) < LEAST_SIGHTINGS:
+    if len(squared_ratios) < MIN_DETECTIONS:
         return 1.0
-    return float(np.clip(np.sqrt(np.median(shares) / MEDIAN_SHARE), SMALLEST_SCALE, LARGEST_SCALE))
+    return float(np.clip(np.sqrt(np.median(squared_ratios) / MEDIAN_OVER_MEAN), MIN_SCALE, MAX_SCALE))

@@ -1,7 +1,7 @@
-"""The locator and atlas that a run carries along, so that it places the sites of new studies as its test split's.
+"""The locator and the atlas that a run carries, so that it places the sites of new studies as those of its test split.
 
-They lie in ``<run>/placing/``: ``atlas.json``, and ``locator/`` where a locator placed them. Nothing here needs torch,
-nor what reads images before a site is placed: a training is spared both.
+They are copied to ``<run>/placing/``: ``atlas.json``, and ``locator/`` if a locator placed the sites. This module
+imports torch and the modules that read images only when sites are placed, because training does not need them.
 """
 
 import shutil
@@ -17,64 +17,79 @@ from workspace.whole_folders import whole_folder
 if TYPE_CHECKING:
     from data_prep.placement.placer import Placer
 
-PLACING, OWN_LOCATOR = "placing", "locator"
+CARRIED_FOLDER, CARRIED_LOCATOR = "placing", "locator"
 
 
 @dataclass(frozen=True)
-class Placing:
-    """What a run is to carry: a locator's ``final/``, and the training studies' atlas; None where there is none."""
+class CarriedFiles:
+    """The files that a run is to carry.
+
+    Attributes:
+        locator: The folder ``final/`` of a locator, or None.
+        atlas: The file of the training studies' atlas, or None.
+    """
 
     locator: Path | None
     atlas: Path | None
 
     def copy_to(self, run: Path) -> None:
-        with whole_folder(run / PLACING) as partial:
+        with whole_folder(run / CARRIED_FOLDER) as partial:
             if self.atlas is not None:
                 shutil.copyfile(self.atlas, partial / ATLAS)
             if self.locator is not None:
-                (partial / OWN_LOCATOR).mkdir()
+                (partial / CARRIED_LOCATOR).mkdir()
                 for name in (LOCATOR, WEIGHTS, ATLAS):
-                    shutil.copyfile(self.locator / name, partial / OWN_LOCATOR / name)
+                    shutil.copyfile(self.locator / name, partial / CARRIED_LOCATOR / name)
 
 
-def placing_to_carry(root: DataRoot) -> Placing:
-    """The locator that placed the test split, where that is prepared and its locator still there, else the newest.
+def find_carried_files(root: DataRoot) -> CarriedFiles:
+    """Return the files that a new run is to carry.
 
-    Raises ValueError where it is damaged: before a training, not after it.
+    The locator is the one that placed the sites of the test split. If there is no prepared test split, or its locator
+    does not exist any more, it is the newest one.
+
+    Raises:
+        ValueError: The locator is damaged; this is found before the training, not after it.
     """
     atlas = root.processed("train") / ATLAS
-    return Placing(_locator_of_test_split(root), atlas if atlas.is_file() else None)
+    return CarriedFiles(_locator_of_test_split(root), atlas if atlas.is_file() else None)
 
 
 def _locator_of_test_split(root: DataRoot) -> Path | None:
     try:
-        noted = read_metadata(root.processed("test"))["settings"].get("locator")
+        recorded = read_metadata(root.processed("test"))["settings"].get("locator")
     except (KeyError, ValueError):
-        return find_locator(root, None)  # there is no test split
-    if noted is None:
+        return find_locator(root, None)  # the test split is not prepared
+    if recorded is None:
         return None
-    there = (root.run(noted["run"]) / "final" / LOCATOR).is_file()
-    return find_locator(root, noted["run"] if there else None)
+    exists = (root.run(recorded["run"]) / "final" / LOCATOR).is_file()
+    return find_locator(root, recorded["run"] if exists else None)
 
 
-def placing_of(root: DataRoot, run: Path, wanted: str | None) -> "Placer":
-    """What places the sites of new studies: the locator `wanted` ("none" for none), else what the run carries.
+def placer_for_run(root: DataRoot, run: Path, requested: str | None) -> "Placer":
+    """Return the placer of the sites of new studies.
 
-    A run that carries nothing has the newest locator, and the atlas of the training studies or the shipped one.
-    Raises ValueError where the locator is missing or damaged.
+    Args:
+        root: The data root.
+        run: The folder of the run that grades the studies.
+        requested: The run of another locator, or "none" for the atlas alone; None for what the run carries. A run that
+            carries nothing uses the newest locator, and the atlas of the training studies or the shipped one.
+
+    Raises:
+        ValueError: The locator is missing or damaged.
     """
     from data_prep.placement.atlas import load_atlas
-    from locator.site_placer import placer_of
+    from locator.site_placer import make_placer
 
-    carried = run / PLACING
-    kept = next((path for path in (carried / ATLAS, root.processed("train") / ATLAS) if path.is_file()), None)
-    atlas = load_atlas(kept) if kept else None
-    locator = find_locator(root, wanted) if wanted or not carried.is_dir() else _own_locator(carried)
-    return placer_of(locator, atlas)
+    carried = run / CARRIED_FOLDER
+    found = next((path for path in (carried / ATLAS, root.processed("train") / ATLAS) if path.is_file()), None)
+    atlas = load_atlas(found) if found else None
+    locator = find_locator(root, requested) if requested or not carried.is_dir() else _carried_locator(carried)
+    return make_placer(locator, atlas)
 
 
-def _own_locator(carried: Path) -> Path | None:
-    folder = carried / OWN_LOCATOR
+def _carried_locator(carried: Path) -> Path | None:
+    folder = carried / CARRIED_LOCATOR
     if not folder.is_dir():
         return None
     check_locator(folder)

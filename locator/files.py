@@ -1,6 +1,6 @@
-"""A finished locator's files: their names, where they are found, and whether they belong together.
+"""The files of a trained locator: their names, how a locator is found, and a check of its weights.
 
-Nothing here imports torch, nor what reads images: a training only carries them along.
+This module imports neither torch nor the modules that read images, because ``train_vl.py`` only copies these files.
 """
 
 import hashlib
@@ -11,29 +11,38 @@ from workspace.layout import DataRoot
 
 SCHEMA_VERSION = 1
 LOCATOR, WEIGHTS, ATLAS = "locator.json", "locator.safetensors", "atlas.json"
-#: In the logs of a locator's run: marks of its held-out studies that it disagrees with.
+#: In the logs of a locator's run: the suspect marks of its held-out studies.
 SUSPECTS = "suspects.csv"
-#: What `--locator` says for none at all.
+#: The value of the setting `locator` for no locator.
 NO_LOCATOR = "none"
 
 
 def locator_fingerprint(folder: Path) -> str:
-    """locator.json says all: it holds a digest of the weights."""
+    """Return a digest of locator.json, which itself contains a digest of the weights."""
     return hashlib.sha256((folder / LOCATOR).read_bytes()).hexdigest()
 
 
-def find_locator(root: DataRoot, wanted: str | None) -> Path | None:
-    """``final/`` of a run's locator, or of the one that was finished last; None for "none", or where there is none.
+def find_locator(root: DataRoot, requested: str | None) -> Path | None:
+    """Return the folder ``final/`` of a locator.
 
-    Raises ValueError where the run named has none, or where the one found is damaged.
+    Args:
+        root: The data root.
+        requested: The name of the locator's run; "none" for no locator; None for the one that was finished last.
+
+    Returns:
+        The folder; None if no locator was requested, or none exists.
+
+    Raises:
+        ValueError: The requested run has no locator, or the locator that was found is damaged.
     """
-    if wanted == NO_LOCATOR:
+    if requested == NO_LOCATOR:
         return None
-    if wanted is not None:
-        folder = root.run(wanted, "locator") / "final"
+    if requested is not None:
+        folder = root.run(requested, "locator") / "final"
         if not (folder / LOCATOR).is_file():
             raise ValueError(
-                f"--locator {wanted!r}: no {LOCATOR} in {folder}; train_locator.py --run {wanted} writes it"
+                f"locator {requested!r}: no {LOCATOR} in {folder}; "
+                f"run python train_locator.py --run {requested} to train one"
             )
     else:
         found = root.path.glob(f"train/checkpoints/*/final/{LOCATOR}")
@@ -46,8 +55,15 @@ def find_locator(root: DataRoot, wanted: str | None) -> Path | None:
 
 
 def check_locator(folder: Path) -> None:
-    """Raises ValueError where the weights are not those that locator.json speaks of."""
+    """Check that a locator's weights are those that its locator.json describes.
+
+    Raises:
+        ValueError: They are missing, or other weights.
+    """
     content = read_object(folder / LOCATOR, "train_locator.py", SCHEMA_VERSION)
     path = folder / WEIGHTS
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != content.get("weights_sha256"):
-        raise ValueError(f"{path}: missing, or not the weights that {LOCATOR} speaks of; train_locator.py writes both")
+        raise ValueError(
+            f"{path}: missing, or not the weights that {LOCATOR} describes; train the locator again with "
+            "train_locator.py, which writes both"
+        )

@@ -1,9 +1,10 @@
-"""A study's series -> its 25 sites in patient millimetres, each with an honest error.
+"""A study's series -> the positions of its 25 sites in millimetres, each with its expected error.
 
-``final/`` of a locator's run holds ``locator.safetensors`` (the two networks) and ``locator.json`` (the prior of the
-spine, how well sites are seen in each view, the calibration of the predicted error). Sites are seen in sagittal
-slices first; where the canal then is, axial slices are cut around it; all that was seen, the readers' marks where
-there are some, and the prior make one posterior. A site whose predicted error is too large is left to the atlas.
+The folder ``final/`` of a locator's run holds ``locator.safetensors`` (the two networks) and ``locator.json`` (the
+spine prior, the standard deviations of detections in each view, and the calibration of the expected error). Sites are
+first detected in sagittal slices; axial slices are then resampled around the positions found. The detections, the
+readers' marks if there are any, and the spine prior give one posterior. A site whose expected error is too large is
+left to the atlas.
 """
 
 import hashlib
@@ -24,131 +25,160 @@ from data_prep.placement.regions import Position, points_of, vector
 from data_prep.sites import SITES, Condition, Level, Site, Source
 from data_prep.studies.studies import Study
 from locator.detections import (
-    FIRST_DEVIATIONS,
-    KINDS,
-    Maps,
-    Sighting,
-    axial_sightings,
-    column_pose,
-    sagittal_sightings,
+    DEFAULT_DEVIATIONS_MM,
+    DETECTION_KINDS,
+    Detection,
+    Heatmaps,
+    axial_detections,
+    sagittal_detections,
+    spine_pose,
 )
 from locator.files import ATLAS, LOCATOR, SCHEMA_VERSION, WEIGHTS
-from locator.network import LocatorNetwork, load_weights, save_network, to_channels_last
-from locator.slices import AXIAL_SHAPE, SAGITTAL_SHAPE, Picture, as_batch, sagittal_pictures
-from locator.spine_prior import POSE_SPREAD, Observation, Posterior, SpinePrior, mark_observations
-from locator.training_data import level_axial_pictures
+from locator.network import LocatorNetwork, load_weights, save_weights, to_channels_last
+from locator.slices import AXIAL_SHAPE, SAGITTAL_SHAPE, SliceImage, sagittal_images, stack_images
+from locator.spine_prior import POSE_DEVIATION, Observation, Posterior, SpinePrior, mark_observations
+from locator.training_data import level_axial_images
 from workspace.json_files import read_object
 from workspace.whole_files import replacing
 
-#: Pictures that go through a network at a time: few, so that what layers pass on stays in the cache.
-BATCH = 8
-#: A site with a larger predicted error (root of the mean squared distance) is left to the atlas.
-LARGEST_ERROR_MM = 15.0
-#: How far off the usual a spine lies that no picture shows: the pose is then all but unknown.
-UNSEEN_SPREAD = np.array([10.0, 15.0, 25.0, 0.10, 0.12])
+#: Images per forward pass: so few that the activations stay in the processor's cache.
+BATCH_SIZE = 8
+#: A site with a larger expected error (root of the mean squared distance) is left to the atlas.
+MAX_EXPECTED_ERROR_MM = 15.0
+#: Standard deviations of the pose, as `POSE_DEVIATION`, if no image shows the spine: the pose is then almost unknown.
+UNKNOWN_POSE_DEVIATION = np.array([10.0, 15.0, 25.0, 0.10, 0.12])
 
-#: Where no sagittal slice shows the column, its level is where it usually is in such volumes: one phantom study in
-#: twelve was a level (35 mm) off. Where the last disc lies at the images' lower edge, the sacrum is not seen, and what
-#: is taken for the last disc may be another: then the sites are the atlas's.
-UNCOUNTED_MM, NO_SACRUM_MM = 11.0, 25.0
-#: So much of the sacrum below the last disc is needed to count.
-SACRUM_MM = 20.0
-#: A row of a picture shows something where a pixel of it is brighter than this, of 255.
-DARK = 24
-LAST_CANAL = SITES.index(Site(Condition.SPINAL_CANAL_STENOSIS, None, Level.L5_S1))
+#: Expected error from miscounted levels if no sagittal slice shows the spine. Levels then lie at their usual height in
+#: the volume, and one phantom study in twelve was off by a level (35 mm).
+UNSEEN_SPINE_ERROR_MM = 11.0
+#: The same if the images end at the lowest disc. The sacrum, from which levels are counted, is then not visible and
+#: the lowest disc may be another one; the error is so large that all sites are left to the atlas.
+UNSEEN_SACRUM_ERROR_MM = 25.0
+#: Length of the sacrum below the lowest disc that must be visible for levels to be counted.
+MIN_SACRUM_MM = 20.0
+#: A row of an image is visible if one of its pixels is brighter than this, of 255.
+DARK_GREY = 24
+LOWEST_CANAL = SITES.index(Site(Condition.SPINAL_CANAL_STENOSIS, None, Level.L5_S1))
 
 
 @dataclass(frozen=True)
-class Located:
-    """place_N3: mm, in the order of `SITES`; error_N: predicted, mm; sightings: what they rest on."""
+class LocatedStudy:
+    """The located sites of a study.
 
-    place_N3: Array
-    error_N: Array
-    sightings: tuple[Sighting, ...]
+    Attributes:
+        position_N3: Positions in mm, in the order of `SITES`.
+        expected_error_N: Expected errors, mm.
+        detections: The detections that the positions are based on.
+    """
+
+    position_N3: Array
+    expected_error_N: Array
+    detections: tuple[Detection, ...]
 
     @property
-    def sure(self) -> dict[Site, Position]:
-        """Positions of the sites whose predicted error is not too large."""
+    def reliable_positions(self) -> dict[Site, Position]:
+        """Positions of the sites whose expected error is at most `MAX_EXPECTED_ERROR_MM`."""
         return {
-            site: Position(site, vector(place), Source.LOCATED)
-            for site, place, error in zip(SITES, self.place_N3, self.error_N, strict=True)
-            if error <= LARGEST_ERROR_MM
+            site: Position(site, vector(position), Source.LOCATED)
+            for site, position, error in zip(SITES, self.position_N3, self.expected_error_N, strict=True)
+            if error <= MAX_EXPECTED_ERROR_MM
         }
 
 
 @dataclass(frozen=True)
 class Locator:
-    """deviation_mm: of each kind of sighting, (3,); error_scale: by condition, of the posterior's deviation."""
+    """The two networks, the spine prior and their calibration.
+
+    Attributes:
+        network: The networks.
+        prior: The spine prior.
+        atlas: Gives the pose of a study whose images do not show the spine, and positions of unreliable sites.
+        deviation_mm: Standard deviations (3,) of each kind of detection.
+        error_scale: For each condition, the factor from the posterior's deviation to the expected error.
+    """
 
     network: LocatorNetwork
     prior: SpinePrior
     atlas: Atlas
-    deviation_mm: Mapping[str, Array] = field(default_factory=lambda: FIRST_DEVIATIONS)
+    deviation_mm: Mapping[str, Array] = field(default_factory=lambda: DEFAULT_DEVIATIONS_MM)
     error_scale: Mapping[Condition, float] = field(default_factory=lambda: dict.fromkeys(Condition, 1.0))
 
-    def locate(self, study: Study, marked_N3: Array | None = None) -> Located | None:
-        """All sites; None where no series of the study has geometry. marked_N3: readers' places, NaN where none."""
-        pose, seen, count_error = self.see(study, marked_N3)
-        return None if pose is None else self.located(self.fuse(pose, seen, marked_N3), seen, count_error)
+    def locate(self, study: Study, marked_N3: Array | None = None) -> LocatedStudy | None:
+        """Locate all 25 sites; None if no series of the study has geometry.
 
-    def located(self, posterior: Posterior, seen: Sequence[Sighting], count_error: float) -> Located:
-        error_N = np.hypot(posterior.deviation_N * self._scale_N, count_error)
-        return Located(posterior.place_N3, error_N, tuple(seen))
+        marked_N3: marked positions in mm, NaN where unmarked.
+        """
+        pose, detections, count_error_mm = self.detect(study, marked_N3)
+        if pose is None:
+            return None
+        return self.with_expected_errors(self.fuse(pose, detections, marked_N3), detections, count_error_mm)
+
+    def with_expected_errors(
+        self, posterior: Posterior, detections: Sequence[Detection], count_error_mm: float
+    ) -> LocatedStudy:
+        """Combine the posterior's calibrated deviation with the error from miscounted levels."""
+        expected_error_N = np.hypot(posterior.deviation_N * self._error_scale_N, count_error_mm)
+        return LocatedStudy(posterior.position_N3, expected_error_N, tuple(detections))
 
     def place(self, study: Study, known: Mapping[Site, Position]) -> dict[Site, Position]:
-        """Positions of the sites that are not known, but for those whose predicted error is too large."""
+        """Return positions of the sites that are not known and whose expected error is not too large."""
         located = self.locate(study, points_of(known))
-        return (
-            {} if located is None else {site: position for site, position in located.sure.items() if site not in known}
-        )
+        if located is None:
+            return {}
+        return {site: position for site, position in located.reliable_positions.items() if site not in known}
 
-    def see(self, study: Study, marked_N3: Array | None = None) -> tuple[Pose | None, list[Sighting], float]:
-        """Where the spine lies roughly, every sighting of a site, and what a wrong count of levels may add to errors.
+    def detect(self, study: Study, marked_N3: Array | None = None) -> tuple[Pose | None, list[Detection], float]:
+        """Run the networks on a study.
 
-        No pose where there are no images with places; the last is in mm.
+        Returns:
+            The approximate pose of the spine, None if no image has geometry; the detections in all series; and the
+            expected error, in mm, from miscounted levels.
         """
-        sagittal = sagittal_pictures(study)
-        maps = self._maps(self.network.sagittal, sagittal)
-        column = column_pose(sagittal, maps, self.prior)
-        pose = column or self.atlas.find(study)
+        sagittal = sagittal_images(study)
+        heatmaps = self._heatmaps(self.network.sagittal, sagittal)
+        detected_pose = spine_pose(sagittal, heatmaps, self.prior)
+        pose = detected_pose or self.atlas.find(study)
         if pose is None:
             return None, [], 0.0
         expected = self.fuse(pose, [], marked_N3)
         for _ in range(2):
-            seen = sagittal_sightings(sagittal, maps, expected.place_N3)
-            expected = self.fuse(pose, seen, marked_N3)
-        axial = level_axial_pictures(study, expected.place_N3)
-        axial_maps = self._maps(self.network.axial, axial)
-        seen += axial_sightings(axial, axial_maps, expected.place_N3)
+            detections = sagittal_detections(sagittal, heatmaps, expected.position_N3)
+            expected = self.fuse(pose, detections, marked_N3)
+        axial = level_axial_images(study, expected.position_N3)
+        axial_heatmaps = self._heatmaps(self.network.axial, axial)
+        detections += axial_detections(axial, axial_heatmaps, expected.position_N3)
         is_marked = marked_N3 is not None and bool(np.isfinite(marked_N3).any())
-        return pose, seen, 0.0 if is_marked else count_error_mm(sagittal, column is not None, expected.place_N3)
+        is_spine_visible = detected_pose is not None
+        error = 0.0 if is_marked else level_count_error_mm(sagittal, is_spine_visible, expected.position_N3)
+        return pose, detections, error
 
-    def fuse(self, pose: Pose, seen: Sequence[Sighting], marked_N3: Array | None = None) -> Posterior:
-        observations: list[Observation] = [sighting.observation(self.deviation_mm) for sighting in seen]
+    def fuse(self, pose: Pose, detections: Sequence[Detection], marked_N3: Array | None = None) -> Posterior:
+        """Return the posterior of the spine prior, given detections and marks."""
+        observations: list[Observation] = [detection.to_observation(self.deviation_mm) for detection in detections]
         if marked_N3 is not None:
             observations += mark_observations(marked_N3)
-        return self.prior.posterior(pose, observations, POSE_SPREAD if observations else UNSEEN_SPREAD)
+        return self.prior.posterior(pose, observations, POSE_DEVIATION if observations else UNKNOWN_POSE_DEVIATION)
 
-    def _maps(self, network: Any, pictures: Sequence[Picture]) -> list[Maps]:
-        """(C, H, W) of each picture."""
-        maps: list[Maps] = []
+    def _heatmaps(self, network: Any, images: Sequence[SliceImage]) -> list[Heatmaps]:
+        """Return the heatmaps, (C, H, W), of each image."""
+        heatmaps: list[Heatmaps] = []
         network.eval()
         device = next(network.parameters()).device
-        for first in range(0, len(pictures), BATCH):
-            batch = torch.from_numpy(as_batch(pictures[first : first + BATCH])).to(device)
-            maps += list(network.places(batch.float() / 255).cpu().numpy())
-        return maps
+        for first in range(0, len(images), BATCH_SIZE):
+            batch = torch.from_numpy(stack_images(images[first : first + BATCH_SIZE])).to(device)
+            heatmaps += list(network.heatmaps(batch.float() / 255).cpu().numpy())
+        return heatmaps
 
     @cached_property
-    def _scale_N(self) -> Array:
+    def _error_scale_N(self) -> Array:
         return np.array([self.error_scale[site.condition] for site in SITES])
 
     def save(self, folder: Path, notes: Mapping[str, Any]) -> None:
-        """Write ``final/``: locator.json last, by rename."""
+        """Write ``final/``; locator.json is written last, by rename."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / LOCATOR).unlink(missing_ok=True)
         with replacing(folder / WEIGHTS) as partial:
-            save_network(self.network, partial)
+            save_weights(self.network, partial)
         self.atlas.save(folder / ATLAS)
         content = {
             "schema_version": SCHEMA_VERSION,
@@ -158,7 +188,7 @@ class Locator:
                 "shape": self.prior.shape_N3.round(4).tolist(),
                 "covariance": self.prior.covariance_DD.round(5).tolist(),
             },
-            "deviation_mm": {kind: np.round(self.deviation_mm[kind], 4).tolist() for kind in KINDS},
+            "deviation_mm": {kind: np.round(self.deviation_mm[kind], 4).tolist() for kind in DETECTION_KINDS},
             "error_scale": {condition.value: round(self.error_scale[condition], 4) for condition in Condition},
             "notes": dict(notes),
         }
@@ -166,45 +196,59 @@ class Locator:
             partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def count_error_mm(sagittal: Sequence[Picture], is_column_seen: bool, place_N3: Array) -> float:
-    """What a count that is a level off may add to a site's error: levels are counted from the sacrum up."""
-    if not is_column_seen:
-        return UNCOUNTED_MM
-    lowest = min(_lowest_mm(picture) for picture in sagittal)
-    return 0.0 if place_N3[LAST_CANAL, 2] - lowest >= SACRUM_MM else NO_SACRUM_MM
+def level_count_error_mm(sagittal: Sequence[SliceImage], is_spine_visible: bool, position_N3: Array) -> float:
+    """Return the expected error from miscounted levels; levels are counted upwards from the sacrum.
+
+    Args:
+        sagittal: The sagittal images; not empty if the spine is visible.
+        is_spine_visible: Whether the pose was found in the sagittal images.
+        position_N3: Positions of `SITES`, mm.
+    """
+    if not is_spine_visible:
+        return UNSEEN_SPINE_ERROR_MM
+    lowest = min(_lowest_visible_mm(image) for image in sagittal)
+    return 0.0 if position_N3[LOWEST_CANAL, 2] - lowest >= MIN_SACRUM_MM else UNSEEN_SACRUM_ERROR_MM
 
 
-def _lowest_mm(picture: Picture) -> float:
-    """Patient z of the lowest row in which a picture shows something: what the network sees, not what the image has."""
-    rows = np.flatnonzero((picture.grey_3HW[1] > DARK).any(axis=1))
-    return float(picture.frame.to_patient(((picture.frame.shape[1] - 1) / 2, rows[-1]))[2]) if len(rows) else np.inf
+def _lowest_visible_mm(image: SliceImage) -> float:
+    """Return the patient's z of the lowest row that is not dark; rows outside the network's grid do not count."""
+    rows = np.flatnonzero((image.grey_3HW[1] > DARK_GREY).any(axis=1))
+    return float(image.frame.to_patient(((image.frame.shape[1] - 1) / 2, rows[-1]))[2]) if len(rows) else np.inf
 
 
 def new_network() -> LocatorNetwork:
+    """Return networks with random weights."""
     pixels = [height * width for height, width in (SAGITTAL_SHAPE, AXIAL_SHAPE)]
     return to_channels_last(LocatorNetwork(*pixels))
 
 
 def load_locator(folder: Path) -> Locator:
-    """``final/`` -> Locator. Raises ValueError where it is missing, damaged, or of another version."""
+    """Load the locator in a folder ``final/``.
+
+    Raises:
+        ValueError: A file is missing, damaged, or of another version.
+    """
     content = read_object(folder / LOCATOR, "train_locator.py", SCHEMA_VERSION)
     try:
         prior = content["prior"]
         shape, covariance = np.array(prior["shape"], dtype=float), np.array(prior["covariance"], dtype=float)
         if shape.shape != (25, 3) or covariance.shape != (75, 75):
-            raise ValueError(f"a prior of {shape.shape} places and {covariance.shape} covariances")
-        deviation = {kind: np.array(content["deviation_mm"][kind], dtype=float) for kind in KINDS}
+            raise ValueError(
+                f"the prior's shape and covariance are arrays of {shape.shape} and {covariance.shape}, not of "
+                "(25, 3) and (75, 75)"
+            )
+        deviation = {kind: np.array(content["deviation_mm"][kind], dtype=float) for kind in DETECTION_KINDS}
         scale = {condition: float(content["error_scale"][condition.value]) for condition in Condition}
-        learned = SpinePrior(shape, covariance, int(prior["studies"]))
+        spine_prior = SpinePrior(shape, covariance, int(prior["studies"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / LOCATOR}: not a locator ({error}); train_locator.py writes it") from None
     network = new_network()
     load_weights(network, folder / WEIGHTS)
-    return Locator(network.eval(), learned, load_atlas(folder / ATLAS), deviation, scale)
+    return Locator(network.eval(), spine_prior, load_atlas(folder / ATLAS), deviation, scale)
 
 
 @lru_cache(maxsize=1)
-def loaded_once(folder: Path) -> Locator:
-    """The locator of this process, which computes with one thread: the processes are the parallelism."""
+def load_worker_locator(folder: Path) -> Locator:
+    """Load the locator once per worker process; it runs on one thread, because several processes run in parallel."""
     torch.set_num_threads(1)
     return load_locator(folder)

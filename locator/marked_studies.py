@@ -1,6 +1,6 @@
-"""The marked studies of ``train/processed_data``, read back from its tables and PNGs.
+"""The marked studies of ``train/processed_data``, read from its tables and PNG files.
 
-No DICOM is read: slices.csv says where each PNG lies in the patient, sites.csv where the marks are.
+No DICOM file is read: slices.csv has the position of each PNG in the patient, sites.csv the positions of the marks.
 """
 
 import csv
@@ -18,16 +18,20 @@ from data_prep.sites import SITES, Site, Source, View
 from data_prep.studies.studies import Series, Slice, Study
 
 SITES_TABLE, SLICES_TABLE = "sites.csv", "slices.csv"
-#: What a damaged table may raise while it is read.
-DAMAGE = (LookupError, TypeError, ValueError, csv.Error)
+#: Exceptions that a damaged table may raise while it is read.
+TABLE_ERRORS = (LookupError, TypeError, ValueError, csv.Error)
 
 
 @dataclass(frozen=True)
 class MarkedStudy:
-    """A study of processed_data: its id and fold, and its marked places (25, 3) in mm, NaN where none.
+    """A study of processed_data that has marks.
 
-    lines: of slices.csv, the heading first. They are parsed when the study is read: every process of a training holds
-    all studies, and all but one of them read none.
+    Attributes:
+        study_id: Its id.
+        fold: Its fold.
+        lines: The header line of slices.csv and the study's own lines, unparsed. They are parsed when the study is
+            read: every process of a training holds all studies, but at most one process reads them.
+        position_N3: Marked positions of `SITES` in mm, NaN where unmarked.
     """
 
     study_id: int
@@ -36,10 +40,14 @@ class MarkedStudy:
     position_N3: Array
 
     def read(self, processed: Path) -> Study:
-        """Its images, from the PNGs. Raises ValueError where its lines or a PNG cannot be read."""
+        """Read the study's images from their PNG files.
+
+        Raises:
+            ValueError: The lines or a PNG file cannot be read.
+        """
         try:
             rows = [_slice_row(row) for row in csv.DictReader(self.lines.splitlines())]
-        except DAMAGE as error:
+        except TABLE_ERRORS as error:
             raise _damaged(f"{processed / SLICES_TABLE}: study {self.study_id}", error) from None
         by_series: dict[int, list[_SliceRow]] = defaultdict(list)
         for row in rows:
@@ -48,14 +56,22 @@ class MarkedStudy:
 
 
 def read_marked_studies(processed: Path, fold_of: Mapping[int, int]) -> list[MarkedStudy]:
-    """The studies that have marks and images, in the order of their ids. Raises ValueError for tables without them."""
-    position_of = _marked_places(processed / SITES_TABLE)
-    lines_of = _lines_of_studies(processed / SLICES_TABLE, position_of.keys() & fold_of.keys())
+    """Return the studies that have both marks and images, sorted by id.
+
+    Args:
+        processed: The folder ``processed_data``.
+        fold_of: The fold of each study.
+
+    Raises:
+        ValueError: A table is missing or damaged.
+    """
+    position_of = _marked_positions(processed / SITES_TABLE)
+    lines_of = _lines_by_study(processed / SLICES_TABLE, position_of.keys() & fold_of.keys())
     return [MarkedStudy(study, fold_of[study], lines_of[study], position_of[study]) for study in sorted(lines_of)]
 
 
-def _marked_places(path: Path) -> dict[int, Array]:
-    """(25, 3) mm of each study that has marks, NaN where a site has none."""
+def _marked_positions(path: Path) -> dict[int, Array]:
+    """Return the marked positions, (25, 3) in mm, of each study that has marks; NaN for unmarked sites."""
     position_of: dict[int, Array] = defaultdict(lambda: np.full((len(SITES), 3), np.nan))
     line = 1
     try:
@@ -67,23 +83,23 @@ def _marked_places(path: Path) -> dict[int, Array]:
                     position_of[int(row["study_id"])][site] = [float(row[name]) for name in ("x_mm", "y_mm", "z_mm")]
     except OSError as error:
         raise _unreadable(path, error) from None
-    except DAMAGE as error:
+    except TABLE_ERRORS as error:
         raise _damaged(f"{path}:{line}", error) from None
     return position_of
 
 
-def _lines_of_studies(path: Path, wanted: Container[int]) -> dict[int, str]:
-    """The heading and the lines of each study that is wanted, as they are."""
+def _lines_by_study(path: Path, studies: Container[int]) -> dict[int, str]:
+    """Return the header line and the unparsed lines of each of these studies."""
     lines_of: dict[int, list[str]] = {}
     line = 1
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            heading = next(file, "")
+            header = next(file, "")
             for text in file:
                 line += 1
                 study = int(text.partition(",")[0])
-                if study in wanted:
-                    lines_of.setdefault(study, [heading]).append(text)
+                if study in studies:
+                    lines_of.setdefault(study, [header]).append(text)
     except OSError as error:
         raise _unreadable(path, error) from None
     except ValueError as error:
@@ -95,14 +111,14 @@ def _unreadable(path: Path, error: OSError) -> ValueError:
     return ValueError(f"{path}: cannot be read ({error.strerror}); prepare_data.py writes it")
 
 
-def _damaged(place: str, error: Exception) -> ValueError:
+def _damaged(location: str, error: Exception) -> ValueError:
     reason = f"no column {error}" if isinstance(error, KeyError) else str(error)
-    return ValueError(f"{place}: damaged ({reason}); run prepare_data.py again")
+    return ValueError(f"{location}: damaged ({reason}); run prepare_data.py again")
 
 
 @dataclass(frozen=True)
 class _SliceRow:
-    """A row of slices.csv; no `frame` for a slice without geometry, no `stack` for one that is of none."""
+    """A row of slices.csv. `frame` is None for a slice without geometry, `stack` for a slice that is in no stack."""
 
     series_id: int
     instance_number: int
@@ -140,14 +156,14 @@ def _frame(row: Mapping[str, str]) -> Frame:
 
 
 def _series(rows: list[_SliceRow], processed: Path) -> Series:
-    """The series that these rows, in their order, and their PNGs were written from."""
+    """Rebuild the series that these rows, in their order, and their PNG files were written from."""
     slices = tuple(Slice(row.instance_number, row.frame, _read_png(processed / row.image)) for row in rows)
     first = rows[0]
     return Series(first.series_id, first.view, slices, _stacks(row.stack for row in rows), first.window)
 
 
 def _stacks(stack_of_slice: Iterable[int | None]) -> tuple[tuple[int, ...], ...]:
-    """Indices of the slices of each stack, in the order of the stacks' numbers."""
+    """Return the indices of the slices of each stack, in the order of the stacks' numbers."""
     stacks: dict[int, list[int]] = defaultdict(list)
     for index, stack in enumerate(stack_of_slice):
         if stack is not None:

@@ -1,10 +1,11 @@
-"""The locator's two networks: what they see -> where in the picture each point lies, or that it is not in it.
+"""The locator's two networks: slice images -> for each landmark a heatmap, and the probability that it is absent.
 
-Both are U-Nets with a small encoder. A channel's outcomes are the picture's pixels and one more, "not here": one
-softmax over all of them (a cross-entropy over places, not a regression), so that its mass in the picture is the
-probability that this very slice is the point's own, and its spread says how sure the place is.
+Both are U-Nets with a small encoder. The possible outcomes of a channel are the pixels of the image and one more,
+"absent". One softmax runs over all of them (cross-entropy over pixels, not regression of coordinates). The sum of a
+heatmap is therefore the probability that the landmark lies in this slice, and the heatmap's width expresses how
+uncertain the position is.
 
-Dimensions: B pictures, C channels (points), H and W pixels.
+Dimensions: B images, C channels (landmarks), P = H * W + 1 outcomes, H and W pixels.
 """
 
 from collections.abc import Mapping
@@ -18,13 +19,13 @@ from torch import Tensor, nn
 
 from data_prep.sites import Condition, Level, Side, Site
 
-#: Points that a sagittal slice may show: of each level the canal, and the foramen of the slice's own side.
+#: Landmarks of a sagittal slice: per level the canal, and the foramen of the side on which the slice lies.
 SAGITTAL_CHANNELS = tuple(
     (condition, level)
     for condition in (Condition.SPINAL_CANAL_STENOSIS, Condition.NEURAL_FORAMINAL_NARROWING)
     for level in Level
 )
-#: Points that an axial slice may show, of the level that it goes through.
+#: Landmarks of an axial slice, all of the level that the slice passes through.
 AXIAL_CHANNELS = (
     (Condition.SPINAL_CANAL_STENOSIS, None),
     (Condition.NEURAL_FORAMINAL_NARROWING, Side.LEFT),
@@ -32,11 +33,11 @@ AXIAL_CHANNELS = (
     (Condition.SUBARTICULAR_STENOSIS, Side.LEFT),
     (Condition.SUBARTICULAR_STENOSIS, Side.RIGHT),
 )
-#: The axial channels of the mirror image.
+#: For each axial channel, the channel of the same landmark on the other side.
 MIRRORED_AXIAL = (0, 2, 1, 4, 3)
 
 ENCODER, ENCODER_DEPTH, DECODER_CHANNELS = "tu-mobilenetv3_small_100", 4, (64, 48, 32, 16)
-#: Of the encoder's stages these many reach that depth.
+#: Number of the encoder's stages that are needed for that depth.
 ENCODER_STAGES = 4
 
 
@@ -45,8 +46,8 @@ def axial_site(channel: int, level: Level) -> Site:
     return Site(condition, side, level)
 
 
-class PointNetwork(nn.Module):
-    """Pictures -> logits of each channel's pixels, and of its "not here"."""
+class HeatmapNetwork(nn.Module):
+    """U-Net from images to the logits of each channel's pixels and of its outcome "absent"."""
 
     def __init__(self, channels: int, pixels: int) -> None:
         super().__init__()
@@ -58,47 +59,51 @@ class PointNetwork(nn.Module):
             in_channels=3,
             classes=channels,
         )
-        # The later stages would be computed and thrown away: their weights never see a gradient, which fails DDP.
+        # The later stages do not contribute to the output: their weights would have no gradient, which fails under DDP.
         del self.unet.encoder.model.blocks[ENCODER_STAGES:]
-        # At the start, when all pixels are alike, "here" and "not here" are even.
+        # At initialisation all pixels have about equal logits; this makes "present" and "absent" equally probable.
         self.absent_C = nn.Parameter(torch.full((channels,), float(pixels)).log())
 
-    def forward(self, picture_B3HW: Tensor) -> Tensor:
-        """(B, C, H * W + 1) logits, the last of them "not here"."""
-        logits_BCP = self.unet(standardised(picture_B3HW)).flatten(2).float()
+    def forward(self, image_B3HW: Tensor) -> Tensor:
+        """Return logits, (B, C, H * W + 1); the last one is that of "absent"."""
+        logits_BCP = self.unet(standardise(image_B3HW)).flatten(2).float()
         return torch.cat([logits_BCP, self.absent_C[None, :, None].expand(len(logits_BCP), -1, 1)], dim=2)
 
     @torch.no_grad()
-    def places(self, picture_B3HW: Tensor) -> Tensor:
-        """(B, C, H, W) probabilities that a channel's point is at a pixel of this very slice."""
-        prob_BCP = self(picture_B3HW).softmax(dim=2)[..., :-1]
-        return prob_BCP.unflatten(2, picture_B3HW.shape[2:])
+    def heatmaps(self, image_B3HW: Tensor) -> Tensor:
+        """Return probabilities, (B, C, H, W), that a channel's landmark lies in this slice, at this pixel."""
+        prob_BCP = self(image_B3HW).softmax(dim=2)[..., :-1]
+        return prob_BCP.unflatten(2, image_B3HW.shape[2:])
 
 
 class LocatorNetwork(nn.Module):
-    """The networks of both orientations, trained together."""
+    """The networks of both orientations, which are trained together."""
 
     def __init__(self, sagittal_pixels: int, axial_pixels: int) -> None:
         super().__init__()
-        self.sagittal = PointNetwork(len(SAGITTAL_CHANNELS), sagittal_pixels)
-        self.axial = PointNetwork(len(AXIAL_CHANNELS), axial_pixels)
+        self.sagittal = HeatmapNetwork(len(SAGITTAL_CHANNELS), sagittal_pixels)
+        self.axial = HeatmapNetwork(len(AXIAL_CHANNELS), axial_pixels)
 
     def forward(self, sagittal_B3HW: Tensor, axial_B3HW: Tensor) -> tuple[Tensor, Tensor]:
         return self.sagittal(sagittal_B3HW), self.axial(axial_B3HW)
 
 
-def standardised(picture_B3HW: Tensor) -> Tensor:
-    """Grey values of any scale -> mean 0 and deviation 1 over each picture."""
-    picture = picture_B3HW.float()
-    mean = picture.mean(dim=(1, 2, 3), keepdim=True)
-    deviation = picture.std(dim=(1, 2, 3), keepdim=True)
-    return (picture - mean) / deviation.clamp_min(1e-3)
+def standardise(image_B3HW: Tensor) -> Tensor:
+    """Scale grey values of any range to mean 0 and standard deviation 1 per image."""
+    image = image_B3HW.float()
+    mean = image.mean(dim=(1, 2, 3), keepdim=True)
+    deviation = image.std(dim=(1, 2, 3), keepdim=True)
+    return (image - mean) / deviation.clamp_min(1e-3)
 
 
-def target_places(point_BC2: Tensor, share_BC: Tensor, shape: tuple[int, int], sigma: float) -> Tensor:
-    """(B, C, H * W + 1): `share` of each channel's mass around its point, the rest on "not here".
+def target_heatmaps(point_BC2: Tensor, presence_BC: Tensor, shape: tuple[int, int], sigma: float) -> Tensor:
+    """Return the target distribution of each channel over its pixels and "absent", (B, C, H * W + 1).
 
-    point_BC2: (column, row) in pixels; sigma: in pixels. A point off the picture is not here.
+    Args:
+        point_BC2: (column, row) of each landmark. A landmark outside the image is absent.
+        presence_BC: The target probability that the landmark lies in this slice; the rest is that of "absent".
+        shape: (H, W).
+        sigma: Standard deviation of the normal distribution around the landmark, in pixels.
     """
     height, width = shape
     rows = torch.arange(height, device=point_BC2.device, dtype=point_BC2.dtype)
@@ -108,36 +113,41 @@ def target_places(point_BC2: Tensor, share_BC: Tensor, shape: tuple[int, int], s
     blob_BCP = (near_row_BCH[..., :, None] * near_column_BCW[..., None, :]).flatten(2)
     edge = torch.tensor([width, height], device=point_BC2.device) - 0.5
     inside_BC = ((point_BC2 > -0.5) & (point_BC2 < edge)).all(dim=2)
-    share_BC = torch.where(inside_BC, share_BC, torch.zeros_like(share_BC))
+    presence_BC = torch.where(inside_BC, presence_BC, torch.zeros_like(presence_BC))
     blob_BCP = blob_BCP / blob_BCP.sum(dim=2, keepdim=True).clamp_min(1e-9)
-    return torch.cat([blob_BCP * share_BC[..., None], (1 - share_BC)[..., None]], dim=2)
+    return torch.cat([blob_BCP * presence_BC[..., None], (1 - presence_BC)[..., None]], dim=2)
 
 
-def place_loss(logits_BCP: Tensor, target_BCP: Tensor, known_BC: Tensor, count: Tensor) -> Tensor:
-    """Cross-entropy summed over the channels whose point is known, and divided by `count`: how many of them there are.
+def heatmap_loss(logits_BCP: Tensor, target_BCP: Tensor, known_BC: Tensor, count: Tensor) -> Tensor:
+    """Return the cross-entropy, summed over the channels whose landmark is marked and divided by `count`.
 
-    Processes whose gradients are averaged divide by their mean count, so that each known point weighs the same.
+    `count` is the number of those channels. Processes whose gradients are averaged divide by the mean of their counts,
+    so that each marked landmark has the same weight.
     """
     loss_BC = -(target_BCP * logits_BCP.log_softmax(dim=2)).sum(dim=2)
     return (loss_BC * known_BC).sum() / count
 
 
 def to_channels_last(network: LocatorNetwork) -> LocatorNetwork:
-    """The layout of convolutions on the CPU that is fastest: a quarter of their time."""
+    """Convert weights to the memory layout in which convolutions are fastest on a CPU."""
     return network.to(memory_format=torch.channels_last)
 
 
-def save_network(network: LocatorNetwork, path: Path) -> None:
+def save_weights(network: LocatorNetwork, path: Path) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}, path)
 
 
 def load_weights(network: LocatorNetwork, path: Path) -> None:
-    """Raises ValueError where the file is missing, damaged, or of another network."""
+    """Load what `save_weights` wrote.
+
+    Raises:
+        ValueError: The file is missing, damaged, or holds the weights of another network.
+    """
     try:
         weights: Mapping[str, Tensor] = load_file(path)
         network.load_state_dict(dict(weights))
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; train_locator.py writes it") from None
+        raise ValueError(f"{path}: this file is missing; train_locator.py writes it") from None
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: not the weights of this locator ({reason}); train it again") from None
+        raise ValueError(f"{path}: not the weights of this locator ({reason}); train the locator again") from None

@@ -1,4 +1,4 @@
-"""Sheets of located studies, worst first: a cross where a site was located, a ring where it is."""
+"""Sheets of located studies, sorted by decreasing error: a cross at each located position, a ring at the true one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from data_prep.geometry import Array
 from data_prep.sites import SITES, Condition, Side
 from data_prep.studies.studies import Study
-from locator.locator import Located, Locator
+from locator.locator import LocatedStudy, Locator
 from locator.marked_studies import MarkedStudy
-from locator.slices import Picture, sagittal_pictures
-from locator.training_data import level_axial_pictures
+from locator.slices import SliceImage, sagittal_images
+from locator.training_data import level_axial_images
 
-STUDIES_A_SHEET = 4
+STUDIES_PER_SHEET = 4
 COLOURS = {
     Condition.SPINAL_CANAL_STENOSIS: "tab:cyan",
     Condition.NEURAL_FORAMINAL_NARROWING: "tab:orange",
@@ -26,36 +26,42 @@ COLOURS = {
 }
 
 
-#: How an error along the patient's x, y or z is called.
+#: The names of errors along the patient's x, y and z.
 DIRECTIONS = ("to one side", "to the front or back", "up or down")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A study that was located, and where its sites are, (25, 3) mm with NaN where nobody says.
+    """A study that was located, and the true positions of its sites.
 
-    read: the study is read again when it is drawn, not kept.
+    Attributes:
+        study_id: Its id.
+        true_N3: True positions in mm, NaN where unknown.
+        located: The located positions; None if no image has geometry.
+        read: Reads the study, when it is drawn.
     """
 
     study_id: int
     true_N3: Array
-    located: Located | None
+    located: LocatedStudy | None
     read: Callable[[], Study]
 
     @property
     def error_N(self) -> Array:
-        """mm; NaN where nothing is known."""
+        """Errors in mm; NaN where the true position is unknown."""
         assert self.located is not None
-        distance: Array = np.linalg.norm(self.located.place_N3 - self.true_N3, axis=1)
+        distance: Array = np.linalg.norm(self.located.position_N3 - self.true_N3, axis=1)
         return distance
 
     @property
-    def worst(self) -> float:
-        """The largest error, mm; infinite where nothing was located."""
+    def largest_error_mm(self) -> float:
+        """The error of the site with the largest one; infinite if nothing was located."""
         return np.inf if self.located is None else float(np.nanmax(self.error_N))
 
 
-def locate_all(locator: Locator, studies: Sequence[MarkedStudy], processed: Path) -> list[Case]:
+def locate_studies(locator: Locator, studies: Sequence[MarkedStudy], processed: Path) -> list[Case]:
+    """Locate the sites of marked studies, without their marks."""
+
     def case(marked: MarkedStudy) -> Case:
         read = partial(marked.read, processed)
         return Case(marked.study_id, marked.position_N3, locator.locate(read()), read)
@@ -64,32 +70,33 @@ def locate_all(locator: Locator, studies: Sequence[MarkedStudy], processed: Path
 
 
 def write_sheets(cases: Sequence[Case], folder: Path, count: int) -> list[Path]:
-    """The `count` cases with the largest errors, `STUDIES_A_SHEET` a PNG; the PNGs' paths."""
-    shown = sorted(cases, key=lambda case: -case.worst)[:count]
+    """Draw the `count` cases with the largest errors, `STUDIES_PER_SHEET` per PNG file; return the files' paths."""
+    shown = sorted(cases, key=lambda case: -case.largest_error_mm)[:count]
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for first in range(0, len(shown), STUDIES_A_SHEET):
-        path = folder / f"worst_{first // STUDIES_A_SHEET + 1}.png"
-        _draw_sheet(path, shown[first : first + STUDIES_A_SHEET])
+    for first in range(0, len(shown), STUDIES_PER_SHEET):
+        path = folder / f"worst_{first // STUDIES_PER_SHEET + 1}.png"
+        _draw_sheet(path, shown[first : first + STUDIES_PER_SHEET])
         paths.append(path)
     return paths
 
 
-def reason(case: Case) -> str:
-    """Of a case's worst site: which way it is off, and what the locator had to go by."""
+def explain_largest_error(case: Case) -> str:
+    """Describe the direction of a case's largest error, and the detections of that site."""
     if case.located is None:
-        return "no image has a place"
+        return "no image has geometry"
     worst = int(np.nanargmax(case.error_N))
-    off = case.located.place_N3[worst] - case.true_N3[worst]
-    way = DIRECTIONS[int(np.argmax(np.abs(off)))]
-    seen = [sighting for sighting in case.located.sightings if sighting.index == worst]
-    if not seen:
-        return f"{way}; seen in no view, so its neighbours placed it"
+    error = case.located.position_N3[worst] - case.true_N3[worst]
+    direction = DIRECTIONS[int(np.argmax(np.abs(error)))]
+    detections = [detection for detection in case.located.detections if detection.index == worst]
+    if not detections:
+        return f"{direction}; detected in no view, so its position comes from the other sites"
     each = (
-        f"{sighting.kind.partition(' in ')[2]} {np.linalg.norm(sighting.place_mm - case.true_N3[worst]):.1f} mm off"
-        for sighting in seen
+        f"{detection.kind.partition(' in ')[2]} "
+        f"{np.linalg.norm(detection.position_mm - case.true_N3[worst]):.1f} mm off"
+        for detection in detections
     )
-    return f"{way}; seen in {', '.join(each)}"
+    return f"{direction}; detected in {', '.join(each)}"
 
 
 def _draw_sheet(path: Path, shown: Sequence[Case]) -> None:
@@ -103,25 +110,26 @@ def _draw_sheet(path: Path, shown: Sequence[Case]) -> None:
 def _draw_case(row: Any, case: Case) -> None:
     located = case.located
     if located is None:
-        row.suptitle(f"study {case.study_id}: {reason(case)}")
+        row.suptitle(f"study {case.study_id}: {explain_largest_error(case)}")
         return
     worst = int(np.nanargmax(case.error_N))
     row.suptitle(
-        f"study {case.study_id}, worst site {SITES[worst].words}: {case.error_N[worst]:.1f} mm off, "
-        f"{located.error_N[worst]:.1f} expected\n{reason(case)}"
+        f"study {case.study_id}, largest error: {SITES[worst].words}, {case.error_N[worst]:.1f} mm off "
+        f"({located.expected_error_N[worst]:.1f} mm expected)\n{explain_largest_error(case)}"
     )
     study, axes = case.read(), row.subplots(1, 4)
     for axis in axes:
         axis.set_axis_off()
-    sagittal = sagittal_pictures(study)
+    sagittal = sagittal_images(study)
     for axis, (condition, side) in zip(axes[:3], _SAGITTAL_COLUMNS, strict=True):
         own = [index for index, site in enumerate(SITES) if (site.condition, site.side) == (condition, side)]
         view = SITES[own[0]].views[0]
-        pictures = [picture for picture in sagittal if picture.view is view] or sagittal
-        _draw(axis, _nearest(pictures, located.place_N3[own].mean(axis=0)), own, case.true_N3, located.place_N3)
+        images = [image for image in sagittal if image.view is view] or sagittal
+        _draw(axis, _nearest(images, located.position_N3[own].mean(axis=0)), own, case.true_N3, located.position_N3)
     level = [index for index, site in enumerate(SITES) if site.level is SITES[worst].level]
-    axial = level_axial_pictures(study, located.place_N3)
-    _draw(axes[3], _nearest(axial, located.place_N3[level].mean(axis=0)), level, case.true_N3, located.place_N3)
+    axial = level_axial_images(study, located.position_N3)
+    image = _nearest(axial, located.position_N3[level].mean(axis=0))
+    _draw(axes[3], image, level, case.true_N3, located.position_N3)
 
 
 _SAGITTAL_COLUMNS = (
@@ -131,17 +139,17 @@ _SAGITTAL_COLUMNS = (
 )
 
 
-def _nearest(pictures: Sequence[Picture], place_mm: Array) -> Picture | None:
-    return min(pictures, key=lambda picture: abs(picture.frame.distance_mm(place_mm)), default=None)
+def _nearest(images: Sequence[SliceImage], position_mm: Array) -> SliceImage | None:
+    return min(images, key=lambda image: abs(image.frame.distance_mm(position_mm)), default=None)
 
 
-def _draw(axis: Any, picture: Picture | None, sites: Sequence[int], marked_N3: Array, located_N3: Array) -> None:
-    """Places are their feet on the picture, also where they lie beside its plane."""
-    if picture is None:
+def _draw(axis: Any, image: SliceImage | None, sites: Sequence[int], true_N3: Array, located_N3: Array) -> None:
+    """Draw an image with positions projected onto its plane, also those that lie off the plane."""
+    if image is None:
         return
-    axis.imshow(picture.grey_3HW[1], cmap="gray", vmin=0, vmax=255)
+    axis.imshow(image.grey_3HW[1], cmap="gray", vmin=0, vmax=255)
     for index in sites:
         colour = COLOURS[SITES[index].condition]
-        axis.plot(*picture.frame.to_pixel(located_N3[index]), "x", color=colour, markersize=7)
-        if np.isfinite(marked_N3[index]).all():
-            axis.plot(*picture.frame.to_pixel(marked_N3[index]), "o", color=colour, markersize=9, fillstyle="none")
+        axis.plot(*image.frame.to_pixel(located_N3[index]), "x", color=colour, markersize=7)
+        if np.isfinite(true_N3[index]).all():
+            axis.plot(*image.frame.to_pixel(true_N3[index]), "o", color=colour, markersize=9, fillstyle="none")

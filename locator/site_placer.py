@@ -1,6 +1,7 @@
-"""A finished locator as the conversion uses it: sent to workers by its path, and completed by an atlas.
+"""A trained locator as a placer of sites for the conversion; an atlas places the sites that it cannot locate.
 
-Nothing here imports torch before the first study is placed.
+A placer is sent to worker processes, with the locator as a path. This module imports torch only when the first study is
+placed.
 """
 
 import hashlib
@@ -19,10 +20,10 @@ from locator.files import ATLAS, locator_fingerprint
 
 
 @dataclass(frozen=True)
-class LocatedSites:
-    """Places a study's unmarked sites by the locator in `folder`; those that it is too unsure of by `atlas`.
+class LocatorPlacer:
+    """Places the unmarked sites of a study by the locator in `folder`; those with a large expected error by `atlas`.
 
-    Each worker process loads the networks once, when it meets its first study.
+    Each worker process loads the networks once, for its first study.
     """
 
     folder: Path
@@ -33,30 +34,35 @@ class LocatedSites:
         return hashlib.sha256(f"{locator_fingerprint(self.folder)} {self.atlas.fingerprint}".encode()).hexdigest()
 
     def place(self, study: Study, known: Mapping[Site, Position]) -> dict[Site, Position]:
-        """Positions of the sites that are not known; none where no image of the study has geometry."""
+        """Return positions of the sites that are not known; none if no image of the study has geometry."""
         if len(known) == len(SITES):
             return {}
 
-        from locator.locator import loaded_once
+        from locator.locator import load_worker_locator
 
-        return completed(self.atlas, study, known, loaded_once(self.folder).place(study, known))
+        return complete_by_atlas(self.atlas, study, known, load_worker_locator(self.folder).place(study, known))
 
 
-def completed(
-    atlas: Atlas, study: Study, known: Mapping[Site, Position], found: Mapping[Site, Position]
+def complete_by_atlas(
+    atlas: Atlas, study: Study, known: Mapping[Site, Position], located: Mapping[Site, Position]
 ) -> dict[Site, Position]:
-    """`found`, and the atlas's positions of the sites left; what is known or found holds the atlas in place."""
-    if len(found) + len(known) == len(SITES):
-        return dict(found)
-    return {**atlas.place(study, {**known, **found}), **found}
+    """Return the located positions, and the atlas's positions of the sites that are neither known nor located.
+
+    The atlas is aligned with the known and the located positions.
+    """
+    if len(located) + len(known) == len(SITES):
+        return dict(located)
+    return {**atlas.place(study, {**known, **located}), **located}
 
 
-def placer_of(locator: Path | None, atlas: Atlas | None) -> Placer:
-    """What places unmarked sites: the locator in a folder, else an atlas.
+def make_placer(locator: Path | None, atlas: Atlas | None) -> Placer:
+    """Return the placer of unmarked sites.
 
-    atlas: of the data at hand. Where there is none, that of the studies that the locator learned from; without a
-    locator the one that ships.
+    Args:
+        locator: The folder of a locator; None to place sites by an atlas alone.
+        atlas: The atlas of the data at hand. If it is None, the placer uses the atlas of the locator's training
+            studies, or the shipped atlas if there is no locator either.
     """
     if locator is None:
         return atlas or shipped_atlas()
-    return LocatedSites(locator, atlas or load_atlas(locator / ATLAS))
+    return LocatorPlacer(locator, atlas or load_atlas(locator / ATLAS))

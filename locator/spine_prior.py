@@ -1,11 +1,12 @@
-"""What is known of a spine before looking, and what it is after: 25 places that vary together.
+"""The spine prior: a joint normal distribution of the 25 sites' positions, and its posterior given observations.
 
-The places of `SITES`, one after another (75 numbers, mm), are one normal distribution: a mean spine laid on the
-patient by a `Pose`, the pose's own uncertainty, and how spines differ from the mean. An observation is a place of
-one site with a covariance. The posterior is then closed form: every site gets a place and a covariance, also those
-that nobody saw. Observations that neither prior nor others can explain lose their weight, as under Student's t.
+The positions of `SITES`, one after another (75 coordinates, mm), are normally distributed. The mean is a mean spine,
+aligned with the patient by a `Pose`; the covariance has two parts, the uncertainty of the pose and the variation of
+spines around the mean. An observation is a position of one site with a covariance. The posterior has a closed form and
+gives every site a position and a covariance, also the sites without an observation. Observations that contradict the
+prior and the other observations lose weight, as under Student's t distribution.
 
-Dimensions: N = 25 sites, D = 75.
+Dimensions: N = 25 sites, D = 75 coordinates.
 """
 
 from collections.abc import Sequence
@@ -18,43 +19,50 @@ from data_prep.placement.pose import Pose, fit_pose, tilt_matrix
 from data_prep.sites import SITES
 
 N, D = len(SITES), 3 * len(SITES)
-#: Standard deviations of a pose that is only roughly known: mm, logarithm of the scale, radians.
-POSE_SPREAD = np.array([15.0, 15.0, 20.0, 0.10, 0.12])
-#: Readers' marks scatter by a millimetre in their slice, and lie up to half a gap beside it; deviation along x, y, z.
+#: Standard deviations of an approximately known pose: x, y, z in mm, logarithm of the scale, tilt in radians.
+POSE_DEVIATION = np.array([15.0, 15.0, 20.0, 0.10, 0.12])
+#: Standard deviation of a reader's mark along x, y and z, in mm: about a millimetre within the slice, and up to half of
+#: the gap between slices across it.
 MARK_DEVIATION_MM = np.array([1.5, 1.2, 1.5])
-#: Degrees of freedom of an observation's error: 3 leave outliers of 5 deviations a weight of 1/5.
-FREEDOM = 3.0
-ROUNDS = 6
-#: The covariance of sites is shrunk towards independent ones, as if this many studies more said so.
+#: Degrees of freedom of an observation's error: with 3, an outlier of 5 standard deviations has a weight of 1/5.
+DEGREES_OF_FREEDOM = 3.0
+POSTERIOR_ROUNDS = 6
+#: The covariance is shrunk towards independent coordinates, as if by this number of additional studies.
 SHRINKAGE_STUDIES = 10.0
-#: How spines differ from the mean where nothing was learned yet, and at the least, mm.
-FIRST_DEVIATION, LEAST_DEVIATION = 8.0, 0.5
+#: Standard deviation of spines around the mean, in mm: before learning, and its lower bound.
+INITIAL_DEVIATION_MM, MIN_DEVIATION_MM = 8.0, 0.5
 LEARNING_ROUNDS = 4
-#: What a study must have marked to teach: places over two levels at least.
-LEAST_PLACES = 5
+#: Marks that a study needs to contribute to the prior: they span at least two levels.
+MIN_MARKS = 5
 
 
 @dataclass(frozen=True)
 class Observation:
-    """A site seen at a place; covariance in mm^2. `kind` says how it was seen, for tables of how well that does."""
+    """An observed position of a site, with its covariance in mm^2; `kind` names how it was observed."""
 
     index: int
-    place_mm: Array
+    position_mm: Array
     covariance_33: Array
     kind: str
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """place_N3: mm; covariance_DD: mm^2; weight: of each observation, 1 where it is believed, near 0 where not."""
+    """The distribution of the positions, given observations.
 
-    place_N3: Array
+    Attributes:
+        position_N3: Mean positions, mm.
+        covariance_DD: Their covariance, mm^2.
+        weight: The weight of each observation: at most 1, near 0 for an outlier.
+    """
+
+    position_N3: Array
     covariance_DD: Array
     weight: Array
 
     @property
     def deviation_N(self) -> Array:
-        """Root of the expected squared distance of each site from its place, mm."""
+        """Root of the expected squared distance of each site from its mean position, mm."""
         variance_N3 = np.diag(self.covariance_DD).reshape(N, 3)
         return np.sqrt(np.maximum(variance_N3.sum(axis=1), 0.0))
 
@@ -65,112 +73,135 @@ class Posterior:
 
 @dataclass(frozen=True)
 class SpinePrior:
-    """shape_N3: the mean spine, mm from its own middle; covariance_DD: how spines differ from it, mm^2."""
+    """The mean spine and the variation around it.
+
+    Attributes:
+        shape_N3: Mean positions of `SITES` in mm, from the middle of the mean spine.
+        covariance_DD: Covariance of spines around it, mm^2.
+        studies: Number of studies that it was learned from.
+    """
 
     shape_N3: Array
     covariance_DD: Array
     studies: int
 
-    def at(self, pose: Pose, spread: Array = POSE_SPREAD) -> tuple[Array, Array]:
-        """Mean (D,) and covariance (D, D) in the patient, the pose's own uncertainty included."""
+    def in_patient(self, pose: Pose, pose_deviation: Array = POSE_DEVIATION) -> tuple[Array, Array]:
+        """Return the mean (D,) and covariance (D, D) in the patient, including the uncertainty of the pose."""
         turn = pose.scale * np.kron(np.eye(N), tilt_matrix(pose.tilt))
-        ways = self._ways(pose) * spread
-        return pose.apply(self.shape_N3).ravel(), turn @ self.covariance_DD @ turn.T + ways @ ways.T
+        by_pose = self._pose_jacobian(pose) * pose_deviation
+        return pose.apply(self.shape_N3).ravel(), turn @ self.covariance_DD @ turn.T + by_pose @ by_pose.T
 
-    def _ways(self, pose: Pose) -> Array:
-        """(D, 5): how all places move with a pose's shift (x, y, z), logarithm of scale, and tilt."""
+    def _pose_jacobian(self, pose: Pose) -> Array:
+        """Return the derivatives, (D, 5), of the positions by the pose's x, y, z, logarithm of scale, and tilt."""
         arms_N3 = pose.apply(self.shape_N3) - pose.origin_mm
-        ways = np.zeros((N, 3, 5))
-        ways[:, :, :3] = np.eye(3)
-        ways[:, :, 3] = arms_N3
-        ways[:, 1, 4], ways[:, 2, 4] = -arms_N3[:, 2], arms_N3[:, 1]
-        return ways.reshape(D, 5)
+        jacobian = np.zeros((N, 3, 5))
+        jacobian[:, :, :3] = np.eye(3)
+        jacobian[:, :, 3] = arms_N3
+        jacobian[:, 1, 4], jacobian[:, 2, 4] = -arms_N3[:, 2], arms_N3[:, 1]
+        return jacobian.reshape(D, 5)
 
-    def posterior(self, pose: Pose, observations: Sequence[Observation], spread: Array = POSE_SPREAD) -> Posterior:
-        """The places after all observations. `pose`: where the spine lies roughly; it is refined on the way."""
+    def posterior(
+        self, pose: Pose, observations: Sequence[Observation], pose_deviation: Array = POSE_DEVIATION
+    ) -> Posterior:
+        """Return the distribution of the positions, given observations.
+
+        Args:
+            pose: The approximate pose; it is refined by the observations.
+            observations: Any number of observations per site.
+            pose_deviation: Standard deviations of the pose, as `POSE_DEVIATION`.
+        """
         weight = np.ones(len(observations))
-        for _ in range(ROUNDS):
-            mean, covariance = self.at(pose, spread)
-            result = _condition(mean, covariance, observations, weight)
+        for _ in range(POSTERIOR_ROUNDS):
+            mean, covariance = self.in_patient(pose, pose_deviation)
+            result = _condition_on(observations, weight, mean, covariance)
             if not len(observations):
                 return result
-            weight = _weights(result.place_N3, observations)
-            refined = fit_pose(self.shape_N3, result.place_N3)
+            weight = _student_t_weights(result.position_N3, observations)
+            refined = fit_pose(self.shape_N3, result.position_N3)
             pose = refined if refined.is_plausible else pose
         return result
 
 
-def _condition(mean: Array, covariance: Array, observations: Sequence[Observation], weight: Array) -> Posterior:
-    """The normal distribution given its noisy coordinates (a Kalman update)."""
+def _condition_on(observations: Sequence[Observation], weight: Array, mean: Array, covariance: Array) -> Posterior:
+    """Condition a normal distribution on noisy observations of some coordinates (a Kalman update)."""
     if not len(observations):
         return Posterior(mean.reshape(N, 3), covariance, weight)
-    rows = np.concatenate([np.arange(3 * seen.index, 3 * seen.index + 3) for seen in observations])
+    rows = np.concatenate([np.arange(3 * observed.index, 3 * observed.index + 3) for observed in observations])
     noise = np.zeros((len(rows), len(rows)))
-    for number, (seen, share) in enumerate(zip(observations, weight, strict=True)):
+    for number, (observed, own_weight) in enumerate(zip(observations, weight, strict=True)):
         own = slice(3 * number, 3 * number + 3)
-        noise[own, own] = seen.covariance_33 / max(share, 1e-3)
-    place = np.concatenate([seen.place_mm for seen in observations])
+        noise[own, own] = observed.covariance_33 / max(own_weight, 1e-3)
+    position = np.concatenate([observed.position_mm for observed in observations])
     gain = np.linalg.solve(covariance[np.ix_(rows, rows)] + noise, covariance[rows]).T  # (D, rows)
-    after = mean + gain @ (place - mean[rows])
-    left = covariance - gain @ covariance[rows]
-    return Posterior(after.reshape(N, 3), (left + left.T) / 2, weight)
+    updated = mean + gain @ (position - mean[rows])
+    remaining = covariance - gain @ covariance[rows]
+    return Posterior(updated.reshape(N, 3), (remaining + remaining.T) / 2, weight)
 
 
-def _weights(place_N3: Array, observations: Sequence[Observation]) -> Array:
-    """Of Student's t in three dimensions (Lange, Little & Taylor 1989), at most 1."""
+def _student_t_weights(position_N3: Array, observations: Sequence[Observation]) -> Array:
+    """Return the weights under Student's t in three dimensions (Lange, Little & Taylor 1989), at most 1."""
     weights = []
-    for seen in observations:
-        apart = seen.place_mm - place_N3[seen.index]
-        squared = float(apart @ np.linalg.solve(seen.covariance_33, apart))
-        weights.append(min(1.0, (FREEDOM + 3) / (FREEDOM + squared)))
+    for observed in observations:
+        residual = observed.position_mm - position_N3[observed.index]
+        squared = float(residual @ np.linalg.solve(observed.covariance_33, residual))
+        weights.append(min(1.0, (DEGREES_OF_FREEDOM + 3) / (DEGREES_OF_FREEDOM + squared)))
     return np.array(weights)
 
 
 def mark_observations(position_N3: Array) -> list[Observation]:
-    """A reader's marks as observations."""
+    """Return the observations that a study's marks are; position_N3 is NaN for unmarked sites."""
     covariance = np.diag(MARK_DEVIATION_MM**2)
-    found = np.flatnonzero(np.isfinite(position_N3).all(axis=1))
-    return [Observation(int(index), position_N3[index], covariance, "mark") for index in found]
+    marked = np.flatnonzero(np.isfinite(position_N3).all(axis=1))
+    return [Observation(int(index), position_N3[index], covariance, "mark") for index in marked]
 
 
 def learn_prior(shape_N3: Array, positions: Sequence[Array]) -> SpinePrior:
-    """The prior of marked studies, each (25, 3) mm with NaN where unmarked, by expectation maximisation.
+    """Learn the prior from marked studies by expectation maximisation.
 
-    shape_N3: a mean spine to begin with (the atlas has one); unmarked sites of it are filled from their mirror images
-    or levels. Raises ValueError where fewer than two studies have `LEAST_PLACES` marks.
+    Args:
+        shape_N3: The mean spine to start from, for example an atlas's. A site without a position there is given one
+            from its counterpart on the other side or from its level.
+        positions: The marks of each study, (25, 3) in mm, NaN where unmarked.
+
+    Raises:
+        ValueError: Fewer than two studies have `MIN_MARKS` marks, or fit a plausible pose.
     """
-    taught = [place for place in positions if np.isfinite(place).all(axis=1).sum() >= LEAST_PLACES]
-    if len(taught) < 2:
-        raise ValueError(f"{len(taught)} studies have {LEAST_PLACES} marks or more: at least 2 are needed")
-    prior = SpinePrior(_filled(shape_N3), FIRST_DEVIATION**2 * np.eye(D), 0)
+    usable = [position_N3 for position_N3 in positions if np.isfinite(position_N3).all(axis=1).sum() >= MIN_MARKS]
+    if len(usable) < 2:
+        raise ValueError(f"{len(usable)} studies have {MIN_MARKS} marks or more; a spine prior needs at least 2")
+    prior = SpinePrior(_fill_unmarked(shape_N3), INITIAL_DEVIATION_MM**2 * np.eye(D), 0)
     for _ in range(LEARNING_ROUNDS):
-        inner, spread = [], np.zeros((D, D))
-        for place in taught:
-            pose = fit_pose(prior.shape_N3, place)
+        aligned, uncertainty_DD = [], np.zeros((D, D))
+        for position_N3 in usable:
+            pose = fit_pose(prior.shape_N3, position_N3)
             if not pose.is_plausible:
                 continue
-            after = prior.posterior(pose, mark_observations(place))
-            pose = fit_pose(prior.shape_N3, after.place_N3)
-            inner.append(pose.invert(after.place_N3).ravel())
+            posterior = prior.posterior(pose, mark_observations(position_N3))
+            pose = fit_pose(prior.shape_N3, posterior.position_N3)
+            aligned.append(pose.invert(posterior.position_N3).ravel())
             back = np.kron(np.eye(N), tilt_matrix(pose.tilt)) / pose.scale
-            spread += back.T @ after.covariance_DD @ back
-        if len(inner) < 2:
-            raise ValueError(f"the marks of {len(inner)} studies look like a spine: at least 2 are needed")
-        prior = _maximised(np.array(inner), spread)
+            uncertainty_DD += back.T @ posterior.covariance_DD @ back
+        if len(aligned) < 2:
+            raise ValueError(
+                f"the marks of {len(aligned)} of {len(usable)} studies have the shape of a spine; a spine prior needs "
+                "at least 2"
+            )
+        prior = _maximise(np.array(aligned), uncertainty_DD)
     return prior
 
 
-def _maximised(inner_SD: Array, spread_DD: Array) -> SpinePrior:
-    studies = len(inner_SD)
-    mean = inner_SD.mean(axis=0)
-    covariance = ((inner_SD - mean).T @ (inner_SD - mean) + spread_DD) / studies
+def _maximise(aligned_SD: Array, uncertainty_DD: Array) -> SpinePrior:
+    """Return the prior that maximises the likelihood of the aligned spines (the M step)."""
+    studies = len(aligned_SD)
+    mean = aligned_SD.mean(axis=0)
+    covariance = ((aligned_SD - mean).T @ (aligned_SD - mean) + uncertainty_DD) / studies
     share = SHRINKAGE_STUDIES / (SHRINKAGE_STUDIES + studies)
-    shrunk = (1 - share) * covariance + share * np.diag(np.diag(covariance)) + LEAST_DEVIATION**2 * np.eye(D)
+    shrunk = (1 - share) * covariance + share * np.diag(np.diag(covariance)) + MIN_DEVIATION_MM**2 * np.eye(D)
     return SpinePrior(mean.reshape(N, 3), shrunk, studies)
 
 
-def _filled(shape_N3: Array) -> Array:
-    """A mean spine without gaps: an unmarked site lies at its mirror image's mirror image, or at its level's mean."""
+def _fill_unmarked(shape_N3: Array) -> Array:
+    """Give unmarked sites of a mean spine the mirrored position of their counterpart, or the mean of their level."""
     shape = shape_N3.copy()
     for index, site in enumerate(SITES):
         if np.isfinite(shape[index]).all():
@@ -183,5 +214,6 @@ def _filled(shape_N3: Array) -> Array:
             shape[index] = np.nanmean(level, axis=0)
     missing = ~np.isfinite(shape).all(axis=1)
     if missing.any():
-        raise ValueError(f"no study marks any site of a level: {SITES[int(np.flatnonzero(missing)[0])].key} and others")
+        first = SITES[int(np.flatnonzero(missing)[0])].key
+        raise ValueError(f"site {first}: no study has a mark on its level; a spine prior needs marks on every level")
     return shape

@@ -1,6 +1,7 @@
-"""Marks that disagree with a locator that was trained without their study: for a person to look at, never changed.
+"""Suspects: marks that are contradicted by a locator that was not trained on their study.
 
-Only what no slip of some millimetres explains is a suspect: another level, another side, another place.
+Suspects are listed for a person to check; marks are never changed. Only marks on another level, on another side or far
+from the site are suspects; an error of a few millimetres is not enough.
 """
 
 import csv
@@ -16,19 +17,27 @@ from locator.files import SUSPECTS
 from workspace.layout import DataRoot
 from workspace.whole_files import replacing
 
-#: The table of marks that suspects speak of.
+#: The table of marks.
 MARKS = "train_label_coordinates.csv"
-#: `marks_sha256`, the same in every row: of the table of marks as it was then.
+#: Every row has the same `marks_sha256`: the digest of the table of marks when the suspects were found.
 COLUMNS = ("study_id", "site", "reason", "distance_mm", "expected_error_mm", "marks_sha256")
-#: A mark further than this from the located place is a suspect, whatever it may be instead,
+#: A mark is a suspect if its distance from the located position is larger than this,
 FAR_MM = 15.0
-#: if it is also further than this many of the errors that the locator expects there.
-SURPRISING = 3.0
+#: and also larger than the expected error of that position times this.
+MIN_ERROR_RATIO = 3.0
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """distance_mm: from the mark to where the locator sees its site; expected_error_mm: the locator's own."""
+    """A suspect mark.
+
+    Attributes:
+        study_id: The study.
+        site: The key of the marked site.
+        reason: How the mark disagrees with the locator.
+        distance_mm: From the mark to the located position of its site.
+        expected_error_mm: The expected error of the located position.
+    """
 
     study_id: int
     site: str
@@ -37,33 +46,41 @@ class Suspect:
     expected_error_mm: float
 
 
-def find_suspects(study_id: int, marked_N3: Array, place_N3: Array, error_N: Array) -> Iterator[Suspect]:
-    """Suspects of one study: its marks, NaN where none, against located places and their expected errors, mm."""
-    for index in np.flatnonzero(np.isfinite(marked_N3 + place_N3).all(axis=1)):
-        distance = float(np.linalg.norm(marked_N3[index] - place_N3[index]))
-        if distance > max(FAR_MM, SURPRISING * error_N[index]):
-            reason = _reason(int(index), marked_N3[index], place_N3)
-            yield Suspect(study_id, SITES[index].key, reason, round(distance, 1), round(float(error_N[index]), 1))
+def find_suspects(study_id: int, marked_N3: Array, located_N3: Array, expected_error_N: Array) -> Iterator[Suspect]:
+    """Find the suspects of one study.
+
+    Args:
+        study_id: The study.
+        marked_N3: Marked positions in mm, NaN where unmarked.
+        located_N3: Located positions, mm.
+        expected_error_N: Their expected errors, mm.
+    """
+    for index in np.flatnonzero(np.isfinite(marked_N3 + located_N3).all(axis=1)):
+        distance = float(np.linalg.norm(marked_N3[index] - located_N3[index]))
+        expected = float(expected_error_N[index])
+        if distance > max(FAR_MM, MIN_ERROR_RATIO * expected):
+            reason = _reason(int(index), marked_N3[index], located_N3)
+            yield Suspect(study_id, SITES[index].key, reason, round(distance, 1), round(expected, 1))
 
 
-def _reason(index: int, mark_mm: Array, place_N3: Array) -> str:
-    """What the mark is instead: the located site of its condition that is nearest to it."""
+def _reason(index: int, mark_mm: Array, located_N3: Array) -> str:
+    """Describe the error of a mark by the located site of its condition that is nearest to it."""
     site = SITES[index]
-    fellows = [number for number, other in enumerate(SITES) if other.condition is site.condition]
-    distance = np.linalg.norm(place_N3[fellows] - mark_mm, axis=1)
-    nearest = SITES[fellows[int(np.argmin(distance))]]
+    same_condition = [number for number, other in enumerate(SITES) if other.condition is site.condition]
+    distance = np.linalg.norm(located_N3[same_condition] - mark_mm, axis=1)
+    nearest = SITES[same_condition[int(np.argmin(distance))]]
     if distance.min() > FAR_MM or nearest == site:
-        return "far from where it is seen"
+        return "far from the located position"
     if nearest == site.mirrored:
         return "on the other side"
     levels = list(Level)
-    off = levels.index(nearest.level) - levels.index(site.level)
+    offset = levels.index(nearest.level) - levels.index(site.level)
     side = "" if nearest.side is site.side else ", and on the other side"
-    return f"{abs(off)} level{'s' if abs(off) > 1 else ''} too {'low' if off > 0 else 'high'}{side}"
+    return f"{abs(offset)} level{'s' if abs(offset) > 1 else ''} too {'low' if offset > 0 else 'high'}{side}"
 
 
 def write_suspects(folder: Path, suspects: Sequence[Suspect], marks_sha256: str) -> None:
-    """``suspects.csv``, worst first; marks_sha256: of the table of marks."""
+    """Write ``suspects.csv``, sorted by decreasing distance; marks_sha256 is the digest of the table of marks."""
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / SUSPECTS) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
@@ -73,21 +90,30 @@ def write_suspects(folder: Path, suspects: Sequence[Suspect], marks_sha256: str)
 
 
 def read_suspects(root: DataRoot, marks_sha256: str | None) -> tuple[list[Suspect], int]:
-    """What the locators' runs of a data root noted, each of studies that it had not learned from; worst first.
+    """Read the suspects that all locators' runs of a data root found in their held-out studies.
 
-    Several runs that held out different folds speak of different studies. Tables that speak of other marks than
-    those of `marks_sha256` (None: there are no marks) are left out; how many is the second value. Raises ValueError
-    for a damaged table.
+    Runs that held out different folds list suspects of different studies.
+
+    Args:
+        root: The data root.
+        marks_sha256: The digest of the present table of marks; None if there is none.
+
+    Returns:
+        The suspects, sorted by decreasing distance, and the number of tables that were skipped because the table of
+        marks has changed since.
+
+    Raises:
+        ValueError: A table is damaged.
     """
-    found: dict[tuple[int, str], Suspect] = {}
+    suspects: dict[tuple[int, str], Suspect] = {}
     outdated = 0
     for path in sorted(root.path.glob(f"train/logs/*/{SUSPECTS}")):
         rows = _read_table(path)
         if any(sha256 != marks_sha256 for _, sha256 in rows):
             outdated += 1
         else:
-            found |= {(suspect.study_id, suspect.site): suspect for suspect, _ in rows}
-    return sorted(found.values(), key=lambda one: -one.distance_mm), outdated
+            suspects |= {(suspect.study_id, suspect.site): suspect for suspect, _ in rows}
+    return sorted(suspects.values(), key=lambda one: -one.distance_mm), outdated
 
 
 def _read_table(path: Path) -> list[tuple[Suspect, str]]:
@@ -106,9 +132,9 @@ def _suspect(row: Mapping[str, str]) -> Suspect:
     return Suspect(int(row["study_id"]), row["site"], row["reason"], distance, expected)
 
 
-def told(suspect: Suspect) -> str:
-    """A suspect in one line."""
+def describe_suspect(suspect: Suspect) -> str:
+    """Return one line of text about a suspect."""
     return (
         f"study {suspect.study_id}, {parse_row_id_site(suspect.site).words}: marked {suspect.distance_mm:g} mm from "
-        f"where it is seen ({suspect.expected_error_mm:g} expected): {suspect.reason}"
+        f"the located position (expected error {suspect.expected_error_mm:g} mm): {suspect.reason}"
     )

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from locator.batches import PictureBatch, PictureBatches
-from locator.network import LocatorNetwork, place_loss
+from locator.batches import ImageBatch, ImageBatches
+from locator.network import LocatorNetwork, heatmap_loss
 from runs.divergence import DivergenceCheck
 from runs.optimization import build_optimizer, learning_rate_at, set_learning_rate
 from runs.preemption import Preemption
@@ -26,8 +26,8 @@ METRICS = ("step", "loss", "loss_sagittal", "loss_axial", "learning_rate", "grad
 class LocatorBatches:
     """The batches of both orientations."""
 
-    sagittal: PictureBatches
-    axial: PictureBatches
+    sagittal: ImageBatches
+    axial: ImageBatches
 
 
 class LocatorTrainer:
@@ -68,14 +68,14 @@ class LocatorTrainer:
     def samples_per_step(self) -> int:
         return 2 * self.batches.sagittal.batch_size * self.accelerator.num_processes
 
-    def batches_after(self, step: int) -> AbstractContextManager[Iterator[tuple[PictureBatch, PictureBatch]]]:
+    def batches_after(self, step: int) -> AbstractContextManager[Iterator[tuple[ImageBatch, ImageBatch]]]:
         """Open the stream of the batches (sagittal, axial) of all steps after `step`."""
         return closing(
             (self.batches.sagittal.draw(later), self.batches.axial.draw(later))
             for later in range(step + 1, self.steps + 1)
         )
 
-    def step(self, step: int, batches: Iterator[tuple[PictureBatch, PictureBatch]]) -> dict[str, Any]:
+    def step(self, step: int, batches: Iterator[tuple[ImageBatch, ImageBatch]]) -> dict[str, Any]:
         """Update the weights once, and return the step's row of metrics.csv."""
         self.model.train()
         rate = learning_rate_at(step - 1, self.steps, self.optimization)
@@ -83,11 +83,11 @@ class LocatorTrainer:
         self.optimizer.zero_grad()
         sagittal, axial = (batch.to(self.accelerator.device) for batch in next(batches))
         with self.accelerator.autocast():
-            logits = self.wrapped(sagittal.picture_B3HW, axial.picture_B3HW)
+            logits = self.wrapped(sagittal.image_B3HW, axial.image_B3HW)
         counts = self._known_points(sagittal, axial)
         losses = torch.stack(
             [
-                place_loss(logits_BCP.float(), batch.target_BCP, batch.known_BC, count)
+                heatmap_loss(logits_BCP.float(), batch.target_BCP, batch.known_BC, count)
                 for logits_BCP, batch, count in zip(logits, (sagittal, axial), counts, strict=True)
             ]
         )
@@ -110,7 +110,7 @@ class LocatorTrainer:
         """Return nothing: the held-out studies are located once, after the last step."""
         return {}
 
-    def _known_points(self, *batches: PictureBatch) -> torch.Tensor:
+    def _known_points(self, *batches: ImageBatch) -> torch.Tensor:
         """Return, for each batch, the mean number of known points per process; at least one over all processes."""
         known = self.accelerator.reduce(torch.stack([batch.known_BC.sum() for batch in batches]), "sum")
         return known.clamp_min(1) / self.accelerator.num_processes

@@ -5,14 +5,14 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from locator.batches import PictureBatches
-from locator.calibration import Seen, fit
+from locator.batches import ImageBatches
+from locator.calibration import HeldOutStudy, calibrate
 from locator.learning_set import LearningSet
 from locator.locator import Locator, new_network
 from locator.network import LocatorNetwork
 from locator.report import write_report
 from locator.trainer import LocatorBatches, LocatorTrainer
-from locator.training_data import cut_studies
+from locator.training_data import cache_images
 from runs.preemption import Preemption
 from runs.session import Session
 from runs.settings import OptimizationSettings
@@ -65,21 +65,21 @@ class LocatorTraining:
         }
 
     def build_trainer(self, accelerator: Accelerator, model: LocatorNetwork) -> LocatorTrainer:
-        """Return the trainer; the first process cuts the images if they are not cut yet."""
+        """Return the trainer; the first process caches the images if that is not done yet."""
         studies = sorted((*self.studies.training, *self.studies.held_out), key=lambda study: study.study_id)
         with accelerator.main_process_first():  # the other processes then find them on the disk
-            cuts = cut_studies(studies, self.studies.processed, self.studies.fingerprint, _cutting)
+            caches = cache_images(studies, self.studies.processed, self.studies.fingerprint, _progress)
         batches = {
-            name: PictureBatches(
-                name,
-                cut,
-                cut.rows_of(self.studies.training),
+            orientation: ImageBatches(
+                orientation,
+                cache,
+                cache.rows_of(self.studies.training),
                 self.batch_size,
                 self.seed,
                 accelerator.process_index,
                 accelerator.num_processes,
             )
-            for name, cut in cuts.items()
+            for orientation, cache in caches.items()
         }
         return LocatorTrainer(
             accelerator, model, LocatorBatches(**batches), self.steps, self.checkpointing_steps, self.optimization
@@ -95,24 +95,24 @@ class LocatorTraining:
         if not session.accelerator.is_main_process:
             return
         bare = Locator(trainer.model.eval(), self.studies.prior, self.studies.atlas)
-        seen = self._detect_held_out(bare, session.preemption)
+        held_out = self._detect_in_held_out(bare, session.preemption)
         notes = {"dataset_fingerprint": self.dataset_fingerprint, "studies": len(self.studies.training)}
-        fit(bare, seen).save(session.run / "final", notes)
-        if seen:
-            write_report(session.logs, bare, seen, self.studies.marks_sha256)
+        calibrate(bare, held_out).save(session.run / "final", notes)
+        if held_out:
+            write_report(session.logs, bare, held_out, self.studies.marks_sha256)
         else:
             print("no study is held out: the locator's errors are unknown")
 
-    def _detect_held_out(self, locator: Locator, preemption: Preemption) -> list[Seen]:
+    def _detect_in_held_out(self, locator: Locator, preemption: Preemption) -> list[HeldOutStudy]:
         """Return the detections in the held-out studies. Raises Stopped if the run is asked to stop meanwhile."""
-        seen = []
+        held_out = []
         for marked in tqdm(self.studies.held_out, desc="locating held-out studies", unit="study"):
             if preemption.should_first_process_stop():
                 raise Stopped("after the last step")
-            pose, sightings, count_error = locator.see(marked.read(self.studies.processed))
-            seen.append(Seen(marked.study_id, marked.position_N3, pose, tuple(sightings), count_error))
-        return seen
+            pose, detections, count_error = locator.detect(marked.read(self.studies.processed))
+            held_out.append(HeldOutStudy(marked.study_id, marked.position_N3, pose, tuple(detections), count_error))
+        return held_out
 
 
-def _cutting(studies: Any) -> Any:
-    return tqdm(studies, desc="cutting images", unit="study")
+def _progress(studies: Any) -> Any:
+    return tqdm(studies, desc="caching images", unit="study")

@@ -1,8 +1,8 @@
-"""What the locator learns from: the marked studies of ``train/processed_data``, cut once into arrays.
+"""The locator's training data: slice images of the marked studies in ``train/processed_data``, with their landmarks.
 
-The pictures are cut once, as the locator will cut them from a study in memory, and memory-mapped from then on.
+The images are resampled once, as the locator resamples a study that it locates, and cached in memory-mapped files.
 
-Dimensions: N pictures of one orientation, H and W pixels, C channels.
+Dimensions: N images of one orientation, C channels (landmarks), H and W pixels.
 """
 
 import hashlib
@@ -24,155 +24,182 @@ from locator.network import AXIAL_CHANNELS, SAGITTAL_CHANNELS, axial_site
 from locator.slices import (
     AXIAL_MM,
     AXIAL_SHAPE,
-    LEAST_CONTRAST,
-    MOST_SLICES,
+    MAX_SLICES,
+    MIN_CONTRAST,
     SAGITTAL_MM,
     SAGITTAL_REACH_MM,
     SAGITTAL_SHAPE,
     Grey,
-    Picture,
-    axial_picture,
-    axial_places,
-    sagittal_pictures,
+    SliceImage,
+    axial_image,
+    axial_triples,
+    sagittal_images,
 )
 from workspace.locks import locked
 from workspace.whole_folders import whole_folder
 
-#: A sagittal slice counts as a point's own by its distance from it, as a normal curve of this deviation (mm).
-SAGITTAL_OWN_MM = {Condition.SPINAL_CANAL_STENOSIS: 5.0, Condition.NEURAL_FORAMINAL_NARROWING: 3.5}
-#: The same of an axial slice.
-AXIAL_OWN_MM = 3.5
-#: Axial slices further than this from every level's canal show a vertebral body.
+#: Standard deviation, in mm, of the target probability that a landmark lies in a sagittal slice, as a function of the
+#: distance between them.
+SAGITTAL_PRESENCE_MM = {Condition.SPINAL_CANAL_STENOSIS: 5.0, Condition.NEURAL_FORAMINAL_NARROWING: 3.5}
+#: The same for an axial slice.
+AXIAL_PRESENCE_MM = 3.5
+#: Axial slices further than this from the canal of every level show a vertebral body.
 AXIAL_REACH_MM = 14.0
-#: The folder of the cut pictures in ``processed_data``.
-PICTURES = "locator_pictures"
-#: Raised when what is cut, or the targets, change.
-CUT_VERSION = 4
-#: The arrays of a cut besides its pictures, each a file.
+#: The folder of the cached images in ``processed_data``.
+CACHE_FOLDER = "locator_pictures"
+#: To be increased whenever the images or their targets change.
+CACHE_VERSION = 4
+#: The arrays of a cache besides its images; the names of their files.
 PARTS = ("study", "point", "share", "known")
-#: Rows and columns of the pictures of each orientation.
+#: Rows and columns of the images of each orientation.
 SHAPES = {"sagittal": SAGITTAL_SHAPE, "axial": AXIAL_SHAPE}
 
 Floats = npt.NDArray[np.float32]
+#: (C, 2) pixels of the landmarks, (C,) target probabilities that they lie in the slice, (C,) whether they are marked.
+Targets = tuple[Floats, Floats, npt.NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
-class Cut:
-    """The pictures of one orientation.
+class CachedImages:
+    """The slice images of one orientation, with their landmarks.
 
-    grey_N3HW: memory-mapped; study_N: ids; point_NC2: (column, row) of each channel's point; share_NC: how much this
-    slice is the point's own, 0 to 1; known_NC: whether the point is marked at all.
+    Attributes:
+        grey_N3HW: Memory-mapped grey values.
+        study_N: Study ids.
+        point_NC2: (column, row) of each channel's landmark.
+        presence_NC: The target probability, 0 to 1, that the landmark lies in this slice.
+        known_NC: Whether the landmark is marked.
     """
 
     grey_N3HW: Grey
     study_N: npt.NDArray[np.int64]
     point_NC2: Floats
-    share_NC: Floats
+    presence_NC: Floats
     known_NC: npt.NDArray[np.bool_]
 
     def rows_of(self, studies: Iterable[MarkedStudy]) -> npt.NDArray[np.int64]:
-        """Which pictures are of these studies."""
+        """Return the rows of the images of these studies."""
         return np.flatnonzero(np.isin(self.study_N, [study.study_id for study in studies]))
 
 
-def cut_studies(studies: Sequence[MarkedStudy], processed: Path, written: str, progress: Any = iter) -> dict[str, Cut]:
-    """The pictures of both orientations by name, cut into `processed`, or found there as they were cut before.
+def cache_images(
+    studies: Sequence[MarkedStudy], processed: Path, fingerprint: str, progress: Any = iter
+) -> dict[str, CachedImages]:
+    """Resample the slice images of all marked studies, or open them if they were cached before.
 
-    All marked studies are cut, whichever of them a run learns from: runs of other folds read the same pictures.
-    written: a digest of what `processed` was made from. Raises BlockingIOError where another run is cutting them.
+    Runs that hold out different folds share one cache, so `studies` are all marked studies.
+
+    Args:
+        studies: The marked studies.
+        processed: The folder ``processed_data``; the cache is written into it.
+        fingerprint: A digest of the input that `processed` was made from.
+        progress: A function that wraps the iteration over studies, for example tqdm.
+
+    Returns:
+        The cached images by orientation.
+
+    Raises:
+        BlockingIOError: Another run is writing the cache.
     """
-    key = hashlib.sha256(repr(_made_from(studies, written)).encode()).hexdigest()
-    folder = processed / PICTURES / key[:16]
+    key = hashlib.sha256(repr(_key_parts(studies, fingerprint)).encode()).hexdigest()
+    folder = processed / CACHE_FOLDER / key[:16]
     if not folder.is_dir():
         folder.parent.mkdir(exist_ok=True)
-        with locked(folder.parent / ".lock", "cutting the locator's pictures"):
+        with locked(folder.parent / ".lock", "resampling the locator's slice images"):
             earlier = [path for path in folder.parent.iterdir() if path.is_dir()]
             with whole_folder(folder) as partial:
-                _cut_all(studies, processed, partial, progress)
-            for path in earlier:  # of other data; a run that still reads them keeps its open files
+                _write_cache(studies, processed, partial, progress)
+            for path in earlier:  # caches of other data; a run that still reads them keeps its open files
                 shutil.rmtree(path, ignore_errors=True)
-    return {name: _open_cut(folder, name) for name in SHAPES}
+    return {orientation: _open_cache(folder, orientation) for orientation in SHAPES}
 
 
-def _made_from(studies: Sequence[MarkedStudy], written: str) -> tuple[Any, ...]:
-    grids = (CUT_VERSION, SAGITTAL_MM, SAGITTAL_SHAPE, AXIAL_MM, AXIAL_SHAPE)
-    chosen = (AXIAL_REACH_MM, SAGITTAL_REACH_MM, MOST_SLICES, LEAST_CONTRAST)
-    own = (AXIAL_OWN_MM, tuple(SAGITTAL_OWN_MM.values()))
+def _key_parts(studies: Sequence[MarkedStudy], fingerprint: str) -> tuple[Any, ...]:
+    """Return everything that the contents of the cache depend on."""
+    grids = (CACHE_VERSION, SAGITTAL_MM, SAGITTAL_SHAPE, AXIAL_MM, AXIAL_SHAPE)
+    selection = (AXIAL_REACH_MM, SAGITTAL_REACH_MM, MAX_SLICES, MIN_CONTRAST)
+    presence = (AXIAL_PRESENCE_MM, tuple(SAGITTAL_PRESENCE_MM.values()))
     marks = hashlib.sha256(np.array([study.position_N3 for study in studies]).tobytes()).hexdigest()
-    return grids, chosen, own, written, marks, [study.study_id for study in studies]
+    return grids, selection, presence, fingerprint, marks, [study.study_id for study in studies]
 
 
-def _cut_all(studies: Sequence[MarkedStudy], processed: Path, folder: Path, progress: Any) -> None:
-    """Study by study: of a large cohort the pictures take gigabytes, and never lie in memory together."""
-    aims: dict[str, list[tuple[Any, ...]]] = {name: [] for name in SHAPES}
+def _write_cache(studies: Sequence[MarkedStudy], processed: Path, folder: Path, progress: Any) -> None:
+    """Write the images study by study: those of a large cohort take gigabytes, more than the memory may hold."""
+    labels: dict[str, list[tuple[Any, ...]]] = {orientation: [] for orientation in SHAPES}
     with ExitStack() as stack:
         files = {name: stack.enter_context((folder / f"{name}_grey.bin").open("wb")) for name in SHAPES}
         for marked in progress(studies):
             study = marked.read(processed)
-            for name, pictures, aim in (
-                ("sagittal", sagittal_pictures(study), sagittal_aim),
-                ("axial", level_axial_pictures(study, marked.position_N3), axial_aim),
+            for orientation, images, targets in (
+                ("sagittal", sagittal_images(study), sagittal_targets),
+                ("axial", level_axial_images(study, marked.position_N3), axial_targets),
             ):
-                for picture in pictures:
-                    files[name].write(picture.grey_3HW.tobytes())
-                    aims[name].append((study.study_id, *aim(picture.frame, marked.position_N3)))
-    for name, rows in aims.items():
+                for image in images:
+                    files[orientation].write(image.grey_3HW.tobytes())
+                    labels[orientation].append((study.study_id, *targets(image.frame, marked.position_N3)))
+    for orientation, rows in labels.items():
         if not rows:
-            raise ValueError(f"{processed}: no marked study has a {name} series with geometry to learn from")
+            raise ValueError(
+                f"{processed}: no marked study has {orientation} slices with geometry; a locator cannot be trained"
+            )
         for part, column in zip(PARTS, zip(*rows, strict=True), strict=True):
-            np.save(folder / f"{name}_{part}.npy", np.stack(column))
+            np.save(folder / f"{orientation}_{part}.npy", np.stack(column))
 
 
-def _open_cut(folder: Path, name: str) -> Cut:
-    arrays = [np.load(folder / f"{name}_{part}.npy", allow_pickle=False) for part in PARTS]
-    shape = (len(arrays[0]), 3, *SHAPES[name])
-    return Cut(np.memmap(folder / f"{name}_grey.bin", dtype=np.uint8, mode="r", shape=shape), *arrays)
+def _open_cache(folder: Path, orientation: str) -> CachedImages:
+    arrays = [np.load(folder / f"{orientation}_{part}.npy", allow_pickle=False) for part in PARTS]
+    shape = (len(arrays[0]), 3, *SHAPES[orientation])
+    return CachedImages(np.memmap(folder / f"{orientation}_grey.bin", dtype=np.uint8, mode="r", shape=shape), *arrays)
 
 
-def sagittal_aim(frame: Frame, position_N3: Array) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
-    """(C, 2), (C,), (C,): each channel's point in this slice, how much it is the point's own, whether it is marked.
+def sagittal_targets(frame: Frame, position_N3: Array) -> Targets:
+    """Return the targets of the sagittal channels for one slice.
 
-    A foramen is that of the side that the slice lies on: the nearer of the two that are marked.
+    Each level has two foramina but one channel for them: its landmark is the nearer one of those that are marked.
+
+    Args:
+        frame: The slice's frame.
+        position_N3: Positions of `SITES` in mm, NaN where unmarked.
     """
-    point, share, known = _no_aim(len(SAGITTAL_CHANNELS))
+    point, presence, known = _empty_targets(len(SAGITTAL_CHANNELS))
     for channel, (condition, level) in enumerate(SAGITTAL_CHANNELS):
         sides = (None,) if condition is Condition.SPINAL_CANAL_STENOSIS else tuple(Side)
-        places = [position_N3[SITES.index(Site(condition, side, level))] for side in sides]
-        places = [place for place in places if np.isfinite(place).all()]
-        if places:
-            place = min(places, key=lambda candidate: abs(frame.distance_mm(candidate)))
-            own = np.exp(-0.5 * (frame.distance_mm(place) / SAGITTAL_OWN_MM[condition]) ** 2)
-            point[channel], share[channel] = frame.to_pixel(place), own
-            # Of one marked foramen nothing can be said on the other side: there may be another one.
-            known[channel] = len(places) == len(sides) or own > 0.5
-    return point, share, known
+        marked = [position_N3[SITES.index(Site(condition, side, level))] for side in sides]
+        marked = [position for position in marked if np.isfinite(position).all()]
+        if marked:
+            position = min(marked, key=lambda candidate: abs(frame.distance_mm(candidate)))
+            probability = np.exp(-0.5 * (frame.distance_mm(position) / SAGITTAL_PRESENCE_MM[condition]) ** 2)
+            point[channel], presence[channel] = frame.to_pixel(position), probability
+            # If only one foramen is marked, the target is unknown in slices on the other side.
+            known[channel] = len(marked) == len(sides) or probability > 0.5
+    return point, presence, known
 
 
-def axial_aim(frame: Frame, position_N3: Array) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
-    """As `sagittal_aim`, of the level that is nearest to the slice."""
-    point, share, known = _no_aim(len(AXIAL_CHANNELS))
+def axial_targets(frame: Frame, position_N3: Array) -> Targets:
+    """Return the targets of the axial channels for one slice: those of the nearest level. See `sagittal_targets`."""
+    point, presence, known = _empty_targets(len(AXIAL_CHANNELS))
     level = nearest_level(frame, position_N3)
     if level is None:
-        return point, share, known
+        return point, presence, known
     for channel in range(len(AXIAL_CHANNELS)):
-        place = position_N3[SITES.index(axial_site(channel, level))]
-        if np.isfinite(place).all():
-            point[channel] = frame.to_pixel(place)
-            share[channel] = np.exp(-0.5 * (frame.distance_mm(place) / AXIAL_OWN_MM) ** 2)
+        position = position_N3[SITES.index(axial_site(channel, level))]
+        if np.isfinite(position).all():
+            point[channel] = frame.to_pixel(position)
+            presence[channel] = np.exp(-0.5 * (frame.distance_mm(position) / AXIAL_PRESENCE_MM) ** 2)
             known[channel] = True
-    return point, share, known
+    return point, presence, known
 
 
-def _no_aim(channels: int) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+def _empty_targets(channels: int) -> Targets:
     return np.zeros((channels, 2), np.float32), np.zeros(channels, np.float32), np.zeros(channels, bool)
 
 
 def nearest_level(frame: Frame, position_N3: Array) -> Level | None:
-    """The level whose canal, of those that are placed, lies nearest to an axial slice's plane."""
+    """Return the level whose canal lies nearest to the plane of an axial slice; None if no canal has a position."""
     distance = {
-        level: abs(frame.distance_mm(place))
+        level: abs(frame.distance_mm(position))
         for level in Level
-        if np.isfinite(place := position_N3[_canal(level)]).all()
+        if np.isfinite(position := position_N3[_canal(level)]).all()
     }
     return min(distance, key=lambda level: distance[level], default=None)
 
@@ -181,17 +208,17 @@ def _canal(level: Level) -> int:
     return SITES.index(Site(Condition.SPINAL_CANAL_STENOSIS, None, level))
 
 
-def level_axial_pictures(study: Study, position_N3: Array) -> list[Picture]:
-    """Axial slices near a level (`AXIAL_REACH_MM`), each centred on that level's canal.
+def level_axial_images(study: Study, position_N3: Array) -> list[SliceImage]:
+    """Return the axial slice images near a level (`AXIAL_REACH_MM`), each centred on the canal of that level.
 
-    position_N3: places of `SITES`, mm, NaN where unknown.
+    position_N3: positions of `SITES` in mm, NaN where unknown.
     """
-    pictures = []
-    for place in axial_places(study):
-        level = nearest_level(place.frame, position_N3)
+    images = []
+    for slices in axial_triples(study):
+        level = nearest_level(slices.frame, position_N3)
         if level is None:
             continue
         centre = position_N3[_canal(level)]
-        if abs(place.frame.distance_mm(centre)) <= AXIAL_REACH_MM:
-            pictures.append(axial_picture(place, centre))
-    return [picture for picture in pictures if picture.shows_something]
+        if abs(slices.frame.distance_mm(centre)) <= AXIAL_REACH_MM:
+            images.append(axial_image(slices, centre))
+    return [image for image in images if image.has_contrast]

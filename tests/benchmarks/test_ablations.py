@@ -1,4 +1,4 @@
-"""The ablations run, on little; lines are kept, gone on from, and paired as a direct computation pairs them."""
+"""The ablations on a tiny data set: results are kept between runs, and conditions differ as their names state."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from benchmarks import ablations
 from benchmarks.ablation_conditions import CONDITIONS, Condition, named
-from benchmarks.ablation_run import MovingAverage, Plan, seen_rows, write_unmirrored
+from benchmarks.ablation_run import MovingAverage, Plan, with_first_views, write_unmirrored
 from data_prep.conversion.crops import open_crops
 from data_prep.conversion.pairs import read_dataset
 from data_prep.sites import Side
@@ -26,19 +26,21 @@ def plan(tiny_root: Path, tiny_base: str, tmp_path: Path, monkeypatch: pytest.Mo
     for state in (AcceleratorState, PartialState, GradientState):
         state._reset_state()
     for name in ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM"):
-        monkeypatch.setenv(name, os.environ.get(name, "1"))  # put back afterwards
+        monkeypatch.setenv(name, os.environ.get(name, "1"))  # restored after the test
     processed = tiny_root / "train" / "processed_data"
     write_unmirrored(processed, tmp_path / "unmirrored.npy")
     return Plan(str(processed), tiny_base, str(tmp_path / "unmirrored.npy"), 1, 8, "no")
 
 
-def test_conditions_are_computed_once_and_shown(plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_conditions_are_computed_once_and_printed(
+    plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     results = tmp_path / "ablations.jsonl"
     conditions = named(CHOSEN)
     ablations.measure(results, plan, conditions[:2], seeds=1, workers=1)
     lines = results.read_text().splitlines()
     assert len(lines) == 2
-    # Cut off in the middle of a line, as by a kill: that one is computed again, to the same scores, and the rest.
+    # A kill has cut the file off within a line: that result is computed again, with the same scores, then the others.
     results.write_text("\n".join(lines)[:-40])
     ablations.measure(results, plan, conditions, seeds=1, workers=1)
     again = results.read_text().splitlines()
@@ -53,24 +55,24 @@ def test_conditions_are_computed_once_and_shown(plan: Plan, tmp_path: Path, caps
     assert "minus default" in table[0] and table[1].count("to") == 2 and table[2].count("to") == 4
 
     older = json.loads(again[2])
-    del older["settings"]["averaging"]  # a line from before there was such a thing
+    del older["settings"]["averaging"]  # a result from before this setting existed
     assert ablations.is_done(ablations.Job(conditions[2], 0), {(conditions[2].name, 0): older})
 
     other = replace(plan, steps=3)
-    assert not ablations.read_results(results, other)  # results of another length are not compared with these
+    assert not ablations.read_results(results, other)  # results of another training length are ignored
     changed = ablations.Job(replace(conditions[1], learning_rate=1.0), 0)
     found = ablations.read_results(results, plan)
     assert not ablations.is_done(changed, found) and ablations.is_done(ablations.Job(conditions[1], 0), found)
 
 
-def test_a_strange_line_is_named(plan: Plan, tmp_path: Path) -> None:
+def test_an_unreadable_line_is_reported_with_its_number(plan: Plan, tmp_path: Path) -> None:
     results = tmp_path / "ablations.jsonl"
     results.write_text('{"plan": 1}\nnonsense\n')
-    with pytest.raises(ValueError, match="line 2 is not one of its results"):
+    with pytest.raises(ValueError, match="line 2 is not a result of this benchmark"):
         ablations.read_results(results, plan)
 
 
-def test_unmirrored_crops_are_mirrored_on_the_right_alone(plan: Plan, tiny_root: Path) -> None:
+def test_unmirrored_crops_differ_from_the_crops_on_the_right_alone(plan: Plan, tiny_root: Path) -> None:
     processed = tiny_root / "train" / "processed_data"
     stored, unmirrored = open_crops(processed), np.load(plan.unmirrored, mmap_mode="r")
     for row in group_sites(read_dataset(processed).pairs)[:50]:
@@ -80,13 +82,13 @@ def test_unmirrored_crops_are_mirrored_on_the_right_alone(plan: Plan, tiny_root:
             assert np.array_equal(unmirrored[crop], expected)
 
 
-def test_one_view_is_the_one_that_readers_mark(tiny_root: Path) -> None:
+def test_the_first_view_is_the_one_that_readers_mark(tiny_root: Path) -> None:
     for row in group_sites(read_dataset(tiny_root / "train" / "processed_data").pairs):
-        found = seen_rows(row, 1)
-        assert found.views == row.views[:1] and found.crops == row.crops[:1] and seen_rows(row, 2) == row
+        found = with_first_views(row, 1)
+        assert found.views == row.views[:1] and found.crops == row.crops[:1] and with_first_views(row, 2) == row
 
 
-def test_conditions_differ_from_the_default_in_what_they_name() -> None:
+def test_conditions_have_different_names_and_settings() -> None:
     assert len({condition.name for condition in CONDITIONS}) == len(CONDITIONS)
     for condition in CONDITIONS[1:]:
         assert replace(condition, name=CONDITIONS[0].name) != CONDITIONS[0]
@@ -95,23 +97,23 @@ def test_conditions_differ_from_the_default_in_what_they_name() -> None:
         named(["mixup"])
 
 
-def test_the_average_is_that_of_the_weights_seen() -> None:
+def test_the_moving_average_equals_a_direct_computation() -> None:
     layer = torch.nn.Linear(2, 1)
-    seen = [layer.weight.detach().clone()]
+    weights = [layer.weight.detach().clone()]
     average = MovingAverage(layer, 0.5)
     for _ in range(30):
         with torch.no_grad():
             layer.weight += torch.randn(1, 2)
-        seen.append(layer.weight.detach().clone())
+        weights.append(layer.weight.detach().clone())
         average.add()
-    counts = [0.5**age for age in reversed(range(len(seen)))]
-    expected = sum(count * weight for count, weight in zip(counts, seen, strict=True)) / sum(counts)
-    average.put()
+    factors = [0.5**age for age in reversed(range(len(weights)))]
+    expected = sum(factor * weight for factor, weight in zip(factors, weights, strict=True)) / sum(factors)
+    average.copy_to_model()
     assert torch.allclose(layer.weight, expected, atol=1e-6)
-    none = MovingAverage(layer, 0.0)
+    without_decay = MovingAverage(layer, 0.0)
     with torch.no_grad():
         layer.weight += 1
     last = layer.weight.detach().clone()
-    none.add()
-    none.put()
+    without_decay.add()
+    without_decay.copy_to_model()
     assert torch.equal(layer.weight, last)

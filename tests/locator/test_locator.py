@@ -1,4 +1,4 @@
-"""A locator trained for a few steps on a phantom cohort: its files, and its way into the conversion."""
+"""A locator that is trained for a few steps on a phantom cohort: its files, and its use in the conversion."""
 
 import csv
 import json
@@ -27,17 +27,24 @@ from data_prep.placement.atlas import load_atlas
 from data_prep.placement.shipped_atlas import shipped_atlas
 from data_prep.sites import SITES, Condition, Source, View, parse_row_id_site
 from data_prep.studies.studies import Study
-from locator.batches import PictureBatches
-from locator.calibration import _scale
-from locator.carried import placing_of, placing_to_carry
-from locator.errors import Measured
+from locator.batches import ImageBatches
+from locator.calibration import _error_scale
+from locator.carried import find_carried_files, placer_for_run
+from locator.errors import PositionErrors
 from locator.files import LOCATOR, WEIGHTS, find_locator
-from locator.locator import LARGEST_ERROR_MM, LAST_CANAL, Locator, count_error_mm, load_locator, new_network
+from locator.locator import (
+    LOWEST_CANAL,
+    MAX_EXPECTED_ERROR_MM,
+    Locator,
+    level_count_error_mm,
+    load_locator,
+    new_network,
+)
 from locator.marked_studies import MarkedStudy, read_marked_studies
-from locator.site_placer import LocatedSites, placer_of
-from locator.slices import sagittal_pictures
-from locator.suspects import find_suspects, read_suspects, told, write_suspects
-from locator.training_data import cut_studies
+from locator.site_placer import LocatorPlacer, make_placer
+from locator.slices import sagittal_images
+from locator.suspects import describe_suspect, find_suspects, read_suspects, write_suspects
+from locator.training_data import cache_images
 from tests.training_runs import ENVIRONMENT, REPOSITORY
 from workspace.cli import run_command
 from workspace.layout import DataRoot
@@ -45,14 +52,14 @@ from workspace.layout import DataRoot
 Run = Callable[..., int]
 SIDES = ("left", "right")
 SHORT = ("--max_train_steps", "4", "--checkpointing_steps", "2", "--report_to", "none")
-#: With it the two processes of a step know different numbers of points.
+#: With this seed the two processes of a step have different numbers of marked landmarks.
 SEED = 1
 SMALL = ("--per_device_train_batch_size", "2", "--mixed_precision", "no")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> DataRoot:
-    """Six prepared studies of which the first fold is held out, a test study that is not prepared, and a locator."""
+    """Return a root with six prepared studies, a locator that held out fold 0, and an unprepared test study."""
     path = write_cohort(tmp_path_factory.mktemp("locator"), train=6, test=1, seed=6)
     with pytest.MonkeyPatch.context() as patch:
         run_script(patch, prepare_data, "--root", str(path), "--split", "train", "--workers", "1")
@@ -61,7 +68,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> DataRoot:
 
 
 def run_script(patch: pytest.MonkeyPatch, script: object, *arguments: str) -> int:
-    """A script's `main` in this process; its exit status."""
+    """Run a script's `main` in this process and return its exit status."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     PartialState._reset_state()
@@ -96,7 +103,7 @@ def fold_of(root: DataRoot) -> dict[int, int]:
     return {int(study): int(fold) for study, fold in folds.items()}
 
 
-def test_the_report_tells_what_the_held_out_studies_showed(root: DataRoot) -> None:
+def test_the_report_covers_the_held_out_studies(root: DataRoot) -> None:
     report = json.loads((root.logs("locator") / "locator_report.json").read_text())
     assert report["studies"] == sum(fold == 0 for fold in fold_of(root).values())
     assert {table["condition"] for table in report["conditions"]} == {site.condition for site in SITES}
@@ -104,49 +111,51 @@ def test_the_report_tells_what_the_held_out_studies_showed(root: DataRoot) -> No
     assert steps == ["1", "2", "3", "4"]
 
 
-def test_a_study_read_back_is_the_study_that_was_written(study: Study, marked: MarkedStudy) -> None:
-    """Marks lie on slices of the study: a slip in frames or stacks would move them off."""
+def test_a_study_read_back_equals_the_study_that_was_written(study: Study, marked: MarkedStudy) -> None:
+    """Marks lie on slices of the study; a mistake in frames or stacks would move them away."""
     frames = [frame for series in study.series for frame in series.frames.values()]
     for index in np.flatnonzero(np.isfinite(marked.position_N3).all(axis=1)):
         assert min(abs(frame.distance_mm(marked.position_N3[index])) for frame in frames) < 0.01
     assert {series.view for series in study.series} <= set(View)
 
 
-def test_a_resumed_run_ends_where_the_unbroken_one_did(
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     root: DataRoot, train: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also after an attempt that diverged, which leaves states alone."""
-    state = root.run("locator") / "checkpoint-4"
-    assert state.is_dir()
+    """An attempt in between diverges, and leaves the checkpoints as they are."""
+    assert (root.run("locator") / "checkpoint-4").is_dir()
     assert train("--run", "again", *SHORT, *SMALL, "--checkpoints_total_limit", "9") == 0
-    going_on = ("--run", "again", *SHORT, *SMALL, "--resume_from_checkpoint", "checkpoint-2")
-    assert train(*going_on, "--learning_rate", "1e30") == 2
+    resuming = ("--run", "again", *SHORT, *SMALL, "--resume_from_checkpoint", "checkpoint-2")
+    assert train(*resuming, "--learning_rate", "1e30") == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "step 4: the loss is" in error and error.endswith("checkpoint-2 resumes from the last checkpoint"), error
-    assert train(*going_on) == 0
-    whole = load_file(root.run("locator") / "final" / WEIGHTS)
+    assert train(*resuming) == 0
+    uninterrupted = load_file(root.run("locator") / "final" / WEIGHTS)
     resumed = load_file(root.run("again") / "final" / WEIGHTS)
-    for name, tensor in whole.items():
+    for name, tensor in uninterrupted.items():
         np.testing.assert_array_equal(tensor, resumed[name], err_msg=name)
     shutil.rmtree(root.run("again"))
 
 
-def test_two_processes_weigh_every_known_point_alike(root: DataRoot, tmp_path: Path) -> None:
-    """However many of them each process meets; against one process that sums over both, with statistics of each."""
+def test_two_processes_give_every_marked_landmark_the_same_weight(root: DataRoot, tmp_path: Path) -> None:
+    """The loss and gradient of two processes equal those of a sum over both their batches in one process.
+
+    The batches have different numbers of marked landmarks; batch statistics are those of each batch.
+    """
     processed = DataRoot(tmp_path).processed("train")
     shutil.copytree(root.processed("train"), processed, ignore=shutil.ignore_patterns("locator_pictures"))
     with (processed / "sites.csv").open(newline="") as file:
-        heading, *rows = csv.reader(file)
-    thinned = min((row[0] for row in rows), key=int)  # of it only the canal is marked
+        header, *rows = csv.reader(file)
+    thinned = min((row[0] for row in rows), key=int)  # in this study only the canal stays marked
     kept = [row for row in rows if row[0] != thinned or row[1] == Condition.SPINAL_CANAL_STENOSIS]
     with (processed / "sites.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([heading, *kept])
+        csv.writer(file).writerows([header, *kept])
 
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
     launcher += ["--config_file", "accelerate_configs/cpu_2.yaml", "train_locator.py", "--root", str(tmp_path)]
     launcher += [*SHORT, *SMALL, "--seed", str(SEED)]
-    done = subprocess.run(launcher, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    finished = subprocess.run(launcher, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
     assert (DataRoot(tmp_path).run("locator") / "final" / WEIGHTS).is_file()
     with (DataRoot(tmp_path).logs("locator") / "metrics.csv").open(newline="") as file:
         steps = list(csv.DictReader(file))
@@ -154,34 +163,38 @@ def test_two_processes_weigh_every_known_point_alike(root: DataRoot, tmp_path: P
 
     material = train_locator.read_training_set(processed, [0])
     studies = sorted((*material.training, *material.held_out), key=lambda study: study.study_id)
-    cuts = cut_studies(studies, processed, material.fingerprint)
+    caches = cache_images(studies, processed, material.fingerprint)
     torch.manual_seed(SEED)
     network = new_network().train()
     loss = torch.zeros(())
-    for name, cut in cuts.items():
-        shares = [PictureBatches(name, cut, cut.rows_of(material.training), 2, SEED, n, 2).draw(1) for n in range(2)]
-        known = [int(share.known_BC.sum()) for share in shares]
-        assert name == "axial" or known[0] != known[1], "nothing would be tested"
-        for share in shares:
-            logits_BCP = getattr(network, name)(share.picture_B3HW)
-            cross_entropy_BC = -(share.target_BCP * logits_BCP.log_softmax(dim=2)).sum(dim=2)
-            loss = loss + cross_entropy_BC[share.known_BC > 0].sum() / sum(known)
+    for orientation, cache in caches.items():
+        batches = [
+            ImageBatches(orientation, cache, cache.rows_of(material.training), 2, SEED, n, 2).draw(1) for n in range(2)
+        ]
+        known = [int(batch.known_BC.sum()) for batch in batches]
+        assert orientation == "axial" or known[0] != known[1], "choose a SEED for which these numbers differ"
+        for batch in batches:
+            logits_BCP = getattr(network, orientation)(batch.image_B3HW)
+            cross_entropy_BC = -(batch.target_BCP * logits_BCP.log_softmax(dim=2)).sum(dim=2)
+            loss = loss + cross_entropy_BC[batch.known_BC > 0].sum() / sum(known)
     loss.backward()
     norm = torch.cat([weight.grad.flatten() for weight in network.parameters() if weight.grad is not None]).norm()
     assert float(steps[0]["loss"]) == pytest.approx(loss.item(), rel=1e-4)
     assert float(steps[0]["gradient_norm"]) == pytest.approx(norm.item(), rel=1e-3)
 
 
-def test_it_stops_before_its_job_ends(root: DataRoot, train: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_stops_before_its_slurm_job_ends(
+    root: DataRoot, train: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SLURM_JOB_END_TIME", "1")
     assert train("--run", "early", *SHORT, *SMALL) == 0
     assert (root.run("early") / "checkpoint-1").is_dir() and not (root.run("early") / "final").exists()
     shutil.rmtree(root.run("early"))
 
 
-def test_every_site_is_placed_whatever_series_there_are(locator: Locator, study: Study) -> None:
-    whole = locator.locate(study)
-    assert whole is not None and whole.place_N3.shape == (25, 3)
+def test_every_site_is_located_in_any_combination_of_series(locator: Locator, study: Study) -> None:
+    complete = locator.locate(study)
+    assert complete is not None and complete.position_N3.shape == (25, 3)
     cases = [
         replace(study, series=tuple(series for series in study.series if series.view is view)) for view in View
     ] + [replace(study, series=tuple(_one_slice(series) for series in study.series))]
@@ -190,7 +203,7 @@ def test_every_site_is_placed_whatever_series_there_are(locator: Locator, study:
         if located is None:
             assert not any(series.frames for series in case.series)
             continue
-        assert np.isfinite(located.place_N3).all() and (located.error_N > 0).all()
+        assert np.isfinite(located.position_N3).all() and (located.expected_error_N > 0).all()
     assert locator.locate(Study(1, ())) is None
 
 
@@ -198,9 +211,9 @@ def _one_slice(series):  # type: ignore[no-untyped-def]
     return replace(series, slices=series.slices[:1], stacks=((0,),))
 
 
-def test_slices_in_reverse_order_are_located_alike(locator: Locator, study: Study) -> None:
-    """Stacks are sorted along the patient; the order of files in a series says nothing."""
-    turned = tuple(
+def test_the_order_of_slices_does_not_matter(locator: Locator, study: Study) -> None:
+    """Stacks are sorted along the patient, so the order of slices in a series has no effect."""
+    reversed_series = tuple(
         replace(
             series,
             slices=series.slices[::-1],
@@ -208,35 +221,35 @@ def test_slices_in_reverse_order_are_located_alike(locator: Locator, study: Stud
         )
         for series in study.series
     )
-    one, other = locator.locate(study), locator.locate(replace(study, series=turned))
+    one, other = locator.locate(study), locator.locate(replace(study, series=reversed_series))
     assert one is not None and other is not None
-    np.testing.assert_allclose(one.place_N3, other.place_N3, atol=1e-4)
+    np.testing.assert_allclose(one.position_N3, other.position_N3, atol=1e-4)
 
 
-def test_marks_hold_the_others_in_place(locator: Locator, study: Study, marked: MarkedStudy) -> None:
-    alone, held = locator.locate(study), locator.locate(study, marked.position_N3)
-    assert alone is not None and held is not None
-    far = np.nanmax(np.linalg.norm(held.place_N3 - marked.position_N3, axis=1))
-    assert far < 6
-    assert held.error_N.mean() < alone.error_N.mean()
+def test_marks_improve_the_other_positions(locator: Locator, study: Study, marked: MarkedStudy) -> None:
+    without, with_marks = locator.locate(study), locator.locate(study, marked.position_N3)
+    assert without is not None and with_marks is not None
+    largest = np.nanmax(np.linalg.norm(with_marks.position_N3 - marked.position_N3, axis=1))
+    assert largest < 6
+    assert with_marks.expected_error_N.mean() < without.expected_error_N.mean()
 
 
-def test_places_are_called_by_what_they_come_from(root: DataRoot, study: Study) -> None:
+def test_positions_have_the_source_that_they_come_from(root: DataRoot, study: Study) -> None:
     final = root.run("locator") / "final"
     atlas = load_atlas(root.processed("train") / "atlas.json")
-    placer = pickle.loads(pickle.dumps(placer_of(final, atlas)))
-    assert isinstance(placer, LocatedSites)
-    places = placer.place(study, {})
-    assert set(places) == set(SITES)
+    placer = pickle.loads(pickle.dumps(make_placer(final, atlas)))
+    assert isinstance(placer, LocatorPlacer)
+    positions = placer.place(study, {})
+    assert set(positions) == set(SITES)
     located = load_locator(final).locate(study)
     assert located is not None
     for index, site in enumerate(SITES):
-        expected = Source.LOCATED if located.error_N[index] <= LARGEST_ERROR_MM else Source.ATLAS
-        assert places[site].source is expected
-    assert placer.place(study, places) == {}
+        expected = Source.LOCATED if located.expected_error_N[index] <= MAX_EXPECTED_ERROR_MM else Source.ATLAS
+        assert positions[site].source is expected
+    assert placer.place(study, positions) == {}
 
 
-def test_the_conversion_uses_the_newest_locator_and_says_so(
+def test_the_conversion_uses_the_newest_locator_and_records_it(
     root: DataRoot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def sources() -> set[str]:
@@ -250,36 +263,36 @@ def test_the_conversion_uses_the_newest_locator_and_says_so(
     assert "; the locator 'locator' would place the others" in capsys.readouterr().out
     assert run_script(monkeypatch, prepare_data, *test, "--locator", "none") == 0
     assert sources() == {"atlas"}
-    monkeypatch.setattr("locator.locator.LARGEST_ERROR_MM", 1000.0)
+    monkeypatch.setattr("locator.locator.MAX_EXPECTED_ERROR_MM", 1000.0)
     assert run_script(monkeypatch, prepare_data, *test) == 0
     assert sources() == {"located"}
     assert read_metadata(root.processed("test"))["settings"]["locator"]["run"] == "locator"
 
 
-def test_a_run_carries_its_locator_to_where_there_is_none(root: DataRoot, tmp_path: Path, study: Study) -> None:
+def test_a_run_carries_its_locator_to_another_data_root(root: DataRoot, tmp_path: Path, study: Study) -> None:
     run = root.run("carrying")
-    placing_to_carry(root).copy_to(run)
+    find_carried_files(root).copy_to(run)
     elsewhere = DataRoot(tmp_path)
     shutil.copytree(run, elsewhere.run("carrying"))
     shutil.rmtree(run)
-    taken = placing_of(elsewhere, elsewhere.run("carrying"), None)
-    here = placer_of(root.run("locator") / "final", load_atlas(root.processed("train") / "atlas.json"))
-    assert isinstance(here, LocatedSites)
-    assert taken.fingerprint == here.fingerprint
-    assert taken.place(study, {}) == here.place(study, {})
+    carried = placer_for_run(elsewhere, elsewhere.run("carrying"), None)
+    here = make_placer(root.run("locator") / "final", load_atlas(root.processed("train") / "atlas.json"))
+    assert isinstance(here, LocatorPlacer)
+    assert carried.fingerprint == here.fingerprint
+    assert carried.place(study, {}) == here.place(study, {})
     shutil.rmtree(elsewhere.run("carrying") / "placing" / "locator")
-    assert placing_of(elsewhere, elsewhere.run("carrying"), None).fingerprint == here.atlas.fingerprint
+    assert placer_for_run(elsewhere, elsewhere.run("carrying"), None).fingerprint == here.atlas.fingerprint
     shutil.copytree(root.run("locator") / "final", elsewhere.run("carrying") / "placing" / "locator")
-    alone = placing_of(elsewhere, elsewhere.run("carrying"), "none")
-    assert {position.source for position in alone.place(study, {}).values()} == {Source.ATLAS}
-    assert placing_of(elsewhere, elsewhere.run("other"), None).fingerprint == shipped_atlas().fingerprint
+    atlas_alone = placer_for_run(elsewhere, elsewhere.run("carrying"), "none")
+    assert {position.source for position in atlas_alone.place(study, {}).values()} == {Source.ATLAS}
+    assert placer_for_run(elsewhere, elsewhere.run("other"), None).fingerprint == shipped_atlas().fingerprint
     (elsewhere.run("carrying") / "placing" / "locator" / WEIGHTS).write_bytes(b"")
     with pytest.raises(ValueError, match="not the weights"):
-        placing_of(elsewhere, elsewhere.run("carrying"), None)
+        placer_for_run(elsewhere, elsewhere.run("carrying"), None)
 
 
-def test_wrong_locators_are_refused_in_one_line(root: DataRoot, tmp_path: Path, train: Run) -> None:
-    with pytest.raises(ValueError, match=r"--locator 'nothing': no locator\.json"):
+def test_missing_and_damaged_locators_are_refused(root: DataRoot, tmp_path: Path, train: Run) -> None:
+    with pytest.raises(ValueError, match=r"^locator 'nothing': no locator\.json"):
         find_locator(root, "nothing")
     assert find_locator(DataRoot(tmp_path), None) is None
     final = tmp_path / "train" / "checkpoints" / "broken" / "final"
@@ -290,14 +303,14 @@ def test_wrong_locators_are_refused_in_one_line(root: DataRoot, tmp_path: Path, 
     (final / LOCATOR).write_text('{"schema_version": 1, "prior": {"shape": [1]}}')
     with pytest.raises(ValueError, match="not a locator"):
         load_locator(final)
-    assert train(*SHORT) == 2  # the run is there already
+    assert train(*SHORT) == 2  # a run of this name exists
     assert train("--run", "folds", "--held_out_folds", "77", *SHORT) == 2
 
 
 @pytest.mark.parametrize(
-    ("table", "heading", "old", "new", "words"),
+    ("table", "in_header", "old", "new", "words"),
     [
-        ("sites.csv", False, b",annotated", b"", "damaged"),  # a short line, of which no mark is read
+        ("sites.csv", False, b",annotated", b"", "damaged"),  # a line with too few cells
         ("sites.csv", True, b"source", b"sauce", "damaged (no column 'source')"),
         ("sites.csv", False, b",", b",\xff", "sites.csv:"),
         ("slices.csv", False, b"1", b"one", "slices.csv:2: damaged (invalid literal"),
@@ -306,12 +319,12 @@ def test_wrong_locators_are_refused_in_one_line(root: DataRoot, tmp_path: Path, 
     ],
 )
 def test_damaged_tables_are_refused_in_one_line(
-    root: DataRoot, tmp_path: Path, table: str, heading: bool, old: bytes, new: bytes, words: str
+    root: DataRoot, tmp_path: Path, table: str, in_header: bool, old: bytes, new: bytes, words: str
 ) -> None:
     for name in ("sites.csv", "slices.csv"):
         shutil.copy(root.processed("train") / name, tmp_path)
     first, rest = (tmp_path / table).read_bytes().split(b"\n", 1)
-    damaged = [first.replace(old, new), rest] if heading else [first, rest.replace(old, new, 1)]
+    damaged = [first.replace(old, new), rest] if in_header else [first, rest.replace(old, new, 1)]
     (tmp_path / table).write_bytes(b"\n".join(damaged))
     with pytest.raises(ValueError, match=re.escape(words)) as refusal:
         read_marked_studies(tmp_path, fold_of(root))[0].read(tmp_path)
@@ -319,43 +332,45 @@ def test_damaged_tables_are_refused_in_one_line(
 
 
 def test_sheets_are_drawn(root: DataRoot, train: Run) -> None:
-    assert train("--show", "--held_out_folds", "1") == 0  # those of the run are shown, whatever else is said
+    # --held_out_folds has no effect here: the studies that the run itself held out are drawn.
+    assert train("--show", "--held_out_folds", "1") == 0
     assert list((root.logs("locator") / "sheets").glob("worst_*.png"))
 
 
-def test_errors_are_told_of_whole_and_of_hurt_studies(
+def test_the_benchmark_prints_errors_on_complete_and_on_damaged_studies(
     root: DataRoot, locator: Locator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cases = locate.measure(locator, root, 1, hurt=True)
     locate.show(cases, tmp_path)
-    told = capsys.readouterr().out
-    assert all(f"\n{name}:" in told for name, _ in locate.CHANGES)
-    assert told.count("within 10 mm") == len(locate.CHANGES) + 1
-    assert f"{cases[0].study_id}: " in told and "mm off" in told
+    printed = capsys.readouterr().out
+    assert all(f"\n{name}:" in printed for name, _ in locate.CHANGES)
+    assert printed.count("within 10 mm") == len(locate.CHANGES) + 1
+    assert f"{cases[0].study_id}: " in printed and "mm off" in printed
     assert list(tmp_path.glob("worst_*.png"))
 
 
 def test_marks_off_by_a_level_or_on_the_other_side_are_suspects(tmp_path: Path) -> None:
-    place_N3 = np.array([(17.0 * (index // 5 % 3 - 1), 0.0, -35.0 * (index % 5)) for index in range(25)])
-    marked_N3, error_N = place_N3 + 2.0, np.full(25, 2.0)
-    assert list(find_suspects(1, marked_N3, place_N3, error_N)) == []
+    located_N3 = np.array([(17.0 * (index // 5 % 3 - 1), 0.0, -35.0 * (index % 5)) for index in range(25)])
+    marked_N3, error_N = located_N3 + 2.0, np.full(25, 2.0)
+    assert list(find_suspects(1, marked_N3, located_N3, error_N)) == []
     left, right = (SITES.index(parse_row_id_site(f"{side}_neural_foraminal_narrowing_l3_l4")) for side in SIDES)
-    marked_N3[left] = place_N3[right]
-    marked_N3[0] = place_N3[1]
-    marked_N3[4] = place_N3[4] + [0.0, 80.0, 0.0]
+    marked_N3[left] = located_N3[right]
+    marked_N3[0] = located_N3[1]
+    marked_N3[4] = located_N3[4] + [0.0, 80.0, 0.0]
     marked_N3[20] = np.nan
-    found = {suspect.site: suspect for suspect in find_suspects(1, marked_N3, place_N3, error_N)}
+    found = {suspect.site: suspect for suspect in find_suspects(1, marked_N3, located_N3, error_N)}
     assert {site: suspect.reason for site, suspect in found.items()} == {
         "left_neural_foraminal_narrowing_l3_l4": "on the other side",
         "spinal_canal_stenosis_l1_l2": "1 level too low",
-        "spinal_canal_stenosis_l5_s1": "far from where it is seen",
+        "spinal_canal_stenosis_l5_s1": "far from the located position",
     }
-    assert list(find_suspects(1, marked_N3, place_N3, np.full(25, 60.0))) == []  # it does not know better itself
+    # No mark is suspect if the expected error of the located positions is as large.
+    assert list(find_suspects(1, marked_N3, located_N3, np.full(25, 60.0))) == []
     root = DataRoot(tmp_path)
     write_suspects(root.logs("locator"), list(found.values()), "these marks")
     read, outdated = read_suspects(root, "these marks")
     assert [suspect.distance_mm for suspect in read] == [80.0, 35.0, 17.0] and outdated == 0
-    assert "L3-L4 left neural foraminal narrowing: marked 17 mm" in told(read[-1])
+    assert "L3-L4 left neural foraminal narrowing: marked 17 mm" in describe_suspect(read[-1])
     write_suspects(root.logs("older"), list(found.values()), "other marks")
     assert read_suspects(root, "these marks") == (read, 1) and read_suspects(root, None) == ([], 2)
     for damaged in (b"study_id\n1\n", b"\xff\xfe\n", (root.logs("locator") / "suspects.csv").read_bytes()[:-30]):
@@ -364,39 +379,39 @@ def test_marks_off_by_a_level_or_on_the_other_side_are_suspects(tmp_path: Path) 
             read_suspects(root, "these marks")
 
 
-def test_a_count_without_the_sacrum_is_unsure(study: Study, marked: MarkedStudy) -> None:
-    pictures = sagittal_pictures(study)
-    place_N3 = np.where(np.isfinite(marked.position_N3), marked.position_N3, 0.0)
-    assert count_error_mm(pictures, True, place_N3) == 0.0
-    assert 0 < count_error_mm([], False, place_N3) < LARGEST_ERROR_MM
-    # Only what a picture shows is seen: neither what lies beyond its grid, nor rows that are black.
-    dark = [replace(picture, grey_3HW=picture.grey_3HW.copy()) for picture in pictures]
-    for picture in dark:
-        _, row = picture.frame.to_pixel(place_N3[LAST_CANAL])
-        picture.grey_3HW[:, int(row) + 3 :] = 0
-    assert count_error_mm(dark, True, place_N3) > LARGEST_ERROR_MM
+def test_levels_counted_without_the_sacrum_have_a_large_expected_error(study: Study, marked: MarkedStudy) -> None:
+    images = sagittal_images(study)
+    located_N3 = np.where(np.isfinite(marked.position_N3), marked.position_N3, 0.0)
+    assert level_count_error_mm(images, True, located_N3) == 0.0
+    assert 0 < level_count_error_mm([], False, located_N3) < MAX_EXPECTED_ERROR_MM
+    # Black rows do not count as visible.
+    dark = [replace(image, grey_3HW=image.grey_3HW.copy()) for image in images]
+    for image in dark:
+        _, row = image.frame.to_pixel(located_N3[LOWEST_CANAL])
+        image.grey_3HW[:, int(row) + 3 :] = 0
+    assert level_count_error_mm(dark, True, located_N3) > MAX_EXPECTED_ERROR_MM
 
 
-def test_a_site_that_was_not_located_is_no_right_one() -> None:
+def test_a_site_that_was_not_located_counts_as_an_error() -> None:
     true_SN3 = np.zeros((4, 25, 3)) + np.arange(25)[:, None] * 40.0
-    place_SN3 = true_SN3 + 1.0
-    place_SN3[0] = np.nan
-    measured = Measured(place_SN3, true_SN3, np.where(np.isnan(place_SN3[..., 0]), np.nan, 2.0))
-    assert measured.not_located == 25 and measured.right_level_share == 0.75
-    for table in measured.tables():
-        assert table.found.value == 0.75 and table.median.value == pytest.approx(np.sqrt(3))
-        assert table.percentile_95.value == np.inf
+    located_SN3 = true_SN3 + 1.0
+    located_SN3[0] = np.nan
+    errors = PositionErrors(located_SN3, true_SN3, np.where(np.isnan(located_SN3[..., 0]), np.nan, 2.0))
+    assert errors.not_located == 25 and errors.right_level_share == 0.75
+    for row in errors.by_condition():
+        assert row.found.value == 0.75 and row.median.value == pytest.approx(np.sqrt(3))
+        assert row.percentile_95.value == np.inf
 
 
-def test_a_few_miscounted_studies_do_not_blur_what_is_expected_of_the_others() -> None:
+def test_a_few_miscounted_studies_do_not_change_the_error_scale() -> None:
     random = np.random.default_rng(0)
-    shares = (random.normal(size=(2000, 3)) ** 2).sum(axis=1) / 3  # of errors as large as expected
-    assert _scale(shares) == pytest.approx(1.0, abs=0.05)
-    assert _scale([*4 * shares]) == pytest.approx(2.0, abs=0.1)
-    assert _scale([*shares, *np.full(100, (35 / 2.5) ** 2)]) < 1.1
+    squared_ratios = (random.normal(size=(2000, 3)) ** 2).sum(axis=1) / 3  # of errors that are as large as expected
+    assert _error_scale(squared_ratios) == pytest.approx(1.0, abs=0.05)
+    assert _error_scale([*4 * squared_ratios]) == pytest.approx(2.0, abs=0.1)
+    assert _error_scale([*squared_ratios, *np.full(100, (35 / 2.5) ** 2)]) < 1.1
 
 
-def test_blank_slices_show_nothing(locator: Locator, study: Study) -> None:
+def test_blank_slices_give_no_detections(locator: Locator, study: Study) -> None:
     blank = replace(
         study,
         series=tuple(
@@ -405,5 +420,5 @@ def test_blank_slices_show_nothing(locator: Locator, study: Study) -> None:
         ),
     )
     located = locator.locate(blank)
-    assert located is not None and located.sightings == ()
-    assert np.isfinite(located.place_N3).all() and (located.error_N > LARGEST_ERROR_MM).all()
+    assert located is not None and located.detections == ()
+    assert np.isfinite(located.position_N3).all() and (located.expected_error_N > MAX_EXPECTED_ERROR_MM).all()

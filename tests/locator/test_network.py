@@ -1,4 +1,4 @@
-"""The locator's networks: every weight learns, and what a batch holds beside a picture does not change its maps."""
+"""The locator's networks: every weight has a gradient; an image's heatmaps do not depend on the rest of its batch."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from locator.locator import new_network
-from locator.network import LocatorNetwork, load_weights, save_network
+from locator.network import LocatorNetwork, load_weights, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -16,28 +16,28 @@ def network() -> LocatorNetwork:
     return new_network()
 
 
-def test_every_weight_gets_a_gradient(network: LocatorNetwork) -> None:
-    """One that does not would stop two processes at their second step."""
+def test_every_weight_has_a_gradient(network: LocatorNetwork) -> None:
+    """A weight without one would stop a training of two processes at its second step."""
     sagittal, axial = network(torch.rand(2, 3, 144, 112), torch.rand(2, 3, 96, 96))
     (sagittal.logsumexp(2).sum() + axial.logsumexp(2).sum()).backward()
     assert [name for name, weight in network.named_parameters() if weight.grad is None] == []
 
 
-def test_maps_are_probabilities_of_one_picture_alone(network: LocatorNetwork) -> None:
+def test_heatmaps_are_probabilities_and_depend_on_one_image_alone(network: LocatorNetwork) -> None:
     network.eval()
-    pictures = torch.rand(3, 3, 144, 112)
-    maps = network.sagittal.places(pictures)
-    assert maps.shape == (3, 10, 144, 112)
-    mass = maps.sum(dim=(2, 3))
-    assert (maps >= 0).all() and (mass < 1).all() and (mass > 0.2).all()  # "not here" has the rest
-    torch.testing.assert_close(network.sagittal.places(pictures[1:2])[0], maps[1], atol=1e-6, rtol=1e-3)
-    # Neither the scanner's gain nor its offset counts.
-    torch.testing.assert_close(network.sagittal.places(pictures * 200 + 30), maps, atol=1e-5, rtol=1e-2)
-    assert np.isfinite(network.sagittal.places(torch.zeros(1, 3, 144, 112))).all()
+    images = torch.rand(3, 3, 144, 112)
+    heatmaps = network.sagittal.heatmaps(images)
+    assert heatmaps.shape == (3, 10, 144, 112)
+    mass = heatmaps.sum(dim=(2, 3))
+    assert (heatmaps >= 0).all() and (mass < 1).all() and (mass > 0.2).all()  # the rest is the probability of "absent"
+    torch.testing.assert_close(network.sagittal.heatmaps(images[1:2])[0], heatmaps[1], atol=1e-6, rtol=1e-3)
+    # The scanner's gain and offset have no effect.
+    torch.testing.assert_close(network.sagittal.heatmaps(images * 200 + 30), heatmaps, atol=1e-5, rtol=1e-2)
+    assert np.isfinite(network.sagittal.heatmaps(torch.zeros(1, 3, 144, 112))).all()
 
 
-def test_weights_come_back_and_others_are_refused(network: LocatorNetwork, tmp_path: Path) -> None:
-    save_network(network, tmp_path / "w.safetensors")
+def test_saved_weights_load_again_and_damaged_files_are_refused(network: LocatorNetwork, tmp_path: Path) -> None:
+    save_weights(network, tmp_path / "w.safetensors")
     other = new_network()
     load_weights(other, tmp_path / "w.safetensors")
     for one, two in zip(network.state_dict().values(), other.state_dict().values(), strict=True):

@@ -166,7 +166,7 @@ class LoadedRun:
         """
         from data_prep.conversion.convert import convert_folder
         from data_prep.conversion.pairs import read_dataset
-        from locator.carried import placing_of
+        from locator.carried import placer_for_run
         from prompts.render import caption
         from vl_model.api.new_studies import check_paths, folder_within, probability_table, write_probabilities
         from vl_model.evaluation.submission import write_submission
@@ -178,7 +178,7 @@ class LoadedRun:
             descriptions = home_expanded(str(series_descriptions), "series_descriptions")
         check_paths(images, written_to, descriptions)
         grader = self.grader()
-        placer = placing_of(self.root, self.folder, locator)
+        placer = placer_for_run(self.root, self.folder, locator)
         with folder_within(written_to) if written_to else tempfile.TemporaryDirectory() as folder:
             processed = Path(folder) / "processed_data"
             convert_folder(

@@ -6,7 +6,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from locator.carried import Placing
+from locator.carried import CarriedFiles
 from runs.checkpoints import check_checkpoint, find_checkpoints
 from runs.launch import started_processes
 from runs.resuming import first_readable
@@ -62,7 +62,7 @@ class ContrastiveTraining:
 
     Args:
         training_set: the labelled sites, divided by fold, and their crops.
-        placing: the locator and atlas that are copied into the run, to locate the sites of new studies.
+        carried: the locator and atlas that are copied into the run, to locate the sites of new studies.
         model, duration, held_out, optimization, loss, augmentation, computation: the settings, by theme.
         checkpointing_steps: the steps between two checkpoints; None: one epoch.
         seed: the seed of every random choice.
@@ -73,7 +73,7 @@ class ContrastiveTraining:
     def __init__(
         self,
         training_set: TrainingSet,
-        placing: Placing,
+        carried: CarriedFiles,
         *,
         model: ModelSettings,
         duration: DurationSettings,
@@ -88,7 +88,7 @@ class ContrastiveTraining:
         settings: dict[str, Any],
     ) -> None:
         self.training_set = training_set
-        self.placing = placing
+        self.carried = carried
         self.model = model
         self.duration = duration
         self.held_out = held_out
@@ -201,7 +201,7 @@ class ContrastiveTraining:
         series = trained_series(self.model.model, self.model.pretrained, self.training_set.dataset, trained_rows)
         trained_on = {name: session.record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}
         save_site_model(model, session.run / "final", trained_on | {SERIES: series})
-        self.placing.copy_to(session.run)
+        self.carried.copy_to(session.run)
 
     def _trained_model(self, trainer: Trainer) -> SiteModel:
         """Return the trained model. Every process must call this; the result is complete in the first one only.

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import torch
 
-from locator.carried import Placing
+from locator.carried import CarriedFiles
 from runs.accelerators import choose_precision, precision_in_words, uses_cpu
 from runs.launch import check_launch, own_rank, started_processes, threads_per_process, trackers_of
 from runs.settings import RunSettings
@@ -47,7 +47,7 @@ class Checks:
     """
 
     check_run: Callable[[], None]
-    placing: Callable[[], Placing]
+    placing: Callable[[], CarriedFiles]
     loss: Callable[[], LossSettings]
     read: Callable[[], TrainingSet]
     build: Callable[[], SiteModel]
@@ -228,7 +228,7 @@ def check_trackers(trackers: tuple[str, ...]) -> tuple[bool, str]:
     return True, " and ".join(("metrics.csv", *trackers))
 
 
-def check_placing(placing: Placing) -> tuple[bool, str]:
+def check_placing(placing: CarriedFiles) -> tuple[bool, str]:
     """Describe what locates the sites of new studies: it is copied into the run."""
     parts = {"a locator": placing.locator, "the training studies' atlas": placing.atlas}
     names = [name for name, path in parts.items() if path is not None]

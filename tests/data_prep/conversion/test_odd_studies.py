@@ -132,7 +132,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, s
         root.table(table).unlink()
     save_untrained_locator(root.run("locator") / "final")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("locator.locator.LARGEST_ERROR_MM", 1000.0)  # also use uncertain positions
+        patch.setattr("locator.locator.MAX_EXPECTED_ERROR_MM", 1000.0)  # also use uncertain positions
         assert run_script(patch, prepare_data, "--root", str(root.path), "--workers", "1") == 0
     rows: dict[int, list[dict[str, str]]] = {}
     with (root.processed("test") / "sites.csv").open() as file:

@@ -1,4 +1,4 @@
-"""What trainers are timed on: one image a site, as crops.npy for ours and as PNG files and a CSV for open_clip's."""
+"""Images for timed trainings, one per site: crops.npy for train_vl.py, PNG files and a table for open_clip."""
 
 import csv
 from pathlib import Path
@@ -14,14 +14,18 @@ from prompts.render import caption
 
 TABLE = "images.csv"
 IMAGE_COLUMN, CAPTION_COLUMN = "image", "text"
-#: Fold 0 is held out of training: one study, as few as can be.
+#: Fold 0 is held out; it has one study, the smallest possible number.
 FOLDS = 2
 
 
-def write_material(root: Path, sites: int) -> None:
-    """A data root with `sites` sites to train on (a multiple of 25) and one held-out study; the CSV of the same images.
+def write_training_images(root: Path, sites: int) -> None:
+    """Write a data root, and a table of the same images as PNG files.
 
-    Images are smooth noise under fine noise: they take as long as others to decode, and nothing is to be learned.
+    The images are a sum of smooth and fine noise, which takes as long to decode as other images.
+
+    Args:
+        root: The data root.
+        sites: Number of training sites, a multiple of 25. One more study is held out.
     """
     assert sites % len(SITES) == 0, sites
     processed, images = root / "train" / "processed_data", root / "png"
@@ -49,7 +53,7 @@ def write_material(root: Path, sites: int) -> None:
 
 
 def _pairs(studies: int) -> list[Pair]:
-    """Study 0 is fold 0, the `studies` after it fold 1."""
+    """Return the pairs of study 0 in fold 0, and of `studies` further studies in fold 1."""
     draw = np.random.default_rng(0)
     return [
         Pair(
@@ -65,10 +69,10 @@ def _pairs(studies: int) -> list[Pair]:
             severity=severity,
             source=Source.ANNOTATED,
             fold=int(study_id > 0),
-            crop=study_id * len(SITES) + place,
+            crop=study_id * len(SITES) + number,
         )
         for study_id in range(studies + 1)
-        for place, site in enumerate(SITES)
+        for number, site in enumerate(SITES)
         for severity in [Severity(int(draw.choice(3, p=(0.8, 0.15, 0.05))))]
     ]
 
