@@ -65,7 +65,7 @@ CONDITIONS = (
 )
 
 
-def named(names: list[str]) -> list[Condition]:
+def named(names: Sequence[str]) -> list[Condition]:
     """Return the default, which all others are compared with, and the conditions of these names.
 
     Raises:

@@ -57,8 +57,8 @@ class Settings:
 
     folder: str = "data/ablations"
     """The folder of the cohorts, the base and the results."""
-    conditions: tuple[str, ...] = tuple(condition.name for condition in CONDITIONS)
-    """The names of the conditions."""
+    conditions: tuple[str, ...] = ()
+    """The names of the conditions. By default all of them."""
     seeds: PositiveInteger = 3
     """The number of seeds per condition."""
     steps: PositiveInteger = 120
@@ -73,7 +73,7 @@ class Settings:
 
 def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
-    conditions = named(settings.conditions)
+    conditions = named(settings.conditions or [condition.name for condition in CONDITIONS])
     folder = Path(settings.folder)
     second, base = prepare(folder, *settings.studies)
     plan = plan_of(folder, second, base, settings.steps, settings.batch_size)

@@ -14,7 +14,7 @@ used, so that only the times are meaningful. It takes about a second per study, 
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
