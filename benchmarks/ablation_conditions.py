@@ -4,6 +4,7 @@ The default is that of ``recipes/demo.yaml``: adapters of rank 16 on both towers
 the loss and the batches.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 

@@ -14,10 +14,12 @@ after the same step: every step communicates among all processes. Each loop over
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 from accelerate import Accelerator
 
@@ -78,7 +80,14 @@ def leave_signals_to_the_parent(worker: int) -> None:  # noqa: ARG001
     """Ignore SIGTERM and SIGINT in a worker of a data loader: `worker_init_fn` of torch's DataLoader.
 
     Launchers and Slurm send signals to whole groups of processes, but the run needs further batches until it stops. A
-    worker ends when its loader is closed, and within seconds if its parent is killed.
+    worker ends when its loader is closed, and within seconds if its parent is killed. It prints no traceback if the
+    parent is interrupted while it receives a batch, which breaks the connection.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _print_unless_disconnected
+
+
+def _print_unless_disconnected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)

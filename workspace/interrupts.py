@@ -117,13 +117,14 @@ class _Command:
 
 @cache
 def _reset_sigterm_in_forks() -> None:
-    """Give forked processes the default action of SIGTERM.
+    """Give forked processes the default action of SIGTERM, except while `noted` or `held` handles it.
 
     Until that is done it is blocked, because Python forgets a signal that comes between the fork and its own hooks.
     """
 
     def reset() -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGTERM) == _command._handle:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     os.register_at_fork(
@@ -221,7 +222,14 @@ def held() -> Iterator[None]:
             previous[number] = signal.signal(number, keep)
         yield
     finally:
+<<<<<<< HEAD
         for held_back, handler in previous.items():
             signal.signal(held_back, handler)
         for received in came:
             signal.raise_signal(received)
+=======
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+        for each in came:
+            signal.raise_signal(each)
+>>>>>>> wt-signals

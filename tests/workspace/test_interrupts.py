@@ -200,6 +200,27 @@ run_command("program.py", main)
     assert run(code) == (0, f"{-signal.SIGTERM}\n", "")
 
 
+def test_a_process_forked_while_sigterm_is_noted_goes_on() -> None:
+    """A worker of a data loader gets SIGTERM, sent to the group, before it can set its own handler."""
+    code = """
+import os, signal, time
+from workspace.cli import run_command
+from workspace.interrupts import noted
+
+def main():
+    with noted(signal.SIGTERM, lambda: None):
+        child = os.fork()
+        if not child:
+            time.sleep(0.5)
+            os._exit(7)
+        os.kill(child, signal.SIGTERM)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+run_command("program.py", main)
+"""
+    assert run(code) == (0, "7\n", "")
+
+
 def test_a_signal_that_was_dropped_is_noted() -> None:
     """A training starts to note SIGTERM while the exception of an earlier one has just been dropped."""
     code = """
