@@ -222,14 +222,7 @@ def held() -> Iterator[None]:
             previous[number] = signal.signal(number, keep)
         yield
     finally:
-<<<<<<< HEAD
-        for held_back, handler in previous.items():
-            signal.signal(held_back, handler)
-        for received in came:
-            signal.raise_signal(received)
-=======
         for each, handler in previous.items():
             signal.signal(each, handler)
         for each in came:
             signal.raise_signal(each)
->>>>>>> wt-signals
