@@ -8,6 +8,7 @@ from pathlib import Path
 
 from workspace.json_files import read_object
 from workspace.layout import DataRoot
+from workspace.setting_error import SettingError
 
 SCHEMA_VERSION = 1
 LOCATOR, WEIGHTS, ATLAS = "locator.json", "locator.safetensors", "atlas.json"
@@ -40,9 +41,9 @@ def find_locator(root: DataRoot, requested: str | None) -> Path | None:
     if requested is not None:
         folder = root.run(requested, "locator") / "final"
         if not (folder / LOCATOR).is_file():
-            raise ValueError(
-                f"locator {requested!r}: no {LOCATOR} in {folder}; "
-                f"run python train_locator.py --run {requested} to train one"
+            raise SettingError(
+                "locator",
+                f"{requested!r}: no {LOCATOR} in {folder}; run python train_locator.py --run {requested} to train one",
             )
     else:
         found = root.path.glob(f"train/checkpoints/*/final/{LOCATOR}")

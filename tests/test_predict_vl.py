@@ -12,7 +12,7 @@ import pytest
 import eval_vl
 import predict_vl
 from benchmarks import located_grades
-from tests.data_prep.conversion.test_odd_studies import save_untaught_locator
+from tests.data_prep.conversion.test_odd_studies import save_untrained_locator
 from tests.evaluated_root import run_here, write_evaluated_root, write_run
 
 Command = Callable[..., int]
@@ -121,7 +121,7 @@ def test_located_grades_prints_the_cost_of_placing_beside_true_positions(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(located_grades, "usable_cores", lambda: 1)
-    save_untaught_locator(tmp_path / "final")
+    save_untrained_locator(tmp_path / "final")
     cohort = ["--root", str(root), "--run", "first", "--cohort", str(root), "--locator", str(tmp_path / "final")]
     kept = tmp_path / "kept"
     for _ in range(2):  # the second time without converting

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from data_prep.sites import SITES, Severity, Site
+from workspace.setting_error import SettingError
 
 
 def assign_folds(severities: Mapping[int, Mapping[Site, Severity]], folds: int, seed: int) -> dict[int, int]:
@@ -17,7 +18,7 @@ def assign_folds(severities: Mapping[int, Mapping[Site, Severity]], folds: int, 
     assigned last. With fewer studies than folds, some folds are empty. Raises ValueError for fewer than two folds.
     """
     if folds < 2:
-        raise ValueError(f"folds {folds}: at least 2 are required")
+        raise SettingError("folds", f"{folds}: at least 2 are required")
     study_ids = sorted(severities)
     has_SC = np.zeros((len(study_ids), 3 * len(SITES)), dtype=bool)  # studies, classes
     for row, study_id in enumerate(study_ids):

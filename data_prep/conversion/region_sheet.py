@@ -21,6 +21,7 @@ from data_prep.sites import SITES, Condition, Level, Side, Site, View
 from workspace.cli import run_command
 from workspace.layout import data_root
 from workspace.root_settings import RootSettings
+from workspace.setting_error import SettingError
 from workspace.settings_parser import read_settings
 
 PROG = "-m data_prep.conversion.region_sheet"
@@ -80,7 +81,7 @@ def read_study_regions(processed: Path, study_id: int | None) -> StudyRegions:
         study_id = max(counts, key=lambda one: counts[one])
     own = {(pair.site, pair.view): pair for pair in pairs if pair.study_id == study_id}
     if not own:
-        raise ValueError(f"study {study_id}: it has no regions in {processed}")
+        raise SettingError("study", f"{study_id}: it has no regions in {processed}")
     return StudyRegions(processed, own, _positions(processed, study_id), _frames(processed, study_id))
 
 

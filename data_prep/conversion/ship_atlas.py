@@ -13,6 +13,7 @@ from data_prep.placement.shipped_atlas import SHIPPED
 from data_prep.studies.cohorts import split_cohort
 from workspace.cli import run_command
 from workspace.layout import DataRoot
+from workspace.setting_error import SettingError
 from workspace.setting_types import NonNegativeInteger, PositiveInteger
 from workspace.settings_parser import read_settings
 
@@ -35,7 +36,7 @@ def main() -> None:
         root = write_cohort(Path(folder), settings.studies, 0, settings.seed, Scanners.MIXED, progress=True)
         atlas = learn_from(split_cohort(DataRoot(root), "train"))
     if atlas is None:
-        raise ValueError(f"studies {settings.studies}: too few to learn an atlas from; try 10 or more")
+        raise SettingError("studies", f"{settings.studies}: too few to learn an atlas from; try 10 or more")
     atlas.save(SHIPPED)
     print(f"{SHIPPED}: learned from {atlas.studies} synthetic spines")
 

@@ -24,6 +24,7 @@ from data_prep.sites import SITES, Severity, Site
 from workspace.interrupts import held, stop_if_requested
 from workspace.json_files import read_object
 from workspace.layout import DataRoot, Split
+from workspace.setting_error import SettingError
 
 SCHEMA_VERSION = 1
 
@@ -82,13 +83,15 @@ def write_cohort(
         ValueError: if a number is impossible, or if another ``dataset`` exists.
     """
     if train < 0 or test < 0 or train + test < 1:
-        raise ValueError(f"train {train}, test {test}: at least one study is required, and no number may be negative")
+        raise SettingError(
+            "train", f"{train}, test {test}: at least one study is required, and no number may be negative"
+        )
     if workers < 1:
-        raise ValueError(f"workers {workers}: at least one process is required")
+        raise SettingError("workers", f"{workers}: at least one process is required")
     if seed < 0:
-        raise ValueError(f"seed {seed}: must not be negative")
+        raise SettingError("seed", f"{seed}: must not be negative")
     if (existing := next((path for path in (root, *root.parents) if path.exists()), root)) and not existing.is_dir():
-        raise ValueError(f"root {str(root)!r}: {existing} is a file; it should be a folder to write dataset/ in")
+        raise SettingError("root", f"{str(root)!r}: {existing} is a file; it should be a folder to write dataset/ in")
     settings = CohortSettings(seed, Scanners(scanners), Size(size), severities)
     manifest = _manifest(settings, train, test)
     final = DataRoot(Path(root))
@@ -107,7 +110,7 @@ def write_cohort(
         make = partial(write_study, working, settings)
         written = list(tqdm(_mapped(make, jobs, workers), total=len(jobs), unit="study", disable=not progress))
         if len({study.study_id for study in written}) < len(written):
-            raise ValueError(f"seed {seed}: two studies drew the same study id; choose another seed")
+            raise SettingError("seed", f"{seed}: two studies drew the same study id; choose another seed")
         write_tables(working.dataset, written)
         write_truth(truth / "truth.csv", written)
         (truth / "cohort.json").write_text(json.dumps(manifest, indent=1) + "\n")
@@ -214,7 +217,7 @@ def _already_written(root: Path, manifest: dict[str, Any]) -> bool:
         return True
     for name in ("dataset", "phantom_truth"):
         if (root / name).exists():
-            raise ValueError(
-                f"root {str(root)!r}: already holds another {name}/; choose a new folder, or remove that one first"
+            raise SettingError(
+                "root", f"{str(root)!r}: already holds another {name}/; choose a new folder, or remove that one first"
             )
     return False

@@ -21,6 +21,7 @@ from data_prep.truth import read_truth
 from workspace.cli import run_command
 from workspace.layout import DataRoot, data_root
 from workspace.root_settings import RootSettings
+from workspace.setting_error import SettingError
 from workspace.settings_parser import read_settings
 
 PROG = "-m data_prep.phantom.sheet"
@@ -59,7 +60,7 @@ def main() -> None:
     truth = read_training_truth(root)
     study_id = settings.study if settings.study is not None else _most_diseased(truth)
     if not (root.images("train") / str(study_id)).is_dir():
-        raise ValueError(f"study {study_id}: no such study in the train split of {root.dataset}")
+        raise SettingError("study", f"{study_id}: no such study in the train split of {root.dataset}")
     sheet = stacked([study_rows(read_slices(root, study_id)), severity_rows(root, truth)])
     Image.fromarray(sheet).save(settings.out, optimize=True)
     print(f"{settings.out}: shows study {study_id} and, below it, sites by severity")
@@ -72,8 +73,8 @@ def read_training_truth(root: DataRoot) -> Truth:
     """
     path = root.path / "phantom_truth" / "truth.csv"
     if not path.is_file():
-        raise ValueError(
-            f"root {str(root.path)!r}: phantom_truth/truth.csv is missing; write it with python -m data_prep.phantom"
+        raise SettingError(
+            "root", f"{str(root.path)!r}: phantom_truth/truth.csv is missing; write it with python -m data_prep.phantom"
         )
     return {
         (one.study_id, one.site): (one.severity, np.array(one.position_mm))

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from runs.run_record import RunRecord, read_run_record
 from workspace.json_files import read_object
 from workspace.layout import DataRoot, Split, data_root, home_expanded
+from workspace.setting_error import SettingError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,10 +119,11 @@ class LoadedRun:
         """Return the train split. Raises ValueError if the run was trained on another version of it."""
         dataset = self.dataset("train")
         if self.record.dataset_fingerprint != dataset.fingerprint:
-            raise ValueError(
-                f"run {self.name!r}: was trained on another data set ({self.record.dataset_fingerprint[:12]}) than "
+            raise SettingError(
+                "run",
+                f"{self.name!r}: was trained on another data set ({self.record.dataset_fingerprint[:12]}) than "
                 f"the one in {self.root.processed('train')} ({dataset.fingerprint[:12]}), whose folds may be others; "
-                "train a new run on it"
+                "train a new run on it",
             )
         return dataset
 
@@ -228,7 +230,7 @@ class LoadedRun:
         from vl_model.queries.run_index import available_splits, check_evaluated, open_run_index
 
         if top < 1:
-            raise ValueError(f"top {top}: must be at least 1")
+            raise SettingError("top", f"{top}: must be at least 1")
         if split not in (*_SPLITS, "both"):
             raise ValueError(f"split {split!r}: must be train, test or both")
         query = parse_query(text)
@@ -298,7 +300,7 @@ class LoadedRun:
         """Return the content of ``report.json``. Raises ValueError if eval_vl.py has not been run."""
         path = self.logs / "report.json"
         if not path.is_file():
-            raise ValueError(f"run {self.name!r}: has no report yet; run eval_vl.py first")
+            raise SettingError("run", f"{self.name!r}: has no report yet; run eval_vl.py first")
         return read_object(path, "eval_vl.py", REPORT_SCHEMA_VERSION)
 
     def _embed(

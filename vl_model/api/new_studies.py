@@ -15,6 +15,7 @@ from vl_model.data.site_table import SiteTable, full_table, site_table
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import Grader
 from vl_model.evaluation.predictions import site_columns
+from workspace.setting_error import SettingError
 from workspace.whole_files import replacing
 
 #: Columns of probabilities.csv after the probabilities: empty for a site that no image shows.
@@ -24,15 +25,15 @@ EVIDENCE = ("source", "view", "series_id", "instance_number", "x0", "y0", "x1", 
 def check_paths(images: Path, out: Path | None, series_descriptions: Path | None) -> None:
     """Raise ValueError if an input does not exist, or if the output would be written among the images."""
     if not images.is_dir():
-        raise ValueError(f"images {str(images)!r}: no such folder; it should contain <study>/<series>/*.dcm")
+        raise SettingError("images", f"{str(images)!r}: no such folder; it should contain <study>/<series>/*.dcm")
     if series_descriptions is not None and not series_descriptions.is_file():
-        raise ValueError(f"series_descriptions {str(series_descriptions)!r}: no such file")
+        raise SettingError("series_descriptions", f"{str(series_descriptions)!r}: no such file")
     if out is None:
         return
     if out.exists() and not out.is_dir():
-        raise ValueError(f"out {str(out)!r}: is a file; it should be a folder")
+        raise SettingError("out", f"{str(out)!r}: is a file; it should be a folder")
     if out.resolve().is_relative_to(images.resolve()):
-        raise ValueError(f"out {str(out)!r}: lies within images; choose a folder outside it")
+        raise SettingError("out", f"{str(out)!r}: lies within images; choose a folder outside it")
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from vl_model.data.sampling import Draws, SeveritySampling
 from vl_model.data.site_rows import SiteRow
 from vl_model.data.targets import Targets, one_hot_targets
 from vl_model.data.tiles import TileChanges, draw_changes, tiles_for_model
+from workspace.setting_error import SettingError
 
 NO_CAPTION = -1
 
@@ -110,9 +111,10 @@ class TrainingBatches(Dataset[Batch]):
     ) -> None:
         self.global_batch_size = batch_size * processes
         if len(rows) < self.global_batch_size:
-            raise ValueError(
-                f"per_device_train_batch_size {batch_size}: {len(rows)} labelled sites do not fill one batch of "
-                f"{self.global_batch_size} ({batch_size} x {processes} processes); lower it"
+            raise SettingError(
+                "per_device_train_batch_size",
+                f"{batch_size}: {len(rows)} labelled sites do not fill one batch of "
+                f"{self.global_batch_size} ({batch_size} x {processes} processes); lower it",
             )
         self.rows = list(rows)
         self.crops_R3HW = crops_R3HW

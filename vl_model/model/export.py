@@ -13,6 +13,7 @@ from vl_model.model.lineage import write_lineage
 from vl_model.model.site_model_files import load_site_model
 from vl_model.towers.model_names import model_name
 from vl_model.towers.towers import save_towers
+from workspace.setting_error import SettingError
 from workspace.whole_folders import whole_folder
 
 
@@ -23,12 +24,13 @@ def export_run(run: Path, folder: Path) -> str:
     """
     read_run_record(run)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f"export '{folder}': already exists; name a new folder")
+        raise SettingError("export", f"'{folder}': already exists; name a new folder")
     model = load_site_model(run / "final")
     if model.settings.tune == "head":
-        raise ValueError(
-            f"export '{folder}': run {run.name!r} was trained with tune 'head', so that its towers are those of "
-            f"{model.settings.model!r}, unchanged; export a run with another tune"
+        raise SettingError(
+            "export",
+            f"'{folder}': run {run.name!r} was trained with tune 'head', so that its towers are those of "
+            f"{model.settings.model!r}, unchanged; export a run with another tune",
         )
     model.write_logit_scale()
     with whole_folder(folder) as partial:

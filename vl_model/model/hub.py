@@ -11,6 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from vl_model.model.model_card import CARD, FOLDERS
 from workspace.json_files import read_object
+from workspace.setting_error import SettingError
 
 #: Errors of the connection to the hub. HfHubHTTPError's base is the error of the HTTP client, which differs by version.
 UNREACHABLE: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, LocalTokenNotFoundError, OSError, ValueError)
@@ -21,9 +22,9 @@ def check_repository(name: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError:
-        raise ValueError(
-            f"push_to_hub {name!r}: is not a repository's name; give ORGANISATION/NAME, of letters, digits, '-', '_' "
-            "and '.'"
+        raise SettingError(
+            "push_to_hub",
+            f"{name!r}: is not a repository's name; give ORGANISATION/NAME, of letters, digits, '-', '_' and '.'",
         ) from None
 
 

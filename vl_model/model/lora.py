@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from runs.full_tensors import full_tensor
 from vl_model.model.settings import LoraSettings
+from workspace.setting_error import SettingError
 
 if TYPE_CHECKING:
     from vl_model.towers.towers import Towers
@@ -91,9 +92,10 @@ def check_gradients(towers: "Towers") -> None:
         gradient = parameter.grad
         if gradient is None or (".lora_B." in name and not full_tensor(gradient).any()):
             layer = name.partition(".lora_")[0]
-            raise ValueError(
-                f"tune 'lora': the adapter on {layer} gets no gradient and would never learn; adapt fewer layers "
-                "(lora_towers, lora_last_blocks), or set tune to full"
+            raise SettingError(
+                "tune",
+                f"'lora': the adapter on {layer} gets no gradient and would never learn; adapt fewer layers "
+                "(lora_towers, lora_last_blocks), or set tune to full",
             )
 
 
@@ -165,7 +167,9 @@ def _matching(layers: dict[str, nn.Module], tower: str) -> list[str]:
         if {name.rpartition(".")[2] for name in names} == set(targets):
             return names
     known = "; ".join(", ".join(targets) for _, targets in FAMILIES)
-    raise ValueError(f"tune 'lora': the {tower} tower has no layers that can be adapted ({known}); set tune to full")
+    raise SettingError(
+        "tune", f"'lora': the {tower} tower has no layers that can be adapted ({known}); set tune to full"
+    )
 
 
 def _last_blocks(names: list[str], tower: str, count: int | None) -> list[str]:
@@ -175,5 +179,7 @@ def _last_blocks(names: list[str], tower: str, count: int | None) -> list[str]:
     block_of = {name: found[1] for name in names if (found := re.match(r"(.+\.\d+)\.", name))}
     blocks = list(dict.fromkeys(block_of.values()))
     if count > len(blocks):
-        raise ValueError(f"lora_last_blocks {count}: the {tower} tower has only {len(blocks)} blocks; set at most that")
+        raise SettingError(
+            "lora_last_blocks", f"{count}: the {tower} tower has only {len(blocks)} blocks; set at most that"
+        )
     return [name for name, block in block_of.items() if block in blocks[-count:]]

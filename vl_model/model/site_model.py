@@ -21,6 +21,7 @@ from vl_model.model.residual_head import ResidualHead
 from vl_model.model.settings import ModelSettings
 from vl_model.towers.model_names import has_own_weights, model_folder
 from vl_model.towers.towers import load_towers
+from workspace.setting_error import SettingError
 
 if TYPE_CHECKING:
     from vl_model.towers.towers import Towers
@@ -186,9 +187,10 @@ def build_site_model(settings: ModelSettings) -> SiteModel:
     Raises ValueError if the towers cannot be loaded, or have no layers to adapt.
     """
     if settings.tune != "full" and not has_own_weights(settings.model, settings.pretrained):
-        raise ValueError(
-            f"model {settings.model!r}: has random weights, which tune {settings.tune!r} would keep frozen; set "
-            "pretrained, set model to local-dir:PATH, or set tune to full to train it from random weights"
+        raise SettingError(
+            "model",
+            f"{settings.model!r}: has random weights, which tune {settings.tune!r} would keep frozen; set "
+            "pretrained, set model to local-dir:PATH, or set tune to full to train it from random weights",
         )
     towers = load_towers(settings.model, settings.pretrained)
     if base := model_folder(settings.model):  # an absolute path, because the model may be loaded from other folders

@@ -13,6 +13,7 @@ from runs.run_record import read_run_record
 from vl_model.evaluation.embeddings import fingerprint
 from vl_model.queries.index import Index, IndexRefused, build_index, load_index, save_index
 from workspace.layout import DataRoot, Split
+from workspace.setting_error import SettingError
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 
@@ -20,14 +21,14 @@ SPLITS: tuple[Split, ...] = ("train", "test")
 def check_evaluated(root: DataRoot, run: str) -> None:
     """Raise ValueError if the run has no heads yet."""
     if not (root.run(run) / "heads" / "heads.json").is_file():
-        raise ValueError(f"run {run!r}: has no heads yet; run eval_vl.py first")
+        raise SettingError("run", f"{run!r}: has no heads yet; run eval_vl.py first")
 
 
 def available_splits(root: DataRoot, run: str) -> list[Split]:
     """Return the splits that the run has embeddings of. Raises ValueError if there is none."""
     found = [split for split in SPLITS if (_embeddings(root, run, split) / "embeddings.json").is_file()]
     if not found:
-        raise ValueError(f"run {run!r}: has no embeddings yet; run eval_vl.py first")
+        raise SettingError("run", f"{run!r}: has no embeddings yet; run eval_vl.py first")
     return found
 
 

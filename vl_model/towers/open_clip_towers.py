@@ -31,6 +31,7 @@ from vl_model.towers.l2_normalize import l2_normalize
 from vl_model.towers.model_names import OPEN_CLIP_CONFIG
 from vl_model.towers.separate_attention import fused_state_dict, unfuse_attention
 from vl_model.towers.unreadable_weights import why_unreadable
+from workspace.setting_error import SettingError
 
 CONFIGS = Path(__file__).with_name("configs")
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -182,15 +183,16 @@ def load_named(model: str, pretrained: str | None) -> OpenClipTowers:
     if model not in names:
         near = difflib.get_close_matches(model, names, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see open_clip.list_models()"
-        raise ValueError(
-            f"model {model!r}: is neither an open_clip name nor local-dir:PATH, hf-hub:NAME, hf:PATH or hf:NAME; {hint}"
+        raise SettingError(
+            "model",
+            f"{model!r}: is neither an open_clip name nor local-dir:PATH, hf-hub:NAME, hf:PATH or hf:NAME; {hint}",
         )
     if pretrained and Path(pretrained).is_file():
         return _create(model, pretrained, "the file must hold the weights of this model")
     if pretrained and not get_pretrained_cfg(model, pretrained):
         tags = list_pretrained_tags_by_model(model)
         known = f"its tags are {', '.join(tags)}" if tags else "it has no tags"
-        raise ValueError(f"pretrained {pretrained!r}: is neither a file nor a tag of {model}; {known}")
+        raise SettingError("pretrained", f"{pretrained!r}: is neither a file nor a tag of {model}; {known}")
     return _create(model, pretrained, _where_to_get(model, pretrained))
 
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from vl_model.towers.model_names import HF_HUB, LOCAL_DIR, TRANSFORMERS
 from workspace.layout import home_expanded
+from workspace.setting_error import SettingError
 
 if TYPE_CHECKING:
     from vl_model.towers.open_clip_towers import OpenClipTowers
@@ -41,7 +42,7 @@ def load_towers(model: str, pretrained: str | None = None) -> "Towers":
     Raises ValueError, in one line, for an unknown name and for a missing or unreadable file, with the remedy.
     """
     if model.startswith((LOCAL_DIR, HF_HUB, TRANSFORMERS)) and pretrained:
-        raise ValueError(f"pretrained {pretrained!r}: model {model!r} has its own weights; leave pretrained out")
+        raise SettingError("pretrained", f"{pretrained!r}: model {model!r} has its own weights; leave pretrained out")
     # Each library takes seconds to import, so only the one that is needed is imported.
     if model.startswith(TRANSFORMERS):
         from vl_model.towers.transformers_towers import load_transformers_towers

@@ -9,6 +9,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 from workspace.layout import home_expanded
+from workspace.setting_error import SettingError
 
 #: The files of a model. Each line lists alternatives; all files of one alternative must exist.
 NEEDED: tuple[tuple[tuple[str, ...], ...], ...] = (
@@ -42,12 +43,12 @@ def find_model(name: str) -> Path:
     folder = home_expanded(name, "model")
     if folder.is_dir():
         if missing := missing_files(folder):
-            raise ValueError(f"model 'hf:{name}': missing files: {', '.join(missing)}; {_remedy('REPOSITORY')}")
+            raise SettingError("model", f"'hf:{name}': missing files: {', '.join(missing)}; {_remedy('REPOSITORY')}")
         return folder
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ValueError(
-            f"model 'hf:{name}': no such folder; give an existing one, or a name such as "
-            "hf:openai/clip-vit-base-patch16"
+        raise SettingError(
+            "model",
+            f"'hf:{name}': no such folder; give an existing one, or a name such as hf:openai/clip-vit-base-patch16",
         )
     return _cached(name) or _downloaded(name)
 
@@ -81,22 +82,24 @@ def _downloaded(name: str) -> Path:
             if "model.safetensors" in missing_files(folder):
                 snapshot_download(name, allow_patterns=[pattern])
     except GatedRepoError:
-        raise ValueError(
-            f"model 'hf:{name}': requires a licence; accept it on the model's page on the hub, then run hf auth login"
+        raise SettingError(
+            "model",
+            f"'hf:{name}': requires a licence; accept it on the model's page on the hub, then run hf auth login",
         ) from None
     except (RepositoryNotFoundError, HFValidationError):
-        raise ValueError(
-            f"model 'hf:{name}': the hub has no model of this name that you may read; check the name, or run "
-            "hf auth login"
+        raise SettingError(
+            "model",
+            f"'hf:{name}': the hub has no model of this name that you may read; check the name, or run hf auth login",
         ) from None
     except (HfHubHTTPError, OSError, ValueError, RuntimeError):
-        raise ValueError(
-            f"model 'hf:{name}': is not on this machine, and the hub cannot be reached; {_remedy(name)}"
+        raise SettingError(
+            "model", f"'hf:{name}': is not on this machine, and the hub cannot be reached; {_remedy(name)}"
         ) from None
     if missing := missing_files(folder):
-        raise ValueError(
-            f"model 'hf:{name}': the repository lacks {', '.join(missing)}; choose a CLIP or SigLIP model that "
-            "transformers loads"
+        raise SettingError(
+            "model",
+            f"'hf:{name}': the repository lacks {', '.join(missing)}; choose a CLIP or SigLIP model that "
+            "transformers loads",
         )
     return folder
 

@@ -24,6 +24,7 @@ from vl_model.towers.l2_normalize import l2_normalize
 from vl_model.towers.separate_attention import fused_state_dict, unfuse_attention
 from vl_model.towers.transformers_files import find_model, read_companions
 from vl_model.towers.unreadable_weights import why_unreadable
+from workspace.setting_error import SettingError
 
 #: `model_type` in config.json -> the class of transformers that loads the model.
 CLASSES = {"clip": "CLIPModel", "siglip": "SiglipModel"}
@@ -108,15 +109,16 @@ def load_transformers_towers(name: str) -> TransformersTowers:
             folder, local_files_only=True, trust_remote_code=False
         )
     if missing := [*loading["missing_keys"], *loading["mismatched_keys"]]:
-        raise ValueError(
-            f"model 'hf:{name}': the weights lack {len(missing)} tensors, such as {min(map(str, missing))}; "
-            "config.json and the weights must be of the same model"
+        raise SettingError(
+            "model",
+            f"'hf:{name}': the weights lack {len(missing)} tensors, such as {min(map(str, missing))}; "
+            "config.json and the weights must be of the same model",
         )
     _check_size(name, clip.config.vision_config.image_size, processor)
     towers = TransformersTowers(clip.float(), tokenizer, processor, read_companions(folder))
     if int(towers.tokenize(["a"]).max()) >= clip.config.text_config.vocab_size:
-        raise ValueError(
-            f"model 'hf:{name}': the tokenizer has more tokens than the weights; both must be of the same model"
+        raise SettingError(
+            "model", f"'hf:{name}': the tokenizer has more tokens than the weights; both must be of the same model"
         )
     return towers
 
@@ -125,14 +127,15 @@ def _model_class(name: str, folder: Path) -> Any:
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"model 'hf:{name}': config.json has no readable model_type ({error!r})") from None
+        raise SettingError("model", f"'hf:{name}': config.json has no readable model_type ({error!r})") from None
     if found == "siglip2":
-        raise ValueError(
-            f"model 'hf:{name}': is a SigLIP 2 of variable resolution; choose one of fixed resolution, such as "
-            "hf:google/siglip2-base-patch16-224"
+        raise SettingError(
+            "model",
+            f"'hf:{name}': is a SigLIP 2 of variable resolution; choose one of fixed resolution, such as "
+            "hf:google/siglip2-base-patch16-224",
         )
     if found not in CLASSES:
-        raise ValueError(f"model 'hf:{name}': is a {found!r} model; hf: supports {' and '.join(CLASSES)}")
+        raise SettingError("model", f"'hf:{name}': is a {found!r} model; hf: supports {' and '.join(CLASSES)}")
     return getattr(transformers, CLASSES[found])
 
 
@@ -140,9 +143,10 @@ def _check_size(name: str, expected: int, processor: Any) -> None:
     """Check that the processor and the weights expect images of one size; raises ValueError if not."""
     size = dict(getattr(processor, "crop_size", None) or processor.size)
     if expected not in size.values():
-        raise ValueError(
-            f"model 'hf:{name}': the processor makes images of {size}, but the weights expect {expected} pixels; both "
-            "must be of the same model"
+        raise SettingError(
+            "model",
+            f"'hf:{name}': the processor makes images of {size}, but the weights expect {expected} pixels; both "
+            "must be of the same model",
         )
 
 
@@ -159,8 +163,8 @@ def _reading(name: str) -> Iterator[None]:
         yield
     except _UNREADABLE as error:
         reason = why_unreadable(error)
-        raise ValueError(
-            f"model 'hf:{name}': cannot be loaded ({reason}); all files of the folder must be of the same model"
+        raise SettingError(
+            "model", f"'hf:{name}': cannot be loaded ({reason}); all files of the folder must be of the same model"
         ) from None
 
 
