@@ -24,27 +24,17 @@ if __name__ == "__main__":
 
     end_at_ctrl_c()  # until run_command takes over: the imports take a while
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import Literal
 
 from workspace.cli import run_command, usable_cores
-from workspace.layout import DataRoot, Split, data_root
+from workspace.layout import Split, data_root
 from workspace.root_settings import RootSettings
 from workspace.setting_types import FoldCount, NonNegativeInteger, PositiveInteger
 from workspace.settings_parser import read_settings
 
-if TYPE_CHECKING:
-    from data_prep.conversion.executors import Pool
-    from data_prep.conversion.merge import Summary
-    from data_prep.placement.atlas import Atlas
-    from data_prep.studies.cohorts import Cohort
-
 PROG = "prepare_data.py"
-#: Tables that name test studies: each study needs an answer, even if there are no images at all.
-TEST_TABLES = ("test_series_descriptions.csv", "sample_submission.csv")
 
 
 @dataclass(frozen=True)
@@ -73,157 +63,43 @@ def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
     root = data_root(settings.root)
 
+    # Half a second of imports, which --help does without.
+    from data_prep.conversion.preparation import check_split, conversion_pool, prepare_split
     from data_prep.studies.cohorts import split_cohort
+    from data_prep.studies.splits import splits_to_prepare
+    from locator.files import find_locator, locator_fingerprint
+    from locator.site_placer import make_placer
+    from locator.suspects import print_suspects
+    from prompts.render import caption
 
     # All tables and folders are read before the first image, so that wrong input is reported at once.
     cohorts = {split: split_cohort(root, split) for split in splits_to_prepare(root, settings.split)}
+    studies = max(len(cohort.folders) for cohort in cohorts.values())
     usable: dict[Split, bool] = {}
-    with pool_for(cohorts.values(), settings) as pool:
+    with conversion_pool(studies, settings.workers, settings.dask_scheduler) as pool:
+        locator = find_locator(root, settings.locator)
         for split, cohort in cohorts.items():
-            usable[split] = (check if settings.check else prepare)(root, split, cohort, settings, pool)
-    if not any(usable.values()):
-        folder = root.dataset if len(usable) > 1 else root.images(next(iter(usable)))
-        raise ValueError(f"{folder}: none of its studies has a readable image; --check prints why, file by file")
-
-
-def splits_to_prepare(root: DataRoot, wanted: str) -> list[Split]:
-    """Return the requested splits; for "both", those that exist. Raises ValueError if there is nothing to read."""
-    if not root.dataset.is_dir():
-        raise ValueError(f"{root.dataset}: no such folder; it should contain the competition's tables and images")
-    if wanted != "both":
-        return [wanted]  # type: ignore[list-item]
-    splits: tuple[Split, ...] = ("train", "test")
-    present = [split for split in splits if root.images(split).is_dir()]
-    if not present:
-        raise ValueError(f"{root.dataset}: contains neither train_images nor test_images")
-    for split in splits:
-        if split in present:
-            continue
-        if (
-            split == "test"
-            and not root.images(split).exists()
-            and any(root.table(name).is_file() for name in TEST_TABLES)
-        ):
-            print(f"test: {root.images(split)} does not exist; the studies that the tables name have no images")
-            present.append(split)
-        else:
-            print(f"{split}: {root.images(split)} does not exist, so this split is skipped")
-    return present
-
-
-@contextmanager
-def pool_for(cohorts: Iterable["Cohort"], settings: Settings) -> Iterator["Pool"]:
-    """Open the workers of the whole command, at most one per study.
-
-    An interruption, a full disk and a lost cluster are reported with how to continue.
-    """
-    from data_prep.conversion.convert import DiskFull
-    from data_prep.conversion.executors import open_pool
-
-    studies = max(len(cohort.folders) for cohort in cohorts)
-    hint = "the same command continues from here"
-    with open_pool(max(1, min(settings.workers, studies)), settings.dask_scheduler) as pool:
-        try:
-            yield pool
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(hint) from None
-        except BrokenPipeError:  # the reader of the output left: a ConnectionError too, but not the cluster's
-            raise
-        except (DiskFull, ChildProcessError, ConnectionError) as error:
-            raise OSError(f"{error}; {hint}") from error
-
-
-def check(root: DataRoot, split: Split, cohort: "Cohort", settings: Settings, pool: "Pool") -> bool:
-    """Print what converting a split would do, and every fault. Returns whether any of it can be used.
-
-    For the train split, also print the suspects: marks that a locator, which did not learn from their studies,
-    contradicts.
-    """
-    from data_prep.conversion.dry_run import check_cohort, describe, fault_table
-    from locator.files import find_locator
-    from locator.suspects import MARKS, describe_suspect, read_suspects
-
-    locator = find_locator(root, settings.locator)
-    placer = f"the locator {locator.parent.name!r}" if locator else "an atlas"
-    findings = check_cohort(cohort, max_pixels=settings.max_pixels, pool=pool)
-    print(describe(cohort, findings, placer))
-    if findings.faults:
-        print(f"\n{fault_table(findings.faults)}\n")
-    if split == "train":
-        suspects, outdated = read_suspects(root, cohort.hashes.get(MARKS))
-        for suspect in suspects:
-            print(f"{split}: suspect: {describe_suspect(suspect)}")
-        if outdated:
-            print(f"{split}: {outdated} tables of suspects skipped: {MARKS} has changed; train the locators again")
-    return findings.slices > 0
-
-
-def prepare(root: DataRoot, split: Split, cohort: "Cohort", settings: Settings, pool: "Pool") -> bool:
-    """Convert one split unless it is up to date, and print a summary. Returns whether any of it could be used."""
-    from data_prep.conversion.convert import (
-        NothingReadable,
-        convert_cohort,
-        input_key,
-        learn_from,
-        read_inputs,
-        summary_if_current,
-    )
-    from data_prep.placement.shipped_atlas import NOTICE
-    from locator.files import find_locator, locator_fingerprint
-    from locator.site_placer import make_placer
-    from prompts.render import caption
-
-    processed = root.processed(split)
-    noted: dict[str, Any] = {name: getattr(settings, name) for name in ("folds", "seed", "max_pixels")}
-    atlas = learned_atlas(root) if split == "test" else None
-    locator = find_locator(root, settings.locator)
-    if locator is not None:
-        noted["locator"] = {"run": locator.parent.name, "fingerprint": locator_fingerprint(locator)}
-    inputs = read_inputs(cohort)
-    key = input_key(cohort, inputs, noted, atlas, caption)
-    summary = summary_if_current(processed, key)
-    if summary is None:
-        work: dict[str, Any] = {"inputs": inputs, "pool": pool, "max_pixels": settings.max_pixels}
-        if split == "train":
-            atlas = learn_from(cohort, seed=settings.seed, processed=processed, **work)
-        placer = make_placer(locator, atlas)
-        if locator is None and atlas is None:
-            print(f"{split}: {NOTICE}")
-        try:
-            summary = convert_cohort(
+            if settings.check:
+                placer = f"the locator {locator.parent.name!r}" if locator else "an atlas"
+                usable[split] = check_split(cohort, placer, settings.max_pixels, pool)
+                if split == "train":
+                    print_suspects(root, cohort.hashes)
+                continue
+            usable[split] = prepare_split(
+                root,
+                split,
                 cohort,
-                processed,
-                atlas=atlas,
-                placer=placer,
+                pool,
+                make_placer=partial(make_placer, locator),
+                locator={"run": locator.parent.name, "fingerprint": locator_fingerprint(locator)} if locator else None,
                 caption=caption,
                 folds=settings.folds,
                 seed=settings.seed,
-                key=key,
-                settings=noted,
-                **work,
+                max_pixels=settings.max_pixels,
             )
-        except NothingReadable as refusal:
-            print(refusal)
-            return False
-    report(split, processed, summary)
-    return summary.slices > 0
-
-
-def learned_atlas(root: DataRoot) -> "Atlas | None":
-    """Return the atlas that was learned from the train split, if there is one."""
-    from data_prep.placement.atlas import load_atlas
-
-    path = root.processed("train") / "atlas.json"
-    return load_atlas(path) if path.is_file() else None
-
-
-def report(split: Split, processed: Path, summary: "Summary") -> None:
-    state = "is up to date" if summary.up_to_date else "written"
-    print(f"{split}: {summary.studies} studies, {summary.slices} slices, {summary.pairs} pairs; {processed} {state}")
-    for kind, count in sorted(summary.faults.items(), key=lambda entry: -entry[1]):
-        print(f"{split}: {count:6d} {kind}")
-    if summary.faults:
-        print(f"{split}: each fault is a row of {processed / 'faults.csv'}")
+    if not any(usable.values()):
+        folder = root.dataset if len(usable) > 1 else root.images(next(iter(usable)))
+        raise ValueError(f"{folder}: none of its studies has a readable image; --check prints why, file by file")
 
 
 if __name__ == "__main__":

@@ -138,3 +138,17 @@ def describe_suspect(suspect: Suspect) -> str:
         f"study {suspect.study_id}, {parse_row_id_site(suspect.site).words}: marked {suspect.distance_mm:g} mm from "
         f"the located position (expected error {suspect.expected_error_mm:g} mm): {suspect.reason}"
     )
+
+
+def print_suspects(root: DataRoot, hashes: Mapping[str, str]) -> None:
+    """Print the suspects of all locators, and how many tables of suspects are outdated.
+
+    Args:
+        root: The data root.
+        hashes: The digests of the tables of the train split, by name.
+    """
+    suspects, outdated = read_suspects(root, hashes.get(MARKS))
+    for suspect in suspects:
+        print(f"train: suspect: {describe_suspect(suspect)}")
+    if outdated:
+        print(f"train: {outdated} tables of suspects skipped: {MARKS} has changed; train the locators again")

@@ -1,0 +1,128 @@
+"""The preparation of one split, as prepare_data.py runs it: a dry run, or a conversion unless it is up to date."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from data_prep.conversion.convert import (
+    DiskFull,
+    NothingReadable,
+    convert_cohort,
+    input_key,
+    learn_from,
+    read_inputs,
+    summary_if_current,
+)
+from data_prep.conversion.dry_run import check_cohort, describe, fault_table
+from data_prep.conversion.executors import Pool, open_pool
+from data_prep.conversion.merge import Caption, Summary
+from data_prep.placement.atlas import Atlas, load_atlas
+from data_prep.placement.placer import Placer
+from data_prep.placement.shipped_atlas import NOTICE
+from data_prep.studies.cohorts import Cohort
+from workspace.layout import DataRoot, Split
+
+#: How to continue after an interruption, a full disk or a lost cluster.
+HINT = "the same command continues from here"
+
+
+@contextmanager
+def conversion_pool(studies: int, workers: int, dask_scheduler: str | None) -> Iterator[Pool]:
+    """Open the workers of a whole command, at most one per study.
+
+    An interruption, a full disk and a lost cluster are reported with how to continue.
+    """
+    with open_pool(max(1, min(workers, studies)), dask_scheduler) as pool:
+        try:
+            yield pool
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(HINT) from None
+        except BrokenPipeError:  # the reader of the output left: a ConnectionError too, but not the cluster's
+            raise
+        except (DiskFull, ChildProcessError, ConnectionError) as error:
+            raise OSError(f"{error}; {HINT}") from error
+
+
+def check_split(cohort: Cohort, placer: str, max_pixels: int, pool: Pool) -> bool:
+    """Print what converting a split would do, and every fault. Returns whether any of it can be used.
+
+    Args:
+        cohort: the split's studies.
+        placer: what would place unannotated sites, in words.
+        max_pixels: larger images are refused.
+        pool: the workers that read the images.
+    """
+    findings = check_cohort(cohort, max_pixels=max_pixels, pool=pool)
+    print(describe(cohort, findings, placer))
+    if findings.faults:
+        print(f"\n{fault_table(findings.faults)}\n")
+    return findings.slices > 0
+
+
+def prepare_split(
+    root: DataRoot,
+    split: Split,
+    cohort: Cohort,
+    pool: Pool,
+    *,
+    make_placer: Callable[[Atlas | None], Placer],
+    locator: dict[str, str] | None,
+    caption: Caption,
+    folds: int,
+    seed: int,
+    max_pixels: int,
+) -> bool:
+    """Convert one split unless it is up to date, and print a summary. Returns whether any of it could be used.
+
+    Args:
+        root: the data root.
+        split: its split.
+        cohort: the split's studies.
+        pool: the workers that convert them.
+        make_placer: makes what places unannotated sites, from the atlas if there is one.
+        locator: the run and the fingerprint of the locator that it uses, to be recorded; None without a locator.
+        caption: makes the caption of a site and severity.
+        folds: the number of folds of the train split.
+        seed: the seed of the folds, and of the atlas's sample of studies.
+        max_pixels: larger images are refused.
+    """
+    processed = root.processed(split)
+    settings: dict[str, Any] = {"folds": folds, "seed": seed, "max_pixels": max_pixels}
+    if locator is not None:
+        settings["locator"] = locator
+    atlas = _learned_atlas(root) if split == "test" else None
+    inputs = read_inputs(cohort)
+    key = input_key(cohort, inputs, settings, atlas, caption)
+    summary = summary_if_current(processed, key)
+    if summary is None:
+        work: dict[str, Any] = {"inputs": inputs, "pool": pool, "max_pixels": max_pixels}
+        if split == "train":
+            atlas = learn_from(cohort, seed=seed, processed=processed, **work)
+        if locator is None and atlas is None:
+            print(f"{split}: {NOTICE}")
+        output: dict[str, Any] = {"caption": caption, "key": key, "settings": settings}
+        try:
+            summary = convert_cohort(
+                cohort, processed, atlas=atlas, placer=make_placer(atlas), folds=folds, seed=seed, **output, **work
+            )
+        except NothingReadable as refusal:
+            print(refusal)
+            return False
+    _print_summary(split, processed, summary)
+    return summary.slices > 0
+
+
+def _learned_atlas(root: DataRoot) -> Atlas | None:
+    """Return the atlas that was learned from the train split, if there is one."""
+    path = root.processed("train") / "atlas.json"
+    return load_atlas(path) if path.is_file() else None
+
+
+def _print_summary(split: Split, processed: Path, summary: Summary) -> None:
+    state = "is up to date" if summary.up_to_date else "written"
+    print(f"{split}: {summary.studies} studies, {summary.slices} slices, {summary.pairs} pairs; {processed} {state}")
+    for kind, count in sorted(summary.faults.items(), key=lambda entry: -entry[1]):
+        print(f"{split}: {count:6d} {kind}")
+    if summary.faults:
+        print(f"{split}: each fault is a row of {processed / 'faults.csv'}")
