@@ -15,7 +15,7 @@ import predict_vl
 import prepare_data
 from benchmarks import located_grades
 from data_prep.phantom.cohort import write_cohort
-from tests.data_prep.conversion.test_odd_studies import save_untaught_locator
+from tests.data_prep.conversion.test_odd_studies import save_untrained_locator
 from tests.test_eval_vl import write_run
 from workspace.cli import run_command
 
@@ -141,7 +141,7 @@ def test_what_placing_costs_is_told_beside_the_true_places(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(located_grades, "usable_cores", lambda: 1)
-    save_untaught_locator(tmp_path / "final")
+    save_untrained_locator(tmp_path / "final")
     cohort = ["--root", str(root), "--run", "first", "--cohort", str(root), "--locator", str(tmp_path / "final")]
     kept = tmp_path / "kept"
     for _ in range(2):  # the second time without converting
