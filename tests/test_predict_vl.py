@@ -12,10 +12,8 @@ import pytest
 import eval_vl
 import predict_vl
 from benchmarks import located_grades
-from data_prep.phantom.cohort import write_cohort
 from tests.data_prep.conversion.test_odd_studies import save_untrained_locator
-from tests.test_eval_vl import write_run
-from workspace.cli import run_command
+from tests.evaluated_root import run_here, write_evaluated_root, write_run
 
 Command = Callable[..., int]
 
