@@ -23,14 +23,13 @@ import textwrap
 from argparse import Action, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
-from workspace.cli import fail
+from workspace.cli import fail, invoked_as
 from workspace.parser_messages import bounds_in_words, one_line
 from workspace.settings_file import SettingsFile
 
@@ -173,12 +172,6 @@ class _HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: Action) -> str:
         return _OWN_HELP.get(action.dest, action.help or "")
-
-
-def invoked_as(prog: str) -> str:
-    """Return the name by which the user called the command: the installed one (``lumbar-train``), or `prog`."""
-    name = Path(sys.argv[0]).name
-    return name if name.startswith("lumbar-") else prog
 
 
 def settings_files_first(words: Iterable[str]) -> list[str]:

@@ -253,12 +253,20 @@ def test_null_is_a_value_where_the_type_admits_it(tmp_path: Path) -> None:
     assert read_settings(PROG, DOC, Limited, words).limit is None
 
 
-def test_an_installed_command_names_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("call", "end"),
+    [
+        ("read_settings(PROG, DOC, Settings)", "; see lumbar-train --help\n"),
+        ("run_command(PROG, lambda: data_root('/nowhere') and 0)", "it should be the folder that holds dataset/\n"),
+    ],
+)
+def test_an_installed_command_names_itself_in_every_error(call: str, end: str) -> None:
     code = (
         "import sys; sys.argv = ['/bin/lumbar-train', '--x'];"
-        f"from tests.workspace.{Path(__file__).stem} import *; read_settings(PROG, DOC, Settings)"
+        "from workspace.cli import run_command; from workspace.layout import data_root;"
+        f"from tests.workspace.{Path(__file__).stem} import *; {call}"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
     )
-    assert done.stderr.startswith("lumbar-train: error: ") and done.stderr.endswith("; see lumbar-train --help\n")
+    assert done.stderr.startswith("lumbar-train: error: ") and done.stderr.endswith(end)
