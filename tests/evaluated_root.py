@@ -27,7 +27,9 @@ def write_run(
     """Write a finished run as train_vl.py leaves it, whose adapters or towers have not learned anything yet."""
     import torch
 
-    from vl_model.model.site_model import ModelSettings, build_site_model
+    from vl_model.model.settings import ModelSettings
+    from vl_model.model.site_model import build_site_model
+    from vl_model.model.site_model_files import save_site_model
 
     folder = root / "train" / "checkpoints" / run
     fingerprint = read_dataset(root / "train" / "processed_data").fingerprint
@@ -36,7 +38,7 @@ def write_run(
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1 * seed)
-    model.save(folder / "final", {"dataset_fingerprint": fingerprint, "steps": 0})
+    save_site_model(model, folder / "final", {"dataset_fingerprint": fingerprint, "steps": 0})
     record = {"settings": {"model": base}, "held_out_folds": held_out_folds, "dataset_fingerprint": fingerprint}
     record["finished"] = True
     (folder / "run.json").write_text(json.dumps(record))

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 from workspace.interrupts import exit_status, is_requested
@@ -19,6 +20,12 @@ EXIT_BAD_INPUT = 2
 def usable_cores() -> int:
     """Return the number of cores that this process may use, as limited by taskset, Slurm or a container's cpuset."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def invoked_as(prog: str) -> str:
+    """Return the name by which the user called the command: the installed one (``lumbar-train``), or `prog`."""
+    name = Path(sys.argv[0]).name
+    return name if name.startswith("lumbar-") else prog
 
 
 def fail(prog: str, message: str) -> NoReturn:
@@ -33,6 +40,7 @@ def run_command(prog: str, main: Callable[[], int | None]) -> NoReturn:
     Ctrl-C and SIGTERM end it by way of every ``finally``, see `workspace.interrupts`. Any other exception is a defect
     of the program and keeps its traceback.
     """
+    prog = invoked_as(prog)
     raise SystemExit(exit_status(prog, partial(_status, prog, main)))
 
 

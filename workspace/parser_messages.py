@@ -11,6 +11,8 @@ _IN_PLAIN_WORDS = {
     r"expected int, got |invalid literal for int\(\) with base 10: ": "expected a whole number, got ",
     r"expected float, got |could not convert string to float: ": "expected a number, got ",
     r"expected bool, got ": "expected true or false, got ",
+    r"expected str, got ": "expected text (in YAML, quote it), got ",
+    r"int\(\) argument must be a string, .*? not 'NoneType'$": "expected a whole number, got null",
 }
 _REQUIRED = "the following arguments are required: "
 

@@ -23,14 +23,13 @@ import textwrap
 from argparse import Action, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
-from workspace.cli import fail
+from workspace.cli import fail, invoked_as
 from workspace.parser_messages import bounds_in_words, one_line
 from workspace.settings_file import SettingsFile
 
@@ -89,6 +88,7 @@ class SettingsParser(ArgumentParser):
             allow_abbrev=False,
         )
         self.switches: set[str] = set()
+        self.optional: set[str] = set()
         self._kind = kind
         self.add_argument(
             "--config",
@@ -107,7 +107,7 @@ class SettingsParser(ArgumentParser):
         for action in self._actions:
             # An empty value is a shell's unset variable: it must not count as left out.
             if action.option_strings and namespace.get(action.dest) == "":
-                self.error(f"--{action.dest} '': is empty; give it a value, or leave it out")
+                self._refuse_empty(f"--{action.dest}")
         return _build(self._kind, namespace)
 
     def parse_args(self, args: Any = None, *others: Any, **named: Any) -> Any:
@@ -116,6 +116,9 @@ class SettingsParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
         fail(self.prog, f"{one_line(message, list(self._option_string_actions))}; see {self._command()} --help")
+
+    def _refuse_empty(self, flag: str) -> NoReturn:
+        self.error(f"{flag} '': is empty; give it a value, or leave it out")
 
     def _command(self) -> str:
         is_installed = not self.prog.endswith(".py") and not self.prog.startswith("-m ")
@@ -140,6 +143,8 @@ class SettingsParser(ArgumentParser):
             if word == "--":
                 return [*joined, word, *left]
             word = self._with_underscores(word)
+            if word.endswith("=") and word[:-1] in self._option_string_actions:
+                self._refuse_empty(word[:-1])
             if word.startswith("--") and word[2:] in self.switches:
                 word = f"{word}={left.pop(0).lower() if left and self._is_value(left[0]) else 'true'}"
             joined.append(word)
@@ -167,12 +172,6 @@ class _HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: Action) -> str:
         return _OWN_HELP.get(action.dest, action.help or "")
-
-
-def invoked_as(prog: str) -> str:
-    """Return the name by which the user called the command: the installed one (``lumbar-train``), or `prog`."""
-    name = Path(sys.argv[0]).name
-    return name if name.startswith("lumbar-") else prog
 
 
 def settings_files_first(words: Iterable[str]) -> list[str]:
@@ -214,6 +213,8 @@ def _add_field(parser: SettingsParser, container: Any, prefix: str, entry: "Fiel
     if entry.metadata.get("positional"):
         container.add_argument(name, type=kind, metavar=name.upper(), help=text)
         return
+    if NoneType in get_args(hint):
+        parser.optional.add(name)
     default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
     if default is MISSING:
         options["required"] = True

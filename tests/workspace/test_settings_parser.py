@@ -175,6 +175,10 @@ def test_help_shows_the_examples_the_bounds_and_the_defaults(capsys: pytest.Capt
     [
         ([], "required: --images; see"),
         (["--images", ""], "--images '': is empty; give it a value, or leave it out"),
+        (["--images", "x", "--check="], "--check '': is empty"),
+        (["--images", "x", "--show="], "--show '': is empty"),
+        (["--images", "x", "--config="], "--config '': is empty"),
+        (["--images", "x", "--seed", "null"], "--seed: expected a whole number, got null"),
         (["--images", "x", "--scale", "1"], "--scale 1"),
         (["--images", "x", "--sead", "1"], "--sead 1 (did you mean --seed?)"),
         (["--images", "x", "--seed", "-1"], "--seed: -1 should be at least 0"),
@@ -209,7 +213,14 @@ def test_a_wrong_flag_is_one_line(arguments: list[str], said: str, capsys: pytes
         (b"check: maybe", "check should be true or false, not 'maybe'"),
         (b"check: 1", "check should be true or false, not '1'"),
         (b"seed:", "seed has no value"),
-        (b"seed: {a: 1}", "--seed"),
+        (b"rate:", "rate has no value"),
+        (b"seed: {a: 1}", "seed should be a single value, not"),
+        (b"root: [1, 2]", "root should be a single value, not '[1, 2]'"),
+        (b"folds: 3", "folds should be a list such as [0, 1], not '3'"),
+        (b"weights: [1, 2]", "weights should be a list of 3 values, not '[1, 2]'"),
+        (b"weights: [1, 2, x]", "--weights element 3: expected a number, got 'x'"),
+        (b"images: 7", "--images: expected text (in YAML, quote it), got 7"),
+        (b"print_config: true", "no setting 'print_config'"),
     ],
 )
 def test_a_wrong_settings_file_is_one_line(
@@ -229,12 +240,33 @@ def test_flags_take_precedence_over_the_settings_file_wherever_they_stand(tmp_pa
     assert settings == Settings(images="x", seed=3, steps=7, folds=(3,), check=True)
 
 
-def test_an_installed_command_names_itself(tmp_path: Path) -> None:
+def test_null_is_a_value_where_the_type_admits_it(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("limit: null\nsteps: null\n")
+
+    @dataclass(frozen=True)
+    class Limited(Settings):
+        limit: PositiveInteger | None = 2
+        """Checkpoints to keep; null keeps all."""
+
+    words = ["--images", "x", "--config", str(path)]
+    assert read_settings(PROG, DOC, Limited, words).limit is None
+
+
+@pytest.mark.parametrize(
+    ("call", "end"),
+    [
+        ("read_settings(PROG, DOC, Settings)", "; see lumbar-train --help\n"),
+        ("run_command(PROG, lambda: data_root('/nowhere') and 0)", "it should be the folder that holds dataset/\n"),
+    ],
+)
+def test_an_installed_command_names_itself_in_every_error(call: str, end: str) -> None:
     code = (
         "import sys; sys.argv = ['/bin/lumbar-train', '--x'];"
-        f"from tests.workspace.{Path(__file__).stem} import *; read_settings(PROG, DOC, Settings)"
+        "from workspace.cli import run_command; from workspace.layout import data_root;"
+        f"from tests.workspace.{Path(__file__).stem} import *; {call}"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
     )
-    assert done.stderr.startswith("lumbar-train: error: ") and done.stderr.endswith("; see lumbar-train --help\n")
+    assert done.stderr.startswith("lumbar-train: error: ") and done.stderr.endswith(end)

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -164,7 +165,8 @@ class LoadedRun:
             empty for a site that no image shows; its probabilities are the frequencies of the training studies.
 
         Raises:
-            ValueError: a folder or table does not exist, the images contain no study, or the run is not evaluated.
+            ValueError: a folder or table does not exist, the images contain no study, the run is not evaluated, or
+                `workers` or `batch_size` is not possible.
         """
         from data_prep.conversion.convert import convert_folder
         from data_prep.conversion.pairs import read_dataset
@@ -173,11 +175,11 @@ class LoadedRun:
         from vl_model.api.new_studies import check_paths, folder_within, probability_table, write_probabilities
         from vl_model.evaluation.submission import write_submission
 
-        images = home_expanded(str(images), "images")
-        written_to = None if out is None else home_expanded(str(out), "out")
-        descriptions = None
-        if series_descriptions is not None:
-            descriptions = home_expanded(str(series_descriptions), "series_descriptions")
+        _check_count("workers", workers)
+        _check_count("batch_size", batch_size)
+        images = _path("images", images)
+        written_to = None if out is None else _path("out", out)
+        descriptions = None if series_descriptions is None else _path("series_descriptions", series_descriptions)
         check_paths(images, written_to, descriptions)
         grader = self.grader()
         placer = placer_for_run(self.root, self.folder, locator)
@@ -229,8 +231,7 @@ class LoadedRun:
         from vl_model.queries.index import join, rank
         from vl_model.queries.run_index import available_splits, check_evaluated, open_run_index
 
-        if top < 1:
-            raise SettingError("top", f"{top}: must be at least 1")
+        _check_count("top", top)
         if split not in (*_SPLITS, "both"):
             raise ValueError(f"split {split!r}: must be train, test or both")
         query = parse_query(text)
@@ -249,13 +250,14 @@ class LoadedRun:
             batch_size: sites per forward pass.
 
         Raises:
-            ValueError: the data set has not been prepared.
+            ValueError: the data set has not been prepared, or `batch_size` is not possible.
         """
         from data_prep.conversion.pairs import read_dataset
         from vl_model.evaluation.embeddings import read_embeddings, write_embeddings
 
+        _check_count("batch_size", batch_size)
         split = next((split for split in _SPLITS if data == split), None)
-        processed = self.root.processed(split) if split else home_expanded(str(data), "data")
+        processed = self.root.processed(split) if split else _path("data", data)
         dataset = read_dataset(processed)
         expected = {"checkpoint": self.checkpoint, "dataset": dataset.fingerprint}
         if split is None:
@@ -292,7 +294,12 @@ class LoadedRun:
         return texts
 
     def embed_texts(self, texts: Sequence[str]) -> "NDArray[np.float32]":
-        """Return the L2-normalised embeddings (N, D) of any texts."""
+        """Return the L2-normalised embeddings (N, D) of any texts.
+
+        Raises ValueError if `texts` is a single string, whose letters would be taken for texts, or contains no text.
+        """
+        if isinstance(texts, str) or not texts:
+            raise ValueError(f"texts {texts!r}: must be a list of one or more texts")
         text_ND: NDArray[np.float32] = self.model.embed_texts(list(texts)).detach().float().cpu().numpy()
         return text_ND
 
@@ -315,3 +322,16 @@ class LoadedRun:
         rows = group_sites(dataset.pairs)
         image_ND = embed_rows(self.model, rows, open_crops(processed), batch_size, label)
         return Embeddings(rows, image_ND, fingerprint)
+
+
+def _check_count(setting: str, value: object) -> None:
+    """Raise SettingError unless `value` is a whole number and at least 1; the scripts' flags have the same bound."""
+    if not isinstance(value, Integral) or value < 1:
+        raise SettingError(setting, f"{value!r}: must be a whole number and at least 1")
+
+
+def _path(setting: str, value: str | Path) -> Path:
+    """Return the path with the home folder expanded. Raises SettingError for '', which is no name of a folder."""
+    if value == "":
+        raise SettingError(setting, "'': is empty; give it a value, or leave it out")
+    return home_expanded(str(value), setting)

@@ -137,7 +137,17 @@ def test_wrong_use_is_one_line_that_quotes_it(root: Path, run: LoadedRun, tmp_pa
     assert "no such file" in refused(run.grade, images, series_descriptions=tmp_path / "none.csv")
     assert "lies within images" in refused(run.grade, images, out=images / "out")
     assert "'nowhere'" in refused(run.grade, images, locator="nowhere")
-    assert refused(run.search, "severe", top=0) == "top 0: must be at least 1"
+    for top in (0, 1.5, "3"):
+        assert refused(run.search, "severe", top=top) == f"top {top!r}: must be a whole number and at least 1"
+    for count in (0, -3):  # a negative batch would leave every embedding zero
+        for name in ("workers", "batch_size"):
+            assert f"{name} {count}: must be" in refused(run.grade, images, **{name: count})
+        assert f"batch_size {count}: must be" in refused(run.embed, "train", batch_size=count)
+    for name in ("out", "series_descriptions"):
+        assert f"{name} '': is empty" in refused(run.grade, images, **{name: ""})
+    assert "images '': is empty" in refused(run.grade, "")
+    for texts in ("severe", []):
+        assert f"texts {texts!r}: must be a list" in refused(run.embed_texts, texts)
     assert refused(run.search, "severe", split="validation") == "split 'validation': must be train, test or both"
     assert "is empty" in refused(run.search, " ")
     assert "dataset.json: no such file" in refused(run.embed, tmp_path)
