@@ -42,7 +42,8 @@ def read_learning_set(processed: Path, held_out_folds: Sequence[int]) -> Learnin
     studies = read_marked_studies(processed, fold_of)
     if unknown := set(held_out_folds) - set(fold_of.values()):
         raise SettingError(
-            "held_out_folds", f"{sorted(unknown)}: this data set's folds are {sorted(set(fold_of.values()))}"
+            "held_out_folds",
+            f"{sorted(unknown)}: the data set has no such folds; it has {sorted(set(fold_of.values()))}",
         )
     training = tuple(study for study in studies if study.fold not in held_out_folds)
     held_out = tuple(study for study in studies if study.fold in held_out_folds)

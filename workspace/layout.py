@@ -74,7 +74,10 @@ def run_name(name: str, setting: str = "run") -> str:
     Raises SettingError, which names `setting`, if it is too long or has other characters than a run's name may have.
     """
     if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
-        raise SettingError(setting, f"{name!r}: a run's name has only letters, digits, '-', '_' and '.'")
+        raise SettingError(
+            setting,
+            f"{name!r}: a run's name may contain only letters, digits, '-', '_' and '.', and must not begin with '.'",
+        )
     if len(os.fsencode(name)) > LONGEST_RUN_NAME:
         raise SettingError(setting, f"{name[:30]!r}...: a run's name has at most {LONGEST_RUN_NAME} characters")
     return name

@@ -89,11 +89,13 @@ class SettingsParser(ArgumentParser):
             allow_abbrev=False,
         )
         self.switches: set[str] = set()
+        #: The file of ``--config`` while it is read, for the errors.
+        self.settings_file: str | None = None
         self._kind = kind
         self.add_argument(
             "--config",
             action=SettingsFile,
-            help="A YAML file of settings. Flags take precedence over it.",
+            help=CONFIG_HELP,
             metavar="FILE",
         )
         if kind is not None:
@@ -115,7 +117,10 @@ class SettingsParser(ArgumentParser):
         return super().parse_args(settings_files_first(words), *others, **named)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
-        fail(self.prog, f"{one_line(message, list(self._option_string_actions))}; see {self._command()} --help")
+        line = one_line(message, list(self._option_string_actions))
+        if self.settings_file is not None and "--config" not in line:
+            line = f"--config {self.settings_file!r}: {line}"
+        fail(self.prog, f"{line}; see {self._command()} --help")
 
     def _command(self) -> str:
         is_installed = not self.prog.endswith(".py") and not self.prog.startswith("-m ")
