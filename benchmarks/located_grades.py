@@ -82,7 +82,7 @@ class Settings(RootSettings):
 
 def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
-    root, cohort_root = data_root(settings.root), data_root(settings.cohort)
+    root, cohort_root = data_root(settings.root), data_root(settings.cohort, "cohort")
     check_locator(Path(settings.locator))
     torch.set_num_threads(1)
     truth = cohort_root.path / "phantom_truth" / "truth.csv"

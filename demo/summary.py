@@ -35,7 +35,7 @@ class Settings:
 
 def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
-    root = data_root(settings.second)
+    root = data_root(settings.second, "second")
     print_seconds(Path(settings.steps))
     print_table({run: read_report(root, run) for run in ("base", "lora")})
     print_submission(root)

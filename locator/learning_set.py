@@ -1,6 +1,6 @@
-"""What a locator learns from: the marked studies of a data set, divided by fold.
+"""The training data of a locator: the marked studies of a data set, divided by fold.
 
-Nothing here imports torch: wrong data is refused before that takes its seconds.
+Nothing here imports torch, so that wrong data is refused before that import, which takes seconds.
 """
 
 from collections.abc import Sequence

@@ -63,6 +63,6 @@ def bounds_in_words(bounds: Sequence[tuple[str, object]]) -> str:
 
 
 def _limits(found: re.Match[str]) -> str:
-    """``v>=0 and v<inf`` -> ``should be at least 0 and finite``"""
+    """Return the bounds in words: ``v>=0 and v<inf`` becomes ``should be at least 0 and finite``."""
     limits = [re.fullmatch(r"v(\W+)(.*)", part) for part in found[1].split(" and ")]
     return f"should be {bounds_in_words([(limit[1], limit[2]) for limit in limits if limit])}"

@@ -1,4 +1,4 @@
-"""How training varies its tiles. Nothing here imports torch: ``--help`` reads it."""
+"""The augmentation of tiles in training. Nothing here imports torch: ``--help`` reads it."""
 
 from dataclasses import dataclass, field
 

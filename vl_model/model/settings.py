@@ -1,4 +1,4 @@
-"""What a site model is made of. Nothing here imports torch: ``--help`` reads it."""
+"""The settings of a site model: base, tuning and adapters. Nothing here imports torch: ``--help`` reads it."""
 
 from dataclasses import dataclass, field
 from typing import Literal
