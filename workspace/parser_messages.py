@@ -8,6 +8,7 @@ _IN_PLAIN_WORDS = {
     r"^argument (--\w+): ": r"\1: ",
     r"^(--\w+): (\S+) should be ": r"\1 \2: should be ",
     r"(\S+) not among choices \((.*)\)": r"invalid choice: \1 (choose from \2)",
+    r"Expected a typing\.Literal\[(.*?)\]": r"invalid choice (choose from \1)",
     r"expected (\d+) arguments": r"expected \1 values",
     r"expected (one|at least one) argument": r"expected \1 value",
     r"expected int, got |invalid literal for int\(\) with base 10: ": "expected a whole number, got ",
