@@ -36,11 +36,12 @@ class Settings(RunNameSettings):
     head: Literal["auto", "zero_shot", "linear_probe"] = "auto"
     """The head that makes the submission. auto: the one with the better metric on the held-out studies."""
     compare: str | None = None
-    """Another run, already evaluated, to compare with on the same studies."""
+    """The name of another evaluated run, to compare this run with on the studies that both held out."""
     solution: str | None = None
-    """A table of true grades: only score the run's submission.csv against it."""
+    """Evaluate nothing: score the run's submission.csv against this CSV file of true grades. Its columns are
+    study_id, condition, side, level and severity, or those of train.csv."""
     batch_size: PositiveInteger = 64
-    """Sites per forward pass."""
+    """The number of sites per forward pass."""
     seed: NonNegativeInteger = 0
     """The seed of the cross-fitting groups and of the bootstrap."""
 
@@ -113,7 +114,7 @@ def score_submission_of(submission: Path, solution: Path) -> None:
     if not submission.is_file():
         raise ValueError(f"{submission}: no such file; eval_vl.py writes it if there is a test split")
     if not solution.is_file():
-        raise ValueError(f"--solution {str(solution)!r}: no such file; it should be a table of true grades")
+        raise ValueError(f"--solution {str(solution)!r}: no such file; it should be a CSV file of true grades")
     from vl_model.evaluation.report_text import metric_line
     from vl_model.evaluation.submission import score_submission
 

@@ -35,15 +35,15 @@ class Settings(RunNameSettings):
     images: str
     """The folder of the DICOM studies: <study>/<series>/*.dcm, or one such study."""
     out: str
-    """The folder for probabilities.csv, submission.csv and faults.csv."""
+    """The folder into which probabilities.csv, submission.csv and faults.csv are written."""
     series_descriptions: str | None = None
     """A CSV file with the columns study_id, series_id and series_description."""
     locator: str | None = None
     """The name of a locator's run, or none for the atlas alone. By default the locator that was saved with the run."""
     workers: PositiveInteger = field(default_factory=usable_cores)
-    """Processes that read DICOM files. By default one per core."""
+    """The number of processes that read DICOM files. By default one per core."""
     batch_size: PositiveInteger = 64
-    """Sites per forward pass."""
+    """The number of sites per forward pass."""
 
 
 def main() -> None:

@@ -42,11 +42,11 @@ class Settings(RootSettings):
     """Settings of prepare_data.py."""
 
     split: Literal["train", "test", "both"] = "both"
-    """The studies to prepare. both: those of the splits that exist."""
+    """The studies to prepare. both: the studies of all splits that exist."""
     check: bool = False
     """Read everything, write nothing, and print every fault."""
     workers: PositiveInteger = field(default_factory=usable_cores)
-    """Processes that convert studies. By default one per core."""
+    """The number of processes that convert studies. By default one per core."""
     dask_scheduler: str | None = None
     """The address of a Dask scheduler, whose workers then convert the studies."""
     folds: FoldCount = 5
@@ -54,9 +54,9 @@ class Settings(RootSettings):
     seed: NonNegativeInteger = 0
     """The seed of the division into folds and of the atlas's sample of studies."""
     locator: str | None = None
-    """The run of the locator to use, or none to use no locator. By default the newest one."""
+    """The run of the locator to use, or none to use no locator. By default the newest locator."""
     max_pixels: PositiveInteger = 4096 * 4096
-    """Images with more pixels are refused before they are decoded."""
+    """The largest number of pixels of an image. Larger images are skipped without being decoded."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Search a run's studies by text: ranked studies, each with the slice and the region that show the finding.
+"""Search the studies of a run by text: print ranked studies, each with the slice and region that show the finding.
 
     python query_vl.py --root DATA --run first "severe left foraminal narrowing at L4-L5"
     python query_vl.py --root DATA --run first "at least moderate canal stenosis, L3 to S1" --top 10 --save answers
@@ -36,15 +36,16 @@ class Settings(RunNameSettings):
     text: str = field(metadata={"positional": True})
     """What to search for, for example "severe left foraminal narrowing at L4-L5"."""
     split: Literal["train", "test", "both"] = "both"
-    """The studies to search. both: all that the run has embeddings of."""
+    """The studies to search. both: all studies of which the run has embeddings."""
     top: PositiveInteger = 5
     """The number of studies to return."""
     json: bool = False
-    """Print JSON and nothing else."""
+    """Print the answers as JSON, and nothing else."""
     save: str | None = None
-    """A folder for the crops and answers.png."""
+    """The folder into which the answers' slices and crops and answers.png are written."""
     truth: str | None = None
-    """A CSV file of known grades to show, with the columns study_id, condition, side, level and severity."""
+    """A CSV file of known grades to show. Its columns are study_id, condition, side, level and severity, or those of
+    train.csv."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Train a locator, which finds the 25 sites in unannotated studies, on the marked studies of the training split.
+"""Train a locator, which finds the 25 sites in unannotated studies, on the marked studies of the train split.
 
     python train_locator.py --root DATA
     accelerate launch --config_file accelerate_configs/cpu_2.yaml train_locator.py --root DATA --run locator
@@ -32,7 +32,7 @@ PROG = "train_locator.py"
 
 @dataclass(frozen=True)
 class LocatorRunSettings(RunSettings):
-    """The run: its name, its checkpoints and its records."""
+    """The run: its name, its checkpoints and its logs."""
 
     run: str = "locator"
     checkpointing_steps: PositiveInteger = 200
@@ -58,13 +58,13 @@ class Settings:
     session: LocatorRunSettings
     optimization: LocatorOptimizationSettings
     max_train_steps: PositiveInteger = 800
-    """The number of steps: one batch of sagittal and one of axial images each."""
+    """The number of steps. Each step takes one batch of sagittal and one batch of axial images."""
     per_device_train_batch_size: PositiveInteger = 16
-    """Sagittal images, and as many axial ones, per process and step."""
+    """The number of sagittal images per process and step; it is also the number of axial images."""
     held_out_folds: tuple[int, ...] = (0,)
-    """The folds that the locator never learns from."""
+    """The folds whose studies the locator is not trained on."""
     show: PositiveInteger | None = field(default=None, metadata={"without_value": 10})
-    """Train nothing: draw the N held-out studies of a finished run with the largest errors. N is 10 if left out."""
+    """Train nothing: draw the N held-out studies with the largest errors of a finished run. N is 10 if left out."""
 
 
 def main() -> None:
@@ -115,9 +115,11 @@ def show(root: DataRoot, run: str, count: int) -> None:
     record = read_run_record(root.run(run))
     studies = read_learning_set(root.processed("train"), record.held_out_folds)
     if studies.fingerprint != record.dataset_fingerprint:
-        raise ValueError(f"--run {run!r}: was trained on other data than {studies.processed} holds now")
+        raise ValueError(
+            f"--run {run!r}: was trained on other data than {studies.processed} contains now; train a new run"
+        )
     if not studies.held_out:
-        raise ValueError(f"--run {run!r}: held out no study, so that --show has none to draw")
+        raise ValueError(f"--run {run!r}: held out no study, so there is none to draw; train it with --held_out_folds")
     cases = locate_studies(load_locator(root.run(run) / "final"), studies.held_out, studies.processed)
     for path in write_sheets(cases, root.logs(run) / "sheets", count):
         print(path)

@@ -53,11 +53,13 @@ class Settings:
     augmentation: Augmentation
     computation: ComputationSettings
     doctor: bool = False
-    """Train nothing: check everything that the run needs, print what is missing and how to mend it."""
+    """Train nothing: check everything that the run needs, and print what is missing and how to provide it."""
     export: str | None = None
-    """Train nothing: write the finished run to this folder, adapters merged, for stock open_clip or transformers."""
+    """Train nothing: write the finished run to this folder, with its adapters merged, as a model that open_clip or
+    transformers can load."""
     push_to_hub: str | None = None
-    """Upload final/ to this repository, ORGANISATION/NAME, after training. A new repository is private."""
+    """The repository on the Hugging Face hub, ORGANISATION/NAME, to which final/ is uploaded after training. A new
+    repository is private."""
 
 
 def main() -> int:

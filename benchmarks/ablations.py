@@ -1,4 +1,5 @@
-"""Effect of each part of the training: the default against conditions that differ from it in one respect.
+"""Measure the effect of each part of the training: compare the default with conditions that
+differ from it in one respect.
 
     python -m benchmarks.ablations
     python -m benchmarks.ablations --folder data/demo    # uses the cohorts and the base of `make demo`
@@ -56,19 +57,19 @@ class Settings:
     """Settings of the ablations."""
 
     folder: str = "data/ablations"
-    """The folder of the cohorts, the base and the results."""
+    """The folder for the cohorts, the base and the results."""
     conditions: tuple[str, ...] = ()
     """The names of the conditions. By default all of them."""
     seeds: PositiveInteger = 3
     """The number of seeds per condition."""
     steps: PositiveInteger = 120
-    """The training steps per condition."""
+    """The number of training steps per condition."""
     batch_size: PositiveInteger = 32
-    """Sites per step."""
+    """The number of sites per step."""
     workers: PositiveInteger = 2
     """The number of parallel processes, with one thread each."""
     studies: tuple[PositiveInteger, PositiveInteger] = (80, 160)
-    """The sizes of the two cohorts, if they do not exist yet."""
+    """The numbers of studies of the two cohorts, which are written if they do not exist yet."""
 
 
 def main() -> None:

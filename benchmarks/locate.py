@@ -1,4 +1,4 @@
-"""Speed and accuracy of a locator on phantom studies.
+"""Measure the speed and accuracy of a locator on phantom studies.
 
     python -m benchmarks.locate
     python -m benchmarks.locate --root PHANTOM --locator DATA/train/checkpoints/locator/final --hurt true
@@ -51,7 +51,7 @@ class Settings:
     """Settings of the benchmark of the locator."""
 
     root: str | None = None
-    """The root of a phantom cohort with a test split. By default a small cohort is written."""
+    """The data root of a phantom cohort with a test split. By default a small cohort is written."""
     locator: str | None = None
     """The folder final/ of a locator. By default one with random weights is used."""
     studies: PositiveInteger = 80
@@ -59,7 +59,7 @@ class Settings:
     hurt: bool = False
     """Also measure errors on damaged studies."""
     show: str | None = None
-    """A folder for sheets of the studies with the largest errors."""
+    """The folder into which sheets of the studies with the largest errors are drawn."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Effect of errors in the sites' positions on the grades of a run.
+"""Measure the effect of errors in the sites' positions on the grades of runs.
 
     python -m benchmarks.located_grades --root data/demo/second --run lora --cohort PHANTOM --locator LOCATOR/final
 
@@ -73,16 +73,16 @@ class Settings(RootSettings):
     run: tuple[str, ...]
     """The names of evaluated runs."""
     cohort: str
-    """The root of a phantom cohort with a test split."""
+    """The data root of a phantom cohort with a test split."""
     locator: str
     """The folder final/ of a locator."""
     kept: str | None = None
-    """A folder to keep the conversions in."""
+    """The folder in which the conversions are kept. By default they are deleted at the end."""
 
 
 def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
-    root, cohort_root = data_root(settings.root), data_root(settings.cohort)
+    root, cohort_root = data_root(settings.root), data_root(settings.cohort, "cohort")
     check_locator(Path(settings.locator))
     torch.set_num_threads(1)
     truth = cohort_root.path / "phantom_truth" / "truth.csv"

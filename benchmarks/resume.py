@@ -1,4 +1,4 @@
-"""Equality of interrupted and resumed runs with an uninterrupted run, in every bit of the weights and the metrics.
+"""Check that interrupted and resumed runs equal an uninterrupted run in every bit of the weights and the metrics.
 
     python -m benchmarks.resume
     python -m benchmarks.resume --only SIGTERM
@@ -59,7 +59,7 @@ class Settings:
     """Settings of the benchmark of resuming."""
 
     only: Literal["SIGKILL", "SIGTERM"] | None = None
-    """Use only this signal. By default both are used."""
+    """The only signal to interrupt runs with: SIGKILL or SIGTERM. By default both are used."""
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Print the result of the demo: the metric of the constant, of the base, and of LoRA, on held-out studies.
+"""Print the result of the demo: the metrics of the constant baseline, of the base, and after LoRA, on held-out studies.
 
     python -m demo.summary --first data/demo/first --second data/demo/second --steps data/demo/.done
 
@@ -30,12 +30,12 @@ class Settings:
     second: str
     """The data root of the cohort that LoRA is trained on."""
     steps: str
-    """The folder of files with the seconds of each step."""
+    """The folder of the files that record how many seconds each step of the demo took."""
 
 
 def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
-    root = data_root(settings.second)
+    root = data_root(settings.second, "second")
     print_seconds(Path(settings.steps))
     print_table({run: read_report(root, run) for run in ("base", "lora")})
     print_submission(root)

@@ -1,9 +1,9 @@
 """Heatmaps -> detections: the position of a site in the patient as one series shows it, with its probability.
 
-The pose of the whole spine is found first, so that levels are hardly ever skipped: of all poses that two peaks of the
-heatmaps define, the one that most peaks of all levels support. Each site is then searched for around the position that
-this pose predicts, slice by slice; the positions in the slices are averaged, weighted by the probability that the site
-lies in each slice.
+The pose of the complete spine is found first, so that levels are rarely skipped: it is the pose that most peaks of all
+levels support, among all poses that two peaks of the heatmaps define. Each site is then searched for around
+the position that this pose predicts, slice by slice; the positions in the slices are averaged, weighted by the
+probability that the site lies in each slice.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -154,7 +154,7 @@ def _highest_peak(frame: Frame, heatmap_HW: Heatmaps) -> _HeatmapPeak | None:
 
 @dataclass(frozen=True)
 class Detection:
-    """A site as one series shows it.
+    """The position of a site in one series, with its probability.
 
     Attributes:
         index: Of the site in `SITES`.

@@ -43,7 +43,8 @@ def find_locator(root: DataRoot, requested: str | None) -> Path | None:
         if not (folder / LOCATOR).is_file():
             raise SettingError(
                 "locator",
-                f"{requested!r}: no {LOCATOR} in {folder}; run python train_locator.py --run {requested} to train one",
+                f"{requested!r}: {folder / LOCATOR} does not exist; "
+                f"run python train_locator.py --run {requested} to train one",
             )
     else:
         found = root.path.glob(f"train/checkpoints/*/final/{LOCATOR}")

@@ -1,6 +1,6 @@
-"""What a locator learns from: the marked studies of a data set, divided by fold.
+"""The training data of a locator: the marked studies of a data set, divided by fold.
 
-Nothing here imports torch: wrong data is refused before that takes its seconds.
+Nothing here imports torch, so that wrong data is refused before that import, which takes seconds.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,8 @@ def read_learning_set(processed: Path, held_out_folds: Sequence[int]) -> Learnin
     studies = read_marked_studies(processed, fold_of)
     if unknown := set(held_out_folds) - set(fold_of.values()):
         raise SettingError(
-            "held_out_folds", f"{sorted(unknown)}: this data set's folds are {sorted(set(fold_of.values()))}"
+            "held_out_folds",
+            f"{sorted(unknown)}: the data set has no such folds; it has {sorted(set(fold_of.values()))}",
         )
     training = tuple(study for study in studies if study.fold not in held_out_folds)
     held_out = tuple(study for study in studies if study.fold in held_out_folds)

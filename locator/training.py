@@ -20,7 +20,7 @@ from runs.shutdown import Stopped
 
 
 class LocatorTraining:
-    """What is particular to the training of a locator (`runs.session.Training`).
+    """The training of a locator, as a `runs.session.Training`.
 
     Args:
         studies: the marked studies, divided by fold, with their atlas and spine prior.

@@ -1,4 +1,4 @@
-"""Parsing of queries: a text into levels, sides, conditions, severities, and the rest.
+"""Parsing of queries: a text into levels, sides, conditions, severities, and words that are not recognised.
 
 >>> query = parse_query("severe left foraminal narrowing at L4-L5")
 >>> query.words
@@ -98,7 +98,7 @@ def parse_query(text: str) -> Query:
     inside = [token for number, token in enumerate(tokens) if number not in aside]
     notes: list[str] = []
     if aside:
-        notes.append("a negated finding beside another finding is not a filter: it is treated as part of the rest")
+        notes.append("a negated finding beside another finding cannot exclude studies: its words are not parsed")
     severities = _combine([s for s in statements if s.start not in aside], notes)
     levels = _levels(inside, notes)
     conditions = frozenset(Condition(token.key) for token in inside if token.kind == "condition")

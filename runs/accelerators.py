@@ -75,8 +75,8 @@ def choose_precision(requested: str, use_cpu: bool, shards: bool = False) -> str
     if shards and chosen == "fp16":
         raise SettingError(
             "mixed_precision",
-            f"{requested}: fp16 on this device, in which sharded weights (FSDP2) cannot be trained; set it to no, or "
-            "launch with multi_gpu.yaml",
+            f"{requested}: means fp16 on this device, and sharded weights (FSDP2) cannot be trained in fp16; "
+            "set it to no, or launch with multi_gpu.yaml",
         )
     return chosen
 
@@ -84,7 +84,8 @@ def choose_precision(requested: str, use_cpu: bool, shards: bool = False) -> str
 def _choose_precision(requested: str, use_cpu: bool) -> str:
     if requested == "fp16" and use_cpu:
         raise SettingError(
-            "mixed_precision", "fp16: cannot be used on a CPU; choose bf16, or fast (bf16 if that is faster)"
+            "mixed_precision",
+            "fp16: cannot be used on a CPU; choose no, bf16, or fast (bf16 if the CPU has instructions for it)",
         )
     if requested not in ("auto", "fast"):
         return requested

@@ -1,4 +1,4 @@
-"""Checkpoints: a run that is resumed from ``checkpoint-<step>/`` has the same result as an unbroken run.
+"""Checkpoints: a run that is resumed from ``checkpoint-<step>/`` has the same result as an uninterrupted run.
 
     trainable.safetensors   the weights that are trained, and the buffers of their layers
     optimizer.pt            the optimizer's moments, and the state of the fp16 scaler if there is one

@@ -1,4 +1,4 @@
-"""Whether a training diverged: its loss or gradient is no longer finite, or its loss is far beyond its first."""
+"""A check for divergence: the loss or its gradient is not finite, or the loss is far above its first value."""
 
 import math
 
@@ -10,7 +10,7 @@ SKIPPED_STEPS = 50
 
 
 class Diverged(ValueError):
-    """The loss or its gradient is not finite in `step`, or the loss is far beyond its first value."""
+    """The loss or its gradient is not finite in `step`, or the loss is far above its first value."""
 
     def __init__(self, step: int, message: str) -> None:
         super().__init__(message)

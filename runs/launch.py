@@ -1,4 +1,4 @@
-"""How this process was started: how many processes were configured and started, on which device, with how many threads.
+"""The launch of this process: the numbers of processes configured and started, the device, and the number of threads.
 
 `accelerate launch` with ``distributed_type: MULTI_CPU`` silently starts one process if there is no mpirun, and two
 independent runs if the process group was not set up. A script therefore reads the launcher's configuration and refuses

@@ -1,4 +1,4 @@
-"""What a training writes to the folder of its logs: metrics.csv, the trackers' events and training.png."""
+"""The logs of a training: metrics.csv, the trackers' events and training.png."""
 
 import time
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ CURVES_FILE = "training.png"
 
 
 class MetricsLog:
-    """The log of a training. Every process has one and calls its methods alike; the first process writes.
+    """The log of a training. Every process has one and calls the same methods; only the first process writes.
 
     Args:
         accelerator: the processes, with their trackers.

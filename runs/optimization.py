@@ -1,4 +1,4 @@
-"""How the weights of any model are updated: the schedule of the learning rate, and the optimizer."""
+"""The updates of the weights of any model: the schedule of the learning rate, and the optimizer."""
 
 import math
 

@@ -48,7 +48,7 @@ def build_run_record(
 
 
 def device_name(device: torch.device) -> str:
-    """Return the model of a GPU, or the architecture of a CPU."""
+    """Return the name of a GPU, or the architecture of a CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
 
 

@@ -1,8 +1,8 @@
 """Random streams: each random number is a function of the run's seed, of its purpose and of its index.
 
-A resumed run therefore repeats the numbers of an unbroken run, whatever the number of loader workers. No two purposes
-share numbers. They would if numpy's generators were seeded with (seed, step) and (seed, epoch, ...): a tuple and the
-same tuple followed by zeros give the same numbers.
+A resumed run therefore repeats the numbers of an uninterrupted run, whatever the number of loader workers. No two
+purposes share numbers. They would if numpy's generators were seeded with (seed, step) and (seed, epoch, ...): a tuple
+and the same tuple followed by zeros give the same numbers.
 """
 
 from enum import IntEnum
@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """The purpose of random numbers. The comment behind each value lists the components of the index."""
+    """The purpose of random numbers. The comment after each value lists the components of the index."""
 
     WORDINGS = 0  # step
     ORDER = 1  # epoch

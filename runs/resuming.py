@@ -70,6 +70,6 @@ def _check_same_start(checkpoint: Checkpoint | None, plan: dict[str, Any]) -> No
         for key in first:
             if first[key] != other.get(key):
                 raise ValueError(
-                    f"the processes would not start alike: {key} is {first[key]!r} in process 0, but "
-                    f"{other.get(key)!r} in process {process}; every machine must read the same, up-to-date root"
+                    f"the processes differ: {key} is {first[key]!r} in process 0, but "
+                    f"{other.get(key)!r} in process {process}; all machines must see the same data root"
                 )

@@ -49,8 +49,8 @@ def check_run(run: Path, overwrite: bool, resume_from_checkpoint: str | None) ->
     if found - {LOCK_FILE} and not (overwrite or resume_from_checkpoint):
         raise SettingError(
             "run",
-            f"{run.name!r}: exists at {run}; resume it (--resume_from_checkpoint latest), replace it (--overwrite) or "
-            "choose another name",
+            f"{run.name!r}: already exists at {run}; resume it (--resume_from_checkpoint latest), "
+            "delete it first (--overwrite), or choose another name",
         )
 
 

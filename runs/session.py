@@ -9,7 +9,7 @@ calls `run_training`, which takes these steps:
     take_steps                step, evaluation, metrics.csv, checkpoint, stop
     final/                    the result; then the record says that the run is finished
 
-What is particular to one kind of training is its `Training` and its `Trainer`.
+Each kind of training has its own `Training` and its own `Trainer`.
 """
 
 import time
@@ -39,7 +39,7 @@ from runs.shutdown import Stopped, orderly_end
 
 
 class Trainer(Protocol):
-    """What takes the steps of one training."""
+    """The part of a training that takes its steps."""
 
     model: nn.Module
     optimizer: Any
@@ -64,7 +64,7 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True)
 class Session:
-    """One start of a run: its folders, its processes, and what asks it to stop."""
+    """One start of a run: its folders, its processes, and the requests to stop it."""
 
     run: Path
     logs: Path
@@ -74,7 +74,7 @@ class Session:
 
 
 class Training(Protocol):
-    """What is particular to one kind of training.
+    """The parts of a training that differ between kinds of training.
 
     settings: the resolved settings, to be recorded. dataset_fingerprint: the fingerprint of the training data.
     """

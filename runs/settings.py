@@ -11,24 +11,25 @@ from workspace.setting_types import NonNegativeNumber, PositiveInteger, Positive
 
 @dataclass(frozen=True)
 class RunSettings(RunNameSettings):
-    """The run: its name, its checkpoints and its records."""
+    """The run: its name, its checkpoints and its logs."""
 
     overwrite: bool = False
     """Delete a run of this name first."""
     resume_from_checkpoint: str | None = None
-    """Resume the run: latest, or a checkpoint-<step> folder."""
+    """The checkpoint from which to resume the run: latest, or a folder checkpoint-<step>. With latest, a
+    run without a checkpoint starts at its first step."""
     checkpointing_steps: PositiveInteger | None = None
     """Write a checkpoint every N steps. By default once per epoch."""
     checkpoints_total_limit: PositiveInteger | None = 2
     """Keep the newest N checkpoints and delete older ones."""
     stop_margin: NonNegativeNumber = 120.0
-    """Stop with a checkpoint this many seconds before $SLURM_JOB_END_TIME. SIGTERM and a file STOP in the run's folder
-    stop it in the same way."""
+    """Write a checkpoint and stop this many seconds before $SLURM_JOB_END_TIME. SIGTERM, or a file named STOP in the
+    run's folder under checkpoints/, stops the run in the same way."""
     report_to: Literal["tensorboard", "wandb", "all", "none"] = "tensorboard"
     """The tracker to log to; all: every tracker that is installed. Without a network, set WANDB_MODE=offline."""
     mixed_precision: Literal["auto", "fast", "no", "fp16", "bf16"] = "auto"
-    """The precision to compute in. On a GPU, auto and fast are bf16 from compute capability 8 on, else fp16. On a CPU,
-    auto is fp32, and fast is bf16 if the CPU has instructions for it."""
+    """The numerical precision. On a GPU, auto and fast are bf16 from compute capability 8 on, else fp16. On a CPU, auto
+    is fp32, and fast is bf16 if the CPU has instructions for it."""
     seed: Seed = 0
     """The seed of every random choice."""
 
@@ -44,4 +45,4 @@ class OptimizationSettings:
     weight_decay: NonNegativeNumber = 0.1
     """AdamW's weight decay. It applies to matrices only."""
     max_grad_norm: Annotated[float, PositiveFloat] = 1.0
-    """Gradients are scaled down to this norm if theirs is larger."""
+    """The largest norm of the gradients. Larger gradients are scaled down to it."""

@@ -1,4 +1,4 @@
-"""How a training ends: after its last step, early because it was asked to stop, or because it diverged."""
+"""The end of a training: after its last step, early because it was asked to stop, or because it diverged."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -155,7 +155,7 @@ def test_wrong_input_is_one_line(
 
     message = refused("frist")
     assert "no such run" in message and "first" in message
-    assert "run eval_vl.py for that run first" in refused("first", "--compare", "third")
+    assert "run python eval_vl.py --run third first" in refused("first", "--compare", "third")
     assert "did you mean --compare" in refused("first", "--compar", "x")
     assert "--head" in refused("first", "--head", "both")
     assert "no such folder" in refused("first", at=tmp_path / "nowhere")

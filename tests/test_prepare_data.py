@@ -106,7 +106,7 @@ def test_test_studies_that_lie_nowhere_are_answered_for_all_the_same(root: Path,
     (study,) = (copy / "dataset" / "test_images").iterdir()
     shutil.rmtree(study)
     done = prepare("--root", str(copy), "--split", "test", "--workers", "1")
-    assert done.returncode == 2 and "no study of it has a readable image" in done.stderr
+    assert done.returncode == 2 and "none of its studies has a readable image" in done.stderr
     assert read_dataset(copy / "test" / "processed_data").study_ids == (int(study.name),)
     assert "missing_study,skipped" in (copy / "test" / "processed_data" / "faults.csv").read_text()
 
@@ -117,7 +117,7 @@ def test_a_disk_that_is_gone_costs_no_earlier_conversion(root: Path, tmp_path: P
     for study in (copy / "dataset" / "train_images").iterdir():
         shutil.rmtree(study)
     done = prepare("--root", str(copy), "--split", "train", "--workers", "1")
-    assert done.returncode == 2 and "no study of it has a readable image" in done.stderr
+    assert done.returncode == 2 and "none of its studies has a readable image" in done.stderr
     assert read_dataset(copy / "train" / "processed_data").pairs
     assert (copy / "train" / "processed_data" / "atlas.json").is_file()
 

@@ -8,6 +8,7 @@ import pytest
 import train_locator
 import train_vl
 from vl_model.towers.model_names import HF_HUB, TRANSFORMERS
+from workspace.settings_parser import SettingsParser
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
 NAMES = {"demo", "demo_base", "vit-b-16-openai", "vit-l-14", "biomedclip", "siglip2", "medsiglip", "locator"}
@@ -20,7 +21,7 @@ def test_all_recipes_are_tested() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_parses_and_gives_its_command(path: Path) -> None:
     script = train_locator if path.stem == "locator" else train_vl
-    settings = script.settings_parser().parse_args(["--config", str(path)])
+    settings = SettingsParser(script.PROG, None, script.Settings).parse_args(["--config", str(path)])
     head = path.read_text().split("\nmodel:")[0].split("\ntune:")[0]
     assert f"{script.PROG} --root DATA" in head and f"--config recipes/{path.name}" in head
     if path.stem in ("locator", "demo", "demo_base"):

@@ -1,4 +1,4 @@
-"""What every command shares: exit statuses, and errors that fit on one line.
+"""The parts that all commands share: exit statuses, and errors that fit on one line.
 
 Exit status: 0 done, 2 the input or a setting is wrong (one line on stderr says which), 130 interrupted, 143 terminated.
 """

@@ -74,7 +74,10 @@ def run_name(name: str, setting: str = "run") -> str:
     Raises SettingError, which names `setting`, if it is too long or has other characters than a run's name may have.
     """
     if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
-        raise SettingError(setting, f"{name!r}: a run's name has only letters, digits, '-', '_' and '.'")
+        raise SettingError(
+            setting,
+            f"{name!r}: a run's name may contain only letters, digits, '-', '_' and '.', and must not begin with '.'",
+        )
     if len(os.fsencode(name)) > LONGEST_RUN_NAME:
         raise SettingError(setting, f"{name[:30]!r}...: a run's name has at most {LONGEST_RUN_NAME} characters")
     return name
@@ -92,13 +95,13 @@ def home_expanded(name: str, setting: str) -> Path:
         raise (ValueError(f"{setting} {problem}") if setting[0] == "$" else SettingError(setting, problem)) from None
 
 
-def data_root(root: str | None) -> DataRoot:
+def data_root(root: str | None, setting: str = "root") -> DataRoot:
     """Return the data root: `root`, else $LUMBAR_ROOT, else ``data/lumbarspine``.
 
-    Raises SettingError if `root` is not a folder, ValueError if the others are not.
+    Raises SettingError, which names `setting`, if `root` is not a folder, and ValueError if the others are not.
     """
     if root == "":
-        raise SettingError("root", "'': names no folder; give it a value, or leave it out")
+        raise SettingError(setting, "'': is empty; give it a value, or leave it out")
     named = root or os.environ.get("LUMBAR_ROOT") or DEFAULT_ROOT
     problem = f"{named!r}: no such folder; it should be the folder that holds dataset/"
     try:
@@ -108,6 +111,6 @@ def data_root(root: str | None) -> DataRoot:
         is_folder = False
     if not is_folder:
         if root:
-            raise SettingError("root", problem)
+            raise SettingError(setting, problem)
         raise ValueError(f"{'$LUMBAR_ROOT' if os.environ.get('LUMBAR_ROOT') else 'the default root'} {problem}")
     return DataRoot(path)

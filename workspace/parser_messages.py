@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 _IN_PLAIN_WORDS = {
     r"^argument (--\w+): ": r"\1: ",
+    r"^(--\w+): (\S+) should be ": r"\1 \2: should be ",
+    r"(\S+) not among choices \((.*)\)": r"invalid choice: \1 (choose from \2)",
+    r"Expected a typing\.Literal\[(.*?)\]": r"invalid choice (choose from \1)",
     r"expected (\d+) arguments": r"expected \1 values",
     r"expected (one|at least one) argument": r"expected \1 value",
     r"expected int, got |invalid literal for int\(\) with base 10: ": "expected a whole number, got ",
@@ -63,6 +66,6 @@ def bounds_in_words(bounds: Sequence[tuple[str, object]]) -> str:
 
 
 def _limits(found: re.Match[str]) -> str:
-    """``v>=0 and v<inf`` -> ``should be at least 0 and finite``"""
+    """Return the bounds in words: ``v>=0 and v<inf`` becomes ``should be at least 0 and finite``."""
     limits = [re.fullmatch(r"v(\W+)(.*)", part) for part in found[1].split(" and ")]
     return f"should be {bounds_in_words([(limit[1], limit[2]) for limit in limits if limit])}"

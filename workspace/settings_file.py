@@ -15,10 +15,12 @@ class SettingsFile(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         known = [action for action in parser._actions if action.dest not in ("help", "config", "print_config")]
         check_settings_file(values, {action.dest: action.nargs for action in known}, parser.switches, parser.optional)
+        parser.settings_file = values
         try:
             super().__call__(parser, cfg, values, option_string)
         except TypeError as error:
             raise TypeError(f"--config {values!r}: {error}") from None
+        parser.settings_file = None
 
 
 def check_settings_file(
@@ -53,7 +55,7 @@ def check_settings_file(
         if key not in values_of:
             near = difflib.get_close_matches(str(key), values_of, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
-            raise TypeError(f"--config {name!r}: no setting {str(key)[:50]!r}{hint}")
+            raise TypeError(f"--config {name!r}: unknown setting {str(key)[:50]!r}{hint}")
         if value is None and key not in optional:
             raise TypeError(f"--config {name!r}: {key} has no value")
         if key in switches and not isinstance(value, bool):

@@ -10,14 +10,15 @@
     settings = read_settings("train_vl.py", __doc__, Settings)
 
 A field whose type is such a dataclass itself becomes a group of flags, whose names begin with the ``"prefix"`` of its
-metadata if there is one. A field without a default is required. Field
-types: str, int, float and the bounded types of `workspace.setting_types`, each optionally ``| None``; bool (a switch:
-``--overwrite``, ``--overwrite true`` and ``--overwrite false``); `Literal` (choices); ``tuple[T, ...]`` and
+metadata if there is one. A field without a default is required. Field types: str, int,
+float and the bounded types of `workspace.setting_types`, each optionally ``| None``; bool (a switch: ``--overwrite``,
+``--overwrite true`` and ``--overwrite false``); `Literal` (choices); ``tuple[T, ...]`` and
 ``tuple[T, T, T]`` (several words). ``field(metadata={"positional": True})`` makes a positional argument,
 ``metadata={"without_value": 10}`` sets the value of a flag that is given without one, and ``metadata={"flag": False}``
 keeps a field out of the flags.
 """
 
+import re
 import sys
 import textwrap
 from argparse import Action, RawDescriptionHelpFormatter
@@ -89,11 +90,13 @@ class SettingsParser(ArgumentParser):
         )
         self.switches: set[str] = set()
         self.optional: set[str] = set()
+        #: The file of ``--config`` while it is read, for the errors.
+        self.settings_file: str | None = None
         self._kind = kind
         self.add_argument(
             "--config",
             action=SettingsFile,
-            help="A YAML file of settings. Flags take precedence over it.",
+            help=CONFIG_HELP,
             metavar="FILE",
         )
         if kind is not None:
@@ -115,7 +118,12 @@ class SettingsParser(ArgumentParser):
         return super().parse_args(settings_files_first(words), *others, **named)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
-        fail(self.prog, f"{one_line(message, list(self._option_string_actions))}; see {self._command()} --help")
+        line = one_line(message, list(self._option_string_actions))
+        if re.match(r"unrecognized arguments: (?!-)", line) and self._has_positional():
+            line += " (put a text of several words in quotation marks)"
+        if self.settings_file is not None and "--config" not in line:
+            line = f"--config {self.settings_file!r}: {line}"
+        fail(self.prog, f"{line}; see {self._command()} --help")
 
     def _refuse_empty(self, flag: str) -> NoReturn:
         self.error(f"{flag} '': is empty; give it a value, or leave it out")
@@ -134,7 +142,7 @@ class SettingsParser(ArgumentParser):
     def _in_one_grammar(self, words: Iterable[str]) -> list[str]:
         """Return the words with underscores in flags, and with each switch and its value joined by ``=``.
 
-        A switch that is given alone then leaves a positional argument behind it in peace.
+        A positional argument after a switch that is given alone is then not read as the value of the switch.
         """
         joined: list[str] = []
         left = list(words)
@@ -151,9 +159,11 @@ class SettingsParser(ArgumentParser):
         return joined
 
     def _is_value(self, word: str) -> bool:
-        """Return whether the word behind a switch is its value; where there is a positional argument it may be that."""
-        has_positional = any(not action.option_strings for action in self._actions)
-        return word.lower() in _SWITCH_WORDS or not (has_positional or word.startswith("-"))
+        """Return whether the word after a switch is its value: true or false, or any word if none is positional."""
+        return word.lower() in _SWITCH_WORDS or not (self._has_positional() or word.startswith("-"))
+
+    def _has_positional(self) -> bool:
+        return any(not action.option_strings for action in self._actions)
 
     def _with_underscores(self, word: str) -> str:
         flag, equals, value = word.partition("=")

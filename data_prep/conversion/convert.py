@@ -66,7 +66,7 @@ def read_inputs(cohort: Cohort) -> list[StudyInput]:
 def input_key(
     cohort: Cohort, inputs: Sequence[StudyInput], settings: dict[str, Any], atlas: Atlas | None, caption: Caption
 ) -> str:
-    """Return a sha256 of all that the result depends on; `atlas` is None if it is learned from the cohort."""
+    """Return a sha256 of everything that the result depends on; `atlas` is None if it is learned from the cohort."""
     digest = hashlib.sha256(repr((RECORD_VERSION, CROPS_VERSION, cohort.split, cohort.study_ids)).encode())
     digest.update(repr(sorted(cohort.hashes.items())).encode())
     digest.update(json.dumps([settings, atlas.fingerprint if atlas else None], sort_keys=True).encode())

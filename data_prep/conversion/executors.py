@@ -251,7 +251,11 @@ def _dask_pool(address: str) -> Iterator[Pool]:
         kind = asyncio.run(_dask_kind(address))
     except Exception as error:  # another program at this address may answer anything
         problem = " ".join(str(error).split()) or type(error).__name__
-        raise SettingError("dask_scheduler", f"{address!r}: no scheduler answers there ({problem})") from None
+        raise SettingError(
+            "dask_scheduler",
+            f"{address!r}: no scheduler answers there ({problem}); "
+            "give the address of a running one, such as tcp://10.0.0.1:8786",
+        ) from None
     if kind != "Scheduler":
         raise SettingError("dask_scheduler", f"{address!r}: a Dask {kind.lower()} answers there, not a scheduler")
 

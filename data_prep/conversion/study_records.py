@@ -187,7 +187,7 @@ def _stamp(entry: "os.DirEntry[str]") -> tuple[str, int, int, bool]:
 
 
 def record_key(study_input: StudyInput, placer: Placer | None, max_pixels: int) -> str:
-    """Return a sha256 of all that a study's record and images depend on."""
+    """Return a sha256 of everything that a study's record and images depend on."""
     made_from = (RECORD_VERSION, study_input.digest, placer.fingerprint if placer else None, max_pixels)
     return hashlib.sha256(repr(made_from).encode()).hexdigest()
 

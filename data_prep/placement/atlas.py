@@ -45,7 +45,7 @@ _IS_CANAL = np.array([site.condition is Condition.SPINAL_CANAL_STENOSIS for site
 
 @dataclass(frozen=True)
 class Example:
-    """One marked study as the atlas learns from it.
+    """One marked study, in the form from which an atlas is learned.
 
     Attributes:
         position_N3: Positions of the sites, (25, 3) in mm; NaN for unmarked sites.

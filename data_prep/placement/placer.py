@@ -1,4 +1,4 @@
-"""The interface of whatever places unannotated sites: the atlas of this folder, or a locator."""
+"""The interface for placing unannotated sites: the atlas of this folder and a locator implement it."""
 
 from collections.abc import Mapping
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""Tables and folders of graded new studies: ``probabilities.csv`` and what is needed on the way to it."""
+"""Tables and folders of graded new studies: ``probabilities.csv``, checks of the paths, and temporary folders."""
 
 import tempfile
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""How training varies its tiles. Nothing here imports torch: ``--help`` reads it."""
+"""The augmentation of tiles in training. Nothing here imports torch: ``--help`` reads it."""
 
 from dataclasses import dataclass, field
 
@@ -17,11 +17,11 @@ class Augmentation:
     """
 
     augment: bool = True
-    """Vary the tiles in training."""
+    """Vary the tiles at random in training: their position, angle, scale and grey values."""
     jitter_mm: NonNegativeNumber = 1.0  # a locator's own error, so that its positions are met in training
     """The standard deviation of the random shift of each tile, in millimetres along each axis."""
     drop_view: Share = 0.1
-    """The probability that a site that is seen in several views loses one of them."""
+    """The probability that a site that is shown in several views loses one of them."""
     mixup: Share = 0.0
     """The probability that a site is blended with the same site of another study."""
     cutmix: Share = 0.0
@@ -37,7 +37,8 @@ class Augmentation:
         """Raise SettingError if the settings contradict each other (`vl_model.data.mixing`)."""
         if self.mixup + self.cutmix > 1:
             raise SettingError(
-                "mixup", f"{self.mixup} cutmix {self.cutmix}: together at most 1, because a site gets one of them"
+                "mixup",
+                f"{self.mixup} cutmix {self.cutmix}: their sum must be at most 1, because a site gets only one of them",
             )
         if not self.augment and (self.mixup or self.cutmix):
-            raise SettingError("augment", "false: mixup and cutmix must then be 0")
+            raise SettingError("augment", "false: without augmentation, mixup and cutmix must be 0")

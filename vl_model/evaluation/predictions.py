@@ -54,7 +54,7 @@ def read_predictions(path: Path) -> Predictions:
                 )
                 predictions[head, kind] = sites, part[list(GRADES)].to_numpy(np.float64)
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file; run eval_vl.py for that run first") from None
+        raise ValueError(f"{path}: no such file; run python eval_vl.py --run {path.parent.name} first") from None
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path}: not a predictions.csv of this version ({error}); run eval_vl.py again") from None
     return predictions

@@ -1,6 +1,6 @@
 """Lineage: the studies that a base, and the bases that it started from, were trained on.
 
-To hold out studies that the base was trained on would be leakage. A run's ``final/`` records its training studies in
+Holding out studies that the base was trained on would be leakage. A run's ``final/`` records its training studies in
 ``site_model.json``, an export in ``lumbar_vl.json`` beside the stock library's files. A study is identified by its id
 together with the ids of its series, however it was converted, so that two data sets which number their studies alike
 are not confused. The studies of a base count for every run that starts from it, so the series add up from base to base.

@@ -1,4 +1,4 @@
-"""What a site model is made of. Nothing here imports torch: ``--help`` reads it."""
+"""The settings of a site model: base, tuning and adapters. Nothing here imports torch: ``--help`` reads it."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -31,7 +31,7 @@ class ModelSettings:
     model: str = DEFAULT_MODEL
     """The model to start from: an open_clip name, local-dir:FOLDER, hf-hub:NAME, hf:FOLDER or hf:NAME."""
     pretrained: str | None = None
-    """The weights of an open_clip name: a tag, or a weights file. For ViT-B-16 the default is openai."""
+    """The weights for an open_clip name: a tag of open_clip, or a file. For ViT-B-16 the default is openai."""
     tune: Literal["lora", "full", "head"] = "lora"
     """What is trained: adapters on the frozen towers, every weight, or only the head on the frozen towers."""
     lora: LoraSettings = field(default_factory=LoraSettings, metadata={"prefix": "lora_"})

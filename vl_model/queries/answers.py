@@ -39,7 +39,7 @@ def reply_text(reply: Reply) -> str:
     if any(answer.in_training for answer in reply.answers):
         lines += [
             "",
-            "training study: the model learned from its grades, so that its probabilities are optimistic",
+            "training study: the model was trained on this study, so its probabilities are optimistic",
         ]
     return "\n".join(lines)
 
@@ -62,22 +62,22 @@ def reply_json(reply: Reply) -> dict[str, Any]:
 
 def explain(query: Query) -> list[str]:
     """Return how a text was understood, as lines."""
-    lines = [f'text        "{query.text}"', f"understood  {query.words or 'nothing that is graded'}"]
+    lines = [f'text        "{query.text}"', f"understood  {query.words or 'no level, side, condition or severity'}"]
     if query.rest:
-        lines.append(f'the rest    "{query.rest}"')
+        lines.append(f'other words "{query.rest}"')
     lines.append(f"ranked by   {ranking_words(query)}")
     return lines + [f"note        {note}" for note in query.notes]
 
 
 def ranking_words(query: Query) -> str:
-    """Return what orders the answers, for example ``P(severe)``."""
+    """Return in words the quantity that the answers are ranked by, for example ``P(severe)``."""
     requested = requested_severities(query)
     if not requested:
-        return "likeness of the image to the rest of the text"
+        return "likeness of the image to the other words"
     grades = " + ".join(f"P({severity.key})" for severity in sorted(requested, reverse=True))
-    weaker = " of the weaker side" if query.both_sides else ""
-    bands = f", in bands of {BAND:.0%}, then by likeness to the rest of the text" if query.rest else ""
-    return f"{grades}{weaker}{bands}"
+    side = " of the less probable side" if query.both_sides else ""
+    bands = f", in bands of {BAND:.0%}, then by likeness to the other words" if query.rest else ""
+    return f"{grades}{side}{bands}"
 
 
 def answer_table(answers: Sequence[Answer], truth: Truth | None = None) -> str:

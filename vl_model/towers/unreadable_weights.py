@@ -1,4 +1,4 @@
-"""The reason for which weights cannot be read, in words that are fit for an error message."""
+"""The reason why weights cannot be read, in words for an error message."""
 
 from pickle import UnpicklingError
 

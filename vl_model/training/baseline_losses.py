@@ -2,7 +2,7 @@
 
 Both take the same logits_NK as `vl_model.training.loss`: the images of the global batch against all captions. In a
 batch of N images, text j is the caption of image j. If images i and j share a caption, these losses still treat text j
-as a negative of image i. This error is the reason for the project's own loss, and the point of the comparison.
+as a negative of image i. This error is the reason for the project's own loss.
 
 Dimensions: N images of all processes, K captions.
 """

@@ -58,7 +58,7 @@ def check_loss(loss: LossSettings, augmentation: Augmentation, duration: Duratio
 
 
 class ContrastiveTraining:
-    """What is particular to the contrastive training of a site model (a `runs.session.Training`).
+    """The contrastive training of a site model, as a `runs.session.Training`.
 
     Args:
         training_set: the labelled sites, divided by fold, and their crops.

@@ -229,7 +229,7 @@ def check_trackers(trackers: tuple[str, ...]) -> tuple[bool, str]:
 
 
 def check_placing(placing: CarriedFiles) -> tuple[bool, str]:
-    """Describe what locates the sites of new studies: it is copied into the run."""
+    """Describe the locator or atlas that places the sites of new studies; it is copied into the run."""
     parts = {"a locator": placing.locator, "the training studies' atlas": placing.atlas}
     names = [name for name, path in parts.items() if path is not None]
     return True, f"the run will contain {' and '.join(names) or 'nothing'} to locate the sites of new studies"

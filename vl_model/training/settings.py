@@ -14,12 +14,12 @@ class DurationSettings:
     num_train_epochs: PositiveInteger = 10
     """The number of epochs."""
     max_train_steps: NonNegativeInteger | None = None
-    """The number of steps, instead of epochs. 0 writes the bare base as a run."""
+    """The number of steps; if it is given, num_train_epochs is ignored. 0 writes the base as a run, untrained."""
     per_device_train_batch_size: PositiveInteger = 64
-    """Sites per process and batch."""
+    """The number of sites per process and batch."""
     gradient_accumulation_steps: PositiveInteger = 1
-    """Batches per step. Their gradients are averaged, and each batch is contrasted with itself only, unless
-    cache_negatives is true."""
+    """The number of batches per step. Their gradients are averaged, and each batch is contrasted with itself only,
+    unless cache_negatives is true."""
     cache_negatives: bool = False
     """Contrast all batches of a step with each other, as one large batch (GradCache). Each image is embedded twice."""
     severity_sampling: Share = 0.0
@@ -32,7 +32,7 @@ class HeldOutSettings:
     """Held-out studies."""
 
     held_out_folds: tuple[int, ...] = (0,)
-    """The folds that training never sees."""
+    """The folds whose studies are not trained on."""
     held_out_sites: PositiveInteger = 300
     """The number of held-out sites that are evaluated during training."""
     evaluation_steps: PositiveInteger | None = None
@@ -59,18 +59,24 @@ class LossSettings:
         Args: what else gives an image shares of several severities, such as mixup, by the name of its setting.
         """
         if not sum(self.loss_weights) > 0:
-            raise SettingError("loss_weights", "0 0 0: one of them must be above zero, or nothing is learned")
+            raise SettingError("loss_weights", "0 0 0: nothing would be learned; one of them must be above zero")
         if self.label_smoothing and not self.takes_shares:
             raise SettingError(
-                "label_smoothing", f"{self.label_smoothing}: the loss {self.loss} has one positive caption per image"
+                "label_smoothing",
+                f"{self.label_smoothing}: the loss {self.loss} has one positive caption per image; "
+                "set it to 0, or choose all_captions or cross_entropy",
             )
         if self.merge_mirrored and self.loss != "all_captions":
             raise SettingError(
-                "merge_mirrored", f"true: the loss {self.loss} has no sum over captions to merge them in"
+                "merge_mirrored", f"true: applies only to the loss all_captions, not to {self.loss}; set it to false"
             )
         for name, share in shares.items():
             if share and not self.takes_shares:
-                raise SettingError(name, f"{share}: the loss {self.loss} cannot weight it; use all_captions")
+                raise SettingError(
+                    name,
+                    f"{share}: the loss {self.loss} cannot be combined with it; set it to 0, or choose all_captions or "
+                    "cross_entropy",
+                )
 
     @property
     def takes_shares(self) -> bool:
@@ -85,6 +91,7 @@ class ComputationSettings:
     gradient_checkpointing: bool = False
     """Save memory: compute the towers' blocks again in the backward pass."""
     compile: bool = False
-    """Compile the towers' blocks with torch.compile. A resumed run then equals an unbroken one up to rounding only."""
+    """Compile the towers' blocks with torch.compile. A resumed run then equals an
+    uninterrupted one only up to rounding."""
     dataloader_num_workers: LoaderWorkers = 0
-    """Worker processes that load batches, per training process."""
+    """The number of worker processes that load batches, per training process."""

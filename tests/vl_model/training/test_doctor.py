@@ -44,8 +44,8 @@ def test_each_problem_is_one_line(
     ("arguments", "name", "words"),
     [
         (["--per_device_train_batch_size", "4000"], "batches", "do not fill one batch of 4000"),
-        (["--mixup", "0.6", "--cutmix", "0.6"], "batches", "together at most 1"),
-        (["--loss", "infonce", "--mixup", "0.1"], "loss", "the loss infonce cannot weight it"),
+        (["--mixup", "0.6", "--cutmix", "0.6"], "batches", "their sum must be at most 1"),
+        (["--loss", "infonce", "--mixup", "0.1"], "loss", "the loss infonce cannot be combined with it"),
         (["--loss", "infonce", "--label_smoothing", "0.1"], "loss", "has one positive caption per image"),
         (["--loss_weights", "0", "0", "0"], "loss", "one of them must be above zero"),
         (["--report_to", "wandb"], "trackers", "install it, or use tensorboard"),
