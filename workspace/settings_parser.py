@@ -93,7 +93,7 @@ class SettingsParser(ArgumentParser):
         self.add_argument(
             "--config",
             action=SettingsFile,
-            help="A YAML file of settings. Flags take precedence over it.",
+            help=CONFIG_HELP,
             metavar="FILE",
         )
         if kind is not None:
