@@ -14,20 +14,31 @@ class SettingsFile(ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         known = [action for action in parser._actions if action.dest not in ("help", "config")]
-        check_settings_file(values, {action.dest: action.default for action in known}, parser.switches)
+        lengths = {
+            action.dest: None if action.nargs == "*" else action.nargs
+            for action in known
+            if action.nargs == "*" or (isinstance(action.nargs, int) and action.nargs > 0)
+        }
+        check_settings_file(values, {action.dest: action.default for action in known}, parser.switches, lengths)
         try:
             super().__call__(parser, cfg, values, option_string)
         except TypeError as error:
             raise TypeError(f"--config {values!r}: {error}") from None
 
 
-def check_settings_file(name: str, defaults: Mapping[str, Any], switches: Container[str] = ()) -> None:
+def check_settings_file(
+    name: str,
+    defaults: Mapping[str, Any],
+    switches: Container[str] = (),
+    lengths: Mapping[str, int | None] | None = None,
+) -> None:
     """Check that a file is YAML and holds known settings only.
 
     Args:
         name: the file's path.
         defaults: the default of each known setting.
         switches: the settings that must be true or false.
+        lengths: the settings that must be lists, with their length; None: any length.
 
     Raises:
         TypeError: with one line that quotes the file; argparse turns it into the parser's error.
@@ -55,3 +66,8 @@ def check_settings_file(name: str, defaults: Mapping[str, Any], switches: Contai
             raise TypeError(f"--config {name!r}: {key} has no value")
         if key in switches and not isinstance(value, bool):
             raise TypeError(f"--config {name!r}: {key} should be true or false, not {str(value)[:50]!r}")
+        if lengths and key in lengths:
+            length = lengths[key]
+            if not isinstance(value, list) or length not in (None, len(value)):
+                wanted = "a list" if length is None else f"a list of {length} values"
+                raise TypeError(f"--config {name!r}: {key} should be {wanted}, not {str(value)[:50]}")

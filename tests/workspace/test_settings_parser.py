@@ -209,6 +209,8 @@ def test_a_wrong_flag_is_one_line(arguments: list[str], said: str, capsys: pytes
         (b"check: maybe", "check should be true or false, not 'maybe'"),
         (b"check: 1", "check should be true or false, not '1'"),
         (b"seed:", "seed has no value"),
+        (b"weights: [1, 2]", "weights should be a list of 3 values, not [1, 2]"),
+        (b"folds: 1", "folds should be a list, not 1"),
         (b"seed: {a: 1}", "--seed"),
     ],
 )
