@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from workspace.cli import run_command, usable_cores
-from workspace.layout import DataRoot, Split, data_root
+from workspace.layout import SPLITS, DataRoot, Split, data_root
 from workspace.root_settings import RootSettings
 from workspace.setting_types import FoldCount, NonNegativeInteger, PositiveInteger
 from workspace.settings_parser import read_settings
@@ -92,11 +92,10 @@ def splits_to_prepare(root: DataRoot, wanted: str) -> list[Split]:
         raise ValueError(f"{root.dataset}: no such folder; it should contain the competition's tables and images")
     if wanted != "both":
         return [wanted]  # type: ignore[list-item]
-    splits: tuple[Split, ...] = ("train", "test")
-    present = [split for split in splits if root.images(split).is_dir()]
+    present = [split for split in SPLITS if root.images(split).is_dir()]
     if not present:
         raise ValueError(f"{root.dataset}: contains neither train_images nor test_images")
-    for split in splits:
+    for split in SPLITS:
         if split in present:
             continue
         if (

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from runs.run_record import RunRecord, read_run_record
 from workspace.json_files import read_object
-from workspace.layout import DataRoot, Split, data_root, home_expanded
+from workspace.layout import SPLITS, DataRoot, Split, data_root, home_expanded
 from workspace.setting_error import SettingError
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from vl_model.queries.answers import Reply
 
 REPORT_SCHEMA_VERSION = 1
-_SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 def load_run(root: str | Path | DataRoot | None = None, run: str = "default") -> "LoadedRun":
@@ -77,7 +76,7 @@ class LoadedRun:
     @property
     def processed(self) -> dict[str, Path]:
         """Split -> its ``processed_data`` folder, which the paths of answers' images are relative to."""
-        return {split: self.root.processed(split) for split in _SPLITS}
+        return {split: self.root.processed(split) for split in SPLITS}
 
     @property
     def report_page(self) -> Path:
@@ -231,7 +230,7 @@ class LoadedRun:
 
         if top < 1:
             raise SettingError("top", f"{top}: must be at least 1")
-        if split not in (*_SPLITS, "both"):
+        if split not in (*SPLITS, "both"):
             raise ValueError(f"split {split!r}: must be train, test or both")
         query = parse_query(text)
         check_evaluated(self.root, self.name)
@@ -254,7 +253,7 @@ class LoadedRun:
         from data_prep.conversion.pairs import read_dataset
         from vl_model.evaluation.embeddings import read_embeddings, write_embeddings
 
-        split = next((split for split in _SPLITS if data == split), None)
+        split = next((split for split in SPLITS if data == split), None)
         processed = self.root.processed(split) if split else home_expanded(str(data), "data")
         dataset = read_dataset(processed)
         expected = {"checkpoint": self.checkpoint, "dataset": dataset.fingerprint}
