@@ -160,7 +160,8 @@ def examine(settings: Settings, root: DataRoot) -> int:
         loss=lambda: check_loss(settings.loss, settings.augmentation, settings.duration),
         read=lambda: training_set_of(settings, root),
         build=lambda: build_model(settings.model, settings.loss, settings.computation, shards),
-        training=lambda training_set: training_of(settings, training_set, find_carried_files(root), shards),
+        # Nothing is carried, because nothing is trained: a damaged locator is the finding of `placing` alone.
+        training=lambda training_set: training_of(settings, training_set, CarriedFiles(None, None), shards),
     )
     return doctor.examine(run, checks, session, settings.duration.per_device_train_batch_size, settings.push_to_hub)
 

@@ -13,6 +13,7 @@ from typing import Literal
 from workspace.setting_error import SettingError
 
 Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
 
 DEFAULT_ROOT = "data/lumbarspine"
 #: In bytes. A folder's name may have 255, and the names of temporary folders are longer than their run's.

@@ -207,8 +207,8 @@ IN_PROCESS = Pool(InProcessExecutor(), workers=lambda: 1, queue=lambda: 1)
 def open_pool(workers: int, dask_scheduler: str | None = None) -> Iterator[Pool]:
     """Open a pool of `workers` processes (for 1, this process), or of the workers of a Dask cluster.
 
-    Outstanding work is cancelled at once if the block raises. Raises ValueError if Dask is not installed, and OSError
-    if no Dask scheduler answers at the address.
+    Outstanding work is cancelled at once if the block raises. Raises SettingError if Dask is not installed, or if no
+    Dask scheduler answers at the address.
     """
     if dask_scheduler is not None:
         with _dask_pool(dask_scheduler) as pool:

@@ -1,8 +1,7 @@
 """Which splits of a data root there are to prepare."""
 
-from workspace.layout import DataRoot, Split
+from workspace.layout import SPLITS, DataRoot, Split
 
-SPLITS: tuple[Split, ...] = ("train", "test")
 #: Tables that name test studies: each study needs an answer, even if there are no images at all.
 TEST_TABLES = ("test_series_descriptions.csv", "sample_submission.csv")
 

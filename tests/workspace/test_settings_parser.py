@@ -220,7 +220,7 @@ def test_a_wrong_flag_is_one_line(arguments: list[str], said: str, capsys: pytes
         (b"weights: [1, 2]", "weights should be a list of 3 values, not '[1, 2]'"),
         (b"weights: [1, 2, x]", "--weights element 3: expected a number, got 'x'"),
         (b"images: 7", "--images: expected text (in YAML, quote it), got 7"),
-        (b"print_config: true", "no setting 'print_config'"),
+        (b"print_config: true", "unknown setting 'print_config'"),
     ],
 )
 def test_a_wrong_settings_file_is_one_line(

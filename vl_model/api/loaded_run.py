@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from runs.run_record import RunRecord, read_run_record
 from workspace.json_files import read_object
-from workspace.layout import DataRoot, Split, data_root, home_expanded
+from workspace.layout import SPLITS, DataRoot, Split, data_root, home_expanded
 from workspace.setting_error import SettingError
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from vl_model.queries.answers import Reply
 
 REPORT_SCHEMA_VERSION = 1
-_SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 def load_run(root: str | Path | DataRoot | None = None, run: str = "default") -> "LoadedRun":
@@ -78,7 +77,7 @@ class LoadedRun:
     @property
     def processed(self) -> dict[str, Path]:
         """Split -> its ``processed_data`` folder, which the paths of answers' images are relative to."""
-        return {split: self.root.processed(split) for split in _SPLITS}
+        return {split: self.root.processed(split) for split in SPLITS}
 
     @property
     def report_page(self) -> Path:
@@ -232,7 +231,7 @@ class LoadedRun:
         from vl_model.queries.run_index import available_splits, check_evaluated, open_run_index
 
         _check_count("top", top)
-        if split not in (*_SPLITS, "both"):
+        if split not in (*SPLITS, "both"):
             raise ValueError(f"split {split!r}: must be train, test or both")
         query = parse_query(text)
         check_evaluated(self.root, self.name)
@@ -256,7 +255,7 @@ class LoadedRun:
         from vl_model.evaluation.embeddings import read_embeddings, write_embeddings
 
         _check_count("batch_size", batch_size)
-        split = next((split for split in _SPLITS if data == split), None)
+        split = next((split for split in SPLITS if data == split), None)
         processed = self.root.processed(split) if split else _path("data", data)
         dataset = read_dataset(processed)
         expected = {"checkpoint": self.checkpoint, "dataset": dataset.fingerprint}

@@ -18,7 +18,6 @@ from vl_model.evaluation.grader import HEADS, KIND_WEIGHTS, KINDS, Grader, HeadN
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
 from vl_model.evaluation.metrics import competition_metric, constant_baseline, weighted_log_loss
 from vl_model.evaluation.priors import ColumnPrior
-from workspace.setting_error import SettingError
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,13 @@ def split_studies(table: SiteTable, fold_of: Mapping[int, int], held_out_folds: 
     split = StudySplit(table.take(table.of_studies(train)), table.take(table.of_studies(held_out)))
     folds = ", ".join(map(str, sorted(set(fold_of.values())))) or "none"
     if not split.held_out.labelled_N.any():
-        raise SettingError(
-            "held_out_folds", f"{list(held_out_folds)}: no graded study in them; the data set has the folds {folds}"
+        raise ValueError(
+            f"held_out_folds {list(held_out_folds)}: no graded study in them; the data set has the folds {folds}"
         )
     if not split.train.labelled_N.any():
-        raise SettingError(
-            "held_out_folds",
-            f"{list(held_out_folds)}: no graded study is left to train on; the data set has the folds {folds}",
+        raise ValueError(
+            f"held_out_folds {list(held_out_folds)}: no graded study is left to train on; the data set has the folds "
+            f"{folds}"
         )
     both = set(split.train.study_ids) & set(split.held_out.study_ids)
     assert not both, f"studies {sorted(both)} are both training and held-out studies"

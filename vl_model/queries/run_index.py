@@ -12,10 +12,8 @@ from typing import Any
 from runs.run_record import read_run_record
 from vl_model.evaluation.embeddings import fingerprint
 from vl_model.queries.index import Index, IndexRefused, build_index, load_index, save_index
-from workspace.layout import DataRoot, Split
+from workspace.layout import SPLITS, DataRoot, Split
 from workspace.setting_error import SettingError
-
-SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 def check_evaluated(root: DataRoot, run: str) -> None:

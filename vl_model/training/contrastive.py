@@ -15,7 +15,7 @@ from runs.settings import OptimizationSettings
 from vl_model.data.augmentation import Augmentation
 from vl_model.data.batches import TrainingBatches
 from vl_model.data.training_set import TrainingSet
-from vl_model.model.lineage import SERIES, check_base_outside_run, check_leakage, trained_series
+from vl_model.model.lineage import SERIES, SeriesByStudy, check_base_outside_run, check_leakage, trained_series
 from vl_model.model.settings import ModelSettings
 from vl_model.model.site_model import SiteModel, build_site_model
 from vl_model.model.site_model_files import base_sha256, save_site_model
@@ -101,6 +101,7 @@ class ContrastiveTraining:
         self.shards = shards
         self.settings = settings
         self.dataset_fingerprint = training_set.dataset.fingerprint
+        self._trained_series: SeriesByStudy = {}
 
     def check_base(self, run: Path) -> None:
         """Raise ValueError if the run would overwrite its base, or if the base was trained on held-out studies."""
@@ -168,6 +169,10 @@ class ContrastiveTraining:
         if steps is None:
             # Batches are one stream over all epochs: a step may span two epochs.
             steps = math.ceil(self.duration.num_train_epochs * epoch / accumulation)
+        # Now, not at the end: the base's folder may be gone by then, or hold another run.
+        trained_rows = self.training_set.training if steps else ()
+        base, pretrained = self.model.model, self.model.pretrained
+        self._trained_series = trained_series(base, pretrained, self.training_set.dataset, trained_rows)
         return Trainer(
             accelerator,
             model,
@@ -197,10 +202,8 @@ class ContrastiveTraining:
         model = self._trained_model(trainer)
         if not session.accelerator.is_main_process:
             return
-        trained_rows = self.training_set.training if trainer.steps else ()
-        series = trained_series(self.model.model, self.model.pretrained, self.training_set.dataset, trained_rows)
         trained_on = {name: session.record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}
-        save_site_model(model, session.run / "final", trained_on | {SERIES: series})
+        save_site_model(model, session.run / "final", trained_on | {SERIES: self._trained_series})
         self.carried.copy_to(session.run)
 
     def _trained_model(self, trainer: Trainer) -> SiteModel:

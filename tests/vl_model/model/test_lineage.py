@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests.tiny_dataset import graded_rows, write_tiny_dataset
 from tests.training_runs import Train
 from vl_model.model.lineage import _from_hub, check_leakage, lineage, trained_series
 from vl_model.towers.model_names import hub_repository
+from vl_model.training.trainer import Trainer
 
 SHORT = ["--max_train_steps", "1", "--per_device_train_batch_size", "10"]
 BOTH = ["--held_out_folds", "0", "1"]
@@ -125,6 +127,24 @@ def test_a_run_without_steps_has_the_series_of_its_base(parent: Path, train: Tra
     bare = parent.parents[1] / "bare-child" / "final"
     assert train("bare-child", "--max_train_steps", "0", "--model", f"local-dir:{parent}") == 0
     assert json.loads((bare / "site_model.json").read_text())["trained_series"].keys() == set("12346")
+
+
+def test_a_base_that_is_deleted_during_the_training_still_counts(
+    parent: Path, tiny_root: Path, tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(parent, base)
+    rewrite(base, trained_series={"9": [90]})
+    step = Trainer.step
+
+    def step_without_base(*arguments: Any) -> dict[str, Any]:
+        shutil.rmtree(base, ignore_errors=True)
+        return step(*arguments)
+
+    monkeypatch.setattr(Trainer, "step", step_without_base)
+    assert train("orphan", *SHORT, "--model", f"local-dir:{base}") == 0
+    card = json.loads((tiny_root / "train" / "checkpoints" / "orphan" / "final" / "site_model.json").read_text())
+    assert not base.exists() and card["trained_series"]["9"] == [90]
 
 
 def test_an_incomplete_record_is_refused(parent: Path, tiny_root: Path) -> None:

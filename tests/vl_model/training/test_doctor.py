@@ -1,5 +1,6 @@
 """The checks before the first step, their findings, and the memory estimate against what a step really keeps."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -91,6 +92,22 @@ def test_a_leaking_base_and_the_checkpoint_of_another_run_are_found(
     [line] = problems_of("examined", *short, "--resume_from_checkpoint", "checkpoint-2")
     assert line.startswith("FIX  checkpoint ")
     assert "optimizer.pt: cannot be read (it was changed after it was written)" in line
+
+
+def test_a_damaged_locator_does_not_end_the_other_checks(
+    train: Train, tiny_root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    locator = tiny_root / "train" / "checkpoints" / "damaged-locator" / "final" / "locator.json"
+    locator.parent.mkdir(parents=True)
+    locator.write_text("{")
+    try:
+        assert train("well", *DOCTOR) == 2
+    finally:
+        shutil.rmtree(locator.parents[1])
+    lines = capsys.readouterr().out.splitlines()
+    [line] = [line for line in lines if not line.startswith("ok")]
+    assert line.startswith("FIX  locator ") and str(locator) in line
+    assert len(lines) == 16 and lines[-1].startswith("ok   disk ")
 
 
 def test_a_full_gpu_is_one_line(train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
