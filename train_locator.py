@@ -99,6 +99,7 @@ def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
         batch_size=settings.per_device_train_batch_size,
         checkpointing_steps=session.checkpointing_steps,
         optimization=settings.optimization,
+        held_out_folds=settings.held_out_folds,
         seed=session.seed,
         settings=plain_settings(settings),
     )

@@ -1,5 +1,6 @@
 """The training of a locator, from marked studies to ``final/`` and the report of its held-out errors."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from accelerate import Accelerator
@@ -28,6 +29,7 @@ class LocatorTraining:
         batch_size: images of each orientation per process and step.
         checkpointing_steps: how often a checkpoint is written.
         optimization: how the weights are updated.
+        held_out_folds: the folds that the studies were divided by.
         seed: of every random choice.
         settings: the resolved settings, to be recorded.
     """
@@ -40,6 +42,7 @@ class LocatorTraining:
         batch_size: int,
         checkpointing_steps: int,
         optimization: OptimizationSettings,
+        held_out_folds: Sequence[int],
         seed: int,
         settings: dict[str, Any],
     ) -> None:
@@ -48,6 +51,7 @@ class LocatorTraining:
         self.batch_size = batch_size
         self.checkpointing_steps = checkpointing_steps
         self.optimization = optimization
+        self.held_out_folds = held_out_folds
         self.seed = seed
         self.settings = settings
         self.dataset_fingerprint = studies.fingerprint
@@ -58,8 +62,11 @@ class LocatorTraining:
 
     def plan(self, model: LocatorNetwork, processes: int) -> dict[str, Any]:  # noqa: ARG002
         """Return the settings and fingerprints that a resumed run must share with its checkpoint."""
-        fixed = ("seed", "per_device_train_batch_size", "max_train_steps", "held_out_folds")
-        return {name: self.settings[name] for name in fixed} | {
+        return {
+            "seed": self.seed,
+            "per_device_train_batch_size": self.batch_size,
+            "max_train_steps": self.steps,
+            "held_out_folds": list(self.held_out_folds),
             "processes": processes,
             "dataset_fingerprint": self.dataset_fingerprint,
         }

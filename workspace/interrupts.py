@@ -106,7 +106,8 @@ class _Command:
     def _send_again(self, number: int, delay: float) -> None:
         time.sleep(delay)
         main = threading.main_thread().ident
-        if main is not None and not self.is_over:
+        # `noted` may have taken the signal over meanwhile.
+        if main is not None and not self.is_over and self.stopped_by is not None:
             signal.pthread_kill(main, number)  # to this thread, so that a system call in which it waits ends
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002

@@ -71,7 +71,9 @@ def input_key(
     digest.update(repr(sorted(cohort.hashes.items())).encode())
     digest.update(json.dumps([settings, atlas.fingerprint if atlas else None], sort_keys=True).encode())
     digest.update(repr([caption(site, grade) for site in SITES for grade in (None, *Severity)]).encode())
-    digest.update(repr(cohort.faults).encode())
+    # Without their messages: new wording is no new input.
+    faults = tuple((fault.kind.value, fault.path, fault.study_id, fault.series_id) for fault in cohort.faults)
+    digest.update(repr(faults).encode())
     for study_input in inputs:
         digest.update(study_input.digest.encode())
     return digest.hexdigest()
