@@ -177,7 +177,7 @@ def test_a_run_whose_scaler_skips_every_step_is_stopped(
         (["--learning_rat", "1"], "did you mean --learning_rate?"),
         (["--model", "lumbar-tiny"], "set tune to full to train it"),
         (["--root", "/nowhere"], "no such folder"),
-        (["--run", "../up"], "a run's name has"),
+        (["--run", "../up"], "a run's name may contain"),
         (["--warmup_ratio", "5"], "--warmup_ratio"),
         (["--learning_rate", "inf"], "--learning_rate: inf"),
         (["--loss_weights", "1", "inf", "1"], "--loss_weights element 2: inf"),
