@@ -179,7 +179,7 @@ def test_a_run_whose_scaler_skips_every_step_is_stopped(
         (["--root", "/nowhere"], "no such folder"),
         (["--run", "../up"], "a run's name may contain"),
         (["--warmup_ratio", "5"], "--warmup_ratio"),
-        (["--learning_rate", "inf"], "--learning_rate: inf"),
+        (["--learning_rate", "inf"], "--learning_rate inf: should be"),
         (["--loss_weights", "1", "inf", "1"], "--loss_weights element 2: inf"),
         (["--loss_weights", "0", "0", "0"], "--loss_weights 0 0 0"),
         (
@@ -201,7 +201,7 @@ def test_a_run_whose_scaler_skips_every_step_is_stopped(
             ["--dataloader_num_workers", "100000"],
             "--dataloader_num_workers 100000: should be at least 0 and at most 64",
         ),
-        (["--seed", "99999999999999999999"], "--seed: 99999999999999999999"),
+        (["--seed", "99999999999999999999"], "--seed 99999999999999999999: should be"),
         (["--mixed_precision", "fp16"], "--mixed_precision fp16: cannot be used on a CPU"),
         (["--resume_from_checkpoint", ""], "--resume_from_checkpoint '': is empty"),
         (["--export", ""], "--export '': is empty"),
