@@ -186,7 +186,7 @@ def test_words_that_are_not_understood_are_ranked_by_the_text_tower(root: Path) 
         (("",), "is empty"),
         (("severe", "--top", "0"), "--top 0"),
         (("severe", "--run", "tinny"), "--run 'tinny': no such run in .*; the runs there are tiny"),
-        (("severe", "--run", "../tiny"), "a run's name has letters"),
+        (("severe", "--run", "../tiny"), "a run's name may contain only letters"),
         (("severe", "--split", "test"), "test/processed_data/dataset.json: no such file; prepare_data.py writes it"),
         (("severe", "--truth", "nowhere.csv"), "nowhere.csv"),
         (("severe", "--tops", "3"), "did you mean --top"),

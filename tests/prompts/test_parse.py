@@ -193,7 +193,7 @@ def test_a_negated_finding_beside_another_is_not_a_filter() -> None:
         query = parse_query(text)
         assert query.words == "severe, left, neural foraminal narrowing, L5-S1"
         assert "canal stenosis at L4-L5" in query.rest
-        assert "not a filter" in query.notes[0]
+        assert "cannot exclude studies" in query.notes[0]
 
 
 def test_sides() -> None:

@@ -35,7 +35,7 @@ def read_training_set(processed: Path, held_out_folds: Collection[int], held_out
     folds = {row.fold for row in labelled}
     if unknown := set(held_out_folds) - folds:
         raise SettingError(
-            "held_out_folds", f"{sorted(unknown)}: the data set has no such folds; it has {sorted(map(str, folds))}"
+            "held_out_folds", f"{sorted(unknown)}: the data set has no such folds; it has {sorted(folds, key=str)}"
         )
     training = [row for row in labelled if row.fold not in held_out_folds]
     held_out = [row for row in labelled if row.fold in held_out_folds]

@@ -187,6 +187,9 @@ def build_site_model(settings: ModelSettings) -> SiteModel:
     Raises ValueError if the towers cannot be loaded, or have no layers to adapt.
     """
     if settings.tune != "full" and not has_own_weights(settings.model, settings.pretrained):
+        from vl_model.towers.open_clip_towers import check_name
+
+        check_name(settings.model)
         raise SettingError(
             "model",
             f"{settings.model!r}: has random weights, which tune {settings.tune!r} would keep frozen; set "

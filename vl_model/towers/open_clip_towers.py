@@ -174,11 +174,8 @@ def load_hub(model: str) -> OpenClipTowers:
     )
 
 
-def load_named(model: str, pretrained: str | None) -> OpenClipTowers:
-    """Load the towers of an open_clip name, with the weights of a tag or of a file, or with random ones.
-
-    Raises ValueError for an unknown name or tag, and if the weights cannot be loaded.
-    """
+def check_name(model: str) -> None:
+    """Raise SettingError, with the nearest names, if open_clip has no model of this name."""
     names = open_clip.list_models()
     if model not in names:
         near = difflib.get_close_matches(model, names, n=3)
@@ -187,6 +184,14 @@ def load_named(model: str, pretrained: str | None) -> OpenClipTowers:
             "model",
             f"{model!r}: is neither an open_clip name nor local-dir:PATH, hf-hub:NAME, hf:PATH or hf:NAME; {hint}",
         )
+
+
+def load_named(model: str, pretrained: str | None) -> OpenClipTowers:
+    """Load the towers of an open_clip name, with the weights of a tag or of a file, or with random ones.
+
+    Raises ValueError for an unknown name or tag, and if the weights cannot be loaded.
+    """
+    check_name(model)
     if pretrained and Path(pretrained).is_file():
         return _create(model, pretrained, "the file must hold the weights of this model")
     if pretrained and not get_pretrained_cfg(model, pretrained):

@@ -1,6 +1,9 @@
 """The reason why weights cannot be read, in words for an error message."""
 
 from pickle import UnpicklingError
+from textwrap import shorten
+
+MOST_CHARACTERS = 300
 
 
 def why_unreadable(error: BaseException) -> str:
@@ -8,4 +11,6 @@ def why_unreadable(error: BaseException) -> str:
 
     Torch's message for a file that is no plain file of tensors is replaced, because it advises to load it unsafely.
     """
-    return "damaged, or more than tensors" if isinstance(error, UnpicklingError) else " ".join(str(error).split())[:300]
+    if isinstance(error, UnpicklingError):
+        return "damaged, or more than tensors"
+    return shorten(str(error), MOST_CHARACTERS, placeholder=" ...")

@@ -68,7 +68,8 @@ class LossSettings:
             )
         if self.merge_mirrored and self.loss != "all_captions":
             raise SettingError(
-                "merge_mirrored", f"true: applies only to the loss all_captions, not to {self.loss}; set it to false"
+                "merge_mirrored",
+                f"true: the loss {self.loss} cannot be combined with it; set it to false, or choose all_captions",
             )
         for name, share in shares.items():
             if share and not self.takes_shares:
