@@ -29,7 +29,13 @@ from runs.settings import OptimizationSettings, RunSettings
 from vl_model.data.augmentation import Augmentation
 from vl_model.data.training_set import TrainingSet, read_training_set
 from vl_model.model.settings import DEFAULT_MODEL, DEFAULT_PRETRAINED, ModelSettings
-from vl_model.training.settings import ComputationSettings, DurationSettings, HeldOutSettings, LossSettings
+from vl_model.training.settings import (
+    ComputationSettings,
+    DurationSettings,
+    HeldOutSettings,
+    LossSettings,
+    check_loss,
+)
 from workspace.cli import run_command
 from workspace.layout import DataRoot, data_root, home_expanded
 from workspace.settings_parser import plain_settings, read_settings
@@ -87,6 +93,7 @@ def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
     session = settings.session
     run, logs = root.run(session.run), root.logs(session.run)
     prepare_run(run, session.overwrite, session.resume_from_checkpoint)
+    check_loss(settings.loss, settings.augmentation, settings.duration)
     trackers = trackers_of(session.report_to)
     carried = find_carried_files(root)
     training_set = training_set_of(settings, root)
@@ -150,7 +157,7 @@ def export(settings: Settings, run: Path) -> int:
 def examine(settings: Settings, root: DataRoot) -> int:
     """Check everything before the first step, and write nothing."""
     from vl_model.training import doctor
-    from vl_model.training.contrastive import build_model, check_loss
+    from vl_model.training.contrastive import build_model
 
     session = settings.session
     run, shards = root.run(session.run), check_launch().shards

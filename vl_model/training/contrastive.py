@@ -22,7 +22,13 @@ from vl_model.model.site_model_files import base_sha256, save_site_model
 from vl_model.towers.blocks import compile_blocks
 from vl_model.towers.gradient_checkpointing import checkpoint_blocks
 from vl_model.training.captions import captions_sha256
-from vl_model.training.settings import ComputationSettings, DurationSettings, HeldOutSettings, LossSettings
+from vl_model.training.settings import (
+    ComputationSettings,
+    DurationSettings,
+    HeldOutSettings,
+    LossSettings,
+    check_loss,
+)
 from vl_model.training.trainer import Trainer
 from workspace.setting_error import SettingError
 from workspace.settings_parser import plain_settings
@@ -49,12 +55,6 @@ def build_model(
     if computation.compile and not compile_blocks(model.towers):
         raise SettingError("compile", f"true: {model_settings.model!r} has no blocks to compile")
     return model
-
-
-def check_loss(loss: LossSettings, augmentation: Augmentation, duration: DurationSettings) -> LossSettings:
-    """Return the loss settings. Raises SettingError if they contradict each other or the other settings."""
-    loss.check(mixup=augmentation.mixup, cutmix=augmentation.cutmix, severity_sampling=duration.severity_sampling)
-    return loss
 
 
 class ContrastiveTraining:

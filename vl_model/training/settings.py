@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from vl_model.data.augmentation import Augmentation
 from workspace.setting_error import SettingError
 from workspace.setting_types import LoaderWorkers, NonNegativeInteger, NonNegativeNumber, PositiveInteger, Share
 
@@ -83,6 +84,12 @@ class LossSettings:
     def takes_shares(self) -> bool:
         """Whether an image may have shares of several severities, and severities may be resampled."""
         return self.loss in ("all_captions", "cross_entropy")
+
+
+def check_loss(loss: LossSettings, augmentation: Augmentation, duration: DurationSettings) -> LossSettings:
+    """Return the loss settings. Raises SettingError if they contradict each other or the other settings."""
+    loss.check(mixup=augmentation.mixup, cutmix=augmentation.cutmix, severity_sampling=duration.severity_sampling)
+    return loss
 
 
 @dataclass(frozen=True)
