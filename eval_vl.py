@@ -58,7 +58,6 @@ def main() -> None:
 
     # These imports take seconds, so that they come after everything that can be checked without them.
     from data_prep.conversion.crops import open_crops
-    from vl_model.api.loaded_run import REPORT_SCHEMA_VERSION
     from vl_model.evaluation.cross_fitting import better_head, fit_grader, fit_heads, predict_held_out, split_studies
     from vl_model.evaluation.example_sites import choose_example_sites
     from vl_model.evaluation.grader import write_grader
@@ -68,6 +67,7 @@ def main() -> None:
     from vl_model.evaluation.report_content import compare_runs, held_out_metrics
     from vl_model.evaluation.report_text import report_text
     from vl_model.evaluation.submission import write_submission
+    from vl_model.loaded_run import REPORT_SCHEMA_VERSION
     from workspace.json_files import plain
 
     other = read_predictions(root.logs(settings.compare) / "predictions.csv") if settings.compare else None

@@ -41,16 +41,15 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("workspace", *VOCABULARY, "data_prep.conversion", "prompts", "runs"),
         *("vl_model.data", "vl_model.evaluation"),
     ),
-    "vl_model.api": (
+    "vl_model": (
         *("workspace", *VOCABULARY, "data_prep.conversion", "prompts", "runs", "locator"),
         *("vl_model.data", "vl_model.model", "vl_model.evaluation", "vl_model.queries"),
     ),
-    "vl_model": ("vl_model.api",),
 }
 #: pydicom is the business of these alone.
 READ_DICOM = ("data_prep.dicom", "data_prep.phantom")
 TOPS = {folder.split(".")[0] for folder in ALLOWED}
-FILES = [path for top in sorted(TOPS | {"vl_model"}) for path in sorted((ROOT / top).rglob("*.py"))]
+FILES = [path for top in sorted(TOPS) for path in sorted((ROOT / top).rglob("*.py"))]
 MODULES = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in FILES}
 
 
