@@ -144,16 +144,17 @@ def load_folder(folder: Path) -> OpenClipTowers:
 
     Raises ValueError if a file is missing or unreadable.
     """
-    named = f"model 'local-dir:{folder}'"
+    named = f"'local-dir:{folder}'"
     if not (folder / OPEN_CLIP_CONFIG).is_file():
         hint = f"an open_clip folder has {OPEN_CLIP_CONFIG} and {WEIGHTS_FILE}"
         if (folder / TEXT_CONFIG_FILE).is_file():
             hint += f"; if it is a model of transformers, its name is hf:{folder}"
-        raise ValueError(f"{named}: the file {OPEN_CLIP_CONFIG} is missing; {hint}")
+        raise SettingError("model", f"{named}: the file {OPEN_CLIP_CONFIG} is missing; {hint}")
     if not any((folder / name).is_file() for name in WEIGHTS_FILES):
-        raise ValueError(
+        raise SettingError(
+            "model",
             f"{named}: the file {WEIGHTS_FILE} is missing; an open_clip folder has {OPEN_CLIP_CONFIG} and "
-            f"{WEIGHTS_FILE}"
+            f"{WEIGHTS_FILE}",
         )
     overrides = _text_overrides(folder, named)
     remedy = f"{OPEN_CLIP_CONFIG} and the weights must be of the same model"
@@ -212,19 +213,21 @@ def _text_overrides(folder: Path, named: str) -> dict[str, Any]:
         raise ValueError(f"{folder / OPEN_CLIP_CONFIG}: is not a model's configuration ({error!r})") from None
     tokenizer, source = text.get("hf_tokenizer_name"), text.get("hf_model_name")
     if tokenizer and not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ValueError(
+        raise SettingError(
+            "model",
             f"{named}: the tokenizer is missing; on a machine with a network, run hf download {tokenizer} "
-            "tokenizer.json tokenizer_config.json vocab.txt --local-dir FOLDER, and copy the files into the folder"
+            "tokenizer.json tokenizer_config.json vocab.txt --local-dir FOLDER, and copy the files into the folder",
         )
     if not source or Path(source).is_dir():
         return {}
     if (folder / TEXT_CONFIG_FILE).is_file():
         return {"text_cfg": text | {"hf_model_name": str(folder), "hf_model_pretrained": False}}
     if not _is_cached(source, TEXT_CONFIG_FILE):
-        raise ValueError(
+        raise SettingError(
+            "model",
             f"{named}: the file {TEXT_CONFIG_FILE}, which describes the text tower, is missing; on a machine with a "
             f"network, run hf download {source} {TEXT_CONFIG_FILE} --local-dir FOLDER, and copy the file into the "
-            "folder"
+            "folder",
         )
     return {}
 
@@ -252,14 +255,14 @@ def _create(model: str, pretrained: str | None, remedy: str, overrides: dict[str
     """Build the towers with open_clip; whatever it raises for missing or wrong files becomes one ValueError."""
     tag = get_pretrained_cfg(model, pretrained) if pretrained else {}
     quick_gelu = bool(tag.get("quick_gelu"))  # weights trained with QuickGELU need it, whatever the model's name
-    named = f"model {model!r}" + (f" with pretrained {pretrained!r}" if pretrained else "")
+    named = repr(model) + (f" with pretrained {pretrained!r}" if pretrained else "")
     try:
         with _quiet_logging():
             config = open_clip.get_model_config(model)
             clip = open_clip.create_model(model, pretrained, force_quick_gelu=quick_gelu, **(overrides or {}))
             tokenizer = open_clip.get_tokenizer(model)
     except (*_UNREADABLE, RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{named}: cannot be loaded ({why_unreadable(error)}); {remedy}") from None
+        raise SettingError("model", f"{named}: cannot be loaded ({why_unreadable(error)}); {remedy}") from None
     if quick_gelu:
         config["quick_gelu"] = True
     return OpenClipTowers(clip, tokenizer, deepcopy(config))
