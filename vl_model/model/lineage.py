@@ -22,6 +22,7 @@ from vl_model.model.model_card import CARD
 from vl_model.model.site_model_files import SCHEMA_VERSION
 from vl_model.towers.model_names import hub_repository, model_folder
 from workspace.json_files import read_object
+from workspace.setting_error import SettingError
 
 EXPORT_RECORD = "lumbar_vl.json"
 LINEAGE = "trained_on"
@@ -102,8 +103,10 @@ def write_lineage(folder: Path, final: Path) -> None:
 def check_base_outside_run(model: str, pretrained: str | None, run: Path) -> None:
     """Check that the base is not in the run's own folder, which the run would overwrite; raises ValueError."""
     if any(base.is_relative_to(run.resolve()) for base in base_folders(model, pretrained)):
-        named = _named(model, pretrained)
-        raise ValueError(f"{named}: is in the folder of run {run.name!r} itself; choose another name for the run")
+        setting, value = _setting(model, pretrained)
+        raise SettingError(
+            setting, f"{value!r}: is in the folder of run {run.name!r} itself; choose another name for the run"
+        )
 
 
 def check_leakage(model: str, pretrained: str | None, dataset: Dataset, held_out_folds: Iterable[int]) -> None:
@@ -115,21 +118,26 @@ def check_leakage(model: str, pretrained: str | None, dataset: Dataset, held_out
     if leaking := trained_on & held_out:
         safe = set(dataset.fold_of.values()) - {dataset.fold_of[study_id] for study_id in trained_on}
         remedy = f"hold out folds {sorted(safe)}, which it was not trained on, or choose" if safe else "choose"
-        raise ValueError(
-            f"{_named(model, pretrained)}: was trained on {len(leaking)} of the {len(held_out)} studies of the "
-            f"held-out folds {sorted(held_out_folds)}; {remedy} another base"
+        setting, value = _setting(model, pretrained)
+        raise SettingError(
+            setting,
+            f"{value!r}: was trained on {len(leaking)} of the {len(held_out)} studies of the held-out folds "
+            f"{sorted(held_out_folds)}; {remedy} another base",
         )
     for run in runs:
         folds = held_out_folds - set(run.get("held_out_folds", ()))
         if folds and run.get("steps") and SERIES not in run and run.get("dataset_fingerprint") == dataset.fingerprint:
-            raise ValueError(
-                f"{_named(model, pretrained)}: was trained on folds {sorted(folds)} of this data set, which are to be "
-                "held out; hold out the same folds as the base, or choose another base"
+            setting, value = _setting(model, pretrained)
+            raise SettingError(
+                setting,
+                f"{value!r}: was trained on folds {sorted(folds)} of this data set, which are to be held out; hold out "
+                "the same folds as the base, or choose another base",
             )
 
 
-def _named(model: str, pretrained: str | None) -> str:
-    return f"pretrained {pretrained!r}" if pretrained and Path(pretrained).is_file() else f"model {model!r}"
+def _setting(model: str, pretrained: str | None) -> tuple[str, str]:
+    """Return the setting that names the base's weights, and its value."""
+    return ("pretrained", pretrained) if pretrained and Path(pretrained).is_file() else ("model", model)
 
 
 def _series(dataset: Dataset, studies: Container[int]) -> set[tuple[int, int]]:
