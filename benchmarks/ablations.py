@@ -162,7 +162,13 @@ def is_done(job: Job, results: dict[tuple[str, int], Result]) -> bool:
     if result is None:
         return False
     # Settings that are newer than the result then had the default's value.
-    return asdict(CONDITIONS[0]) | result["settings"] == asdict(job.condition)
+    return as_written(CONDITIONS[0]) | result["settings"] == as_written(job.condition)
+
+
+def as_written(condition: Condition) -> dict[str, Any]:
+    """Return a condition's settings as a file of results holds them: JSON has lists for tuples."""
+    settings: dict[str, Any] = json.loads(json.dumps(asdict(condition)))
+    return settings
 
 
 def identity(plan: Plan) -> Result:

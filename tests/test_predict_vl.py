@@ -128,5 +128,5 @@ def test_located_grades_prints_the_cost_of_placing_beside_true_positions(
         assert run_here(located_grades, [*cohort, "--kept", str(kept)], monkeypatch) == 0
     printed = capsys.readouterr().out
     assert "2 studies, 50 graded sites" in printed
-    assert printed.count("of that on true") == 4 and printed.count("true places") == 2
+    assert printed.count("ratio to true") == 4 and printed.count("true positions") == 2
     assert len(list(kept.iterdir())) == 3

@@ -70,7 +70,7 @@ def test_wrong_input_is_one_line_and_nothing_written(
     monkeypatch.delenv("LUMBAR_ROOT", raising=False)
     assert "no such folder" in refusal("--root", str(tmp_path / "nowhere"))
     assert "--root" in refusal("--roott", str(root))
-    assert "--folds 1: at least 2" in refusal("--root", str(root), "--folds", "1")
+    assert "--folds 1: should be at least 2" in refusal("--root", str(root), "--folds", "1")
     assert "--folds 100000: at most 1000" in refusal("--root", str(root), "--folds", "100000")
     assert "--root '~nobody9/x': no such folder" in refusal("--root", "~nobody9/x")
     assert "--root ''" in refusal("--root", "")
@@ -95,7 +95,7 @@ def test_a_split_that_is_not_there_is_left_out(root: Path, tmp_path: Path) -> No
     shutil.rmtree(copy / "dataset" / "train_images")
     done = prepare("--root", str(copy), "--workers", "1")
     assert done.returncode == 0, done.stderr
-    assert "train: " in done.stdout and "left out" in done.stdout and NOTICE in done.stdout
+    assert "train: " in done.stdout and "this split is skipped" in done.stdout and NOTICE in done.stdout
     dataset = read_dataset(copy / "test" / "processed_data")
     assert {pair.source for pair in dataset.pairs} == {Source.ATLAS} and len(dataset.study_ids) == 1
     assert not (copy / "train").exists()
@@ -183,7 +183,7 @@ def test_test_studies_without_an_image_folder_are_answered_for_too(root: Path, t
     shutil.rmtree(copy / "dataset" / "test_images")
     done = prepare("--root", str(copy), "--workers", "1")
     assert done.returncode == 0, done.stderr
-    assert "test: " in done.stdout and "without images" in done.stdout
+    assert "test: " in done.stdout and "the studies that the tables name have no images" in done.stdout
     assert read_dataset(copy / "test" / "processed_data").study_ids == (int(study.name),)
     assert "missing_study,skipped" in (copy / "test" / "processed_data" / "faults.csv").read_text()
 

@@ -57,7 +57,7 @@ def test_all_processes_resume_alike_or_none_does(tmp_path: Path) -> None:
         (
             tmp_path / "steps",
             PLAN,
-            "step is 5 in process 0, but 6 in process 1; every machine must read the same",
+            "step is 5 in process 0, but 6 in process 1; all machines must see the same",
         ),
         (tmp_path / "damaged", PLAN, "step is 5 in process 0, but 3 in process 1"),
         (

@@ -116,7 +116,7 @@ def test_a_submission_without_a_graded_study_is_refused(tmp_path: Path) -> None:
     [
         (b"", "not a CSV file"),
         (bytes(range(256)), "not a CSV file"),
-        (b"study_id,condition,side,level,severity\n", "grades no site"),
+        (b"study_id,condition,side,level,severity\n", "contains no grade of the test split"),
         (
             b"study_id,condition,side,level,severity\nx,spinal_canal_stenosis,,l1_l2,severe\n",
             "line 2: study_id 'x': not a whole number",

@@ -88,7 +88,7 @@ def test_a_run_on_a_model_of_transformers_is_trained_and_exported(
     [
         (("nobody", "--export", "out"), "no such run"),
         (("begun", "--export", "out"), "has no final/ yet"),
-        (("begun", "--export", "out", "--overwrite", "true"), "leave --overwrite and --resume_from_checkpoint out"),
+        (("begun", "--export", "out", "--overwrite", "true"), "leave out --overwrite and --resume_from_checkpoint"),
     ],
 )
 def test_wrong_use_is_reported_in_one_line(

@@ -210,7 +210,7 @@ def test_settings_that_cannot_be_combined_with_sharding_are_refused(
     assert train("sharded-compiled", "--max_train_steps", "1", "--compile", "true") == 2
     assert "--compile true: cannot be combined with sharded weights (FSDP2)" in capsys.readouterr().err
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
-    with pytest.raises(ValueError, match="mixed_precision auto: fp16 on this device, in which"):
+    with pytest.raises(ValueError, match="mixed_precision auto: means fp16 on this device"):
         choose_precision("auto", use_cpu=False, shards=True)
 
 
