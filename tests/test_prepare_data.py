@@ -71,10 +71,10 @@ def test_wrong_input_is_one_line_and_nothing_written(
     assert "no such folder" in refusal("--root", str(tmp_path / "nowhere"))
     assert "--root" in refusal("--roott", str(root))
     assert "--folds 1: should be at least 2" in refusal("--root", str(root), "--folds", "1")
-    assert "--folds 100000: at most 1000" in refusal("--root", str(root), "--folds", "100000")
+    assert "--folds 100000: should be at least 2 and at most 1000" in refusal("--root", str(root), "--folds", "100000")
     assert "--root '~nobody9/x': no such folder" in refusal("--root", "~nobody9/x")
     assert "--root ''" in refusal("--root", "")
-    assert "--seed -1: at least 0" in refusal("--root", str(root), "--seed", "-1")
+    assert "--seed -1: should be at least 0" in refusal("--root", str(root), "--seed", "-1")
     assert "dataset: no such folder" in refusal("--root", str(tmp_path))
 
     copy = copy_of(root, tmp_path / "copy")
