@@ -18,16 +18,19 @@ float and the bounded types of `workspace.setting_types`, each optionally ``| No
 keeps a field out of the flags.
 """
 
+import ast
 import re
 import sys
 import textwrap
 from argparse import Action, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import docstring_parser
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from workspace.cli import fail, invoked_as
@@ -282,12 +285,29 @@ def _bounded(hint: Any) -> Any:
 
 
 def _field_docstrings(kind: type) -> dict[str, str]:
-    """Return the attribute docstrings of a dataclass and of those that it extends, on one line each."""
+    """Return the attribute docstrings of a dataclass and of the dataclasses that it extends, on one line each."""
     found: dict[str, str] = {}
     for each in reversed(kind.__mro__):
         if is_dataclass(each):
-            documented = docstring_parser.parse_from_object(each).params
-            found |= {entry.arg_name: " ".join((entry.description or "").split()) for entry in documented}
+            found |= _attribute_docstrings(str(sys.modules[each.__module__].__file__)).get(each.__name__, {})
+    return found
+
+
+@cache
+def _attribute_docstrings(source: str) -> dict[str, dict[str, str]]:
+    """Return class -> field -> the string below the field, of a source file. It is parsed once for all its classes."""
+    found: dict[str, dict[str, str]] = {}
+    for node in ast.walk(ast.parse(Path(source).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef):
+            found[node.name] = {
+                field.target.id: " ".join(below.value.value.split())
+                for field, below in pairwise(node.body)
+                if isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+                and isinstance(below.value.value, str)
+            }
     return found
 
 
