@@ -17,7 +17,7 @@ from vl_model import LoadedRun, load_run
 from vl_model.evaluation.embeddings import read_embeddings
 from vl_model.queries.answers import reply_json
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[2]
 SEVERE_LEFT = "severe left foraminal narrowing at L4-L5"
 
 
