@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data_prep.sites import SITES, SUBMISSION_SITES, Severity, parse_row_id_site
+from data_prep.sites import SITES, SUBMISSION_SITES, parse_row_id_site
 from data_prep.truth import read_truth
 from vl_model.data.site_table import SITE_INDEX, Floats, SiteTable, row_keys, site_table
 from vl_model.evaluation.metrics import CompetitionMetric, competition_metric
+from vl_model.evaluation.predictions import GRADES
 from workspace.whole_files import replacing
 
 FLOOR = 1e-4
 SUM_TOLERANCE = 1e-9
-GRADES = tuple(severity.key for severity in Severity)
 
 
 def floored(prob: Floats) -> Floats:
