@@ -10,12 +10,11 @@
     settings = read_settings("train_vl.py", __doc__, Settings)
 
 A field whose type is such a dataclass itself becomes a group of flags, whose names begin with the ``"prefix"`` of its
-metadata if there is one. A field without a default is required. Field types: str, int,
-float and the bounded types of `workspace.setting_types`, each optionally ``| None``; bool (a switch: ``--overwrite``,
-``--overwrite true`` and ``--overwrite false``); `Literal` (choices); ``tuple[T, ...]`` and
-``tuple[T, T, T]`` (several words). ``field(metadata={"positional": True})`` makes a positional argument,
-``metadata={"without_value": 10}`` sets the value of a flag that is given without one, and ``metadata={"flag": False}``
-keeps a field out of the flags.
+metadata if there is one. A field without a default is required. Field types: str, int, float and the bounded types of
+`workspace.setting_types`, each optionally ``| None``; bool (a switch: ``--overwrite``, ``--overwrite true`` and
+``--overwrite false``); `Literal` (choices); ``tuple[T, ...]`` and ``tuple[T, T, T]`` (several words).
+``field(metadata={"positional": True})`` makes a positional argument, ``metadata={"without_value": 10}`` sets the value
+of a flag that is given without one, and ``metadata={"flag": False}`` keeps a field out of the flags.
 """
 
 import ast
@@ -83,7 +82,7 @@ def plain_settings(settings: Any, prefix: str = "") -> dict[str, Any]:
 class SettingsParser(ArgumentParser):
     """jsonargparse's parser with ``--config``, without abbreviations, and with errors of one line."""
 
-    def __init__(self, prog: str, doc: str | None, kind: type | None = None) -> None:
+    def __init__(self, prog: str, doc: str | None, kind: type) -> None:
         super().__init__(
             prog=invoked_as(prog),
             description=_summary(doc),
@@ -102,13 +101,11 @@ class SettingsParser(ArgumentParser):
             help=CONFIG_HELP,
             metavar="FILE",
         )
-        if kind is not None:
-            _add_fields(self, self, kind)
+        _add_fields(self, self, kind)
         self.usage = f"{self._command()} {self._arguments()}"
 
     def read(self, arguments: Sequence[str] | None = None) -> Any:
         """Parse the arguments into an instance of the settings' dataclass."""
-        assert self._kind is not None
         namespace = self.parse_args(arguments)
         for action in self._actions:
             # An empty value is a shell's unset variable: it must not count as left out.
