@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 
 from data_prep.dicom.headers import LARGEST_INSTANCE, Header, named_number
-from data_prep.geometry import stacks
+from data_prep.geometry import SAME_SLICE_MM, stacks
 
 
 def own_numbers(paths: Sequence[Path], headers: Sequence[Header]) -> list[int | None]:
@@ -61,14 +61,16 @@ def _in_order(paths: Sequence[Path], headers: Sequence[Header]) -> list[int]:
     """Return the indices of all images in the order of rule 3."""
     located = [index for index, header in enumerate(headers) if header.frame is not None]
     frames = [frame for header in headers if (frame := header.frame) is not None]
-    place: dict[int, tuple[int, float]] = {}
+    place: dict[int, tuple[int, int]] = {}
     for number, stack in enumerate(stacks(frames)):
-        normal = frames[stack[0]].normal
-        for member in stack:
-            place[located[member]] = number, round(float(frames[member].centre_mm @ normal), 1)
+        heights = [float(frames[member].centre_mm @ frames[stack[0]].normal) for member in stack]
+        level = 0
+        for rank, member in enumerate(stack):
+            level += rank > 0 and abs(heights[rank] - heights[rank - 1]) > SAME_SLICE_MM
+            place[located[member]] = number, level
 
-    def key(index: int) -> tuple[tuple[int, float], tuple[int | str, ...], tuple[int | str, ...], str]:
-        last = (len(headers), 0.0)
+    def key(index: int) -> tuple[tuple[int, int], tuple[int | str, ...], tuple[int | str, ...], str]:
+        last = (len(headers), 0)
         identifier = headers[index].acquisition.identifier
         return place.get(index, last), natural(identifier), natural(paths[index].name), paths[index].name
 
