@@ -6,6 +6,7 @@ Texts are compared with terms and with each other; they are never repeated in a 
 
 import math
 import re
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -36,7 +37,7 @@ _KEYWORDS = (
     *CONTRAST_NUMBERS, *CONTRAST_TERMS, *TIME_NUMBERS,
     "VolumeBasedCalculationTechnique", "SOPInstanceUID", "SliceLocation", "SpacingBetweenSlices", "SliceThickness",
 )  # fmt: skip
-_TAGS = {Tag(tag): keyword for keyword in _KEYWORDS if (tag := tag_for_keyword(keyword)) is not None}
+_TAG_OF = {keyword: Tag(tag) for keyword in _KEYWORDS if (tag := tag_for_keyword(keyword)) is not None}
 
 _PHASE = frozenset({"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY", "VELOCITY"})
 _COMPUTED = re.compile(
@@ -65,12 +66,13 @@ class Acquisition:
 
     def __init__(self, header: Dataset) -> None:
         self._elements: dict[BaseTag, DataElement | RawDataElement] = {
-            tag: header.get_item(tag) for tag in _TAGS if tag in header
+            tag: header.get_item(tag) for tag in _TAG_OF.values() if tag in header
         }
+        self._parsed: dict[str, Any] = {}
 
     def number(self, keyword: str) -> float | None:
         """Return an element as a finite number, of several the first; None if it is missing or not a number."""
-        value = self._values.get(keyword)
+        value = self._value(keyword)
         try:
             found = math.nan if value is None else float(value if isinstance(value, float | int | str) else value[0])
         except READ_ERRORS:
@@ -79,7 +81,7 @@ class Acquisition:
 
     def terms(self, keyword: str) -> tuple[str, ...]:
         """Return the terms of an element in capital letters; none if it is missing or cannot be parsed."""
-        value = self._values.get(keyword)
+        value = self._value(keyword)
         if value is None:
             return ()
         several = [value] if isinstance(value, str | float | int) else list(value)
@@ -150,13 +152,13 @@ class Acquisition:
                 words |= set(re.split(r"[^A-Z0-9]+", text))
         return next((rank for rank, names in enumerate(_DIXON) if names & words), 0)
 
-    @cached_property
-    def _values(self) -> dict[str, Any]:
-        dataset, found = Dataset(dict(self._elements)), {}
-        with pydicom_warnings_ignored():
-            for tag, keyword in _TAGS.items():
-                try:
-                    found[keyword] = dataset[tag].value if tag in self._elements else None
-                except READ_ERRORS:
-                    continue
-        return found
+    def _value(self, keyword: str) -> Any:
+        """Return the value of an element, parsed once; None if it is missing or cannot be parsed."""
+        if keyword not in self._parsed:
+            tag = _TAG_OF[keyword]
+            found = None
+            if tag in self._elements:
+                with pydicom_warnings_ignored(), suppress(*READ_ERRORS):
+                    found = Dataset({tag: self._elements[tag]})[tag].value
+            self._parsed[keyword] = found
+        return self._parsed[keyword]

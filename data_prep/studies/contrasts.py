@@ -26,7 +26,6 @@ from dataclasses import dataclass, field
 from data_prep.dicom.acquisition import CONTRAST_NUMBERS, CONTRAST_TERMS, TIME_NUMBERS, Acquisition
 from data_prep.dicom.headers import T1_ECHO_MS, T1_REPETITION_MS, Header
 from data_prep.sites import View
-from data_prep.studies.series_places import places
 
 #: Beyond this echo time in ms only fluid is bright.
 LONGEST_ECHO_MS = 200.0
@@ -59,10 +58,11 @@ class Contrasts:
     keywords: tuple[str, ...] = field(default=())
 
 
-def contrasts(headers: Sequence[Header]) -> Contrasts:
-    """Return the contrasts of a series; a single one unless several images lie at one place and differ."""
-    located = [index for index, header in enumerate(headers) if header.frame is not None]
-    labels = dict(zip(located, places([frame for h in headers if (frame := h.frame) is not None]), strict=True))
+def contrasts(headers: Sequence[Header], labels: Mapping[int, int]) -> Contrasts:
+    """Return the contrasts of a series; a single one unless several images lie at one place and differ.
+
+    labels: the place of each image that has geometry, by index (`labelled_places`).
+    """
     shared = _shared(labels)
     acquisitions = [header.acquisition for header in headers]
     keys: list[list[object]] = [[] for _ in headers]
@@ -75,7 +75,7 @@ def contrasts(headers: Sequence[Header]) -> Contrasts:
                 for key, value in zip(keys, values, strict=True):
                     key.append(value)
     for key, acquisition in zip(keys, acquisitions, strict=True):
-        key.append(acquisition.is_computed if shared or len(headers) > 1 else False)
+        key.append(acquisition.is_computed)
     times = _times(acquisitions, [tuple(key) for key in keys], labels, shared, keywords)
     members: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for index, (key, time) in enumerate(zip(keys, times, strict=True)):

@@ -21,7 +21,7 @@ from data_prep.studies.contrasts import Contrast, choose, contrasts
 from data_prep.studies.folders import fault_path, list_folder
 from data_prep.studies.instance_numbers import complete_numbers, own_numbers
 from data_prep.studies.outlier_images import ValueRange, foreign_images, outlier_ranges, value_range
-from data_prep.studies.series_places import PlaceJudge, contradicted_places
+from data_prep.studies.series_places import PlaceJudge, contradicted_places, labelled_places
 from data_prep.studies.windows import SeriesHistogram, series_window, to_grey
 
 #: Memory budgets: for the decoded images of one series until its window is known, and for the grey images of one study.
@@ -322,11 +322,15 @@ class SeriesFolder:
 
     def _contrasts(self) -> tuple[list[_Found], list[list[_Found]]]:
         """Return the images that show the view of the series, and those of each other contrast; judge their places."""
-        self._lose_places(contradicted_places([image.header for image in self._found]))
         headers = [image.header for image in self._found]
-        found = contrasts(headers)
+        labels = labelled_places(headers)
+        contradicted = contradicted_places(headers, labels)
+        self._lose_places(contradicted)
+        labels = {index: label for index, label in labels.items() if index not in contradicted}
+        headers = [image.header for image in self._found]
+        found = contrasts(headers, labels)
         for group in found.groups:
-            self._judge_places(group)
+            self._judge_places(group, labels)
         marked = {index: self._marks[image.number] for index, image in enumerate(self._found)}
         chosen = choose(found, headers, self._described, marked)
         shown = sorted(index for group in chosen for index in group.indices)
@@ -341,11 +345,12 @@ class SeriesFolder:
             self._note(self._path, FaultKind.SEVERAL_CONTRASTS, "kept" if by_marks else "guessed", message)
         return [self._found[i] for i in shown], [[self._found[i] for i in group.indices] for group in others]
 
-    def _judge_places(self, group: Contrast) -> None:
-        located = [index for index in group.indices if self._found[index].header.frame is not None]
+    def _judge_places(self, group: Contrast, labels: Mapping[int, int]) -> None:
+        located = [index for index in group.indices if index in labels]
         images = [self._found[index] for index in located]
         judge = PlaceJudge(
             [image.header for image in images],
+            [labels[index] for index in located],
             [image.header.instance_number for image in images],
             self._described,
             partial(self._distinct, images),

@@ -14,7 +14,7 @@ The images of one contrast (`contrasts`) are judged, stack by stack:
    the order of their numbers, has no place; the others keep theirs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -87,11 +87,16 @@ def _at_origin(frame: Frame) -> bool:
     return not any(frame.position_mm)
 
 
-def contradicted_places(headers: Sequence[Header]) -> dict[int, str]:
-    """Return the images that say the place of another one of their series, but another SliceLocation; and why."""
+def labelled_places(headers: Sequence[Header]) -> dict[int, int]:
+    """Return the label of the place (`places`) of each image that has geometry, by index."""
     located = [index for index, header in enumerate(headers) if header.frame is not None]
+    return dict(zip(located, places([frame for header in headers if (frame := header.frame) is not None]), strict=True))
+
+
+def contradicted_places(headers: Sequence[Header], labels: Mapping[int, int]) -> dict[int, str]:
+    """Return the images that say the place of another one of their series, but another SliceLocation; and why."""
     groups: dict[tuple[int, str], list[int]] = {}
-    for index, place in zip(located, places([frame for h in headers if (frame := h.frame) is not None]), strict=True):
+    for index, place in labels.items():
         groups.setdefault((place, headers[index].series_uid), []).append(index)
     problems: dict[int, str] = {}
     for group in groups.values():
@@ -109,6 +114,7 @@ class PlaceJudge:
 
     Args:
         headers: the headers of all images that have geometry.
+        labels: the place of each image (`places`).
         numbers: the number of each image by its file's name or header; None if it has none of its own.
         described: the view that the table gives, or None.
         distinct: returns how many different pictures some images (by index) are; asked only in case of doubt.
@@ -117,10 +123,12 @@ class PlaceJudge:
     def __init__(
         self,
         headers: Sequence[Header],
+        labels: Sequence[int],
         numbers: Sequence[int | None],
         described: View | None,
         distinct: Callable[[Sequence[int]], int],
     ) -> None:
+        self._labels = labels
         self._headers, self._numbers, self._described, self._distinct = headers, numbers, described, distinct
         self._frames = [frame for header in headers if (frame := header.frame) is not None]
         self.problems: dict[int, str] = {}
@@ -130,11 +138,12 @@ class PlaceJudge:
         if len(self._frames) > 1:
             self._check_equal_places()
             self._check_default_orientation()
-            for stack in stacks(self._frames):
+            sorted_stacks = stacks(self._frames)
+            for stack in sorted_stacks:
                 self._check_distances(stack)
                 self._check_direction(stack)
             # A single slice can only be judged by others that are right.
-            for stack in stacks(self._frames):
+            for stack in sorted_stacks:
                 self._check_jumps([index for index in stack if index not in self.problems])
         return self.problems
 
@@ -145,7 +154,7 @@ class PlaceJudge:
     def _check_equal_places(self) -> None:
         """Apply rule 1."""
         groups: dict[int, list[int]] = {}
-        for index, place in enumerate(places(self._frames)):
+        for index, place in enumerate(self._labels):
             groups.setdefault(place, []).append(index)
         counts = [len(group) for group in groups.values()]
         throughout = len(counts) > 1 and np.mean(np.array(counts) >= REPETITIONS_THROUGHOUT) > 2 / 3
