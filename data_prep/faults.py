@@ -193,14 +193,23 @@ class FaultKind(StrEnum):
     CONSTANT_IMAGE = ("constant_image", "all pixels of an image have the same value", "the image is written unchanged")
     NO_GEOMETRY = (
         "no_geometry",
-        "the position, orientation or pixel spacing is missing or impossible",
-        "the image is written, but no region uses it",
+        "the position, orientation or pixel spacing is missing or impossible, or impossible together with those of the "
+        "other images of the series: many different images at one place, slices that lie beside instead of behind each "
+        "other, distances that contradict the header, a single slice that is out of place",
+        "the image is written, but no region uses it; the other images of the series keep their places",
     )
     DUPLICATE_INSTANCE = (
         "duplicate_instance",
-        "two files of a series have the same instance number, or a frame has the number of a file",
+        "two files of a series hold the same image (instance number, place and pixels), or a frame has the number of a "
+        "file",
         "the first in the order of file names is kept, and a file is preferred to a frame; if the file names give "
         "different numbers, both are kept",
+    )
+    NUMBER_ASSIGNED = (
+        "number_assigned",
+        "images of a series have no usable instance number, in the file's name or in the header, or the same one at "
+        "different places",
+        "they get new numbers, which the message gives, in the order of their places, identifiers and names",
     )
     FOREIGN_IMAGE = (
         "foreign_image",
@@ -215,6 +224,13 @@ class FaultKind(StrEnum):
         "the image does not contribute to the window of its series and has a window of its own",
     )
     # Series
+    SEVERAL_CONTRASTS = (
+        "several_contrasts",
+        "a series holds several images of the same places that were taken or computed differently: echoes, parts of a "
+        "Dixon image, images before and after a contrast agent, repetitions in time, maps",
+        "those that fit the view, or that readers marked, are used; the others are written, each contrast with its own "
+        "window, but no region uses them",
+    )
     VIEW_GUESSED = (
         "view_guessed",
         "no table describes the series",

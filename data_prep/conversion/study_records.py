@@ -218,7 +218,8 @@ def _write_images(study: Study, processed: Path) -> tuple[list[list[Any]], int]:
             name = image_path(study.study_id, series.series_id, image.instance_number)
             grey = image.grey
             size += write_png(processed / name, grey)
-            rows.append([study.study_id, series.series_id, image.instance_number, name, series.view or ""])
+            view = "" if image.other_contrast or series.view is None else series.view
+            rows.append([study.study_id, series.series_id, image.instance_number, name, view])
             rows[-1] += [stack_of.get(index, ""), *grey.shape, *_frame_cells(image.frame)]
             rows[-1] += image.window or series.window
     return rows, size

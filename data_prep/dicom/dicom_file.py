@@ -39,6 +39,10 @@ INFLATED_BYTES_PER_PIXEL = 4
 HEADER_KEYWORDS = (
     "InstanceNumber", "StudyInstanceUID", "SeriesInstanceUID", "SeriesDescription",
     "ImageType", "ComplexImageComponent", "EchoTime", "RepetitionTime",
+    "SOPInstanceUID", "InversionTime", "FlipAngle", "DiffusionBValue", "ContrastBolusAgent", "ScanningSequence",
+    "ScanOptions", "SequenceName", "AcquisitionContrast", "VolumeBasedCalculationTechnique",
+    "TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime",
+    "SliceLocation", "SpacingBetweenSlices", "SliceThickness",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",

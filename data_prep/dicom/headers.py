@@ -8,6 +8,7 @@ from pathlib import Path
 from pydicom import Dataset
 from pydicom.tag import BaseTag, Tag
 
+from data_prep.dicom.acquisition import Acquisition
 from data_prep.dicom.dicom_file import pydicom_warnings_ignored
 from data_prep.dicom.header_values import HeaderError, number, numbers, value_of, whole_number
 from data_prep.dicom.multi_frame import frame_instance
@@ -19,6 +20,8 @@ T1_ECHO_MS, T1_REPETITION_MS = 30.0, 1200.0
 _WEIGHTING_WORD = re.compile(r"(?<![a-z0-9])(t1|t2|stir)(?![0-9])")
 #: Instance numbers become file names; in DICOM they have at most 12 digits.
 LARGEST_INSTANCE = 10**12
+#: Names with more digits are not parsed: leading zeros may precede a number.
+_LONGEST_NAME = 64
 #: StudyInstanceUID and SeriesInstanceUID.
 _UNIQUE_IDENTIFIERS = (Tag(0x0020000D), Tag(0x0020000E))
 
@@ -27,11 +30,13 @@ _UNIQUE_IDENTIFIERS = (Tag(0x0020000D), Tag(0x0020000E))
 class Header:
     """Geometry and acquisition of one image. Without usable geometry `frame` is None and `problem` is the reason."""
 
-    instance_number: int
+    instance_number: int | None
+    """From the file's name or from the header; None if neither gives one that could be the name of a file."""
     frame: Frame | None
     problem: str
     weighting: str
     """``t1`` or ``t2``, from the series description or the times; empty if unknown."""
+    acquisition: Acquisition = field(repr=False, compare=False)
     own_number: int | None = None
     """The InstanceNumber of the header, which may differ from the number in the file's name."""
     study_uid: str = field(default="", repr=False)
@@ -42,38 +47,45 @@ class Header:
 def read_header(dataset: Dataset, path: Path, frame_index: int = 0, frames: int = 1) -> Header:
     """Read the header of one image of a file.
 
-    The instance number is taken from the file's name if possible, because the competition's tables name files.
+    The instance number is taken from the file's name if possible, because the competition's tables name files. Names
+    are numbers only as a whole: ``12.dcm`` and ``12`` are, ``401.12`` (series and image), time stamps of more digits
+    than an instance number has, and unique identifiers are not.
 
     Args:
         dataset: the header of this frame alone.
         path: the file.
         frame_index: number of the frame, counted from 0.
         frames: number of frames in the file.
-
-    Raises:
-        HeaderError: if neither the file's name nor the header gives an instance number.
     """
     with pydicom_warnings_ignored():
-        instance = frame_instance(_file_number(dataset, path), frame_index, frames)
+        own_number = _own_number(dataset)
+        instance = _instance_number(path, own_number, frame_index, frames)
         frame, problem = None, ""
         try:
             frame = _frame(dataset)
         except ValueError as error:  # a HeaderError, or Frame rejects the numbers
             problem = str(error)
         identifiers = (_identifier(dataset, tag) for tag in _UNIQUE_IDENTIFIERS)
-        return Header(instance, frame, problem, _weighting(dataset), _own_number(dataset), *identifiers)
+        weighting, acquisition = _weighting(dataset), Acquisition(dataset)
+        return Header(instance, frame, problem, weighting, acquisition, own_number, *identifiers)
 
 
-def _file_number(dataset: Dataset, path: Path) -> int:
-    try:
-        named = path.stem.isascii() and path.stem.isdigit()
-        found = int(path.stem) if named else whole_number(dataset, "InstanceNumber")
-    except HeaderError:
-        raise HeaderError("neither the file's name nor its header gives an instance number") from None
-    if not 0 <= found < LARGEST_INSTANCE:
-        digits = len(str(abs(found)))
-        raise HeaderError(f"instance number of {digits} digits: expected 0 to {LARGEST_INSTANCE - 1}")
-    return found
+def named_number(path: Path) -> int | None:
+    """Return the number that a file's name is, whatever its ending; None if the name is not a number.
+
+    >>> [named_number(Path(name)) for name in ("12.dcm", "007", "401.12", "20240131121314.dcm", "IM12")]
+    [12, 7, None, None, None]
+    """
+    plain = path.stem.isascii() and path.stem.isdigit() and len(path.stem) <= _LONGEST_NAME
+    number = int(path.stem) if plain and not path.suffix[1:].isdigit() else LARGEST_INSTANCE
+    return number if number < LARGEST_INSTANCE else None
+
+
+def _instance_number(path: Path, own_number: int | None, frame_index: int, frames: int) -> int | None:
+    for claim in (named_number(path), own_number):
+        if claim is not None and 0 <= (found := frame_instance(claim, frame_index, frames)) < LARGEST_INSTANCE:
+            return found
+    return None
 
 
 def _own_number(dataset: Dataset) -> int | None:

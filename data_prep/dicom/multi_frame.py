@@ -15,14 +15,31 @@ from data_prep.dicom.pixel_description import MAX_FRAMES
 _MACROS = {
     "PlanePositionSequence": {"ImagePositionPatient": "ImagePositionPatient"},
     "PlaneOrientationSequence": {"ImageOrientationPatient": "ImageOrientationPatient"},
-    "PixelMeasuresSequence": {"PixelSpacing": "PixelSpacing"},
+    "PixelMeasuresSequence": {
+        "PixelSpacing": "PixelSpacing",
+        "SliceThickness": "SliceThickness",
+        "SpacingBetweenSlices": "SpacingBetweenSlices",
+    },
     "PixelValueTransformationSequence": {
         "RescaleSlope": "RescaleSlope",
         "RescaleIntercept": "RescaleIntercept",
     },
     "MREchoSequence": {"EffectiveEchoTime": "EchoTime"},
-    "MRTimingAndRelatedParametersSequence": {"RepetitionTime": "RepetitionTime"},
-    "MRImageFrameTypeSequence": {"ComplexImageComponent": "ComplexImageComponent", "FrameType": "ImageType"},
+    "MRTimingAndRelatedParametersSequence": {"RepetitionTime": "RepetitionTime", "FlipAngle": "FlipAngle"},
+    "MRModifierSequence": {"InversionTimes": "InversionTime"},
+    "MRDiffusionSequence": {"DiffusionBValue": "DiffusionBValue"},
+    "MRImageFrameTypeSequence": {
+        "ComplexImageComponent": "ComplexImageComponent",
+        "FrameType": "ImageType",
+        "AcquisitionContrast": "AcquisitionContrast",
+        "VolumeBasedCalculationTechnique": "VolumeBasedCalculationTechnique",
+    },
+    "ContrastBolusUsageSequence": {"ContrastBolusAgentAdministered": "ContrastBolusAgent"},
+    "FrameContentSequence": {
+        "TemporalPositionIndex": "TemporalPositionIdentifier",
+        "FrameAcquisitionNumber": "AcquisitionNumber",
+    },
+    "CardiacSynchronizationSequence": {"NominalCardiacTriggerDelayTime": "TriggerTime"},
 }
 _GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")

@@ -110,7 +110,9 @@ def marked_positions(study: Study) -> tuple[dict[Site, Position], list[Fault]]:
         else:
             found[mark.site] = Position(mark.site, vector(frame.to_patient((mark.x, mark.y))), Source.ANNOTATED, mark)
             if index not in series.frames or series.view is not mark.site.views[0]:
-                message = f"marked in {_words(series, frame)}, not in {mark.site.views[0].words}; the position is used"
+                message = (
+                    f"marked in {_words(series, index, frame)}, not in {mark.site.views[0].words}; the position is used"
+                )
                 note(mark, FaultKind.MARK_IN_OTHER_VIEW, message, "kept")
 
     checked = check_marks({site: position.point_mm for site, position in found.items()})
@@ -135,8 +137,10 @@ def _not_lumbar(study: Study, series: Series, index: int, frame: Frame) -> str:
     return ""
 
 
-def _words(series: Series, frame: Frame) -> str:
+def _words(series: Series, index: int, frame: Frame) -> str:
     """Return the view or the plane of an image as text."""
+    if series.slices[index].other_contrast:
+        return "another contrast of its series"
     return series.view.words if series.view and frame.lies_as(plane_of(series.view)) else f"a {frame.plane} image"
 
 

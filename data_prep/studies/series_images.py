@@ -4,19 +4,25 @@ A study whose images fit into the budgets is decoded once and stays in memory. O
 stay; the others are decoded again, one at a time, whenever their grey values are needed.
 """
 
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import hashlib
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from data_prep.dicom.header_values import READ_ERRORS, HeaderError, parse_failure
-from data_prep.dicom.headers import Header, read_header
+from data_prep.dicom.headers import Header, named_number, read_header
 from data_prep.dicom.pixels import Grey, ImageFile, Pixels, open_images, read_image
 from data_prep.faults import Action, Fault, FaultKind, FileFault
 from data_prep.geometry import Frame
+from data_prep.sites import View
+from data_prep.studies.contrasts import Contrast, choose, contrasts
 from data_prep.studies.folders import fault_path, list_folder
 from data_prep.studies.identity import StudyIdentity
+from data_prep.studies.instance_numbers import complete_numbers, own_numbers
 from data_prep.studies.outlier_images import ValueRange, foreign_images, outlier_ranges, value_range
+from data_prep.studies.series_places import PlaceJudge, contradicted_places, labelled_places
 from data_prep.studies.windows import SeriesHistogram, series_window, to_grey
 
 #: Memory budgets: for the decoded images of one series until its window is known, and for the grey images of one study.
@@ -78,12 +84,16 @@ class GreyOnDisk:
 class SeriesImage:
     """One image of a series: its header and its grey values, in memory or on disk.
 
-    window: its own window if its values are outliers, else None.
+    number: its instance number, which no other image of the series has.
+    window: its own window if its values are outliers, or that of its contrast if it is another one; else None.
+    other_contrast: whether other images of the same places show the view of the series instead.
     """
 
+    number: int
     header: Header
     grey: Grey | GreyOnDisk
     window: tuple[float, float] | None = None
+    other_contrast: bool = False
 
 
 @dataclass
@@ -97,6 +107,10 @@ class _Found:
     shape: tuple[int, int]
     values: ValueRange
     pixels: Pixels | None
+    number: int = -1
+    """The number that no other image of the series has, once it is known."""
+    digest: bytes = b""
+    """Of the pixels, once it was asked for."""
 
 
 class SeriesFolder:
@@ -104,6 +118,8 @@ class SeriesFolder:
 
     path: the series folder.
     root: the image folder; links must not point outside it, and paths in faults are relative to it.
+    described: the view that the table gives, or None.
+    marks: the instance number of each mark of readers on this series.
     identity: holds the images to the study's StudyInstanceUID; None if they were chosen by it.
     files: the series' files if others lie beside them; by default all files of the folder.
 
@@ -117,34 +133,54 @@ class SeriesFolder:
         study_id: int,
         series_id: int,
         max_pixels: int,
+        described: View | None = None,
+        marks: Collection[int] = (),
         identity: StudyIdentity | None = None,
         files: Sequence[Path] | None = None,
     ) -> None:
         self.faults: list[Fault] = []
         self._path, self._root, self._max_pixels = path, root, max_pixels
         self._study_id, self._series_id = study_id, series_id
-        self._chosen, self._identity = files, identity
+        self._described, self._marks = described, Counter(marks)
+        self._identity, self._chosen = identity, files
         self.is_foreign = False
-        self._found: dict[int, _Found] = {}
-        self._instances: dict[tuple[int, Frame], Path] = {}
+        self._found: list[_Found] = []
         self._signal_left = SIGNAL_BYTES
         self._histogram = SeriesHistogram()
         self._histogram_outdated = False
 
     def read(self, budget: GreyBudget) -> tuple[list[SeriesImage], tuple[float, float]]:
-        """Return the images, sorted by instance number, and their window; no images if none can be read."""
-        for file in self._files():
+        """Return the images, sorted by instance number, and the window of those that show the view of the series.
+
+        There are no images if none can be read.
+        """
+        files = self._files()
+        for file in files:
             self._read_file(file)
         self._drop_foreign_images()
+        self._drop_copies()
         if not self._found:
             return [], (0.0, 0.0)
-        found = [self._found[number] for number in sorted(self._found)]
-        outliers = {found[index].header.instance_number for index in outlier_ranges([image.values for image in found])}
-        window = self._window([image for image in found if image.header.instance_number not in outliers])
+        self._number_images(files)
+        self._found.sort(key=lambda image: image.number)
+        shown, others = self._contrasts()
+        images, window = self._windowed(shown, budget)
+        for group in others:
+            images += [
+                replace(image, window=image.window or own, other_contrast=True)
+                for found, own in [self._windowed(group, budget)]
+                for image in found
+            ]
+        return sorted(images, key=lambda image: image.number), window
+
+    def _windowed(self, found: list[_Found], budget: GreyBudget) -> tuple[list[SeriesImage], tuple[float, float]]:
+        """Return images as grey with a common window, or with their own if they are outliers."""
+        outliers = set(outlier_ranges([image.values for image in found]))
+        window = self._window([image for index, image in enumerate(found) if index not in outliers])
         images = []
-        for image in found:
-            own = self._own_window(image) if image.header.instance_number in outliers else None
-            images.append(SeriesImage(image.header, self._grey(image, own or window, budget), own))
+        for index, image in enumerate(found):
+            own = self._own_window(image) if index in outliers else None
+            images.append(SeriesImage(image.number, image.header, self._grey(image, own or window, budget), own))
         return images, window
 
     def _read_file(self, path: Path) -> None:
@@ -162,7 +198,6 @@ class SeriesFolder:
     def _read_frame(self, path: Path, images: ImageFile, frame: int) -> None:
         try:
             header = read_header(images.headers[frame], path, frame, len(images.headers))
-            self._check_number_is_free(header.instance_number, len(images.headers))
             pixels = images.signal(frame)
             values = value_range(pixels, images.slope(frame))
         except FileFault as fault:
@@ -177,58 +212,176 @@ class SeriesFolder:
             rows, columns = pixels.shape
             self._add(_Found(path, frame, len(images.headers), header, (rows, columns), values, kept), pixels)
 
-    def _check_number_is_free(self, instance_number: int, frames: int) -> None:
-        """Raise FileFault for a number that is taken, unless a single-frame file takes that of a multi-frame file."""
-        taken = self._found.get(instance_number)
-        if taken is not None and not taken.frames > frames == 1:
-            message = f"instance {instance_number} has already been read from {taken.path.name}"
-            raise FileFault(FaultKind.DUPLICATE_INSTANCE, message)
-
     def _add(self, image: _Found, pixels: Pixels) -> None:
         """Add an image to the series and to its histogram, and note its faults."""
-        number = image.header.instance_number
-        if number in self._found:
-            taken = self._found[number]
-            message = f"frame {taken.frame + 1}: its instance number {number} is also that of {image.path.name}"
-            self._note(taken.path, FaultKind.DUPLICATE_INSTANCE, "skipped", message)
-            self._histogram_outdated = True
-        self._note_copy(image.path, image.header, image.frames)
         smallest, largest = self._histogram.add(pixels)
         where = f"frame {image.frame + 1}: " if image.frames > 1 else ""
         if smallest == largest:
             self._note(image.path, FaultKind.CONSTANT_IMAGE, "kept", f"{where}every pixel has the value {smallest:g}")
         if image.header.frame is None:
             self._note(image.path, FaultKind.NO_GEOMETRY, "kept", image.header.problem)
-        self._found[number] = image
-
-    def _note_copy(self, path: Path, header: Header, frames: int) -> None:
-        """Note a file whose header has the instance number and geometry of an earlier one.
-
-        Both are kept, because the tables name files.
-        """
-        if frames > 1 or header.own_number is None or header.frame is None:
-            return
-        key = header.own_number, header.frame
-        first = self._instances.setdefault(key, path)
-        if first != path:
-            message = f"its header has the same instance number and geometry as that of {first.name}"
-            self._note(path, FaultKind.DUPLICATE_INSTANCE, "kept", message)
+        self._found.append(image)
 
     def _drop_foreign_images(self) -> None:
         """Remove images of another examination; keep, but note, images of another series than most."""
-        uids = {image.header.study_uid for image in self._found.values()}
-        others = self._identity.foreign(uids) if self._identity else set()
-        foreign = {number for number, image in self._found.items() if image.header.study_uid in others}
-        self.is_foreign = bool(foreign) and len(foreign) == len(self._found)
-        for number in foreign:
-            image = self._found.pop(number)
-            self._histogram_outdated = True
-            if not self.is_foreign:
-                self._note(image.path, FaultKind.FOREIGN_IMAGE, "skipped", FOREIGN_FILE)
-        found = list(self._found.values())
+        found = list(self._found)
+        others = self._identity.foreign({image.header.study_uid for image in found}) if self._identity else set()
+        foreign = [index for index, image in enumerate(found) if image.header.study_uid in others]
+        self.is_foreign = bool(foreign) and len(foreign) == len(found)
+        for index in () if self.is_foreign else foreign:
+            self._note(found[index].path, FaultKind.FOREIGN_IMAGE, "skipped", FOREIGN_FILE)
+        self._remove(foreign)
+        found = list(self._found)
         for index in foreign_images([image.header.series_uid for image in found]):
             message = "its SeriesInstanceUID differs from that of the other images"
             self._note(found[index].path, FaultKind.FOREIGN_IMAGE, "kept", message)
+
+    def _remove(self, indices: Collection[int]) -> None:
+        """Remove images, and see to it that they do not affect the window."""
+        removed = set(indices)
+        self._found = [image for index, image in enumerate(self._found) if index not in removed]
+        self._histogram_outdated |= bool(removed)
+
+    def _drop_copies(self) -> None:
+        """Remove copies of images, and frames whose number a single-frame file has; note copies under other numbers."""
+        claims: dict[int, list[int]] = defaultdict(list)
+        alike: dict[tuple[int | None, str, Frame | None], list[int]] = defaultdict(list)
+        removed: set[int] = set()
+        for index, image in enumerate(self._found):
+            header = image.header
+            if header.instance_number is not None:
+                claims[header.instance_number].append(index)
+            identifier = "" if header.instance_number is not None else header.acquisition.identifier
+            alike[header.instance_number, identifier, header.frame].append(index)
+        for indices in alike.values():
+            for place, index in enumerate(indices[1:], start=1):
+                earlier = [self._found[other] for other in indices[:place] if other not in removed]
+                first = next((image for image in earlier if self._is_copy(self._found[index], image)), None)
+                if first is not None:
+                    image = self._found[index]
+                    what = "its images have" if image.frames > 1 else self._called(image.header)
+                    message = f"{what} already been read from {first.path.name}"
+                    self._note(image.path, FaultKind.DUPLICATE_INSTANCE, "skipped", message)
+                    removed.add(index)
+        for number, indices in claims.items():
+            single = [self._found[index] for index in indices if self._found[index].frames == 1]
+            for index in indices if single else ():
+                image = self._found[index]
+                if image.frames > 1:
+                    message = f"frame {image.frame + 1}: its instance number {number} is also that of "
+                    message += single[0].path.name
+                    self._note(image.path, FaultKind.DUPLICATE_INSTANCE, "skipped", message)
+                    removed.add(index)
+        self._remove(removed)
+        self._note_second_names()
+
+    def _called(self, header: Header) -> str:
+        return "its image has" if header.instance_number is None else f"instance {header.instance_number} has"
+
+    def _is_copy(self, image: _Found, other: _Found) -> bool:
+        """Return whether two images of one number and place are one image in two files."""
+        if image.path == other.path:
+            return False
+        one, two = image.header.acquisition, other.header.acquisition
+        identified = bool(one.identifier) and one.identifier == two.identifier
+        if image.header.instance_number is None and not identified:
+            return False
+        if self._digest(image) == self._digest(other):
+            return True
+        # Compressed anew, an image keeps its identifiers while its pixels change.
+        return identified and image.header.instance_number is not None and one.same_contrast(two)
+
+    def _digest(self, image: _Found) -> bytes:
+        if not image.digest:
+            pixels = self._signal(image)
+            image.digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest() + repr(pixels.shape).encode()
+        return image.digest
+
+    def _note_second_names(self) -> None:
+        """Note single files whose header has the instance number and geometry of an earlier one.
+
+        All are kept, because the tables name files.
+        """
+        instances: dict[tuple[int, Frame], _Found] = {}
+        for image in self._found:
+            header = image.header
+            if image.frames > 1 or header.own_number is None or header.frame is None:
+                continue
+            first = instances.setdefault((header.own_number, header.frame), image)
+            if first is not image and header.acquisition.same_contrast(first.header.acquisition):
+                message = f"its header has the same instance number and geometry as that of {first.path.name}"
+                self._note(image.path, FaultKind.DUPLICATE_INSTANCE, "kept", message)
+
+    def _number_images(self, files: Sequence[Path]) -> None:
+        """Give each image its number (`instance_numbers`); note it if some needed a new one."""
+        paths, headers = [image.path for image in self._found], [image.header for image in self._found]
+        kept = own_numbers(paths, headers)
+        numbers: list[int] = [number for number in kept if number is not None]
+        if len(numbers) < len(kept):
+            reserved = {number for path in files if (number := named_number(path)) is not None} | set(self._marks)
+            numbers = complete_numbers(kept, paths, headers, reserved)
+            new = sorted(number for number, old in zip(numbers, kept, strict=True) if old is None)
+            missing = sum(header.instance_number is None for header in headers)
+            message = (
+                f"{len(new)} of {len(kept)} images have no instance number of their own ({missing} have none, "
+                f"{len(new) - missing} that of another image): they get {new[0]} to {new[-1]} in the order of their "
+                "places"
+            )
+            self._note(self._path, FaultKind.NUMBER_ASSIGNED, "repaired", message)
+        for image, number in zip(self._found, numbers, strict=True):
+            image.number = number
+
+    def _contrasts(self) -> tuple[list[_Found], list[list[_Found]]]:
+        """Return the images that show the view of the series, and those of each other contrast; judge their places."""
+        headers = [image.header for image in self._found]
+        labels = labelled_places(headers)
+        contradicted = contradicted_places(headers, labels)
+        self._lose_places(contradicted)
+        labels = {index: label for index, label in labels.items() if index not in contradicted}
+        headers = [image.header for image in self._found]
+        found = contrasts(headers, labels)
+        for group in found.groups:
+            self._judge_places(group, labels)
+        marked = {index: self._marks[image.number] for index, image in enumerate(self._found)}
+        chosen = choose(found, headers, self._described, marked)
+        shown = sorted(index for group in chosen for index in group.indices)
+        others = [group for group in found.groups if group not in chosen]
+        if others:
+            by_marks = any(marked[index] for index in chosen[0].indices)
+            message = (
+                f"images of several contrasts lie at the same places (they differ in {', '.join(found.keywords)}): "
+                f"{len(shown)} of {len(headers)} are used{', which readers marked' if by_marks else ''}; the others "
+                "carry no region"
+            )
+            self._note(self._path, FaultKind.SEVERAL_CONTRASTS, "kept" if by_marks else "guessed", message)
+        return [self._found[i] for i in shown], [[self._found[i] for i in group.indices] for group in others]
+
+    def _judge_places(self, group: Contrast, labels: Mapping[int, int]) -> None:
+        located = [index for index in group.indices if index in labels]
+        images = [self._found[index] for index in located]
+        judge = PlaceJudge(
+            [image.header for image in images],
+            [labels[index] for index in located],
+            [image.header.instance_number for image in images],
+            self._described,
+            partial(self._distinct, images),
+        )
+        self._lose_places({located[index]: problem for index, problem in judge.judge().items()})
+
+    def _distinct(self, images: Sequence[_Found], indices: Sequence[int]) -> int:
+        """Return how many different pictures some of the images are."""
+        return len({self._digest(images[index]) for index in indices})
+
+    def _lose_places(self, problems: Mapping[int, str]) -> None:
+        """Take the place from images by index, and note why, once per reason."""
+        for index, problem in problems.items():
+            image = self._found[index]
+            image.header = replace(image.header, frame=None, problem=problem)
+        for problem in dict.fromkeys(problems.values()):
+            lost = [self._found[index].path for index, own in problems.items() if own == problem]
+            where = lost[0] if len(lost) == 1 else self._path
+            message = f"{problem}: {len(lost)} of {len(self._found)} images have no place"
+            self._note(where, FaultKind.NO_GEOMETRY, "kept", message)
 
     def _window(self, ordinary: list[_Found]) -> tuple[float, float]:
         """Return the window of the ordinary images; count them again if the histogram includes other images."""

@@ -25,12 +25,15 @@ class Slice:
 
     source: the grey values or, in a study too large for memory, the file that they are read from again.
     window: the values that became 0 and 255 if they are not those of its series, else None.
+    other_contrast: whether other images of the same places show the view of the series instead (`contrasts`): then no
+    region uses the image, and it is in no stack.
     """
 
     instance_number: int
     frame: Frame | None
     source: Grey | GreyOnDisk = field(repr=False, compare=False)
     window: tuple[float, float] | None = None
+    other_contrast: bool = False
 
     @property
     def grey(self) -> Grey:
@@ -46,9 +49,11 @@ class Slice:
 
 @dataclass(frozen=True)
 class Series:
-    """The images of one series, stack after stack, each sorted along its normal; those without geometry come last.
+    """The images of one series, stack after stack, each sorted along its normal.
 
-    view: None if it is none of the three views.
+    Images without geometry and those of other contrasts come last; they are in no stack.
+
+    view: of the images that are not of another contrast; None if it is none of the three views.
     stacks: indices into `slices`.
     window: the (rescaled) values that became 0 and 255 in all slices without a window of their own.
     """
@@ -64,7 +69,11 @@ class Series:
         """Frames of the slices that lie in the plane of the view, by index in `slices`; only these carry regions."""
         if self.view is None:
             return {}
-        located = {index: image.frame for index, image in enumerate(self.slices) if image.frame is not None}
+        located = {
+            index: image.frame
+            for index, image in enumerate(self.slices)
+            if image.frame is not None and not image.other_contrast
+        }
         return {index: frame for index, frame in located.items() if frame.lies_as(plane_of(self.view))}
 
     def index(self, instance_number: int) -> int | None:
@@ -125,8 +134,19 @@ def read_study(folder: StudyFolder, max_pixels: int = MAX_PIXELS) -> tuple[Study
     identity = None if folder.files else StudyIdentity(folder.study_id, folder.root, folder.series.values())
     study_uids: dict[int, set[str]] = {}
     for series_id, path in sorted(folder.series.items()):
-        chosen = folder.files.get(series_id)
-        files = SeriesFolder(path, folder.root, folder.study_id, series_id, max_pixels, identity, chosen)
+        described = (folder.views or {}).get(series_id)
+        marks = [mark.instance_number for mark in folder.marks if mark.series_id == series_id]
+        files = SeriesFolder(
+            path,
+            folder.root,
+            folder.study_id,
+            series_id,
+            max_pixels,
+            described=described,
+            marks=marks,
+            identity=identity,
+            files=folder.files.get(series_id),
+        )
         images, window = files.read(budget)
         faults += files.faults
         if files.is_foreign:
@@ -135,7 +155,8 @@ def read_study(folder: StudyFolder, max_pixels: int = MAX_PIXELS) -> tuple[Study
             note(series_id, FaultKind.EMPTY_FOLDER, "skipped", "the series has no readable image")
         else:
             found.append(_series(series_id, images, window))
-            headers.append(_series_headers(series_id, folder, [image.header for image in images]))
+            shown = [image.header for image in images if not image.other_contrast]
+            headers.append(_series_headers(series_id, described, shown))
             study_uids[series_id] = {image.header.study_uid for image in images}
     # Only now is it known whether a series that was read early contradicts the others.
     foreign = {series_id for series_id, uids in study_uids.items() if identity and identity.foreign(uids)}
@@ -156,19 +177,21 @@ def _digest(uids: set[str]) -> str:
 
 def _series(series_id: int, images: list[SeriesImage], window: tuple[float, float]) -> Series:
     """Sort images into stacks along their normal; the view is determined later, with those of the other series."""
-    located = [(image, frame) for image in images if (frame := image.header.frame) is not None]
+    located = [
+        (image, frame) for image in images if (frame := image.header.frame) is not None and not image.other_contrast
+    ]
     groups = stacks([frame for _, frame in located])
     ordered = [located[index][0] for group in groups for index in group]
-    ordered += [image for image in images if image.header.frame is None]
+    ordered += [image for image in images if image.header.frame is None or image.other_contrast]
     slices = tuple(
-        Slice(image.header.instance_number, image.header.frame, image.grey, image.window) for image in ordered
+        Slice(image.number, image.header.frame, image.grey, image.window, image.other_contrast) for image in ordered
     )
     starts = [sum(map(len, groups[:position])) for position in range(len(groups))]
     ranges = tuple(tuple(range(start, start + len(group))) for start, group in zip(starts, groups, strict=True))
     return Series(series_id, None, slices, ranges, window)
 
 
-def _series_headers(series_id: int, folder: StudyFolder, headers: list[Header]) -> SeriesHeaders:
+def _series_headers(series_id: int, described: View | None, headers: list[Header]) -> SeriesHeaders:
     frames = tuple(header.frame for header in headers if header.frame is not None)
     weightings = frozenset(header.weighting for header in headers)
-    return SeriesHeaders(series_id, (folder.views or {}).get(series_id), frames, weightings)
+    return SeriesHeaders(series_id, described, frames, weightings)

@@ -53,7 +53,7 @@ def test_only_the_bad_file_is_skipped(tmp_path: Path) -> None:
     (folder / "inner").mkdir()
     (folder / "6.dcm").symlink_to(folder / "nowhere.dcm")
     os.mkfifo(folder / "7.dcm")  # opening it would wait forever
-    write_slice(folder / "image", PIXELS, frame((9, 0, 0)), InstanceNumber="2")
+    write_slice(folder / "image", PIXELS, frame((4, 0, 0)), InstanceNumber="2")
     study, kinds = read_one(folder, View.SAGITTAL_T1)
     (series,) = study.series
     assert [image.instance_number for image in series.slices] == [1, 2, 5]
@@ -235,7 +235,7 @@ def test_file_names_that_are_not_instance_numbers(tmp_path: Path, name: str) -> 
     write_slice(folder / name, PIXELS, frame((4.0, 0, 0)), InstanceNumber="77")
     study, kinds = read_one(folder, View.SAGITTAL_T1)
     numbers = [image.instance_number for image in study.series[0].slices]
-    assert (numbers, kinds) == (([1], [FaultKind.UNREADABLE]) if name[0] == "1" else ([1, 77], []))
+    assert (numbers, kinds) == ([1, 77], [])
 
 
 def test_a_series_of_192_large_slices_stays_below_400_mb(tmp_path: Path) -> None:
