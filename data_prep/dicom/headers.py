@@ -9,8 +9,9 @@ from pydicom import Dataset
 from pydicom.tag import BaseTag, Tag
 
 from data_prep.dicom.dicom_file import pydicom_warnings_ignored
-from data_prep.dicom.header_values import HeaderError, number, numbers, value_of, whole_number
+from data_prep.dicom.header_values import HeaderError, number, numbers, spelling_repairs, texts, whole_number
 from data_prep.dicom.multi_frame import frame_instance
+from data_prep.faults import Repair
 from data_prep.geometry import Frame
 
 #: A spin echo is T1-weighted with a short echo and a short repetition time (ms); T2 and STIR have long ones.
@@ -37,6 +38,8 @@ class Header:
     study_uid: str = field(default="", repr=False)
     series_uid: str = field(default="", repr=False)
     """Used only for comparison with the other images in the folder."""
+    repairs: tuple[Repair, ...] = ()
+    """What had to be corrected to read the header."""
 
 
 def read_header(dataset: Dataset, path: Path, frame_index: int = 0, frames: int = 1) -> Header:
@@ -53,15 +56,17 @@ def read_header(dataset: Dataset, path: Path, frame_index: int = 0, frames: int 
     Raises:
         HeaderError: if neither the file's name nor the header gives an instance number.
     """
+    odd: list[str] = []
     with pydicom_warnings_ignored():
         instance = frame_instance(_file_number(dataset, path), frame_index, frames)
         frame, problem = None, ""
         try:
-            frame = _frame(dataset)
+            frame = _frame(dataset, odd)
         except ValueError as error:  # a HeaderError, or Frame rejects the numbers
             problem = str(error)
-        identifiers = (_identifier(dataset, tag) for tag in _UNIQUE_IDENTIFIERS)
-        return Header(instance, frame, problem, _weighting(dataset), _own_number(dataset), *identifiers)
+        weighting, own_number = _weighting(dataset, odd), _own_number(dataset)
+        study_uid, series_uid = (_identifier(dataset, tag) for tag in _UNIQUE_IDENTIFIERS)
+        return Header(instance, frame, problem, weighting, own_number, study_uid, series_uid, spelling_repairs(odd))
 
 
 def _file_number(dataset: Dataset, path: Path) -> int:
@@ -89,18 +94,10 @@ def _identifier(dataset: Dataset, tag: BaseTag) -> str:
     return value.decode("ascii", "replace").strip("\0 ") if isinstance(value, bytes) else str(value or "")
 
 
-def _text(dataset: Dataset, keyword: str) -> str:
-    """Return an element as text; empty if it is missing or cannot be parsed."""
-    try:
-        return str(value_of(dataset, keyword) or "")
-    except HeaderError:
-        return ""
-
-
-def _frame(dataset: Dataset) -> Frame:
-    position = numbers(dataset, "ImagePositionPatient", 3)
-    orientation = numbers(dataset, "ImageOrientationPatient", 6)
-    spacing = numbers(dataset, "PixelSpacing", 2)
+def _frame(dataset: Dataset, odd: list[str]) -> Frame:
+    position = numbers(dataset, "ImagePositionPatient", 3, odd)
+    orientation = numbers(dataset, "ImageOrientationPatient", 6, odd)
+    spacing = numbers(dataset, "PixelSpacing", 2, odd)
     return Frame(
         (position[0], position[1], position[2]),
         (orientation[0], orientation[1], orientation[2]),
@@ -110,16 +107,21 @@ def _frame(dataset: Dataset) -> Frame:
     )
 
 
-def _weighting(dataset: Dataset) -> str:
+def _weighting(dataset: Dataset, odd: list[str]) -> str:
     """Return the weighting that the series description names, else the one that echo and repetition time imply."""
-    words = _text(dataset, "SeriesDescription").lower()
-    try:
-        echo, repetition = (number(dataset, name, math.nan) or math.nan for name in ("EchoTime", "RepetitionTime"))
-    except HeaderError:
-        return ""
+    words = "\\".join(texts(dataset, "SeriesDescription")).lower()
     named = {"t1" if word == "t1" else "t2" for word in _WEIGHTING_WORD.findall(words)}
+    echo, repetition = _time(dataset, "EchoTime", odd), _time(dataset, "RepetitionTime", odd)
     if len(named) == 1:
         return named.pop()
     if math.isnan(echo) or math.isnan(repetition):
         return ""
     return "t1" if echo < T1_ECHO_MS and repetition < T1_REPETITION_MS else "t2"
+
+
+def _time(dataset: Dataset, keyword: str, odd: list[str]) -> float:
+    """Return a time in ms; NaN if it is missing, 0 or not a number."""
+    try:
+        return number(dataset, keyword, math.nan, odd) or math.nan
+    except HeaderError:
+        return math.nan
