@@ -272,7 +272,8 @@ class FaultKind(StrEnum):
     MARK_WRONG_SIDE = (
         "mark_wrong_side",
         "one of a pair of marks lies on the wrong side of the patient, the other does not",
-        "the mark is not used: the atlas places the site by the other marks",
+        "the mark is not used: the atlas places the site by the other marks; if both are marked at one place and "
+        "nothing shows which of them is wrong, both are used",
     )
     MARK_OUT_OF_ORDER = (
         "mark_out_of_order",

@@ -132,10 +132,14 @@ class FrameDecoder:
         return self._from_codestream(self._encoded(self._fragments, frame))
 
     def _cells(self, frame: int) -> StoredValues:
-        """Return the cells of a native or RLE frame, with all their bits."""
+        """Return the cells of a frame, with all their bits."""
         if self._fragments is None:
             return self._native(frame)
-        return self._from_rle(self._encoded(self._fragments, frame))
+        encoded = self._encoded(self._fragments, frame)
+        if self._file.syntax == RLELossless:
+            return self._from_rle(encoded)
+        stream = self._checked_stream(encoded)
+        return self._codestream_cells(stream, encoded, stream.bits)
 
     def _from_rle(self, encoded: bytes) -> StoredValues:
         self._check_rle(encoded)
@@ -143,16 +147,32 @@ class FrameDecoder:
 
     def _from_codestream(self, encoded: bytes) -> StoredValues:
         stream = self._checked_stream(encoded)
+        cells = self._codestream_cells(stream, encoded, stream.bits)
+        if self._is_described(cells):
+            return cells
+        if stream.bits > self.description.bits_stored:
+            self._judge_bits(cells)
+            window = self._window
+            if window.holds(cells):
+                return cells
+            if window.below and 8 * cells.itemsize == window.allocated and not spare_bits_vary(window, cells):
+                return window.values(cells)  # an image at the high end of its cells, compressed as bare cells
+            cells = self._codestream_cells(stream, encoded, self.description.bits_stored)
+        return self._in_range(cells)
+
+    def _codestream_cells(self, stream: Codestream, encoded: bytes, bits_stored: int) -> StoredValues:
+        """Decode a codestream; its values have `bits_stored` bits, or more if the decoder takes the stream's own."""
         # The decoders' cells are as wide as the codestream needs, whatever the header allocates.
         allocated = next(bits for bits in (8, 16, 32) if stream.bits <= bits)
-        stored, signed = min(self.description.bits_stored, stream.bits), self._reads_signed(stream)
+        signed = self._reads_signed(stream)
         if allocated < self.description.bits_stored:
             described = self.description.bits_stored
             message = f"the compressed image has {stream.bits} bits, the header describes {described}: read unchanged"
             self.note(Repair(FaultKind.STREAM_PRECISION, message, "kept"))
             signed = signed and not stream.cosine
-        image = self._decoded(encoded, bits_allocated=allocated, bits_stored=stored, pixel_representation=int(signed))
-        return self._in_range(image)
+        return self._decoded(
+            encoded, bits_allocated=allocated, bits_stored=bits_stored, pixel_representation=int(signed)
+        )
 
     def _reads_signed(self, stream: Codestream) -> bool:
         """Return whether to decode signed values, if codestream and header may differ; note a difference.
@@ -306,11 +326,19 @@ class FrameDecoder:
             with suppress(FileFault, *READ_ERRORS):
                 yield self._cells(frame)
 
+    def _range(self) -> tuple[int, int]:
+        bits, signed = self.description.bits_stored, self.description.signed
+        return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+
+    def _is_described(self, image: StoredValues) -> bool:
+        """Return whether all values can be written with the described bits."""
+        lowest, highest = self._range()
+        return bool(image.min() >= lowest and image.max() <= highest)
+
     def _in_range(self, image: StoredValues) -> StoredValues:
         """Raise FileFault for values outside the described bits: a codestream has no unused bits to explain them."""
-        bits, signed = self.description.bits_stored, self.description.signed
-        lowest, highest = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
-        if image.min() < lowest or image.max() > highest:
+        if not self._is_described(image):
+            lowest, highest = self._range()
             message = f"decoded values from {image.min()} to {image.max()}: expected {lowest} to {highest}"
             raise FileFault(FaultKind.UNDECODABLE, message)
         return image

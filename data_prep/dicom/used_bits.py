@@ -76,9 +76,11 @@ def stated_too_high(window: BitWindow, images: Iterable[Cells]) -> bool:
             return False
         varying |= _varying(cells)
     dropped = varying & ((1 << window.below) - 1)
-    # An overlay below the values takes one bit; the low bits of values all vary, up from the first that does.
-    contiguous = dropped == (1 << window.below) - (dropped & -dropped)
-    return contiguous and dropped.bit_count() >= min(2, window.below)
+    if dropped.bit_count() < min(2, window.below):  # an overlay below the values takes one bit
+        return False
+    # The bits of values all vary, from the first that does up to the last.
+    after = dropped + (dropped & -dropped)
+    return after == 1 << window.below if varying >> window.below else not after & dropped
 
 
 def stated_too_narrow(window: BitWindow, images: Iterable[Cells]) -> bool:
