@@ -18,12 +18,13 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from data_prep.faults import FaultKind, Repair
 
 #: Exceptions that pydicom and its decoders raise for malformed files.
 READ_ERRORS = (
+    BytesLengthException,
     InvalidDicomError,
     AssertionError,
     AttributeError,
@@ -196,7 +197,7 @@ def _found_numbers(header: Dataset, keyword: str, value: Any, count: int, odd: l
         decimal = _has_decimal_commas(header)
         if not decimal or any("." in text for text in spelled):
             raise HeaderError(f"{keyword} has a comma that may be decimal or separate thousands")
-    if spelled and odd is not None:
+    if len(spelled) == count and odd is not None:
         odd.append(keyword)
     return [float(text.replace(",", ".").replace("d", "e").replace("D", "e")) for text in spelled]
 
