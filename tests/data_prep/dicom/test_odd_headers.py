@@ -38,7 +38,7 @@ def with_elements(path: Path, *elements: tuple[str, str, bytes]) -> Path:
 
 
 def as_represented(path: Path, keyword: str, representation: str) -> Path:
-    """Change the value representation of a text element (LO) in a file, because pydicom does not write wrong lengths."""
+    """Change the value representation of a text element (LO) in a file: pydicom does not write wrong lengths."""
     tag = tag_for_keyword(keyword) or 0
     head = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
     content = path.read_bytes()
