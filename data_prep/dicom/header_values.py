@@ -78,7 +78,12 @@ def texts(header: Dataset, keyword: str) -> list[str]:
 
     If pydicom cannot parse the element, its bytes are read as Latin-1: the words that matter are ASCII.
     """
-    return [str(value).strip("\0 ") for value in _values(header, keyword)]
+    try:
+        value = _value(header, keyword)
+        parts = [value] if type(value) is str and "\\" not in value else _separated(value)
+    except READ_ERRORS:
+        return []
+    return [str(part).strip("\0 ") for part in parts]
 
 
 def whole_number(header: Dataset, keyword: str, default: int | None = None, odd: list[str] | None = None) -> int:
@@ -90,6 +95,8 @@ def whole_number(header: Dataset, keyword: str, default: int | None = None, odd:
         value = _value(header, keyword)
         if isinstance(value, int):
             return int(value)
+        if value is None and default is not None:
+            return default
         found = _found_numbers(header, keyword, value, 1, odd)
     except HeaderError:
         raise HeaderError(f"{keyword} is missing or not a whole number") from None
@@ -114,6 +121,8 @@ def numbers(header: Dataset, keyword: str, count: int, odd: list[str] | None = N
 def number(header: Dataset, keyword: str, default: float, odd: list[str] | None = None) -> float:
     """Return an element as a number, or `default` if it is missing or empty. Raise HeaderError if it is no number."""
     value = _value(header, keyword)
+    if value is None:
+        return default
     if isinstance(value, float):
         return float(value)
     found = _found_numbers(header, keyword, value, 1, odd)
@@ -154,14 +163,6 @@ def _value(header: Dataset, keyword: str) -> Any:
     if not isinstance(raw, RawDataElement) or not isinstance(raw.value, bytes):
         raise HeaderError(f"{keyword} cannot be parsed")
     return raw.value.decode("latin-1")
-
-
-def _values(header: Dataset, keyword: str) -> list[Any]:
-    """Return the values of an element, one by one: numbers as numbers, everything else as text."""
-    try:
-        return _separated(_value(header, keyword))
-    except READ_ERRORS:
-        return []
 
 
 def _separated(value: Any) -> list[Any]:
@@ -219,7 +220,7 @@ def _has_decimal_commas(header: Dataset) -> bool:
     A comma in it is never one of thousands: no pixel, direction or place in a scanner measures a metre.
     """
     for keyword in _GEOMETRY:
-        parts = [str(value).strip(_AROUND_NUMBERS) for value in _values(header, keyword)]
+        parts = [text.strip(_AROUND_NUMBERS) for text in texts(header, keyword)]
         if all(map(_NUMBER.fullmatch, parts)) and any("," in part for part in parts):
             return not any("." in part for part in parts)
     return False
