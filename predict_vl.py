@@ -4,10 +4,11 @@
     python predict_vl.py --root DATA --run first --images /data/new_studies --out predictions \\
         --series_descriptions descriptions.csv --workers 8
 
-`--images` contains ``<study>/<series>/*.dcm``, or is the folder of one such study. No table is needed: without series
-descriptions the view of each series is read from the orientation and the headers of its images. The folder `--out`
-receives ``probabilities.csv`` (calibrated, with the slice and the box that show each site) and ``submission.csv``
-(metric-optimal), 25 rows for every study, whatever is wrong with its images; ``faults.csv`` lists what was wrong.
+`--images` is a folder of DICOM files in any layout, as ``<study>/<series>/*.dcm``, a hospital's disc or a single study:
+the headers tell the studies apart. No table is needed: without series descriptions the view of each series is read from
+the orientation and the headers of its images. The folder `--out` receives ``probabilities.csv`` (calibrated, with the
+slice and the box that show each site, and the study's folder) and ``submission.csv`` (metric-optimal), 25 rows for
+every study, whatever is wrong with its images; ``faults.csv`` lists what was wrong.
 Research use only: not a medical device. In Python: ``vl_model.load_run(root, run).grade(images)``.
 """
 
@@ -33,11 +34,11 @@ class Settings(RunNameSettings):
     """Settings of predict_vl.py."""
 
     images: str
-    """The folder of the DICOM studies: <study>/<series>/*.dcm, or one such study."""
+    """The folder of the DICOM studies, in any layout."""
     out: str
     """The folder into which probabilities.csv, submission.csv and faults.csv are written."""
     series_descriptions: str | None = None
-    """A CSV file with the columns study_id, series_id and series_description."""
+    """A CSV file with the columns study_id, series_id (numbers, UIDs or folders' names) and series_description."""
     locator: str | None = None
     """The name of a locator's run, or none for the atlas alone. By default the locator that was saved with the run."""
     workers: PositiveInteger = field(default_factory=usable_cores)

@@ -72,8 +72,19 @@ class FaultKind(StrEnum):
     )
     ID_ASSIGNED = (
         "id_assigned",
-        "the name of a folder of new studies is not a number",
-        "the folder gets the number that the message gives",
+        "the folder of a new study, or of a series of it, gives it no number: its name is not one, or it holds several",
+        "the study or series gets the number that the message gives; it depends on nothing but its StudyInstanceUID or "
+        "SeriesInstanceUID and its folder's name",
+    )
+    SPLIT_STUDY = (
+        "split_study",
+        "the images of one examination, by their StudyInstanceUID, lie in several folders",
+        "new studies: they are read as one study; the competition's layout: each folder is a study, as the tables say",
+    )
+    SHARED_IDENTITY = (
+        "shared_identity",
+        "all study folders have one StudyInstanceUID, a constant that says nothing",
+        "the folders are the studies",
     )
     EMPTY_FOLDER = (
         "empty_folder",
@@ -210,8 +221,10 @@ class FaultKind(StrEnum):
     )
     FOREIGN_IMAGE = (
         "foreign_image",
-        "the identifiers of a file (StudyInstanceUID, SeriesInstanceUID) differ from those of most files beside it",
-        "the file is skipped if it belongs to another examination, and kept if only its series differs",
+        "the identifiers of a file or a series (StudyInstanceUID, SeriesInstanceUID) differ from those of most images "
+        "beside it, or do not tell whose images they are",
+        "images of another examination are skipped; among new studies they are read as a study of their own if their "
+        "identifier tells which; images of which only the series differs are kept",
     )
     ODD_VALUES = (
         "odd_values",

@@ -146,9 +146,10 @@ class LoadedRun:
         """Grade new DICOM studies: 25 rows per study, whatever is wrong with its images.
 
         Args:
-            images: a folder ``<study>/<series>/*.dcm``, or the folder of one such study.
-            series_descriptions: a CSV with the columns study_id, series_id and series_description; without it, the
-                view of each series is read from the orientation and the headers of its images.
+            images: a folder of DICOM files in any layout, whose headers tell the studies apart.
+            series_descriptions: a CSV with the columns study_id, series_id and series_description, whose ids may be
+                UIDs or folders' names; without it, the view of each series is read from the orientation and the
+                headers of its images.
             locator: the name of a locator's run, or "none" for the atlas alone; by default the locator that was
                 saved with this run.
             workers: processes that read DICOM files. A Python script that sets more than one needs the guard
@@ -160,8 +161,9 @@ class LoadedRun:
 
         Returns:
             The columns study_id, condition, side, level; normal_mild, moderate, severe (calibrated); and the evidence:
-            source, view, series_id, instance_number, x0, y0, x1, y1 (a box in pixels of that slice). The evidence is
-            empty for a site that no image shows; its probabilities are the frequencies of the training studies.
+            source, view, series_id, instance_number, x0, y0, x1, y1 (a box in pixels of that slice); and the study's
+            folder. The evidence is empty for a site that no image shows; its probabilities are the frequencies of the
+            training studies.
 
         Raises:
             ValueError: a folder or table does not exist, the images contain no study, the run is not evaluated, or

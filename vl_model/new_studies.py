@@ -52,13 +52,13 @@ def folder_within(out: Path) -> Iterator[Path]:
 
 
 def probability_table(dataset: Dataset, embeddings: Embeddings, grader: Grader) -> pd.DataFrame:
-    """Return calibrated probabilities, one row per site, with the slice and the box that show it best."""
+    """Return calibrated probabilities, one row per site, with the slice and box that show it best and the folder."""
     table = full_table(dataset.study_ids, site_table([]))
     prob_N3 = grader.predict_proba(table, embeddings, "calibrated")
     rows = site_columns(table).assign(**{severity.key: prob_N3[:, severity] for severity in Severity})
     evidence = pd.DataFrame(_evidence(dataset, table), columns=list(EVIDENCE))
     evidence = evidence.astype({"series_id": "Int64", "instance_number": "Int64"})
-    return pd.concat([rows, evidence], axis=1)
+    return pd.concat([rows, evidence], axis=1).assign(folder=rows["study_id"].map(dataset.folder_names))
 
 
 def write_probabilities(path: Path, table: pd.DataFrame) -> None:

@@ -160,11 +160,12 @@ def convert_folder(
     workers: int = 1,
     max_pixels: int = MAX_PIXELS,
 ) -> Summary:
-    """Convert new studies, ``<study>/<series>/*.dcm`` or a single study's folder, to their own ``processed_data``.
+    """Convert new studies, in any layout of folders, to their own ``processed_data``; print how they are told apart.
 
     Raises ValueError if `images` holds no study.
     """
     cohort = folder_cohort(images, descriptions)
+    print(cohort.layout, flush=True)
     with open_pool(min(workers, len(cohort.folders) or 1)) as pool:
         work: dict[str, Any] = {"placer": placer, "pool": pool, "max_pixels": max_pixels}
         return convert_cohort(cohort, processed, atlas=None, caption=caption, **work)

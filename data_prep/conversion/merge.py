@@ -25,7 +25,7 @@ from data_prep.conversion.study_records import (
     site_row,
 )
 from data_prep.conversion.work_folder import output_sizes, parts_folder, remove_stale_images, remove_stale_studies
-from data_prep.faults import Fault
+from data_prep.faults import Fault, FaultKind
 from data_prep.sites import Severity, Site
 from data_prep.studies.cohorts import Cohort
 from data_prep.studies.studies import StudyFolder
@@ -72,6 +72,7 @@ class _Counts:
     not_imaged: Counter[str] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
     sites: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
+    identities: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, record: StudyRecord, pairs: Sequence[Pair]) -> None:
         """Count a study and its pairs."""
@@ -81,6 +82,8 @@ class _Counts:
         self.faults.update(fault.kind.value for fault in record.faults)
         self.not_imaged.update(record.not_imaged)
         self.sources.update(pair.source.value for pair in pairs)
+        if record.identity:
+            self.identities.setdefault(record.identity, []).append(record.study_id)
         for condition, levels in count_sites(pairs).items():
             for level, severities in levels.items():
                 cell = self.sites.setdefault(condition, {}).setdefault(level, {})
@@ -124,6 +127,8 @@ def merge_parts(
         "sizes": output_sizes(processed, OUTPUTS),
         "study_ids": list(cohort.study_ids),
     }
+    if cohort.folder_names:
+        metadata["folder_names"] = {str(study_id): name for study_id, name in cohort.folder_names.items()}
     pairs = (pair for _, pairs in _parts(cohort, processed, caption, fold_of) for pair in pairs)
     write_dataset(processed, metadata, pairs, crops_fingerprint)
     return summary_of(metadata["counts"])
@@ -159,8 +164,32 @@ def _write_tables(cohort: Cohort, processed: Path, caption: Caption, fold_of: Ma
             remove_stale_images(processed, record.study_id, record.images)
             counts.add(record, pairs)
             first_pairs = first_pairs or pairs
+        split_studies = _split_studies(cohort.split, counts)
+        faults.writerows(map(_fault_row, split_studies))
+        counts.faults.update(fault.kind.value for fault in split_studies)
     write_dataset_card(processed, cohort.split, first_pairs)
     return counts
+
+
+def _split_studies(split: str, counts: _Counts) -> list[Fault]:
+    """Return a fault for each study whose StudyInstanceUID an earlier one has, unless all have the same.
+
+    New studies were told apart by it before.
+    """
+    if split == "new" or (len(counts.identities) == 1 and counts.studies > 2):
+        return []
+    return [
+        Fault(
+            study_id,
+            None,
+            str(study_id),
+            FaultKind.SPLIT_STUDY,
+            "kept",
+            f"its images have the StudyInstanceUID of study {first}: one of the two may be the other one's",
+        )
+        for first, *others in counts.identities.values()
+        for study_id in others
+    ]
 
 
 def _parts(

@@ -88,6 +88,11 @@ class Dataset:
         return tuple(self.metadata["study_ids"])
 
     @property
+    def folder_names(self) -> dict[int, str]:
+        """The folder of each new study, as a path within the folder of all; empty for a split of a data root."""
+        return {int(study_id): name for study_id, name in self.metadata.get("folder_names", {}).items()}
+
+    @property
     def fold_of(self) -> dict[int, int]:
         """The fold of every converted study, including those without pairs; empty outside the train split."""
         return {int(study_id): fold for study_id, fold in self.metadata["folds"]["of_study"].items()}

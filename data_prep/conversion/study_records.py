@@ -40,7 +40,7 @@ SITES_CSV_COLUMNS = ("study_id", *SITE_COLUMNS, "x_mm", "y_mm", "z_mm", "source"
 """Columns of ``sites.csv``."""
 
 #: Version of the record's content and of the images: studies with a record of another version are converted again.
-RECORD_VERSION = 4
+RECORD_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class StudyRecord:
         faults: Its faults.
         decoders: If a file's decoder is missing, the installed decoders; otherwise empty. The study is converted again
             when they change.
+        identity: Digest of its StudyInstanceUID (`Study.identity`).
     """
 
     study_id: int
@@ -69,6 +70,7 @@ class StudyRecord:
     not_imaged: dict[str, int]
     faults: list[Fault]
     decoders: str = ""
+    identity: str = ""
 
     @property
     def images(self) -> set[str]:
@@ -132,7 +134,9 @@ def convert_study(study_input: StudyInput, processed: Path, placer: Placer | Non
     key = record_key(study_input, placer, max_pixels)
     faults = [*faults, *mark_faults, *not_found(study, positions)]
     decoders = needed_decoders(fault.kind for fault in faults)
-    record = StudyRecord(study.study_id, key, image_bytes, rows, ordered, regions, not_imaged, faults, decoders)
+    record = StudyRecord(
+        study.study_id, key, image_bytes, rows, ordered, regions, not_imaged, faults, decoders, study.identity
+    )
     _write_record(parts, record)
     return _converted(record)
 
@@ -167,9 +171,10 @@ def read_input(folder: StudyFolder) -> StudyInput:
     digest.update(repr([(site.key, int(grade)) for site, grade in sorted(folder.severities.items())]).encode())
     files = 0
     for series_id, path in sorted(folder.series.items()):
+        chosen = {file.name for file in folder.files.get(series_id, ())}
         try:
             with os.scandir(path) as entries:
-                found = sorted(map(_stamp, entries))
+                found = sorted(_stamp(entry) for entry in entries if not chosen or entry.name in chosen)
         except OSError as error:
             found = [(str(error), 0, 0, False)]
         digest.update(repr((series_id, found)).encode())
@@ -275,6 +280,7 @@ def _write_record(parts: Path, record: StudyRecord) -> None:
         "not_imaged": record.not_imaged,
         "faults": [asdict(fault) for fault in record.faults],
         "decoders": record.decoders,
+        "identity": record.identity,
     }
     with replacing(parts / f"{record.study_id}.json") as partial:
         partial.write_text(json.dumps(content), encoding="utf-8")
@@ -301,6 +307,7 @@ def read_record(parts: Path, study_id: int) -> StudyRecord:
         content["not_imaged"],
         faults,
         content["decoders"],
+        content["identity"],
     )
 
 

@@ -114,7 +114,7 @@ def _parse(file: BinaryIO, max_pixels: int) -> DicomFile:
     buffer = BytesIO(file.read(min(size, MAX_HEADER_BYTES)))
     # A small file is read once and kept in memory; the frames of a larger one are read from disk when they are decoded.
     source: BinaryIO = buffer if size <= MAX_HEADER_BYTES else file
-    syntax, repairs = _read_meta(buffer)
+    syntax, repairs = read_meta(buffer)
     if syntax == DeflatedExplicitVRLittleEndian:
         file.seek(buffer.tell())
         source = buffer = BytesIO(_inflate(file, MAX_HEADER_BYTES + INFLATED_BYTES_PER_PIXEL * max_pixels))
@@ -169,7 +169,7 @@ def _hide_character_sets(buffer: BytesIO, syntax: UID) -> bool:
     return bool(found)
 
 
-def _read_meta(buffer: BytesIO) -> tuple[UID, tuple[Repair, ...]]:
+def read_meta(buffer: BytesIO) -> tuple[UID, tuple[Repair, ...]]:
     """Return the transfer syntax and what had to be assumed; leave `buffer` at the first element of the data set."""
     start = buffer.read(132)
     missing = []

@@ -66,7 +66,8 @@ def read_checked(path: Path, cells: Mapping[str, Cell]) -> CheckedTable:
     ids = {name: dict(zip(lines, values[name], strict=True)) for name in ("study_id", "series_id") if name in cells}
     rejected = set()
     for line, name, text in _failures(lines, texts, outcomes):
-        study_id, series_id = (ids.get(key, {}).get(line) for key in ("study_id", "series_id"))
+        found = (ids.get(key, {}).get(line) for key in ("study_id", "series_id"))
+        study_id, series_id = (value if isinstance(value, int) else None for value in found)
         message = f"{name}: {outcomes[name][text].reason}"
         table.skip(line, study_id, cells[name].kind, message, series_id)
         if not cells[name].optional:

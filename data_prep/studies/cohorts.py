@@ -1,32 +1,44 @@
 """Determine the studies of a cohort from its tables and its image folder.
 
-An image folder holds study folders, and these hold series folders: ``<study_id>/<series_id>/*.dcm``. A misplaced
-series folder is read too if the table leaves no doubt about its study (`misplaced_series`).
+The image folder of a split holds study folders, and these hold series folders: ``<study_id>/<series_id>/*.dcm``. A
+misplaced series folder is read too if the table leaves no doubt about its study (`misplaced_series`). New studies may
+lie in any layout: their headers tell them apart (`new_studies`).
 """
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_prep.faults import Action, Fault, FaultKind
-from data_prep.studies.folders import Listing, fault_path, holds_files, is_id, list_folder
-from data_prep.studies.misplaced_series import misplaced_series
+from data_prep.studies.folders import Listing, fault_path, is_id, list_folder
+from data_prep.studies.image_tree import read_image_tree
+from data_prep.studies.misplaced_series import misplaced_series, series_by_identity
+from data_prep.studies.new_studies import find_new_studies
 from data_prep.studies.studies import StudyFolder
 from data_prep.studies.tables import Tables, read_description_table, read_test_tables, read_train_tables
 from workspace.layout import DataRoot, Split
 
+_NOT_IN_TABLE = "the image folder contains this study, but no table names it"
+
 
 @dataclass(frozen=True)
 class Cohort:
-    """The studies to convert, in order. `study_ids` are all that the tables name, even without a folder."""
+    """The studies to convert, in order.
+
+    study_ids: all that the tables name, even without a folder.
+    folder_names: the folder of each new study, relative to the folder of all; empty for a split.
+    layout: one line that says how new studies were told apart; empty for a split.
+    """
 
     split: str
     folders: tuple[StudyFolder, ...]
     study_ids: tuple[int, ...]
     faults: tuple[Fault, ...]
     hashes: dict[str, str] = field(default_factory=dict)
+    folder_names: dict[int, str] = field(default_factory=dict)
+    layout: str = ""
 
 
 def split_cohort(root: DataRoot, split: Split) -> Cohort:
@@ -43,25 +55,47 @@ def split_cohort(root: DataRoot, split: Split) -> Cohort:
         raise ValueError(f"{images}: no such folder; it should hold the DICOM files of the {split} split")
     studies = _numbered(images, images)
     misplaced = misplaced_series(images, [*studies.paths.values(), *studies.others], tables.views, tables.study_ids)
-    return _cohort(split, images, tables, studies, misplaced)
+    named = {study_id: path for study_id, path in studies.paths.items() if study_id in tables.study_ids}
+    unnamed = [path for study_id, path in studies.paths.items() if named and study_id not in named]
+    elsewhere = series_by_identity(images, named, [path for path in unnamed if path not in misplaced.values()])
+    return _cohort(split, images, tables, studies, elsewhere | misplaced)
 
 
 def folder_cohort(images: Path, descriptions: Path | None) -> Cohort:
-    """Return the cohort of new studies in a folder of study folders, or in one study's folder of series folders.
+    """Return the cohort of new studies in a folder: studies as their headers tell them apart (`new_studies`).
 
-    Ids are numbers, so a folder whose name is not a number gets one, which a fault gives. Raises ValueError if `images`
-    holds no series.
+    Raises ValueError if `images` holds no image, ValueError or OSError if `descriptions` is not a table.
     """
     if not images.is_dir():
         raise ValueError(f"{images}: no such folder; it should hold <study>/<series>/*.dcm")
-    tables = read_description_table(descriptions) if descriptions else Tables()
     images = images.resolve()
-    single = _holds_series(images)
-    root = images.parent if single else images
-    studies = _assigned(root, [images]) if single else _numbered(images, images, assign=True)
-    if not any(map(_holds_series, studies.paths.values())):
+    tree = read_image_tree(images)
+    if not tree.folders:
         raise ValueError(f"{images}: holds no study; expected files <study>/<series>/*.dcm")
-    return _cohort("new", root, tables, studies)
+    found, root = find_new_studies(tree), images
+    if any(images in study.folders for study in found.studies.values()):  # it is itself a study
+        found, root = found.within(images), images.parent
+    names = {study_id: study.names_in_tables() for study_id, study in found.studies.items()}
+    tables = read_description_table(descriptions, names) if descriptions else Tables()
+    faults = [*tables.faults, *found.faults]
+    owners = _owners(tables)
+    folders: list[StudyFolder] = []
+    for study_id, study in sorted(found.studies.items()):
+        if tables.study_ids and study_id not in tables.study_ids:
+            where = fault_path(study.folders[0], root)
+            faults.append(Fault(study_id, None, where, FaultKind.NOT_IN_TABLE, "kept", _NOT_IN_TABLE))
+        paths = {series_id: series.folder for series_id, series in study.series.items()}
+        faults += _drop_series_of_others(paths, root, study_id, owners)
+        files = {series_id: study.series[series_id].files for series_id in paths}
+        folder = StudyFolder(study_id, root, paths, tables.views.get(study_id), files=files)
+        faults += _series_faults(folder, {})
+        if folder.series:
+            folders.append(folder)
+    folder_names = {
+        study_id: "; ".join(fault_path(folder, root) for folder in study.folders)
+        for study_id, study in sorted(found.studies.items())
+    }
+    return Cohort("new", tuple(folders), tuple(folder_names), tuple(faults), tables.hashes, folder_names, found.layout)
 
 
 @dataclass
@@ -88,23 +122,18 @@ def _cohort(
     found = {study_id: path for study_id, path in studies.paths.items() if path not in misplaced.values()}
     named = tables.study_ids or tuple(sorted(found))
     faults = [*tables.faults, *studies.faults]
-    owners = defaultdict(set)  # series_id -> the studies that the table assigns it to
-    for study_id, series_views in tables.views.items():
-        for series_id in series_views:
-            owners[series_id].add(study_id)
+    owners = _owners(tables)
     folders = []
     for study_id in dict.fromkeys([*named, *sorted(found)]):
         moved = {series_id: path for (owner, series_id), path in sorted(misplaced.items()) if owner == study_id}
         path = found.get(study_id)
         if path is None and not moved:
-            if split != "new":  # new studies are those in the folder: the table may describe others too
-                message = "the tables name this study, but the image folder does not contain it"
-                faults.append(Fault(study_id, None, str(study_id), FaultKind.MISSING_STUDY, "skipped", message))
+            message = "the tables name this study, but the image folder does not contain it"
+            faults.append(Fault(study_id, None, str(study_id), FaultKind.MISSING_STUDY, "skipped", message))
             continue
         if study_id not in named:
-            message = "the image folder contains this study, but no table names it"
-            faults.append(Fault(study_id, None, str(study_id), FaultKind.NOT_IN_TABLE, "kept", message))
-        series = _Numbered() if path is None else _numbered(path, images, study_id, assign=split == "new")
+            faults.append(Fault(study_id, None, str(study_id), FaultKind.NOT_IN_TABLE, "kept", _NOT_IN_TABLE))
+        series = _Numbered() if path is None else _numbered(path, images, study_id)
         series.paths = {number: path for number, path in series.paths.items() if path not in misplaced.values()}
         series.faults += _drop_series_of_others(series.paths, images, study_id, owners)
         folder = StudyFolder(
@@ -120,8 +149,16 @@ def _cohort(
             folders.append(folder)
     if not folders and not tables.study_ids:
         raise ValueError(f"{images}: holds no study; expected files <study_id>/<series_id>/<N>.dcm")
-    study_ids = named if split != "new" else tuple(sorted(found))
-    return Cohort(split, tuple(folders), study_ids, tuple(faults), tables.hashes)
+    return Cohort(split, tuple(folders), named, tuple(faults), tables.hashes)
+
+
+def _owners(tables: Tables) -> dict[int, set[int]]:
+    """Return series_id -> the studies that the table assigns it to."""
+    owners = defaultdict(set)
+    for study_id, series_views in tables.views.items():
+        for series_id in series_views:
+            owners[series_id].add(study_id)
+    return owners
 
 
 def _drop_series_of_others(
@@ -146,7 +183,8 @@ def _series_faults(folder: StudyFolder, moved: Mapping[int, Path]) -> list[Fault
         faults.append(Fault(folder.study_id, series_id, path, kind, action, message))
 
     for series_id, path in moved.items():
-        message = f"read as series {series_id} of study {folder.study_id}, to which the table assigns it"
+        reason = "to which the table assigns it" if series_id in (folder.views or ()) else "by its StudyInstanceUID"
+        message = f"read as series {series_id} of study {folder.study_id}, {reason}"
         note(series_id, fault_path(path, folder.root), FaultKind.MISPLACED, "repaired", message)
     for series_id in sorted(set(folder.views or ()) - set(folder.series)):
         message = "the table describes this series, but the image folder does not contain it"
@@ -156,13 +194,19 @@ def _series_faults(folder: StudyFolder, moved: Mapping[int, Path]) -> list[Fault
     return faults
 
 
-def _numbered(folder: Path, root: Path, study_id: int | None = None, assign: bool = False) -> _Numbered:
-    """Return the folders inside a folder by number. `assign`: whether those named otherwise get a number."""
+def _numbered(folder: Path, root: Path, study_id: int | None = None) -> _Numbered:
+    """Return the folders inside a folder by number; those whose names are not numbers are set aside."""
     listing = list_folder(folder, root, study_id)
     if folder == root:
         _drop_second_names(listing, root)
-    result = _assigned(root, listing.folders, study_id) if assign else _set_aside(root, listing.folders, study_id)
-    result.faults += listing.faults
+    result = _Numbered(faults=listing.faults)
+    for path in listing.folders:
+        if is_id(path.name):
+            result.paths[int(path.name)] = path
+            continue
+        result.others.append(path)
+        message = f"folder {path.name!r}: its name must be a plain whole number"
+        result.faults.append(Fault(study_id, None, fault_path(path, root), FaultKind.BAD_ID, "skipped", message))
     for path in listing.files:
         message = "a file where only folders are expected"
         result.faults.append(Fault(study_id, None, fault_path(path, root), FaultKind.MISPLACED, "skipped", message))
@@ -181,39 +225,3 @@ def _drop_second_names(listing: Listing, root: Path) -> None:
             message = f"a second name of folder {fault_path(Path(target), Path(real_root))}"
             listing.faults.append(Fault(None, None, fault_path(path, root), FaultKind.SECOND_NAME, "skipped", message))
         known.add(target)
-
-
-def _set_aside(root: Path, folders: Iterable[Path], study_id: int | None) -> _Numbered:
-    """Return folders by number; those named otherwise are set aside."""
-    result = _split_by_name(folders)
-    for path in result.others:
-        message = f"folder {path.name!r}: its name must be a plain whole number"
-        result.faults.append(Fault(study_id, None, fault_path(path, root), FaultKind.BAD_ID, "skipped", message))
-    return result
-
-
-def _assigned(root: Path, folders: Iterable[Path], study_id: int | None = None) -> _Numbered:
-    """Return folders by number; those named otherwise get the smallest free numbers, in the order of their names."""
-    result = _split_by_name(folders)
-    number = 0
-    for path in result.others:
-        number = next(n for n in range(number + 1, number + 2 + len(result.paths)) if n not in result.paths)
-        result.paths[number] = path
-        message = f"folder {path.name!r}: its name is not a number; it gets the number {number}"
-        result.faults.append(Fault(study_id, None, fault_path(path, root), FaultKind.ID_ASSIGNED, "guessed", message))
-    return result
-
-
-def _split_by_name(folders: Iterable[Path]) -> _Numbered:
-    result = _Numbered()
-    for path in folders:
-        if is_id(path.name):
-            result.paths[int(path.name)] = path
-        else:
-            result.others.append(path)
-    return result
-
-
-def _holds_series(path: Path) -> bool:
-    """Return whether a folder holds folders that hold files."""
-    return any(holds_files(folder) for folder in list_folder(path, path).folders)

@@ -10,7 +10,7 @@ from pathlib import Path
 from data_prep.faults import Fault, FaultKind
 
 #: Files that discs and file managers leave beside images, in addition to names with a leading dot.
-CLUTTER = frozenset({"DICOMDIR", "THUMBS.DB", "DESKTOP.INI", "__MACOSX"})
+CLUTTER = frozenset({"DICOMDIR", "THUMBS.DB", "DESKTOP.INI", "__MACOSX", "@EADIR", "#RECYCLE", "LOST+FOUND"})
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """Find series folders one level too high or too low, or in another study's folder, and the studies that own them.
 
+Series of a study folder that no table names belong to the study that has their StudyInstanceUID.
+
 A misplaced folder is assigned to a study only if that is certain: exactly one study of the table has a series of this
 name, that study has no images of it in the right folder, and no second misplaced folder has this name (a folder and
 links to it count as one). A folder inside another study's folder is assigned only if no series id of the table occurs
@@ -11,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from data_prep.dicom.identity import read_identity
 from data_prep.sites import View
 from data_prep.studies.folders import holds_files, is_id, list_folder
 
@@ -43,6 +46,37 @@ def misplaced_series(
         for series_id, paths in found.items()
         if len(set(map(os.path.realpath, paths))) == 1
     }
+
+
+def series_by_identity(root: Path, named: Mapping[int, Path], unnamed: Iterable[Path]) -> dict[tuple[int, int], Path]:
+    """Find the series in study folders that no table names (`unnamed`) whose images are those of a `named` study.
+
+    Each has the StudyInstanceUID of exactly one of the named studies, which has no series of its number.
+    """
+    series = {
+        path: uid for folder in unnamed for path in list_folder(folder, root).folders if (uid := _uid(path, root))
+    }
+    if not series:
+        return {}
+    owners = defaultdict(set)
+    for study_id, folder in named.items():
+        owners[_uid(folder, root)].add(study_id)
+    found: dict[tuple[int, int], Path] = {}
+    for path, uid in series.items():
+        if len(owners[uid]) == 1 and is_id(path.name):
+            study_id = next(iter(owners[uid]))
+            if not (named[study_id] / path.name).exists():
+                found.setdefault((study_id, int(path.name)), path)
+    return found
+
+
+def _uid(folder: Path, root: Path) -> str:
+    """Return the StudyInstanceUID of the first image below a folder that has one; empty if none has."""
+    listing = list_folder(folder, root)
+    for path in listing.files:
+        if (identity := read_identity(path)) and identity.study_uid:
+            return identity.study_uid
+    return next((uid for inner in listing.folders if (uid := _uid(inner, root))), "")
 
 
 def _missing(root: Path, views: Mapping[int, Mapping[int, View]]) -> dict[int, int]:

@@ -5,6 +5,7 @@ stay; the others are decoded again, one at a time, whenever their grey values ar
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from data_prep.dicom.pixels import Grey, ImageFile, Pixels, open_images, read_im
 from data_prep.faults import Action, Fault, FaultKind, FileFault
 from data_prep.geometry import Frame
 from data_prep.studies.folders import fault_path, list_folder
+from data_prep.studies.identity import StudyIdentity
 from data_prep.studies.outlier_images import ValueRange, foreign_images, outlier_ranges, value_range
 from data_prep.studies.windows import SeriesHistogram, series_window, to_grey
 
@@ -24,6 +26,7 @@ _LARGEST_PART = 8
 #: Memory budget for grey images that were decoded again: a tile needs the same neighbouring slices as the next one.
 RECENT_BYTES = 8 << 20
 _FAULTS_PER_FILE = 8
+FOREIGN_FILE = "its StudyInstanceUID is not that of the study: it belongs to another examination"
 
 
 @dataclass
@@ -101,12 +104,27 @@ class SeriesFolder:
 
     path: the series folder.
     root: the image folder; links must not point outside it, and paths in faults are relative to it.
+    identity: holds the images to the study's StudyInstanceUID; None if they were chosen by it.
+    files: the series' files if others lie beside them; by default all files of the folder.
+
+    `is_foreign` tells, after reading, whether all its images belong to another examination.
     """
 
-    def __init__(self, path: Path, root: Path, study_id: int, series_id: int, max_pixels: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        root: Path,
+        study_id: int,
+        series_id: int,
+        max_pixels: int,
+        identity: StudyIdentity | None = None,
+        files: Sequence[Path] | None = None,
+    ) -> None:
         self.faults: list[Fault] = []
         self._path, self._root, self._max_pixels = path, root, max_pixels
         self._study_id, self._series_id = study_id, series_id
+        self._chosen, self._identity = files, identity
+        self.is_foreign = False
         self._found: dict[int, _Found] = {}
         self._instances: dict[tuple[int, Frame], Path] = {}
         self._signal_left = SIGNAL_BYTES
@@ -199,14 +217,16 @@ class SeriesFolder:
             self._note(path, FaultKind.DUPLICATE_INSTANCE, "kept", message)
 
     def _drop_foreign_images(self) -> None:
-        """Remove images of another examination than most; keep, but note, images of another series."""
-        found = list(self._found.values())
-        for index in foreign_images([image.header.study_uid for image in found]):
-            image = found[index]
-            message = "its StudyInstanceUID differs from that of the other images: it belongs to another examination"
-            self._note(image.path, FaultKind.FOREIGN_IMAGE, "skipped", message)
-            del self._found[image.header.instance_number]
+        """Remove images of another examination; keep, but note, images of another series than most."""
+        uids = {image.header.study_uid for image in self._found.values()}
+        others = self._identity.foreign(uids) if self._identity else set()
+        foreign = {number for number, image in self._found.items() if image.header.study_uid in others}
+        self.is_foreign = bool(foreign) and len(foreign) == len(self._found)
+        for number in foreign:
+            image = self._found.pop(number)
             self._histogram_outdated = True
+            if not self.is_foreign:
+                self._note(image.path, FaultKind.FOREIGN_IMAGE, "skipped", FOREIGN_FILE)
         found = list(self._found.values())
         for index in foreign_images([image.header.series_uid for image in found]):
             message = "its SeriesInstanceUID differs from that of the other images"
@@ -246,6 +266,8 @@ class SeriesFolder:
 
     def _files(self) -> list[Path]:
         """Return the regular files in the order of their numbers; note everything else in the folder."""
+        if self._chosen is not None:
+            return sorted(self._chosen, key=_numeric_name)
         listing = list_folder(self._path, self._root, self._study_id, self._series_id)
         self.faults += listing.faults
         for path in listing.folders:

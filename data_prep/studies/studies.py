@@ -1,18 +1,22 @@
 """Read one study: its series with windows, views and sorted slices; faults are collected, not raised."""
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from data_prep.dicom.headers import Header
 from data_prep.dicom.pixels import MAX_PIXELS, Grey
-from data_prep.faults import Fault, FaultKind
+from data_prep.faults import Action, Fault, FaultKind
 from data_prep.geometry import Frame, stacks
 from data_prep.sites import Severity, Site, View
 from data_prep.studies.folders import fault_path
+from data_prep.studies.identity import StudyIdentity
 from data_prep.studies.series_images import GreyBudget, GreyOnDisk, SeriesFolder, SeriesImage
 from data_prep.studies.tables import Mark
 from data_prep.studies.views import SeriesHeaders, plane_of, study_views
+
+FOREIGN_SERIES = "its StudyInstanceUID is not that of the study's other series: it belongs to another examination"
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,16 @@ class Series:
 
 @dataclass(frozen=True)
 class Study:
-    """One examination: its series, severities and marks."""
+    """One examination: its series, severities and marks.
+
+    identity: a digest of its StudyInstanceUID, for comparison with other studies; empty if it has none, or several.
+    """
 
     study_id: int
     series: tuple[Series, ...]
     severities: dict[Site, Severity] = field(default_factory=dict)
     marks: tuple[Mark, ...] = ()
+    identity: str = ""
 
     def of_view(self, view: View) -> tuple[Series, ...]:
         return tuple(series for series in self.series if series.view is view)
@@ -91,6 +99,7 @@ class StudyFolder:
     root: the image folder; paths in faults are relative to it.
     series: the folder of each series, by series id.
     views: the described view of each series; None if the tables do not describe this study.
+    files: the files of each series, chosen by their headers; without an entry, all files in the series' folder.
     """
 
     study_id: int
@@ -99,6 +108,7 @@ class StudyFolder:
     views: dict[int, View] | None = None
     severities: dict[Site, Severity] = field(default_factory=dict)
     marks: tuple[Mark, ...] = ()
+    files: dict[int, tuple[Path, ...]] = field(default_factory=dict)
 
 
 def read_study(folder: StudyFolder, max_pixels: int = MAX_PIXELS) -> tuple[Study, list[Fault]]:
@@ -106,24 +116,42 @@ def read_study(folder: StudyFolder, max_pixels: int = MAX_PIXELS) -> tuple[Study
     found: list[Series] = []
     headers: list[SeriesHeaders] = []
     faults: list[Fault] = []
+
+    def note(series_id: int, kind: FaultKind, action: Action, message: str) -> None:
+        where = fault_path(folder.series[series_id], folder.root)
+        faults.append(Fault(folder.study_id, series_id, where, kind, action, message))
+
     budget = GreyBudget()
+    identity = None if folder.files else StudyIdentity(folder.study_id, folder.root, folder.series.values())
+    study_uids: dict[int, set[str]] = {}
     for series_id, path in sorted(folder.series.items()):
-        files = SeriesFolder(path, folder.root, folder.study_id, series_id, max_pixels)
+        chosen = folder.files.get(series_id)
+        files = SeriesFolder(path, folder.root, folder.study_id, series_id, max_pixels, identity, chosen)
         images, window = files.read(budget)
         faults += files.faults
-        if images:
+        if files.is_foreign:
+            note(series_id, FaultKind.FOREIGN_IMAGE, "skipped", FOREIGN_SERIES)
+        elif not images:
+            note(series_id, FaultKind.EMPTY_FOLDER, "skipped", "the series has no readable image")
+        else:
             found.append(_series(series_id, images, window))
             headers.append(_series_headers(series_id, folder, [image.header for image in images]))
-        else:
-            message = "the series has no readable image"
-            where = fault_path(path, folder.root)
-            faults.append(Fault(folder.study_id, series_id, where, FaultKind.EMPTY_FOLDER, "skipped", message))
-    views, view_faults = study_views(headers)
+            study_uids[series_id] = {image.header.study_uid for image in images}
+    # Only now is it known whether a series that was read early contradicts the others.
+    foreign = {series_id for series_id, uids in study_uids.items() if identity and identity.foreign(uids)}
+    for series_id in foreign:
+        note(series_id, FaultKind.FOREIGN_IMAGE, "skipped", FOREIGN_SERIES)
+    views, view_faults = study_views([series for series in headers if series.series_id not in foreign])
     for fault in view_faults:
-        where = fault_path(folder.series[fault.series_id], folder.root)
-        faults.append(Fault(folder.study_id, fault.series_id, where, fault.kind, fault.action, fault.message))
-    series = tuple(replace(series, view=views[series.series_id]) for series in found)
-    return Study(folder.study_id, series, folder.severities, folder.marks), faults
+        note(fault.series_id, fault.kind, fault.action, fault.message)
+    series = tuple(replace(one, view=views[one.series_id]) for one in found if one.series_id not in foreign)
+    uids = set().union(*(study_uids[one.series_id] for one in series)) - {""}
+    return Study(folder.study_id, series, folder.severities, folder.marks, _digest(uids)), faults
+
+
+def _digest(uids: set[str]) -> str:
+    """Return a digest of a StudyInstanceUID, which itself must not be written anywhere."""
+    return hashlib.sha256(uids.pop().encode()).hexdigest()[:16] if len(uids) == 1 else ""
 
 
 def _series(series_id: int, images: list[SeriesImage], window: tuple[float, float]) -> Series:

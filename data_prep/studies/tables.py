@@ -9,6 +9,8 @@ two that differ, `regions` keeps the first one that its image confirms.
 import hashlib
 import math
 import re
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,10 +26,11 @@ from data_prep.sites import (
     parse_severity,
     parse_view,
 )
-from data_prep.studies.checked_csv import Cell, CheckedTable, read_checked
+from data_prep.studies.checked_csv import LONGEST_REASON, Cell, CheckedTable, read_checked
 
 #: Numbers of up to 18 digits fit into 64 bits. ``007`` is rejected: it would be a second name of ``7``.
 _WHOLE_NUMBER = re.compile(r"(0|[1-9][0-9]{0,17})(\.0+)?", re.ASCII)
+_UNIQUE_IDENTIFIER = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.ASCII | re.IGNORECASE)
 
 
@@ -52,6 +55,20 @@ class Tables:
     marks: dict[int, list[Mark]] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     hashes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StudyNames:
+    """What a table of descriptions may call a new study and its series instead of their ids.
+
+    These are StudyInstanceUID, SeriesInstanceUID, and the names and paths of folders.
+
+    names: of the study. series_ids: of all its series. series: name -> id of a series.
+    """
+
+    names: frozenset[str]
+    series_ids: frozenset[int]
+    series: dict[str, int]
 
 
 def _whole_number(text: str) -> int:
@@ -79,6 +96,8 @@ def _row_id(text: str) -> tuple[int, str]:
 
 
 _ID = Cell(FaultKind.BAD_ID, _whole_number)
+#: An id of a new study or series in any spelling; which one it means depends on the studies.
+_NAME = Cell(FaultKind.BAD_ID, str)
 _POINT = Cell(FaultKind.BAD_MARK, _coordinate)
 _GRADES = {"study_id": _ID, **{site.key: Cell(FaultKind.BAD_LABEL, _grade, optional=True) for site in SITES}}
 _DESCRIPTIONS = {
@@ -86,6 +105,7 @@ _DESCRIPTIONS = {
     "series_id": _ID,
     "series_description": Cell(FaultKind.BAD_LABEL, parse_view, optional=True),
 }
+_DESCRIPTIONS_BY_NAME = {**_DESCRIPTIONS, "study_id": _NAME, "series_id": _NAME}
 _COORDINATES = {
     "study_id": _ID,
     "series_id": _ID,
@@ -143,14 +163,52 @@ def read_test_tables(dataset: Path) -> Tables:
     return Tables(study_ids, {}, views, {}, (*faults, *_faults(tables)), _hashes(tables))
 
 
-def read_description_table(path: Path) -> Tables:
+def read_description_table(path: Path, studies: Mapping[int, StudyNames]) -> Tables:
     """Read a table of series descriptions that comes with new studies.
 
+    Its ids are those of `studies`, their UIDs, or the names of their folders. Rows about other studies are ignored.
     Raises ValueError if it is not such a table, OSError if it cannot be read.
     """
-    table = read_checked(path, _DESCRIPTIONS)
+    table = read_checked(path, _DESCRIPTIONS_BY_NAME)
+    meant = defaultdict(set)
+    for study_id, names in studies.items():
+        for name in names.names:
+            meant[name].add(study_id)
+    rows = []
+    for line, study, series, view in table.rows:
+        try:
+            if (found := _meant_study(study, studies, meant)) is not None:
+                rows.append((line, found, _meant_series(series, studies[found]), view))
+        except ValueError as error:
+            table.skip(line, None, FaultKind.BAD_ID, str(error))
+    table.rows = rows
     views = _views(table)
     return Tables(tuple(views), {}, views, {}, tuple(table.faults), _hashes([table]))
+
+
+def _meant_study(text: str, studies: Mapping[int, StudyNames], meant: Mapping[str, set[int]]) -> int | None:
+    """Return the study that a table's text means, None if it is none of `studies`.
+
+    Raises ValueError for a text that is neither a number nor an identifier nor a folder's name.
+    """
+    if _WHOLE_NUMBER.fullmatch(text) and _whole_number(text) in studies:
+        return _whole_number(text)
+    found = meant.get(text, set())
+    if len(found) == 1:
+        return next(iter(found))
+    if found or not _UNIQUE_IDENTIFIER.fullmatch(text):
+        what = f"names {len(found)} studies" if found else "neither a number, a StudyInstanceUID nor a study's folder"
+        raise ValueError(f"study_id: {text!r}: {what}"[:LONGEST_REASON])
+    return None
+
+
+def _meant_series(text: str, study: StudyNames) -> int:
+    """Return the series of a study that a table's text means. Raises ValueError if it may mean none."""
+    if _WHOLE_NUMBER.fullmatch(text) and (_whole_number(text) in study.series_ids or text not in study.series):
+        return _whole_number(text)
+    if text not in study.series:
+        raise ValueError(f"series_id: {text!r}: the study has no series of this identifier or folder"[:LONGEST_REASON])
+    return study.series[text]
 
 
 def _severities(table: CheckedTable) -> dict[int, dict[Site, Severity]]:
