@@ -184,11 +184,28 @@ class FaultKind(StrEnum):
         "the compressed image has signed values and the header describes unsigned ones, or the reverse",
         "the image is read, unless it has negative values under an unsigned header: then it is skipped",
     )
+    OTHER_DECODER = (
+        "other_decoder",
+        "the preferred decoder refuses a compressed image, and another installed one reads it",
+        "the image of the other decoder is used",
+    )
     ODD_HEADER = (
         "odd_header",
         "a header value cannot be right: a rescale slope that is 0 or not a number, padding that covers the whole "
-        "image",
+        "image, a HighBit or BitsStored that the pixels contradict, a PhotometricInterpretation that no grey image "
+        "has, a character set that is none",
         "the value is ignored: the pixels keep their stored values",
+    )
+    ODD_NUMBER = (
+        "odd_number",
+        "a number in a header is not written as the standard requires (decimal commas, quotes, a text element), but "
+        "it has one possible meaning",
+        "the number is read",
+    )
+    SPARE_BITS = (
+        "spare_bits",
+        "bits of the pixels that the header does not count to the values are in use",
+        "these bits are ignored, as the header says",
     )
     CONSTANT_IMAGE = ("constant_image", "all pixels of an image have the same value", "the image is written unchanged")
     NO_GEOMETRY = (
@@ -284,7 +301,8 @@ class FaultKind(StrEnum):
     MARK_WRONG_SIDE = (
         "mark_wrong_side",
         "one of a pair of marks lies on the wrong side of the patient, the other does not",
-        "the mark is not used: the atlas places the site by the other marks",
+        "the mark is not used: the atlas places the site by the other marks; if both are marked at one place and "
+        "nothing shows which of them is wrong, both are used",
     )
     MARK_OUT_OF_ORDER = (
         "mark_out_of_order",

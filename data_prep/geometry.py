@@ -37,6 +37,9 @@ Array = npt.NDArray[np.float64]
 DIRECTION_TOLERANCE = 1e-2
 #: Bounds of plausible pixel spacings and of the distance from the scanner's isocentre, mm; other headers are wrong.
 LEAST_PIXEL_MM, LARGEST_PIXEL_MM, FURTHEST_MM = 0.01, 20.0, 10_000.0
+#: Error of the difference of two measured places, mm: headers and tables round each to a thousandth of a millimetre,
+#: and the rounding of directions adds a fraction of that. Places that differ by less are equal, and keep their order.
+PLACE_MM = 0.002
 #: Largest angle between an image and a plane that it is counted to: a block along a steep L5-S1 disc is tilted by 50.
 OBLIQUE_DEGREES = 60.0
 #: Slices whose normals differ by less than this form one stack; blocks of one series differ by several degrees.
@@ -198,13 +201,19 @@ class Frame:
 def nearest(frames: Sequence[Frame], point_mm: Sequence[float] | Array) -> int:
     """Return the index of the frame whose plane is nearest to a point.
 
-    Of equally near frames, one that contains the point is preferred, then the first. Raises ValueError if there are
-    no frames.
+    Of equally near frames (`PLACE_MM`), one that contains the point is preferred, then the first. Raises ValueError if
+    there are no frames.
     """
     if not frames:
         raise ValueError("no frames to choose from")
-    ranks = [(round(abs(float(frame.distance_mm(point_mm))), 6), not frame.contains(point_mm)) for frame in frames]
-    return min(range(len(frames)), key=lambda i: ranks[i])
+    equal = equally_near([abs(float(frame.distance_mm(point_mm))) for frame in frames])
+    return next((index for index in equal if frames[index].contains(point_mm)), equal[0])
+
+
+def equally_near(distances_mm: Sequence[float]) -> list[int]:
+    """Return the indices of the least distances: those that exceed the least by at most `PLACE_MM`."""
+    least = min(distances_mm)
+    return [index for index, distance in enumerate(distances_mm) if distance <= least + PLACE_MM]
 
 
 def stacks(frames: Sequence[Frame]) -> list[list[int]]:
@@ -214,6 +223,7 @@ def stacks(frames: Sequence[Frame]) -> list[list[int]]:
     patient's right to left, axial slices from caudal to cranial, whatever the acquisition order was. A slice belongs
     to the stack whose first slice it is most parallel to, within `STACK_ANGLE_DEGREES`. Separate but parallel blocks
     form one stack; the three planes of a localiser form three. The stacks are sorted by their first slices' positions.
+    Slices at one position (`PLACE_MM`) keep the order in which they are given.
     """
     groups: list[tuple[Array, list[int]]] = []
     for index, frame in enumerate(frames):
@@ -227,9 +237,23 @@ def stacks(frames: Sequence[Frame]) -> list[list[int]]:
     def height(normal: Array, index: int) -> float:
         return float(np.asarray(frames[index].centre_mm) @ normal)
 
-    ordered = [(normal, sorted(members, key=lambda i: height(normal, i))) for normal, members in groups]
+    ordered = [(normal, _in_order([(height(normal, i), i) for i in members])) for normal, members in groups]
     ordered.sort(key=lambda group: height(group[0], group[1][0]))
     return [members for _, members in ordered]
+
+
+def _in_order(heights: list[tuple[float, int]]) -> list[int]:
+    """Sort the indices of (height, index) by height; of equal heights (`PLACE_MM`), by index."""
+    ordered: list[int] = []
+    equal: list[int] = []
+    last = 0.0
+    for height, index in sorted(heights):
+        if equal and height - last > PLACE_MM:
+            ordered += sorted(equal)
+            equal = []
+        equal.append(index)
+        last = height
+    return ordered + sorted(equal)
 
 
 def neighbours(frames: Mapping[int, Frame] | Sequence[Frame], stack: Sequence[int], index: int) -> tuple[int, int, int]:
@@ -246,7 +270,7 @@ def neighbours(frames: Mapping[int, Frame] | Sequence[Frame], stack: Sequence[in
     gaps = gaps[gaps > SAME_SLICE_MM]
     # For an even number of gaps, the lower of the two middle ones: in blocks of two slices every second gap is a jump.
     median = float(np.percentile(gaps, 50, method="lower")) if len(gaps) else 0.0
-    limit = min(JUMP_RATIO * median, NEIGHBOUR_MM)
+    limit = min(JUMP_RATIO * median, NEIGHBOUR_MM) + PLACE_MM
 
     def next_to(step: int) -> int:
         there = here + step

@@ -13,10 +13,11 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 
 from data_prep.dicom.dicom_file import pydicom_warnings_ignored
-from data_prep.dicom.header_values import READ_ERRORS
+from data_prep.dicom.header_values import READ_ERRORS, HeaderError, number
 
 #: Elements whose numbers distinguish pictures of one slice, with the absolute and the relative difference that matters.
 CONTRAST_NUMBERS = {
@@ -72,11 +73,15 @@ class Acquisition:
 
     def number(self, keyword: str) -> float | None:
         """Return an element as a finite number, of several the first; None if it is missing or not a number."""
-        value = self._value(keyword)
-        try:
-            found = math.nan if value is None else float(value if isinstance(value, float | int | str) else value[0])
-        except READ_ERRORS:
+        tag = _TAG_OF[keyword]
+        if tag not in self._elements:
             return None
+        try:
+            with pydicom_warnings_ignored():
+                found = number(Dataset({tag: self._elements[tag]}), keyword, math.nan)
+        except HeaderError:
+            several = self._value(keyword)
+            found = float(several[0]) if isinstance(several, MultiValue) and isinstance(several[0], float) else math.nan
         return found if math.isfinite(found) else None
 
     def terms(self, keyword: str) -> tuple[str, ...]:

@@ -7,8 +7,9 @@ header. Formats: RLE, PS3.5 annex G; JPEG, ITU-T T.81 annex B; JPEG-LS, T.87 ann
 
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 
-from pydicom.uid import HTJ2K, UID, HTJ2KLossless, HTJ2KLosslessRPCL, JPEG2000TransferSyntaxes, RLELossless
+from pydicom.uid import HTJ2K, UID, HTJ2KLossless, HTJ2KLosslessRPCL, JPEG2000TransferSyntaxes
 
 _JPEG_2000 = (*JPEG2000TransferSyntaxes, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K)
 #: Markers of JPEG frame headers: SOF0 to SOF15 (without DHT, JPG and DAC, whose codes lie in that range), and the
@@ -49,13 +50,30 @@ def rle_segments(frame: bytes) -> int:
     return count
 
 
-def read_codestream(frame: bytes, syntax: UID) -> Codestream | None:
-    """Read the header of a JPEG, JPEG-LS or JPEG 2000 frame; return None for RLE, which has no such header.
+def rle_is_whole(frame: bytes, pixels: int) -> bool:
+    """Return whether each segment of an RLE frame ends with the last of `pixels` bytes; padding may follow it."""
+    count = rle_segments(frame)
+    starts = [*struct.unpack_from("<15L", frame, 4)[:count], len(frame)]
+    return all(_rle_segment_is_whole(frame[start:end], pixels) for start, end in pairwise(starts))
 
-    Raises ValueError if the codestream is damaged.
-    """
-    if syntax == RLELossless:
-        return None
+
+def _rle_segment_is_whole(segment: bytes, pixels: int) -> bool:
+    offset = decoded = 0
+    while decoded < pixels and offset < len(segment):
+        length = segment[offset]
+        if length < 128:
+            decoded += min(length + 1, len(segment) - offset - 1)
+            offset += length + 2
+        elif length > 128:
+            decoded += 257 - length
+            offset += 2
+        else:  # no operation
+            offset += 1
+    return decoded == pixels and not segment[offset:].strip(b"\0\x80")
+
+
+def read_codestream(frame: bytes, syntax: UID) -> Codestream:
+    """Read the header of a JPEG, JPEG-LS or JPEG 2000 frame. Raise ValueError if it is damaged."""
     try:
         return _jpeg_2000(frame) if syntax in _JPEG_2000 else _jpeg(frame)
     except struct.error:

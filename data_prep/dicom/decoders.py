@@ -22,6 +22,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from data_prep.dicom.header_values import READ_ERRORS
 from data_prep.dicom.native_output import captured_stderr
 from data_prep.faults import FaultKind, FileFault
 
@@ -40,21 +41,38 @@ _COMPRESSED = (
 )
 
 
-def decode_guarded(decoder: Decoder, source: bytes, **options: Any) -> npt.NDArray[Any]:
-    """Decode with native code. Raise FileFault if the decoder reports damage, even if it returns an image."""
-    plugin = _PREFERRED.get(decoder.UID, "")
-    plugin = plugin if plugin in decoder.available_plugins else ""
+class DamagedStream(FileFault):
+    """A decoder reports that a stream is damaged: no other decoder can know what is missing."""
+
+
+def plugins(decoder: Decoder) -> list[str]:
+    """Return the installed packages that decode for `decoder`, the preferred one first."""
+    preferred = _PREFERRED.get(decoder.UID)
+    return sorted(decoder.available_plugins, key=lambda plugin: plugin != preferred)
+
+
+def decode_guarded(decoder: Decoder, plugin: str, source: bytes, **options: Any) -> npt.NDArray[Any]:
+    """Decode with the native code of one package.
+
+    Raises:
+        FileFault: if the decoder stops. It may also raise any of `READ_ERRORS`.
+        DamagedStream: if it reports that the stream is damaged, even if it returns an image.
+    """
+    failure: BaseException | None = None
     with captured_stderr() as output:
         try:
             image, _ = decoder.as_array(source, decoding_plugin=plugin, **options)
+        except READ_ERRORS as error:
+            failure = error
         except BaseException as error:
             if type(error).__name__ != _RUST_PANIC:
                 raise
-            raise FileFault(
-                FaultKind.UNDECODABLE, f"the decoder stopped: {' '.join(str(error).split())[:120]}"
-            ) from None
+            text = " ".join(str(error).split())[:120]
+            failure = FileFault(FaultKind.UNDECODABLE, f"the decoder stopped: {text}")
     if _DAMAGED in output.text:
-        raise FileFault(FaultKind.UNDECODABLE, " ".join(output.text.split())[:120])
+        raise DamagedStream(FaultKind.UNDECODABLE, " ".join(output.text.split())[:120])
+    if failure is not None:
+        raise failure
     return image
 
 

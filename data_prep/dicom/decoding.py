@@ -4,6 +4,9 @@ Before anything is decoded, the description is checked against the limits, again
 and, if the frame is compressed, against the header of its codestream.
 """
 
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +14,13 @@ import numpy.typing as npt
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGExtended12Bit, RLELossless
 
-from data_prep.dicom.codestreams import Codestream, has_end_marker, read_codestream, rle_segments
-from data_prep.dicom.decoders import decode_guarded, find_decoder
+from data_prep.dicom.codestreams import Codestream, has_end_marker, read_codestream, rle_is_whole, rle_segments
+from data_prep.dicom.decoders import DamagedStream, decode_guarded, find_decoder, plugins
 from data_prep.dicom.dicom_file import DicomFile, pydicom_warnings_ignored
 from data_prep.dicom.fragments import Fragments, encoded_frame, find_fragments
 from data_prep.dicom.header_values import READ_ERRORS, HeaderError
 from data_prep.dicom.pixel_description import read_pixel_description
+from data_prep.dicom.used_bits import BitWindow, spare_bits_vary, stated_too_high, stated_too_narrow
 from data_prep.faults import FaultKind, FileFault, Repair
 
 StoredValues = npt.NDArray[np.integer[Any]]
@@ -25,13 +29,16 @@ StoredValues = npt.NDArray[np.integer[Any]]
 _RLE_RATIO = 64
 #: A compressed frame may be larger than its pixels by this factor, plus this many bytes; anything larger is rejected.
 _LARGEST_CODESTREAM_RATIO, _CODESTREAM_SLACK = 2, 1 << 20
+#: Number of frames by which the bits of a file's cells are judged.
+_JUDGED_FRAMES = 16
 
 
 class FrameDecoder:
     """Decodes the frames of one file.
 
     The constructor raises FileFault if the file cannot hold the pixels that its header describes. `description` is
-    that of the header; `repairs` lists what had to be corrected so far and grows as frames are decoded.
+    that of the header, corrected if the pixels contradict it; `repairs` lists what had to be corrected so far and grows
+    as frames are decoded.
     """
 
     def __init__(self, file: DicomFile, max_pixels: int) -> None:
@@ -39,7 +46,8 @@ class FrameDecoder:
             self.description = read_pixel_description(file.header, max_pixels)
         except HeaderError as error:
             raise FileFault(FaultKind.UNDECODABLE, str(error)) from None
-        self.repairs: list[Repair] = []
+        self.repairs: list[Repair] = list(self.description.repairs)
+        self._bits_are_judged = False
         self._file = file
         self._decoder = find_decoder(file.syntax)
         self._fragments: Fragments | None = None
@@ -55,9 +63,10 @@ class FrameDecoder:
         """
         try:
             with pydicom_warnings_ignored():
-                if self._fragments is None:
-                    return self._native(frame)
-                return self._compressed(self._encoded(self._fragments, frame))
+                # The range in which an image is inverted must be the same for all frames, whichever is decoded first.
+                if self.description.inverted and self.description.frames > 1:
+                    self._judge_bits()
+                return self._stored_values(frame)
         except HeaderError as error:
             raise FileFault(FaultKind.UNDECODABLE, str(error)) from None
         except READ_ERRORS as error:
@@ -70,6 +79,9 @@ class FrameDecoder:
         if held < described:
             message = f"{held} bytes of pixels: the header describes {described}"
             raise FileFault(FaultKind.TRUNCATED, message)
+        if held >= 2 * described and not self.description.states_grey:
+            message = f"{held} bytes of pixels: one sample per pixel takes {described}; not a grey MR image"
+            raise FileFault(FaultKind.NOT_GREY, message)
         if held > described + described % 2:  # an odd length is padded to an even one
             message = f"{held} bytes of pixels: the header describes {described}; the remaining bytes are ignored"
             self.repairs.append(Repair(FaultKind.SURPLUS_BYTES, message))
@@ -109,31 +121,58 @@ class FrameDecoder:
         if self._file.syntax != RLELossless:
             return has_end_marker(fragment)
         try:
-            self._compressed(fragment)
+            self._from_rle(fragment)
         except (FileFault, *READ_ERRORS):
             return False
         return True
 
-    def _native(self, frame: int) -> StoredValues:
-        self._file.source.seek(self._file.start)
-        image = self._run(self._file.source, index=frame, number_of_frames=self.description.frames)
-        return self._used_bits(image)
+    def _stored_values(self, frame: int) -> StoredValues:
+        if self._fragments is None or self._file.syntax == RLELossless:
+            return self._used_bits(self._cells(frame))
+        return self._from_codestream(self._encoded(self._fragments, frame))
 
-    def _compressed(self, encoded: bytes) -> StoredValues:
+    def _cells(self, frame: int) -> StoredValues:
+        """Return the cells of a frame, with all their bits."""
+        if self._fragments is None:
+            return self._native(frame)
+        encoded = self._encoded(self._fragments, frame)
+        if self._file.syntax == RLELossless:
+            return self._from_rle(encoded)
         stream = self._checked_stream(encoded)
-        source = encapsulate([encoded], has_bot=False)
-        if stream is None:
-            return self._used_bits(self._run(source))
+        return self._codestream_cells(stream, encoded, stream.bits)
+
+    def _from_rle(self, encoded: bytes) -> StoredValues:
+        self._check_rle(encoded)
+        return self._decoded(encoded)
+
+    def _from_codestream(self, encoded: bytes) -> StoredValues:
+        stream = self._checked_stream(encoded)
+        cells = self._codestream_cells(stream, encoded, stream.bits)
+        if self._is_described(cells):
+            return cells
+        if stream.bits > self.description.bits_stored:
+            self._judge_bits(cells)
+            window = self._window
+            if window.holds(cells):
+                return cells
+            if window.below and 8 * cells.itemsize == window.allocated and not spare_bits_vary(window, cells):
+                return window.values(cells)  # an image at the high end of its cells, compressed as bare cells
+            cells = self._codestream_cells(stream, encoded, self.description.bits_stored)
+        return self._in_range(cells)
+
+    def _codestream_cells(self, stream: Codestream, encoded: bytes, bits_stored: int) -> StoredValues:
+        """Decode a codestream; its values have `bits_stored` bits, or more if the decoder takes the stream's own."""
         # The decoders' cells are as wide as the codestream needs, whatever the header allocates.
         allocated = next(bits for bits in (8, 16, 32) if stream.bits <= bits)
-        stored, signed = min(self.description.bits_stored, stream.bits), self._reads_signed(stream)
+        signed = self._reads_signed(stream)
         if allocated < self.description.bits_stored:
             described = self.description.bits_stored
             message = f"the compressed image has {stream.bits} bits, the header describes {described}: read unchanged"
             self.note(Repair(FaultKind.STREAM_PRECISION, message, "kept"))
             signed = signed and not stream.cosine
-        image = self._run(source, bits_allocated=allocated, bits_stored=stored, pixel_representation=int(signed))
-        return self._in_range(image)
+        return self._decoded(
+            encoded, bits_allocated=allocated, bits_stored=bits_stored, pixel_representation=int(signed)
+        )
 
     def _reads_signed(self, stream: Codestream) -> bool:
         """Return whether to decode signed values, if codestream and header may differ; note a difference.
@@ -150,20 +189,20 @@ class FrameDecoder:
         self.note(Repair(FaultKind.STREAM_SIGN, message))
         return not described if stream.signed else stream.bits >= self.description.bits_stored
 
-    def _checked_stream(self, encoded: bytes) -> Codestream | None:
-        """Read the header of a codestream; raise FileFault if it contradicts the DICOM header. None for RLE."""
+    def _check_rle(self, encoded: bytes) -> None:
+        """Raise FileFault if an RLE frame contradicts the DICOM header."""
+        if self.description.frame_bytes > len(encoded) * _RLE_RATIO:
+            message = f"{len(encoded)} bytes of RLE: cannot hold the {self.description.frame_bytes} bytes described"
+            raise FileFault(FaultKind.TRUNCATED, message)
+        expected = self.description.bits_allocated // 8
+        if (segments := rle_segments(encoded)) != expected:
+            message = f"{segments} RLE segments: expected {expected}, one per byte of a pixel"
+            raise FileFault(FaultKind.WRONG_SHAPE, message)
+
+    def _checked_stream(self, encoded: bytes) -> Codestream:
+        """Read the header of a codestream; raise FileFault if it contradicts the DICOM header."""
         description = self.description
         stream = read_codestream(encoded, self._file.syntax)
-        if stream is None:
-            if description.frame_bytes > len(encoded) * _RLE_RATIO:
-                message = f"{len(encoded)} bytes of RLE: cannot hold the {description.frame_bytes} bytes described"
-                raise FileFault(FaultKind.TRUNCATED, message)
-            if (segments := rle_segments(encoded)) != description.bits_allocated // 8:
-                message = (
-                    f"{segments} RLE segments: expected {description.bits_allocated // 8}, one per byte of a pixel"
-                )
-                raise FileFault(FaultKind.WRONG_SHAPE, message)
-            return None
         if (stream.rows, stream.columns, stream.samples) != (description.rows, description.columns, 1):
             found = f"{stream.rows} x {stream.columns} pixels with {stream.samples} sample(s) per pixel"
             message = f"the compressed image has {found}: expected {description.rows} x {description.columns} with 1"
@@ -179,10 +218,47 @@ class FrameDecoder:
             raise FileFault(FaultKind.NO_DECODER, message)
         return stream
 
-    def _run(self, source: Any, **options: Any) -> StoredValues:
-        """Decode with pydicom and check shape and type of the array; `options` replace the described values."""
+    def _native(self, frame: int) -> StoredValues:
+        self._file.source.seek(self._file.start)
+        options = self._options(index=frame, number_of_frames=self.description.frames)
+        image, _ = self._decoder.as_array(self._file.source, **options)
+        return self._checked(image)
+
+    def _decoded(self, encoded: bytes, **options: Any) -> StoredValues:
+        """Decode a compressed frame with the first installed package that can; `options` replace the described values.
+
+        If none can, the failure of the preferred one is raised.
+        """
+        source, options = encapsulate([encoded], has_bot=False), self._options(**options)
+        failures: list[Exception] = []
+        for plugin in plugins(self._decoder):
+            try:
+                image = self._checked(decode_guarded(self._decoder, plugin, source, **options))
+            except DamagedStream:
+                raise
+            except (FileFault, *READ_ERRORS) as error:
+                failures.append(error)
+                continue
+            if failures:
+                self._check_other_decoder(encoded, failures[0])
+                message = f"the image is decoded by {plugin}, because the preferred decoder refuses it"
+                self.note(Repair(FaultKind.OTHER_DECODER, message))
+            return image
+        raise failures[0]
+
+    def _check_other_decoder(self, encoded: bytes, failure: Exception) -> None:
+        """Raise `failure` again for an RLE frame that is damaged: pydicom's decoder would cut it to size."""
+        if self._file.syntax == RLELossless:
+            description = self.description
+            if not rle_is_whole(encoded, description.rows * description.columns):
+                raise failure
+
+    def _options(self, **options: Any) -> dict[str, Any]:
+        """Return pydicom's arguments; `options` replace the described values."""
         description = self.description
-        arguments: dict[str, Any] = {
+        return {
+            "raw": True,
+            "validate": False,
             "rows": description.rows,
             "columns": description.columns,
             "samples_per_pixel": 1,
@@ -194,12 +270,12 @@ class FrameDecoder:
             "pixel_representation": int(description.signed),
             "pixel_keyword": "PixelData",
             "pixel_vr": "OW" if self._file.word_pixels else "OB",
+            **options,
         }
-        arguments |= options
-        if self._fragments is None:
-            image, _ = self._decoder.as_array(source, raw=True, validate=False, **arguments)
-        else:
-            image = decode_guarded(self._decoder, source, raw=True, validate=False, **arguments)
+
+    def _checked(self, image: npt.NDArray[Any]) -> StoredValues:
+        """Return a decoded image in native byte order; raise FileFault if its shape or type is wrong."""
+        description = self.description
         if image.shape != (description.rows, description.columns):
             message = f"decoded to the shape {image.shape}: expected {description.rows} x {description.columns}"
             raise FileFault(FaultKind.WRONG_SHAPE, message)
@@ -207,21 +283,62 @@ class FrameDecoder:
             raise FileFault(FaultKind.UNDECODABLE, f"decoded to {image.dtype}: expected whole numbers")
         return image.astype(image.dtype.newbyteorder("="), copy=False)
 
-    def _used_bits(self, image: StoredValues) -> StoredValues:
-        """Remove the bits of each cell that do not belong to its value; zeros, or the sign, replace them."""
-        bits_stored, high_bit = self.description.bits_stored, self.description.high_bit
-        above, below = self.description.bits_allocated - high_bit - 1, high_bit + 1 - bits_stored
-        if not above and not below:
-            return image
-        if self.description.signed:
-            return np.right_shift(np.left_shift(image, above), above + below)
-        return np.bitwise_and(np.right_shift(image, below), (1 << bits_stored) - 1).astype(image.dtype)
+    @property
+    def _window(self) -> BitWindow:
+        description = self.description
+        return BitWindow(description.bits_allocated, description.bits_stored, description.high_bit, description.signed)
+
+    def _used_bits(self, cells: StoredValues) -> StoredValues:
+        """Return the values of cells, without the bits that do not belong to them."""
+        if self._window.holds(cells):
+            return cells
+        self._judge_bits(cells)
+        window = self._window
+        if not window.holds(cells) and spare_bits_vary(window, cells):
+            message = f"pixels use bits beside those of BitsStored {window.bits}, HighBit {window.high}: ignored"
+            self.note(Repair(FaultKind.SPARE_BITS, message, "kept"))
+        return window.values(cells)
+
+    def _judge_bits(self, cells: StoredValues | None = None) -> None:
+        """Correct the description if the pixels show that its BitsStored or HighBit is wrong.
+
+        `cells` are those of the only frame; of a file with several frames some are decoded.
+        """
+        if self._bits_are_judged:
+            return
+        self._bits_are_judged = True
+        window = self._window
+        images = self._judged_cells() if cells is None or self.description.frames > 1 else iter((cells,))
+        if window.below:
+            if stated_too_high(window, images):
+                message = f"HighBit {window.high}: the values stand in the lowest {window.bits} bits and are read there"
+                self.description = replace(self.description, high_bit=window.bits - 1)
+                self.note(Repair(FaultKind.ODD_HEADER, message))
+        elif window.above and stated_too_narrow(window, images):
+            message = f"BitsStored {window.bits}: the values take more bits and are read with all {window.allocated}"
+            self.description = replace(self.description, bits_stored=window.allocated, high_bit=window.allocated - 1)
+            self.note(Repair(FaultKind.ODD_HEADER, message))
+
+    def _judged_cells(self) -> Iterator[StoredValues]:
+        """Yield the cells of some frames, without those that cannot be decoded."""
+        frames = self.description.frames
+        for frame in sorted({round(place) for place in np.linspace(0, frames - 1, _JUDGED_FRAMES)}):
+            with suppress(FileFault, *READ_ERRORS):
+                yield self._cells(frame)
+
+    def _range(self) -> tuple[int, int]:
+        bits, signed = self.description.bits_stored, self.description.signed
+        return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+
+    def _is_described(self, image: StoredValues) -> bool:
+        """Return whether all values can be written with the described bits."""
+        lowest, highest = self._range()
+        return bool(image.min() >= lowest and image.max() <= highest)
 
     def _in_range(self, image: StoredValues) -> StoredValues:
         """Raise FileFault for values outside the described bits: a codestream has no unused bits to explain them."""
-        bits, signed = self.description.bits_stored, self.description.signed
-        lowest, highest = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
-        if image.min() < lowest or image.max() > highest:
+        if not self._is_described(image):
+            lowest, highest = self._range()
             message = f"decoded values from {image.min()} to {image.max()}: expected {lowest} to {highest}"
             raise FileFault(FaultKind.UNDECODABLE, message)
         return image

@@ -6,6 +6,7 @@ no file, however damaged, takes more memory than that.
 """
 
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -28,7 +29,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import VR
 
-from data_prep.dicom.header_values import READ_ERRORS, parse_failure, quoted_identifier
+from data_prep.dicom.header_values import READ_ERRORS, as_text_if_digits, parse_failure, quoted_identifier
 from data_prep.faults import FaultKind, FileFault, Repair
 
 #: Longer headers are rejected. The header of 999 frames takes about 4 MB.
@@ -122,6 +123,25 @@ def _parse(file: BinaryIO, max_pixels: int) -> DicomFile:
         file.seek(buffer.tell())
         source = buffer = BytesIO(_inflate(file, MAX_HEADER_BYTES + INFLATED_BYTES_PER_PIXEL * max_pixels))
         size = len(buffer.getbuffer())
+    header_start = buffer.tell()
+    try:
+        header = _read_header(buffer, syntax)
+    except READ_ERRORS:
+        buffer.seek(header_start)
+        if not _hide_character_sets(buffer, syntax):
+            raise
+        header = _read_header(buffer, syntax)
+        message = "SpecificCharacterSet names no character set: texts are read as ASCII"
+        repairs = (*repairs, Repair(FaultKind.ODD_HEADER, message))
+    words, length = _pixel_element(buffer, syntax, size)
+    start = buffer.tell()
+    end = size if length == _UNDEFINED_LENGTH else min(size, start + length)
+    if length == _UNDEFINED_LENGTH and not syntax.is_encapsulated:
+        raise FileFault(FaultKind.UNREADABLE, f"the pixel data have no length, which {syntax.name} requires")
+    return DicomFile(header, syntax, source, start, end, words, repairs)
+
+
+def _read_header(buffer: BytesIO, syntax: UID) -> Dataset:
     header = read_dataset(
         buffer,
         is_implicit_VR=syntax == ImplicitVRLittleEndian,
@@ -129,12 +149,28 @@ def _parse(file: BinaryIO, max_pixels: int) -> DicomFile:
         stop_when=lambda tag, _vr, _length: tag >= _FIRST_PIXEL_TAG,
         specific_tags=_HEADER_TAGS,
     )
-    words, length = _pixel_element(buffer, syntax, size)
+    for tag, element in header.items():
+        if element.VR == "UN":
+            header[tag] = as_text_if_digits(element)
+    return header
+
+
+def _hide_character_sets(buffer: BytesIO, syntax: UID) -> bool:
+    """Rename each SpecificCharacterSet between the position of `buffer` and the pixels; return whether there was one.
+
+    pydicom refuses a whole file for one that it cannot parse, at the top or in a sequence. (0008,0004) does not exist.
+    """
+    byte_order = "<" if syntax != ExplicitVRBigEndian else ">"
+    content = buffer.getvalue()
     start = buffer.tell()
-    end = size if length == _UNDEFINED_LENGTH else min(size, start + length)
-    if length == _UNDEFINED_LENGTH and not syntax.is_encapsulated:
-        raise FileFault(FaultKind.UNREADABLE, f"the pixel data have no length, which {syntax.name} requires")
-    return DicomFile(header, syntax, source, start, end, words, repairs)
+    end = content.find(struct.pack(f"{byte_order}HH", _PIXEL_DATA >> 16, _PIXEL_DATA & 0xFFFF), start)
+    # A value representation follows, or the upper half of a length: other bytes are not this element.
+    follows = rb"(?=..\x00\x00)" if syntax == ImplicitVRLittleEndian else rb"(?=[A-Z][A-Z]|..\x00\x00)"
+    element = re.compile(re.escape(struct.pack(f"{byte_order}HH", 0x0008, 0x0005)) + follows, re.DOTALL)
+    found = [match.start() for match in element.finditer(content, start, end if end >= 0 else len(content))]
+    for place in found:
+        buffer.getbuffer()[place : place + 4] = struct.pack(f"{byte_order}HH", 0x0008, 0x0004)
+    return bool(found)
 
 
 def read_meta(buffer: BytesIO) -> tuple[UID, tuple[Repair, ...]]:

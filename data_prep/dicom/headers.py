@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom import Dataset
-from pydicom.tag import BaseTag, Tag
+from pydicom.tag import Tag
 
 from data_prep.dicom.acquisition import Acquisition
 from data_prep.dicom.dicom_file import pydicom_warnings_ignored
-from data_prep.dicom.header_values import HeaderError, number, numbers, value_of, whole_number
+from data_prep.dicom.header_values import HeaderError, number, numbers, spelling_repairs, texts, whole_number
+from data_prep.dicom.identity import element_text
 from data_prep.dicom.multi_frame import frame_instance
+from data_prep.faults import Repair
 from data_prep.geometry import Frame
 
 #: A spin echo is T1-weighted with a short echo and a short repetition time (ms); T2 and STIR have long ones.
@@ -42,6 +44,8 @@ class Header:
     study_uid: str = field(default="", repr=False)
     series_uid: str = field(default="", repr=False)
     """Used only for comparison with the other images in the folder."""
+    repairs: tuple[Repair, ...] = ()
+    """What had to be corrected to read the header."""
 
 
 def read_header(dataset: Dataset, path: Path, frame_index: int = 0, frames: int = 1) -> Header:
@@ -57,17 +61,19 @@ def read_header(dataset: Dataset, path: Path, frame_index: int = 0, frames: int 
         frame_index: number of the frame, counted from 0.
         frames: number of frames in the file.
     """
+    odd: list[str] = []
     with pydicom_warnings_ignored():
         own_number = _own_number(dataset)
         instance = _instance_number(path, own_number, frame_index, frames)
         frame, problem = None, ""
         try:
-            frame = _frame(dataset)
+            frame = _frame(dataset, odd)
         except ValueError as error:  # a HeaderError, or Frame rejects the numbers
             problem = str(error)
-        identifiers = (_identifier(dataset, tag) for tag in _UNIQUE_IDENTIFIERS)
-        weighting, acquisition = _weighting(dataset), Acquisition(dataset)
-        return Header(instance, frame, problem, weighting, acquisition, own_number, *identifiers)
+        weighting, acquisition = _weighting(dataset, odd), Acquisition(dataset)
+        study_uid, series_uid = (element_text(dataset, tag) for tag in _UNIQUE_IDENTIFIERS)
+        repairs = spelling_repairs(odd)
+        return Header(instance, frame, problem, weighting, acquisition, own_number, study_uid, series_uid, repairs)
 
 
 def named_number(path: Path) -> int | None:
@@ -95,24 +101,10 @@ def _own_number(dataset: Dataset) -> int | None:
         return None
 
 
-def _identifier(dataset: Dataset, tag: BaseTag) -> str:
-    """Return an identifier unparsed, which is enough for comparison; empty if it is missing."""
-    value = dataset.get_item(tag).value if tag in dataset else b""
-    return value.decode("ascii", "replace").strip("\0 ") if isinstance(value, bytes) else str(value or "")
-
-
-def _text(dataset: Dataset, keyword: str) -> str:
-    """Return an element as text; empty if it is missing or cannot be parsed."""
-    try:
-        return str(value_of(dataset, keyword) or "")
-    except HeaderError:
-        return ""
-
-
-def _frame(dataset: Dataset) -> Frame:
-    position = numbers(dataset, "ImagePositionPatient", 3)
-    orientation = numbers(dataset, "ImageOrientationPatient", 6)
-    spacing = numbers(dataset, "PixelSpacing", 2)
+def _frame(dataset: Dataset, odd: list[str]) -> Frame:
+    position = numbers(dataset, "ImagePositionPatient", 3, odd)
+    orientation = numbers(dataset, "ImageOrientationPatient", 6, odd)
+    spacing = numbers(dataset, "PixelSpacing", 2, odd)
     return Frame(
         (position[0], position[1], position[2]),
         (orientation[0], orientation[1], orientation[2]),
@@ -122,16 +114,21 @@ def _frame(dataset: Dataset) -> Frame:
     )
 
 
-def _weighting(dataset: Dataset) -> str:
+def _weighting(dataset: Dataset, odd: list[str]) -> str:
     """Return the weighting that the series description names, else the one that echo and repetition time imply."""
-    words = _text(dataset, "SeriesDescription").lower()
-    try:
-        echo, repetition = (number(dataset, name, math.nan) or math.nan for name in ("EchoTime", "RepetitionTime"))
-    except HeaderError:
-        return ""
+    words = "\\".join(texts(dataset, "SeriesDescription")).lower()
     named = {"t1" if word == "t1" else "t2" for word in _WEIGHTING_WORD.findall(words)}
+    echo, repetition = _time(dataset, "EchoTime", odd), _time(dataset, "RepetitionTime", odd)
     if len(named) == 1:
         return named.pop()
     if math.isnan(echo) or math.isnan(repetition):
         return ""
     return "t1" if echo < T1_ECHO_MS and repetition < T1_REPETITION_MS else "t2"
+
+
+def _time(dataset: Dataset, keyword: str, odd: list[str]) -> float:
+    """Return a time in ms; NaN if it is missing, 0 or not a number."""
+    try:
+        return number(dataset, keyword, math.nan, odd) or math.nan
+    except HeaderError:
+        return math.nan

@@ -5,10 +5,15 @@ frame; the latter takes precedence. Frame k of file N, counted from 1, gets the 
 """
 
 from collections.abc import Sequence
-from typing import overload
+from contextlib import suppress
+from typing import Any, overload
 
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import BaseTag, Tag
 
+from data_prep.dicom.header_values import READ_ERRORS, HeaderError, as_text_if_digits, value_of
 from data_prep.dicom.pixel_description import MAX_FRAMES
 
 #: For each functional group macro: the elements that are read, and the name of each in a single-frame file.
@@ -40,6 +45,9 @@ _MACROS = {
         "FrameAcquisitionNumber": "AcquisitionNumber",
     },
     "CardiacSynchronizationSequence": {"NominalCardiacTriggerDelayTime": "TriggerTime"},
+}
+_COPIED = {
+    macro: [(Tag(name), Tag(single_name)) for name, single_name in names.items()] for macro, names in _MACROS.items()
 }
 _GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
@@ -79,8 +87,7 @@ class FrameHeaders(Sequence[Dataset]):
     def _header(self, frame: int) -> Dataset:
         if frame >= len(self._groups):
             return self._common
-        single = Dataset()
-        single.update(self._common)
+        single = _copied(self._common)
         _apply_group(single, self._groups[frame])
         return single
 
@@ -91,23 +98,50 @@ def frame_instance(file_number: int, frame: int, frames: int) -> int:
 
 
 def _apply_group(header: Dataset, group: Dataset) -> None:
-    """Copy the elements of `group`, an item of functional groups, to `header`."""
-    for macro, names in _MACROS.items():
+    """Copy the elements of `group`, an item of functional groups, to `header`.
+
+    They are copied unparsed, so that an element that cannot be parsed affects nothing else.
+    """
+    for macro, tags in _COPIED.items():
         for item in _items(group, macro)[:1]:
-            for name, single_name in names.items():
-                if name in item:
+            for tag, single_tag in tags:
+                if tag in item:
                     # Replace the element instead of changing it: other frames share it.
-                    header.pop(single_name, None)
-                    setattr(header, single_name, item.get(name))
+                    header[single_tag] = _renamed(item.get_item(tag), single_tag)
+
+
+def _renamed(element: Any, tag: BaseTag) -> RawDataElement | DataElement:
+    """Return a copy of an element under another tag, with the value representation of its own one."""
+    if isinstance(element, RawDataElement):
+        element = as_text_if_digits(element)
+        known = dictionary_VR(element.tag) if element.VR in (None, "UN") else element.VR
+        return element._replace(tag=tag, VR=known)
+    return DataElement(tag, element.VR, element.value, already_converted=True)
 
 
 def _items(header: Dataset, name: str) -> Sequence[Dataset]:
-    """Return the items of a sequence; none if it is missing or empty."""
-    value = header.get(name)
+    """Return the items of a sequence; none if it is missing, empty or cannot be parsed."""
+    try:
+        value = value_of(header, name)
+    except HeaderError:
+        return ()
     return value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else ()
 
 
 def _without(header: Dataset, names: Sequence[str]) -> Dataset:
-    kept = Dataset()
-    kept.update({element.tag: element for element in header if element.keyword not in names})
+    """Return a header without some elements; those that cannot be parsed are copied unparsed."""
+    for tag in list(header.keys()):
+        with suppress(*READ_ERRORS):
+            header[tag]  # parsed once here, not once per frame
+    kept = _copied(header)
+    for name in names:
+        kept.pop(name, None)
     return kept
+
+
+def _copied(header: Dataset) -> Dataset:
+    copy = Dataset()
+    implicit, little_endian = header.original_encoding
+    copy.set_original_encoding(implicit, little_endian, header.original_character_set)
+    copy.update(header)
+    return copy

@@ -18,9 +18,18 @@ from pydicom.pixels import apply_modality_lut
 
 from data_prep.dicom.decoding import FrameDecoder, StoredValues
 from data_prep.dicom.dicom_file import DicomFile, open_dicom, pydicom_warnings_ignored
-from data_prep.dicom.header_values import READ_ERRORS, HeaderError, number, parse_failure, value_of, whole_number
+from data_prep.dicom.header_values import (
+    READ_ERRORS,
+    HeaderError,
+    number,
+    parse_failure,
+    spelling_repairs,
+    texts,
+    value_of,
+    whole_number,
+)
 from data_prep.dicom.multi_frame import FrameHeaders
-from data_prep.dicom.pixel_description import MAX_PIXELS, PixelDescription, photometric_of
+from data_prep.dicom.pixel_description import MAX_PIXELS, PixelDescription
 from data_prep.faults import FaultKind, FileFault, Repair
 
 Grey = npt.NDArray[np.uint8]
@@ -60,14 +69,26 @@ class ImageFile:
     def _signal(self, stored: StoredValues, header: Dataset) -> Pixels:
         """Mask padding, invert MONOCHROME1, and apply the modality LUT or the rescale slope and intercept."""
         padding = self._padding(stored, header)
-        inverted = photometric_of(header) == "MONOCHROME1"
-        if header.get("ModalityLUTSequence"):
-            signal: Pixels = apply_modality_lut(stored, header)
+        inverted = self.decoder.description.inverted
+        signal = self._looked_up(stored, header)
+        if signal is not None:
             signal = np.invert(signal) if inverted else signal
         else:
             signal = _inverted(stored, self.decoder.description) if inverted else stored
             signal = _rescaled(signal, *self._rescale(header))
         return signal if padding is None else np.ma.MaskedArray(signal, padding)
+
+    def _looked_up(self, stored: StoredValues, header: Dataset) -> Pixels | None:
+        """Apply the modality LUT; None, with a note if it is no table, if there is none."""
+        if not _has_modality_table(header):
+            return None
+        try:
+            looked_up: Pixels = apply_modality_lut(stored, header)
+        except READ_ERRORS:
+            message = "ModalityLUTSequence holds no table: the values are not changed by it"
+            self.decoder.note(Repair(FaultKind.ODD_HEADER, message, "guessed"))
+            return None
+        return looked_up
 
     def _padding(self, stored: StoredValues, header: Dataset) -> npt.NDArray[np.bool_] | None:
         """Return the mask of padding pixels (PS3.3 C.7.5.1.1.2); None if there are none.
@@ -77,8 +98,11 @@ class ImageFile:
         try:
             if value_of(header, "PixelPaddingValue") is None:
                 return None
-            first = whole_number(header, "PixelPaddingValue")
-            last = whole_number(header, "PixelPaddingRangeLimit", first)
+            odd: list[str] = []
+            first = whole_number(header, "PixelPaddingValue", odd=odd)
+            last = whole_number(header, "PixelPaddingRangeLimit", first, odd)
+            for repair in spelling_repairs(odd):
+                self.decoder.note(repair)
         except HeaderError as error:
             self.decoder.note(Repair(FaultKind.ODD_HEADER, f"{error}: no pixel is treated as padding", "guessed"))
             return None
@@ -96,15 +120,19 @@ class ImageFile:
         """Return the rescale slope of an image; 1 if it is not rescaled or uses a modality LUT."""
         with pydicom_warnings_ignored():
             header = self.headers[frame]
-            return 1.0 if header.get("ModalityLUTSequence") else self._rescale(header)[0]
+            return 1.0 if _has_modality_table(header) else self._rescale(header)[0]
 
     def _rescale(self, header: Dataset) -> tuple[float, float]:
         """Return (slope, intercept) of an image; (1, 0), with a note, if the header's values are impossible."""
         try:
-            slope, intercept = number(header, "RescaleSlope", 1.0), number(header, "RescaleIntercept", 0.0)
+            odd: list[str] = []
+            slope = number(header, "RescaleSlope", 1.0, odd)
+            intercept = number(header, "RescaleIntercept", 0.0, odd)
         except HeaderError as error:
             problem = str(error)
         else:
+            for repair in spelling_repairs(odd):
+                self.decoder.note(repair)
             if slope and np.isfinite(slope) and np.isfinite(intercept):
                 return slope, intercept
             problem = f"RescaleSlope {slope:g}, RescaleIntercept {intercept:g}"
@@ -119,9 +147,15 @@ class ImageFile:
 
 def _components(header: Dataset) -> tuple[str, str]:
     """Return the complex component that an image shows, from ComplexImageComponent and from ImageType's third value."""
-    kind = header.get("ImageType")
-    third = str(kind[2]) if kind is not None and not isinstance(kind, str) and len(kind) > 2 else ""
-    return str(header.get("ComplexImageComponent", "")).upper(), third.upper()
+    component, kind = "".join(texts(header, "ComplexImageComponent")), texts(header, "ImageType")
+    return component.upper(), kind[2].upper() if len(kind) > 2 else ""
+
+
+def _has_modality_table(header: Dataset) -> bool:
+    try:
+        return bool(value_of(header, "ModalityLUTSequence"))
+    except HeaderError:
+        return False
 
 
 @contextmanager

@@ -6,18 +6,24 @@ levels out of order. Three rules are applied, in this order:
 1. **Far** (`MARK_FAR`). Two marks of a level are near each other if they are within `LEVEL_MM` along the spine and
    `FAR_MM` in all. A mark that is near less than half of its level's marks is set aside, if another mark of the
    level is near more than half. Without such a majority, all marks are kept.
-2. **Sides**. If the left mark of a pair lies further to the patient's right than the right mark, the two are
-   exchanged (`MARKS_SWAPPED`): the left site gets the position, slice and series of the right site's mark, and
-   vice versa. Then a mark more than `SIDE_MM` beyond the midline is set aside (`MARK_WRONG_SIDE`). The midline at
-   a level is the median of the canal mark's x and of the middles of the left-right pairs. If only the pair itself
-   is known there, the neighbouring levels are included, with a tolerance of another `LEAN_MM`, because a spine
-   may lean.
+2. **Sides**. If the left mark of a pair lies further to the patient's right than the right mark, by more than
+   `EXCHANGE_MM`, the two are exchanged (`MARKS_SWAPPED`): the left site gets the position, slice and series of the
+   right site's mark, and vice versa. Two marks that are nearer to each other across the patient, as they are on one
+   sagittal slice, keep their names: their order is not known. Then a mark more than `SIDE_MM` beyond the midline is
+   set aside (`MARK_WRONG_SIDE`). The midline at a level is the median of the canal mark's x and of the middles of
+   the left-right pairs. If only the pair itself is known there, the neighbouring levels are included, with a
+   tolerance of another `LEAN_MM`, because a spine may lean. Two marks on one slice do not show where their middle
+   is, and one mark of the canal does not show which of the two is wrong: if nothing else is known at the level, both
+   are kept (`MARK_WRONG_SIDE`, kept).
    Why marks are exchanged: both positions are valid and only their names contradict the patient. What is called
    left must lie on the left in every caption, box and mirrored crop, as it does in unannotated studies. Labels
    keep their names, because they are scored by them. If the reader confused the sides while grading, the two
    labels do not match the images; the fault allows such studies to be excluded.
 3. **Order** (`MARK_OUT_OF_ORDER`). The five marks of one condition and side must descend from L1-L2 to L5-S1, by
    at least `STEP_MM` per level. A mark that is not part of every longest descending sequence is set aside.
+
+Each limit is far from what is right and from what is wrong. No check depends on differences below `PLACE_MM`, which
+may be rounding: that much beyond a limit is within it.
 
 A site whose mark is set aside is placed by the atlas, which is aligned with the study's other marks.
 """
@@ -29,13 +35,18 @@ from itertools import combinations, pairwise
 import numpy as np
 
 from data_prep.faults import Action, FaultKind
-from data_prep.geometry import Vector
+from data_prep.geometry import PLACE_MM, Vector
 from data_prep.sites import SITES, Condition, Level, Side, Site
 
 #: Largest distance of two marks of one level along the spine; discs are 25 to 45 mm apart.
 LEVEL_MM = 22.0
 #: Largest distance of two marks of one level; the two foramina are some 35 mm apart.
 FAR_MM = 60.0
+#: Marks of a pair whose order across the patient is reversed by less than this are not exchanged. A mark lies on a
+#: slice, and sagittal slices are some 4.4 mm apart, so that the order of two marks is known only if they are further
+#: apart than that. Right pairs are: of foramina the left one lies 33.5 mm (median) to the left of the right one, and an
+#: exchanged pair as far the other way.
+EXCHANGE_MM = 5.0
 #: A mark further than this beyond the midline is on the wrong side; subarticular zones are 8 to 12 mm from it.
 SIDE_MM = 4.0
 #: Tolerance for the shift of a crooked spine's midline from level to level.
@@ -100,7 +111,7 @@ def _check_distances(points_mm: Mapping[Site, Vector], checked: CheckedMarks) ->
 
 def _near(one: Vector, other: Vector) -> bool:
     apart = np.subtract(one, other)
-    return bool(abs(apart[2]) <= LEVEL_MM and np.linalg.norm(apart) <= FAR_MM)
+    return bool(abs(apart[2]) <= LEVEL_MM + PLACE_MM and np.linalg.norm(apart) <= FAR_MM + PLACE_MM)
 
 
 def _check_sides(points_mm: Mapping[Site, Vector], checked: CheckedMarks) -> None:
@@ -108,7 +119,7 @@ def _check_sides(points_mm: Mapping[Site, Vector], checked: CheckedMarks) -> Non
     x_mm = {site: points_mm[site][0] for site in checked.mark_of}
     for site in list(x_mm):
         mirrored = site.mirrored
-        if site.side is Side.LEFT and x_mm[site] < x_mm.get(mirrored, -np.inf):
+        if site.side is Side.LEFT and x_mm.get(mirrored, -np.inf) - x_mm[site] > EXCHANGE_MM + PLACE_MM:
             message = f"the left mark is at x {x_mm[site]:.1f} mm, the right one at {x_mm[mirrored]:.1f}: exchanged"
             for member in (site, mirrored):
                 checked.mark_of[member] = member.mirrored
@@ -116,9 +127,21 @@ def _check_sides(points_mm: Mapping[Site, Vector], checked: CheckedMarks) -> Non
             x_mm[site], x_mm[mirrored] = x_mm[mirrored], x_mm[site]
     for site in x_mm:
         beyond = _beyond_midline(site, x_mm)
-        if beyond > SIDE_MM:
+        if beyond <= SIDE_MM + PLACE_MM:
+            continue
+        if _is_undecided(site, x_mm):
+            message = "left and right are marked at one place across the patient: which mark is wrong is not known"
+            checked.problems.append(Problem(site, FaultKind.MARK_WRONG_SIDE, "kept", message))
+        else:
             message = f"{beyond:.1f} mm beyond the midline: not on the patient's {site.side}"
             checked.set_aside(site, FaultKind.MARK_WRONG_SIDE, message)
+
+
+def _is_undecided(site: Site, x_mm: Mapping[Site, float]) -> bool:
+    """Return whether a pair is marked at one place, and no pair but only the canal's mark shows the midline there."""
+    together = abs(x_mm[site] - x_mm.get(site.mirrored, np.inf)) <= EXCHANGE_MM
+    others = set(_middles(site.level, x_mm)) - {site.condition}
+    return together and others == {Condition.SPINAL_CANAL_STENOSIS}
 
 
 def _beyond_midline(site: Site, x_mm: Mapping[Site, float]) -> float:
@@ -162,12 +185,12 @@ def _check_order(points_mm: Mapping[Site, Vector], checked: CheckedMarks) -> Non
 
 
 def _in_every_longest_descent(values: list[float]) -> set[int]:
-    """Return the indices common to all longest subsequences that descend by `STEP_MM`. Five values have 31 of them."""
+    """Return the indices common to all longest subsequences that descend by `STEP_MM`; five values have 31."""
     for length in range(len(values), 0, -1):
         runs = [
             set(run)
             for run in combinations(range(len(values)), length)
-            if all(values[a] - values[b] >= STEP_MM for a, b in pairwise(run))
+            if all(values[a] - values[b] >= STEP_MM - PLACE_MM for a, b in pairwise(run))
         ]
         if runs:
             return set.intersection(*runs)

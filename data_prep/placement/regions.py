@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from data_prep.faults import Action, Fault, FaultKind
-from data_prep.geometry import Array, Frame, Plane, Vector, neighbours
+from data_prep.geometry import Array, Frame, Plane, Vector, equally_near, neighbours
 from data_prep.placement.mark_checks import check_marks
 from data_prep.sites import SITES, Site, Source, View
 from data_prep.studies.studies import Series, Study
@@ -202,7 +202,7 @@ def _nearest_slice(study: Study, position: Position, view: View) -> tuple[Series
     shown = [choice for choice in near if choice[3].contains(position.point_mm)]
     if not shown:
         return Missing(position.site, view, "outside_images")
-    _, series, index, _ = min(shown, key=lambda choice: choice[0])
+    _, series, index, _ = shown[equally_near([float(choice[0]) for choice in shown])[0]]
     return series, index
 
 

@@ -207,6 +207,8 @@ class SeriesFolder:
         except READ_ERRORS as error:  # pydicom parses some header values only on access
             self._note(path, FaultKind.UNREADABLE, "skipped", parse_failure(error))
         else:
+            for repair in header.repairs:
+                self._note(path, repair.kind, repair.action, repair.message)
             kept = pixels if pixels.nbytes <= min(self._signal_left, SIGNAL_BYTES // _LARGEST_PART) else None
             self._signal_left -= 0 if kept is None else pixels.nbytes
             rows, columns = pixels.shape

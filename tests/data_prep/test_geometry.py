@@ -212,3 +212,24 @@ def test_nearest_is_by_plane_then_by_contents() -> None:
     assert nearest(frames, (10, 10, 1)) == 0
     with pytest.raises(ValueError, match="no frames"):
         nearest([], (0, 0, 0))
+
+
+@pytest.mark.parametrize("error", [1e-9, 1e-6, 1e-3, -1e-3])
+def test_of_equally_near_frames_the_first_that_contains_the_point_is_nearest(error: float) -> None:
+    frames = [frame((500, 0, 0), AXIAL), frame((0, 0, 4.4 + error), AXIAL), frame((0, 0, 0), AXIAL)]
+    assert nearest(frames, (10, 10, 2.2)) == 1
+    assert nearest(frames[1:], (900, 10, 2.2)) == 0, "none contains it"
+    assert nearest(frames, (10, 10, 2.1)) == 2
+
+
+@pytest.mark.parametrize("error", [0.0, 1e-9, 1e-6, 1e-3])
+def test_slices_at_one_position_keep_their_order(error: float) -> None:
+    heights = [8.0, 4.0 + error, 0.0, 8.0 - error, 4.0, error]
+    (stack,) = stacks([frame((0, 0, z), AXIAL) for z in heights])
+    assert stack == [2, 5, 1, 4, 0, 3]
+
+
+def test_a_gap_at_the_limit_is_no_matter_of_rounding() -> None:
+    for error in (0.0, 1e-6, -1e-6):
+        frames = [frame((0, 0, z), AXIAL) for z in (0.0, 4.0, 8.0, 14.0 + error)]
+        assert neighbours(frames, range(4), 2) == (1, 2, 3)

@@ -7,7 +7,7 @@ import pytest
 
 from data_prep.faults import FaultKind
 from data_prep.geometry import Vector
-from data_prep.placement.mark_checks import STEP_MM, _in_every_longest_descent, check_marks
+from data_prep.placement.mark_checks import LEVEL_MM, STEP_MM, _in_every_longest_descent, check_marks
 from data_prep.sites import SITES, Condition, Level, Side, Site
 
 CANAL, FORAMEN, RECESS = Condition
@@ -120,3 +120,39 @@ def test_longest_descents_against_all_subsets() -> None:
 
 def test_a_study_without_marks_has_no_problems() -> None:
     assert check_marks({}).mark_of == {} and not check_marks({}).problems
+
+
+@pytest.mark.parametrize("condition", [FORAMEN, RECESS])
+@pytest.mark.parametrize("reversed_by", [0.0, 0.001, 0.4, 2.2, 4.4, -0.001, -4.4])
+def test_marks_of_a_pair_on_one_slice_are_not_exchanged(condition: Condition, reversed_by: float) -> None:
+    left, canal = site(condition, Level.L4_L5, Side.LEFT), site(CANAL, Level.L4_L5)
+    points = {left: (-20.9 - reversed_by, 0.0, 0.0), left.mirrored: (-20.9, 8.0, 3.0), canal: (0.0, 0.0, 0.0)}
+    found = check_marks(points)
+    assert found.mark_of == {place: place for place in points}
+    assert [(problem.kind, problem.action) for problem in found.problems] == [(FaultKind.MARK_WRONG_SIDE, "kept")]
+    # If the rest of the level shows the midline, the one that is wrong is set aside, and the other one kept.
+    whole = spine()
+    x = whole[left.mirrored][0]
+    found = check_marks(moved(whole, (left, (x - reversed_by - whole[left][0], 0.0, 0.0))))
+    assert set(whole) - set(found.mark_of) == {left} and found.mark_of[left.mirrored] == left.mirrored
+    assert [problem.kind for problem in found.problems] == [FaultKind.MARK_WRONG_SIDE]
+
+
+def test_on_the_midline_both_marks_of_one_slice_are_used() -> None:
+    left = site(FORAMEN, Level.L4_L5, Side.LEFT)
+    whole = spine()
+    middle = (whole[left][0] + whole[left.mirrored][0]) / 2
+    points = whole | {p: (middle - d, *whole[p][1:]) for p, d in ((left, 0.001), (left.mirrored, 0.0))}
+    found = check_marks(points)
+    assert found.mark_of == {place: place for place in points} and not found.problems
+
+
+@pytest.mark.parametrize("error", [0.0, 0.0005, -0.0005])
+def test_rounding_does_not_decide_on_order_or_nearness(error: float) -> None:
+    canal = {site(CANAL, level): (0.0, 0.0, -STEP_MM * index) for index, level in enumerate(Level)}
+    moved_by = {place: (0.0, 0.0, error * (-1) ** index) for index, place in enumerate(canal)}
+    found = check_marks(moved(canal, *moved_by.items()))
+    assert found.mark_of == {place: place for place in canal} and not found.problems
+    pair = [site(RECESS, Level.L1_L2, side) for side in Side]
+    apart = {pair[0]: (9.0, 0.0, 0.0), pair[1]: (-9.0, 0.0, LEVEL_MM + error)}
+    assert not check_marks(apart).problems
