@@ -102,6 +102,8 @@ def _launcher(world: World, is_accelerate: bool) -> str:
         return f"mpirun ({world.by})"
     if os.environ.get("TORCHELASTIC_RUN_ID"):
         return "torchrun"
+    if world.size == 1:
+        return "python"
     return "srun" if os.environ.get("SLURM_PROCID") == str(world.rank) else "environment variables"
 
 

@@ -121,6 +121,9 @@ def hide_variables() -> None:
     """
     for name in [name for name in os.environ if name.startswith(_PREFIXES) and name not in HEEDED]:
         del os.environ[name]
+    for name in _FLAGS:
+        if name in os.environ:  # accelerate refuses other words, also an empty one
+            os.environ[name] = str(is_set(name)).lower()
     os.environ[SHARDING_VARIABLE] = "false"
 
 

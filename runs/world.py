@@ -12,7 +12,7 @@ imports torch.
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _TORCH_RANK, _TORCH_SIZE = "RANK", "WORLD_SIZE"
 #: For each launcher its variables of the number of processes, of this one's number, and of both on this machine.
@@ -53,7 +53,7 @@ class World:
         size: the number of processes on all machines.
         rank: the number of this one, from 0.
         local_size, local_rank: the same on this machine.
-        by: the launcher whose variables say so: ``torch``, ``Open MPI``, ``PMI``, ``MVAPICH2``; None if alone.
+        by: the launcher whose variables say so: ``torch``, ``Open MPI``, ``PMI``, ``MVAPICH2``; None if none says so.
         ignored: the variables of other processes, with their values, that do not hold because this process is alone.
     """
 
@@ -79,7 +79,9 @@ def read_world(environment: Mapping[str, str] = os.environ) -> World:
     for launcher, names in _LAUNCHERS.items():
         size = _number(environment, names[0])
         if size is not None:  # torch's variables come first: mpirun and srun may have started one torchrun per machine
-            return _several(environment, launcher, size) if size > 1 else _alone(environment)
+            if size > 1:
+                return _several(environment, launcher, size)
+            return replace(_alone(environment), by="torch" if size == 1 and launcher == "torch" else None)
     return _alone(environment)
 
 

@@ -44,6 +44,7 @@ def test_the_environment_does_not_train_behind_the_flags_back(
 ) -> None:
     arguments = ["--max_train_steps", "2", "--per_device_train_batch_size", "10"]
     assert train("plain", *arguments) == 0
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "")  # which is no word of accelerate's
     left_over = {"RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "node7"}
     for name, value in (CHANGING | left_over).items():
         monkeypatch.setenv(name, value)

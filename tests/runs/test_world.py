@@ -12,7 +12,7 @@ TORCH = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": 
     ("environment", "world"),
     [
         ({}, World()),
-        ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", **MEETING}, World()),
+        ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", **MEETING}, World(by="torch")),
         ({"RANK": "-1", "LOCAL_RANK": "-1", "WORLD_SIZE": ""}, World()),
         ({"PMI_SIZE": "1", "PMI_RANK": "0"}, World()),
         (TORCH, World(4, 3, 2, 1, "torch")),
