@@ -141,6 +141,7 @@ def set_environment_of_torch() -> None:
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process()))
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    os.environ["USE_TORCH_XLA"] = "0"  # accelerate reads it: where torch_xla is installed, it would train on a TPU
 
 
 def trackers_of(report_to: str) -> tuple[str, ...]:

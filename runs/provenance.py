@@ -44,7 +44,6 @@ def build_run_record(
         "dataset_fingerprint": dataset_fingerprint,
         "steps": steps,
         "processes": accelerator.num_processes,
-        "processes_a_machine": launch.world.local_size,
         "launcher": launch.launcher,
         "sharded": launch.shards and accelerator.num_processes > 1,
         "gradient_accumulation_steps": settings.get("gradient_accumulation_steps", 1),

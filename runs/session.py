@@ -12,6 +12,7 @@ calls `run_training`, which takes these steps:
 Each kind of training has its own `Training` and its own `Trainer`.
 """
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -133,6 +134,7 @@ def run_training(
 
     # Before anything is written: a checkpoint that does not fit leaves the run as it was.
     start, checkpoint = resume(checkpoints, model, trainer.optimizer, accelerator.scaler, plan)
+    hosts = gather_objects(socket.gethostname())
     short_starts = gather_objects(read_short_starts(run) if start else 0)[0]  # before the record is written anew
     record: dict[str, Any] = {}
     if accelerator.is_main_process:
@@ -141,7 +143,8 @@ def run_training(
         record = build_run_record(
             training.settings, training.dataset_fingerprint, trainer.steps, accelerator, launch, ignored
         )
-        write_record(run, record | {"short_starts": short_starts})
+        record |= {"processes_a_machine": hosts.count(hosts[0]), "short_starts": short_starts}
+        write_record(run, record)
         print(f"{_processes_in_words(accelerator, record['sharded'])}\n{training.describe(trainer)}", flush=True)
     accelerator.wait_for_everyone()
     _announce_start(accelerator, settings, checkpoint)
