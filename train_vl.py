@@ -97,6 +97,8 @@ def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
     trackers = trackers_of(session.report_to)
     carried = find_carried_files(root)
     training_set = training_set_of(settings, root)
+    if training_set.shortage and own_rank() == 0:
+        print(f"note: {training_set.shortage}", flush=True)
     set_environment_of_torch()
 
     from runs.session import run_training

@@ -102,7 +102,7 @@ class LocatorTraining:
         if not session.accelerator.is_main_process:
             return
         bare = Locator(trainer.model.eval(), self.studies.prior, self.studies.atlas)
-        held_out = self._detect_in_held_out(bare, session.preemption)
+        held_out = self._detect_in_held_out(bare, session.preemption, trainer.steps)
         notes = {"dataset_fingerprint": self.dataset_fingerprint, "studies": len(self.studies.training)}
         calibrate(bare, held_out).save(session.run / "final", notes)
         if held_out:
@@ -110,12 +110,12 @@ class LocatorTraining:
         else:
             print("no study is held out: the locator's errors are unknown")
 
-    def _detect_in_held_out(self, locator: Locator, preemption: Preemption) -> list[HeldOutStudy]:
-        """Return the detections in the held-out studies. Raises Stopped if the run is asked to stop meanwhile."""
+    def _detect_in_held_out(self, locator: Locator, preemption: Preemption, step: int) -> list[HeldOutStudy]:
+        """Return the detections in the held-out studies after the last step. Raises Stopped if the run is to stop."""
         held_out = []
         for marked in tqdm(self.studies.held_out, desc="locating held-out studies", unit="study"):
             if preemption.should_first_process_stop():
-                raise Stopped("after the last step")
+                raise Stopped("after the last step", step)
             pose, detections, count_error = locator.detect(marked.read(self.studies.processed))
             held_out.append(HeldOutStudy(marked.study_id, marked.position_N3, pose, tuple(detections), count_error))
         return held_out

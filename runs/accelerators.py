@@ -1,31 +1,29 @@
 """The processes of a training, with their device and precision."""
 
-import os
 import warnings
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-from accelerate.utils import parse_flag_from_env
+from accelerate import Accelerator, DistributedDataParallelKwargs
 
-from runs.launch import SHARDING_VARIABLE, Launch, started_processes
+from runs.launch import Launch
+from runs.launch_environment import hide_variables
+from runs.meeting import meet
 from workspace.setting_error import SettingError
 
-#: How long processes wait for each other. Cutting a large cohort's images takes longer than NCCL's default of a few
-#: minutes. The launcher still notices at once if a process dies.
-COLLECTIVE_TIMEOUT = timedelta(hours=3)
 
-
-def build_accelerator(launch: Launch, mixed_precision: str, trackers: Sequence[str], logs: Path) -> Accelerator:
-    """Return the processes, with their device and precision.
+def build_accelerator(
+    launch: Launch, mixed_precision: str, trackers: Sequence[str], logs: Path, join_timeout: float = 180.0
+) -> Accelerator:
+    """Return the processes, with their device and precision. The environment decides nothing but what `launch` says.
 
     Args:
         launch: how this process was started.
         mixed_precision: the requested precision (`choose_precision`).
         trackers: the trackers to log to.
         logs: the folder of the run's logs.
+        join_timeout: how many seconds to wait for the other processes.
 
     Raises ValueError if some of the started processes did not join.
     """
@@ -33,27 +31,28 @@ def build_accelerator(launch: Launch, mixed_precision: str, trackers: Sequence[s
     # a few kilobytes.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     use_cpu = uses_cpu(launch)
-    # `vl_model.training.sharding` shards the weights, because accelerate does so on GPUs only. While this variable is
-    # set, transformers would load weights in the first process only. `launch.shards` keeps its value.
-    os.environ[SHARDING_VARIABLE] = "false"
+    precision = choose_precision(mixed_precision, use_cpu, launch.shards)
+    meet(launch.world, "gloo" if use_cpu else "nccl", join_timeout)
+    hide_variables()
     accelerator = Accelerator(
         cpu=use_cpu,
-        mixed_precision=choose_precision(mixed_precision, use_cpu, launch.shards),
+        mixed_precision=precision,
         log_with=list(trackers) or None,
         project_dir=logs.parent,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-            InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
-        ],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
-    if accelerator.num_processes != started_processes():
-        raise ValueError(f"{started_processes()} processes were started, but {accelerator.num_processes} joined")
+    world = launch.world
+    if (accelerator.num_processes, accelerator.process_index) != (world.size, world.rank):
+        raise ValueError(
+            f"process {world.rank} of {world.size} was started, but process {accelerator.process_index} of "
+            f"{accelerator.num_processes} joined"
+        )
     return accelerator
 
 
 def uses_cpu(launch: Launch) -> bool:
     """Return whether training runs on the CPU: because the launcher requests it, or because there is no GPU."""
-    return launch.use_cpu or bool(parse_flag_from_env("ACCELERATE_USE_CPU")) or not torch.cuda.is_available()
+    return launch.use_cpu or not torch.cuda.is_available()
 
 
 def choose_precision(requested: str, use_cpu: bool, shards: bool = False) -> str:

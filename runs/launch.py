@@ -1,8 +1,9 @@
-"""The launch of this process: the numbers of processes configured and started, the device, and the number of threads.
+"""The launch of this process: its launcher, the numbers of processes configured and started, and the device.
 
 `accelerate launch` with ``distributed_type: MULTI_CPU`` silently starts one process if there is no mpirun, and two
 independent runs if the process group was not set up. A script therefore reads the launcher's configuration and refuses
-to train with fewer processes. Nothing here imports torch, so that a wrong launch is refused before that import, which
+to train with fewer processes. How many were started is read from the environment (`runs.world`), and found out when
+they meet (`runs.meeting`). Nothing here imports torch, so that a wrong launch is refused before that import, which
 takes seconds.
 """
 
@@ -10,25 +11,27 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 import yaml
 
+from runs.launch_environment import CPU_VARIABLE, SHARDING_VARIABLE, check_environment, is_set
+from runs.world import World, read_world
 from workspace.cli import usable_cores
 from workspace.layout import home_expanded
 from workspace.setting_error import SettingError
 
-_WORLD_VARIABLES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
-#: accelerate sets this variable in the processes that it starts if their weights are to be sharded.
-SHARDING_VARIABLE = "ACCELERATE_USE_FSDP"
-_UNSUPPORTED_VARIABLES = ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
-_HOW_TO_SHARD = "weights can only be sharded with FSDP2, see accelerate_configs/fsdp2.yaml"
+#: accelerate's launcher in a command line: its program, its module, or code that imports it.
+_ACCELERATE = re.compile(
+    r"(.*/)?accelerate(-launch)?(\.exe)?|(.*\W)?accelerate[./]commands[./](launch|accelerate_cli)\b.*"
+)
 #: How long the other processes wait for the first one to print an error that all have.
 FOLLOWERS_WAIT_SECONDS = 5
 TRACKERS = ("tensorboard", "wandb")
@@ -37,61 +40,97 @@ _DEFAULT_CONFIGS = ("default_config.yaml", "default_config.json")
 
 @dataclass(frozen=True)
 class Launch:
-    """What `accelerate launch` was configured to start.
+    """How this process was launched.
 
     Args:
-        processes: the number of processes; None: unknown.
+        processes: the number of processes that the launcher was configured to start; None: unknown.
         use_cpu: whether to train on the CPU even if there is a GPU.
         shards: whether to shard the weights over the processes.
+        launcher: the launcher, for the record of the run.
+        world: the processes that were started.
     """
 
     processes: int | None = None
     use_cpu: bool = False
     shards: bool = False
+    launcher: str = "python"
+    world: World = field(default_factory=read_world)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the environment says and is not heeded, or is unexpected: one line each."""
+        names = " ".join(f"{name}={value[:50]}" for name, value in self.world.ignored)
+        notes = [f"{names}: ignored, because this process was started alone"] if names else []
+        tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "")
+        if self.world.size == 1 and self.launcher == "python" and re.fullmatch(r"[0-9]+", tasks) and int(tasks) > 1:
+            notes.append(
+                f"srun started {tasks} tasks (SLURM_STEP_NUM_TASKS), but WORLD_SIZE is not set: each trains alone"
+            )
+        if self.launcher == "python" and is_set(CPU_VARIABLE):
+            notes.append(f"{CPU_VARIABLE}={os.environ[CPU_VARIABLE]}: the run trains on the CPU")
+        return notes
 
 
 def check_launch() -> Launch:
-    """Return what the launcher of this process was configured to start.
+    """Return how this process was launched.
 
-    Raises ValueError if fewer processes were started, or if the weights are to be sharded with anything but FSDP2.
+    Raises ValueError if fewer processes were started than configured, if the weights are to be sharded with anything
+    but FSDP2, and if the environment's variables contradict each other.
     """
-    if unsupported := [name for name in _UNSUPPORTED_VARIABLES if _is_set(name)]:
-        raise ValueError(f"{unsupported[0]} is set: {_HOW_TO_SHARD}")
-    shards = _is_set(SHARDING_VARIABLE)
-    if shards and (version := os.environ.get("FSDP_VERSION", "1")) != "2":
-        raise ValueError(f"fsdp_version is {version}: {_HOW_TO_SHARD}")
+    check_environment()
+    world = read_world()
     arguments = _launcher_arguments()
-    launch = replace(Launch() if arguments is None else read_launch(arguments), shards=shards)
-    started = started_processes()
-    if launch.processes is not None and started < launch.processes:
+    launch = Launch() if arguments is None else read_launch(arguments)
+    if launch.processes is not None and world.size < launch.processes:
         raise ValueError(
-            f"accelerate was configured for {launch.processes} processes but started {started}: "
+            f"accelerate was configured for {launch.processes} processes but started {world.size}: "
             "distributed_type MULTI_CPU starts one if mpirun is not installed; "
             "accelerate launch --config_file accelerate_configs/cpu_2.yaml starts two"
         )
-    return launch
+    use_cpu = launch.use_cpu or is_set(CPU_VARIABLE)
+    launcher = _launcher(world, is_accelerate=arguments is not None)
+    return replace(launch, use_cpu=use_cpu, shards=is_set(SHARDING_VARIABLE), launcher=launcher, world=world)
 
 
-def _is_set(name: str) -> bool:
-    return os.environ.get(name, "").lower() in ("true", "1")
+def _launcher(world: World, is_accelerate: bool) -> str:
+    """Return the launcher's name, by what it did."""
+    if is_accelerate:
+        return "accelerate launch"
+    if world.by is None:
+        return "python"
+    if world.by != "torch":
+        return f"mpirun ({world.by})"
+    if os.environ.get("TORCHELASTIC_RUN_ID"):
+        return "torchrun"
+    if world.size == 1:
+        return "python"
+    return "srun" if os.environ.get("SLURM_PROCID") == str(world.rank) else "environment variables"
 
 
 def started_processes() -> int:
-    """Return the number of processes that the launcher started, on all machines."""
-    sizes = [int(os.environ[name]) for name in _WORLD_VARIABLES if os.environ.get(name, "").isdigit()]
-    return max(sizes, default=1)
+    """Return the number of processes that the launcher started, on all machines.
+
+    Raises ValueError if the environment's variables contradict each other.
+    """
+    return read_world().size
 
 
 def own_rank() -> int:
-    """Return the number of this process, from 0, as the launcher set it. This does not need torch's process group."""
-    return int(os.environ.get("RANK") or 0)
+    """Return the number of this process, from 0. This does not need torch's process group.
+
+    Variables that contradict each other are refused by `check_launch`; until then this process counts as the first.
+    """
+    try:
+        return read_world().rank
+    except ValueError:
+        return 0
 
 
 def threads_per_process() -> int:
     """Return OMP_NUM_THREADS if it is set, else this machine's cores divided by its processes."""
     if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(threads) > 0:
         return int(threads)
-    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+    return max(1, usable_cores() // read_world().local_size)
 
 
 def set_environment_of_torch() -> None:
@@ -102,6 +141,7 @@ def set_environment_of_torch() -> None:
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_per_process()))
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    os.environ["USE_TORCH_XLA"] = "0"  # accelerate reads it: where torch_xla is installed, it would train on a TPU
 
 
 def trackers_of(report_to: str) -> tuple[str, ...]:
@@ -154,19 +194,22 @@ def read_launch(arguments: Sequence[str]) -> Launch:
 
 
 def _launcher_arguments() -> list[str] | None:
-    """Return the arguments of `accelerate launch`, from the command line of the parent process.
+    """Return the arguments of `accelerate launch`, from the command line of the nearest process that is it.
 
-    Returns None if the parent process is not accelerate.
+    Other programs may lie between it and this process, such as numactl or a shell. Returns None if there is none.
     """
-    try:
-        command = psutil.Process(os.getppid()).cmdline()
-    except psutil.Error:
-        return None
     script = Path(sys.argv[0]).name
-    ends = [index for index, word in enumerate(command) if script in (Path(word).name, f"{word}.py")]  # or -m MODULE
-    starts = [index for index, word in enumerate(command) if word == "launch" or word.endswith("accelerate-launch")]
-    is_accelerate = any("accelerate" in word for word in command[: starts[0] + 1]) if starts else False
-    return command[starts[0] + 1 : ends[0]] if is_accelerate and ends else None
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(os.getppid())
+        while process is not None:
+            command = process.cmdline()
+            ends = [i for i, word in enumerate(command) if script in (Path(word).name, f"{word}.py")]  # or -m MODULE
+            before = command[: ends[0]] if ends else []
+            starts = [i for i, word in enumerate(before) if _ACCELERATE.fullmatch(word)]
+            if starts:
+                return before[starts[0] + 1 :]
+            process = process.parent()
+    return None
 
 
 def _default_config() -> Path | None:

@@ -6,13 +6,12 @@ Any of three things makes a run stop after the current step:
   person;
 - SIGTERM to any of its processes; torchrun passes its own SIGTERM on to all of them, `accelerate launch` does not pass
   it on to a single process;
-- ``$SLURM_JOB_END_TIME`` (seconds since 1970), as soon as it is less than a margin away.
+- the end of the Slurm job (`runs.job_clock`), as soon as it is less than a margin away.
 
 The first process checks the file and the clock. The processes exchange what each has found, so that all of them stop
 after the same step: every step communicates among all processes. Each loop over batches checks after every batch.
 """
 
-import os
 import signal
 import sys
 import time
@@ -24,22 +23,23 @@ from types import TracebackType
 from accelerate import Accelerator
 
 from runs.accelerators import true_in_any_process
+from runs.job_clock import JobClock, end_of_job
 from runs.run_folder import STOP_FILE
 from workspace.interrupts import noted
 
-JOB_END = "SLURM_JOB_END_TIME"
+CLOCK = "the end of the Slurm job"
 
 
 class Preemption:
     """Whether a run must stop early, and why."""
 
-    def __init__(self, run: Path, margin: float, accelerator: Accelerator) -> None:
-        """Args: the run's folder; the seconds to stop before the end of the Slurm job; the processes of the run."""
+    def __init__(self, run: Path, margin: float, accelerator: Accelerator, clock: JobClock) -> None:
+        """Args: the run's folder; the seconds to stop before the end of the job; the processes; the end of the job."""
         self._file = run / STOP_FILE
         self._accelerator = accelerator
         self._is_terminated = False
-        end = os.environ.get(JOB_END, "")
-        self._deadline = float(end) - margin if end.isdigit() else None
+        self._margin = margin
+        self._deadline = None if clock.end is None else clock.end - margin
         self.reason: str | None = None
 
     def should_stop(self) -> bool:
@@ -63,8 +63,17 @@ class Preemption:
         return {
             "SIGTERM": self._is_terminated,
             f"the file {self._file.name}": is_first and self._file.exists(),
-            "the end of the Slurm job": is_first and self._deadline is not None and time.time() >= self._deadline,
+            CLOCK: is_first and self._is_late(),
         }
+
+    def _is_late(self) -> bool:
+        """Return whether the deadline has come; Slurm is asked then, because the job may have been extended."""
+        if self._deadline is None or time.time() < self._deadline:
+            return False
+        end = end_of_job()
+        if end is not None and end - self._margin > max(time.time(), self._deadline + 1):
+            self._deadline = end - self._margin
+        return time.time() >= self._deadline
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -1,15 +1,17 @@
 """The provenance of a run: its settings and data, the versions of the packages, the git commit and the machine."""
 
-import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+
+from runs.launch import Launch
+from runs.launch_environment import compiles, heeded_variables
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "peft", "accelerate", "transformers", "numpy")
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -18,7 +20,12 @@ RUN_SCHEMA_VERSION = 1
 
 
 def build_run_record(
-    settings: dict[str, Any], dataset_fingerprint: str, steps: int, accelerator: Accelerator
+    settings: dict[str, Any],
+    dataset_fingerprint: str,
+    steps: int,
+    accelerator: Accelerator,
+    launch: Launch,
+    ignored: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return the content of ``run.json``, for readers and for the commands that use the run.
 
@@ -27,6 +34,8 @@ def build_run_record(
         dataset_fingerprint: the fingerprint of the data that is learned from.
         steps: the number of steps of the whole training.
         accelerator: the processes, with their device and precision.
+        launch: how they were started.
+        ignored: accelerate's environment variables that would have changed the training, and were ignored.
     """
     return {
         "schema_version": RUN_SCHEMA_VERSION,
@@ -35,7 +44,12 @@ def build_run_record(
         "dataset_fingerprint": dataset_fingerprint,
         "steps": steps,
         "processes": accelerator.num_processes,
-        "processes_a_machine": int(os.environ.get("LOCAL_WORLD_SIZE") or 1),
+        "launcher": launch.launcher,
+        "sharded": launch.shards and accelerator.num_processes > 1,
+        "gradient_accumulation_steps": settings.get("gradient_accumulation_steps", 1),
+        "compiled": bool(settings.get("compile")) and compiles(),
+        "environment": heeded_variables(),
+        "ignored_environment": dict(launch.world.ignored) | dict(ignored),
         "device": str(accelerator.device),
         "device_name": device_name(accelerator.device),
         "threads": torch.get_num_threads(),

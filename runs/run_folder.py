@@ -81,6 +81,12 @@ def write_record(run: Path, record: dict[str, Any]) -> None:
         partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
+def read_short_starts(run: Path) -> int:
+    """Return how many starts of the run in a row the clock ended after one step at most (`runs.shutdown`)."""
+    count = read_object(run / RUN_RECORD, "the training").get("short_starts") if (run / RUN_RECORD).is_file() else 0
+    return count if isinstance(count, int) else 0
+
+
 def amend_record(run: Path, entries: dict[str, Any]) -> None:
     """Add entries to an existing ``run.json``. The next start of the run writes a new one without them."""
     write_record(run, read_object(run / RUN_RECORD, "the training") | entries)

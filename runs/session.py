@@ -12,6 +12,7 @@ calls `run_training`, which takes these steps:
 Each kind of training has its own `Training` and its own `Trainer`.
 """
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -27,13 +28,16 @@ from tqdm import tqdm
 
 from runs.accelerators import build_accelerator, precision_in_words
 from runs.checkpoints import find_checkpoints, save_checkpoint
+from runs.collectives import gather_objects
 from runs.divergence import DivergenceCheck
+from runs.job_clock import JobClock, read_job_clock
 from runs.launch import Launch, threads_per_process
+from runs.launch_environment import ignored_in_words, ignored_variables
 from runs.metrics_log import MetricsLog
 from runs.preemption import Preemption
 from runs.provenance import build_run_record
 from runs.resuming import resume
-from runs.run_folder import remove_run, write_record
+from runs.run_folder import read_short_starts, remove_run, write_record
 from runs.settings import RunSettings
 from runs.shutdown import Stopped, orderly_end
 
@@ -116,7 +120,13 @@ def run_training(
     """
     torch.set_num_threads(threads_per_process())
     checkpoints = find_checkpoints(run, settings.resume_from_checkpoint)
-    accelerator = build_accelerator(launch, settings.mixed_precision, trackers, logs)
+    ignored = ignored_variables()
+    accelerator = build_accelerator(launch, settings.mixed_precision, trackers, logs, settings.join_timeout)
+    if ignored.get("ACCELERATE_MIXED_PRECISION", "").strip() == accelerator.mixed_precision:
+        del ignored["ACCELERATE_MIXED_PRECISION"]  # the launcher's configuration says the same as the flag
+    clock = read_job_clock(settings.stop_margin) if accelerator.is_main_process else JobClock()
+    for note in (*launch.notes, *ignored_in_words(ignored), *clock.notes):
+        accelerator.print(f"note: {note}", flush=True)
     torch.manual_seed(settings.seed)  # adapters, and towers without weights, start alike in every process
     model = training.build_model().to(accelerator.device)
     plan = training.plan(model, accelerator.num_processes)
@@ -124,15 +134,18 @@ def run_training(
 
     # Before anything is written: a checkpoint that does not fit leaves the run as it was.
     start, checkpoint = resume(checkpoints, model, trainer.optimizer, accelerator.scaler, plan)
-    is_sharded = launch.shards and accelerator.num_processes > 1
+    hosts = gather_objects(socket.gethostname())
+    short_starts = gather_objects(read_short_starts(run) if start else 0)[0]  # before the record is written anew
     record: dict[str, Any] = {}
     if accelerator.is_main_process:
         if settings.overwrite:
             remove_run(run, logs)
-        record = build_run_record(training.settings, training.dataset_fingerprint, trainer.steps, accelerator)
-        record["sharded"] = is_sharded
+        record = build_run_record(
+            training.settings, training.dataset_fingerprint, trainer.steps, accelerator, launch, ignored
+        )
+        record |= {"processes_a_machine": hosts.count(hosts[0]), "short_starts": short_starts}
         write_record(run, record)
-        print(f"{_processes_in_words(accelerator, is_sharded)}\n{training.describe(trainer)}", flush=True)
+        print(f"{_processes_in_words(accelerator, record['sharded'])}\n{training.describe(trainer)}", flush=True)
     accelerator.wait_for_everyone()
     _announce_start(accelerator, settings, checkpoint)
     if trackers:
@@ -150,9 +163,9 @@ def run_training(
         limit=settings.checkpoints_total_limit,
     )
     log = MetricsLog(accelerator, logs, start, trainer.columns)
-    preemption = Preemption(run, settings.stop_margin, accelerator)
+    preemption = Preemption(run, settings.stop_margin, accelerator, clock)
     is_finished = False
-    with orderly_end(accelerator, preemption, run):
+    with orderly_end(accelerator, preemption, run, start, short_starts):
         take_steps(trainer, start, accelerator, log, save, preemption)
         training.finish(trainer, Session(run, logs, accelerator, record, preemption))
         if accelerator.is_main_process:
@@ -185,7 +198,7 @@ def take_steps(
         # equals that of an unbroken run.
         log.amend(start, trainer.evaluate(preemption))
     if preemption.reason:
-        raise Stopped(f"after step {start} of {steps}")
+        raise Stopped(f"after step {start} of {steps}", start)
     hidden = not accelerator.is_main_process
     with (
         trainer.batches_after(start) as batches,
@@ -203,7 +216,7 @@ def take_steps(
             if is_stopping or _is_due(step, trainer.checkpointing_steps, steps):
                 save(step)
             if is_stopping:
-                raise Stopped(f"after step {step} of {steps}")
+                raise Stopped(f"after step {step} of {steps}", step)
 
 
 def _is_due(step: int, every: int | None, steps: int) -> bool:

@@ -25,6 +25,8 @@ class RunSettings(RunNameSettings):
     stop_margin: NonNegativeNumber = 120.0
     """Write a checkpoint and stop this many seconds before $SLURM_JOB_END_TIME. SIGTERM, or a file named STOP in the
     run's folder under checkpoints/, stops the run in the same way."""
+    join_timeout: PositiveNumber = 180.0
+    """How many seconds the processes of a run wait for each other at its start."""
     report_to: Literal["tensorboard", "wandb", "all", "none"] = "tensorboard"
     """The tracker to log to; all: every tracker that is installed. Without a network, set WANDB_MODE=offline."""
     mixed_precision: Literal["auto", "fast", "no", "fp16", "bf16"] = "auto"

@@ -8,22 +8,38 @@ from accelerate import Accelerator
 
 from runs.checkpoints import complete_checkpoints
 from runs.divergence import Diverged
-from runs.preemption import Preemption
+from runs.preemption import CLOCK, Preemption
 from runs.run_folder import amend_record
+
+#: After how many starts in a row that the clock ended after one step at most a run is taken to get nowhere.
+SHORT_STARTS = 2
 
 
 class Stopped(Exception):
-    """The run was asked to stop, and has written a checkpoint. The message contains the step."""
+    """The run was asked to stop after `step`, and has written a checkpoint. The message says after which."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 @contextmanager
-def orderly_end(accelerator: Accelerator, preemption: Preemption, run: Path) -> Iterator[None]:
+def orderly_end(
+    accelerator: Accelerator, preemption: Preemption, run: Path, start: int, short_starts: int
+) -> Iterator[None]:
     """Context manager around a training: SIGTERM sets a flag instead of ending the process.
+
+    Args:
+        accelerator, preemption: the processes, and the requests to stop them.
+        run: the run's folder.
+        start: the step that the run resumed from.
+        short_starts: how many starts in a row, before this one, the clock ended after one step at most.
 
     If the block raises Stopped, the rest of it is skipped, a line says how to resume, and ``run.json`` records what
     stopped the run: a batch script starts a run again that was stopped by the clock, and not one that a person stopped.
 
-    Raises ValueError if the training diverged, naming the checkpoint to resume from. No checkpoint is written then: the
+    Raises ValueError if the clock ends start after start like that, since the run would never be finished, and if the
+    training diverged, naming the checkpoint to resume from. No checkpoint is written then: the
     forward pass of the failed step has changed batch statistics already, and weights that are about to diverge are no
     better than those of an older checkpoint.
     """
@@ -31,13 +47,20 @@ def orderly_end(accelerator: Accelerator, preemption: Preemption, run: Path) -> 
         with preemption.listening():
             yield
     except Stopped as stop:
+        is_short = preemption.reason == CLOCK and stop.step - start <= 1
+        short_starts = short_starts + 1 if is_short else 0
         if accelerator.is_main_process:
-            amend_record(run, {"stopped_by": preemption.reason})
+            amend_record(run, {"stopped_by": preemption.reason, "short_starts": short_starts})
         accelerator.print(
             f"stopped by {preemption.reason} {stop}; the checkpoint is written: to resume, give the same command with "
             "--resume_from_checkpoint latest",
             flush=True,
         )
+        if short_starts >= SHORT_STARTS:
+            raise ValueError(
+                f"{preemption.reason} has stopped {short_starts} starts in a row after one step at most; give the job "
+                "more time, or the run a smaller --stop_margin"
+            ) from None
     except Diverged as stop:
         raise ValueError(f"{stop}; {_last_checkpoint(run, stop.step)}") from None
 

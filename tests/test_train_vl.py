@@ -169,6 +169,19 @@ def test_a_run_whose_scaler_skips_every_step_is_stopped(
 
 
 @pytest.mark.parametrize(
+    ("folds", "is_short"), [(["0"], True), (["3"], True), (["0", "1"], False), (["1"], False), ([], False)]
+)
+def test_too_few_held_out_studies_are_said_before_the_training(
+    folds: list[str], is_short: bool, train: Train, capsys: pytest.CaptureFixture
+) -> None:
+    """The tiny data set has a study in fold 0, two in fold 1, and one in fold 3."""
+    name = f"few-{'-'.join(folds)}"
+    assert train(name, "--max_train_steps", "0", "--held_out_folds", *folds) == 0
+    said = capsys.readouterr().out
+    assert ("note: 1 graded study is held out, and eval_vl.py needs two" in said.partition(" process, ")[0]) == is_short
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--held_out_folds", "7"], "held_out_folds [7]"),

@@ -1,12 +1,19 @@
-"""``--config FILE``: a YAML file of settings, checked before it is used."""
+"""``--config FILE``: a YAML file of settings, checked before it is used.
+
+YAML 1.1 reads the words no, off, yes and on as false and true. Where a setting chooses among words, the word that the
+file holds is meant. A single value of a setting that takes several is a list of one.
+"""
 
 import difflib
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ActionConfigFile
+
+#: The words of true and of false in YAML 1.1.
+_YES, _NO = ("yes", "on", "true", "y"), ("no", "off", "false", "n")
 
 
 class SettingsFile(ActionConfigFile):
@@ -14,18 +21,25 @@ class SettingsFile(ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         known = [action for action in parser._actions if action.dest not in ("help", "config", "print_config")]
-        check_settings_file(values, {action.dest: action.nargs for action in known}, parser.switches, parser.optional)
+        choices = {action.dest: action.choices for action in known if action.choices}
+        nargs = {action.dest: action.nargs for action in known}
+        content = read_settings_file(values, nargs, parser.switches, parser.optional, choices)
         parser.settings_file = values
         try:
-            super().__call__(parser, cfg, values, option_string)
+            super().__call__(parser, cfg, content or values, option_string)
         except TypeError as error:
-            raise TypeError(f"--config {values!r}: {error}") from None
+            cause = str(error).removeprefix('Parser key "config": ')
+            raise TypeError(f"--config {values!r}: {cause}") from None
         parser.settings_file = None
 
 
-def check_settings_file(
-    name: str, values_of: Mapping[str, Any], switches: Container[str], optional: Container[str]
-) -> None:
+def read_settings_file(
+    name: str,
+    values_of: Mapping[str, Any],
+    switches: Container[str],
+    optional: Container[str],
+    choices: Mapping[str, Collection[str]],
+) -> str | None:
     """Check that a file is YAML, holds known settings only, and as many values of each as its flag takes.
 
     Args:
@@ -33,12 +47,16 @@ def check_settings_file(
         values_of: for each known setting the number of its values, as argparse writes it (`nargs`).
         switches: the settings that must be true or false.
         optional: the settings that may be null.
+        choices: the words that a setting chooses among.
+
+    Returns the settings as YAML that holds the words of choices as texts and lists as lists; None if the file is such.
 
     Raises:
         TypeError: with one line that quotes the file; argparse turns it into the parser's error.
     """
     try:
-        content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+        text = Path(name).read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
     except OSError as error:
         raise TypeError(f"--config {name!r}: {error.strerror}; it should be a YAML file of settings") from None
     except yaml.MarkedYAMLError as error:
@@ -49,7 +67,8 @@ def check_settings_file(
     if not isinstance(content, dict):
         found = "is empty" if content is None else f"holds a {type(content).__name__}"
         raise TypeError(f"--config {name!r}: {found}; it should hold settings such as 'seed: 1', one per line")
-    for key, value in content.items():
+    meant = _as_meant(content, _words_of(text), values_of, choices)
+    for key, value in meant.items():
         if key == "config":
             raise TypeError(f"--config {name!r}: one settings file cannot name another; give --config twice")
         if key not in values_of:
@@ -62,6 +81,42 @@ def check_settings_file(
             raise TypeError(f"--config {name!r}: {key} should be true or false, not {str(value)[:50]!r}")
         if problem := _wrong_number(value, values_of[key]):
             raise TypeError(f"--config {name!r}: {key} should be {problem}, not {str(value)[:50]!r}")
+    return yaml.safe_dump(meant, allow_unicode=True) if meant != content else None
+
+
+def _words_of(text: str) -> dict[str, str]:
+    """Return setting -> its value as it is written, for the settings of a single value."""
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    assert isinstance(node, yaml.MappingNode), "the file has been read as a dictionary"
+    return {key.value: value.value for key, value in node.value if isinstance(value, yaml.ScalarNode)}
+
+
+def _as_meant(
+    content: Mapping[str, Any],
+    words: Mapping[str, str],
+    values_of: Mapping[str, Any],
+    choices: Mapping[str, Collection[str]],
+) -> dict[str, Any]:
+    """Return the content with the words of choices as they are written, and a single value of a list as a list."""
+    meant = dict(content)
+    for key, value in content.items():
+        if isinstance(value, bool) and key in choices:
+            meant[key] = _word(words.get(key, ""), value, choices[key])
+        elif values_of.get(key) == "*" and isinstance(value, int | float | str) and not isinstance(value, bool):
+            meant[key] = [value]
+    return meant
+
+
+def _word(written: str, value: bool, choices: Collection[str]) -> str:
+    """Return the choice that YAML has read as true or false: the word itself, or the only one of that meaning.
+
+    >>> _word("No", False, ["auto", "no"]), _word("false", False, ["auto", "no"]), _word("true", True, ["auto", "no"])
+    ('no', 'no', 'true')
+    """
+    alike = [choice for choice in choices if choice in (_YES if value else _NO)]
+    if written.lower() in choices or len(alike) != 1:
+        return written.lower()
+    return alike[0]
 
 
 def _wrong_number(value: object, nargs: object) -> str | None:

@@ -85,15 +85,30 @@ def test_a_stopped_run_writes_a_checkpoint_and_resumes_to_the_same_result(
     assert_same_result(tiny_root, "uninterrupted", run)
 
 
-def test_an_evaluation_that_was_interrupted_is_done_by_the_resumed_run(train: Train, tiny_root: Path) -> None:
+def test_a_job_that_is_over_does_not_stop_a_run(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "1700000000")
+    assert train("over", "--max_train_steps", "2", "--per_device_train_batch_size", "10") == 0
+    said = capsys.readouterr().out
+    assert "note: SLURM_JOB_END_TIME=1700000000 lies" in said and "over/final" in said
+
+
+def test_an_evaluation_that_was_interrupted_is_done_by_the_resumed_run(
+    train: Train, tiny_root: Path, capsys: pytest.CaptureFixture
+) -> None:
     arguments = ["--max_train_steps", "3", "--per_device_train_batch_size", "10", "--evaluation_steps", "2"]
     assert train("complete", *arguments, "--held_out_folds", "0", "1") == 0
-    # The end of the job has passed, so the run stops before the first batch of held-out sites.
-    job = pytest.MonkeyPatch()
+    # The end of the job is near, so the run stops before the first batch of held-out sites.
+    job, near = pytest.MonkeyPatch(), [*arguments, "--held_out_folds", "0", "1", "--stop_margin", "7200"]
     with job.context() as patch:
-        patch.setenv("SLURM_JOB_END_TIME", "1")
-        assert train("interrupted", *arguments, "--held_out_folds", "0", "1") == 0
-        assert train("interrupted", *arguments, "--held_out_folds", "0", "1", "--resume_from_checkpoint", "latest") == 0
+        patch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 3600))
+        assert train("interrupted", *near) == 0
+        assert "the Slurm job ends in 60 minutes, and --stop_margin is 7200 seconds" in capsys.readouterr().out
+        # Two starts in a row of one step each: a third one would be like them.
+        assert train("interrupted", *near, "--resume_from_checkpoint", "latest") == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert "the end of the Slurm job has stopped 2 starts in a row after one step at most" in error
     assert [row["held_out_severity"] for row in metrics(tiny_root, "interrupted")] == ["", ""]
     assert train("interrupted", *arguments, "--held_out_folds", "0", "1", "--resume_from_checkpoint", "latest") == 0
     assert_same_result(tiny_root, "complete", "interrupted")

@@ -23,7 +23,11 @@ def test_a_run_is_locked_by_one_process(tmp_path: Path) -> None:
 
 def test_only_the_first_process_takes_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with hold_run(tmp_path / "run"):
-        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("RANK", "1")  # alone it is left over from a job: this process is the first
+        with pytest.raises(BlockingIOError), hold_run(tmp_path / "run"):
+            pass
+        for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+            monkeypatch.setenv(name, value)
         with hold_run(tmp_path / "run"):
             check_run(tmp_path / "run", overwrite=False, resume_from_checkpoint=None)
 

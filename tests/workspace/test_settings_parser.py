@@ -216,7 +216,11 @@ def test_a_wrong_flag_is_one_line(arguments: list[str], said: str, capsys: pytes
         (b"rate:", "rate has no value"),
         (b"seed: {a: 1}", "seed should be a single value, not"),
         (b"root: [1, 2]", "root should be a single value, not '[1, 2]'"),
-        (b"folds: 3", "folds should be a list such as [0, 1], not '3'"),
+        (b"folds: {a: 3}", "folds should be a list such as [0, 1], not"),
+        (b"folds: true", "folds should be a list such as [0, 1], not 'True'"),
+        (b"folds: 0.5", "--folds element 1: expected a whole number, got 0.5"),
+        (b"loss: no", "--loss: invalid choice: 'no' (choose from 'all_captions', 'infonce')"),
+        (b"folds: 3\nrate: fast", "--rate: expected a number, got 'fast'"),
         (b"weights: [1, 2]", "weights should be a list of 3 values, not '[1, 2]'"),
         (b"weights: [1, 2, x]", "--weights element 3: expected a number, got 'x'"),
         (b"images: 7", "--images: expected text (in YAML, quote it), got 7"),
@@ -238,6 +242,43 @@ def test_flags_take_precedence_over_the_settings_file_wherever_they_stand(tmp_pa
     path.write_text("seed: 1\nsteps: 7\nfolds: [3]\ncheck: true\n")
     settings = read("--seed", "3", *(word.format(path) for word in form))
     assert settings == Settings(images="x", seed=3, steps=7, folds=(3,), check=True)
+
+
+@dataclass(frozen=True)
+class Words:
+    precision: Literal["auto", "no", "bf16"] = "auto"
+    """A choice with a word that YAML reads as false."""
+    power: Literal["on", "off", "yes"] = "on"
+    """A choice of words that YAML reads as true or false."""
+    folds: tuple[int, ...] = (1,)
+    """Several numbers."""
+    names: tuple[str, ...] = ()
+    """Several names."""
+    check: bool = False
+    """A switch."""
+
+
+@pytest.mark.parametrize(
+    ("content", "settings"),
+    [
+        ("precision: no", Words(precision="no")),
+        ("precision: No", Words(precision="no")),
+        ("precision: 'no'", Words(precision="no")),
+        ("precision: off", Words(precision="no")),
+        ("precision: false\nfolds: 0", Words(precision="no", folds=(0,))),
+        ("{precision: NO, power: off}", Words(precision="no", power="off")),
+        ("power: on", Words(power="on")),
+        ("power: yes", Words(power="yes")),
+        ("check: yes\npower: Off", Words(power="off", check=True)),
+        ("folds: 3", Words(folds=(3,))),
+        ("folds: []", Words(folds=())),
+        ("names: größer", Words(names=("größer",))),
+    ],
+)
+def test_yaml_reads_what_is_meant(content: str, settings: Words, tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(content, encoding="utf-8")
+    assert read_settings(PROG, DOC, Words, ["--config", str(path)]) == settings
 
 
 def test_null_is_a_value_where_the_type_admits_it(tmp_path: Path) -> None:

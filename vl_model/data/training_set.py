@@ -15,12 +15,26 @@ from workspace.setting_error import SettingError
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The labelled sites that a run trains on, those that are held out, and their crops (memory-mapped)."""
+    """The labelled sites that a run trains on, those that are held out, and their crops (memory-mapped).
+
+    held_out_studies: the number of studies with a labelled held-out site; `held_out` may be a draw of these sites.
+    """
 
     dataset: Dataset
     crops_R3HW: np.ndarray
     training: tuple[SiteRow, ...]
     held_out: tuple[SiteRow, ...]
+    held_out_studies: int
+
+    @property
+    def shortage(self) -> str | None:
+        """What a later evaluation of the run needs and this division does not have, in words; None if all is there."""
+        if self.held_out_studies != 1:
+            return None  # none at all is a choice: the run is then trained on every study
+        return (
+            "1 graded study is held out, and eval_vl.py needs two (it fits its calibrators on one and tests them on "
+            "the other): hold out more folds with --held_out_folds, or prepare more studies"
+        )
 
 
 def read_training_set(processed: Path, held_out_folds: Collection[int], held_out_sites: int, seed: int) -> TrainingSet:
@@ -43,7 +57,8 @@ def read_training_set(processed: Path, held_out_folds: Collection[int], held_out
         raise SettingError(
             "held_out_folds", f"{list(held_out_folds)}: {processed} has no labelled site outside them; hold out fewer"
         )
+    studies = len({row.study_id for row in held_out})
     if len(held_out) > held_out_sites:
         chosen = random_stream(seed, Stream.HELD_OUT).choice(len(held_out), held_out_sites, replace=False)
         held_out = [held_out[index] for index in sorted(chosen)]
-    return TrainingSet(dataset, crops_R3HW, tuple(training), tuple(held_out))
+    return TrainingSet(dataset, crops_R3HW, tuple(training), tuple(held_out), studies)

@@ -121,18 +121,23 @@ def _unpacked(parameters: Floats) -> tuple[float, Floats, Floats]:
     return float(parameters[0]), bias_C, level_bias_LC
 
 
+def check_enough(studies: int) -> None:
+    """Raise ValueError for fewer than two labelled held-out studies: one cannot be both fitted on and predicted."""
+    if studies < 2:
+        raise ValueError(
+            f"{studies} labelled held-out studies: cross-fitting a calibrator requires at least two; "
+            "hold out more folds, or prepare more studies"
+        )
+
+
 def study_groups(table: SiteTable, groups: int = DEFAULT_GROUPS, seed: int = 0) -> dict[int, int]:
     """Return study -> group, with severe and moderate sites distributed evenly; every group has a study.
 
-    Raises ValueError for fewer than two labelled studies: one study cannot be both fitted on and predicted.
+    Raises ValueError for fewer than two labelled studies.
     """
     labelled = table.take(table.labelled_N)
     studies = labelled.study_ids
-    if len(studies) < 2:
-        raise ValueError(
-            f"{len(studies)} labelled held-out studies: cross-fitting a calibrator requires at least two; "
-            "hold out more folds, or prepare more studies"
-        )
+    check_enough(len(studies))
     burden = {study: labelled.severity_N[labelled.study_N == study] for study in studies}
     shuffled = np.random.default_rng(seed).permutation(studies).tolist()
     worst_first = sorted(shuffled, key=lambda study: (-(burden[study] == 2).sum(), -(burden[study] == 1).sum()))

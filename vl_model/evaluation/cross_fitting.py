@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vl_model.data.site_table import Bools, Floats, SiteTable
-from vl_model.evaluation.calibrate import Calibrator, cross_fit, study_groups
+from vl_model.evaluation.calibrate import Calibrator, check_enough, cross_fit, study_groups
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import HEADS, KIND_WEIGHTS, KINDS, Grader, HeadName, Kind, column_priors
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
@@ -43,7 +43,7 @@ class HeldOut:
 
 
 def split_studies(table: SiteTable, fold_of: Mapping[int, int], held_out_folds: Sequence[int]) -> StudySplit:
-    """Divide the rows by the fold of their study. Raises ValueError if one part has no graded study."""
+    """Divide the rows by the fold of their study. Raises ValueError if too few are graded."""
     held_out = [study for study, fold in fold_of.items() if fold in held_out_folds]
     train = [study for study, fold in fold_of.items() if fold not in held_out_folds]
     split = StudySplit(table.take(table.of_studies(train)), table.take(table.of_studies(held_out)))
@@ -57,6 +57,7 @@ def split_studies(table: SiteTable, fold_of: Mapping[int, int], held_out_folds: 
             f"held_out_folds {list(held_out_folds)}: no graded study is left to train on; the data set has the folds "
             f"{folds}"
         )
+    check_enough(len(split.held_out.take(split.held_out.labelled_N).study_ids))
     both = set(split.train.study_ids) & set(split.held_out.study_ids)
     assert not both, f"studies {sorted(both)} are both training and held-out studies"
     return split

@@ -17,6 +17,7 @@ from vl_model.evaluation.grader import HEADS, KINDS
 from vl_model.evaluation.metrics import PARTS
 from vl_model.evaluation.plots import BLUE, GREY, ORANGE, confusion_plot, metric_plot, reliability_plot
 from vl_model.evaluation.report_content import Json
+from vl_model.evaluation.report_text import missing_parts
 from workspace.json_files import plain
 from workspace.whole_files import replacing
 
@@ -91,19 +92,22 @@ def summary(report: Json) -> list[str]:
     n, head = report["n"], report["head"]
     block, constant = report["metric"][head]["metric_optimal"], report["constant_baseline"]["score"]
     ratio = block["ratio_to_constant"]["score"]
-    verdict = "better than" if _below(ratio["interval"], 1) else "not clearly better than"
-    sentences = [
-        f"On {n['studies']} held-out studies ({n['rows']} graded sites) the {WORDS[head]} scores "
-        f"{number(block['score'])} (95 % interval {_range(block['interval']['score'])}). This is {verdict} the best "
-        f"constant answer, which scores {number(constant)}: the ratio is {number(ratio['value'], 2)} "
-        f"({_range(ratio['interval'], 2)})."
-    ]
+    on = f"On {n['studies']} held-out studies ({n['rows']} graded sites) the {WORDS[head]}"
+    if missing := missing_parts(report):
+        sentences = [f"{on} has no score: the held-out studies have no graded site for {missing}."]
+    else:
+        verdict = "better than" if _below(ratio["interval"], 1) else "not clearly better than"
+        sentences = [
+            f"{on} scores {number(block['score'])} ({_interval(block['interval']['score'])}). This is {verdict} the "
+            f"best constant answer, which scores {number(constant)}: the ratio is {number(ratio['value'], 2)} "
+            f"({_interval(ratio['interval'], 2)})."
+        ]
     before, after = (report["ece"][head][kind]["top_label"] for kind in ("raw", "calibrated"))
     areas = report["auc"][head]["raw"]
     sentences.append(
-        f"The AUC, averaged over the conditions, is {number(areas['severe'], 2)} for severe sites and "
-        f"{number(areas['at_least_moderate'], 2)} for moderate or severe sites. The expected calibration error is "
-        f"{number(after)} after calibration and {number(before)} before."
+        f"The AUC, averaged over the conditions, is {_known(areas['severe'], 2)} for severe sites and "
+        f"{_known(areas['at_least_moderate'], 2)} for moderate or severe sites. The expected calibration error is "
+        f"{_known(after)} after calibration and {_known(before)} before."
     )
     if n["rows_without_image"]:
         sentences.append(f"{n['rows_without_image']} of these sites have no image; they have their column's constant.")
@@ -117,8 +121,16 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", _MINUS)
 
 
-def _range(bounds: Sequence[float | None], digits: int = 3) -> str:
-    return f"{number(bounds[0], digits)} to {number(bounds[1], digits)}"
+def _known(value: float | None, digits: int = 3) -> str:
+    """Return a number in a sentence."""
+    return "not known" if value is None else number(value, digits)
+
+
+def _interval(bounds: Sequence[float | None], digits: int = 3) -> str:
+    """Return an interval in a sentence."""
+    if bounds[0] is None or bounds[1] is None:
+        return "without an interval"
+    return f"95 % interval {number(bounds[0], digits)} to {number(bounds[1], digits)}"
 
 
 def _below(interval: Sequence[float | None], bound: float) -> bool:

@@ -1,6 +1,6 @@
 """The metrics of a report as lines for the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _COLUMNS = (("score", 7), ("spinal", 9), ("foraminal", 11), ("subarticular", 14), ("any_severe", 12))
@@ -16,8 +16,9 @@ def report_text(report: Mapping[str, Any]) -> str:
     ]
     for head, kinds in report["metric"].items():
         block = kinds["metric_optimal"]
-        low, high = (x if x is not None else float("nan") for x in block["interval"]["score"])
-        lines.append(f"{head.replace('_', ' '):14s}{low:>8.3f} to {high:<8.3f}{metric_line(block)}")
+        lines.append(f"{head.replace('_', ' '):14s}{_interval(block['interval']['score']):20s}{metric_line(block)}")
+    if missing := missing_parts(report):
+        lines.append(f"no score, because the held-out studies have no graded site for {missing}")
     if report["comparison"]:
         run = report["comparison"]["run"]
         for head, block in report["comparison"]["heads"].items():
@@ -32,6 +33,18 @@ def metric_line(metric: Mapping[str, Any]) -> str:
     return "".join(
         f"{'-' if metric[name] is None else format(metric[name], '.3f'):>{width}}" for name, width in _COLUMNS
     )
+
+
+def missing_parts(report: Mapping[str, Any]) -> str:
+    """Return the parts of the metric that have no graded site, in words; an empty text if there are none."""
+    names = [name for name, _ in _COLUMNS[1:] if report["constant_baseline"][name] is None]
+    return " and ".join(name.replace("_", " ") for name in names)
+
+
+def _interval(bounds: Sequence[float | None]) -> str:
+    """Return an interval in 20 columns; words if there is none, because a part has no labelled row."""
+    low, high = bounds
+    return "    no interval" if low is None or high is None else f"{low:>8.3f} to {high:<8.3f}"
 
 
 def _signed(value: float | None) -> str:

@@ -212,8 +212,8 @@ def check_data(training_set: TrainingSet) -> tuple[bool, str]:
         f"{len(training)} sites of {len({row.study_id for row in training})} studies to train on, "
         f"{len(held_out)} held out"
     )
-    remedy = "" if held_out else ": no site can be evaluated; set --held_out_folds"
-    return bool(held_out), message + remedy
+    shortage = training_set.shortage if held_out else "no site can be evaluated; set --held_out_folds"
+    return bool(held_out), message + (f": {shortage}" if shortage else "")
 
 
 def check_model(model: SiteModel) -> tuple[bool, str]:

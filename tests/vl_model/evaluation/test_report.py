@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from vl_model.evaluation.metrics import brier, competition_metric, weighted_log_
 from vl_model.evaluation.predictions import read_predictions, write_predictions
 from vl_model.evaluation.report import number, summary, write_report
 from vl_model.evaluation.report_content import compare_runs, held_out_metrics
+from vl_model.evaluation.report_text import report_text
 from workspace.json_files import plain
 
 
@@ -220,6 +222,22 @@ def test_missing_values_are_a_dash_and_null() -> None:
         and number(0.5, 1, sign=True) == "+0.5"
     )
     assert plain({"a": [np.float64("nan"), np.int64(3)], "b": np.array([1.5])}) == {"a": [None, 3], "b": [1.5]}
+
+
+def test_a_part_without_a_graded_site_is_said_in_words(tiny_root: Path) -> None:
+    """A cohort that grades some conditions only has no score: neither screen nor page speaks of nan or dashes."""
+    whole = held_out_of(tiny_root, signal=1.0)
+    for absent, words in (([1], "foraminal"), ([1, 2], "foraminal and subarticular"), ([0], "spinal and any severe")):
+        table = whole.table
+        severity_N = np.where(np.isin(table.condition_N, absent), -1, table.severity_N)
+        partial = replace(whole, table=replace(table, severity_N=severity_N))
+        report = plain(report_of(partial))
+        text = report_text(report)
+        assert "nan" not in text and text.count("no interval") == 2
+        assert text.splitlines()[-1] == f"no score, because the held-out studies have no graded site for {words}"
+        first, *others = summary(report)
+        assert first.endswith(f"has no score: the held-out studies have no graded site for {words}.")
+        assert not any(number(None) in sentence or "nan" in sentence for sentence in (first, *others))
 
 
 def test_folds_without_labels_or_without_training_studies_are_refused(tiny_root: Path) -> None:
