@@ -92,6 +92,38 @@ def test_broken_and_empty_studies_get_their_25_rows(root: Path, predict: Command
     assert "not_dicom" in set(pd.read_csv(tmp_path / "out" / "faults.csv")["kind"])
 
 
+def test_a_disc_export_is_graded_as_the_same_studies_laid_out_cleanly(
+    root: Path, predict: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clean, disc = root / "dataset" / "test_images", tmp_path / "disc"
+    one, other = sorted(clean.iterdir())
+    for study, place in ((one, "PA0/ST0"), (other, "PA1/ST0")):
+        for series, folder in enumerate(sorted(study.iterdir())):
+            for number, path in enumerate(sorted(folder.iterdir(), key=lambda path: path.name)):
+                copy = disc / "DICOM" / place / f"SE{series}" / f"IM{number:04d}"
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
+    stray = sorted((disc / "DICOM/PA0/ST0").iterdir())[-1]
+    stray.rename(disc / "DICOM/PA1/ST0/SE9")  # a series of the first patient among those of the second one
+    for name in ("DICOMDIR", "VIEWER/run.exe", "REPORTS/1.pdf", "@eaDir/1.jpg"):
+        (disc / name).parent.mkdir(exist_ok=True)
+        (disc / name).write_bytes(b"%PDF")
+    assert predict("--run", "first", "--images", disc, "--out", tmp_path / "of_disc") == 0
+    assert capsys.readouterr().out.startswith("2 studies, by StudyInstanceUID\n")
+    assert predict("--run", "first", "--images", clean, "--out", tmp_path / "of_clean") == 0
+    ours, theirs = (pd.read_csv(tmp_path / name / "probabilities.csv") for name in ("of_disc", "of_clean"))
+    assert set(ours["folder"]) == {"DICOM/PA0/ST0; DICOM/PA1/ST0/SE9", "DICOM/PA1/ST0"}
+    grades = ["normal_mild", "moderate", "severe"]
+    for folder in (one, other):
+        expected = theirs[theirs["study_id"] == int(folder.name)]
+        patient = "DICOM/PA0" if folder == one else "DICOM/PA1"
+        found = ours[ours["folder"].str.startswith(patient)]
+        np.testing.assert_allclose(found[grades], expected[grades], atol=1e-6)
+        assert found["source"].tolist() == expected["source"].tolist()
+    faults = pd.read_csv(tmp_path / "of_disc" / "faults.csv")
+    assert {"foreign_image", "not_dicom", "id_assigned", "view_guessed"} == set(faults["kind"])
+
+
 def test_wrong_input_is_one_line_and_leaves_nothing(
     root: Path, predict: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

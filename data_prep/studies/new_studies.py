@@ -121,8 +121,9 @@ class _Arrangement:
         for home in self._empty_studies(groups):
             studies[int(home.name)] = NewStudy((home,), frozenset({home.name}))
         count = f"{len(studies)} {'studies' if len(studies) != 1 else 'study'}"
-        faults = sorted(self._faults, key=lambda fault: fault.path)
-        return NewStudies(studies, [*self._tree.faults, *faults], f"{count}, by {basis}")
+        faults = sorted([*self._tree.faults, *self._faults], key=lambda fault: fault.path)
+        owners = {self._relative(folder): number for number, study in studies.items() for folder in study.folders}
+        return NewStudies(studies, [_with_study(fault, owners) for fault in faults], f"{count}, by {basis}")
 
     def _groups(self) -> tuple[dict[_Key, list[_Image]], str]:
         """Return the images of each study, and the words for what they were told apart by."""
@@ -262,6 +263,14 @@ class _Arrangement:
 
     def _note(self, study_id: int | None, path: Path, kind: FaultKind, action: Action, message: str) -> None:
         self._faults.append(Fault(study_id, None, self._relative(path), kind, action, message))
+
+
+def _with_study(fault: Fault, owners: Mapping[str, int]) -> Fault:
+    """Return the fault with the number of the study in whose folder its path lies, if it lies in one."""
+    if fault.study_id is not None:
+        return fault
+    inside = [folder for folder in owners if fault.path.startswith(f"{folder}/")]
+    return replace(fault, study_id=owners[max(inside, key=len)]) if inside else fault
 
 
 def _home(folder: ImageFolder, images: Path, is_deep: bool) -> Path:
