@@ -11,7 +11,6 @@ checkpoint contains no state of a random generator.
 import hashlib
 import json
 import pickle
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from runs.full_tensors import full_tensor, shard_like
 from workspace.json_files import read_object
 from workspace.layout import home_expanded
 from workspace.setting_error import SettingError
+from workspace.tidying import discard_folder
 from workspace.whole_folders import whole_folder
 
 PREFIX = "checkpoint-"
@@ -70,15 +70,27 @@ def save_checkpoint(
     state = {"optimizer": moments, "scaler": scaler.state_dict() if scaler else None}
     with whole_folder(folder) as partial:
         save_file(weights, partial / WEIGHTS_FILE)
-        torch.save(state, partial / OPTIMIZER_FILE)
+        with (partial / OPTIMIZER_FILE).open("wb") as file:  # torch takes no name that is not UTF-8
+            torch.save(state, file)
         files = {name: _sha256(partial / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE)}
         content = {"step": step, "plan": plan, SHA256: files}
         (partial / STATE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    _remove_replaced(run, step, limit)
+    return folder
+
+
+def _remove_replaced(run: Path, step: int, limit: int | None) -> None:
+    """Delete the checkpoints of later steps, and the oldest of those up to `step`.
+
+    Raises OSError if one of a later step stays whole: the run would be resumed from it. An old one may stay.
+    """
     earlier = [path for number, path in complete_checkpoints(run) if number <= step]
     later = [path for number, path in complete_checkpoints(run) if number > step]
-    for path in [*later, *earlier[: -limit if limit else 0]]:
-        shutil.rmtree(path)
-    return folder
+    for path in earlier[: -limit if limit else 0]:
+        discard_folder(path, STATE_FILE)
+    for path in later:
+        if not discard_folder(path, STATE_FILE):
+            raise OSError(f"{path}: is of an earlier attempt and cannot be removed; choose another name for the run")
 
 
 @dataclass(frozen=True)

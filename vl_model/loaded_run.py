@@ -12,13 +12,12 @@ The scripts eval_vl.py, predict_vl.py and query_vl.py use the same object. Impor
 import neither torch nor pandas nor scikit-learn: each method imports what it needs.
 """
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from runs.run_record import RunRecord, read_run_record
@@ -182,7 +181,7 @@ class LoadedRun:
         check_paths(images, written_to, descriptions)
         grader = self.grader()
         placer = placer_for_run(self.root, self.folder, locator)
-        with folder_within(written_to) if written_to else tempfile.TemporaryDirectory() as folder:
+        with folder_within(written_to) if written_to else TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             processed = Path(folder) / "processed_data"
             convert_folder(
                 images, processed, descriptions=descriptions, placer=placer, caption=caption, workers=workers
@@ -191,7 +190,7 @@ class LoadedRun:
             embeddings = self._embed(dataset, processed, {}, batch_size, "embedding")
             table = probability_table(dataset, embeddings, grader)
             if written_to:
-                shutil.move(processed / "faults.csv", written_to / "faults.csv")
+                (processed / "faults.csv").replace(written_to / "faults.csv")
                 write_probabilities(written_to / "probabilities.csv", table)
                 prob_SX3 = grader.grade_studies(dataset.study_ids, embeddings, "metric_optimal")
                 write_submission(written_to / "submission.csv", dataset.study_ids, prob_SX3)

@@ -26,6 +26,7 @@ from vl_model.model.site_model import ModelSettings, SiteModel
 from vl_model.towers.model_names import model_name
 from vl_model.towers.towers import load_towers, save_towers
 from workspace.json_files import read_object
+from workspace.whole_files import ESCAPED
 from workspace.whole_folders import whole_folder
 
 SCHEMA_VERSION = 1
@@ -47,7 +48,7 @@ def save_site_model(model: SiteModel, folder: Path, record: dict[str, Any] | Non
             model.write_logit_scale()
             save_towers(model.towers, partial)
         (partial / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-        (partial / "README.md").write_text(model_card(card), encoding="utf-8")
+        (partial / "README.md").write_text(model_card(card), encoding="utf-8", errors=ESCAPED)
 
 
 def load_site_model(folder: Path) -> SiteModel:
