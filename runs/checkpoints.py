@@ -11,6 +11,8 @@ checkpoint contains no state of a random generator.
 import hashlib
 import json
 import pickle
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ STATE_FILE = "state.json"
 WEIGHTS_FILE = "trainable.safetensors"
 OPTIMIZER_FILE = "optimizer.pt"
 SHA256 = "sha256"
+#: Settings that may name files, and the digest of what they name: files with the same digest may lie elsewhere now.
+DIGESTS = {"model": "base_sha256", "pretrained": "base_sha256"}
 
 
 class DamagedCheckpoint(ValueError):
@@ -227,6 +231,14 @@ def trainable_tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
+def planned(checkpoints: Sequence[Path], key: str) -> Any:
+    """Return an entry of the plan of the first checkpoint whose plan can be read; None without one."""
+    for folder in checkpoints:
+        with suppress(DamagedCheckpoint):
+            return _read_state(folder)["plan"].get(key)
+    return None
+
+
 def _full_on_cpu(tensor: Tensor) -> Tensor:
     """Return the full tensor on the CPU in the first process, and an empty one in the others."""
     full = full_tensor(tensor).detach()
@@ -255,8 +267,18 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 def _check_plan(folder: Path, saved: dict[str, Any], plan: dict[str, Any]) -> None:
     for key in sorted(saved.keys() | plan.keys()):
-        if saved.get(key) != plan.get(key):
+        if saved.get(key) != plan.get(key) and not _is_same_file(key, saved, plan):
             raise ValueError(
                 f"{folder}: was written with {key} = {saved.get(key)!r}, now it is {plan.get(key)!r}; "
                 "resume with the same value, or start another run"
             )
+
+
+def _is_same_file(key: str, saved: dict[str, Any], plan: dict[str, Any]) -> bool:
+    """Return whether a setting that differs names the same file at another place. Older plans may lack a digest."""
+    if key in DIGESTS.values():
+        return saved.get(key) is None
+    digest = saved.get(DIGESTS.get(key, ""))
+    names = [str(settings.get(key)) for settings in (saved, plan)]
+    kinds = {name.rpartition(":")[0] for name in names}
+    return bool(digest) and digest == plan.get(DIGESTS[key]) and len(kinds) == 1 and all("/" in name for name in names)

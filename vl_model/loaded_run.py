@@ -39,20 +39,28 @@ if TYPE_CHECKING:
 REPORT_SCHEMA_VERSION = 1
 
 
-def load_run(root: str | Path | DataRoot | None = None, run: str = "default") -> "LoadedRun":
+def load_run(
+    root: str | Path | DataRoot | None = None, run: str = "default", base: str | Path | None = None
+) -> "LoadedRun":
     """Open a finished run; its weights are read when they are needed.
 
     Args:
         root: the data root; if None, $LUMBAR_ROOT, else ``data/lumbarspine``.
         run: the run's name.
+        base: the folder of the model that the run was trained on; None: where it was then, or beside the run.
 
     Raises:
-        ValueError: the data root or the run does not exist (the message lists the runs that do), or the run's
-            training has not ended.
+        ValueError: the data root or the run does not exist (the message lists the runs that do), the run's training
+            has not ended, or `base` does not exist or is not needed.
     """
     if not isinstance(root, DataRoot):
         root = data_root(None if root is None else str(root))
-    return LoadedRun(root, run, read_run_record(root.run(run)))
+    record = read_run_record(root.run(run))
+    if base is not None:
+        from vl_model.model.base_places import check_base_named
+
+        check_base_named(root.run(run) / "final", str(base))
+    return LoadedRun(root, run, record, None if base is None else str(base))
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class LoadedRun:
     root: DataRoot
     name: str
     record: RunRecord = field(repr=False)
+    base: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -102,7 +111,7 @@ class LoadedRun:
         # embeddings that are refused later, never embeddings that pass for those of the new weights.
         _ = self.checkpoint
         torch.set_num_threads(threads_per_process())
-        return load_site_model(self.folder / "final").to("cuda" if torch.cuda.is_available() else "cpu")
+        return load_site_model(self.folder / "final", self.base).to("cuda" if torch.cuda.is_available() else "cpu")
 
     def has_split(self, split: Split) -> bool:
         """Whether the split has been prepared."""
@@ -181,6 +190,7 @@ class LoadedRun:
         check_paths(images, written_to, descriptions)
         grader = self.grader()
         placer = placer_for_run(self.root, self.folder, locator)
+        _ = self.model  # Reading DICOM takes long: a base that has moved is missed before.
         with folder_within(written_to) if written_to else TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             processed = Path(folder) / "processed_data"
             convert_folder(
