@@ -15,8 +15,6 @@ from workspace.tidying import SUFFIX, discard_folder, remove_what_can_be
 
 #: The errors of file systems on which a file or folder cannot be synchronised with the disk.
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP}
-#: The errors of a rename onto something that is there: a folder with files, or a file.
-_TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
 
 
 @contextmanager
@@ -60,8 +58,8 @@ def _replace(path: Path, partial: Path) -> None:
     """Rename `partial` to `path`, and then remove what was there."""
     try:
         partial.rename(path)
-    except OSError as error:
-        if error.errno not in _TAKEN:
+    except OSError:  # An empty folder is replaced by the rename itself, a full one is not.
+        if not os.path.lexists(path):
             raise
     else:
         return

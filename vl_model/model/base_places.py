@@ -53,13 +53,7 @@ def other_places(settings: ModelSettings, final: Path) -> list[ModelSettings]:
         return []
     is_file = _prefix(settings.model) is None
     runs = sorted(final.parent.parent.glob(f"*/final/{path.name}" if is_file else "*/final"))
-    places = [renamed(settings, place) for place in [*_relative_places(path, final), *runs]]
-    own = final.resolve()
-    return [
-        place
-        for place in dict.fromkeys(places)
-        if place != settings and is_there(place) and (base_path(place) or own).resolve() != own
-    ]
+    return _existing(settings, [*_relative_places(path, final), *runs], final)
 
 
 def place_beside(settings: ModelSettings, final: Path) -> ModelSettings:
@@ -67,8 +61,7 @@ def place_beside(settings: ModelSettings, final: Path) -> ModelSettings:
     path = base_path(settings)
     if path is None or is_there(settings):
         return settings
-    relative = [renamed(settings, place) for place in _relative_places(path, final)]
-    return next((place for place in relative if place != settings and is_there(place)), settings)
+    return next(iter(_existing(settings, _relative_places(path, final), final)), settings)
 
 
 def place_named(settings: ModelSettings, base: str) -> ModelSettings:
@@ -117,6 +110,12 @@ def renamed(settings: ModelSettings, path: Path) -> ModelSettings:
     if prefix is None:
         return replace(settings, pretrained=str(path))
     return replace(settings, model=f"{prefix}{path}")
+
+
+def _existing(settings: ModelSettings, paths: list[Path], final: Path) -> list[ModelSettings]:
+    """Return the settings with the base at those of the paths where one can lie, without the recorded and own place."""
+    places = [renamed(settings, path) for path in dict.fromkeys(paths) if path.resolve() != final.resolve()]
+    return [place for place in places if place != settings and is_there(place)]
 
 
 def _relative_places(path: Path, final: Path) -> list[Path]:

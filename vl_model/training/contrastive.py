@@ -15,7 +15,7 @@ from runs.settings import OptimizationSettings
 from vl_model.data.augmentation import Augmentation
 from vl_model.data.batches import TrainingBatches
 from vl_model.data.training_set import TrainingSet
-from vl_model.model.base_places import base_path, place_named
+from vl_model.model.base_places import base_path, is_there, place_named
 from vl_model.model.lineage import SERIES, SeriesByStudy, check_base_outside_run, check_leakage, trained_series
 from vl_model.model.lora import base_state
 from vl_model.model.settings import ModelSettings
@@ -74,6 +74,8 @@ def base_of_run(model: ModelSettings, base: str | None, run: Path, resume_from_c
         if resume_from_checkpoint is None:
             raise SettingError("base", f"{base!r}: is for a run that is resumed or exported; a new run has its --model")
         return place_named(model, base)
+    if is_there(model):
+        return model
     checkpoints = find_checkpoints(run, resume_from_checkpoint)
     return find_base(model, planned(checkpoints, "base_sha256"), run / "final") if checkpoints else model
 
