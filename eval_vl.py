@@ -21,6 +21,7 @@ from typing import Literal
 
 from vl_model import load_run
 from workspace.cli import run_command
+from workspace.file_modes import check_may_write
 from workspace.layout import data_root
 from workspace.root_settings import FinishedRunSettings
 from workspace.setting_types import NonNegativeInteger, PositiveInteger
@@ -53,6 +54,8 @@ def main() -> None:
         score_submission_of(root.logs(settings.run) / "submission.csv", Path(settings.solution))
         return
     run = load_run(root, settings.run, settings.base)
+    for folder in (run.folder / "embeddings", run.folder / "heads", run.logs):
+        check_may_write(folder)  # now, and not when everything is computed
     train = run.training_dataset()
     test = run.dataset("test") if run.has_split("test") else None
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from runs.launch import own_rank
 from runs.run_record import RUN_RECORD
+from workspace.file_modes import check_may_write
 from workspace.json_files import read_object
 from workspace.locks import locked
 from workspace.setting_error import SettingError
@@ -26,11 +27,12 @@ def hold_run(run: Path) -> Iterator[None]:
     """Context manager: the first process locks the run's folder, so that no other training can write to it.
 
     The folder is made if it is missing, and removed again if it is empty at the end. Raises BlockingIOError if another
-    process has locked it.
+    process has locked it, and PermissionError if this user may not write there.
     """
     if own_rank() != 0:
         yield
         return
+    check_may_write(run)
     run.mkdir(parents=True, exist_ok=True)
     try:
         with locked(run / LOCK_FILE, "training this run"):

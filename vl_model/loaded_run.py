@@ -24,6 +24,7 @@ from runs.run_record import RunRecord, read_run_record
 from workspace.json_files import read_object
 from workspace.layout import SPLITS, DataRoot, Split, data_root, home_expanded
 from workspace.setting_error import SettingError
+from workspace.tidying import keeping
 
 if TYPE_CHECKING:
     import numpy as np
@@ -275,7 +276,8 @@ class LoadedRun:
             return read_embeddings(kept, expected)
         except ValueError:
             embeddings = self._embed(dataset, processed, expected, batch_size, f"embedding {split}")
-        write_embeddings(kept, embeddings)
+        with keeping(kept):
+            write_embeddings(kept, embeddings)
         return embeddings
 
     def embed_prompts(self) -> "TextEmbeddings":
@@ -298,7 +300,8 @@ class LoadedRun:
             from vl_model.evaluation.embed import embed_ensembles
 
             texts = TextEmbeddings(embed_ensembles(self.model, prompts), float(self.model.logit_scale()), expected)
-        write_text_embeddings(kept, texts)
+        with keeping(kept):
+            write_text_embeddings(kept, texts)
         return texts
 
     def embed_texts(self, texts: Sequence[str]) -> "NDArray[np.float32]":

@@ -15,6 +15,7 @@ from vl_model.data.site_table import SiteTable, full_table, site_table
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import Grader
 from vl_model.evaluation.predictions import site_columns
+from workspace.file_modes import check_may_write
 from workspace.setting_error import SettingError
 from workspace.tidying import remove_what_can_be
 from workspace.whole_files import ESCAPED, replacing
@@ -33,6 +34,7 @@ def check_paths(images: Path, out: Path | None, series_descriptions: Path | None
         return
     if out.exists() and not out.is_dir():
         raise SettingError("out", f"{str(out)!r}: is a file; it should be a folder")
+    check_may_write(out)
     if out.resolve().is_relative_to(images.resolve()):
         raise SettingError("out", f"{str(out)!r}: lies within images; choose a folder outside it")
 

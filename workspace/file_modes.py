@@ -5,6 +5,7 @@ its maker could read it in a folder that a group shares.
 """
 
 import os
+import pwd
 import secrets
 import stat
 from contextlib import suppress
@@ -28,6 +29,23 @@ def share_folder(folder: Path) -> None:
                 path = Path(parent, name)
                 if not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) != mode:
                     _set_mode(path, mode)
+
+
+def check_may_write(folder: Path) -> None:
+    """Raise PermissionError if this user may not write into the folder or, while it is missing, may not make it."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(f"{existing}: you may not write into this folder ({owner_in_words(existing)})")
+
+
+def owner_in_words(path: Path) -> str:
+    """Return whose a file or folder is, and its mode."""
+    status = path.stat()
+    try:
+        owner = pwd.getpwuid(status.st_uid).pw_name
+    except KeyError:
+        owner = f"user {status.st_uid}"
+    return f"it belongs to {owner} and has the mode {stat.S_IMODE(status.st_mode):04o}"
 
 
 def _mode_of_new_file(folder: Path) -> int:

@@ -13,12 +13,12 @@ and only its maker may be allowed to write to it. Whoever may write into the fol
 import errno
 import fcntl
 import os
-import pwd
 import socket
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from workspace.file_modes import check_may_write, owner_in_words
 
 #: The errors of file systems without locks, as some clusters have.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
@@ -49,8 +49,7 @@ def locked(path: Path, doing: str) -> Iterator[None]:
         BlockingIOError: if another process holds the lock; the message names its process id and machine.
         PermissionError: if this user may not write into the folder, or may not open the lock file.
     """
-    if path.parent.is_dir() and not os.access(path.parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"{path.parent}: you may not write into this folder ({_owner_in_words(path.parent)})")
+    check_may_write(path.parent)
     lock = _locked(path, doing)
     _held.add(lock)
     try:
@@ -102,7 +101,7 @@ def _open(path: Path) -> int:
         except PermissionError:
             # Whether somebody holds it cannot be known without opening it.
             raise PermissionError(
-                f"{path}: you may not open this lock file ({_owner_in_words(path)}); if nobody works in the folder, "
+                f"{path}: you may not open this lock file ({owner_in_words(path)}); if nobody works in the folder, "
                 "delete the file"
             ) from None
 
@@ -153,13 +152,3 @@ def _write_holder(lock: int) -> None:
 
 def _is_writable(lock: int) -> bool:
     return fcntl.fcntl(lock, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
-
-
-def _owner_in_words(path: Path) -> str:
-    """Return whose a file or folder is, and its mode."""
-    status = path.stat()
-    try:
-        owner = pwd.getpwuid(status.st_uid).pw_name
-    except KeyError:
-        owner = f"user {status.st_uid}"
-    return f"it belongs to {owner} and has the mode {stat.S_IMODE(status.st_mode):04o}"

@@ -7,6 +7,8 @@ import os
 import secrets
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 SUFFIX = ".removed"
@@ -70,6 +72,15 @@ def remove_what_can_be(folder: Path) -> None:
         folder.rmdir()
     except OSError as error:
         _name(folder, error)
+
+
+@contextmanager
+def keeping(path: Path) -> Iterator[None]:
+    """Write in the block what only spares later work: in a folder of another user it is not kept, which is said."""
+    try:
+        yield
+    except PermissionError as error:
+        print(f"{path}: cannot be written ({error.strerror or error}); it is computed again next time", file=sys.stderr)
 
 
 def _name(path: Path, error: OSError, once_for: Path | None = None) -> None:

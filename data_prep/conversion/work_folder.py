@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from workspace.file_modes import check_may_write
 from workspace.locks import locked
 from workspace.tidying import discard_file, discard_folder
 from workspace.whole_files import is_partial
@@ -26,6 +27,7 @@ def locked_folder(processed: Path) -> Iterator[Path]:
     Parts of another user, to which this one may not add, are given up. A folder that stays empty is removed again.
     Raises BlockingIOError if another process holds the lock.
     """
+    check_may_write(processed)
     processed.mkdir(parents=True, exist_ok=True)
     try:
         with locked(processed / ".lock", "converting into this folder"):
