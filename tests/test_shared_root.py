@@ -39,29 +39,29 @@ def test_two_users_work_on_one_root(umask: int, folder: Path) -> None:
         assert "Traceback" not in done.stderr, done.stderr
         return f"{done.returncode} {(done.stderr if done.returncode else done.stdout).strip().splitlines()[-1]}"
 
-    def may_write(words: str, where: str) -> bool:
+    def outcome_fits(said: str, where: str) -> bool:
         """Whether the colleague did what the umask allows: the work, or one line about the folder."""
-        return (
-            words[0] == "0" if umask == 0o002 else words[0] == "2" and "you may not write" in words and where in words
-        )
+        if umask == 0o002:
+            return said.startswith("0 ")
+        return said.startswith("2 ") and "you may not write into this folder" in said and where in said
 
-    cohort = ["--train", "5", "--test", "1", "--size", "small"]
-    assert said(OWNER, "-m data_prep.phantom", *cohort)[0] == "0"
-    assert said(OWNER, "prepare_data.py", "--workers", "1")[0] == "0"
-    assert said(COLLEAGUE, "prepare_data.py", "--workers", "1").endswith("is up to date")
-    assert may_write(said(COLLEAGUE, "prepare_data.py", "--workers", "1", "--seed", "5"), "train/processed_data")
-    assert said(OWNER, "prepare_data.py", "--workers", "1")[0] == "0"
+    cohort = ["--train", "6", "--test", "1", "--size", "small"]
+    assert said(OWNER, "-m data_prep.phantom", *cohort).startswith("0 ")
+    prepare = ["prepare_data.py", "--workers", "1", "--folds", "3"]
+    assert said(OWNER, *prepare).startswith("0 ")
+    assert said(COLLEAGUE, *prepare).endswith("is up to date")
+    assert outcome_fits(said(COLLEAGUE, *prepare, "--split", "test", "--seed", "5"), "test/processed_data")
 
-    assert said(OWNER, "train_vl.py", *RUN)[0] == "0"
+    assert said(OWNER, "train_vl.py", *RUN).startswith("0 ")
     resumed = said(COLLEAGUE, "train_vl.py", *RUN, "--resume_from_checkpoint", "latest")
-    assert may_write(resumed, "train/checkpoints/a")
-    assert said(OWNER, "train_vl.py", *RUN, "--resume_from_checkpoint", "latest")[0] == "0"
-    assert said(OWNER, "eval_vl.py", "--run", "a")[0] == "0"
-    assert may_write(said(COLLEAGUE, "eval_vl.py", "--run", "a"), "train/checkpoints/a/embeddings")
+    assert outcome_fits(resumed, "train/checkpoints/a")
+    evaluated = said(OWNER, "eval_vl.py", "--run", "a")
+    assert evaluated.startswith("0 "), evaluated
+    assert outcome_fits(said(COLLEAGUE, "eval_vl.py", "--run", "a"), "train/checkpoints/a/embeddings")
     images = str(root / "dataset" / "test_images")
     words = ["--run", "a", "--images", images, "--out", str(folder / "out"), "--workers", "1"]
-    assert said(COLLEAGUE, "predict_vl.py", *words)[0] == "0"
-    assert said(COLLEAGUE, "query_vl.py", "--run", "a", "severe stenosis")[0] == "0"
+    assert said(COLLEAGUE, "predict_vl.py", *words).startswith("0 ")
+    assert said(COLLEAGUE, "query_vl.py", "--run", "a", "severe stenosis").startswith("0 ")
 
     files = [path for path in root.rglob("*") if path.is_file()]
     assert files and {oct(path.stat().st_mode & 0o777) for path in files} == {oct(0o666 & ~umask)}
