@@ -21,8 +21,9 @@ from typing import Literal
 
 from vl_model import load_run
 from workspace.cli import run_command
+from workspace.file_modes import check_may_write
 from workspace.layout import data_root
-from workspace.root_settings import RunNameSettings
+from workspace.root_settings import FinishedRunSettings
 from workspace.setting_types import NonNegativeInteger, PositiveInteger
 from workspace.settings_parser import plain_settings, read_settings
 
@@ -30,7 +31,7 @@ PROG = "eval_vl.py"
 
 
 @dataclass(frozen=True)
-class Settings(RunNameSettings):
+class Settings(FinishedRunSettings):
     """Settings of eval_vl.py."""
 
     head: Literal["auto", "zero_shot", "linear_probe"] = "auto"
@@ -52,7 +53,9 @@ def main() -> None:
     if settings.solution:
         score_submission_of(root.logs(settings.run) / "submission.csv", Path(settings.solution))
         return
-    run = load_run(root, settings.run)
+    run = load_run(root, settings.run, settings.base)
+    for folder in (run.folder / "embeddings", run.folder / "heads", run.logs):
+        check_may_write(folder)  # now, and not when everything is computed
     train = run.training_dataset()
     test = run.dataset("test") if run.has_split("test") else None
 
@@ -86,7 +89,7 @@ def main() -> None:
         "fingerprint": embeddings.fingerprint,
         "held_out_folds": run.record.held_out_folds,
         "training_studies": len(split.train.study_ids),
-        "settings": {name: value for name, value in plain_settings(settings).items() if name != "root"},
+        "settings": {name: value for name, value in plain_settings(settings).items() if name not in ("root", "base")},
         "training_settings": run.record.settings,
         **held_out_metrics(held_out, settings.seed),
         "comparison": compare_runs(held_out, settings.compare, other, settings.seed)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from vl_model import load_run
 from workspace.cli import run_command, usable_cores
-from workspace.root_settings import RunNameSettings
+from workspace.root_settings import FinishedRunSettings
 from workspace.setting_types import PositiveInteger
 from workspace.settings_parser import read_settings
 
@@ -30,7 +30,7 @@ PROG = "predict_vl.py"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(RunNameSettings):
+class Settings(FinishedRunSettings):
     """Settings of predict_vl.py."""
 
     images: str
@@ -49,7 +49,7 @@ class Settings(RunNameSettings):
 
 def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
-    run = load_run(settings.root, settings.run)
+    run = load_run(settings.root, settings.run, settings.base)
     table = run.grade(
         settings.images,
         series_descriptions=settings.series_descriptions,

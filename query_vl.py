@@ -22,7 +22,7 @@ from typing import Literal
 
 from vl_model import load_run
 from workspace.cli import run_command
-from workspace.root_settings import RunNameSettings
+from workspace.root_settings import FinishedRunSettings
 from workspace.setting_types import PositiveInteger
 from workspace.settings_parser import read_settings
 
@@ -30,7 +30,7 @@ PROG = "query_vl.py"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(RunNameSettings):
+class Settings(FinishedRunSettings):
     """Settings of query_vl.py."""
 
     text: str = field(metadata={"positional": True})
@@ -53,7 +53,7 @@ def main() -> None:
     save = Path(settings.save) if settings.save else None
     if save and save.exists() and not save.is_dir():
         raise ValueError(f"--save {settings.save!r}: is a file; it should be a folder")
-    run = load_run(settings.root, settings.run)
+    run = load_run(settings.root, settings.run, settings.base)
 
     from data_prep.truth import read_grades  # numpy, which --help does not need
     from vl_model.queries.answers import reply_json, reply_text

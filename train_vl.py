@@ -19,6 +19,7 @@ if __name__ == "__main__":
     end_at_ctrl_c()  # until run_command takes over: the imports take a while
 
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,9 @@ class Settings:
     export: str | None = None
     """Train nothing: write the finished run to this folder, with its adapters merged, as a model that open_clip or
     transformers can load."""
+    base: str | None = None
+    """For a run that is resumed or exported: the folder of the model that it was trained on, if it is found neither
+    where it was then nor beside the run."""
     push_to_hub: str | None = None
     """The repository on the Hugging Face hub, ORGANISATION/NAME, to which final/ is uploaded after training. A new
     repository is private."""
@@ -103,10 +107,12 @@ def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
 
     from runs.session import run_training
     from vl_model.model.hub import check_repository, push
+    from vl_model.training.contrastive import base_of_run
 
     if settings.push_to_hub:
         check_repository(settings.push_to_hub)
-    training = training_of(settings, training_set, carried, launch.shards)
+    base = base_of_run(settings.model, settings.base, run, session.resume_from_checkpoint)
+    training = training_of(settings, training_set, carried, launch.shards, base)
     training.check_base(run)
     is_finished = run_training(training, session, launch, run, logs, trackers)
     if is_finished and settings.push_to_hub and own_rank() == 0:
@@ -121,7 +127,7 @@ def training_set_of(settings: Settings, root: DataRoot) -> TrainingSet:
 
 
 def training_of(
-    settings: Settings, training_set: TrainingSet, carried: CarriedFiles, shards: bool
+    settings: Settings, training_set: TrainingSet, carried: CarriedFiles, shards: bool, base: ModelSettings
 ) -> "ContrastiveTraining":
     from vl_model.training.contrastive import ContrastiveTraining
 
@@ -129,6 +135,7 @@ def training_of(
         training_set,
         carried,
         model=settings.model,
+        base=base,
         duration=settings.duration,
         held_out=settings.held_out,
         optimization=settings.optimization,
@@ -150,7 +157,7 @@ def export(settings: Settings, run: Path) -> int:
 
         folder = home_expanded(str(settings.export), "export")
         try:
-            print(f"wrote {export_run(run, folder)}", flush=True)
+            print(f"wrote {export_run(run, folder, settings.base)}", flush=True)
         except OSError as error:
             raise ValueError(f"--export {settings.export!r}: cannot be written ({error.strerror or error})") from None
     return 0
@@ -159,18 +166,31 @@ def export(settings: Settings, run: Path) -> int:
 def examine(settings: Settings, root: DataRoot) -> int:
     """Check everything before the first step, and write nothing."""
     from vl_model.training import doctor
-    from vl_model.training.contrastive import build_model
+    from vl_model.training.contrastive import base_of_run, build_model
 
     session = settings.session
     run, shards = root.run(session.run), check_launch().shards
+
+    @cache
+    def base() -> ModelSettings:
+        return base_of_run(settings.model, settings.base, run, session.resume_from_checkpoint)
+
+    def base_or_named() -> ModelSettings:
+        try:
+            return base()
+        except ValueError:  # a finding of `build`
+            return settings.model
+
     checks = doctor.Checks(
         check_run=lambda: check_run(run, session.overwrite, session.resume_from_checkpoint),
         placing=lambda: find_carried_files(root),
         loss=lambda: check_loss(settings.loss, settings.augmentation, settings.duration),
         read=lambda: training_set_of(settings, root),
-        build=lambda: build_model(settings.model, settings.loss, settings.computation, shards),
+        build=lambda: build_model(base(), settings.loss, settings.computation, shards),
         # Nothing is carried, because nothing is trained: a damaged locator is the finding of `placing` alone.
-        training=lambda training_set: training_of(settings, training_set, CarriedFiles(None, None), shards),
+        training=lambda training_set: training_of(
+            settings, training_set, CarriedFiles(None, None), shards, base_or_named()
+        ),
     )
     return doctor.examine(run, checks, session, settings.duration.per_device_train_batch_size, settings.push_to_hub)
 

@@ -15,7 +15,7 @@ from data_prep.geometry import Array
 from data_prep.sites import SITES, Level, parse_row_id_site
 from locator.files import SUSPECTS
 from workspace.layout import DataRoot
-from workspace.whole_files import replacing
+from workspace.whole_files import ESCAPED, replacing
 
 #: The table of marks.
 MARKS = "train_label_coordinates.csv"
@@ -82,7 +82,10 @@ def _reason(index: int, mark_mm: Array, located_N3: Array) -> str:
 def write_suspects(folder: Path, suspects: Sequence[Suspect], marks_sha256: str) -> None:
     """Write ``suspects.csv``, sorted by decreasing distance; marks_sha256 is the digest of the table of marks."""
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / SUSPECTS) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(folder / SUSPECTS) as partial,
+        partial.open("w", newline="", encoding="utf-8", errors=ESCAPED) as file,
+    ):
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)
         for suspect in sorted(suspects, key=lambda one: -one.distance_mm):

@@ -6,7 +6,6 @@ Dimensions: N images of one orientation, C channels (landmarks), H and W pixels.
 """
 
 import hashlib
-import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from locator.slices import (
     sagittal_images,
 )
 from workspace.locks import locked
+from workspace.tidying import discard_folder
 from workspace.whole_folders import whole_folder
 
 #: Standard deviation, in mm, of the target probability that a landmark lies in a sagittal slice, as a function of the
@@ -110,7 +110,7 @@ def cache_images(
             with whole_folder(folder) as partial:
                 _write_cache(studies, processed, partial, progress)
             for path in earlier:  # caches of other data; a run that still reads them keeps its open files
-                shutil.rmtree(path, ignore_errors=True)
+                discard_folder(path)
     return {orientation: _open_cache(folder, orientation) for orientation in SHAPES}
 
 

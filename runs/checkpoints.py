@@ -11,7 +11,8 @@ checkpoint contains no state of a random generator.
 import hashlib
 import json
 import pickle
-import shutil
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from runs.full_tensors import full_tensor, shard_like
 from workspace.json_files import read_object
 from workspace.layout import home_expanded
 from workspace.setting_error import SettingError
+from workspace.tidying import discard_folder
 from workspace.whole_folders import whole_folder
 
 PREFIX = "checkpoint-"
@@ -34,6 +36,8 @@ STATE_FILE = "state.json"
 WEIGHTS_FILE = "trainable.safetensors"
 OPTIMIZER_FILE = "optimizer.pt"
 SHA256 = "sha256"
+#: Settings that may name files, and the digest of what they name: files with the same digest may lie elsewhere now.
+DIGESTS = {"model": "base_sha256", "pretrained": "base_sha256"}
 
 
 class DamagedCheckpoint(ValueError):
@@ -70,15 +74,27 @@ def save_checkpoint(
     state = {"optimizer": moments, "scaler": scaler.state_dict() if scaler else None}
     with whole_folder(folder) as partial:
         save_file(weights, partial / WEIGHTS_FILE)
-        torch.save(state, partial / OPTIMIZER_FILE)
+        with (partial / OPTIMIZER_FILE).open("wb") as file:  # torch takes no name that is not UTF-8
+            torch.save(state, file)
         files = {name: _sha256(partial / name) for name in (WEIGHTS_FILE, OPTIMIZER_FILE)}
         content = {"step": step, "plan": plan, SHA256: files}
         (partial / STATE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    _remove_replaced(run, step, limit)
+    return folder
+
+
+def _remove_replaced(run: Path, step: int, limit: int | None) -> None:
+    """Delete the checkpoints of later steps, and the oldest of those up to `step`.
+
+    Raises OSError if one of a later step stays whole: the run would be resumed from it. An old one may stay.
+    """
     earlier = [path for number, path in complete_checkpoints(run) if number <= step]
     later = [path for number, path in complete_checkpoints(run) if number > step]
-    for path in [*later, *earlier[: -limit if limit else 0]]:
-        shutil.rmtree(path)
-    return folder
+    for path in earlier[: -limit if limit else 0]:
+        discard_folder(path, STATE_FILE)
+    for path in later:
+        if not discard_folder(path, STATE_FILE):
+            raise OSError(f"{path}: is of an earlier attempt and cannot be removed; choose another name for the run")
 
 
 @dataclass(frozen=True)
@@ -215,6 +231,14 @@ def trainable_tensors(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
+def planned(checkpoints: Sequence[Path], key: str) -> Any:
+    """Return an entry of the plan of the first checkpoint whose plan can be read; None without one."""
+    for folder in checkpoints:
+        with suppress(DamagedCheckpoint):
+            return _read_state(folder)["plan"].get(key)
+    return None
+
+
 def _full_on_cpu(tensor: Tensor) -> Tensor:
     """Return the full tensor on the CPU in the first process, and an empty one in the others."""
     full = full_tensor(tensor).detach()
@@ -243,8 +267,18 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 def _check_plan(folder: Path, saved: dict[str, Any], plan: dict[str, Any]) -> None:
     for key in sorted(saved.keys() | plan.keys()):
-        if saved.get(key) != plan.get(key):
+        if saved.get(key) != plan.get(key) and not _is_same_file(key, saved, plan):
             raise ValueError(
                 f"{folder}: was written with {key} = {saved.get(key)!r}, now it is {plan.get(key)!r}; "
                 "resume with the same value, or start another run"
             )
+
+
+def _is_same_file(key: str, saved: dict[str, Any], plan: dict[str, Any]) -> bool:
+    """Return whether a setting that differs names the same file at another place. Older plans may lack a digest."""
+    if key in DIGESTS.values():
+        return saved.get(key) is None
+    digest = saved.get(DIGESTS.get(key, ""))
+    names = [str(settings.get(key)) for settings in (saved, plan)]
+    kinds = {name.rpartition(":")[0] for name in names}
+    return bool(digest) and digest == plan.get(DIGESTS[key]) and len(kinds) == 1 and all("/" in name for name in names)

@@ -4,7 +4,6 @@ Nothing here imports torch, so that an existing run is refused before that impor
 """
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,9 +11,11 @@ from typing import Any
 
 from runs.launch import own_rank
 from runs.run_record import RUN_RECORD
+from workspace.file_modes import check_may_write
 from workspace.json_files import read_object
 from workspace.locks import locked
 from workspace.setting_error import SettingError
+from workspace.tidying import discard_file, discard_folder
 from workspace.whole_files import replacing
 
 STOP_FILE = "STOP"
@@ -26,11 +27,12 @@ def hold_run(run: Path) -> Iterator[None]:
     """Context manager: the first process locks the run's folder, so that no other training can write to it.
 
     The folder is made if it is missing, and removed again if it is empty at the end. Raises BlockingIOError if another
-    process has locked it.
+    process has locked it, and PermissionError if this user may not write there.
     """
     if own_rank() != 0:
         yield
         return
+    check_may_write(run)
     run.mkdir(parents=True, exist_ok=True)
     try:
         with locked(run / LOCK_FILE, "training this run"):
@@ -61,18 +63,19 @@ def prepare_run(run: Path, overwrite: bool, resume_from_checkpoint: str | None) 
     """
     check_run(run, overwrite, resume_from_checkpoint)
     if own_rank() == 0:
-        (run / STOP_FILE).unlink(missing_ok=True)
+        (run / STOP_FILE).unlink(missing_ok=True)  # it would stop this start too, so that an error here is right
 
 
 def remove_run(run: Path, logs: Path) -> None:
-    """Delete everything that a run wrote, except its lock and a STOP file made after `prepare_run`."""
-    if logs.exists():
-        shutil.rmtree(logs)
-    for path in run.iterdir() if run.exists() else ():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name not in (LOCK_FILE, STOP_FILE):
-            path.unlink()
+    """Delete everything that a run wrote, except its lock and a STOP file made after `prepare_run`.
+
+    Raises SettingError if something stays under its name: it could be taken for a part of the new run.
+    """
+    written = [path for path in run.iterdir() if path.name not in (LOCK_FILE, STOP_FILE)] if run.exists() else []
+    for path in [logs, *written]:
+        is_folder = path.is_dir() and not path.is_symlink()
+        if not (discard_folder(path) if is_folder else discard_file(path)):
+            raise SettingError("overwrite", f"true: {path} cannot be removed; choose another name for the run")
 
 
 def write_record(run: Path, record: dict[str, Any]) -> None:

@@ -1,6 +1,9 @@
 """predict_vl.py on new DICOM studies, complete and damaged ones."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -14,6 +17,7 @@ import predict_vl
 from benchmarks import located_grades
 from tests.data_prep.conversion.test_odd_studies import save_untrained_locator
 from tests.evaluated_root import run_here, write_evaluated_root, write_run
+from tests.training_runs import ENVIRONMENT, REPOSITORY
 
 Command = Callable[..., int]
 
@@ -162,3 +166,40 @@ def test_located_grades_prints_the_cost_of_placing_beside_true_positions(
     assert "2 studies, 50 graded sites" in printed
     assert printed.count("ratio to true") == 4 and printed.count("true positions") == 2
     assert len(list(kept.iterdir())) == 3
+
+
+def test_names_that_cannot_be_printed_are_escaped(root: Path, tmp_path: Path) -> None:
+    """In a terminal of ASCII alone, and where the names of folders are not UTF-8."""
+    study = next(path for path in sorted((root / "dataset" / "test_images").iterdir()) if path.is_dir())
+    names = [b"st\xff", "étude".encode(), "étude".encode("latin-1"), "研究".encode("shift_jis")]
+    images, out = tmp_path / os.fsdecode(b"images \xff"), tmp_path / os.fsdecode(b"out \xe9")
+    for name in names:
+        shutil.copytree(study, images / os.fsdecode(name))
+    words = ["--root", str(root), "--run", "first", "--images", images, "--out", out, "--workers", "1"]
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "predict_vl.py", *words]
+    done = subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT | ascii_only, capture_output=True, timeout=300)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+    assert len(pd.read_csv(out / "probabilities.csv")) % 25 == 0 and (out / "faults.csv").is_file()
+    assert (done.stdout + done.stderr).isascii() and rb"out \udce9" in done.stdout
+
+
+def test_a_base_that_is_gone_is_missed_before_any_file_is_read(
+    root: Path, predict: Command, tmp_path: Path, tiny_base: str, capsys: pytest.CaptureFixture
+) -> None:
+    base, away = tmp_path / "models" / "clip", tmp_path / "away"
+    shutil.copytree(tiny_base.removeprefix("local-dir:"), base)
+    write_run(root, "moved", f"local-dir:{base}", [0, 1])
+    assert run_here_eval(root, "moved") == 0
+    base.rename(away)
+    words = ["--run", "moved", "--images", root / "dataset" / "test_images", "--out", tmp_path / "out"]
+    assert predict(*words) == 2 and not (tmp_path / "out").exists()
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("predict_vl.py: error: --base is needed: ") and str(base) in said
+    assert predict(*words, "--base", away) == 0
+    shutil.rmtree(root / "train" / "checkpoints" / "moved")
+
+
+def run_here_eval(root: Path, run: str) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        return run_here(eval_vl, ["--root", str(root), "--run", run], patch)

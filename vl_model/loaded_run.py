@@ -12,19 +12,19 @@ The scripts eval_vl.py, predict_vl.py and query_vl.py use the same object. Impor
 import neither torch nor pandas nor scikit-learn: each method imports what it needs.
 """
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from runs.run_record import RunRecord, read_run_record
 from workspace.json_files import read_object
 from workspace.layout import SPLITS, DataRoot, Split, data_root, home_expanded
 from workspace.setting_error import SettingError
+from workspace.tidying import keeping
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,20 +40,28 @@ if TYPE_CHECKING:
 REPORT_SCHEMA_VERSION = 1
 
 
-def load_run(root: str | Path | DataRoot | None = None, run: str = "default") -> "LoadedRun":
+def load_run(
+    root: str | Path | DataRoot | None = None, run: str = "default", base: str | Path | None = None
+) -> "LoadedRun":
     """Open a finished run; its weights are read when they are needed.
 
     Args:
         root: the data root; if None, $LUMBAR_ROOT, else ``data/lumbarspine``.
         run: the run's name.
+        base: the folder of the model that the run was trained on; None: where it was then, or beside the run.
 
     Raises:
-        ValueError: the data root or the run does not exist (the message lists the runs that do), or the run's
-            training has not ended.
+        ValueError: the data root or the run does not exist (the message lists the runs that do), the run's training
+            has not ended, or `base` does not exist or is not needed.
     """
     if not isinstance(root, DataRoot):
         root = data_root(None if root is None else str(root))
-    return LoadedRun(root, run, read_run_record(root.run(run)))
+    record = read_run_record(root.run(run))
+    if base is not None:
+        from vl_model.model.base_places import check_base_named
+
+        check_base_named(root.run(run) / "final", str(base))
+    return LoadedRun(root, run, record, None if base is None else str(base))
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,7 @@ class LoadedRun:
     root: DataRoot
     name: str
     record: RunRecord = field(repr=False)
+    base: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -103,7 +112,7 @@ class LoadedRun:
         # embeddings that are refused later, never embeddings that pass for those of the new weights.
         _ = self.checkpoint
         torch.set_num_threads(threads_per_process())
-        return load_site_model(self.folder / "final").to("cuda" if torch.cuda.is_available() else "cpu")
+        return load_site_model(self.folder / "final", self.base).to("cuda" if torch.cuda.is_available() else "cpu")
 
     def has_split(self, split: Split) -> bool:
         """Whether the split has been prepared."""
@@ -184,7 +193,8 @@ class LoadedRun:
         check_paths(images, written_to, descriptions)
         grader = self.grader()
         placer = placer_for_run(self.root, self.folder, locator)
-        with folder_within(written_to) if written_to else tempfile.TemporaryDirectory() as folder:
+        _ = self.model  # Reading DICOM takes long: a base that has moved is missed before.
+        with folder_within(written_to) if written_to else TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             processed = Path(folder) / "processed_data"
             convert_folder(
                 images, processed, descriptions=descriptions, placer=placer, caption=caption, workers=workers
@@ -193,7 +203,7 @@ class LoadedRun:
             embeddings = self._embed(dataset, processed, {}, batch_size, "embedding")
             table = probability_table(dataset, embeddings, grader)
             if written_to:
-                shutil.move(processed / "faults.csv", written_to / "faults.csv")
+                (processed / "faults.csv").replace(written_to / "faults.csv")
                 write_probabilities(written_to / "probabilities.csv", table)
                 prob_SX3 = grader.grade_studies(dataset.study_ids, embeddings, "metric_optimal")
                 write_submission(written_to / "submission.csv", dataset.study_ids, prob_SX3)
@@ -268,7 +278,8 @@ class LoadedRun:
             return read_embeddings(kept, expected)
         except ValueError:
             embeddings = self._embed(dataset, processed, expected, batch_size, f"embedding {split}")
-        write_embeddings(kept, embeddings)
+        with keeping(kept):
+            write_embeddings(kept, embeddings)
         return embeddings
 
     def embed_prompts(self) -> "TextEmbeddings":
@@ -291,7 +302,8 @@ class LoadedRun:
             from vl_model.evaluation.embed import embed_ensembles
 
             texts = TextEmbeddings(embed_ensembles(self.model, prompts), float(self.model.logit_scale()), expected)
-        write_text_embeddings(kept, texts)
+        with keeping(kept):
+            write_text_embeddings(kept, texts)
         return texts
 
     def embed_texts(self, texts: Sequence[str]) -> "NDArray[np.float32]":

@@ -1,8 +1,8 @@
 """Tables and folders of graded new studies: ``probabilities.csv``, checks of the paths, and temporary folders."""
 
-import tempfile
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from vl_model.data.site_table import SiteTable, full_table, site_table
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import Grader
 from vl_model.evaluation.predictions import site_columns
+from workspace.file_modes import check_may_write
 from workspace.setting_error import SettingError
-from workspace.whole_files import replacing
+from workspace.tidying import remove_what_can_be
+from workspace.whole_files import ESCAPED, replacing
 
 #: Columns of probabilities.csv after the probabilities: empty for a site that no image shows.
 EVIDENCE = ("source", "view", "series_id", "instance_number", "x0", "y0", "x1", "y1")
@@ -32,6 +34,7 @@ def check_paths(images: Path, out: Path | None, series_descriptions: Path | None
         return
     if out.exists() and not out.is_dir():
         raise SettingError("out", f"{str(out)!r}: is a file; it should be a folder")
+    check_may_write(out)
     if out.resolve().is_relative_to(images.resolve()):
         raise SettingError("out", f"{str(out)!r}: lies within images; choose a folder outside it")
 
@@ -42,13 +45,14 @@ def folder_within(out: Path) -> Iterator[Path]:
 
     If `out` did not exist before and nothing was written to it, it is removed again.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    folder = out / f".predicting-{secrets.token_hex(4)}"
+    folder.mkdir(parents=True)
     try:
-        with tempfile.TemporaryDirectory(prefix=".predicting-", dir=out) as folder:
-            yield Path(folder)
+        yield folder
     finally:
-        if not any(out.iterdir()):
-            out.rmdir()
+        remove_what_can_be(folder)
+        with suppress(OSError):
+            out.rmdir()  # fails unless it is empty
 
 
 def probability_table(dataset: Dataset, embeddings: Embeddings, grader: Grader) -> pd.DataFrame:
@@ -64,7 +68,7 @@ def probability_table(dataset: Dataset, embeddings: Embeddings, grader: Grader) 
 def write_probabilities(path: Path, table: pd.DataFrame) -> None:
     """Write a `probability_table` as CSV, by rename."""
     with replacing(path) as partial:
-        table.to_csv(partial, index=False, float_format="%.9g", lineterminator="\n")
+        table.to_csv(partial, index=False, float_format="%.9g", lineterminator="\n", errors=ESCAPED)
 
 
 def _evidence(dataset: Dataset, table: SiteTable) -> list[dict[str, Any]]:

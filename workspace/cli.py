@@ -3,6 +3,7 @@
 Exit status: 0 done, 2 the input or a setting is wrong (one line on stderr says which), 130 interrupted, 143 terminated.
 """
 
+import io
 import os
 import re
 import sys
@@ -13,6 +14,7 @@ from typing import NoReturn
 
 from workspace.interrupts import exit_status, is_requested
 from workspace.setting_error import SettingError
+from workspace.whole_files import ESCAPED
 
 EXIT_BAD_INPUT = 2
 
@@ -40,8 +42,19 @@ def run_command(prog: str, main: Callable[[], int | None]) -> NoReturn:
     Ctrl-C and SIGTERM end it by way of every ``finally``, see `workspace.interrupts`. Any other exception is a defect
     of the program and keeps its traceback.
     """
+    _escape_what_cannot_be_encoded()
     prog = invoked_as(prog)
     raise SystemExit(exit_status(prog, partial(_status, prog, main)))
+
+
+def _escape_what_cannot_be_encoded() -> None:
+    """Print characters that the output's encoding lacks as escapes: ``\\xe9``, or ``\\udcff`` for a byte in a name.
+
+    Without a UTF-8 locale they would end the command, and so would the name of a folder that is not UTF-8.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=ESCAPED)
 
 
 def _status(prog: str, main: Callable[[], int | None]) -> int:

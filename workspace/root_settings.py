@@ -17,3 +17,12 @@ class RunNameSettings(RootSettings):
 
     run: str = "default"
     """The run's name."""
+
+
+@dataclass(frozen=True)
+class FinishedRunSettings(RunNameSettings):
+    """Data root and finished run."""
+
+    base: str | None = None
+    """The folder of the model that the run was trained on, if it is found neither where it was then nor beside the
+    run."""

@@ -10,6 +10,7 @@ conversion is complete, and a second run on the same input does nothing.
 import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -97,7 +98,7 @@ def summary_if_current(processed: Path, key: str) -> Summary | None:
         return None  # a decoder that was installed since may read files that were set aside
     if metadata.get("sizes") != output_sizes(processed, OUTPUTS):
         return None
-    if parts_folder(processed).exists():
+    if parts_folder(processed).exists() and os.access(processed, os.W_OK):  # they do no harm
         with locked_folder(processed):
             clear_parts(processed)
     return summary_of(metadata["counts"], up_to_date=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.conversion.pairs import TRAIN_COLUMNS, Pair
-from workspace.whole_files import replacing
+from workspace.whole_files import ESCAPED, replacing
 
 NAME = "lumbar-spine-pairs"
 SUMMARY = "Lumbar-spine MRI: each row is one site of one study in one view, with the PNG that shows it."
@@ -81,7 +81,7 @@ def write_dataset_card(processed: Path, split: str, pairs: Sequence[Pair]) -> No
     features = "\n".join(f"  - name: {name}\n    dtype: {dtype}" for name, dtype in types.items())
     card = CARD.format(features=features, split=split, study_id=pairs[0].study_id if pairs else "*")
     with replacing(processed / "README.md") as partial:
-        partial.write_text(card, encoding="utf-8")
+        partial.write_text(card, encoding="utf-8", errors=ESCAPED)
     with replacing(processed / "croissant.json") as partial:
         partial.write_text(json.dumps(_croissant(processed, split), indent=1) + "\n", encoding="utf-8")
 

@@ -29,7 +29,7 @@ from data_prep.faults import Fault, FaultKind
 from data_prep.sites import Severity, Site
 from data_prep.studies.cohorts import Cohort
 from data_prep.studies.studies import StudyFolder
-from workspace.whole_files import replacing
+from workspace.whole_files import ESCAPED, replacing
 
 FAULT_COLUMNS = ("study_id", "series_id", "path", "kind", "action", "message")
 #: The tables and their columns.
@@ -233,7 +233,7 @@ def _fault_row(fault: Fault) -> list[Any]:
 @contextmanager
 def _table(path: Path, columns: Sequence[str]) -> Iterator[Any]:
     """Open a CSV writer on a new table, which is written by rename."""
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8", errors=ESCAPED) as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(columns)
         yield table

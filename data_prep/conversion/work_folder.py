@@ -5,12 +5,13 @@ interrupted conversion is resumed from it. ``processed_data/.lock`` exists durin
 """
 
 import os
-import shutil
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from workspace.file_modes import check_may_write
 from workspace.locks import locked
+from workspace.tidying import discard_file, discard_folder
 from workspace.whole_files import is_partial
 
 
@@ -23,13 +24,18 @@ def parts_folder(processed: Path) -> Path:
 def locked_folder(processed: Path) -> Iterator[Path]:
     """Lock `processed`, which is made if it does not exist, for one conversion; yield its folder of parts.
 
-    A folder that stays empty is removed again. Raises BlockingIOError if another process holds the lock.
+    Parts of another user, to which this one may not add, are given up. A folder that stays empty is removed again.
+    Raises BlockingIOError if another process holds the lock.
     """
+    check_may_write(processed)
     processed.mkdir(parents=True, exist_ok=True)
     try:
         with locked(processed / ".lock", "converting into this folder"):
-            parts_folder(processed).mkdir(exist_ok=True)
-            yield parts_folder(processed)
+            parts = parts_folder(processed)
+            if parts.is_dir() and not os.access(parts, os.W_OK | os.X_OK):
+                discard_folder(parts)
+            parts.mkdir(exist_ok=True)
+            yield parts
     finally:
         with suppress(OSError):
             parts_folder(processed).rmdir()
@@ -55,10 +61,10 @@ def put_back(processed: Path, names: Iterable[str]) -> None:
 
 def clear_parts(processed: Path) -> None:
     """Remove the parts of all studies, and partial files of processes that were killed."""
-    shutil.rmtree(parts_folder(processed), ignore_errors=True)
+    discard_folder(parts_folder(processed))
     for path in processed.iterdir():
         if is_partial(path.name):
-            path.unlink(missing_ok=True)
+            discard_file(path, named_once_for=processed)
 
 
 def output_sizes(processed: Path, names: Iterable[str]) -> dict[str, int]:
@@ -98,7 +104,7 @@ def remove_stale_images(processed: Path, study_id: int, images: Container[str]) 
         for entry in _scan(Path(series.path)):
             name = f"images/{study_id}/{series.name}/{entry.name}"
             if (_is_image(entry.name) and name not in images) or is_partial(entry.name):
-                Path(entry.path).unlink()
+                discard_file(Path(entry.path), named_once_for=processed)
         with suppress(OSError):
             Path(series.path).rmdir()  # fails if it is not empty
     with suppress(OSError):

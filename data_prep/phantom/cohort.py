@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +24,7 @@ from workspace.interrupts import held, stop_if_requested
 from workspace.json_files import read_object
 from workspace.layout import DataRoot, Split
 from workspace.setting_error import SettingError
+from workspace.tidying import discard_folder
 
 SCHEMA_VERSION = 1
 
@@ -98,7 +98,7 @@ def write_cohort(
     if _already_written(final.path, manifest):
         return final.path
     working = DataRoot(final.path / ".phantom_unfinished")
-    shutil.rmtree(working.path, ignore_errors=True)
+    discard_folder(working.path)
     counts: dict[Split, int] = {"train": train, "test": test}
     truth = working.path / "phantom_truth"
     try:
@@ -117,7 +117,7 @@ def write_cohort(
         working.dataset.rename(final.dataset)
         truth.rename(final.path / "phantom_truth")
     finally:
-        shutil.rmtree(working.path, ignore_errors=True)
+        discard_folder(working.path)
     return final.path
 
 

@@ -33,6 +33,7 @@ from data_prep.placement.template_matching import (
 from data_prep.sites import SITES, Condition, Level, Site, Source, View
 from data_prep.studies.studies import Series, Study
 from workspace.json_files import read_object
+from workspace.whole_files import replacing
 
 SCHEMA_VERSION = 1
 #: Marks that a study needs for its pose to be estimated from them.
@@ -119,9 +120,8 @@ class Atlas:
 
     def save(self, path: Path) -> None:
         """Write the atlas to a JSON file, by rename."""
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(self._to_json()) + "\n", encoding="utf-8")
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(self._to_json()) + "\n", encoding="utf-8")
 
     def _to_json(self) -> dict[str, Any]:
         return {

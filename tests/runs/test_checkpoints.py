@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from runs.checkpoints import (
+    check_checkpoint,
     complete_checkpoints,
     find_checkpoints,
     save_checkpoint,
@@ -19,6 +21,7 @@ from runs.checkpoints import (
 from runs.optimization import build_optimizer
 from runs.resuming import resume
 from runs.settings import OptimizationSettings
+from tests.immutable import immutable
 from workspace.whole_folders import whole_folder
 
 SETTINGS = OptimizationSettings(learning_rate=1e-3, warmup_ratio=0.1, weight_decay=0.2)
@@ -160,3 +163,59 @@ def test_a_checkpoint_is_synced_to_disk_before_it_is_renamed(tmp_path: Path, mon
     partial, names = ".checkpoint-1.partial", ("trainable.safetensors", "optimizer.pt", "state.json")
     assert set(synced[:3]) == {(f"{partial}/{name}", False) for name in names}
     assert synced[3:] == [(partial, False), (".", True)]
+
+
+@pytest.mark.parametrize("held", ["optimizer.pt", "trainable.safetensors", "state.json", "."])
+def test_an_old_checkpoint_that_stays_is_named_once_and_not_resumed_from(
+    held: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The folder itself: it stays whole, and is a good old state."""
+    model, optimizer = trained(1)
+    save_checkpoint(tmp_path, 1, model, optimizer, None, PLAN, limit=1)
+    with immutable(tmp_path / "checkpoint-1" / held):
+        for step in (2, 3, 4):
+            save_checkpoint(tmp_path, step, model, optimizer, None, PLAN, limit=1)
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == 1 and "cannot be removed (Operation not permitted)" in said[0]
+        names = [folder.name for folder in find_checkpoints(tmp_path, "latest")]
+        assert names == (["checkpoint-4", "checkpoint-1"] if held == "." else ["checkpoint-4"])
+
+
+def test_a_later_checkpoint_of_another_attempt_never_stays_whole(tmp_path: Path) -> None:
+    model, optimizer = trained(1)
+    for step in (2, 4):
+        save_checkpoint(tmp_path, step, model, optimizer, None, PLAN, limit=None)
+    with immutable(tmp_path / "checkpoint-4" / "optimizer.pt"):
+        save_checkpoint(tmp_path, 3, model, optimizer, None, PLAN, limit=None)
+        assert [folder.name for folder in find_checkpoints(tmp_path, "latest")] == ["checkpoint-3", "checkpoint-2"]
+        save_checkpoint(tmp_path, 4, model, optimizer, None, PLAN, limit=None)
+    with (
+        immutable(tmp_path / "checkpoint-4"),
+        pytest.raises(OSError, match="checkpoint-4: is of an earlier attempt and cannot be removed"),
+    ):
+        save_checkpoint(tmp_path, 3, model, optimizer, None, PLAN, limit=None)
+
+
+@pytest.mark.parametrize(
+    ("saved", "now", "is_same"),
+    [
+        ({"model": "local-dir:/a/x", "base_sha256": "1"}, {"model": "local-dir:/b/x", "base_sha256": "1"}, True),
+        ({"model": "hf:/a/x", "base_sha256": "1"}, {"model": "hf:/b/y", "base_sha256": "1"}, True),
+        ({"pretrained": "/a/x.pt", "base_sha256": "1"}, {"pretrained": "/b/x.pt", "base_sha256": "1"}, True),
+        ({"model": "local-dir:/a/x", "base_sha256": None}, {"model": "local-dir:/a/x", "base_sha256": "1"}, True),
+        ({"model": "local-dir:/a/x", "base_sha256": "1"}, {"model": "local-dir:/b/x", "base_sha256": "2"}, False),
+        ({"model": "local-dir:/a/x", "base_sha256": None}, {"model": "local-dir:/b/x", "base_sha256": "1"}, False),
+        ({"model": "local-dir:/a/x", "base_sha256": "1"}, {"model": "hf:/a/x", "base_sha256": "1"}, False),
+        ({"pretrained": "openai", "base_sha256": "1"}, {"pretrained": "/b/x.pt", "base_sha256": "1"}, False),
+    ],
+)
+def test_a_base_may_lie_elsewhere_if_its_weights_are_the_same(
+    saved: dict[str, Any], now: dict[str, Any], is_same: bool, tmp_path: Path
+) -> None:
+    model, optimizer = trained(1)
+    folder = save_checkpoint(tmp_path, 1, model, optimizer, None, PLAN | saved, limit=1)
+    if is_same:
+        assert check_checkpoint(folder, PLAN | now)[0] == 1
+    else:
+        with pytest.raises(ValueError, match="was written with"):
+            check_checkpoint(folder, PLAN | now)

@@ -19,7 +19,7 @@ from vl_model.evaluation.plots import BLUE, GREY, ORANGE, confusion_plot, metric
 from vl_model.evaluation.report_content import Json
 from vl_model.evaluation.report_text import missing_parts
 from workspace.json_files import plain
-from workspace.whole_files import replacing
+from workspace.whole_files import ESCAPED, replacing
 
 WORDS = {
     "zero_shot": "zero-shot",
@@ -38,7 +38,7 @@ def write_report(folder: Path, report: Json, examples: Sequence[ExampleSite], cr
     page = render_report(report, _with_images(examples, crops))
     content = json.dumps({**report, "cases": plain([_as_json(example) for example in examples])}, indent=1)
     with replacing(folder / "report.html") as partial:
-        partial.write_text(page, encoding="utf-8")
+        partial.write_text(page, encoding="utf-8", errors=ESCAPED)
     with replacing(folder / "report.json") as partial:
         partial.write_text(content + "\n", encoding="utf-8")
 

@@ -17,15 +17,17 @@ from workspace.setting_error import SettingError
 from workspace.whole_folders import whole_folder
 
 
-def export_run(run: Path, folder: Path) -> str:
+def export_run(run: Path, folder: Path, base: str | None = None) -> str:
     """Write the merged towers of a finished run into `folder`; return the model name of the folder.
+
+    base: where the run's base lies now, if it has moved (`load_site_model`).
 
     Raises ValueError if there is no such finished run, if it has no towers of its own, or if the folder is not empty.
     """
     read_run_record(run)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise SettingError("export", f"'{folder}': already exists; name a new folder")
-    model = load_site_model(run / "final")
+    model = load_site_model(run / "final", base)
     if model.settings.tune == "head":
         raise SettingError(
             "export",
@@ -35,5 +37,5 @@ def export_run(run: Path, folder: Path) -> str:
     model.write_logit_scale()
     with whole_folder(folder) as partial:
         save_towers(model.towers, partial)
-        write_lineage(partial, run / "final")
+        write_lineage(partial, run / "final", model.settings)
     return model_name(folder)

@@ -18,7 +18,9 @@ from typing import Any
 from data_prep.conversion.pairs import Dataset
 from runs.launch import own_rank
 from vl_model.data.site_rows import SiteRow
+from vl_model.model.base_places import is_there, place_beside
 from vl_model.model.model_card import CARD
+from vl_model.model.settings import ModelSettings
 from vl_model.model.site_model_files import SCHEMA_VERSION
 from vl_model.towers.model_names import hub_repository, model_folder
 from workspace.json_files import read_object
@@ -94,9 +96,12 @@ def trained_series(model: str, pretrained: str | None, dataset: Dataset, trainin
     return dict(found)
 
 
-def write_lineage(folder: Path, final: Path) -> None:
-    """Write the lineage of the run with this ``final/`` into the folder of its export."""
-    record = {"schema_version": SCHEMA_VERSION, LINEAGE: list(_lineage_of(final, frozenset()))}
+def write_lineage(folder: Path, final: Path, base: ModelSettings) -> None:
+    """Write the lineage of the run with this ``final/`` into the folder of its export.
+
+    base: the settings that name the run's base at the place where it was found.
+    """
+    record = {"schema_version": SCHEMA_VERSION, LINEAGE: list(_lineage_of(final, frozenset(), base))}
     (folder / EXPORT_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
@@ -160,12 +165,15 @@ def _lineage(model: str, pretrained: str | None, visited: frozenset[Path]) -> It
             yield from _lineage_of(folder, visited)
 
 
-def _lineage_of(final: Path, visited: frozenset[Path]) -> Iterator[dict[str, Any]]:
+def _lineage_of(final: Path, visited: frozenset[Path], base: ModelSettings | None = None) -> Iterator[dict[str, Any]]:
     card = _read(final / CARD, "model", "pretrained")
     yield {name: card[name] for name in FACTS if name in card}
+    if base is None or not is_there(base):
+        # The weights are not read here. A wrong folder would only add studies, which refuses more than is needed.
+        base = place_beside(ModelSettings(card["model"], card["pretrained"]), final)
     # A card with series includes those of its base, so a base that is only on the hub need not be looked up.
-    if SERIES not in card or base_folders(card["model"], card["pretrained"], uses_hub=False):
-        yield from _lineage(card["model"], card["pretrained"], visited | {final.resolve()})
+    if SERIES not in card or base_folders(base.model, base.pretrained, uses_hub=False):
+        yield from _lineage(base.model, base.pretrained, visited | {final.resolve()})
 
 
 def _read(path: Path, *required: str) -> dict[str, Any]:

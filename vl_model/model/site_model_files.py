@@ -10,6 +10,7 @@ and, for tune "head", the residual head) and, by `tune`:
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data_prep.conversion.crops import VIEW_MM
+from vl_model.model.base_places import base_path, check_has_base, is_there, other_places, place_named
 from vl_model.model.lora import LoraSettings, base_state, load_adapters, merge_adapters, save_adapters
 from vl_model.model.model_card import CARD, model_card
 from vl_model.model.site_model import ModelSettings, SiteModel
 from vl_model.towers.model_names import model_name
 from vl_model.towers.towers import load_towers, save_towers
 from workspace.json_files import read_object
+from workspace.setting_error import SettingError
+from workspace.whole_files import ESCAPED
 from workspace.whole_folders import whole_folder
 
 SCHEMA_VERSION = 1
@@ -47,21 +51,28 @@ def save_site_model(model: SiteModel, folder: Path, record: dict[str, Any] | Non
             model.write_logit_scale()
             save_towers(model.towers, partial)
         (partial / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-        (partial / "README.md").write_text(model_card(card), encoding="utf-8")
+        (partial / "README.md").write_text(model_card(card), encoding="utf-8", errors=ESCAPED)
 
 
-def load_site_model(folder: Path) -> SiteModel:
+def load_site_model(folder: Path, base: str | None = None) -> SiteModel:
     """Load the model of a finished run's ``final/``: adapters merged, frozen, in evaluation mode.
 
-    Raises ValueError if a file is missing or unreadable, or if the base or the version differs.
+    A base that is no longer where the run recorded it is looked for beside the run, and known by its weights.
+
+    Args:
+        folder: the run's ``final/``.
+        base: the folder, or file of weights, in which the base lies now; None: where the run recorded it, or beside it.
+
+    Raises ValueError if a file is missing or unreadable, if the base is not found, or if it or the version differs.
     """
     card = _read_card(folder)
     settings = _settings_of(card)
     if settings.tune == "full":
+        if base:
+            check_has_base(settings, base)
         model = SiteModel(load_towers(model_name(folder)), settings)
     else:
-        model = SiteModel(load_towers(settings.model, settings.pretrained), settings)
-        _check_base(model, card, folder)
+        model = _model_on_base(card, settings, folder, base)
     if settings.tune == "lora":
         load_adapters(model.towers, settings.lora, folder)
         merge_adapters(model.towers)
@@ -72,6 +83,31 @@ def load_site_model(folder: Path) -> SiteModel:
 def base_sha256(model: SiteModel) -> str | None:
     """Return the SHA-256 of the frozen base; None for tune "full", which keeps no base."""
     return None if model.settings.tune == "full" else state_sha256(base_state(model.towers.clip))
+
+
+def find_base(settings: ModelSettings, sha256: str | None, final: Path) -> ModelSettings:
+    """Return the settings with the place at which the base lies now: the recorded one, or one beside the run.
+
+    Args:
+        settings: the settings with the recorded base.
+        sha256: the digest of the base's weights; None if it is not known, so that no other place is accepted.
+        final: the run's ``final/``, whether it exists yet or not.
+
+    Raises SettingError if nothing is at the recorded place, and these weights are at none of the others.
+    """
+    if is_there(settings):
+        return settings
+    for place in other_places(settings, final):
+        with suppress(ValueError):  # It is not the one that is looked for, and the error below tells of all.
+            if sha256 and state_sha256(base_state(load_towers(place.model, place.pretrained).clip)) == sha256:
+                return place
+    known = f"sha256 {sha256[:12]}" if sha256 else "whose digest the run did not record"
+    raise SettingError(
+        "base",
+        f"is needed: {final.parent} was trained on {base_path(settings)}, which is no longer there; its weights "
+        f"({known}) were looked for at the same place relative to the run, and in the other runs of "
+        f"{final.parent.parent}",
+    )
 
 
 def state_sha256(state: dict[str, Tensor]) -> str:
@@ -114,12 +150,39 @@ def _settings_of(card: dict[str, Any]) -> ModelSettings:
     )
 
 
+def _model_on_base(card: dict[str, Any], settings: ModelSettings, folder: Path, base: str | None) -> SiteModel:
+    """Return the model on its base, before the adapters are loaded. Raises ValueError if it is not the run's base."""
+    place = place_named(settings, base) if base else find_base(settings, card.get("base_sha256"), folder)
+    model = SiteModel(load_towers(place.model, place.pretrained), place)
+    try:
+        _check_base(model, card, folder)
+    except ValueError as error:
+        if base:
+            raise SettingError("base", f"{base!r}: is not the run's base ({error})") from None
+        moved = _moved_base(card, settings, folder)
+        if moved is None:
+            raise
+        model = moved
+    return model
+
+
+def _moved_base(card: dict[str, Any], settings: ModelSettings, folder: Path) -> SiteModel | None:
+    """Return the model on a base beside the run, if something else lies at the recorded place."""
+    for place in other_places(settings, folder):
+        with suppress(ValueError):
+            model = SiteModel(load_towers(place.model, place.pretrained), place)
+            _check_base(model, card, folder)
+            return model
+    return None
+
+
 def _check_base(model: SiteModel, card: dict[str, Any], folder: Path) -> None:
     """Check that the base is the one that the run was trained on; raises ValueError if not."""
     found = state_sha256(base_state(model.towers.clip))
-    if found != card["base_sha256"]:
+    recorded = card.get("base_sha256")
+    if recorded and recorded != found:
         raise ValueError(
-            f"{folder}: was trained on other weights of {card['model']!r} (sha256 {card['base_sha256'][:12]}) than the "
+            f"{folder}: was trained on other weights of {card['model']!r} (sha256 {recorded[:12]}) than the "
             f"present ones ({found[:12]}); restore them, or train again"
         )
     now = model.preprocessing()

@@ -8,8 +8,6 @@ Legend: N sites (of studies), D dimensions, 3 severities.
 """
 
 import json
-import os
-import shutil
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
@@ -26,6 +24,7 @@ from prompts.parse import Query
 from vl_model.data.site_rows import evidence_of
 from vl_model.data.site_table import SITE_INDEX
 from workspace.json_files import read_object
+from workspace.whole_folders import whole_folder
 
 SCHEMA_VERSION = 1
 #: If a text has words that are not understood, sites whose probabilities lie in one band of this width are ordered by
@@ -168,18 +167,11 @@ def join(indexes: Sequence[Index]) -> Index:
 
 def save_index(index: Index, folder: Path) -> None:
     """Write the index beside `folder`, and rename it to `folder` when it is complete."""
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(folder, is_shared=True) as partial:
         np.savez(partial / "columns.npz", **{name: getattr(index, name) for name in _COLUMNS})
         np.save(partial / "image.npy", index.image_ND)
         manifest = {"schema_version": SCHEMA_VERSION, "sites": len(index), "fingerprint": index.fingerprint}
         (partial / "index.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_index(folder: Path, fingerprint: dict[str, Any]) -> Index:

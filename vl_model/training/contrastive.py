@@ -7,7 +7,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from locator.carried import CarriedFiles
-from runs.checkpoints import check_checkpoint, find_checkpoints
+from runs.checkpoints import check_checkpoint, find_checkpoints, planned
 from runs.launch import started_processes
 from runs.resuming import first_readable
 from runs.session import Session
@@ -15,10 +15,12 @@ from runs.settings import OptimizationSettings
 from vl_model.data.augmentation import Augmentation
 from vl_model.data.batches import TrainingBatches
 from vl_model.data.training_set import TrainingSet
+from vl_model.model.base_places import base_path, is_there, place_named
 from vl_model.model.lineage import SERIES, SeriesByStudy, check_base_outside_run, check_leakage, trained_series
+from vl_model.model.lora import base_state
 from vl_model.model.settings import ModelSettings
 from vl_model.model.site_model import SiteModel, build_site_model
-from vl_model.model.site_model_files import base_sha256, save_site_model
+from vl_model.model.site_model_files import base_sha256, find_base, save_site_model, state_sha256
 from vl_model.towers.blocks import compile_blocks
 from vl_model.towers.gradient_checkpointing import checkpoint_blocks
 from vl_model.training.captions import captions_sha256
@@ -57,6 +59,27 @@ def build_model(
     return model
 
 
+def base_of_run(model: ModelSettings, base: str | None, run: Path, resume_from_checkpoint: str | None) -> ModelSettings:
+    """Return the settings with the place where the base lies now, which may have moved since the run began.
+
+    Args:
+        model: the settings, with the base as it was named when the run began.
+        base: the folder in which it lies now; None: where it is named or, for a resumed run, beside the run.
+        run: the run's folder.
+        resume_from_checkpoint: the setting.
+
+    Raises SettingError if there is no such base.
+    """
+    if base is not None:
+        if resume_from_checkpoint is None:
+            raise SettingError("base", f"{base!r}: is for a run that is resumed or exported; a new run has its --model")
+        return place_named(model, base)
+    if is_there(model):
+        return model
+    checkpoints = find_checkpoints(run, resume_from_checkpoint)
+    return find_base(model, planned(checkpoints, "base_sha256"), run / "final") if checkpoints else model
+
+
 class ContrastiveTraining:
     """The contrastive training of a site model, as a `runs.session.Training`.
 
@@ -64,6 +87,7 @@ class ContrastiveTraining:
         training_set: the labelled sites, divided by fold, and their crops.
         carried: the locator and atlas that are copied into the run, to locate the sites of new studies.
         model, duration, held_out, optimization, loss, augmentation, computation: the settings, by theme.
+        base: `model`, with the place where the base was found if it is not where `model` names it.
         checkpointing_steps: the steps between two checkpoints; None: one epoch.
         seed: the seed of every random choice.
         shards: whether to shard the weights over the processes.
@@ -76,6 +100,7 @@ class ContrastiveTraining:
         carried: CarriedFiles,
         *,
         model: ModelSettings,
+        base: ModelSettings,
         duration: DurationSettings,
         held_out: HeldOutSettings,
         optimization: OptimizationSettings,
@@ -90,6 +115,7 @@ class ContrastiveTraining:
         self.training_set = training_set
         self.carried = carried
         self.model = model
+        self.base = base
         self.duration = duration
         self.held_out = held_out
         self.optimization = optimization
@@ -105,13 +131,13 @@ class ContrastiveTraining:
 
     def check_base(self, run: Path) -> None:
         """Raise ValueError if the run would overwrite its base, or if the base was trained on held-out studies."""
-        model, pretrained = self.model.model, self.model.pretrained
+        model, pretrained = self.base.model, self.base.pretrained
         check_base_outside_run(model, pretrained, run)
         check_leakage(model, pretrained, self.training_set.dataset, list(self.held_out.held_out_folds))
 
     def build_model(self) -> SiteModel:
         """Return the model on the CPU, ready to train."""
-        return build_model(self.model, self.loss, self.computation, self.shards)
+        return build_model(self.base, self.loss, self.computation, self.shards)
 
     def plan(self, model: SiteModel, processes: int) -> dict[str, Any]:
         """Return the settings and fingerprints that a resumed run must share with its checkpoint.
@@ -131,8 +157,14 @@ class ContrastiveTraining:
             "processes": processes,
             "dataset_fingerprint": self.dataset_fingerprint,
             "captions_sha256": captions_sha256(),
-            "base_sha256": base_sha256(model),
+            "base_sha256": self._base_sha256(model),
         }
+
+    def _base_sha256(self, model: SiteModel) -> str | None:
+        """Return the digest of the frozen base, or of the folder's weights that every weight starts from."""
+        if self.model.tune == "full" and base_path(self.base) is not None:
+            return state_sha256(base_state(model.towers.clip))
+        return base_sha256(model)
 
     def step_to_resume_from(self, run: Path, checkpoint: str | None, model: SiteModel) -> int:
         """Return the step of the checkpoint that the run would resume from, without reading its tensors; 0: none.
@@ -171,7 +203,7 @@ class ContrastiveTraining:
             steps = math.ceil(self.duration.num_train_epochs * epoch / accumulation)
         # Now, not at the end: the base's folder may be gone by then, or hold another run.
         trained_rows = self.training_set.training if steps else ()
-        base, pretrained = self.model.model, self.model.pretrained
+        base, pretrained = self.base.model, self.base.pretrained
         self._trained_series = trained_series(base, pretrained, self.training_set.dataset, trained_rows)
         return Trainer(
             accelerator,

@@ -122,11 +122,11 @@ def test_adapters_refuse_another_base(tiny_base: str, tmp_path: Path) -> None:
 
     base = tmp_path / "base"
     shutil.copytree(tiny_base.removeprefix("local-dir:"), base)
-    save_site_model(build_site_model(ModelSettings(f"local-dir:{base}")), tmp_path / "final")
-    load_site_model(tmp_path / "final")
+    save_site_model(build_site_model(ModelSettings(f"local-dir:{base}")), tmp_path / "runs" / "first" / "final")
+    load_site_model(tmp_path / "runs" / "first" / "final")
     write_tiny_base(base, seed=9)
     with pytest.raises(ValueError, match="other weights of"):
-        load_site_model(tmp_path / "final")
+        load_site_model(tmp_path / "runs" / "first" / "final")
 
 
 def test_other_folders_and_versions_are_refused(tiny_base: str, tmp_path: Path) -> None:
@@ -172,8 +172,8 @@ def test_a_head_starts_as_the_bare_base_and_learns(tiny_base: str) -> None:
 def test_a_base_with_other_preprocessing_is_refused(tiny_base: str, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny_base.removeprefix("local-dir:"), base)
-    save_site_model(build_site_model(ModelSettings(f"local-dir:{base}")), tmp_path / "final")
+    save_site_model(build_site_model(ModelSettings(f"local-dir:{base}")), tmp_path / "runs" / "first" / "final")
     path = base / "open_clip_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"preprocess_cfg": {"mean": [0.5, 0.5, 0.5]}}))
     with pytest.raises(ValueError, match=r"was trained with mean \[0\.48.* now has \[0\.5"):
-        load_site_model(tmp_path / "final")
+        load_site_model(tmp_path / "runs" / "first" / "final")
