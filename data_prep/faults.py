@@ -79,12 +79,14 @@ class FaultKind(StrEnum):
     SPLIT_STUDY = (
         "split_study",
         "the images of one examination, by their StudyInstanceUID, lie in several folders",
-        "new studies: they are read as one study; the competition's layout: each folder is a study, as the tables say",
+        "new studies: they are read as one study if they all name one patient, else each folder is a study; in the "
+        "competition's layout each folder is a study, as the tables say",
     )
-    SHARED_IDENTITY = (
-        "shared_identity",
-        "all study folders have one StudyInstanceUID, a constant that says nothing",
-        "the folders are the studies",
+    IDENTITY_IGNORED = (
+        "identity_ignored",
+        "StudyInstanceUIDs that say nothing: one constant in all study folders, another one in each file, or one for "
+        "several patients",
+        "the folders and PatientIDs tell the studies apart",
     )
     EMPTY_FOLDER = (
         "empty_folder",

@@ -27,7 +27,7 @@ EVIDENCE = ("source", "view", "series_id", "instance_number", "x0", "y0", "x1", 
 def check_paths(images: Path, out: Path | None, series_descriptions: Path | None) -> None:
     """Raise ValueError if an input does not exist, or if the output would be written among the images."""
     if not images.is_dir():
-        raise SettingError("images", f"{str(images)!r}: no such folder; it should contain <study>/<series>/*.dcm")
+        raise SettingError("images", f"{str(images)!r}: no such folder; it should contain DICOM files")
     if series_descriptions is not None and not series_descriptions.is_file():
         raise SettingError("series_descriptions", f"{str(series_descriptions)!r}: no such file")
     if out is None:

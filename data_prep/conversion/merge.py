@@ -172,24 +172,19 @@ def _write_tables(cohort: Cohort, processed: Path, caption: Caption, fold_of: Ma
 
 
 def _split_studies(split: str, counts: _Counts) -> list[Fault]:
-    """Return a fault for each study whose StudyInstanceUID an earlier one has, unless all have the same.
+    """Return a fault for each study whose StudyInstanceUID others have, unless all have the same, a constant.
 
     New studies were told apart by it before.
     """
     if split == "new" or (len(counts.identities) == 1 and counts.studies > 2):
         return []
-    return [
-        Fault(
-            study_id,
-            None,
-            str(study_id),
-            FaultKind.SPLIT_STUDY,
-            "kept",
-            f"its images have the StudyInstanceUID of study {first}: one of the two may be the other one's",
-        )
-        for first, *others in counts.identities.values()
-        for study_id in others
-    ]
+    faults = []
+    for study_ids in counts.identities.values():
+        for study_id in study_ids if len(study_ids) > 1 else ():
+            others = ", ".join(str(other) for other in study_ids if other != study_id)
+            message = f"its images have the StudyInstanceUID of {others[:100]} too: one examination, or a constant"
+            faults.append(Fault(study_id, None, str(study_id), FaultKind.SPLIT_STUDY, "kept", message))
+    return faults
 
 
 def _parts(

@@ -1,8 +1,8 @@
 """Open a DICOM file: read its header and locate its pixels. No pixel is decoded here.
 
-Only the elements named in `HEADER_KEYWORDS` are kept, so that no patient's name and no date leaves this module. The
-header is parsed from the first `MAX_HEADER_BYTES` of the file, and a deflated file is inflated up to a limit, so that
-no file, however damaged, takes more memory than that.
+Only the elements named in `HEADER_KEYWORDS` are kept, so that no patient's name and no date leaves this module;
+identifiers are compared with each other and never written. The header is parsed from the first `MAX_HEADER_BYTES` of
+the file, and a deflated file is inflated up to a limit, so that no file, however damaged, takes more memory than that.
 """
 
 import os
@@ -36,9 +36,9 @@ from data_prep.faults import FaultKind, FileFault, Repair
 MAX_HEADER_BYTES = 8 << 20
 #: A deflated file may inflate to the largest header plus this many bytes per pixel of the largest image.
 INFLATED_BYTES_PER_PIXEL = 4
-#: The header elements that are read: geometry, encoding of the pixels, acquisition.
+#: The header elements that are read: geometry, encoding of the pixels, acquisition, and what tells whose image it is.
 HEADER_KEYWORDS = (
-    "InstanceNumber", "StudyInstanceUID", "SeriesInstanceUID", "SeriesDescription",
+    "InstanceNumber", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesDescription",
     "ImageType", "ComplexImageComponent", "EchoTime", "RepetitionTime",
     "SOPInstanceUID", "InversionTime", "FlipAngle", "DiffusionBValue", "ContrastBolusAgent", "ScanningSequence",
     "ScanOptions", "SequenceName", "AcquisitionContrast", "VolumeBasedCalculationTechnique",

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom import Dataset
-from pydicom.tag import Tag
 
 from data_prep.dicom.acquisition import Acquisition
 from data_prep.dicom.dicom_file import pydicom_warnings_ignored
 from data_prep.dicom.header_values import HeaderError, number, numbers, spelling_repairs, texts, whole_number
-from data_prep.dicom.identity import element_text
+from data_prep.dicom.identity import Identity, identity_of
 from data_prep.dicom.multi_frame import frame_instance
 from data_prep.faults import Repair
 from data_prep.geometry import Frame
@@ -24,8 +23,6 @@ _WEIGHTING_WORD = re.compile(r"(?<![a-z0-9])(t1|t2|stir)(?![0-9])")
 LARGEST_INSTANCE = 10**12
 #: Names with more digits are not parsed: leading zeros may precede a number.
 _LONGEST_NAME = 64
-#: StudyInstanceUID and SeriesInstanceUID.
-_UNIQUE_IDENTIFIERS = (Tag(0x0020000D), Tag(0x0020000E))
 
 
 @dataclass(frozen=True)
@@ -41,9 +38,8 @@ class Header:
     acquisition: Acquisition = field(repr=False, compare=False)
     own_number: int | None = None
     """The InstanceNumber of the header, which may differ from the number in the file's name."""
-    study_uid: str = field(default="", repr=False)
-    series_uid: str = field(default="", repr=False)
-    """Used only for comparison with the other images in the folder."""
+    identity: Identity = field(default=Identity(), repr=False)
+    """Used only for comparison with other images."""
     repairs: tuple[Repair, ...] = ()
     """What had to be corrected to read the header."""
 
@@ -71,9 +67,8 @@ def read_header(dataset: Dataset, path: Path, frame_index: int = 0, frames: int 
         except ValueError as error:  # a HeaderError, or Frame rejects the numbers
             problem = str(error)
         weighting, acquisition = _weighting(dataset, odd), Acquisition(dataset)
-        study_uid, series_uid = (element_text(dataset, tag) for tag in _UNIQUE_IDENTIFIERS)
         repairs = spelling_repairs(odd)
-        return Header(instance, frame, problem, weighting, acquisition, own_number, study_uid, series_uid, repairs)
+        return Header(instance, frame, problem, weighting, acquisition, own_number, identity_of(dataset), repairs)
 
 
 def named_number(path: Path) -> int | None:

@@ -18,7 +18,7 @@ _PATIENT, _STUDY, _SERIES = Tag(0x00100020), Tag(0x0020000D), Tag(0x0020000E)
 _FRAMES, _ROWS = Tag(0x00280008), Tag(0x00280010)
 _TAGS: list[BaseTag | int] = [_PATIENT, _STUDY, _SERIES, _FRAMES, _ROWS]
 #: The tags up to Rows, which only images have, lie within this many bytes of almost every file.
-_START_BYTES = 1 << 16
+_START_BYTES = 1 << 14
 #: Extensions of files that are meant to be DICOM images, even if they cannot be read.
 _IMAGE_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 
@@ -50,14 +50,19 @@ def read_identity(path: Path) -> Identity | None:
     except FileFault as fault:
         is_damaged = fault.kind is not FaultKind.NOT_DICOM or path.suffix.lower() in _IMAGE_SUFFIXES
         return Identity() if is_damaged and fault.kind is not FaultKind.NO_PIXELS else None
-    patient, study, series = (element_text(header, tag) for tag in (_PATIENT, _STUDY, _SERIES))
+    return identity_of(header)
+
+
+def identity_of(header: Dataset) -> Identity:
+    """Return the identity that a header gives."""
+    patient, study, series = (_element_text(header, tag) for tag in (_PATIENT, _STUDY, _SERIES))
     return Identity(patient, study, series, _frames(header))
 
 
-def element_text(header: Dataset, tag: int) -> str:
+def _element_text(header: Dataset, tag: int) -> str:
     """Return an element unparsed, as text, which is enough for comparison; empty if it is missing."""
     value = header.get_item(tag).value if tag in header else b""
-    return value.decode("ascii", "replace").strip("\0 ") if isinstance(value, bytes) else str(value or "")
+    return value.decode("latin-1").strip("\0 ") if isinstance(value, bytes) else str(value or "")
 
 
 def _start_of_header(path: Path) -> Dataset:
@@ -89,5 +94,5 @@ def _whole_header(path: Path) -> Dataset:
 
 
 def _frames(header: Dataset) -> int:
-    text = element_text(header, _FRAMES)
+    text = _element_text(header, _FRAMES)
     return int(text) if text.isascii() and text.isdigit() and 0 < len(text) <= 4 else 1

@@ -67,15 +67,15 @@ def folder_cohort(images: Path, descriptions: Path | None) -> Cohort:
     Raises ValueError if `images` holds no image, ValueError or OSError if `descriptions` is not a table.
     """
     if not images.is_dir():
-        raise ValueError(f"{images}: no such folder; it should hold <study>/<series>/*.dcm")
+        raise ValueError(f"{images}: no such folder; it should hold DICOM files")
     images = images.resolve()
     tree = read_image_tree(images)
     if not tree.folders:
-        raise ValueError(f"{images}: holds no study; expected files <study>/<series>/*.dcm")
+        raise ValueError(f"{images}: holds no study: no file below it is a DICOM image")
     found, root = find_new_studies(tree), images
     if any(images in study.folders for study in found.studies.values()):  # it is itself a study
         found, root = found.within(images), images.parent
-    names = {study_id: study.names_in_tables() for study_id, study in found.studies.items()}
+    names = {study_id: study.names for study_id, study in found.studies.items()}
     tables = read_description_table(descriptions, names) if descriptions else Tables()
     faults = [*tables.faults, *found.faults]
     owners = _owners(tables)

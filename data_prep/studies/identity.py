@@ -1,65 +1,94 @@
 """Decide whose images a study folder of the competition's layout holds, if their headers disagree.
 
-The tables say which study a folder is, and all its images should have one StudyInstanceUID. If they do not, those of
-another examination must answer for nobody. The study's own identifier is the one that equals the study's id, as in the
-competition's files; else the one of most series. If as many series have another one, none can be believed. Identifiers
-that differ from file to file say nothing and are ignored.
+The tables say which study a folder is, and all its images should have one StudyInstanceUID and one PatientID. If they
+do not, those of another examination or patient must answer for nobody. The identifier to believe is the study's id, as
+in the competition's files; else the one of most series. If as many series have another one, none can be believed. An
+identifier that is the id of another study of the image folder is never believed, and identifiers that differ from file
+to file say nothing and are ignored.
 """
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TypeVar
 
-from data_prep.dicom.identity import read_identity
-from data_prep.studies.folders import list_folder
-
-#: A series needs this many images for the identifiers of all of them to differ by design, not by chance.
-LEAST_IMAGES = 3
-
-Thing = TypeVar("Thing")
+from data_prep.dicom.identity import Identity, read_identity
+from data_prep.studies.evidence import differ_per_file, majority
+from data_prep.studies.folders import is_id, list_folder
 
 
 class StudyIdentity:
-    """Holds the images of one study to one StudyInstanceUID. All files are looked at only if two images disagree."""
+    """Holds the images of one study to one StudyInstanceUID and one PatientID.
+
+    All files of the study are looked at, but only if two images disagree or one names another study.
+    """
 
     def __init__(self, study_id: int, root: Path, series: Collection[Path]) -> None:
         """Args: the study's id in the tables; the image folder; the study's series folders."""
-        self._study_id, self._root, self._folders = study_id, root, series
+        self._root, self._folders = root, series
+        self._identities: list[list[Identity]] | None = None
+        self._checks = (
+            _Check(study_id, root, lambda identity: identity.study_uid),
+            _Check(study_id, root, lambda identity: identity.patient),
+        )
+
+    def are_foreign(self, identities: Collection[Identity]) -> list[bool]:
+        """Return for each image of a series whether it belongs to another examination or patient."""
+        checks = [(check.value, check.foreign(identities, self._read)) for check in self._checks]
+        return [any(value(one) in foreign for value, foreign in checks) for one in identities]
+
+    def foreign_series(self, identities: Mapping[int, Collection[Identity]]) -> set[int]:
+        """Return the series, by id, that are wholly foreign now that all series have been seen."""
+        return {series_id for series_id, found in identities.items() if found and all(self.are_foreign(found))}
+
+    def _read(self) -> list[list[Identity]]:
+        """Return the identities of all files, by series."""
+        if self._identities is None:
+            files = [list_folder(folder, self._root).files for folder in self._folders]
+            self._identities = [[one for path in paths if (one := read_identity(path))] for paths in files]
+        return self._identities
+
+
+class _Check:
+    """Compares one identifier of all images of a study."""
+
+    def __init__(self, study_id: int, root: Path, value: Callable[[Identity], str]) -> None:
+        self.value = value
+        self._own, self._root = str(study_id), root
         self._seen: set[str] = set()
         self._believed: set[str] | None = None
 
-    def foreign(self, uids: Collection[str]) -> set[str]:
-        """Return which of a series' StudyInstanceUIDs, empty ones aside, are those of another examination."""
-        self._seen |= {uid for uid in uids if uid}
-        if len(self._seen) < 2:
+    def foreign(self, identities: Collection[Identity], read: Callable[[], list[list[Identity]]]) -> set[str]:
+        """Return which identifiers of these images are not the study's."""
+        found = {self.value(one) for one in identities} - {""}
+        self._seen |= found
+        if len(self._seen) < 2 and not any(map(self._is_other_study, found)):
             return set()
         if self._believed is None:
-            self._believed = self._decide()
-        return {uid for uid in uids if uid} - self._believed
+            self._believed = self._decide([[one for one in series if self.value(one)] for series in read()])
+        return found - self._believed
 
-    def _decide(self) -> set[str]:
+    def _decide(self, series: list[list[Identity]]) -> set[str]:
         """Return the identifiers to believe: the study's own and those that say nothing; or only the latter."""
-        counts = [count for folder in self._folders if (count := self._count(folder))]
-        nothing = {uid for count in counts if says_nothing(count) for uid in count}
-        telling = [count for count in counts if not says_nothing(count)]
-        own = str(self._study_id)
-        if any(own in count for count in telling):
-            return {own, *nothing}
-        best = most(Counter(uid for count in telling if (uid := most(count))))
-        return nothing if best is None else {best, *nothing}
+        of_series = [[self.value(one) for one in images] for images in series]
+        silent = self._silent(series, of_series)
+        telling = [values for values in of_series if values and not silent.issuperset(values)]
+        if any(self._own in values for values in telling):
+            return {self._own, *silent}
+        votes = Counter(value for values in telling if (value := majority(Counter(values))) is not None)
+        best = majority(votes)
+        return silent if best is None or self._is_other_study(best) else {best, *silent}
 
-    def _count(self, folder: Path) -> Counter[str]:
-        found = (read_identity(path) for path in list_folder(folder, self._root).files)
-        return Counter(identity.study_uid for identity in found if identity and identity.study_uid)
+    def _silent(self, series: list[list[Identity]], of_series: list[list[str]]) -> set[str]:
+        """Return the identifiers that differ from file to file, throughout the study or in one of its series."""
+        everything = [value for values in of_series for value in values]
+        is_named = any(map(self._is_other_study, everything)) or self._own in everything
+        if is_named or any(one.frames > 1 for images in series for one in images):
+            return set()
+        if differ_per_file(everything):
+            return set(everything)
+        alone = [values for values in of_series if differ_per_file(values) and len(set(values)) == len(values)]
+        return {value for values in alone for value in values}
 
-
-def says_nothing(count: Counter[str]) -> bool:
-    """Return whether identifiers differ from file to file, as those that an anonymiser makes up for each."""
-    return count.total() >= LEAST_IMAGES and len(count) == count.total()
-
-
-def most(count: Counter[Thing]) -> Thing | None:
-    """Return what is more frequent than anything else; None if nothing is."""
-    ranked = count.most_common(2)
-    return ranked[0][0] if ranked and (len(ranked) == 1 or ranked[0][1] > ranked[1][1]) else None
+    def _is_other_study(self, value: str) -> bool:
+        """Return whether an identifier is the id of another study: of a folder beside this study's."""
+        return is_id(value) and value != self._own and (self._root / value).is_dir()

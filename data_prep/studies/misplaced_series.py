@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from data_prep.dicom.identity import read_identity
+from data_prep.dicom.identity import Identity, read_identity
 from data_prep.sites import View
 from data_prep.studies.folders import holds_files, is_id, list_folder
 
@@ -51,32 +51,42 @@ def misplaced_series(
 def series_by_identity(root: Path, named: Mapping[int, Path], unnamed: Iterable[Path]) -> dict[tuple[int, int], Path]:
     """Find the series in study folders that no table names (`unnamed`) whose images are those of a `named` study.
 
-    Each has the StudyInstanceUID of exactly one of the named studies, which has no series of its number.
+    All images of the folder, and all of exactly one named study, have one StudyInstanceUID and one PatientID, and no
+    other folder has that identifier. Series whose number the study has already are left where they are.
     """
-    series = {
-        path: uid for folder in unnamed for path in list_folder(folder, root).folders if (uid := _uid(path, root))
-    }
-    if not series:
+    identities = {folder: one for folder in unnamed if (one := _identity(folder, root))}
+    if not identities:
         return {}
-    owners = defaultdict(set)
-    for study_id, folder in named.items():
-        owners[_uid(folder, root)].add(study_id)
+    first = {study_id: _first_identity(folder, root) for study_id, folder in named.items()}
     found: dict[tuple[int, int], Path] = {}
-    for path, uid in series.items():
-        if len(owners[uid]) == 1 and is_id(path.name):
-            study_id = next(iter(owners[uid]))
-            if not (named[study_id] / path.name).exists():
-                found.setdefault((study_id, int(path.name)), path)
+    for folder, identity in identities.items():
+        owners = [study_id for study_id, one in first.items() if one and one.study_uid == identity.study_uid]
+        is_shared = sum(one.study_uid == identity.study_uid for one in identities.values()) > 1
+        if is_shared or len(owners) != 1 or _identity(named[owners[0]], root) != identity:
+            continue
+        for path in list_folder(folder, root).folders:
+            if is_id(path.name) and not (named[owners[0]] / path.name).exists():
+                found[owners[0], int(path.name)] = path
     return found
 
 
-def _uid(folder: Path, root: Path) -> str:
-    """Return the StudyInstanceUID of the first image below a folder that has one; empty if none has."""
+def _identity(folder: Path, root: Path) -> Identity | None:
+    """Return the StudyInstanceUID and PatientID that all images below a folder have; None if they differ or lack it."""
+    found = {Identity(one.patient, one.study_uid) for one in _identities(folder, root)}
+    one = next(iter(found)) if len(found) == 1 else None
+    return one if one and one.study_uid and one.patient else None
+
+
+def _first_identity(folder: Path, root: Path) -> Identity | None:
+    return next((one for one in _identities(folder, root) if one.study_uid), None)
+
+
+def _identities(folder: Path, root: Path) -> Iterator[Identity]:
+    """Yield the identities of all images below a folder."""
     listing = list_folder(folder, root)
-    for path in listing.files:
-        if (identity := read_identity(path)) and identity.study_uid:
-            return identity.study_uid
-    return next((uid for inner in listing.folders if (uid := _uid(inner, root))), "")
+    yield from (identity for path in listing.files if (identity := read_identity(path)))
+    for inner in listing.folders:
+        yield from _identities(inner, root)
 
 
 def _missing(root: Path, views: Mapping[int, Mapping[int, View]]) -> dict[int, int]:

@@ -1,61 +1,42 @@
-"""Decide which images of a folder of new studies are one study, and which of those are one series.
+"""Find the studies and series in a folder of new studies, and give each its number.
 
-A study is what the headers say: the images with one StudyInstanceUID, in whatever folders they lie. Folders decide
-where the headers say nothing: if no image has a StudyInstanceUID, if all images of several study folders share one (a
-constant that an anonymiser wrote), or if every image of a folder has one of its own. The study folder of an image is
-the folder above its series folder, ``<study>/<series>/*.dcm`` at any depth; if no image lies so deep, all folders are
-series of one study. An image without StudyInstanceUID belongs to the study of its folder, if that holds only one.
-
-A series is the folder of its images, unless the headers tell several series apart in it, as in a flat folder.
-
-Numbers: a study folder whose name is a number gives the study that number. Any other study gets a number that is
-computed from its StudyInstanceUID and its folder's name alone, so that it has the same number whatever lies beside it.
+`study_groups` decides which images are one study, `series_groups` which are one series. A study folder directly in the
+folder of all studies whose name is a number gives this number to the study that it mainly holds: the one whose
+StudyInstanceUID is that number, else the one with most series, else that with most images. A series folder does the
+same for its series. Any other study or series gets a number that is computed from its StudyInstanceUID or
+SeriesInstanceUID and its folder's name.
 """
 
-import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
-from data_prep.dicom.identity import Identity
-from data_prep.faults import Action, Fault, FaultKind
+from data_prep.faults import Fault, FaultKind
+from data_prep.studies.assigned_numbers import assigned_numbers
 from data_prep.studies.folders import fault_path, is_id
-from data_prep.studies.identity import most, says_nothing
-from data_prep.studies.image_tree import ImageFolder, ImageTree
+from data_prep.studies.image_tree import ImageTree
+from data_prep.studies.series_groups import SeriesGroup, group_by_series
+from data_prep.studies.study_groups import FoundImage, GroupNote, group_by_study
 from data_prep.studies.tables import StudyNames
-
-#: Assigned numbers lie between these, so that they are seldom the number of a folder.
-_LEAST_NUMBER, _NUMBERS = 10**11, 9 * 10**11
-Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True)
 class NewSeries:
-    """One series: its folder, its files in that folder, and the names by which a table may speak of it."""
+    """One series: its folder, and its files in that folder."""
 
     folder: Path
     files: tuple[Path, ...]
-    names: frozenset[str] = field(repr=False)
 
 
 @dataclass
 class NewStudy:
-    """One study: its folders, that with most of its images first, its series by id, and its names in a table."""
+    """One study: its folders, that with most of its images first, its series by id, and what tables may call it."""
 
     folders: tuple[Path, ...]
-    names: frozenset[str] = field(repr=False)
     series: dict[int, NewSeries] = field(default_factory=dict)
-
-    def names_in_tables(self) -> StudyNames:
-        """Return the names by which a table may speak of the study and of each series; shared ones name no series."""
-        counts = Counter(name for series in self.series.values() for name in series.names)
-        names = {
-            name: series_id for series_id, series in self.series.items() for name in series.names if counts[name] == 1
-        }
-        return StudyNames(self.names, frozenset(self.series), names)
+    names: StudyNames = field(default_factory=StudyNames, repr=False)
 
 
 @dataclass
@@ -72,296 +53,161 @@ class NewStudies:
         return replace(self, faults=faults)
 
 
-@dataclass(frozen=True)
-class _Image:
-    """An image, the folder that it lies in, and its study folder (`home`)."""
+@dataclass(frozen=True, eq=False)
+class _Study:
+    """The images of one study and its folders; `strays` are those of them within the folder of another study."""
 
-    path: Path
-    identity: Identity
-    folder: Path
-    home: Path
+    images: Sequence[FoundImage] = field(repr=False)
+    folders: tuple[Path, ...]
+    strays: tuple[Path, ...]
+    number: int | None
 
-
-@dataclass(frozen=True)
-class _Key:
-    """What the images of one study share: their StudyInstanceUID (and patient, if two share it), or their folder."""
-
-    uid: str = ""
-    patient: str = ""
-    home: Path | None = None
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What a number may be computed from, in the order of preference."""
+        uid = Counter(image.stated_uid for image in self.images).most_common(1)[0][0]
+        series = min(image.identity.series_uid for image in self.images)
+        return f"{uid}|{self.folders[0].name}", f"{uid}|{self.folders[0]}", f"{uid}|{self.folders[0]}|{series}"
 
 
 def find_new_studies(tree: ImageTree) -> NewStudies:
     """Return the studies among the images of a folder."""
-    return _Arrangement(tree).result()
+    grouping = group_by_study(tree)
+    found = _with_folders(grouping.groups, tree.root)
+    numbers = {study: study.number for study in found if study.number is not None}
+    unnumbered = {study: study.texts for study in found if study.number is None}
+    ids = {**numbers, **assigned_numbers(unnumbered, numbers.values())}
+    studies, faults = {}, [_fault(tree.root, None, note) for note in grouping.notes]
+    for study, study_id in ids.items():
+        series, unnamed = _series_by_id(study)
+        names = {study.images[0].uid, *(text for folder in study.folders for text in _names(folder, tree.root))}
+        studies[study_id] = NewStudy(
+            study.folders,
+            {series_id: NewSeries(one.folder, tuple(image.path for image in one.images)) for series_id, one in series},
+            StudyNames(frozenset(names - {""}), frozenset(dict(series)), _series_names(series, tree.root)),
+        )
+        faults += [_fault(tree.root, study_id, note) for note in _notes(study, study_id, unnamed, tree.root)]
+    for folder in _studies_without_images(tree):
+        studies.setdefault(int(folder.name), NewStudy((folder,)))
+    owners = {fault_path(folder, tree.root): number for number, one in studies.items() for folder in one.folders}
+    faults = sorted([*tree.faults, *faults], key=lambda fault: fault.path)
+    count = f"{len(studies)} {'studies' if len(studies) != 1 else 'study'}"
+    return NewStudies(studies, [_with_study(fault, owners) for fault in faults], f"{count}, by {grouping.basis}")
 
 
-class _Arrangement:
-    def __init__(self, tree: ImageTree) -> None:
-        self._tree, self._top = tree, tree.root
-        self._faults: list[Fault] = []
-        self._images = [
-            _Image(path, identity, folder.path, _home(folder, tree.root, tree.is_deep))
-            for folder in tree.folders
-            for path, identity in _with_believed_uids(folder).items()
-        ]
-
-    def result(self) -> NewStudies:
-        groups, basis = self._groups()
-        strays = self._narrow_homes(groups)
-        main = _main_keys(groups)
-        ids = self._study_ids(groups, main)
-        studies = {}
-        for key, group in groups.items():
-            study_id = ids[key]
-            homes = tuple(home for home, _ in _most_first(image.home for image in group))
-            names = {key.uid, *(home.name for home in homes), *(self._relative(home) for home in homes)}
-            studies[study_id] = NewStudy(homes, frozenset(names - {""}), self._series(study_id, group))
-            self._note_study(study_id, homes, group, strays)
-        for home in self._empty_studies(groups):
-            studies[int(home.name)] = NewStudy((home,), frozenset({home.name}))
-        count = f"{len(studies)} {'studies' if len(studies) != 1 else 'study'}"
-        faults = sorted([*self._tree.faults, *self._faults], key=lambda fault: fault.path)
-        owners = {self._relative(folder): number for number, study in studies.items() for folder in study.folders}
-        return NewStudies(studies, [_with_study(fault, owners) for fault in faults], f"{count}, by {basis}")
-
-    def _groups(self) -> tuple[dict[_Key, list[_Image]], str]:
-        """Return the images of each study, and the words for what they were told apart by."""
-        uids = {image.identity.study_uid for image in self._images} - {""}
-        homes = {image.home for image in self._images}
-        if not uids:
-            return self._by_folder(), "folder: no StudyInstanceUID tells them apart"
-        if len(uids) == 1 and len(homes) > 1:
-            message = f"all images of {len(homes)} study folders have one StudyInstanceUID: the folders are the studies"
-            self._note(None, self._top, FaultKind.SHARED_IDENTITY, "guessed", message)
-            return self._by_folder(), "folder: all images have one StudyInstanceUID"
-        return self._by_uid(), "StudyInstanceUID"
-
-    def _by_folder(self) -> dict[_Key, list[_Image]]:
-        groups = defaultdict(list)
-        is_one = len({image.home for image in self._images}) == 1
-        for image in self._images:
-            if image.home == self._top and not is_one:
-                self._note(None, image.path, FaultKind.MISPLACED, "skipped", "a file where only folders are expected")
-            else:
-                groups[_Key(home=image.home)].append(image)
-        return groups
-
-    def _by_uid(self) -> dict[_Key, list[_Image]]:
-        of_folder, of_home = defaultdict(set), defaultdict(set)
-        for image in self._images:
-            if image.identity.study_uid:
-                of_folder[image.folder].add(image.identity.study_uid)
-                of_home[image.home].add(image.identity.study_uid)
-        groups = defaultdict(list)
-        for image in self._images:
-            possible = {image.identity.study_uid} - {""} or of_folder[image.folder] or of_home[image.home]
-            if len(possible) > 1:
-                message = f"it has no StudyInstanceUID, and its folder holds images of {len(possible)} examinations"
-                self._note(None, image.path, FaultKind.FOREIGN_IMAGE, "skipped", message)
-            elif not possible and image.home == self._top:
-                self._note(None, image.path, FaultKind.MISPLACED, "skipped", "a file where only folders are expected")
-            elif possible:
-                groups[_Key(uid=next(iter(possible)))].append(image)
-            else:
-                groups[_Key(home=image.home)].append(image)
-        return _told_apart_by_patient(groups)
-
-    def _narrow_homes(self, groups: dict[_Key, list[_Image]]) -> set[Path]:
-        """Give a study whose images lie within another study's folder the folder that holds them alone.
-
-        Returns the folders within the folder of a study with more images. They are not within that of all studies.
-        """
-        main = _main_keys(groups)
-        keys = {(image.home, key) for key, group in groups.items() for image in group}
+def _with_folders(groups: Sequence[Sequence[FoundImage]], top: Path) -> list[_Study]:
+    """Return the studies with their folders. A study within another one's folder has the folder of its images alone."""
+    mainly = _main_groups(groups)
+    sharing = Counter(folder for group in groups for folder in {image.study_folder for image in group})
+    studies, taken = [], set()
+    for index, group in enumerate(groups):
+        counts: Counter[Path] = Counter()
         strays = set()
-        for home, key in keys:
-            is_shared = sum(home == other for other, _ in keys) > 1
-            if not is_shared or (home != self._top and main.get(home) == key):
-                continue
-            inside = [image.folder for image in groups[key] if image.home == home]
-            own = Path(os.path.commonpath(inside))
-            groups[key] = [replace(image, home=own) if image.home == home else image for image in groups[key]]
-            if home != self._top:
-                strays.add(own)
-        return strays
+        for folder, images in _by_study_folder(group).items():
+            own = folder
+            if sharing[folder] > 1 and (folder == top or mainly.get(folder) != index):
+                own = Path(os.path.commonpath([image.folder for image in images]))
+                if folder != top:
+                    strays.add(own)
+            counts[own] += len(images)
+        folders = tuple(sorted(counts, key=lambda folder: (-counts[folder], folder)))
+        first = folders[0]
+        is_own = first not in strays and first.parent in (top, top.parent) and (first != top or sharing[top] == 1)
+        number = int(first.name) if is_own and is_id(first.name) and int(first.name) not in taken else None
+        taken.add(number)
+        studies.append(_Study(group, folders, tuple(strays), number))
+    return studies
 
-    def _study_ids(self, groups: Mapping[_Key, list[_Image]], main: Mapping[Path, _Key]) -> dict[_Key, int]:
-        """Return the number of each study: its folder's name if that is a number, else a computed one."""
-        ids: dict[_Key, int] = {}
-        texts: dict[_Key, tuple[str, str]] = {}
-        for key, group in groups.items():
-            homes = _most_first(image.home for image in group)
-            home = homes[0][0]
-            is_own = main.get(home) == key
-            numbered = is_own and is_id(home.name) and home.parent in (self._top, self._top.parent)
-            if numbered and int(home.name) not in ids.values():
-                ids[key] = int(home.name)
-            # A study that shares its folder, or lies in several, has only its identifier for a name.
-            name, where = (home.name, self._relative(home)) if is_own and len(homes) == 1 else ("", "")
-            texts[key] = (f"{key.uid}|{key.patient}|{name}", f"{key.uid}|{key.patient}|{where}")
-        return ids | _numbers({key: text for key, text in texts.items() if key not in ids}, ids.values())
 
-    def _series(self, study_id: int, group: Sequence[_Image]) -> dict[int, NewSeries]:
-        """Return a study's series by number, which is that of the folder if it holds one series and is called so."""
-        found: dict[int, NewSeries] = {}
-        texts: dict[NewSeries, tuple[str, str]] = {}
-        for (folder, uid), images in _series_groups(group).items():
-            alone = len({other.identity.series_uid for other in group if other.folder == folder}) == 1 or not uid
-            uids = {image.identity.series_uid for image in images}
-            own = next(iter(uids)) if len(uids) == 1 else ""
-            series = NewSeries(
-                folder,
-                tuple(image.path for image in images),
-                frozenset({own, folder.name, self._relative(folder)} - {""}) if alone else frozenset({own} - {""}),
-            )
-            if alone and folder != images[0].home and is_id(folder.name) and int(folder.name) not in found:
-                found[int(folder.name)] = series
-            else:
-                texts[series] = (f"{own}|{folder.name if alone else ''}", f"{own}|{self._relative(folder)}")
-        for series, number in _numbers(texts, found).items():
-            found[number] = series
-            message = f"{_called(series.folder)} gives this series no number; in all outputs it is called {number}"
-            self._note(study_id, series.folder, FaultKind.ID_ASSIGNED, "guessed", message)
-        return found
+def _main_groups(groups: Sequence[Sequence[FoundImage]]) -> dict[Path, int]:
+    """Return study folder -> the index of the study that it mainly holds; without those of which none can be told."""
+    sizes: dict[Path, dict[int, tuple[bool, int, int]]] = defaultdict(dict)
+    for index, group in enumerate(groups):
+        for folder, images in _by_study_folder(group).items():
+            series = {(image.folder, image.identity.series_uid) for image in images}
+            sizes[folder][index] = any(image.uid == folder.name for image in images), len(series), len(images)
+    mainly = {}
+    for folder, of in sizes.items():
+        largest = [index for index, size in of.items() if size == max(of.values())]
+        if len(largest) == 1:
+            mainly[folder] = largest[0]
+    return mainly
 
-    def _note_study(
-        self,
-        study_id: int,
-        homes: Sequence[Path],
-        group: Sequence[_Image],
-        strays: Container[Path],
-    ) -> None:
-        """Note a study's number if its folder does not give it, its further folders, and its images in another's."""
-        if str(study_id) != homes[0].name:
-            message = f"{_called(homes[0])} gives this study no number; in all outputs it is called {study_id}"
-            self._note(study_id, homes[0], FaultKind.ID_ASSIGNED, "guessed", message)
-        for home in homes:
-            if home in strays:
-                count = sum(image.home == home for image in group)
-                message = (
-                    f"{count} images belong to another examination than the others here, by their StudyInstanceUID"
-                )
-                self._note(study_id, home, FaultKind.FOREIGN_IMAGE, "repaired", f"{message}: read as {study_id}")
-            elif home != homes[0]:
-                message = f"its images have the StudyInstanceUID of those in {self._relative(homes[0])}"
-                self._note(study_id, home, FaultKind.SPLIT_STUDY, "repaired", f"{message}: read as one study")
 
-    def _empty_studies(self, groups: Mapping[_Key, list[_Image]]) -> list[Path]:
-        """Return the folders that are called a number and hold no file: studies whose images are missing."""
-        taken = {image.home for group in groups.values() for image in group}
-        if taken == {self._top}:
-            return []
-        in_use = {path for folder in self._tree.folders for path in (folder.path, *folder.path.parents)}
-        empty = {next(p for p in (path, *path.parents) if p.parent == self._top) for path in self._tree.empty}
-        holding = {Path(self._tree.root, fault.path) for fault in self._tree.faults}
-        inside = {path for fault in holding for path in (fault, *fault.parents)}
-        return sorted(path for path in empty - in_use - inside if is_id(path.name))
+def _by_study_folder(images: Iterable[FoundImage]) -> dict[Path, list[FoundImage]]:
+    folders: dict[Path, list[FoundImage]] = defaultdict(list)
+    for image in images:
+        folders[image.study_folder].append(image)
+    return folders
 
-    def _relative(self, path: Path) -> str:
-        return fault_path(path, self._tree.root)
 
-    def _note(self, study_id: int | None, path: Path, kind: FaultKind, action: Action, message: str) -> None:
-        self._faults.append(Fault(study_id, None, self._relative(path), kind, action, message))
+def _series_by_id(study: _Study) -> tuple[list[tuple[int, SeriesGroup]], dict[int, SeriesGroup]]:
+    """Return a study's series with their ids, and those of them whose folder gives no number."""
+    numbered: dict[int, SeriesGroup] = {}
+    texts: dict[SeriesGroup, tuple[str, ...]] = {}
+    for group in group_by_series(study.images):
+        is_series_folder = group.is_alone and group.folder not in study.folders and is_id(group.folder.name)
+        if is_series_folder and int(group.folder.name) not in numbered:
+            numbered[int(group.folder.name)] = group
+            continue
+        uid, first = group.series_uid, min(image.path for image in group.images)
+        texts[group] = f"{uid}|{group.folder.name if group.is_alone else ''}", f"{uid}|{group.folder}", f"{uid}|{first}"
+    unnamed = {number: group for group, number in assigned_numbers(texts, numbered).items()}
+    return sorted([*numbered.items(), *unnamed.items()], key=lambda entry: entry[0]), unnamed
+
+
+def _names(folder: Path, root: Path) -> tuple[str, str]:
+    """Return what a table may call a folder: its name, and its path."""
+    return folder.name, fault_path(folder, root)
+
+
+def _series_names(series: Iterable[tuple[int, SeriesGroup]], root: Path) -> dict[str, int]:
+    """Return name -> id for the names that mean one series only."""
+    meant: dict[str, set[int]] = defaultdict(set)
+    for series_id, group in series:
+        for name in {group.series_uid, *(_names(group.folder, root) if group.is_alone else ())} - {""}:
+            meant[name].add(series_id)
+    return {name: next(iter(ids)) for name, ids in meant.items() if len(ids) == 1}
+
+
+def _notes(study: _Study, study_id: int, unnamed: Mapping[int, SeriesGroup], root: Path) -> list[GroupNote]:
+    """Return what was decided about a study: assigned numbers, further folders, and folders within another's."""
+    first = study.folders[0]
+    notes = []
+    if study.number is None:
+        notes.append(_assigned(first, "study", study_id))
+    for folder in study.folders:
+        if folder in study.strays:
+            message = "images here belong to another examination than most beside them, by their identifiers"
+            notes.append(GroupNote(folder, FaultKind.FOREIGN_IMAGE, "repaired", f"{message}: read as {study_id}"))
+        elif folder != first:
+            message = f"its images have the StudyInstanceUID and PatientID of those in {fault_path(first, root)}"
+            notes.append(GroupNote(folder, FaultKind.SPLIT_STUDY, "repaired", f"{message}: read as one study"))
+    return notes + [_assigned(group.folder, "series", series_id) for series_id, group in unnamed.items()]
+
+
+def _assigned(folder: Path, what: str, number: int) -> GroupNote:
+    message = f"folder {folder.name!r} gives this {what} no number; in all outputs it is called {number}"
+    return GroupNote(folder, FaultKind.ID_ASSIGNED, "guessed", message)
+
+
+def _studies_without_images(tree: ImageTree) -> list[Path]:
+    """Return the study folders that are called a number and in which there is no file at all."""
+    if not tree.is_deep:
+        return []
+    in_use = {path for folder in tree.folders for path in (folder.path, *folder.path.parents)}
+    faulty = {Path(tree.root, fault.path) for fault in tree.faults}
+    in_use |= {path for fault in faulty for path in (fault, *fault.parents)}
+    empty = {next(path for path in (folder, *folder.parents) if path.parent == tree.root) for folder in tree.empty}
+    return sorted(path for path in empty - in_use if is_id(path.name))
+
+
+def _fault(root: Path, study_id: int | None, note: GroupNote) -> Fault:
+    return Fault(study_id, None, fault_path(note.path, root), note.kind, note.action, note.message)
 
 
 def _with_study(fault: Fault, owners: Mapping[str, int]) -> Fault:
     """Return the fault with the number of the study in whose folder its path lies, if it lies in one."""
-    if fault.study_id is not None:
-        return fault
-    inside = [folder for folder in owners if fault.path.startswith(f"{folder}/")]
-    return replace(fault, study_id=owners[max(inside, key=len)]) if inside else fault
-
-
-def _home(folder: ImageFolder, images: Path, is_deep: bool) -> Path:
-    """Return the study folder of the images in `folder`."""
-    if not is_deep or folder.depth == 0:
-        return images
-    return folder.path if folder.depth == 1 else folder.path.parent
-
-
-def _with_believed_uids(folder: ImageFolder) -> dict[Path, Identity]:
-    """Return the identities of a folder's images, without StudyInstanceUIDs if each image has another one."""
-    if not says_nothing(Counter(identity.study_uid for identity in folder.images.values() if identity.study_uid)):
-        return folder.images
-    return {path: Identity(one.patient, "", one.series_uid, one.frames) for path, one in folder.images.items()}
-
-
-def _told_apart_by_patient(groups: Mapping[_Key, list[_Image]]) -> dict[_Key, list[_Image]]:
-    """Divide a study whose folders have one PatientID each, and not the same: the StudyInstanceUID is a constant."""
-    result: dict[_Key, list[_Image]] = {}
-    for key, group in groups.items():
-        patients = defaultdict(set)
-        for image in group:
-            patients[image.home].add(image.identity.patient)
-        named = {next(iter(found)) for found in patients.values() if len(found) == 1} - {""}
-        if len(named) < 2 or any(len(found) != 1 for found in patients.values()):
-            result[key] = list(group)
-            continue
-        for image in group:
-            result.setdefault(_Key(key.uid, image.identity.patient), []).append(image)
-    return result
-
-
-def _main_keys(groups: Mapping[_Key, list[_Image]]) -> dict[Path, _Key]:
-    """Return the study that each study folder is: the one of most of its images; none if two have equally many."""
-    counts: dict[Path, Counter[_Key]] = defaultdict(Counter)
-    for key, group in groups.items():
-        for image in group:
-            counts[image.home][key] += 1
-    ranked = {home: most(count) for home, count in counts.items()}
-    return {home: key for home, key in ranked.items() if key is not None}
-
-
-def _series_groups(group: Sequence[_Image]) -> dict[tuple[Path, str], list[_Image]]:
-    """Return (folder, SeriesInstanceUID) -> images, with an empty identifier where the folder is the series.
-
-    Identifiers divide a folder if most of them have several images. In a series folder a single image with another
-    identifier stays; in a folder that is a whole study it is a series of its own, as screenshots and localisers are.
-    """
-    folders: dict[Path, list[_Image]] = defaultdict(list)
-    for image in group:
-        folders[image.folder].append(image)
-    result: dict[tuple[Path, str], list[_Image]] = {}
-    for folder, images in folders.items():
-        counts: Counter[str] = Counter()
-        for image in images:
-            if image.identity.series_uid:
-                counts[image.identity.series_uid] += image.identity.frames
-        several = sum(count > 1 for count in counts.values())
-        is_flat = folder == images[0].home
-        is_divided = len(counts) > 1 and (2 * len(counts) <= counts.total() if is_flat else several > 1)
-        for image in images:
-            uid = image.identity.series_uid if is_divided else ""
-            if is_divided and not is_flat and counts[uid] <= 1:
-                uid = counts.most_common(1)[0][0]
-            result.setdefault((folder, uid), []).append(image)
-    return result
-
-
-def _numbers(texts: Mapping[Thing, tuple[str, str]], taken: Iterable[int]) -> dict[Thing, int]:
-    """Return a number for each thing: computed from its first text, from its second one if two share the first."""
-    numbers: dict[Thing, int] = {}
-    used = set(taken)
-    first = Counter(text for text, _ in texts.values())
-    for thing, (text, longer) in sorted(texts.items(), key=lambda entry: entry[1]):
-        number = _computed(text if first[text] == 1 else longer)
-        while number in used:
-            number = _computed(str(number))
-        used.add(number)
-        numbers[thing] = number
-    return numbers
-
-
-def _computed(text: str) -> int:
-    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
-    return _LEAST_NUMBER + int.from_bytes(digest[:16]) % _NUMBERS
-
-
-def _most_first(homes: Iterable[Path]) -> list[tuple[Path, int]]:
-    """Return folders with the number of their images, that with most first; of equal ones the first by name."""
-    return sorted(Counter(homes).items(), key=lambda entry: (-entry[1], entry[0]))
-
-
-def _called(folder: Path) -> str:
-    return f"folder {folder.name!r}"
+    above = [fault.path, *map(str, Path(fault.path).parents)]
+    found = next((owners[path] for path in above if path in owners), None)
+    return fault if fault.study_id is not None or found is None else replace(fault, study_id=found)

@@ -32,7 +32,7 @@ _LARGEST_PART = 8
 #: Memory budget for grey images that were decoded again: a tile needs the same neighbouring slices as the next one.
 RECENT_BYTES = 8 << 20
 _FAULTS_PER_FILE = 8
-FOREIGN_FILE = "its StudyInstanceUID is not that of the study: it belongs to another examination"
+FOREIGN_FILE = "its StudyInstanceUID or PatientID is not that of the study: it belongs to another examination"
 
 
 @dataclass
@@ -120,7 +120,7 @@ class SeriesFolder:
     root: the image folder; links must not point outside it, and paths in faults are relative to it.
     described: the view that the table gives, or None.
     marks: the instance number of each mark of readers on this series.
-    identity: holds the images to the study's StudyInstanceUID; None if they were chosen by it.
+    identity: holds the images to the study's identifiers; None if they were chosen by them.
     files: the series' files if others lie beside them; by default all files of the folder.
 
     `is_foreign` tells, after reading, whether all its images belong to another examination.
@@ -227,14 +227,15 @@ class SeriesFolder:
     def _drop_foreign_images(self) -> None:
         """Remove images of another examination; keep, but note, images of another series than most."""
         found = list(self._found)
-        others = self._identity.foreign({image.header.study_uid for image in found}) if self._identity else set()
-        foreign = [index for index, image in enumerate(found) if image.header.study_uid in others]
+        identities = [image.header.identity for image in found]
+        are_foreign = self._identity.are_foreign(identities) if self._identity else []
+        foreign = [index for index, is_foreign in enumerate(are_foreign) if is_foreign]
         self.is_foreign = bool(foreign) and len(foreign) == len(found)
         for index in () if self.is_foreign else foreign:
             self._note(found[index].path, FaultKind.FOREIGN_IMAGE, "skipped", FOREIGN_FILE)
         self._remove(foreign)
         found = list(self._found)
-        for index in foreign_images([image.header.series_uid for image in found]):
+        for index in foreign_images([image.header.identity.series_uid for image in found]):
             message = "its SeriesInstanceUID differs from that of the other images"
             self._note(found[index].path, FaultKind.FOREIGN_IMAGE, "kept", message)
 

@@ -97,7 +97,7 @@ def contradicted_places(headers: Sequence[Header], labels: Mapping[int, int]) ->
     """Return the images that say the place of another one of their series, but another SliceLocation; and why."""
     groups: dict[tuple[int, str], list[int]] = {}
     for index, place in labels.items():
-        groups.setdefault((place, headers[index].series_uid), []).append(index)
+        groups.setdefault((place, headers[index].identity.series_uid), []).append(index)
     problems: dict[int, str] = {}
     for group in groups.values():
         if len(group) > 1:

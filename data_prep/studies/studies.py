@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from data_prep.dicom.headers import Header
+from data_prep.dicom.identity import Identity
 from data_prep.dicom.pixels import MAX_PIXELS, Grey
 from data_prep.faults import Action, Fault, FaultKind
 from data_prep.geometry import Frame, stacks
@@ -16,7 +17,7 @@ from data_prep.studies.series_images import GreyBudget, GreyOnDisk, SeriesFolder
 from data_prep.studies.tables import Mark
 from data_prep.studies.views import SeriesHeaders, plane_of, study_views
 
-FOREIGN_SERIES = "its StudyInstanceUID is not that of the study's other series: it belongs to another examination"
+FOREIGN_SERIES = "its StudyInstanceUID or PatientID is another than the study's, or nothing tells which is the study's"
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def read_study(folder: StudyFolder, max_pixels: int = MAX_PIXELS) -> tuple[Study
 
     budget = GreyBudget()
     identity = None if folder.files else StudyIdentity(folder.study_id, folder.root, folder.series.values())
-    study_uids: dict[int, set[str]] = {}
+    identities: dict[int, list[Identity]] = {}
     for series_id, path in sorted(folder.series.items()):
         described = (folder.views or {}).get(series_id)
         marks = [mark.instance_number for mark in folder.marks if mark.series_id == series_id]
@@ -157,16 +158,16 @@ def read_study(folder: StudyFolder, max_pixels: int = MAX_PIXELS) -> tuple[Study
             found.append(_series(series_id, images, window))
             shown = [image.header for image in images if not image.other_contrast]
             headers.append(_series_headers(series_id, described, shown))
-            study_uids[series_id] = {image.header.study_uid for image in images}
+            identities[series_id] = [image.header.identity for image in images]
     # Only now is it known whether a series that was read early contradicts the others.
-    foreign = {series_id for series_id, uids in study_uids.items() if identity and identity.foreign(uids)}
+    foreign = identity.foreign_series(identities) if identity else set()
     for series_id in foreign:
         note(series_id, FaultKind.FOREIGN_IMAGE, "skipped", FOREIGN_SERIES)
     views, view_faults = study_views([series for series in headers if series.series_id not in foreign])
     for fault in view_faults:
         note(fault.series_id, fault.kind, fault.action, fault.message)
     series = tuple(replace(one, view=views[one.series_id]) for one in found if one.series_id not in foreign)
-    uids = set().union(*(study_uids[one.series_id] for one in series)) - {""}
+    uids = {one.study_uid for series_id in views for one in identities[series_id]} - {""}
     return Study(folder.study_id, series, folder.severities, folder.marks, _digest(uids)), faults
 
 

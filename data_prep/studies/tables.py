@@ -66,9 +66,9 @@ class StudyNames:
     names: of the study. series_ids: of all its series. series: name -> id of a series.
     """
 
-    names: frozenset[str]
-    series_ids: frozenset[int]
-    series: dict[str, int]
+    names: frozenset[str] = field(default=frozenset(), repr=False)
+    series_ids: frozenset[int] = frozenset()
+    series: dict[str, int] = field(default_factory=dict, repr=False)
 
 
 def _whole_number(text: str) -> int:
@@ -166,7 +166,7 @@ def read_test_tables(dataset: Path) -> Tables:
 def read_description_table(path: Path, studies: Mapping[int, StudyNames]) -> Tables:
     """Read a table of series descriptions that comes with new studies.
 
-    Its ids are those of `studies`, their UIDs, or the names of their folders. Rows about other studies are ignored.
+    Its ids are those of `studies`, their UIDs, or the names of their folders. Rows about other studies are one fault.
     Raises ValueError if it is not such a table, OSError if it cannot be read.
     """
     table = read_checked(path, _DESCRIPTIONS_BY_NAME)
@@ -174,16 +174,22 @@ def read_description_table(path: Path, studies: Mapping[int, StudyNames]) -> Tab
     for study_id, names in studies.items():
         for name in names.names:
             meant[name].add(study_id)
-    rows = []
+    rows, unknown = [], 0
     for line, study, series, view in table.rows:
         try:
-            if (found := _meant_study(study, studies, meant)) is not None:
+            found = _meant_study(study, studies, meant)
+            unknown += found is None
+            if found is not None:
                 rows.append((line, found, _meant_series(series, studies[found]), view))
         except ValueError as error:
             table.skip(line, None, FaultKind.BAD_ID, str(error))
     table.rows = rows
     views = _views(table)
-    return Tables(tuple(views), {}, views, {}, tuple(table.faults), _hashes([table]))
+    others = []
+    if unknown:
+        message = f"{unknown} rows name no study of the image folder"
+        others.append(Fault(None, None, path.name, FaultKind.MISSING_STUDY, "skipped", message))
+    return Tables(tuple(views), {}, views, {}, (*table.faults, *others), _hashes([table]))
 
 
 def _meant_study(text: str, studies: Mapping[int, StudyNames], meant: Mapping[str, set[int]]) -> int | None:

@@ -52,8 +52,8 @@ def test_a_disc_export_is_read_by_its_identifiers(tmp_path: Path) -> None:
     plain = "IM{:06d}".format
     for place, study in {"PA0/ST0": "1.1", "PA0/ST1": "1.2", "PA1/ST0": "2.1"}.items():
         for number in range(3):
-            write_images(images / "DICOM" / place / f"SE{number}", study, f"{study}.{number}", name=plain)
-    write_images(images / "DICOM/PA1/ST0/SE9", "1.1", "1.1.9", 2, name=plain)
+            write_images(images / "DICOM" / place / f"SE{number}", study, f"{study}.{number}", 3, study[0], plain)
+    write_images(images / "DICOM/PA1/ST0/SE9", "1.1", "1.1.9", 2, "1", plain)
     (images / "VIEWER" / "bin").mkdir(parents=True)
     for name in ("DICOMDIR", "AUTORUN.INF", "VIEWER/run.exe", "VIEWER/bin/a.dll", "report.pdf"):
         (images / name).write_bytes(b"%PDF-1.4 something")
@@ -109,14 +109,20 @@ def test_a_patient_with_all_files_in_one_folder_beside_series_folders(tmp_path: 
 
 
 def test_one_study_in_two_folders_is_one_study(tmp_path: Path) -> None:
-    write_images(tmp_path / "5" / "1", "1.1", "1.1.1")
-    write_images(tmp_path / "6" / "1", "1.1", "1.1.2")
-    write_images(tmp_path / "6" / "2", "1.1", "1.1.3")
-    write_images(tmp_path / "9" / "1", "1.2", "1.2.1")
+    for place, uid, patient in (("5/1", "1.1", "A"), ("6/1", "1.1", "a"), ("6/2", "1.1", "A"), ("9/1", "1.2", "A")):
+        write_images(tmp_path / place, uid, f"{uid}.{place}", patient=patient)
     cohort = folder_cohort(tmp_path, None)
     assert arranged(cohort) == {"6; 5": [3, 3, 3], "9": [3]} and cohort.study_ids == (6, 9)
     (fault,) = (fault for fault in cohort.faults if fault.kind is FaultKind.SPLIT_STUDY)
     assert (fault.path, fault.action) == ("5", "repaired")
+
+    # Without PatientIDs the identifier may be a constant of some patients: nothing is joined, and it is said.
+    for place, uid in (("5/1", "1.1"), ("6/1", "1.1"), ("6/2", "1.1")):
+        write_images(tmp_path / place, uid, f"{uid}.{place}")
+    cohort = folder_cohort(tmp_path, None)
+    assert arranged(cohort) == {"5": [3], "6": [3, 3], "9": [3]}
+    split = [(fault.path, fault.action) for fault in cohort.faults if fault.kind is FaultKind.SPLIT_STUDY]
+    assert split == [("5", "guessed"), ("6", "guessed")]
 
 
 @pytest.mark.parametrize("study", ["1.1", "", None])
@@ -127,22 +133,78 @@ def test_a_constant_or_missing_identifier_leaves_the_folders(tmp_path: Path, stu
     cohort = folder_cohort(tmp_path, None)
     assert arranged(cohort) == {"8": [3, 3], "anna": [3, 3], "bert": [3, 3]}
     assert cohort.layout.startswith("3 studies, by folder: ")
-    assert kinds(cohort) == ({FaultKind.SHARED_IDENTITY} if study else set())
+    assert kinds(cohort) == ({FaultKind.IDENTITY_IGNORED} if study else set())
 
 
 def test_an_identifier_that_some_patients_share_is_a_constant(tmp_path: Path) -> None:
     for name, patient, study in (("a", "P1", "1.1"), ("b", "P2", "1.1"), ("c", "P3", "1.3")):
         write_images(tmp_path / name / "1", study, patient=patient)
-    assert arranged(folder_cohort(tmp_path, None)) == {"a": [3], "b": [3], "c": [3]}
+    cohort = folder_cohort(tmp_path, None)
+    assert arranged(cohort) == {"a": [3], "b": [3], "c": [3]} and cohort.layout.startswith("3 studies, by StudyInst")
+
+
+@pytest.mark.parametrize("study", ["1.1", None])
+@pytest.mark.parametrize("where", ["A {}", "{} A", "one folder"])
+def test_two_patients_are_never_one_study(tmp_path: Path, study: str | None, where: str) -> None:
+    """Patients as series of a folder, in a flat folder, and in a study's folder, with and without one identifier."""
+    for patient in ("A", "B", "C"):
+        place = {"A {}": f"7/{patient}", "{} A": patient, "one folder": "all"}[where]
+        write_images(tmp_path / "images" / place, study, patient=patient, name=f"{patient}{{}}.dcm".format)
+    last = "all" if where == "one folder" else "7/x"
+    write_images(tmp_path / "images" / last, "9.9", "9.9.1", patient="D", name="D{}.dcm".format)
+    cohort = folder_cohort(tmp_path / "images", None)
+    assert len(cohort.study_ids) == 4 and [len(folder.series) for folder in cohort.folders] == [1] * 4
+    for folder in cohort.folders:
+        (files,) = folder.files.values()
+        assert len({read_identity(path).patient for path in files}) == 1  # type: ignore[union-attr]
+    if where != "{} A":
+        assert FaultKind.IDENTITY_IGNORED in kinds(cohort) and "PatientID" in cohort.layout
+
+
+def test_images_without_an_identifier_join_no_other_patient(tmp_path: Path) -> None:
+    write_images(tmp_path / "7" / "1", "1.1", patient="A")
+    write_images(tmp_path / "7" / "2", None, patient="B")
+    write_images(tmp_path / "8" / "1", "1.2", patient="C")
+    assert sorted(arranged(folder_cohort(tmp_path, None)).values()) == [[3], [3], [3]]
+
+
+def test_enhanced_files_of_three_patients_in_one_folder_are_three_studies(tmp_path: Path) -> None:
+    for number in range(3):
+        groups = [functional_group(frame((4.0 * index, 0, 0))) for index in range(5)]
+        uids = {"StudyInstanceUID": f"1.{number}", "SeriesInstanceUID": f"1.{number}.1"}
+        write_enhanced(tmp_path / "p" / f"IM{number}", np.stack([PIXELS] * 5), groups, **uids)
+    assert len(folder_cohort(tmp_path / "p", None).study_ids) == 3
+
+
+def test_the_number_of_a_folder_is_that_of_the_study_that_it_mainly_holds(tmp_path: Path) -> None:
+    for series in ("1", "2"):
+        write_images(tmp_path / "7" / series, "1.1")
+    write_images(tmp_path / "7" / "3", "1.2", count=9)  # more images, but fewer series
+    write_images(tmp_path / "8" / "1", "8", count=2)
+    for series in ("2", "3"):
+        write_images(tmp_path / "8" / series, "1.3")
+    cohort = folder_cohort(tmp_path, None)
+    own = {folder.study_id: sorted(map(len, folder.files.values())) for folder in cohort.folders}
+    assert own[7] == [3, 3] and own[8] == [2]
+
+
+def test_screenshots_do_not_hide_the_series_of_a_flat_folder(tmp_path: Path) -> None:
+    for series in ("1", "2"):
+        write_images(tmp_path / "p", "1.1", series, count=5, name=f"{series}-{{}}.dcm".format)
+    for number in range(9):
+        write_images(tmp_path / "p", "1.1", f"9.{number}", count=1, name=f"shot{number}{{}}.dcm".format)
+    write_images(tmp_path / "q" / "1", "1.2")
+    assert arranged(folder_cohort(tmp_path, None)) == {"p": [5, 5, 9], "q": [3]}
 
 
 def test_identifiers_that_differ_from_file_to_file_say_nothing(tmp_path: Path) -> None:
     for name in ("1", "2"):
-        for number in range(4):
+        for number in range(5):
             uid, file_name = f"1.{name}.{number}", f"{number}.dcm{{}}".format
             write_images(tmp_path / name / "1", uid, count=1, name=file_name)
     cohort = folder_cohort(tmp_path, None)
-    assert arranged(cohort) == {"1": [4], "2": [4]} and "no StudyInstanceUID" in cohort.layout
+    assert arranged(cohort) == {"1": [5], "2": [5]} and "say nothing" in cohort.layout
+    assert kinds(cohort) == {FaultKind.IDENTITY_IGNORED}
 
 
 def test_images_without_an_identifier_belong_to_the_only_study_of_their_folder(tmp_path: Path) -> None:
@@ -156,7 +218,7 @@ def test_images_without_an_identifier_belong_to_the_only_study_of_their_folder(t
     cohort = folder_cohort(tmp_path, None)
     assert arranged(cohort) == {"7": [3], "7/3": [2], "8": [3], "9": [3]}
     lost = [fault.path for fault in cohort.faults if fault.action == "skipped"]
-    assert lost == ["7/2/1.dcm", "7/2/2.dcm", "7/2/3.dcm"]
+    assert lost == ["7/2"]
 
 
 def test_a_series_of_another_examination_leaves_the_study_its_number(tmp_path: Path) -> None:
@@ -235,10 +297,14 @@ def test_identities_are_read_from_every_encoding(tmp_path: Path) -> None:
     path = write_slice(tmp_path / "a.dcm", PIXELS, **uids)
     expected = Identity("P", "1.1", "1.2")
     assert read_identity(path) == expected and "P" not in repr(expected)
-    assert read_identity(deflated(path)) == Identity("", "1.1", "1.2")
+    assert read_identity(deflated(path)) == expected
+    one = write_slice(tmp_path / "c.dcm", PIXELS, PatientID="anna").read_bytes()
+    for name, text in (("c.dcm", "аня ".encode("cp1251")), ("d.dcm", "оля ".encode("cp1251"))):
+        (tmp_path / name).write_bytes(one.replace(b"anna", text))
+    assert read_identity(tmp_path / "c.dcm") != read_identity(tmp_path / "d.dcm")
     lines = "\\".join(["x" * 60] * 1500)
     long = write_slice(tmp_path / "b.dcm", PIXELS, OtherPatientNames=lines, **uids)
-    assert long.stat().st_size > 90_000 and read_identity(long) == Identity("", "1.1", "1.2")
+    assert long.stat().st_size > 90_000 and read_identity(long) == expected
     assert read_identity(tmp_path / "none.dcm") == Identity()
 
 
@@ -264,7 +330,12 @@ def test_a_table_may_speak_of_identifiers_and_folders(tmp_path: Path) -> None:
     def views(*rows: str) -> list[list[View]]:
         table.write_text("study_id,series_id,series_description\n" + "\n".join(rows) + "\n")
         cohort = folder_cohort(images, table)
-        assert kinds(cohort) <= {FaultKind.BAD_ID, FaultKind.NOT_IN_TABLE, FaultKind.MISSING_SERIES}
+        assert kinds(cohort) <= {
+            FaultKind.BAD_ID,
+            FaultKind.NOT_IN_TABLE,
+            FaultKind.MISSING_SERIES,
+            FaultKind.MISSING_STUDY,
+        }
         faults = [fault.message for fault in cohort.faults if fault.kind is FaultKind.BAD_ID]
         assert len(faults) == sum("?" in row for row in rows), faults
         return [list((folder.views or {}).values()) for folder in cohort.folders]
