@@ -158,7 +158,8 @@ def run_training(
     is_finished = False
     with orderly_end(accelerator, preemption, run):
         take_steps(trainer, start, accelerator, log, save, preemption)
-        training.finish(trainer, Session(run, logs, accelerator, record, preemption))
+        with preemption.patient():
+            training.finish(trainer, Session(run, logs, accelerator, record, preemption))
         if accelerator.is_main_process:
             write_record(run, record | {"finished": True})
             print(f"wrote {run / 'final'}", flush=True)

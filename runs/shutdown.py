@@ -58,7 +58,7 @@ def _end_a_vain_wait(run: Path, is_main: bool, reason: str) -> NoReturn:
     print(
         f"stopped by {reason} while this process waited for another process of the run, which does not answer; "
         f"{_last_checkpoint(run)}",
-        file=sys.stderr,
+        file=sys.__stderr__,  # the messages of all processes but the first are held back (`runs.launch.follow`)
         flush=True,
     )
     with suppress(OSError):
