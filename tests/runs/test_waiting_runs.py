@@ -83,7 +83,8 @@ def test_a_run_whose_workers_hang_stops_as_between_steps(
 def test_a_stop_before_the_first_batch(train: Train, tiny_root: Path, tiny_base: str) -> None:
     folder = tiny_root / "train" / "checkpoints" / "early"
     with start(tiny_root, tiny_base, "early", *LONG, "--dataloader_num_workers", "2") as process:
-        wait_for(lambda: workers_of(process), process)
+        # Children before the record is written are commands that describe the machine, not workers.
+        wait_for(lambda: (folder / "run.json").is_file() and workers_of(process), process)
         for worker in workers_of(process):
             worker.suspend()
         (folder / "STOP").touch()
