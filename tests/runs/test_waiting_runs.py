@@ -9,10 +9,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from runs import preemption
 from tests.training_runs import ENVIRONMENT, REPOSITORY, Train, assert_same_result, command, metrics
 
 ARGUMENTS = ["--per_device_train_batch_size", "5", "--checkpointing_steps", "4", "--evaluation_steps", "1000"]
@@ -50,34 +52,35 @@ def last_line(errors: str) -> str:
     return errors.replace("\r", "\n").strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("by", ["SIGTERM", "the file STOP", "the end of the Slurm job"])
-def test_a_run_whose_workers_hang_stops_as_between_steps(
-    by: str, train: Train, tiny_root: Path, tiny_base: str
-) -> None:
-    run = f"hung-{by.split()[-1]}"
-    folder = tiny_root / "train" / "checkpoints" / run
-    # The end of the job is so far away that the steps before are done long before.
-    job = {"SLURM_JOB_END_TIME": str(int(time.time()) + 135)} if "Slurm" in by else {}
+def test_a_run_whose_workers_hang_stops_as_between_steps(train: Train, tiny_root: Path, tiny_base: str) -> None:
+    folder = tiny_root / "train" / "checkpoints" / "hung"
     arguments = [*ARGUMENTS, "--max_train_steps", "30", "--dataloader_num_workers", "2"]
-    with start(tiny_root, tiny_base, run, *arguments, **job) as process:
-        wait_for(lambda: rows(tiny_root, run) > 1, process)
+    with start(tiny_root, tiny_base, "hung", *arguments) as process:
+        wait_for(lambda: rows(tiny_root, "hung") > 1, process)
         for worker in workers_of(process):
             worker.suspend()
         time.sleep(0.5)
-        if by == "SIGTERM":
-            process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
         printed, _ = process.communicate(timeout=60)
-    done = len(metrics(tiny_root, run))
-    assert process.returncode == 0
-    if done == 30:
-        pytest.skip("the machine was too slow to suspend the workers in time")
-    assert f"stopped by {by} after step {done} of 30; the checkpoint is written" in printed
+    done = len(metrics(tiny_root, "hung"))
+    assert process.returncode == 0 and done < 30
+    assert f"stopped by SIGTERM after step {done} of 30; the checkpoint is written" in printed
     assert (folder / f"checkpoint-{done}").is_dir()
-    assert json.loads((folder / "run.json").read_text())["stopped_by"] == by
-    if by == "SIGTERM":
-        assert train(run, *arguments, "--resume_from_checkpoint", "latest") == 0
-        assert train("hung-never", *ARGUMENTS, "--max_train_steps", "30") == 0
-        assert_same_result(tiny_root, "hung-never", run)
+    assert json.loads((folder / "run.json").read_text())["stopped_by"] == "SIGTERM"
+    assert train("hung", *arguments, "--resume_from_checkpoint", "latest") == 0
+    assert train("never-hung", *ARGUMENTS, "--max_train_steps", "30") == 0
+    assert_same_result(tiny_root, "never-hung", "hung")
+
+
+@pytest.mark.parametrize(("first_batch", "ends"), [(0.0, True), (60.0, False)])
+def test_the_end_of_the_job_ends_a_wait(
+    first_batch: float, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any process; but the first batch gets some seconds, so that every start of a run takes a step."""
+    monkeypatch.setattr(preemption, "SECONDS_FOR_FIRST_BATCH", first_batch)
+    monkeypatch.setenv(preemption.JOB_END, str(int(time.time()) + 60))
+    process = SimpleNamespace(is_main_process=False, num_processes=1)
+    assert preemption.Preemption(tmp_path, 120, process).should_end_wait() is ends
 
 
 def test_a_stop_before_the_first_batch(train: Train, tiny_root: Path, tiny_base: str) -> None:
