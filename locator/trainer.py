@@ -4,7 +4,7 @@ Several processes learn from their batches as from one, except for batch statist
 its own images, and the first process's are kept (torch's SyncBatchNorm requires GPUs).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from typing import Any
@@ -68,10 +68,14 @@ class LocatorTrainer:
     def samples_per_step(self) -> int:
         return 2 * self.batches.sagittal.batch_size * self.accelerator.num_processes
 
-    def batches_after(self, step: int) -> AbstractContextManager[Iterator[tuple[ImageBatch, ImageBatch]]]:
-        """Open the stream of the batches (sagittal, axial) of all steps after `step`."""
+    def batches_after(
+        self,
+        step: int,
+        should_end: Callable[[], bool],  # noqa: ARG002 - the batches are drawn in this process
+    ) -> AbstractContextManager[Iterator[list[tuple[ImageBatch, ImageBatch]]]]:
+        """Open the stream of the batches (sagittal, axial) of all steps after `step`, one per step."""
         return closing(
-            (self.batches.sagittal.draw(later), self.batches.axial.draw(later))
+            [(self.batches.sagittal.draw(later), self.batches.axial.draw(later))]
             for later in range(step + 1, self.steps + 1)
         )
 

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -33,6 +33,7 @@ from runs.divergence import DivergenceCheck
 from runs.job_clock import JobClock, read_job_clock
 from runs.launch import Launch, threads_per_process
 from runs.launch_environment import ignored_in_words, ignored_variables
+from runs.loading import LostWorker, WaitEnded
 from runs.metrics_log import MetricsLog
 from runs.preemption import Preemption
 from runs.provenance import build_run_record
@@ -56,8 +57,11 @@ class Trainer(Protocol):
     throughput: str
     samples_per_step: int
 
-    def batches_after(self, step: int) -> AbstractContextManager[Iterator[Any]]:
-        """Open the stream of the batches of all steps after `step`."""
+    def batches_after(self, step: int, should_end: Callable[[], bool]) -> AbstractContextManager[Iterator[list[Any]]]:
+        """Open the stream of the batches of all steps after `step`: for each step a list of the batches that it takes.
+
+        A wait for batches raises WaitEnded as soon as `should_end` returns true.
+        """
 
     def step(self, step: int, batches: Iterator[Any]) -> dict[str, Any]:
         """Update the weights once and return the step's row of metrics.csv. Raises Diverged before a bad update."""
@@ -167,7 +171,8 @@ def run_training(
     is_finished = False
     with orderly_end(accelerator, preemption, run, start, short_starts):
         take_steps(trainer, start, accelerator, log, save, preemption)
-        training.finish(trainer, Session(run, logs, accelerator, record, preemption))
+        with preemption.patient():
+            training.finish(trainer, Session(run, logs, accelerator, record, preemption))
         if accelerator.is_main_process:
             write_record(run, record | {"finished": True})
             print(f"wrote {run / 'final'}", flush=True)
@@ -189,7 +194,8 @@ def take_steps(
     """Take the steps `start` + 1 to the last.
 
     `save(step)` writes a checkpoint; every process calls it when one is due, and when the run stops early. Raises
-    Stopped if the run was asked to stop, and Diverged before the update that would have ruined the weights.
+    Stopped if the run was asked to stop, LostWorker if a worker of its loader was lost, and Diverged before the update
+    that would have ruined the weights.
     """
     steps = trainer.steps
     trainer.divergence.first_loss = log.first("loss")
@@ -201,22 +207,55 @@ def take_steps(
         raise Stopped(f"after step {start} of {steps}", start)
     hidden = not accelerator.is_main_process
     with (
-        trainer.batches_after(start) as batches,
+        trainer.batches_after(start, preemption.should_end_wait) as stream,
         tqdm(range(start + 1, steps + 1), initial=start, total=steps, unit="step", disable=hidden) as bar,
     ):
+        began = time.perf_counter()
+        batches = _await_batches(stream, preemption) if start < steps else []
+        if preemption.should_stop():
+            _stop(start, steps, preemption)
         for step in bar:
-            began = time.perf_counter()
-            row = trainer.step(step, batches)
+            row = trainer.step(step, iter(batches))
             row[trainer.throughput] = trainer.samples_per_step / (time.perf_counter() - began)
             if _is_due(step, trainer.evaluation_steps, steps):
                 row |= trainer.evaluate(preemption)
             log.write(row)
             bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-            is_stopping = preemption.should_stop()
-            if is_stopping or _is_due(step, trainer.checkpointing_steps, steps):
-                save(step)
-            if is_stopping:
-                raise Stopped(f"after step {step} of {steps}", step)
+            is_saved = _is_due(step, trainer.checkpointing_steps, steps)
+            if is_saved:
+                _save(step, save, accelerator, preemption)
+            began = time.perf_counter()
+            # Before the exchange: a process whose next batch does not come can still stop together with the others.
+            batches = _await_batches(stream, preemption) if step < steps else []
+            if preemption.should_stop():
+                if not is_saved:
+                    _save(step, save, accelerator, preemption)
+                _stop(step, steps, preemption)
+
+
+def _await_batches(stream: Iterator[list[Any]], preemption: Preemption) -> list[Any]:
+    """Return the batches of the next step; none if the run has to stop, which all processes then have to agree on."""
+    try:
+        return [] if preemption.reason else next(stream)
+    except WaitEnded:
+        return []
+    except LostWorker as lost:
+        preemption.failure = lost
+        return []
+
+
+def _save(step: int, save: Callable[[int], object], accelerator: Accelerator, preemption: Preemption) -> None:
+    with preemption.patient():
+        save(step)
+        accelerator.wait_for_everyone()
+
+
+def _stop(step: int, steps: int, preemption: Preemption) -> NoReturn:
+    """Raise Stopped, or the error of this process that stopped the run."""
+    after = f"after step {step} of {steps}" if step else "before the first step"
+    if preemption.failure:
+        raise LostWorker(f"{preemption.failure}; stopped {after}: --resume_from_checkpoint latest goes on from there")
+    raise Stopped(after, step)
 
 
 def _is_due(step: int, every: int | None, steps: int) -> bool:

@@ -213,24 +213,38 @@ def open_pool(workers: int, dask_scheduler: str | None = None) -> Iterator[Pool]
     if dask_scheduler is not None:
         with _dask_pool(dask_scheduler) as pool:
             yield pool
-    elif workers == 1:
+    elif workers == 1 or (executor := _executor(workers)) is None:
         yield IN_PROCESS
     else:
-        with _process_pool(workers) as pool:
+        with _process_pool(executor, workers) as pool:
             yield pool
 
 
+def _executor(workers: int) -> _SpawnedExecutor | None:
+    """Return an executor, or None if its processes cannot share locks, which lie in shared memory; this is said."""
+    try:
+        return _SpawnedExecutor(workers)
+    except OSError as error:
+        print(
+            f"{workers} workers cannot share locks in /dev/shm ({error.strerror}): this process works alone; "
+            "free shared memory, or allow more of it (docker --shm-size), to work with several",
+            file=sys.stderr,
+            flush=True,
+        )
+        return None
+
+
 @contextmanager
-def _process_pool(workers: int) -> Iterator[Pool]:
+def _process_pool(executor: _SpawnedExecutor, workers: int) -> Iterator[Pool]:
     # One thread per process, for libraries that read this variable when they are loaded.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     others = set(multiprocessing.active_children())
-    executor = _SpawnedExecutor(workers)
     try:
         yield Pool(executor, workers=lambda: workers, queue=lambda: QUEUE_PER_WORKER * workers)
     except BaseException:
         for process in set(multiprocessing.active_children()) - others:
-            process.terminate()  # they write files by rename, so no file is left unfinished
+            # They write files by rename, so no file is left unfinished. SIGTERM would not end one that is suspended.
+            process.kill()
         raise
     finally:
         executor.shutdown(cancel_futures=True)

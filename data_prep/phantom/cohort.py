@@ -185,7 +185,7 @@ def _mapped(make: Any, jobs: list[tuple[Split, int]], workers: int) -> Iterator[
             yield from records
         except BaseException:
             for process in set(multiprocessing.active_children()) - others:
-                process.terminate()  # The unfinished cohort is deleted.
+                process.kill()  # The unfinished cohort is deleted. SIGTERM would not end a suspended process.
             raise
 
 

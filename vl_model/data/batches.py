@@ -7,15 +7,15 @@ one. `repeat` counts how often the row was drawn before in the same epoch.
 Dimensions: B sites, T tiles per site (padded with zeros to the largest number), 3 slices, H and W pixels of a crop.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from runs.preemption import leave_signals_to_the_parent
+from runs.loading import load_in_order
 from runs.random_streams import Stream, random_stream
 from vl_model.data.augmentation import Augmentation
 from vl_model.data.mixing import Mixture, Partners, draw_mix, mix_targets, mix_tiles, mixture_of
@@ -77,7 +77,7 @@ def load_batch(rows: Sequence[SiteRow], crops_R3HW: np.ndarray, tiles: int | Non
     return Batch(torch.from_numpy(crops_BT3HW), torch.from_numpy(mask_BT), torch.tensor(captions))
 
 
-class TrainingBatches(Dataset[Batch]):
+class TrainingBatches:
     """The batches of a training run: item i is this process's share of the i-th global batch.
 
     In each epoch the rows are drawn in an order that (seed, epoch) determines: each row once, or at the rates of
@@ -170,14 +170,20 @@ class TrainingBatches(Dataset[Batch]):
 
 def training_loader(batches: TrainingBatches, start: int, stop: int, workers: int) -> Generator[Batch]:
     """Yield the batches `start` to `stop`, in order, for any number of workers; closing it ends the workers."""
-    yield from DataLoader(
-        batches,
-        batch_size=None,
-        sampler=range(start, stop),
-        num_workers=workers,
-        worker_init_fn=leave_signals_to_the_parent,
-        generator=torch.Generator(),  # else the workers' seeds would be drawn from dropout's generator
-    )
+    return load_in_order(batches, range(start, stop), workers)
+
+
+def step_loader(
+    batches: TrainingBatches, start: int, stop: int, parts: int, workers: int, should_end: Callable[[], bool]
+) -> Generator[list[Batch]]:
+    """Yield for each of the steps `start` + 1 to `stop` its `parts` batches, in order; closing it ends the workers.
+
+    A step begins when all its batches are there: no wait for a batch can interrupt a step. Raises as `load_in_order`.
+    """
+    indices = range(start * parts, stop * parts)
+    with closing(load_in_order(batches, indices, workers, ahead=2 * parts, should_end=should_end)) as loaded:
+        for _ in range(start, stop):
+            yield [next(loaded) for _ in range(parts)]
 
 
 def _drop_tiles(

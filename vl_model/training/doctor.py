@@ -22,6 +22,7 @@ from vl_model.model.hub import check_repository
 from vl_model.model.site_model import SiteModel
 from vl_model.training.captions import Captions
 from vl_model.training.contrastive import ContrastiveTraining
+from vl_model.training.doctor_loader import check_loader, check_shared_memory
 from vl_model.training.memory import GIB, MemoryEstimate, estimate_memory
 from vl_model.training.settings import LossSettings
 from workspace.cli import in_flags
@@ -134,7 +135,11 @@ def examine_training_set(examination: Examination, checks: Checks, run: Path) ->
     examination.add("crops", lambda: check_crops(training_set.crops_R3HW), lambda found: found)
     unknown = "is not known to have been trained on held-out studies"
     examination.add("base", lambda: training.check_base(run), lambda _: (True, unknown))
-    examination.add("batches", lambda: training.build_batches(own_rank(), started_processes()), check_batches)
+    batches = examination.add("batches", lambda: training.build_batches(own_rank(), started_processes()), check_batches)
+    if batches is not None:
+        workers = training.computation.dataloader_num_workers
+        examination.add("loader", lambda: check_loader(batches, workers), lambda found: found)
+    examination.add("sharing", check_shared_memory, lambda found: found)
     return training
 
 

@@ -6,7 +6,7 @@ Dimensions: B sites of this process, N sites of all processes, T tiles, K captio
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from runs.optimization import build_optimizer, learning_rate_at, set_learning_ra
 from runs.preemption import Preemption
 from runs.random_streams import Stream, torch_seed
 from runs.settings import OptimizationSettings
-from vl_model.data.batches import Batch, TrainingBatches, load_batch, training_loader
+from vl_model.data.batches import Batch, TrainingBatches, load_batch, step_loader
 from vl_model.data.site_rows import SiteRow
 from vl_model.data.targets import Targets, joined, one_hot_targets
 from vl_model.model.lora import check_gradients
@@ -122,10 +122,10 @@ class Trainer:
         self._log_ratio_K = None if ratio is None else torch.tensor(ratio).float().to(accelerator.device)
         self._row_counts = row_counts(self._batch_size, accelerator.device)
 
-    def batches_after(self, step: int) -> AbstractContextManager[Iterator[Batch]]:
+    def batches_after(self, step: int, should_end: Callable[[], bool]) -> AbstractContextManager[Iterator[list[Batch]]]:
         """Open the stream of the batches of all steps after `step`."""
-        first, last = (count * self.gradient_accumulation_steps for count in (step, self.steps))
-        return closing(training_loader(self.batches, first, last, self.workers))
+        parts = self.gradient_accumulation_steps
+        return closing(step_loader(self.batches, step, self.steps, parts, self.workers, should_end))
 
     def step(self, step: int, batches: Iterator[Batch]) -> dict[str, Any]:
         """Update the weights once, and return the step's row of metrics.csv."""

@@ -154,6 +154,47 @@ def test_ctrl_c_is_one_line(root: Path, undisturbed: dict[str, bytes], tmp_path:
     assert outputs(copy) == undisturbed
 
 
+def spawned(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    return [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+@pytest.mark.parametrize(("by", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, 2)])
+def test_suspended_and_killed_workers(
+    root: Path, undisturbed: dict[str, bytes], tmp_path: Path, by: signal.Signals, status: int
+) -> None:
+    """Signals end the command while its workers hang; SIGKILL is sent to one of two, the other is suspended."""
+    copy = copy_of(root, tmp_path)
+    process = start(copy)
+    wait_until(lambda: (copy / "train" / "processed_data" / "images").exists(), process)
+    workers = spawned(process)
+    for worker in workers[by == signal.SIGKILL :]:
+        worker.suspend()
+    began = time.monotonic()
+    (workers[0] if by == signal.SIGKILL else process).send_signal(by)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status and "Traceback" not in errors and time.monotonic() - began < 10
+    if by == signal.SIGKILL:
+        assert "a worker process was killed at " in errors and "the same command continues from here" in errors
+    assert not psutil.wait_procs(workers, timeout=5)[1]
+    assert wait(in_fork(copy)) == 0
+    assert outputs(copy) == undisturbed
+
+
+@pytest.mark.parametrize("options", ["size=4k,nr_inodes=1", "ro"])
+def test_without_shared_memory_one_process_converts(
+    root: Path, undisturbed: dict[str, bytes], tmp_path: Path, options: str
+) -> None:
+    in_namespace = ("unshare", "--mount", "sh", "-c")
+    if subprocess.run([*in_namespace, "mount -t tmpfs tmpfs /dev/shm"], capture_output=True, check=False).returncode:
+        pytest.skip("mounting another /dev/shm needs root and unshare")
+    copy = copy_of(root, tmp_path)
+    shell = f'mount -t tmpfs -o {options} tmpfs /dev/shm && exec "$@"'
+    words = [*in_namespace, shell, "sh", *command(copy, 2)]
+    done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0 and "2 workers cannot share locks in /dev/shm" in done.stderr
+    assert outputs(copy) == undisturbed
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk with space for a part of the images; the test is skipped if this user may not mount one."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from runs import launch
 from tests.training_runs import Train
-from vl_model.training import doctor
+from vl_model.training import doctor, doctor_loader
 from vl_model.training.memory import estimate_memory, saved_bytes
 
 DOCTOR = ["--doctor", "--per_device_train_batch_size", "10"]
@@ -20,9 +20,9 @@ def test_all_checks_pass_and_nothing_is_written(train: Train, tiny_root: Path, c
     before = sorted(path for path in tiny_root.rglob("*"))
     assert train("well", *DOCTOR, "--push_to_hub", "somebody/lumbar") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["ok"] * 17
-    names = "packages devices processes precision run trackers hub locator loss data set crops base batches model"
-    names += " checkpoint memory disk"
+    assert [line.split()[0] for line in lines] == ["ok"] * 19
+    names = "packages devices processes precision run trackers hub locator loss data set crops base batches loader"
+    names += " sharing model checkpoint memory disk"
     assert " ".join(line[5:16].strip() for line in lines) == names
     assert sorted(path for path in tiny_root.rglob("*")) == before
 
@@ -107,7 +107,7 @@ def test_a_damaged_locator_does_not_end_the_other_checks(
     lines = capsys.readouterr().out.splitlines()
     [line] = [line for line in lines if not line.startswith("ok")]
     assert line.startswith("FIX  locator ") and str(locator) in line
-    assert len(lines) == 16 and lines[-1].startswith("ok   disk ")
+    assert len(lines) == 18 and lines[-1].startswith("ok   disk ")
 
 
 def test_a_full_gpu_is_one_line(train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -129,3 +129,24 @@ def test_saved_bytes_are_those_of_the_layers_inputs() -> None:
     assert found.gradients == found.weights == 4 * (8 * 16 + 16 + 16 * 4 + 4)
     model[0].requires_grad_(False)
     assert saved_bytes(model, lambda: model(torch.zeros(5, 8))) == 4 * 5 * 16
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_the_loader_is_tried(train: Train, workers: str, capsys: pytest.CaptureFixture) -> None:
+    assert train("loading", *DOCTOR, "--dataloader_num_workers", workers) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ok   loader ")]
+    by = "the training process" if workers == "0" else "2 workers, which need no shared memory,"
+    assert f"{by} can load batches of " in line
+
+
+@pytest.mark.parametrize(("free", "suffices"), [(1, False), (19, False), (64, True)])
+def test_the_shared_memory_of_gpus_is_compared(monkeypatch: pytest.MonkeyPatch, free: int, suffices: bool) -> None:
+    """Two processes of one machine, each with a GPU."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(doctor_loader, "started_processes", lambda: 2)
+    monkeypatch.setattr(doctor_loader, "uses_cpu", lambda _: False)
+    monkeypatch.setattr(doctor_loader.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(doctor_loader.shutil, "disk_usage", lambda _: SimpleNamespace(free=free * 2**20))
+    is_enough, message = doctor_loader.check_shared_memory()
+    assert is_enough == suffices and f"{free} MiB free" in message and "about 20 for 2 GPUs" in message
+    assert ("--shm-size" in message) != is_enough
