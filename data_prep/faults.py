@@ -153,7 +153,7 @@ class FaultKind(StrEnum):
     )
     NOT_GREY = (
         "not_grey",
-        "a colour, palette or phase image: only grey magnitude images are read",
+        "a colour or palette image: only grey images are read",
         "the file or frame is skipped",
     )
     MULTI_FRAME = (
@@ -278,7 +278,7 @@ class FaultKind(StrEnum):
     )
     UNKNOWN_VIEW = (
         "unknown_view",
-        "a series has none of the three views",
+        "a series has none of the three views, or shows the phase",
         "its images are written, but no region uses them",
     )
     # Marks

@@ -6,18 +6,15 @@ Texts are compared with terms and with each other; they are never repeated in a 
 
 import math
 import re
-from contextlib import suppress
 from functools import cached_property
-from typing import Any
 
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 
 from data_prep.dicom.dicom_file import pydicom_warnings_ignored
-from data_prep.dicom.header_values import READ_ERRORS, HeaderError, number
+from data_prep.dicom.header_values import HeaderError, number, texts
 
 #: Elements whose numbers distinguish pictures of one slice, with the absolute and the relative difference that matters.
 CONTRAST_NUMBERS = {
@@ -55,6 +52,7 @@ _DIXON = (
 _DIXON_SEQUENCE = re.compile(r"DIXON|IDEAL|FLEX|LAVA")
 _NO_AGENT = frozenset({"", "NO", "NONE", "N/A", "NA", "0", "OFF", "WITHOUT"})
 _AFTER_AGENT = re.compile(r"(?<![A-Z])(POST|GD|GAD\w*|KM|CE|\+ ?C|C ?\+)(?![A-Z])")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
 _DIFFUSION_NAME = re.compile(r"(?<![A-Z])B(\d{1,5})")
 
 
@@ -69,28 +67,38 @@ class Acquisition:
         self._elements: dict[BaseTag, DataElement | RawDataElement] = {
             tag: header.get_item(tag) for tag in _TAG_OF.values() if tag in header
         }
-        self._parsed: dict[str, Any] = {}
+        self._terms: dict[str, tuple[str, ...]] = {}
+        self._numbers: dict[str, float | None] = {}
 
     def number(self, keyword: str) -> float | None:
         """Return an element as a finite number, of several the first; None if it is missing or not a number."""
+        if keyword not in self._numbers:
+            self._numbers[keyword] = self._number(keyword)
+        return self._numbers[keyword]
+
+    def _number(self, keyword: str) -> float | None:
         tag = _TAG_OF[keyword]
         if tag not in self._elements:
             return None
-        try:
-            with pydicom_warnings_ignored():
-                found = number(Dataset({tag: self._elements[tag]}), keyword, math.nan)
-        except HeaderError:
-            several = self._value(keyword)
-            found = float(several[0]) if isinstance(several, MultiValue) and isinstance(several[0], float) else math.nan
+        header = Dataset({tag: self._elements[tag]})
+        with pydicom_warnings_ignored():
+            try:
+                found = number(header, keyword, math.nan)
+            except HeaderError:
+                first = texts(header, keyword)[:1]
+                found = float(first[0]) if first and _NUMBER.fullmatch(first[0]) else math.nan
         return found if math.isfinite(found) else None
 
     def terms(self, keyword: str) -> tuple[str, ...]:
         """Return the terms of an element in capital letters; none if it is missing or cannot be parsed."""
-        value = self._value(keyword)
-        if value is None:
+        tag = _TAG_OF[keyword]
+        if tag not in self._elements:
             return ()
-        several = [value] if isinstance(value, str | float | int) else list(value)
-        return tuple(str(term).strip(" \0").upper() for term in several)
+        if keyword not in self._terms:
+            with pydicom_warnings_ignored():
+                found = texts(Dataset({tag: self._elements[tag]}), keyword)
+            self._terms[keyword] = tuple(term.upper() for term in found)
+        return self._terms[keyword]
 
     def trait(self, keyword: str) -> tuple[str, ...]:
         """Return the terms by which images are compared; those of a sequence's name are without its counters."""
@@ -156,14 +164,3 @@ class Acquisition:
             if _DIXON_SEQUENCE.search(text):
                 words |= set(re.split(r"[^A-Z0-9]+", text))
         return next((rank for rank, names in enumerate(_DIXON) if names & words), 0)
-
-    def _value(self, keyword: str) -> Any:
-        """Return the value of an element, parsed once; None if it is missing or cannot be parsed."""
-        if keyword not in self._parsed:
-            tag = _TAG_OF[keyword]
-            found = None
-            if tag in self._elements:
-                with pydicom_warnings_ignored(), suppress(*READ_ERRORS):
-                    found = Dataset({tag: self._elements[tag]})[tag].value
-            self._parsed[keyword] = found
-        return self._parsed[keyword]

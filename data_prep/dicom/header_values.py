@@ -147,7 +147,9 @@ def as_text_if_digits(element: Any) -> Any:
     if not isinstance(element, RawDataElement) or element.VR != "UN" or not element.value:
         return element
     text = element.value.decode("latin-1").strip(_AROUND_NUMBERS)
-    binary = dictionary_VR(element.tag) in _BINARY_NUMBERS
+    # A zero byte beside a digit is the other half of a binary number: 48 is written as the byte of "0" and a zero.
+    is_whole = b"\0" in element.value and len(element.value) in (2, 4)
+    binary = dictionary_VR(element.tag) in _BINARY_NUMBERS and not is_whole
     if binary and all(_NUMBER.fullmatch(part.strip(_AROUND_NUMBERS)) for part in text.split("\\")):
         return element._replace(VR="UT")
     return element

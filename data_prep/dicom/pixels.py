@@ -24,7 +24,6 @@ from data_prep.dicom.header_values import (
     number,
     parse_failure,
     spelling_repairs,
-    texts,
     value_of,
     whole_number,
 )
@@ -35,8 +34,6 @@ from data_prep.faults import FaultKind, FileFault, Repair
 Grey = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.number[Any]]
 
-#: Components of complex images other than the magnitude: they show no anatomy that a reader could grade.
-_NO_MAGNITUDE = frozenset({"PHASE", "REAL", "IMAGINARY", "P", "R", "I"})
 #: Larger values are rejected: their differences might exceed the range of float32.
 LARGEST_SIGNAL = 1e30
 
@@ -58,8 +55,6 @@ class ImageFile:
         try:
             with pydicom_warnings_ignored():
                 header = self.headers[frame]
-                if components := _NO_MAGNITUDE.intersection(_components(header)):
-                    raise FileFault(FaultKind.NOT_GREY, f"a {min(components)} image: only magnitude images are read")
                 return self._signal(self.decoder.decode(frame), header)
         except HeaderError as error:
             raise FileFault(FaultKind.UNDECODABLE, str(error)) from None
@@ -143,12 +138,6 @@ class ImageFile:
     def repairs(self) -> tuple[Repair, ...]:
         """Everything that had to be corrected so far; decoding another frame may add to it."""
         return (*self.file.repairs, *self.decoder.repairs)
-
-
-def _components(header: Dataset) -> tuple[str, str]:
-    """Return the complex component that an image shows, from ComplexImageComponent and from ImageType's third value."""
-    component, kind = "".join(texts(header, "ComplexImageComponent")), texts(header, "ImageType")
-    return component.upper(), kind[2].upper() if len(kind) > 2 else ""
 
 
 def _has_modality_table(header: Dataset) -> bool:

@@ -159,7 +159,7 @@ def _times(
 def choose(
     found: Contrasts, headers: Sequence[Header], described: View | None, marked: Mapping[int, int]
 ) -> list[Contrast]:
-    """Return the contrasts that show the view of the series, by the rules of this module.
+    """Return the contrasts that show the view of the series, by the rules of this module; none if all are phases.
 
     described: the view that the table gives, or None.
     marked: the number of marks on each image, by index.
@@ -195,6 +195,8 @@ def choose(
 
     ordered = sorted(found.groups, key=rank)
     chosen = ordered[:1]
+    if headers[chosen[0].indices[0]].acquisition.is_phase:
+        return []
     for group in ordered[1:]:
         alike = _is_computed(group, headers) == _is_computed(chosen[0], headers)
         if alike and not any(_compete(group, other) for other in chosen):

@@ -249,6 +249,7 @@ class SeriesFolder:
         """Remove copies of images, and frames whose number a single-frame file has; note copies under other numbers."""
         claims: dict[int, list[int]] = defaultdict(list)
         alike: dict[tuple[int | None, str, Frame | None], list[int]] = defaultdict(list)
+        identifiers = Counter(image.header.acquisition.identifier for image in self._found)
         removed: set[int] = set()
         for index, image in enumerate(self._found):
             header = image.header
@@ -259,7 +260,9 @@ class SeriesFolder:
         for indices in alike.values():
             for place, index in enumerate(indices[1:], start=1):
                 earlier = [self._found[other] for other in indices[:place] if other not in removed]
-                first = next((image for image in earlier if self._is_copy(self._found[index], image)), None)
+                first = next(
+                    (image for image in earlier if self._is_copy(self._found[index], image, identifiers)), None
+                )
                 if first is not None:
                     image = self._found[index]
                     what = "its images have" if image.frames > 1 else self._called(image.header)
@@ -281,7 +284,7 @@ class SeriesFolder:
     def _called(self, header: Header) -> str:
         return "its image has" if header.instance_number is None else f"instance {header.instance_number} has"
 
-    def _is_copy(self, image: _Found, other: _Found) -> bool:
+    def _is_copy(self, image: _Found, other: _Found, identifiers: Mapping[str, int]) -> bool:
         """Return whether two images of one number and place are one image in two files."""
         if image.path == other.path:
             return False
@@ -291,8 +294,10 @@ class SeriesFolder:
             return False
         if self._digest(image) == self._digest(other):
             return True
-        # Compressed anew, an image keeps its identifiers while its pixels change.
-        return identified and image.header.instance_number is not None and one.same_contrast(two)
+        # Compressed anew, an image keeps its identifiers while its pixels change. An identifier of more images than two
+        # is a constant.
+        is_new_version = identified and identifiers[one.identifier] == 2 and image.header.frame is not None
+        return is_new_version and image.header.instance_number is not None and one.same_contrast(two)
 
     def _digest(self, image: _Found) -> bytes:
         if not image.digest:
@@ -349,12 +354,14 @@ class SeriesFolder:
         chosen = choose(found, headers, self._described, marked)
         shown = sorted(index for group in chosen for index in group.indices)
         others = [group for group in found.groups if group not in chosen]
-        if others:
+        if not chosen:
+            message = "all images show the phase or a part of a complex image: none carries a region"
+            self._note(self._path, FaultKind.UNKNOWN_VIEW, "kept", message)
+        elif others:
             by_marks = any(marked[index] for index in chosen[0].indices)
             message = (
-                f"images of several contrasts lie at the same places (they differ in {', '.join(found.keywords)}): "
-                f"{len(shown)} of {len(headers)} are used{', which readers marked' if by_marks else ''}; the others "
-                "carry no region"
+                f"images of several contrasts (they differ in {', '.join(found.keywords)}): {len(shown)} of "
+                f"{len(headers)} are used{', which readers marked' if by_marks else ''}; the others carry no region"
             )
             self._note(self._path, FaultKind.SEVERAL_CONTRASTS, "kept" if by_marks else "guessed", message)
         return [self._found[i] for i in shown], [[self._found[i] for i in group.indices] for group in others]

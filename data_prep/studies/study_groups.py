@@ -16,6 +16,7 @@ The study folder of an image is the folder above its series folder, ``<study>/<s
 lies so deep, all folders are series of one study.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,8 @@ from data_prep.dicom.identity import Identity
 from data_prep.faults import Action, FaultKind
 from data_prep.studies.evidence import differ_per_file
 from data_prep.studies.image_tree import ImageFolder, ImageTree
+
+_SEPARATORS = re.compile(r"[\s._/-]")
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ class FoundImage:
 
     @property
     def patient(self) -> str:
-        return self.identity.patient.casefold()
+        """The PatientID, without what programs add to or leave out of one: separators, capitals, leading zeros."""
+        plain = _SEPARATORS.sub("", self.identity.patient).casefold()
+        return plain.lstrip("0") or plain
 
     @property
     def stated_uid(self) -> str:
@@ -87,17 +92,21 @@ def group_by_study(tree: ImageTree) -> StudyGroups:
 
 
 def _found_images(tree: ImageTree) -> list[FoundImage]:
+    folders = {folder.path: folder for folder in tree.folders}
+
+    def study_folder(folder: ImageFolder) -> Path:
+        if not tree.is_deep or folder.depth == 0:
+            return tree.root
+        above = folders.get(folder.path.parent)
+        if folder.depth > 2 and above is not None and len(above.images) > 1:  # it lies in a series folder
+            return study_folder(above)
+        return folder.path if folder.depth == 1 else folder.path.parent
+
     return [
-        FoundImage(path, folder.path, _study_folder(folder, tree), identity, identity.study_uid)
+        FoundImage(path, folder.path, study_folder(folder), identity, identity.study_uid)
         for folder in tree.folders
         for path, identity in folder.images.items()
     ]
-
-
-def _study_folder(folder: ImageFolder, tree: ImageTree) -> Path:
-    if not tree.is_deep or folder.depth == 0:
-        return tree.root
-    return folder.path if folder.depth == 1 else folder.path.parent
 
 
 def _with_telling_uids(images: Sequence[FoundImage], top: Path, notes: list[GroupNote]) -> list[FoundImage]:

@@ -91,14 +91,15 @@ def test_only_a_damaged_frame_is_skipped(tmp_path: Path) -> None:
     assert [fault.kind for fault in faults] == [FaultKind.WRONG_SHAPE]
 
 
-def test_a_phase_image_is_refused(tmp_path: Path) -> None:
+def test_a_phase_image_is_written_without_a_region(tmp_path: Path) -> None:
     kinds = ["MAGNITUDE", "PHASE"]
     groups = [functional_group(FRAMES[0], MRImageFrameTypeSequence={"ComplexImageComponent": kind}) for kind in kinds]
-    path = write_enhanced(tmp_path / "1.dcm", IMAGES[:2], groups)
-    np.testing.assert_array_equal(read_image(path, frame=0), IMAGES[0])
-    with pytest.raises(FileFault) as caught:
-        read_image(path, frame=1)
-    assert caught.value.kind is FaultKind.NOT_GREY
+    path = write_enhanced(tmp_path / "1" / "1.dcm", IMAGES[:2], groups)
+    np.testing.assert_array_equal(read_image(path, frame=1), IMAGES[1])
+    study, faults = study_of(tmp_path)
+    shown = {image.instance_number: not image.other_contrast for image in study.series[0].slices}
+    assert shown == {1001: True, 1002: False}
+    assert [fault.kind for fault in faults] == [FaultKind.SEVERAL_CONTRASTS]
 
 
 def test_a_single_frame_in_functional_groups_keeps_the_number_of_its_file(tmp_path: Path) -> None:
