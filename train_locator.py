@@ -19,7 +19,7 @@ if __name__ == "__main__":
 from dataclasses import dataclass, field
 from typing import Literal
 
-from runs.launch import Launch, check_launch, follow, own_rank, set_environment_of_torch, trackers_of
+from runs.processes.launch import Launch, check_launch, follow, own_rank, set_environment_of_torch, trackers_of
 from runs.run_folder import hold_run, prepare_run
 from runs.settings import OptimizationSettings, RunSettings
 from workspace.cli import run_command

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from locator.carried import CarriedFiles, find_carried_files
-from runs.launch import Launch, check_launch, follow, own_rank, set_environment_of_torch, trackers_of
+from runs.processes.launch import Launch, check_launch, follow, own_rank, set_environment_of_torch, trackers_of
 from runs.run_folder import check_run, hold_run, prepare_run
 from runs.settings import OptimizationSettings, RunSettings
 from vl_model.data.augmentation import Augmentation

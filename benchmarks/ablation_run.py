@@ -21,8 +21,8 @@ from data_prep.conversion.crops import open_crops
 from data_prep.conversion.pairs import Dataset, read_dataset
 from data_prep.sites import SITES, Severity, Side
 from prompts.render import zero_shot_prompts
-from runs.accelerators import build_accelerator
-from runs.launch import Launch
+from runs.processes.accelerators import build_accelerator
+from runs.processes.launch import Launch
 from runs.settings import OptimizationSettings
 from vl_model.data.batches import TrainingBatches, training_loader
 from vl_model.data.site_rows import SiteRow, group_sites

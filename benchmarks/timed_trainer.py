@@ -83,7 +83,7 @@ def main() -> None:
 def time_ours(arguments: list[str], watch: Stopwatch) -> Intervals:
     """Time train_vl.py. Its batches are one stream, so that each epoch begins when the previous one ends."""
     import train_vl
-    from runs.launch import own_rank
+    from runs.processes.launch import own_rank
     from vl_model.training.trainer import Trainer
 
     done = 0

@@ -25,7 +25,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.training_images import write_training_images
 from data_prep.conversion.crops import open_crops
 from data_prep.conversion.pairs import read_dataset
-from runs.accelerators import precision_in_words
+from runs.processes.accelerators import precision_in_words
 from vl_model.data.augmentation import Augmentation
 from vl_model.data.batches import TrainingBatches, training_loader
 from vl_model.data.site_rows import group_sites

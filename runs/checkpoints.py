@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from runs.collectives import rank
-from runs.full_tensors import full_tensor, shard_like
+from runs.processes.collectives import rank
+from runs.processes.full_tensors import full_tensor, shard_like
 from workspace.json_files import read_object
 from workspace.layout import home_expanded
 from workspace.setting_error import SettingError

@@ -7,9 +7,9 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from runs.accelerators import true_in_any_process
-from runs.collectives import gather_objects
 from runs.metrics_csv import MetricsFile
+from runs.processes.accelerators import true_in_any_process
+from runs.processes.collectives import gather_objects
 
 METRICS_FILE = "metrics.csv"
 CURVES_FILE = "training.png"

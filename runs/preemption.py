@@ -12,7 +12,7 @@ The first process checks the file and the clock. The processes exchange what eac
 after the same step: every step communicates among all processes. Each loop over batches checks after every batch.
 
 Waits heed the same three: a process that waits for its next batch looks at them itself and ends the wait, and one that
-waits in vain for another process is ended (`runs.peers`).
+waits in vain for another process is ended (`runs.processes.peers`).
 """
 
 import signal
@@ -26,9 +26,9 @@ from typing import NoReturn
 
 from accelerate import Accelerator
 
-from runs.accelerators import true_in_any_process
 from runs.job_clock import JobClock, end_of_job
-from runs.peers import Lookout
+from runs.processes.accelerators import true_in_any_process
+from runs.processes.peers import Lookout
 from runs.run_folder import STOP_FILE
 from workspace.interrupts import noted
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from runs.launch import Launch
-from runs.launch_environment import compiles, heeded_variables
+from runs.processes.launch import Launch
+from runs.processes.launch_environment import compiles, heeded_variables
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "peft", "accelerate", "transformers", "numpy")
 CHECKOUT = Path(__file__).resolve().parents[1]

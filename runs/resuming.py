@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from runs.checkpoints import Checkpoint, DamagedCheckpoint, read_checkpoint
-from runs.collectives import gather_objects, rank
+from runs.processes.collectives import gather_objects, rank
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from runs.launch import own_rank
+from runs.processes.launch import own_rank
 from runs.run_record import RUN_RECORD
 from workspace.file_modes import check_may_write
 from workspace.json_files import read_object

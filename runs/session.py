@@ -26,16 +26,16 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from runs.accelerators import build_accelerator, precision_in_words
 from runs.checkpoints import find_checkpoints, save_checkpoint
-from runs.collectives import gather_objects
 from runs.divergence import DivergenceCheck
 from runs.job_clock import JobClock, read_job_clock
-from runs.launch import Launch, threads_per_process
-from runs.launch_environment import ignored_in_words, ignored_variables
 from runs.loading import LostWorker, WaitEnded
 from runs.metrics_log import MetricsLog
 from runs.preemption import Preemption
+from runs.processes.accelerators import build_accelerator, precision_in_words
+from runs.processes.collectives import gather_objects
+from runs.processes.launch import Launch, threads_per_process
+from runs.processes.launch_environment import ignored_in_words, ignored_variables
 from runs.provenance import build_run_record
 from runs.resuming import resume
 from runs.run_folder import read_short_starts, remove_run, write_record

@@ -13,8 +13,8 @@ from accelerate import Accelerator
 
 from runs.checkpoints import complete_checkpoints
 from runs.divergence import Diverged
-from runs.peers import lost_peers_named
 from runs.preemption import CLOCK, Preemption
+from runs.processes.peers import lost_peers_named
 from runs.run_folder import LOCK_FILE, amend_record
 from workspace.cli import EXIT_BAD_INPUT
 
@@ -84,7 +84,7 @@ def _end_a_vain_wait(run: Path, is_main: bool, reason: str) -> NoReturn:
     print(
         f"stopped by {reason} while this process waited for another process of the run, which does not answer; "
         f"{_last_checkpoint(run)}",
-        file=sys.__stderr__,  # the messages of all processes but the first are held back (`runs.launch.follow`)
+        file=sys.__stderr__,  # the messages of all processes but the first are held back (`launch.follow`)
         flush=True,
     )
     with suppress(OSError):

@@ -21,16 +21,17 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "data_prep.phantom": ("workspace", *VOCABULARY, "data_prep.studies"),
     "prompts": VOCABULARY,
-    "runs": ("workspace",),
+    "runs.processes": ("workspace",),
+    "runs": ("workspace", "runs.processes"),
     "locator": ("workspace", *VOCABULARY, "data_prep.studies", "data_prep.placement", "data_prep.conversion", "runs"),
     "vl_model.towers": ("workspace",),
-    "vl_model.data": ("workspace", *VOCABULARY, "data_prep.conversion", "runs"),
+    "vl_model.data": ("workspace", *VOCABULARY, "data_prep.conversion", "runs", "runs.processes"),
     "vl_model.model": (
-        *("workspace", "data_prep.conversion", "runs"),
+        *("workspace", "data_prep.conversion", "runs.processes"),
         *("vl_model.towers", "vl_model.data"),
     ),
     "vl_model.training": (
-        *("workspace", *VOCABULARY, "prompts", "runs", "locator"),
+        *("workspace", *VOCABULARY, "prompts", "runs", "runs.processes", "locator"),
         *("vl_model.towers", "vl_model.data", "vl_model.model"),
     ),
     "vl_model.evaluation": (
@@ -42,7 +43,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("vl_model.data", "vl_model.evaluation"),
     ),
     "vl_model": (
-        *("workspace", *VOCABULARY, "data_prep.conversion", "prompts", "runs", "locator"),
+        *("workspace", *VOCABULARY, "data_prep.conversion", "prompts", "runs", "runs.processes", "locator"),
         *("vl_model.data", "vl_model.model", "vl_model.evaluation", "vl_model.queries"),
     ),
 }

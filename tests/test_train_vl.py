@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from data_prep.conversion.pairs import read_dataset
-from runs import launch
-from runs.accelerators import build_accelerator
+from runs.processes import launch
+from runs.processes.accelerators import build_accelerator
 from runs.run_folder import hold_run
 from tests.tiny_model import write_tiny_base
 from tests.training_runs import ENVIRONMENT, REPOSITORY, Train, assert_same_result, command, final, metrics

@@ -105,7 +105,7 @@ class LoadedRun:
         """The model, on the GPU if there is one."""
         import torch
 
-        from runs.launch import threads_per_process
+        from runs.processes.launch import threads_per_process
         from vl_model.model.site_model_files import load_site_model
 
         # The fingerprint is taken before the weights are read: weights that are replaced in between then make

@@ -13,7 +13,7 @@ import pytest
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
-from runs.launch import read_launch
+from runs.processes.launch import read_launch
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIGS = REPOSITORY / "accelerate_configs"

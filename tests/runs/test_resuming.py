@@ -14,7 +14,7 @@ from torch import nn
 
 import train_vl
 from runs.checkpoints import find_checkpoints, save_checkpoint
-from runs.collectives import rank
+from runs.processes.collectives import rank
 from runs.resuming import resume
 from tests.processes import in_processes
 from tests.training_runs import command

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from runs import preemption
+from runs.job_clock import JobClock
 from tests.training_runs import ENVIRONMENT, REPOSITORY, Train, assert_same_result, command, metrics
 
 ARGUMENTS = ["--per_device_train_batch_size", "5", "--checkpointing_steps", "4", "--evaluation_steps", "1000"]
@@ -78,9 +79,9 @@ def test_the_end_of_the_job_ends_a_wait(
 ) -> None:
     """In any process; but the first batch gets some seconds, so that every start of a run takes a step."""
     monkeypatch.setattr(preemption, "SECONDS_FOR_FIRST_BATCH", first_batch)
-    monkeypatch.setenv(preemption.JOB_END, str(int(time.time()) + 60))
     process = SimpleNamespace(is_main_process=False, num_processes=1)
-    assert preemption.Preemption(tmp_path, 120, process).should_end_wait() is ends
+    clock = JobClock(time.time() + 60)
+    assert preemption.Preemption(tmp_path, 120, process, clock).should_end_wait() is ends
 
 
 def test_a_stop_before_the_first_batch(train: Train, tiny_root: Path, tiny_base: str) -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_prep.sites import SITES, Severity
-from runs.collectives import gather
+from runs.processes.collectives import gather
 
 SEVERITIES = len(Severity)
 CAPTIONS = len(SITES) * SEVERITIES
@@ -38,7 +38,7 @@ class Targets:
         return self.grade_B3.new_zeros(len(own_B3), CAPTIONS).scatter(1, own_B3, self.grade_B3)
 
     def gathered(self, counts: Sequence[int] | None = None) -> "Targets":
-        """Return the targets of all processes, in rank order (`runs.collectives.gather`)."""
+        """Return the targets of all processes, in rank order (`runs.processes.collectives.gather`)."""
         return Targets(gather(self.caption_B, counts), gather(self.grade_B3, counts))
 
     def smoothed(self, smoothing: float) -> "Targets":

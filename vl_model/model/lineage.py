@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.conversion.pairs import Dataset
-from runs.launch import own_rank
+from runs.processes.launch import own_rank
 from vl_model.data.site_rows import SiteRow
 from vl_model.model.base_places import is_there, place_beside
 from vl_model.model.model_card import CARD

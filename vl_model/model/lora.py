@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from runs.full_tensors import full_tensor
+from runs.processes.full_tensors import full_tensor
 from vl_model.model.settings import LoraSettings
 from workspace.setting_error import SettingError
 

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from locator.carried import CarriedFiles
 from runs.checkpoints import check_checkpoint, find_checkpoints, planned
-from runs.launch import started_processes
+from runs.processes.launch import started_processes
 from runs.resuming import first_readable
 from runs.session import Session
 from runs.settings import OptimizationSettings

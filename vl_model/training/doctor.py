@@ -13,8 +13,8 @@ import psutil
 import torch
 
 from locator.carried import CarriedFiles
-from runs.accelerators import choose_precision, precision_in_words, uses_cpu
-from runs.launch import check_launch, own_rank, started_processes, threads_per_process, trackers_of
+from runs.processes.accelerators import choose_precision, precision_in_words, uses_cpu
+from runs.processes.launch import check_launch, own_rank, started_processes, threads_per_process, trackers_of
 from runs.settings import RunSettings
 from vl_model.data.batches import TrainingBatches, load_batch
 from vl_model.data.training_set import TrainingSet

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from runs.accelerators import uses_cpu
-from runs.launch import check_launch, started_processes
 from runs.loading import WaitEnded, load_in_order
+from runs.processes.accelerators import uses_cpu
+from runs.processes.launch import check_launch, started_processes
 from vl_model.data.batches import TrainingBatches
 
 #: Seconds that the first batches may take.

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from data_prep.sites import SITES
-from runs.collectives import gather_with_gradient
+from runs.processes.collectives import gather_with_gradient
 from vl_model.data.site_table import SITE_INDEX
 from vl_model.data.targets import SEVERITIES, Targets
 from vl_model.training.baseline_losses import infonce, siglip

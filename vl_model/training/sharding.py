@@ -21,7 +21,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from runs.full_tensors import full_tensor
+from runs.processes.full_tensors import full_tensor
 from vl_model.towers.blocks import blocks_of
 
 #: Methods of the model, besides `forward`, that are called from outside and need full weights.

@@ -16,10 +16,10 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from runs.collectives import row_counts
 from runs.divergence import DivergenceCheck
 from runs.optimization import build_optimizer, learning_rate_at, set_learning_rate
 from runs.preemption import Preemption
+from runs.processes.collectives import row_counts
 from runs.random_streams import Stream, torch_seed
 from runs.settings import OptimizationSettings
 from vl_model.data.batches import Batch, TrainingBatches, load_batch, step_loader

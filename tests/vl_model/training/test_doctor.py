@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from runs import launch
+from runs.processes import launch
 from tests.training_runs import Train
 from vl_model.training import doctor, doctor_loader
 from vl_model.training.memory import estimate_memory, saved_bytes

@@ -16,11 +16,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from runs.accelerators import choose_precision
 from runs.checkpoints import save_checkpoint
-from runs.collectives import rank
-from runs.full_tensors import full_tensor
-from runs.launch import SHARDING_VARIABLE, check_launch
+from runs.processes.accelerators import choose_precision
+from runs.processes.collectives import rank
+from runs.processes.full_tensors import full_tensor
+from runs.processes.launch import SHARDING_VARIABLE, check_launch
 from runs.resuming import resume
 from tests.processes import in_processes
 from tests.runs.test_collectives import CAPTIONS

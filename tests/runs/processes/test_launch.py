@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from runs import launch
-from runs.launch import Launch, read_launch, threads_per_process
+from runs.processes import launch
+from runs.processes.launch import Launch, read_launch, threads_per_process
 from workspace.cli import usable_cores
 
 

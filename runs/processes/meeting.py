@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from runs.world import MEETING_VARIABLES, WORLD_VARIABLES, World
+from runs.processes.world import MEETING_VARIABLES, WORLD_VARIABLES, World
 
 #: How long processes wait for each other after they have met. Cutting a large cohort's images takes longer than NCCL's
 #: default of a few minutes. The launcher still notices at once if a process dies.

@@ -2,9 +2,9 @@
 
 `accelerate launch` with ``distributed_type: MULTI_CPU`` silently starts one process if there is no mpirun, and two
 independent runs if the process group was not set up. A script therefore reads the launcher's configuration and refuses
-to train with fewer processes. How many were started is read from the environment (`runs.world`), and found out when
-they meet (`runs.meeting`). Nothing here imports torch, so that a wrong launch is refused before that import, which
-takes seconds.
+to train with fewer processes. How many were started is read from the environment (`runs.processes.world`), and found
+out when they meet (`runs.processes.meeting`). Nothing here imports torch, so that a wrong launch is refused before that
+import, which takes seconds.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from pathlib import Path
 import psutil
 import yaml
 
-from runs.launch_environment import CPU_VARIABLE, SHARDING_VARIABLE, check_environment, is_set
-from runs.world import World, read_world
+from runs.processes.launch_environment import CPU_VARIABLE, SHARDING_VARIABLE, check_environment, is_set
+from runs.processes.world import World, read_world
 from workspace.cli import usable_cores
 from workspace.layout import home_expanded
 from workspace.setting_error import SettingError

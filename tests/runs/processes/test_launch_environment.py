@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runs.launch_environment import ignored_in_words, ignored_variables
+from runs.processes.launch_environment import ignored_in_words, ignored_variables
 from tests.training_runs import Train, assert_same_result
 
 NEUTRAL = {

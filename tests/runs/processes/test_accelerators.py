@@ -1,10 +1,10 @@
-"""Tests of runs/accelerators.py: the precision of each device."""
+"""Tests of runs/processes/accelerators.py: the precision of each device."""
 
 import pytest
 import torch
 
-from runs import accelerators
-from runs.accelerators import choose_precision
+from runs.processes import accelerators
+from runs.processes.accelerators import choose_precision
 
 
 def test_precision_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ from multiprocessing.queues import Queue
 import pytest
 import torch.distributed as dist
 
-from runs.launch import Launch
-from runs.meeting import meet
+from runs.processes.launch import Launch
+from runs.processes.meeting import meet
 from tests.training_runs import REPOSITORY, command
 
 FORK = multiprocessing.get_context("fork")  # what they need is imported already

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from runs.collectives import gather, rank, row_counts
+from runs.processes.collectives import gather, rank, row_counts
 from tests.processes import in_processes
 from tests.tiny_model import tiny_towers, write_tiny_base
 from vl_model.data.targets import CAPTIONS, Targets

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
-from runs.launch import Launch
-from runs.launch_environment import hide_variables
-from runs.meeting import meet
+from runs.processes.launch import Launch
+from runs.processes.launch_environment import hide_variables
+from runs.processes.meeting import meet
 from workspace.setting_error import SettingError
 
 

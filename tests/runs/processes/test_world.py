@@ -2,7 +2,7 @@
 
 import pytest
 
-from runs.world import World, read_world
+from runs.processes.world import World, read_world
 
 MEETING = {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
 TORCH = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", **MEETING}

@@ -5,8 +5,8 @@ sets variables of its own; a script that calls srun may set them from Slurm's. A
 them from a job that is over. The rule: several processes need a complete set, and an incomplete one is refused. A start
 without a WORLD_SIZE above 1 is alone: it is the first process, and what other variables say of it is ignored.
 
-The processes then meet (`runs.meeting`), so that a complete set that is left over is found out as well. Nothing here
-imports torch.
+The processes then meet (`runs.processes.meeting`), so that a complete set that is left over is found out as well.
+Nothing here imports torch.
 """
 
 import os
