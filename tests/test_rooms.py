@@ -27,7 +27,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "vl_model.towers": ("workspace",),
     "vl_model.data": ("workspace", *VOCABULARY, "data_prep.conversion", "runs", "runs.processes"),
     "vl_model.model": (
-        *("workspace", "data_prep.conversion", "runs.processes"),
+        *("workspace", "data_prep.conversion", "runs", "runs.processes"),
         *("vl_model.towers", "vl_model.data"),
     ),
     "vl_model.training": (
