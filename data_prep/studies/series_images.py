@@ -5,9 +5,9 @@ stay; the others are decoded again, one at a time, whenever their grey values ar
 """
 
 import hashlib
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,69 +15,21 @@ from data_prep.dicom.header_values import READ_ERRORS, HeaderError, parse_failur
 from data_prep.dicom.headers import Header, named_number, read_header
 from data_prep.dicom.pixels import Grey, ImageFile, Pixels, open_images, read_image
 from data_prep.faults import Action, Fault, FaultKind, FileFault
-from data_prep.geometry import Frame
 from data_prep.sites import View
 from data_prep.studies.contrasts import Contrast, choose, contrasts
+from data_prep.studies.copies import DecodedImage, find_copies, find_second_names
 from data_prep.studies.folders import fault_path, list_folder
+from data_prep.studies.grey_images import LARGEST_PART, GreyBudget, GreyOnDisk
 from data_prep.studies.identity import StudyIdentity
 from data_prep.studies.instance_numbers import complete_numbers, own_numbers
-from data_prep.studies.outlier_images import ValueRange, foreign_images, outlier_ranges, value_range
+from data_prep.studies.outlier_images import foreign_images, outlier_ranges, value_range
 from data_prep.studies.series_places import PlaceJudge, contradicted_places, labelled_places
 from data_prep.studies.windows import SeriesHistogram, series_window, to_grey
 
-#: Memory budgets: for the decoded images of one series until its window is known, and for the grey images of one study.
-SIGNAL_BYTES, GREY_BYTES = 48 << 20, 48 << 20
-#: An image larger than a budget divided by this is not kept: decoding so large an image needs the memory itself.
-_LARGEST_PART = 8
-#: Memory budget for grey images that were decoded again: a tile needs the same neighbouring slices as the next one.
-RECENT_BYTES = 8 << 20
+#: Memory budget for the decoded images of one series until its window is known.
+SIGNAL_BYTES = 48 << 20
 _FAULTS_PER_FILE = 8
 FOREIGN_FILE = "its StudyInstanceUID or PatientID is not that of the study: it belongs to another examination"
-
-
-@dataclass
-class GreyBudget:
-    """The memory that a study may still use for grey images, and the images that were read again most recently."""
-
-    left: int = field(default_factory=lambda: GREY_BYTES)
-    recent: "OrderedDict[tuple[Path, int], Grey]" = field(default_factory=OrderedDict)
-
-    def take(self, size: int) -> bool:
-        """Reserve `size` bytes if they fit; return whether they do."""
-        fits = size <= min(self.left, GREY_BYTES // _LARGEST_PART)
-        self.left -= size if fits else 0
-        return fits
-
-    def remember(self, key: tuple[Path, int], grey: Grey) -> Grey:
-        self.recent[key] = grey
-        while sum(image.nbytes for image in self.recent.values()) > RECENT_BYTES and len(self.recent) > 1:
-            self.recent.popitem(last=False)
-        return grey
-
-
-@dataclass(frozen=True)
-class GreyOnDisk:
-    """A grey image that is decoded again whenever it is needed."""
-
-    path: Path
-    frame: int
-    max_pixels: int
-    shape: tuple[int, int]
-    window: tuple[float, float]
-    budget: GreyBudget
-
-    def read(self) -> Grey:
-        """Decode the image and map it to grey. Raise OSError if the file has changed."""
-        key = (self.path, self.frame)
-        if key in self.budget.recent:
-            return self.budget.recent[key]
-        try:
-            pixels = read_image(self.path, self.max_pixels, self.frame)
-        except FileFault as fault:
-            raise OSError(f"{self.path}: the file changed while it was being converted ({fault.message})") from None
-        if pixels.shape != self.shape:
-            raise OSError(f"{self.path}: the file changed while it was being converted")
-        return self.budget.remember(key, to_grey(pixels, self.window))
 
 
 @dataclass(frozen=True)
@@ -94,23 +46,6 @@ class SeriesImage:
     grey: Grey | GreyOnDisk
     window: tuple[float, float] | None = None
     other_contrast: bool = False
-
-
-@dataclass
-class _Found:
-    """An image that was decoded once, from a file of `frames`; `pixels` is None if they did not fit into memory."""
-
-    path: Path
-    frame: int
-    frames: int
-    header: Header
-    shape: tuple[int, int]
-    values: ValueRange
-    pixels: Pixels | None
-    number: int = -1
-    """The number that no other image of the series has, once it is known."""
-    digest: bytes = b""
-    """Of the pixels, once it was asked for."""
 
 
 class SeriesFolder:
@@ -144,7 +79,7 @@ class SeriesFolder:
         self._described, self._marks = described, Counter(marks)
         self._identity, self._chosen = identity, files
         self.is_foreign = False
-        self._found: list[_Found] = []
+        self._found: list[DecodedImage] = []
         self._signal_left = SIGNAL_BYTES
         self._histogram = SeriesHistogram()
         self._histogram_outdated = False
@@ -173,7 +108,7 @@ class SeriesFolder:
             ]
         return sorted(images, key=lambda image: image.number), window
 
-    def _windowed(self, found: list[_Found], budget: GreyBudget) -> tuple[list[SeriesImage], tuple[float, float]]:
+    def _windowed(self, found: list[DecodedImage], budget: GreyBudget) -> tuple[list[SeriesImage], tuple[float, float]]:
         """Return images as grey with a common window, or with their own if they are outliers."""
         outliers = set(outlier_ranges([image.values for image in found]))
         window = self._window([image for index, image in enumerate(found) if index not in outliers])
@@ -209,12 +144,12 @@ class SeriesFolder:
         else:
             for repair in header.repairs:
                 self._note(path, repair.kind, repair.action, repair.message)
-            kept = pixels if pixels.nbytes <= min(self._signal_left, SIGNAL_BYTES // _LARGEST_PART) else None
+            kept = pixels if pixels.nbytes <= min(self._signal_left, SIGNAL_BYTES // LARGEST_PART) else None
             self._signal_left -= 0 if kept is None else pixels.nbytes
             rows, columns = pixels.shape
-            self._add(_Found(path, frame, len(images.headers), header, (rows, columns), values, kept), pixels)
+            self._add(DecodedImage(path, frame, len(images.headers), header, (rows, columns), values, kept), pixels)
 
-    def _add(self, image: _Found, pixels: Pixels) -> None:
+    def _add(self, image: DecodedImage, pixels: Pixels) -> None:
         """Add an image to the series and to its histogram, and note its faults."""
         smallest, largest = self._histogram.add(pixels)
         where = f"frame {image.frame + 1}: " if image.frames > 1 else ""
@@ -246,79 +181,20 @@ class SeriesFolder:
         self._histogram_outdated |= bool(removed)
 
     def _drop_copies(self) -> None:
-        """Remove copies of images, and frames whose number a single-frame file has; note copies under other numbers."""
-        claims: dict[int, list[int]] = defaultdict(list)
-        alike: dict[tuple[int | None, str, Frame | None], list[int]] = defaultdict(list)
-        identifiers = Counter(image.header.acquisition.identifier for image in self._found)
-        removed: set[int] = set()
-        for index, image in enumerate(self._found):
-            header = image.header
-            if header.instance_number is not None:
-                claims[header.instance_number].append(index)
-            identifier = "" if header.instance_number is not None else header.acquisition.identifier
-            alike[header.instance_number, identifier, header.frame].append(index)
-        for indices in alike.values():
-            for place, index in enumerate(indices[1:], start=1):
-                earlier = [self._found[other] for other in indices[:place] if other not in removed]
-                first = next(
-                    (image for image in earlier if self._is_copy(self._found[index], image, identifiers)), None
-                )
-                if first is not None:
-                    image = self._found[index]
-                    what = "its images have" if image.frames > 1 else self._called(image.header)
-                    message = f"{what} already been read from {first.path.name}"
-                    self._note(image.path, FaultKind.DUPLICATE_INSTANCE, "skipped", message)
-                    removed.add(index)
-        for number, indices in claims.items():
-            single = [self._found[index] for index in indices if self._found[index].frames == 1]
-            for index in indices if single else ():
-                image = self._found[index]
-                if image.frames > 1:
-                    message = f"frame {image.frame + 1}: its instance number {number} is also that of "
-                    message += single[0].path.name
-                    self._note(image.path, FaultKind.DUPLICATE_INSTANCE, "skipped", message)
-                    removed.add(index)
+        """Remove images that others repeat (`copies`)."""
+        removed, notes = find_copies(self._found, self._digest)
+        for path, message in notes:
+            self._note(path, FaultKind.DUPLICATE_INSTANCE, "skipped", message)
         self._remove(removed)
-        self._note_second_names()
+        for path, message in find_second_names(self._found):
+            self._note(path, FaultKind.DUPLICATE_INSTANCE, "kept", message)
 
-    def _called(self, header: Header) -> str:
-        return "its image has" if header.instance_number is None else f"instance {header.instance_number} has"
-
-    def _is_copy(self, image: _Found, other: _Found, identifiers: Mapping[str, int]) -> bool:
-        """Return whether two images of one number and place are one image in two files."""
-        if image.path == other.path:
-            return False
-        one, two = image.header.acquisition, other.header.acquisition
-        identified = bool(one.identifier) and one.identifier == two.identifier
-        if image.header.instance_number is None and not identified:
-            return False
-        if self._digest(image) == self._digest(other):
-            return True
-        # Compressed anew, an image keeps its identifiers while its pixels change. An identifier of more images than two
-        # is a constant.
-        is_new_version = identified and identifiers[one.identifier] == 2 and image.header.frame is not None
-        return is_new_version and image.header.instance_number is not None and one.same_contrast(two)
-
-    def _digest(self, image: _Found) -> bytes:
+    def _digest(self, image: DecodedImage) -> bytes:
+        """Return a digest of an image's pixels."""
         if not image.digest:
             pixels = self._signal(image)
             image.digest = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest() + repr(pixels.shape).encode()
         return image.digest
-
-    def _note_second_names(self) -> None:
-        """Note single files whose header has the instance number and geometry of an earlier one.
-
-        All are kept, because the tables name files.
-        """
-        instances: dict[tuple[int, Frame], _Found] = {}
-        for image in self._found:
-            header = image.header
-            if image.frames > 1 or header.own_number is None or header.frame is None:
-                continue
-            first = instances.setdefault((header.own_number, header.frame), image)
-            if first is not image and header.acquisition.same_contrast(first.header.acquisition):
-                message = f"its header has the same instance number and geometry as that of {first.path.name}"
-                self._note(image.path, FaultKind.DUPLICATE_INSTANCE, "kept", message)
 
     def _number_images(self, files: Sequence[Path]) -> None:
         """Give each image its number (`instance_numbers`); note it if some needed a new one."""
@@ -339,7 +215,7 @@ class SeriesFolder:
         for image, number in zip(self._found, numbers, strict=True):
             image.number = number
 
-    def _contrasts(self) -> tuple[list[_Found], list[list[_Found]]]:
+    def _contrasts(self) -> tuple[list[DecodedImage], list[list[DecodedImage]]]:
         """Return the images that show the view of the series, and those of each other contrast; judge their places."""
         headers = [image.header for image in self._found]
         labels = labelled_places(headers)
@@ -378,7 +254,7 @@ class SeriesFolder:
         )
         self._lose_places({located[index]: problem for index, problem in judge.judge().items()})
 
-    def _distinct(self, images: Sequence[_Found], indices: Sequence[int]) -> int:
+    def _distinct(self, images: Sequence[DecodedImage], indices: Sequence[int]) -> int:
         """Return how many different pictures some of the images are."""
         return len({self._digest(images[index]) for index in indices})
 
@@ -393,7 +269,7 @@ class SeriesFolder:
             message = f"{problem}: {len(lost)} of {len(self._found)} images have no place"
             self._note(where, FaultKind.NO_GEOMETRY, "kept", message)
 
-    def _window(self, ordinary: list[_Found]) -> tuple[float, float]:
+    def _window(self, ordinary: list[DecodedImage]) -> tuple[float, float]:
         """Return the window of the ordinary images; count them again if the histogram includes other images."""
         if self._histogram_outdated or len(ordinary) < len(self._found):
             self._histogram = SeriesHistogram()
@@ -401,14 +277,14 @@ class SeriesFolder:
                 self._histogram.add(self._signal(image))
         return self._histogram.window(lambda: map(self._signal, ordinary))
 
-    def _own_window(self, image: _Found) -> tuple[float, float]:
+    def _own_window(self, image: DecodedImage) -> tuple[float, float]:
         window = series_window([self._signal(image)])
         low, high = image.values.low, image.values.high
         message = f"most values lie between {low:g} and {high:g}, far from those of the other images"
         self._note(image.path, FaultKind.ODD_VALUES, "guessed", f"{message}: it gets a window of its own")
         return window
 
-    def _signal(self, image: _Found) -> Pixels:
+    def _signal(self, image: DecodedImage) -> Pixels:
         if image.pixels is not None:
             return image.pixels
         try:
@@ -416,7 +292,7 @@ class SeriesFolder:
         except FileFault as fault:
             raise OSError(f"{image.path}: the file changed while it was being converted ({fault.message})") from None
 
-    def _grey(self, image: _Found, window: tuple[float, float], budget: GreyBudget) -> Grey | GreyOnDisk:
+    def _grey(self, image: DecodedImage, window: tuple[float, float], budget: GreyBudget) -> Grey | GreyOnDisk:
         rows, columns = image.shape
         if budget.take(rows * columns):
             grey = to_grey(self._signal(image), window)

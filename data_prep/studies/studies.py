@@ -12,8 +12,9 @@ from data_prep.faults import Action, Fault, FaultKind
 from data_prep.geometry import Frame, stacks
 from data_prep.sites import Severity, Site, View
 from data_prep.studies.folders import fault_path
+from data_prep.studies.grey_images import GreyBudget, GreyOnDisk
 from data_prep.studies.identity import StudyIdentity
-from data_prep.studies.series_images import GreyBudget, GreyOnDisk, SeriesFolder, SeriesImage
+from data_prep.studies.series_images import SeriesFolder, SeriesImage
 from data_prep.studies.tables import Mark
 from data_prep.studies.views import SeriesHeaders, plane_of, study_views
 

@@ -171,7 +171,7 @@ def test_a_contrast_beyond_the_memory_budget_gives_the_same_images(tmp_path: Pat
     folder = write(tmp_path / "1", [{**SE, "EchoTime": "13"}, {**SE, "EchoTime": "100"}])
     kept, _ = read(folder, T2)
     monkeypatch.setattr("data_prep.studies.series_images.SIGNAL_BYTES", 0)
-    monkeypatch.setattr("data_prep.studies.series_images.GREY_BYTES", 0)
+    monkeypatch.setattr("data_prep.studies.grey_images.GREY_BYTES", 0)
     again, _ = read(folder, T2)
     assert kept == again
     for one, other in zip(kept.series[0].slices, again.series[0].slices, strict=True):

@@ -7,7 +7,7 @@ import pytest
 
 from data_prep.faults import Fault, FaultKind
 from data_prep.sites import View
-from data_prep.studies import series_images
+from data_prep.studies import grey_images, series_images
 from data_prep.studies.outlier_images import ValueRange, foreign_images, outlier_ranges
 from data_prep.studies.studies import Study, StudyFolder, read_study
 from data_prep.studies.windows import series_window, to_grey
@@ -57,7 +57,7 @@ def test_one_outlier_does_not_change_the_other_slices(
 ) -> None:
     if small_memory:
         monkeypatch.setattr(series_images, "SIGNAL_BYTES", 0)
-        monkeypatch.setattr(series_images, "GREY_BYTES", 0)
+        monkeypatch.setattr(grey_images, "GREY_BYTES", 0)
     study, faults = read_one(write_series(tmp_path / "1", {5: outlier}))
     (series,) = study.series
     ordinary = [image for number, image in enumerate(IMAGES, start=1) if number != 5]

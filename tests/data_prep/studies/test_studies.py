@@ -12,9 +12,9 @@ import pytest
 from data_prep.faults import FaultKind
 from data_prep.geometry import Frame
 from data_prep.sites import View
-from data_prep.studies import series_images
+from data_prep.studies import grey_images, series_images
 from data_prep.studies.cohorts import folder_cohort, split_cohort
-from data_prep.studies.series_images import GreyBudget, GreyOnDisk
+from data_prep.studies.grey_images import GreyBudget, GreyOnDisk
 from data_prep.studies.studies import StudyFolder, read_study
 from tests.dicom_files import AXIAL, SAGITTAL, frame, write_slice
 from workspace.layout import DataRoot
@@ -175,7 +175,7 @@ def test_a_study_beyond_the_memory_budget_gives_the_same_images(tmp_path: Path, 
     folder = StudyFolder(9, tmp_path, {1: tmp_path / "1", 2: tmp_path / "2"})
     kept, faults = read_study(folder)
     monkeypatch.setattr(series_images, "SIGNAL_BYTES", 8 * 64 * 64 * 2)
-    monkeypatch.setattr(series_images, "GREY_BYTES", 9 * 64 * 64)
+    monkeypatch.setattr(grey_images, "GREY_BYTES", 9 * 64 * 64)
     again, faults_again = read_study(folder)
     assert kept == again and faults == faults_again
     on_disk = [isinstance(image.source, GreyOnDisk) for series in again.series for image in series.slices]
