@@ -83,8 +83,8 @@ class FaultKind(StrEnum):
     )
     SHARED_IDENTITY = (
         "shared_identity",
-        "all study folders have one StudyInstanceUID, a constant that says nothing",
-        "the folders are the studies",
+        "all study folders or patients have one StudyInstanceUID, a constant that says nothing",
+        "the folders are the studies; a folder that holds images of several patients is a study for each of them",
     )
     EMPTY_FOLDER = (
         "empty_folder",

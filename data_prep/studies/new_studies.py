@@ -2,9 +2,10 @@
 
 A study is what the headers say: the images with one StudyInstanceUID, in whatever folders they lie. Folders decide
 where the headers say nothing: if no image has a StudyInstanceUID, if all images of several study folders share one (a
-constant that an anonymiser wrote), or if every image of a folder has one of its own. The study folder of an image is
-the folder above its series folder, ``<study>/<series>/*.dcm`` at any depth; if no image lies so deep, all folders are
-series of one study. An image without StudyInstanceUID belongs to the study of its folder, if that holds only one.
+constant that an anonymiser wrote), or if every image of a folder has one of its own. Then a folder that holds images of
+several patients, by their PatientIDs, is a study for each of them. The study folder of an image is the folder above its
+series folder, ``<study>/<series>/*.dcm`` at any depth; if no image lies so deep, all folders are series of one study.
+An image without StudyInstanceUID belongs to the study of its folder, if that holds only one and not another patient's.
 
 A series is the folder of its images, unless the headers tell several series apart in it, as in a flat folder.
 
@@ -14,6 +15,7 @@ computed from its StudyInstanceUID and its folder's name alone, so that it has t
 
 import hashlib
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -84,7 +86,7 @@ class _Image:
 
 @dataclass(frozen=True)
 class _Key:
-    """What the images of one study share: their StudyInstanceUID (and patient, if two share it), or their folder."""
+    """What the images of one study share: their StudyInstanceUID, their patient (if two share that), their folder."""
 
     uid: str = ""
     patient: str = ""
@@ -101,10 +103,11 @@ class _Arrangement:
         self._tree, self._top = tree, tree.root
         self._faults: list[Fault] = []
         self._images = [
-            _Image(path, identity, folder.path, _home(folder, tree.root, tree.is_deep))
-            for folder in tree.folders
+            _Image(path, identity, folder.path, home)
+            for folder, home in _with_homes(tree)
             for path, identity in _with_believed_uids(folder).items()
         ]
+        self._patients = _patients_by_image(self._images)
 
     def result(self) -> NewStudies:
         groups, basis = self._groups()
@@ -128,7 +131,14 @@ class _Arrangement:
     def _groups(self) -> tuple[dict[_Key, list[_Image]], str]:
         """Return the images of each study, and the words for what they were told apart by."""
         uids = {image.identity.study_uid for image in self._images} - {""}
-        homes = {image.home for image in self._images}
+        identified = [image for image in self._images if image.identity.study_uid] or self._images
+        homes = {image.home for image in identified}
+        patients = {self._patients[image.path] for image in identified} - {""}
+        if len(uids) < 2 and len(patients) > 1:
+            if uids:
+                message = f"the images of {len(patients)} patients, by their PatientIDs, have one StudyInstanceUID"
+                self._note(None, self._top, FaultKind.SHARED_IDENTITY, "guessed", f"{message}: it is not believed")
+            return self._by_patient(), "folder and PatientID: no StudyInstanceUID tells them apart"
         if not uids:
             return self._by_folder(), "folder: no StudyInstanceUID tells them apart"
         if len(uids) == 1 and len(homes) > 1:
@@ -147,15 +157,41 @@ class _Arrangement:
                 groups[_Key(home=image.home)].append(image)
         return groups
 
-    def _by_uid(self) -> dict[_Key, list[_Image]]:
+    def _by_patient(self) -> dict[_Key, list[_Image]]:
+        """Return a study per study folder, and per patient where it holds several."""
         of_folder, of_home = defaultdict(set), defaultdict(set)
         for image in self._images:
-            if image.identity.study_uid:
-                of_folder[image.folder].add(image.identity.study_uid)
-                of_home[image.home].add(image.identity.study_uid)
+            if patient := self._patients[image.path]:
+                of_folder[image.folder].add(patient)
+                of_home[image.home].add(patient)
         groups = defaultdict(list)
         for image in self._images:
-            possible = {image.identity.study_uid} - {""} or of_folder[image.folder] or of_home[image.home]
+            possible = {self._patients[image.path]} - {""} or of_folder[image.folder] or of_home[image.home]
+            if len(of_home[image.home]) < 2 and image.home != self._top:
+                groups[_Key(home=image.home)].append(image)
+            elif len(possible) == 1:
+                home = None if image.home == self._top else image.home
+                groups[_Key(patient=next(iter(possible)), home=home)].append(image)
+            else:
+                message = f"it has no PatientID, and its folder holds images of {len(possible)} patients"
+                self._note(None, image.path, FaultKind.FOREIGN_IMAGE, "skipped", message)
+        return groups
+
+    def _by_uid(self) -> dict[_Key, list[_Image]]:
+        of_folder, of_home, patients = defaultdict(set), defaultdict(set), defaultdict(set)
+        for image in self._images:
+            if uid := image.identity.study_uid:
+                of_folder[image.folder].add(uid)
+                of_home[image.home].add(uid)
+                patients[uid].update({self._patients[image.path]} - {""})
+        groups = defaultdict(list)
+        for image in self._images:
+            patient = self._patients[image.path]
+            possible = {image.identity.study_uid} - {""} or {
+                uid
+                for uid in of_folder[image.folder] or of_home[image.home]
+                if not patient or not patients[uid] or patient in patients[uid]
+            }
             if len(possible) > 1:
                 message = f"it has no StudyInstanceUID, and its folder holds images of {len(possible)} examinations"
                 self._note(None, image.path, FaultKind.FOREIGN_IMAGE, "skipped", message)
@@ -165,7 +201,34 @@ class _Arrangement:
                 groups[_Key(uid=next(iter(possible)))].append(image)
             else:
                 groups[_Key(home=image.home)].append(image)
-        return _told_apart_by_patient(groups)
+        return self._told_apart_by_patient(groups)
+
+    def _told_apart_by_patient(self, groups: Mapping[_Key, list[_Image]]) -> dict[_Key, list[_Image]]:
+        """Divide a study whose folders have one PatientID each, and not the same: the StudyInstanceUID is a constant.
+
+        These folders are the study folders; where there are none, they are those directly in the folder of all studies.
+        Several PatientIDs in one study folder are noted: the StudyInstanceUID is believed.
+        """
+        result: dict[_Key, list[_Image]] = {}
+        for key, group in groups.items():
+            of_folder = defaultdict(set)
+            is_lower = not key.uid
+            places = {
+                image.path: image.folder if is_lower or image.home == self._top else image.home for image in group
+            }
+            for path, place in places.items():
+                of_folder[place].update({self._patients[path]} - {""})
+            named = set().union(*of_folder.values())
+            if len(named) > 1 and all(len(found) == 1 for found in of_folder.values()):
+                for image in group:
+                    patient = next(iter(of_folder[places[image.path]]))
+                    result.setdefault(replace(key, patient=patient), []).append(image)
+                continue
+            result[key] = list(group)
+            if len(named) > 1:
+                message = f"images of one StudyInstanceUID have {len(named)} PatientIDs: read as one study"
+                self._note(None, _most_first(places.values())[0][0], FaultKind.FOREIGN_IMAGE, "kept", message)
+        return result
 
     def _narrow_homes(self, groups: dict[_Key, list[_Image]]) -> set[Path]:
         """Give a study whose images lie within another study's folder the folder that holds them alone.
@@ -239,9 +302,7 @@ class _Arrangement:
         for home in homes:
             if home in strays:
                 count = sum(image.home == home for image in group)
-                message = (
-                    f"{count} images belong to another examination than the others here, by their StudyInstanceUID"
-                )
+                message = f"{count} images belong to another examination than the others here, by their identifiers"
                 self._note(study_id, home, FaultKind.FOREIGN_IMAGE, "repaired", f"{message}: read as {study_id}")
             elif home != homes[0]:
                 message = f"its images have the StudyInstanceUID of those in {self._relative(homes[0])}"
@@ -266,18 +327,37 @@ class _Arrangement:
 
 
 def _with_study(fault: Fault, owners: Mapping[str, int]) -> Fault:
-    """Return the fault with the number of the study in whose folder its path lies, if it lies in one."""
+    """Return the fault with the number of the study whose folder its path is or lies in, if it does."""
     if fault.study_id is not None:
         return fault
-    inside = [folder for folder in owners if fault.path.startswith(f"{folder}/")]
+    inside = [folder for folder in owners if f"{fault.path}/".startswith(f"{folder}/") and fault.path != "."]
     return replace(fault, study_id=owners[max(inside, key=len)]) if inside else fault
 
 
-def _home(folder: ImageFolder, images: Path, is_deep: bool) -> Path:
-    """Return the study folder of the images in `folder`."""
-    if not is_deep or folder.depth == 0:
-        return images
-    return folder.path if folder.depth == 1 else folder.path.parent
+def _with_homes(tree: ImageTree) -> list[tuple[ImageFolder, Path]]:
+    """Return each folder of images with its study folder.
+
+    A folder of several images within a study folder is a series, and what lies within it belongs to the same study.
+    """
+    folders = {folder.path: folder for folder in tree.folders}
+
+    def home(folder: ImageFolder) -> Path:
+        if not tree.is_deep or folder.depth == 0:
+            return tree.root
+        above = folders.get(folder.path.parent)
+        if folder.depth > 2 and above is not None and len(above.images) > 1:
+            return home(above)
+        return folder.path if folder.depth == 1 else folder.path.parent
+
+    return [(folder, home(folder)) for folder in tree.folders]
+
+
+def _patients_by_image(images: Sequence[_Image]) -> dict[Path, str]:
+    """Return the PatientID of each image, in one spelling; all are empty if each image has another one."""
+    found = {image.path: re.sub(r"[\s._/-]", "", image.identity.patient).casefold() for image in images}
+    patients = {path: patient.lstrip("0") or patient for path, patient in found.items()}
+    counts = Counter(patient for patient in patients.values() if patient)
+    return dict.fromkeys(patients, "") if says_nothing(counts) else patients
 
 
 def _with_believed_uids(folder: ImageFolder) -> dict[Path, Identity]:
@@ -285,22 +365,6 @@ def _with_believed_uids(folder: ImageFolder) -> dict[Path, Identity]:
     if not says_nothing(Counter(identity.study_uid for identity in folder.images.values() if identity.study_uid)):
         return folder.images
     return {path: Identity(one.patient, "", one.series_uid, one.frames) for path, one in folder.images.items()}
-
-
-def _told_apart_by_patient(groups: Mapping[_Key, list[_Image]]) -> dict[_Key, list[_Image]]:
-    """Divide a study whose folders have one PatientID each, and not the same: the StudyInstanceUID is a constant."""
-    result: dict[_Key, list[_Image]] = {}
-    for key, group in groups.items():
-        patients = defaultdict(set)
-        for image in group:
-            patients[image.home].add(image.identity.patient)
-        named = {next(iter(found)) for found in patients.values() if len(found) == 1} - {""}
-        if len(named) < 2 or any(len(found) != 1 for found in patients.values()):
-            result[key] = list(group)
-            continue
-        for image in group:
-            result.setdefault(_Key(key.uid, image.identity.patient), []).append(image)
-    return result
 
 
 def _main_keys(groups: Mapping[_Key, list[_Image]]) -> dict[Path, _Key]:

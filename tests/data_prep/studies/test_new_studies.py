@@ -136,6 +136,74 @@ def test_an_identifier_that_some_patients_share_is_a_constant(tmp_path: Path) ->
     assert arranged(folder_cohort(tmp_path, None)) == {"a": [3], "b": [3], "c": [3]}
 
 
+@pytest.mark.parametrize("study", ["1.1", "", None])
+def test_patients_without_identifiers_of_their_studies_are_not_mixed(tmp_path: Path, study: str | None) -> None:
+    """One folder per patient, series of two patients in one folder, and a single folder of two patients."""
+    for patient in ("P1", "P2", "P3"):
+        write_images(tmp_path / "a" / patient.lower(), study, f"1.{patient[1]}.1", patient=patient)
+        write_images(tmp_path / "a" / patient.lower(), study, f"1.{patient[1]}.2", patient=patient, name="b{}".format)
+    cohort = folder_cohort(tmp_path / "a", None)
+    assert arranged(cohort) == {"p1": [3, 3], "p2": [3, 3], "p3": [3, 3]}
+    assert cohort.layout == "3 studies, by folder and PatientID: no StudyInstanceUID tells them apart"
+    assert kinds(cohort) == ({FaultKind.SHARED_IDENTITY} if study else set())
+
+    for series, patient in enumerate(("P1", "p 1", "00P1", "P2", ""), start=1):
+        write_images(tmp_path / "b" / "7" / str(series), study, f"1.{series}", count=series, patient=patient)
+    write_images(tmp_path / "b" / "8" / "1", study, "2.1", patient="P3")
+    cohort = folder_cohort(tmp_path / "b", None)
+    assert arranged(cohort) == {"7": [1, 2, 3], "7/4": [4], "8": [3]}
+    skipped = [fault for fault in cohort.faults if fault.action == "skipped"]
+    assert {(fault.kind, fault.path.split("/")[1]) for fault in skipped} == {(FaultKind.FOREIGN_IMAGE, "5")}
+
+    for patient in ("P1", "P2"):
+        name = f"{patient}-{{}}".format
+        write_images(tmp_path / "c", study, f"1.{patient[1]}.1", count=len(patient), patient=patient, name=name)
+    assert [len(folder.series) for folder in folder_cohort(tmp_path / "c", None).folders] == [1, 1]
+
+
+def test_patients_that_share_an_identifier_beside_others(tmp_path: Path) -> None:
+    for patient, study in (("P1", "1.1"), ("P2", "1.1"), ("P3", "1.3")):
+        write_images(tmp_path / patient, study, patient=patient)
+    assert arranged(folder_cohort(tmp_path, None)) == {"P1": [3], "P2": [3], "P3": [3]}
+
+
+def test_an_image_without_identifier_joins_no_other_patient(tmp_path: Path) -> None:
+    write_images(tmp_path / "7" / "1", None, patient="P1")
+    write_images(tmp_path / "7" / "2", "1.2", patient="P2")
+    write_images(tmp_path / "7" / "3", None, count=1)
+    write_images(tmp_path / "8" / "1", "1.3", patient="P1")
+    write_images(tmp_path / "9" / "1", None, patient="P4")
+    write_images(tmp_path / "9" / "2", None, patient="P5", count=2)
+    assert arranged(folder_cohort(tmp_path, None)) == {"7/1": [3], "7": [1, 3], "8": [3], "9": [3], "9/2": [2]}
+
+
+def test_several_patients_of_one_believed_identifier_are_noted(tmp_path: Path) -> None:
+    write_images(tmp_path / "7" / "1", "1.1", patient="P1")
+    write_images(tmp_path / "7" / "2", "1.1", patient="OTHER-P1")
+    write_images(tmp_path / "8" / "1", "1.2", patient="P2")
+    cohort = folder_cohort(tmp_path, None)
+    assert arranged(cohort) == {"7": [3, 3], "8": [3]}
+    (fault,) = (fault for fault in cohort.faults if fault.kind is FaultKind.FOREIGN_IMAGE)
+    assert (fault.path, fault.action, fault.study_id) == ("7", "kept", 7) and "OTHER" not in fault.message
+
+
+@pytest.mark.parametrize("study", ["1.1", None])
+def test_a_folder_within_a_series_folder_is_a_series_of_the_same_study(tmp_path: Path, study: str | None) -> None:
+    write_images(tmp_path / "7" / "1", study)
+    write_images(tmp_path / "7" / "1" / "derived", study, count=2)
+    write_images(tmp_path / "7" / "1" / "derived" / "more", study, count=4)
+    cohort = folder_cohort(tmp_path, None)
+    assert arranged(cohort) == {"7": [2, 3, 4]} and not kinds(cohort)
+
+
+@pytest.mark.parametrize("name", ["$RECYCLE.BIN", "System Volume Information", "RECYCLER", "@Recycle", "#snapshot"])
+def test_what_a_share_keeps_of_deleted_files_is_no_study(tmp_path: Path, name: str) -> None:
+    write_images(tmp_path / "7" / "1", "1.1")
+    write_images(tmp_path / name / "7" / "1", "1.2")
+    cohort = folder_cohort(tmp_path, None)
+    assert arranged(cohort) == {"7": [3]} and kinds(cohort) == {FaultKind.NOT_DICOM}
+
+
 def test_identifiers_that_differ_from_file_to_file_say_nothing(tmp_path: Path) -> None:
     for name in ("1", "2"):
         for number in range(4):
