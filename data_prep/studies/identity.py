@@ -41,6 +41,9 @@ class StudyIdentity:
     def _decide(self) -> set[str]:
         """Return the identifiers to believe: the study's own and those that say nothing; or only the latter."""
         counts = [count for folder in self._folders if (count := self._count(folder))]
+        together: Counter[str] = sum(counts, Counter())
+        if says_nothing(together):
+            return set(together)
         nothing = {uid for count in counts if says_nothing(count) for uid in count}
         telling = [count for count in counts if not says_nothing(count)]
         own = str(self._study_id)
@@ -50,12 +53,18 @@ class StudyIdentity:
         return nothing if best is None else {best, *nothing}
 
     def _count(self, folder: Path) -> Counter[str]:
-        found = (read_identity(path) for path in list_folder(folder, self._root).files)
-        return Counter(identity.study_uid for identity in found if identity and identity.study_uid)
+        count: Counter[str] = Counter()
+        for path in list_folder(folder, self._root).files:
+            if (identity := read_identity(path)) and identity.study_uid:
+                count[identity.study_uid] += identity.frames
+        return count
 
 
 def says_nothing(count: Counter[str]) -> bool:
-    """Return whether identifiers differ from file to file, as those that an anonymiser makes up for each."""
+    """Return whether identifiers differ from image to image, as those that an anonymiser makes up for each.
+
+    count: the number of images of each identifier. The frames of one file are several images.
+    """
     return count.total() >= LEAST_IMAGES and len(count) == count.total()
 
 

@@ -102,11 +102,13 @@ class _Arrangement:
     def __init__(self, tree: ImageTree) -> None:
         self._tree, self._top = tree, tree.root
         self._faults: list[Fault] = []
-        self._images = [
-            _Image(path, identity, folder.path, home)
-            for folder, home in _with_homes(tree)
-            for path, identity in _with_believed_uids(folder).items()
-        ]
+        self._images = _with_believed_uids(
+            [
+                _Image(path, identity, folder.path, home)
+                for folder, home in _with_homes(tree)
+                for path, identity in folder.images.items()
+            ]
+        )
         self._patients = _patients_by_image(self._images)
 
     def result(self) -> NewStudies:
@@ -356,15 +358,27 @@ def _patients_by_image(images: Sequence[_Image]) -> dict[Path, str]:
     """Return the PatientID of each image, in one spelling; all are empty if each image has another one."""
     found = {image.path: re.sub(r"[\s._/-]", "", image.identity.patient).casefold() for image in images}
     patients = {path: patient.lstrip("0") or patient for path, patient in found.items()}
-    counts = Counter(patient for patient in patients.values() if patient)
+    counts: Counter[str] = Counter()
+    for image in images:
+        if patient := patients[image.path]:
+            counts[patient] += image.identity.frames
     return dict.fromkeys(patients, "") if says_nothing(counts) else patients
 
 
-def _with_believed_uids(folder: ImageFolder) -> dict[Path, Identity]:
-    """Return the identities of a folder's images, without StudyInstanceUIDs if each image has another one."""
-    if not says_nothing(Counter(identity.study_uid for identity in folder.images.values() if identity.study_uid)):
-        return folder.images
-    return {path: Identity(one.patient, "", one.series_uid, one.frames) for path, one in folder.images.items()}
+def _with_believed_uids(images: Sequence[_Image]) -> list[_Image]:
+    """Return images, without the StudyInstanceUIDs of a folder or study folder in which each image has another one."""
+    counts: dict[tuple[str, Path], Counter[str]] = defaultdict(Counter)
+    for image in images:
+        for place in (("folder", image.folder), ("home", image.home)):
+            if image.identity.study_uid:
+                counts[place][image.identity.study_uid] += image.identity.frames
+    silent = {place for place, count in counts.items() if says_nothing(count)}
+    return [
+        replace(image, identity=replace(image.identity, study_uid=""))
+        if silent & {("folder", image.folder), ("home", image.home)}
+        else image
+        for image in images
+    ]
 
 
 def _main_keys(groups: Mapping[_Key, list[_Image]]) -> dict[Path, _Key]:

@@ -213,6 +213,28 @@ def test_identifiers_that_differ_from_file_to_file_say_nothing(tmp_path: Path) -
     assert arranged(cohort) == {"1": [4], "2": [4]} and "no StudyInstanceUID" in cohort.layout
 
 
+def test_short_series_do_not_tell_what_identifiers_of_each_file_do_not(tmp_path: Path) -> None:
+    for home in ("1", "2"):
+        for series, count in (("1", 3), ("2", 1), ("3", 2), ("4", 1)):
+            for number in range(1, count + 1):
+                path = tmp_path / home / series / f"{number}.dcm"
+                uid = f"1.{home}.{series}.{number}"
+                write_slice(path, PIXELS, frame((4.0 * number, 0, 0)), StudyInstanceUID=uid)
+    write_images(tmp_path / "3" / "1", "1.9")
+    assert arranged(folder_cohort(tmp_path, None)) == {"1": [1, 1, 2, 3], "2": [1, 1, 2, 3], "3": [3]}
+
+
+@pytest.mark.parametrize("place", ["{}", "{}/1", "all/{}"])
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "PatientID"])
+def test_one_enhanced_file_each_of_several_patients(tmp_path: Path, place: str, keyword: str) -> None:
+    for number in range(1, 5):
+        groups = [functional_group(frame((4.0 * index, 0, 0))) for index in range(5)]
+        path = tmp_path / place.format(f"p{number}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_enhanced(path, np.stack([PIXELS] * 5), groups, **{keyword: f"1.{number}"})
+    assert len(folder_cohort(tmp_path, None).study_ids) == 4
+
+
 def test_images_without_an_identifier_belong_to_the_only_study_of_their_folder(tmp_path: Path) -> None:
     write_images(tmp_path / "7" / "1", "1.1")
     write_images(tmp_path / "7" / "2", None)
