@@ -29,8 +29,8 @@ REPETITIONS, REPETITIONS_THROUGHOUT = 2, 3
 THROUGHOUT = 2 / 3
 #: SliceLocations of one place that differ by more than this, in mm, contradict it.
 LOCATION_MM = 1.0
-#: SliceLocations that change by less than this part of the distance from place to place are not places in mm.
-LOCATION_SHARE = 0.8
+#: SliceLocations are places in mm if they change by this part of the distance between places, at least and at most.
+LOCATION_SHARES = 0.8, 1.25
 #: Distances between slices below this part of the header's, and below this many mm, are too small.
 LEAST_SHARE, LEAST_GAP_MM = 1 / 6, 0.9
 #: A stack of small distances that is thicker than this, mm, is a fine volume, whatever the header says: with distances
@@ -143,7 +143,7 @@ def _are_places(headers: Sequence[Header], labels: Mapping[int, int], member: in
         return False
     height_N, location_N = np.array(sorted(tuple(np.median(images, axis=0)) for images in found.values())).T
     slope = np.abs(np.diff(location_N)) / np.maximum(np.diff(height_N), SAME_SLICE_MM)
-    return bool(np.median(slope) >= LOCATION_SHARE)
+    return bool(LOCATION_SHARES[0] <= np.median(slope) <= LOCATION_SHARES[1])
 
 
 class PlaceJudge:

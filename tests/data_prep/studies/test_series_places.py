@@ -129,6 +129,7 @@ def test_a_fine_volume_keeps_its_places_whatever_its_thickness_says(tmp_path: Pa
         lambda index: str(index),
         lambda index: str(2 * (index % COUNT) + index // COUNT),
         lambda index: f"{0.1 * index:.1f}",
+        lambda index: str(10 * (index % COUNT) + 5 * (index // COUNT)),
         lambda _: "0",
         lambda index: f"{100 - 4.4 * (index % COUNT):.1f}",
         lambda index: "" if index % 3 else "7",
