@@ -178,9 +178,10 @@ def read_meta(buffer: BytesIO) -> tuple[UID, tuple[Repair, ...]]:
     start = buffer.read(132)
     missing = []
     if start[128:] != b"DICM":
-        if start[:2] not in _FIRST_GROUPS:
+        prefix = b"DICM" if start.startswith(b"DICM") else b""
+        if not prefix and start[:2] not in _FIRST_GROUPS:
             raise FileFault(FaultKind.NOT_DICOM, "not a DICOM file: the preamble is missing")
-        buffer.seek(0)
+        buffer.seek(len(prefix))
         missing.append("preamble")
     found = ""
     for element in data_element_generator(buffer, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2):

@@ -10,7 +10,10 @@ from pathlib import Path
 from data_prep.faults import Fault, FaultKind
 
 #: Files that discs and file managers leave beside images, in addition to names with a leading dot.
-CLUTTER = frozenset({"DICOMDIR", "THUMBS.DB", "DESKTOP.INI", "__MACOSX", "@EADIR", "#RECYCLE", "LOST+FOUND"})
+CLUTTER = frozenset({
+    "DICOMDIR", "THUMBS.DB", "DESKTOP.INI", "__MACOSX", "@EADIR", "LOST+FOUND", "SYSTEM VOLUME INFORMATION",
+    "$RECYCLE.BIN", "RECYCLER", "#RECYCLE", "@RECYCLE", "#SNAPSHOT",
+})  # fmt: skip
 
 
 @dataclass

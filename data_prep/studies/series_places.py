@@ -2,9 +2,9 @@
 
 The images of one contrast (`contrasts`) are judged, stack by stack:
 
-1. **Equal places.** Different pictures at one place are repetitions if they are few: at most two, or three throughout.
-   More of them have no place. Neither have images of one series and place whose SliceLocations differ
-   (`contradicted_places`).
+1. **Equal places.** Different pictures at one place are repetitions if they are few: at most two, or three throughout,
+   or equally many throughout a stack of at least `BLOCKS` places. More of them have no place. Neither have images of
+   one series and place whose SliceLocations differ, if these are places (`contradicted_places`).
 2. **Distances.** The distances between neighbouring slices must not contradict SpacingBetweenSlices and SliceThickness
    grossly, and a stack must fit into a patient.
 3. **Direction.** Neighbouring slices must lie across the plane of the images, not within it: otherwise positions or
@@ -14,6 +14,7 @@ The images of one contrast (`contrasts`) are judged, stack by stack:
    the order of their numbers, has no place; the others keep theirs.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -24,20 +25,30 @@ from data_prep.sites import View
 
 #: Different pictures at one place that are taken for repetitions: anywhere, and if most places have as many.
 REPETITIONS, REPETITIONS_THROUGHOUT = 2, 3
+#: The part of the places that has to have so many.
+THROUGHOUT = 2 / 3
 #: SliceLocations of one place that differ by more than this, in mm, contradict it.
 LOCATION_MM = 1.0
+#: SliceLocations are places in mm if they change by this part of the distance between places, at least and at most.
+LOCATION_SHARES = 0.8, 1.25
 #: Distances between slices below this part of the header's, and below this many mm, are too small.
 LEAST_SHARE, LEAST_GAP_MM = 1 / 6, 0.9
+#: A stack of small distances that is thicker than this, mm, is a fine volume, whatever the header says: with distances
+#: in a wrong unit it would be thin.
+THIN_MM = 30.0
 #: No volume is reconstructed with smaller distances, mm.
 FINEST_GAP_MM = 0.2
 #: Distances of more than this many times the header's, and more than this many mm, are too large.
 LARGEST_RATIO, LARGEST_GAP_MM = 5.0, 15.0
-#: That is said only of stacks with more slices: an axial stack may have one slice per disc.
+#: That is said only of stacks with more slices: an axial stack may have one slice per disc. Wrong positions do not
+#: leave so many places with equally many pictures each.
 BLOCKS = 8
 #: Largest extent of a stack, mm: across a patient, and along one.
 WIDEST_MM, LONGEST_MM = 500.0, 1500.0
 #: A slice further from its neighbours than this, mm, is not in its place: across a patient, and along one.
 FAR_ACROSS_MM, FAR_ALONG_MM = 100.0, 150.0
+#: Images whose normals have a larger cosine between them are parallel.
+PARALLEL = 0.999
 #: Slices that a stack needs before one of them can be said to be out of place.
 ENOUGH = 5
 
@@ -99,14 +110,40 @@ def contradicted_places(headers: Sequence[Header], labels: Mapping[int, int]) ->
     for index, place in labels.items():
         groups.setdefault((place, headers[index].identity.series_uid), []).append(index)
     problems: dict[int, str] = {}
-    for group in groups.values():
+    believed: dict[str, bool] = {}
+    for (_, series_uid), group in groups.items():
         if len(group) > 1:
             locations = [headers[index].acquisition.number("SliceLocation") for index in group]
             known = [location for location in locations if location is not None]
             if known and max(known) - min(known) > LOCATION_MM:
-                message = f"{len(group)} images say one place, but their SliceLocations differ"
-                problems |= dict.fromkeys(group, message)
+                if series_uid not in believed:
+                    believed[series_uid] = _are_places(headers, labels, group[0])
+                if believed[series_uid]:
+                    message = f"{len(group)} images say one place, but their SliceLocations differ"
+                    problems |= dict.fromkeys(group, message)
     return problems
+
+
+def _are_places(headers: Sequence[Header], labels: Mapping[int, int], member: int) -> bool:
+    """Return whether the SliceLocations of the series that an image belongs to are places: no counter, and in mm.
+
+    Some programs number the images in SliceLocation, and so give the repetitions of one place different ones.
+    """
+    first = headers[member].frame
+    found: dict[int, list[tuple[float, float]]] = {}
+    for index, place in labels.items():
+        frame, location = headers[index].frame, headers[index].acquisition.number("SliceLocation")
+        same = headers[index].identity.series_uid == headers[member].identity.series_uid
+        if same and first and frame and location is not None and abs(frame.normal @ first.normal) > PARALLEL:
+            found.setdefault(place, []).append((float(frame.centre_mm @ first.normal), location))
+    if len(found) < 2:
+        return True
+    locations = sorted({location for images in found.values() for _, location in images})
+    if len(locations) > 2 and all(step == 1 for step in np.diff(locations)):
+        return False
+    height_N, location_N = np.array(sorted(tuple(np.median(images, axis=0)) for images in found.values())).T
+    slope = np.abs(np.diff(location_N)) / np.maximum(np.diff(height_N), SAME_SLICE_MM)
+    return bool(LOCATION_SHARES[0] <= np.median(slope) <= LOCATION_SHARES[1])
 
 
 class PlaceJudge:
@@ -157,8 +194,11 @@ class PlaceJudge:
         for index, place in enumerate(self._labels):
             groups.setdefault(place, []).append(index)
         counts = [len(group) for group in groups.values()]
-        throughout = len(counts) > 1 and np.mean(np.array(counts) >= REPETITIONS_THROUGHOUT) > 2 / 3
+        throughout = len(counts) > 1 and np.mean(np.array(counts) >= REPETITIONS_THROUGHOUT) > THROUGHOUT
         allowed = REPETITIONS_THROUGHOUT if throughout else REPETITIONS
+        usual, places_with_it = Counter(counts).most_common(1)[0]
+        if len(counts) >= BLOCKS and places_with_it > THROUGHOUT * len(counts):
+            allowed = max(allowed, usual)
         for group in groups.values():
             if len(group) > allowed and self._distinct(group) > allowed:
                 zero = all(map(_at_origin, (self._frames[index] for index in group)))
@@ -186,14 +226,15 @@ class PlaceJudge:
         acquisition = self._headers[stack[0]].acquisition
         stated = [acquisition.number(name) for name in ("SpacingBetweenSlices", "SliceThickness")]
         known = [abs(number) for number in stated if number]
-        # Most gaps, not the median: images of two series between each other have a small gap beside each usual one.
-        most, median = float(np.percentile(gaps, 75)), float(np.median(gaps))
-        too_near = most < FINEST_GAP_MM or (known and most < min(LEAST_GAP_MM, LEAST_SHARE * min(known)))
+        # Most gaps, not the median: images of several series between each other have small gaps beside each usual one.
+        most, median = float(np.percentile(gaps, 90)), float(np.median(gaps))
+        extent = float(np.abs(heights[-1] - heights[0]))
+        contradicted = known and most < min(LEAST_GAP_MM, LEAST_SHARE * min(known)) and extent < THIN_MM
+        too_near = most < FINEST_GAP_MM or contradicted
         too_far = known and median > max(LARGEST_GAP_MM, LARGEST_RATIO * max(known)) and len(gaps) >= BLOCKS
         if too_near or too_far:
             says = f" and should be about {known[0]:g} mm by the header" if known else ""
             self._refuse(stack, f"the slices are {median:.3g} mm apart{says}")
-        extent = float(np.abs(heights[-1] - heights[0]))
         lone = len(gaps) >= ENOUGH and float(np.max(gaps)) > extent / 2  # a single jump is not the stack's fault
         if extent > (WIDEST_MM if self._is_across(stack) else LONGEST_MM) and not lone:
             self._refuse(stack, f"the slices extend over {extent:.0f} mm, more than a patient does")
@@ -221,7 +262,10 @@ class PlaceJudge:
             self._refuse(stack, "the places of the slices differ within the plane of the images, not across it")
 
     def _check_jumps(self, stack: Sequence[int]) -> None:
-        """Apply rule 4 to a sorted stack."""
+        """Apply rule 4 to a sorted stack, without images of another size: their middles lie elsewhere."""
+        sizes = Counter((self._frames[index].shape, self._frames[index].spacing_mm) for index in stack)
+        usual = sizes.most_common(1)[0][0] if sizes else None
+        stack = [i for i in stack if (self._frames[i].shape, self._frames[i].spacing_mm) == usual]
         if len(stack) <= ENOUGH:
             return
         normal = self._frames[stack[0]].normal

@@ -326,12 +326,13 @@ def test_a_damaged_rle_stream_prints_nothing(tmp_path: Path, capfd: pytest.Captu
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("keep", [0, 128])
-def test_a_file_without_its_first_bytes_is_read(tmp_path: Path, keep: int) -> None:
+@pytest.mark.parametrize("first", ["the data set", "the meta information", "the letters DICM"])
+def test_a_file_without_its_first_bytes_is_read(tmp_path: Path, first: str) -> None:
     path = write_slice(tmp_path / "1.dcm", RAMP)
     content = path.read_bytes()
     data_set = content.index(b"\x08\x00\x18\x00UI")
-    path.write_bytes(content[data_set:] if not keep else content[132:])
+    starts = {"the data set": data_set, "the meta information": 132, "the letters DICM": 128}
+    path.write_bytes(content[starts[first] :])
     np.testing.assert_array_equal(read_image(path), RAMP)
     assert repairs_of(path) == [FaultKind.FILE_META]
 

@@ -43,6 +43,7 @@ def read_series(study: Study) -> dict[int, int]:
         ({1: ["a"] * 3, 2: [""] * 3, 3: ["a"] * 2}, {1: 3, 2: 3, 3: 2}, []),
         ({1: ["a", "b", "c"], 2: ["d", "e", "f"]}, {1: 3, 2: 3}, []),  # another one in each file says nothing
         ({1: ["a", "b", "c", "e", "f"], 2: ["d"] * 9, 3: ["d"] * 9}, {1: 5, 2: 9, 3: 9}, []),
+        ({1: ["a", "b", "c"], 2: ["d"], 3: ["e", "f"], 4: ["g"]}, {1: 3, 2: 1, 3: 2, 4: 1}, []),
         ({1: ["a", "a", "b"], 2: ["a"] * 3}, {1: 2, 2: 3}, ["7/1/3.dcm"]),
         ({1: ["b", "b", "a"], 2: ["a"] * 3, 3: ["a"] * 3}, {1: 1, 2: 3, 3: 3}, ["7/1/1.dcm", "7/1/2.dcm"]),
         ({1: ["a", "a", "a", "b", "b"]}, {1: 3}, ["7/1/4.dcm", "7/1/5.dcm"]),
@@ -52,7 +53,7 @@ def read_series(study: Study) -> dict[int, int]:
 def test_images_of_another_examination_are_left_out(
     tmp_path: Path, series: dict[int, list[str]], kept: dict[int, int], skipped: list[str]
 ) -> None:
-    digits = {"": "", "7": "7", **{letter: f"1.{number}" for number, letter in enumerate("abcdef")}}
+    digits = {"": "", "7": "7", **{letter: f"1.{number}" for number, letter in enumerate("abcdefg")}}
     given = {series_id: [digits[uid] for uid in uids] for series_id, uids in series.items()}
     study, faults = read(tmp_path, given)
     assert read_series(study) == kept

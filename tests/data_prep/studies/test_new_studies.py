@@ -161,21 +161,6 @@ def test_two_patients_are_never_one_study(tmp_path: Path, study: str | None, whe
         assert FaultKind.IDENTITY_IGNORED in kinds(cohort) and "PatientID" in cohort.layout
 
 
-def test_images_without_an_identifier_join_no_other_patient(tmp_path: Path) -> None:
-    write_images(tmp_path / "7" / "1", "1.1", patient="A")
-    write_images(tmp_path / "7" / "2", None, patient="B")
-    write_images(tmp_path / "8" / "1", "1.2", patient="C")
-    assert sorted(arranged(folder_cohort(tmp_path, None)).values()) == [[3], [3], [3]]
-
-
-def test_enhanced_files_of_three_patients_in_one_folder_are_three_studies(tmp_path: Path) -> None:
-    for number in range(3):
-        groups = [functional_group(frame((4.0 * index, 0, 0))) for index in range(5)]
-        uids = {"StudyInstanceUID": f"1.{number}", "SeriesInstanceUID": f"1.{number}.1"}
-        write_enhanced(tmp_path / "p" / f"IM{number}", np.stack([PIXELS] * 5), groups, **uids)
-    assert len(folder_cohort(tmp_path / "p", None).study_ids) == 3
-
-
 def test_the_number_of_a_folder_is_that_of_the_study_that_it_mainly_holds(tmp_path: Path) -> None:
     for series in ("1", "2"):
         write_images(tmp_path / "7" / series, "1.1")
@@ -197,6 +182,58 @@ def test_screenshots_do_not_hide_the_series_of_a_flat_folder(tmp_path: Path) -> 
     assert arranged(folder_cohort(tmp_path, None)) == {"p": [5, 5, 9], "q": [3]}
 
 
+@pytest.mark.parametrize("study", ["1.1", "", None])
+def test_patients_without_identifiers_of_their_studies_are_not_mixed(tmp_path: Path, study: str | None) -> None:
+    """One folder per patient, series of two patients in one folder, and a single folder of two patients."""
+    for patient in ("P1", "P2", "P3"):
+        write_images(tmp_path / "a" / patient.lower(), study, f"1.{patient[1]}.1", patient=patient)
+        write_images(tmp_path / "a" / patient.lower(), study, f"1.{patient[1]}.2", patient=patient, name="b{}".format)
+    cohort = folder_cohort(tmp_path / "a", None)
+    assert arranged(cohort) == {"p1": [3, 3], "p2": [3, 3], "p3": [3, 3]}
+    assert cohort.layout.startswith("3 studies, by ") and cohort.layout.endswith(" and PatientID")
+    assert kinds(cohort) == {FaultKind.IDENTITY_IGNORED}
+
+    for series, patient in enumerate(("P1", "p 1", "00P1", "P2", ""), start=1):
+        write_images(tmp_path / "b" / "7" / str(series), study, f"1.{series}", count=series, patient=patient)
+    write_images(tmp_path / "b" / "8" / "1", study, "2.1", patient="P3")
+    cohort = folder_cohort(tmp_path / "b", None)
+    assert arranged(cohort) == {"7": [1, 2, 3], "7/4": [4], "8": [3]}
+    skipped = [fault for fault in cohort.faults if fault.action == "skipped"]
+    assert {(fault.kind, fault.path.split("/")[1]) for fault in skipped} == {(FaultKind.FOREIGN_IMAGE, "5")}
+
+    for patient in ("P1", "P2"):
+        name = f"{patient}-{{}}".format
+        write_images(tmp_path / "c", study, f"1.{patient[1]}.1", count=len(patient), patient=patient, name=name)
+    assert [len(folder.series) for folder in folder_cohort(tmp_path / "c", None).folders] == [1, 1]
+
+
+def test_an_image_without_identifier_joins_no_other_patient(tmp_path: Path) -> None:
+    write_images(tmp_path / "7" / "1", None, patient="P1")
+    write_images(tmp_path / "7" / "2", "1.2", patient="P2")
+    write_images(tmp_path / "7" / "3", None, count=1)
+    write_images(tmp_path / "8" / "1", "1.3", patient="P1")
+    write_images(tmp_path / "9" / "1", None, patient="P4")
+    write_images(tmp_path / "9" / "2", None, patient="P5", count=2)
+    assert arranged(folder_cohort(tmp_path, None)) == {"7/1": [3], "7": [1, 3], "8": [3], "9": [3], "9/2": [2]}
+
+
+@pytest.mark.parametrize("study", ["1.1", None])
+def test_a_folder_within_a_series_folder_is_a_series_of_the_same_study(tmp_path: Path, study: str | None) -> None:
+    write_images(tmp_path / "7" / "1", study)
+    write_images(tmp_path / "7" / "1" / "derived", study, count=2)
+    write_images(tmp_path / "7" / "1" / "derived" / "more", study, count=4)
+    cohort = folder_cohort(tmp_path, None)
+    assert arranged(cohort) == {"7": [2, 3, 4]}
+
+
+@pytest.mark.parametrize("name", ["$RECYCLE.BIN", "System Volume Information", "RECYCLER", "@Recycle", "#snapshot"])
+def test_what_a_share_keeps_of_deleted_files_is_no_study(tmp_path: Path, name: str) -> None:
+    write_images(tmp_path / "7" / "1", "1.1")
+    write_images(tmp_path / name / "7" / "1", "1.2")
+    cohort = folder_cohort(tmp_path, None)
+    assert arranged(cohort) == {"7": [3]} and kinds(cohort) == {FaultKind.NOT_DICOM}
+
+
 def test_identifiers_that_differ_from_file_to_file_say_nothing(tmp_path: Path) -> None:
     for name in ("1", "2"):
         for number in range(5):
@@ -205,6 +242,28 @@ def test_identifiers_that_differ_from_file_to_file_say_nothing(tmp_path: Path) -
     cohort = folder_cohort(tmp_path, None)
     assert arranged(cohort) == {"1": [5], "2": [5]} and "say nothing" in cohort.layout
     assert kinds(cohort) == {FaultKind.IDENTITY_IGNORED}
+
+
+def test_short_series_do_not_tell_what_identifiers_of_each_file_do_not(tmp_path: Path) -> None:
+    for home in ("1", "2"):
+        for series, count in (("1", 3), ("2", 1), ("3", 2), ("4", 1)):
+            for number in range(1, count + 1):
+                path = tmp_path / home / series / f"{number}.dcm"
+                uid = f"1.{home}.{series}.{number}"
+                write_slice(path, PIXELS, frame((4.0 * number, 0, 0)), StudyInstanceUID=uid)
+    write_images(tmp_path / "3" / "1", "1.9")
+    assert arranged(folder_cohort(tmp_path, None)) == {"1": [1, 1, 2, 3], "2": [1, 1, 2, 3], "3": [3]}
+
+
+@pytest.mark.parametrize("place", ["{}", "{}/1", "all/{}"])
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "PatientID"])
+def test_one_enhanced_file_each_of_several_patients(tmp_path: Path, place: str, keyword: str) -> None:
+    for number in range(1, 5):
+        groups = [functional_group(frame((4.0 * index, 0, 0))) for index in range(5)]
+        path = tmp_path / place.format(f"p{number}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_enhanced(path, np.stack([PIXELS] * 5), groups, **{keyword: f"1.{number}"})
+    assert len(folder_cohort(tmp_path, None).study_ids) == 4
 
 
 def test_images_without_an_identifier_belong_to_the_only_study_of_their_folder(tmp_path: Path) -> None:

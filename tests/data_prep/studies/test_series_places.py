@@ -97,6 +97,8 @@ FINE: dict[str, list[Frame]] = {
     "a missing slice": sagittal(np.delete(STEPS, 4)),
     "even slices, then odd": sagittal([*STEPS[::2], *STEPS[1::2]]),
     "two series in each other": sagittal([*STEPS, *(STEPS + 0.5)]),
+    "four series in each other": sagittal([*STEPS, *(STEPS + 0.3), *(STEPS + 0.6), *(STEPS + 0.9)]),
+    "all slices four times": sagittal([*STEPS] * 4),
     "two stations": [frame((x, -30.0, z)) for z in (40.0, 90.0) for x in STEPS],
     "three dimensions": sagittal(0.5 * np.arange(30)),
 }
@@ -113,6 +115,44 @@ def test_unusual_sagittal_series_keep_their_places(tmp_path: Path, name: str) ->
     thickness = "0.9" if name == "three dimensions" else "4"
     study, faults = read(write(tmp_path / "1", FINE[name], SliceThickness=thickness))
     assert not lost(study) and not faults and len(study.series[0].frames) == len(FINE[name])
+
+
+@pytest.mark.parametrize("thickness", ["1", "6", "15"])
+def test_a_fine_volume_keeps_its_places_whatever_its_thickness_says(tmp_path: Path, thickness: str) -> None:
+    study, faults = read(write(tmp_path / "1", sagittal(0.85 * np.arange(40)), SliceThickness=thickness))
+    assert not lost(study) and not faults
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        lambda index: str(index),
+        lambda index: str(2 * (index % COUNT) + index // COUNT),
+        lambda index: f"{0.1 * index:.1f}",
+        lambda index: str(10 * (index % COUNT) + 5 * (index // COUNT)),
+        lambda _: "0",
+        lambda index: f"{100 - 4.4 * (index % COUNT):.1f}",
+        lambda index: "" if index % 3 else "7",
+    ],
+)
+def test_slice_locations_that_are_no_places_contradict_none(tmp_path: Path, location: Callable[[int], str]) -> None:
+    study, faults = read(write(tmp_path / "1", sagittal([*STEPS, *STEPS]), SliceLocation=location))
+    assert not lost(study) and not faults
+
+
+@pytest.mark.parametrize("positions", [[0, 0, 4.4, 8.8, 13.2], [0, 0, 8.8, 8.8, 17.6, 17.6], [0, 0]])
+def test_slice_locations_that_are_places_contradict_equal_positions(tmp_path: Path, positions: list[float]) -> None:
+    study, faults = read(write(tmp_path / "1", sagittal(positions), SliceLocation=lambda index: f"{4.4 * index:.1f}"))
+    assert lost(study) == [index + 1 for index, x in enumerate(positions) if positions.count(x) > 1]
+    assert {fault.kind for fault in faults} == {FaultKind.NO_GEOMETRY}
+
+
+@pytest.mark.parametrize("rows", [20, 40, 63])
+def test_a_slice_of_another_size_keeps_its_place(tmp_path: Path, rows: int) -> None:
+    folder = write(tmp_path / "1", sagittal(STEPS))
+    write_slice(folder / "5.dcm", IMAGES[4][:rows], frame((STEPS[4], -30.0, 40.0), shape=(rows, 64)))
+    study, faults = read(folder)
+    assert not lost(study) and not faults
 
 
 @pytest.mark.parametrize("frames", [AXIAL_BLOCKS, DISCS])
