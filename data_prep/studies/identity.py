@@ -3,8 +3,8 @@
 The tables say which study a folder is, and all its images should have one StudyInstanceUID and one PatientID. If they
 do not, those of another examination or patient must answer for nobody. The identifier to believe is the study's id, as
 in the competition's files; else the one of most series. If as many series have another one, none can be believed. An
-identifier that is the id of another study of the image folder is never believed, and identifiers that differ from file
-to file say nothing and are ignored.
+identifier that is the id of another study of the image folder is never believed. StudyInstanceUIDs that differ from
+file to file say nothing and are ignored; so are those that differ from series to series if all images name one patient.
 """
 
 from collections import Counter
@@ -26,6 +26,8 @@ class StudyIdentity:
         """Args: the study's id in the tables; the image folder; the study's series folders."""
         self._root, self._folders = root, series
         self._identities: list[list[Identity]] | None = None
+        self.is_ignored = False
+        """Whether StudyInstanceUIDs that say nothing were ignored."""
         self._checks = (
             _Check(study_id, root, lambda identity: identity.study_uid),
             _Check(study_id, root, lambda identity: identity.patient),
@@ -34,6 +36,7 @@ class StudyIdentity:
     def are_foreign(self, identities: Collection[Identity]) -> list[bool]:
         """Return for each image of a series whether it belongs to another examination or patient."""
         checks = [(check.value, check.foreign(identities, self._read)) for check in self._checks]
+        self.is_ignored = any(check.is_ignored for check in self._checks)
         return [any(value(one) in foreign for value, foreign in checks) for one in identities]
 
     def foreign_series(self, identities: Mapping[int, Collection[Identity]]) -> set[int]:
@@ -56,6 +59,7 @@ class _Check:
         self._own, self._root = str(study_id), root
         self._seen: set[str] = set()
         self._believed: set[str] | None = None
+        self.is_ignored = False
 
     def foreign(self, identities: Collection[Identity], read: Callable[[], list[list[Identity]]]) -> set[str]:
         """Return which identifiers of these images are not the study's."""
@@ -64,14 +68,20 @@ class _Check:
         if len(self._seen) < 2 and not any(map(self._is_other_study, found)):
             return set()
         if self._believed is None:
-            self._believed = self._decide([[one for one in series if self.value(one)] for series in read()])
+            self._believed = self._decide(read())
         return found - self._believed
 
     def _decide(self, series: list[list[Identity]]) -> set[str]:
         """Return the identifiers to believe: the study's own and those that say nothing; or only the latter."""
+        patients = {one.patient for images in series for one in images}
+        series = [[one for one in images if self.value(one)] for images in series]
         of_series = [[self.value(one) for one in images] for images in series]
         silent = self._silent(series, of_series)
         telling = [values for values in of_series if values and not silent.issuperset(values)]
+        if len(patients) == 1 and patients != {""} and _differ_per_series(telling):
+            silent = silent.union(*telling)
+            telling = []
+        self.is_ignored = bool(silent)
         if any(self._own in values for values in telling):
             return {self._own, *silent}
         votes = Counter(value for values in telling if (value := majority(Counter(values))) is not None)
@@ -92,3 +102,10 @@ class _Check:
     def _is_other_study(self, value: str) -> bool:
         """Return whether an identifier is the id of another study: of a folder beside this study's."""
         return is_id(value) and value != self._own and (self._root / value).is_dir()
+
+
+def _differ_per_series(telling: list[list[str]]) -> bool:
+    """Return whether each of several series has an identifier of its own."""
+    return len(telling) > 1 and len({value for values in telling for value in values}) == len(telling) == sum(
+        len(set(values)) for values in telling
+    )

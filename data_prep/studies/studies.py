@@ -164,6 +164,11 @@ def read_study(folder: StudyFolder, max_pixels: int = MAX_PIXELS) -> tuple[Study
     foreign = identity.foreign_series(identities) if identity else set()
     for series_id in foreign:
         note(series_id, FaultKind.FOREIGN_IMAGE, "skipped", FOREIGN_SERIES)
+    if identity and identity.is_ignored:
+        message = "StudyInstanceUIDs or PatientIDs differ from file to file, or from series to series: they are ignored"
+        faults.append(
+            Fault(folder.study_id, None, str(folder.study_id), FaultKind.IDENTITY_IGNORED, "guessed", message)
+        )
     views, view_faults = study_views([series for series in headers if series.series_id not in foreign])
     for fault in view_faults:
         note(fault.series_id, fault.kind, fault.action, fault.message)

@@ -109,3 +109,15 @@ def test_another_patient_is_foreign_whatever_the_study_is_called(tmp_path: Path)
     study, faults = read_study(StudyFolder(7, tmp_path, {n: tmp_path / "7" / str(n) for n in (1, 2, 3)}))
     assert [series.series_id for series in study.series] == [1, 2]
     assert [fault.path for fault in faults if fault.kind is FaultKind.FOREIGN_IMAGE] == ["7/3"]
+
+
+def test_identifiers_of_each_series_are_ignored_for_one_patient_only(tmp_path: Path) -> None:
+    for study, patients in {"7": "AAA", "8": "AAB"}.items():
+        for series, patient in enumerate(patients, start=1):
+            uids = {"StudyInstanceUID": f"1.{study}.{series}", "PatientID": patient}
+            write_slice(tmp_path / study / str(series) / "1.dcm", PIXELS, frame((0, 0, 0)), **uids)
+    one, other = (
+        read_study(StudyFolder(n, tmp_path, {m: tmp_path / str(n) / str(m) for m in (1, 2, 3)})) for n in (7, 8)
+    )
+    assert len(one[0].series) == 3 and [fault.kind for fault in one[1]].count(FaultKind.IDENTITY_IGNORED) == 1
+    assert not other[0].series and FaultKind.IDENTITY_IGNORED not in {fault.kind for fault in other[1]}
