@@ -7,13 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
-VOCABULARY = ("data_prep",)  # the modules of the folder itself: sites, geometry, truth, faults
+VOCABULARY = ("data_prep",)  # the modules of the folder itself: sites, geometry, truth, faults, folders
 #: Folder -> the folders whose modules it may import besides its own. A folder does not stand for those within it.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "workspace": (),
     "data_prep": (),
     "data_prep.dicom": VOCABULARY,
-    "data_prep.studies": ("workspace", *VOCABULARY, "data_prep.dicom"),
+    "data_prep.series": (*VOCABULARY, "data_prep.dicom"),
+    "data_prep.studies": ("workspace", *VOCABULARY, "data_prep.dicom", "data_prep.series"),
     "data_prep.placement": ("workspace", *VOCABULARY, "data_prep.dicom", "data_prep.studies"),
     "data_prep.conversion": (
         *("workspace", *VOCABULARY),

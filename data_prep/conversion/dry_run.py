@@ -15,10 +15,10 @@ from data_prep.conversion.executors import IN_PROCESS, Pool
 from data_prep.conversion.study_records import StudyInput, read_input
 from data_prep.dicom.dicom_file import open_dicom
 from data_prep.faults import Fault, FaultKind, FileFault
+from data_prep.folders import list_folder
 from data_prep.placement.regions import marked_positions
 from data_prep.sites import SITES
 from data_prep.studies.cohorts import Cohort
-from data_prep.studies.folders import list_folder
 from data_prep.studies.studies import read_study
 
 #: Smallest width of the table of faults, in characters: a narrower table of five columns is not readable.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_prep.faults import Action, Fault, FaultKind
-from data_prep.studies.folders import Listing, fault_path, is_id, list_folder
+from data_prep.folders import Listing, fault_path, is_id, list_folder
 from data_prep.studies.image_tree import read_image_tree
 from data_prep.studies.misplaced_series import misplaced_series, series_by_identity
 from data_prep.studies.new_studies import find_new_studies

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from data_prep.dicom.identity import Identity, read_identity
+from data_prep.folders import is_id, list_folder
 from data_prep.studies.evidence import differ_per_file, majority
-from data_prep.studies.folders import is_id, list_folder
 
 
 class StudyIdentity:

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from data_prep.dicom.identity import Identity, read_identity
 from data_prep.faults import Fault, FaultKind
-from data_prep.studies.folders import Listing, fault_path, list_folder
+from data_prep.folders import Listing, fault_path, list_folder
 
 #: Folders deeper than this are not entered: a disc's images lie four levels deep.
 DEEPEST = 12

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from data_prep.dicom.identity import Identity, read_identity
+from data_prep.folders import holds_files, is_id, list_folder
 from data_prep.sites import View
-from data_prep.studies.folders import holds_files, is_id, list_folder
 
 
 def misplaced_series(

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data_prep.faults import Fault, FaultKind
+from data_prep.folders import fault_path, is_id
 from data_prep.studies.assigned_numbers import assigned_numbers
-from data_prep.studies.folders import fault_path, is_id
 from data_prep.studies.image_tree import ImageTree
 from data_prep.studies.series_groups import SeriesGroup, group_by_series
 from data_prep.studies.study_groups import FoundImage, GroupNote, group_by_study

@@ -9,12 +9,12 @@ from data_prep.dicom.headers import Header
 from data_prep.dicom.identity import Identity
 from data_prep.dicom.pixels import MAX_PIXELS, Grey
 from data_prep.faults import Action, Fault, FaultKind
+from data_prep.folders import fault_path
 from data_prep.geometry import Frame, stacks
+from data_prep.series.grey_images import GreyBudget, GreyOnDisk
+from data_prep.series.series_images import SeriesFolder, SeriesImage
 from data_prep.sites import Severity, Site, View
-from data_prep.studies.folders import fault_path
-from data_prep.studies.grey_images import GreyBudget, GreyOnDisk
 from data_prep.studies.identity import StudyIdentity
-from data_prep.studies.series_images import SeriesFolder, SeriesImage
 from data_prep.studies.tables import Mark
 from data_prep.studies.views import SeriesHeaders, plane_of, study_views
 
@@ -146,7 +146,7 @@ def read_study(folder: StudyFolder, max_pixels: int = MAX_PIXELS) -> tuple[Study
             max_pixels,
             described=described,
             marks=marks,
-            identity=identity,
+            are_foreign=identity.are_foreign if identity else None,
             files=folder.files.get(series_id),
         )
         images, window = files.read(budget)

@@ -28,9 +28,9 @@ from data_prep.conversion.work_folder import parts_folder
 from data_prep.dicom.decoders import find_decoder
 from data_prep.dicom.pixels import read_image
 from data_prep.phantom import write_cohort
+from data_prep.series.windows import series_window, to_grey
 from data_prep.sites import Severity, Site, Source
 from data_prep.studies.cohorts import Cohort, folder_cohort, split_cohort
-from data_prep.studies.windows import series_window, to_grey
 from tests.dicom_files import frame, write_slice
 from workspace.layout import DataRoot
 

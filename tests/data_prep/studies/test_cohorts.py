@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from data_prep.faults import FaultKind
+from data_prep.folders import fault_path, is_id, list_folder
 from data_prep.sites import SITES
 from data_prep.studies.cohorts import split_cohort
-from data_prep.studies.folders import fault_path, is_id, list_folder
 from data_prep.studies.studies import StudyFolder, read_study
 from workspace.layout import DataRoot
 

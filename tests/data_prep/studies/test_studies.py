@@ -11,10 +11,10 @@ import pytest
 
 from data_prep.faults import FaultKind
 from data_prep.geometry import Frame
+from data_prep.series import grey_images, series_images
+from data_prep.series.grey_images import GreyBudget, GreyOnDisk
 from data_prep.sites import View
-from data_prep.studies import grey_images, series_images
 from data_prep.studies.cohorts import folder_cohort, split_cohort
-from data_prep.studies.grey_images import GreyBudget, GreyOnDisk
 from data_prep.studies.studies import StudyFolder, read_study
 from tests.dicom_files import AXIAL, SAGITTAL, frame, write_slice
 from workspace.layout import DataRoot

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from data_prep.faults import Fault, FaultKind
+from data_prep.series import grey_images, series_images
+from data_prep.series.outlier_images import ValueRange, foreign_images, outlier_ranges
+from data_prep.series.windows import series_window, to_grey
 from data_prep.sites import View
-from data_prep.studies import grey_images, series_images
-from data_prep.studies.outlier_images import ValueRange, foreign_images, outlier_ranges
 from data_prep.studies.studies import Study, StudyFolder, read_study
-from data_prep.studies.windows import series_window, to_grey
 from tests.dicom_files import frame, functional_group, write_enhanced, write_slice
 
 RANDOM = np.random.default_rng(0)

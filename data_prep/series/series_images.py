@@ -6,25 +6,25 @@ stay; the others are decoded again, one at a time, whenever their grey values ar
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from data_prep.dicom.header_values import READ_ERRORS, HeaderError, parse_failure
 from data_prep.dicom.headers import Header, named_number, read_header
+from data_prep.dicom.identity import Identity
 from data_prep.dicom.pixels import Grey, ImageFile, Pixels, open_images, read_image
 from data_prep.faults import Action, Fault, FaultKind, FileFault
+from data_prep.folders import fault_path, list_folder
+from data_prep.series.contrasts import Contrast, choose, contrasts
+from data_prep.series.copies import DecodedImage, find_copies, find_second_names
+from data_prep.series.grey_images import LARGEST_PART, GreyBudget, GreyOnDisk
+from data_prep.series.instance_numbers import complete_numbers, own_numbers
+from data_prep.series.outlier_images import foreign_images, outlier_ranges, value_range
+from data_prep.series.series_places import PlaceJudge, contradicted_places, labelled_places
+from data_prep.series.windows import SeriesHistogram, series_window, to_grey
 from data_prep.sites import View
-from data_prep.studies.contrasts import Contrast, choose, contrasts
-from data_prep.studies.copies import DecodedImage, find_copies, find_second_names
-from data_prep.studies.folders import fault_path, list_folder
-from data_prep.studies.grey_images import LARGEST_PART, GreyBudget, GreyOnDisk
-from data_prep.studies.identity import StudyIdentity
-from data_prep.studies.instance_numbers import complete_numbers, own_numbers
-from data_prep.studies.outlier_images import foreign_images, outlier_ranges, value_range
-from data_prep.studies.series_places import PlaceJudge, contradicted_places, labelled_places
-from data_prep.studies.windows import SeriesHistogram, series_window, to_grey
 
 #: Memory budget for the decoded images of one series until its window is known.
 SIGNAL_BYTES = 48 << 20
@@ -55,7 +55,7 @@ class SeriesFolder:
     root: the image folder; links must not point outside it, and paths in faults are relative to it.
     described: the view that the table gives, or None.
     marks: the instance number of each mark of readers on this series.
-    identity: holds the images to the study's identifiers; None if they were chosen by them.
+    are_foreign: tells which images belong to another examination; None if they were chosen by their identifiers.
     files: the series' files if others lie beside them; by default all files of the folder.
 
     `is_foreign` tells, after reading, whether all its images belong to another examination.
@@ -70,14 +70,14 @@ class SeriesFolder:
         max_pixels: int,
         described: View | None = None,
         marks: Collection[int] = (),
-        identity: StudyIdentity | None = None,
+        are_foreign: Callable[[Sequence[Identity]], list[bool]] | None = None,
         files: Sequence[Path] | None = None,
     ) -> None:
         self.faults: list[Fault] = []
         self._path, self._root, self._max_pixels = path, root, max_pixels
         self._study_id, self._series_id = study_id, series_id
         self._described, self._marks = described, Counter(marks)
-        self._identity, self._chosen = identity, files
+        self._are_foreign, self._chosen = are_foreign, files
         self.is_foreign = False
         self._found: list[DecodedImage] = []
         self._signal_left = SIGNAL_BYTES
@@ -162,9 +162,8 @@ class SeriesFolder:
     def _drop_foreign_images(self) -> None:
         """Remove images of another examination; keep, but note, images of another series than most."""
         found = list(self._found)
-        identities = [image.header.identity for image in found]
-        are_foreign = self._identity.are_foreign(identities) if self._identity else []
-        foreign = [index for index, is_foreign in enumerate(are_foreign) if is_foreign]
+        judge = self._are_foreign or (lambda identities: [False] * len(identities))
+        foreign = [index for index, is_so in enumerate(judge([one.header.identity for one in found])) if is_so]
         self.is_foreign = bool(foreign) and len(foreign) == len(found)
         for index in () if self.is_foreign else foreign:
             self._note(found[index].path, FaultKind.FOREIGN_IMAGE, "skipped", FOREIGN_FILE)

@@ -1,9 +1,9 @@
-"""Tests of data_prep/studies/windows.py: one window per series, for all types of values and ways of reading."""
+"""Tests of data_prep/series/windows.py: one window per series, for all types of values and ways of reading."""
 
 import numpy as np
 import pytest
 
-from data_prep.studies.windows import SeriesHistogram, series_window, to_grey
+from data_prep.series.windows import SeriesHistogram, series_window, to_grey
 
 
 def slow_window(images: list[np.ndarray]) -> tuple[float, float]:

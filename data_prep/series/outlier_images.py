@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.dicom.pixels import Pixels
-from data_prep.studies.windows import WINDOW_PERCENTILES, visible
+from data_prep.series.windows import WINDOW_PERCENTILES, visible
 
 #: Share of the images in a folder that must have one identifier before the others count as foreign.
 MOST = 0.75

@@ -10,10 +10,10 @@ from data_prep.conversion.study_records import SLICE_COLUMNS, _write_images
 from data_prep.faults import FaultKind
 from data_prep.geometry import neighbours
 from data_prep.placement.regions import marked_positions
+from data_prep.series.windows import series_window
 from data_prep.sites import SITES, View
 from data_prep.studies.studies import Series, StudyFolder, read_study
 from data_prep.studies.tables import Mark
-from data_prep.studies.windows import series_window
 from tests.dicom_files import frame, functional_group, write_enhanced, write_slice
 
 COUNT = 6
@@ -170,8 +170,8 @@ def test_numbers_that_echoes_share_are_given_anew(tmp_path: Path) -> None:
 def test_a_contrast_beyond_the_memory_budget_gives_the_same_images(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     folder = write(tmp_path / "1", [{**SE, "EchoTime": "13"}, {**SE, "EchoTime": "100"}])
     kept, _ = read(folder, T2)
-    monkeypatch.setattr("data_prep.studies.series_images.SIGNAL_BYTES", 0)
-    monkeypatch.setattr("data_prep.studies.grey_images.GREY_BYTES", 0)
+    monkeypatch.setattr("data_prep.series.series_images.SIGNAL_BYTES", 0)
+    monkeypatch.setattr("data_prep.series.grey_images.GREY_BYTES", 0)
     again, _ = read(folder, T2)
     assert kept == again
     for one, other in zip(kept.series[0].slices, again.series[0].slices, strict=True):

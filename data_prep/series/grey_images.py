@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_prep.dicom.pixels import Grey, read_image
 from data_prep.faults import FileFault
-from data_prep.studies.windows import to_grey
+from data_prep.series.windows import to_grey
 
 #: Memory budget for the grey images of one study.
 GREY_BYTES = 48 << 20

@@ -8,7 +8,7 @@ from pathlib import Path
 from data_prep.dicom.headers import Header
 from data_prep.dicom.pixels import Pixels
 from data_prep.geometry import Frame
-from data_prep.studies.outlier_images import ValueRange
+from data_prep.series.outlier_images import ValueRange
 
 Note = tuple[Path, str]
 """A file, and what is to be said of it."""
