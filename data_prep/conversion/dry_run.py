@@ -19,6 +19,7 @@ from data_prep.folders import list_folder
 from data_prep.placement.regions import marked_positions
 from data_prep.sites import SITES
 from data_prep.studies.cohorts import Cohort
+from data_prep.studies.identity import split_study_faults
 from data_prep.studies.studies import read_study
 
 #: Smallest width of the table of faults, in characters: a narrower table of five columns is not readable.
@@ -30,7 +31,10 @@ SHARES = (0.28, 0.28, 0.44)
 
 @dataclass
 class Findings:
-    """The counts and faults of reading a study or a split: series per view, transfer syntaxes, image sizes."""
+    """The counts and faults of reading a study or a split: series per view, transfer syntaxes, image sizes.
+
+    identities: a digest of the StudyInstanceUID of each study with images (`Study.identity`).
+    """
 
     studies: int = 0
     slices: int = 0
@@ -38,6 +42,7 @@ class Findings:
     syntaxes: Counter[str] = field(default_factory=Counter)
     sizes: Counter[str] = field(default_factory=Counter)
     annotated: int = 0
+    identities: dict[int, str] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
     def add(self, other: "Findings") -> None:
@@ -48,6 +53,7 @@ class Findings:
         self.syntaxes += other.syntaxes
         self.sizes += other.sizes
         self.annotated += other.annotated
+        self.identities |= other.identities
         self.faults += other.faults
 
 
@@ -63,6 +69,7 @@ def check_cohort(cohort: Cohort, *, max_pixels: int, pool: Pool = IN_PROCESS) ->
         weight=lambda study_input: study_input.files,
     ):
         findings.add(study)
+    findings.faults += split_study_faults(cohort.split, findings.identities)
     return findings
 
 
@@ -79,6 +86,7 @@ def _check_study(study_input: StudyInput, max_pixels: int) -> Findings:
         syntaxes=Counter(syntaxes),
         sizes=Counter(f"{columns} x {rows}" for rows, columns in (image.shape for image in images)),
         annotated=len(positions),
+        identities={study.study_id: study.identity} if images else {},
         faults=[*faults, *mark_faults],
     )
 

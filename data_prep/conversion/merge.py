@@ -25,9 +25,10 @@ from data_prep.conversion.study_records import (
     site_row,
 )
 from data_prep.conversion.work_folder import output_sizes, parts_folder, remove_stale_images, remove_stale_studies
-from data_prep.faults import Fault, FaultKind
+from data_prep.faults import Fault
 from data_prep.sites import Severity, Site
 from data_prep.studies.cohorts import Cohort
+from data_prep.studies.identity import split_study_faults
 from data_prep.studies.studies import StudyFolder
 from workspace.whole_files import ESCAPED, replacing
 
@@ -72,7 +73,7 @@ class _Counts:
     not_imaged: Counter[str] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
     sites: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
-    identities: dict[str, list[int]] = field(default_factory=dict)
+    identities: dict[int, str] = field(default_factory=dict)
 
     def add(self, record: StudyRecord, pairs: Sequence[Pair]) -> None:
         """Count a study and its pairs."""
@@ -82,8 +83,8 @@ class _Counts:
         self.faults.update(fault.kind.value for fault in record.faults)
         self.not_imaged.update(record.not_imaged)
         self.sources.update(pair.source.value for pair in pairs)
-        if record.identity:
-            self.identities.setdefault(record.identity, []).append(record.study_id)
+        if record.slices:
+            self.identities[record.study_id] = record.identity
         for condition, levels in count_sites(pairs).items():
             for level, severities in levels.items():
                 cell = self.sites.setdefault(condition, {}).setdefault(level, {})
@@ -164,27 +165,11 @@ def _write_tables(cohort: Cohort, processed: Path, caption: Caption, fold_of: Ma
             remove_stale_images(processed, record.study_id, record.images)
             counts.add(record, pairs)
             first_pairs = first_pairs or pairs
-        split_studies = _split_studies(cohort.split, counts)
+        split_studies = split_study_faults(cohort.split, counts.identities)
         faults.writerows(map(_fault_row, split_studies))
         counts.faults.update(fault.kind.value for fault in split_studies)
     write_dataset_card(processed, cohort.split, first_pairs)
     return counts
-
-
-def _split_studies(split: str, counts: _Counts) -> list[Fault]:
-    """Return a fault for each study whose StudyInstanceUID others have, unless all have the same, a constant.
-
-    New studies were told apart by it before.
-    """
-    if split == "new" or (len(counts.identities) == 1 and counts.studies > 2):
-        return []
-    faults = []
-    for study_ids in counts.identities.values():
-        for study_id in study_ids if len(study_ids) > 1 else ():
-            others = ", ".join(str(other) for other in study_ids if other != study_id)
-            message = f"its images have the StudyInstanceUID of {others[:100]} too: one examination, or a constant"
-            faults.append(Fault(study_id, None, str(study_id), FaultKind.SPLIT_STUDY, "kept", message))
-    return faults
 
 
 def _parts(

@@ -14,7 +14,7 @@ from pathlib import Path
 from data_prep.faults import Action, Fault, FaultKind
 from data_prep.folders import Listing, fault_path, is_id, list_folder
 from data_prep.studies.image_tree import read_image_tree
-from data_prep.studies.misplaced_series import misplaced_series, series_by_identity
+from data_prep.studies.misplaced_series import misplaced_series
 from data_prep.studies.new_studies import find_new_studies
 from data_prep.studies.studies import StudyFolder
 from data_prep.studies.tables import Tables, read_description_table, read_test_tables, read_train_tables
@@ -55,10 +55,7 @@ def split_cohort(root: DataRoot, split: Split) -> Cohort:
         raise ValueError(f"{images}: no such folder; it should hold the DICOM files of the {split} split")
     studies = _numbered(images, images)
     misplaced = misplaced_series(images, [*studies.paths.values(), *studies.others], tables.views, tables.study_ids)
-    named = {study_id: path for study_id, path in studies.paths.items() if study_id in tables.study_ids}
-    unnamed = [path for study_id, path in studies.paths.items() if named and study_id not in named]
-    elsewhere = series_by_identity(images, named, [path for path in unnamed if path not in misplaced.values()])
-    return _cohort(split, images, tables, studies, elsewhere | misplaced)
+    return _cohort(split, images, tables, studies, misplaced)
 
 
 def folder_cohort(images: Path, descriptions: Path | None) -> Cohort:
@@ -183,8 +180,7 @@ def _series_faults(folder: StudyFolder, moved: Mapping[int, Path]) -> list[Fault
         faults.append(Fault(folder.study_id, series_id, path, kind, action, message))
 
     for series_id, path in moved.items():
-        reason = "to which the table assigns it" if series_id in (folder.views or ()) else "by its StudyInstanceUID"
-        message = f"read as series {series_id} of study {folder.study_id}, {reason}"
+        message = f"read as series {series_id} of study {folder.study_id}, to which the table assigns it"
         note(series_id, fault_path(path, folder.root), FaultKind.MISPLACED, "repaired", message)
     for series_id in sorted(set(folder.views or ()) - set(folder.series)):
         message = "the table describes this series, but the image folder does not contain it"

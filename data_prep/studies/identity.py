@@ -2,9 +2,10 @@
 
 The tables say which study a folder is, and all its images should have one StudyInstanceUID and one PatientID. If they
 do not, those of another examination or patient must answer for nobody. The identifier to believe is the study's id, as
-in the competition's files; else the one of most series. If as many series have another one, none can be believed. An
-identifier that is the id of another study of the image folder is never believed. StudyInstanceUIDs that differ from
-file to file say nothing and are ignored; so are those that differ from series to series if all images name one patient.
+in the competition's files; else the one of most series. If as many series have another one, none can be believed. For
+a study that the tables name, an identifier that is the id of another study of the image folder is never believed.
+StudyInstanceUIDs that differ from file to file say nothing and are ignored; so are those that differ from series to
+series if all images name one patient.
 """
 
 from collections import Counter
@@ -12,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from data_prep.dicom.identity import Identity, read_identity
+from data_prep.faults import Fault, FaultKind
 from data_prep.folders import is_id, list_folder
 from data_prep.studies.evidence import differ_per_file, majority
 
@@ -22,15 +24,15 @@ class StudyIdentity:
     All files of the study are looked at, but only if two images disagree or one names another study.
     """
 
-    def __init__(self, study_id: int, root: Path, series: Collection[Path]) -> None:
-        """Args: the study's id in the tables; the image folder; the study's series folders."""
+    def __init__(self, study_id: int, root: Path, series: Collection[Path], is_named: bool) -> None:
+        """Args: the study's id; the image folder; the study's series folders; whether the tables name the study."""
         self._root, self._folders = root, series
         self._identities: list[list[Identity]] | None = None
         self.is_ignored = False
         """Whether StudyInstanceUIDs that say nothing were ignored."""
         self._checks = (
-            _Check(study_id, root, lambda identity: identity.study_uid),
-            _Check(study_id, root, lambda identity: identity.patient),
+            _Check(study_id, root, is_named, lambda identity: identity.study_uid),
+            _Check(study_id, root, is_named, lambda identity: identity.patient),
         )
 
     def are_foreign(self, identities: Collection[Identity]) -> list[bool]:
@@ -54,8 +56,8 @@ class StudyIdentity:
 class _Check:
     """Compares one identifier of all images of a study."""
 
-    def __init__(self, study_id: int, root: Path, value: Callable[[Identity], str]) -> None:
-        self.value = value
+    def __init__(self, study_id: int, root: Path, is_named: bool, value: Callable[[Identity], str]) -> None:
+        self.value, self._is_named = value, is_named
         self._own, self._root = str(study_id), root
         self._seen: set[str] = set()
         self._believed: set[str] | None = None
@@ -101,7 +103,7 @@ class _Check:
 
     def _is_other_study(self, value: str) -> bool:
         """Return whether an identifier is the id of another study: of a folder beside this study's."""
-        return is_id(value) and value != self._own and (self._root / value).is_dir()
+        return self._is_named and is_id(value) and value != self._own and (self._root / value).is_dir()
 
 
 def _differ_per_series(telling: list[list[str]]) -> bool:
@@ -109,3 +111,22 @@ def _differ_per_series(telling: list[list[str]]) -> bool:
     return len(telling) > 1 and len({value for values in telling for value in values}) == len(telling) == sum(
         len(set(values)) for values in telling
     )
+
+
+def split_study_faults(split: str, studies: Mapping[int, str]) -> list[Fault]:
+    """Return a fault for each study whose StudyInstanceUID others have, unless all have the same, a constant.
+
+    studies: a digest of the StudyInstanceUID of each study with images, empty if it has none.
+    """
+    together: dict[str, list[int]] = {}
+    for study_id, identity in studies.items():
+        together.setdefault(identity, []).append(study_id)
+    if split == "new" or (len(together) == 1 and len(studies) > 2):  # new studies were told apart by it before
+        return []
+    faults = []
+    for identity, study_ids in together.items():
+        for study_id in study_ids if identity and len(study_ids) > 1 else ():
+            others = ", ".join(str(other) for other in study_ids if other != study_id)
+            message = f"its images have the StudyInstanceUID of {others[:100]} too: one examination, or a constant"
+            faults.append(Fault(study_id, None, str(study_id), FaultKind.SPLIT_STUDY, "kept", message))
+    return faults

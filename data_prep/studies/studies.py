@@ -133,7 +133,10 @@ def read_study(folder: StudyFolder, max_pixels: int = MAX_PIXELS) -> tuple[Study
         faults.append(Fault(folder.study_id, series_id, where, kind, action, message))
 
     budget = GreyBudget()
-    identity = None if folder.files else StudyIdentity(folder.study_id, folder.root, folder.series.values())
+    identity = None
+    if not folder.files:
+        is_named = folder.views is not None
+        identity = StudyIdentity(folder.study_id, folder.root, folder.series.values(), is_named)
     identities: dict[int, list[Identity]] = {}
     for series_id, path in sorted(folder.series.items()):
         described = (folder.views or {}).get(series_id)

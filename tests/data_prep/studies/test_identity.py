@@ -60,47 +60,29 @@ def test_images_of_another_examination_are_left_out(
     assert sorted(faults) == [(path, "skipped") for path in skipped]
 
 
-def test_series_in_a_folder_that_no_table_names_belong_to_the_study_that_they_show(tmp_path: Path) -> None:
+def test_studies_of_one_identifier_are_named_and_left_as_the_tables_have_them(tmp_path: Path) -> None:
     images = tmp_path / "dataset" / "test_images"
-    for where, uid in {"7/1": "1.1", "8/1": "1.2", "90/2": "1.1", "9/3": "1.2", "91/6": "1.2"}.items():
+    for where, uid in {"7/1": "1.1", "8/1": "1.2", "90/2": "1.1", "9/3": "1.2", "10/4": "1.3"}.items():
         write_slice(images / where / "1.dcm", PIXELS, frame((0, 0, 0)), StudyInstanceUID=uid, PatientID="A")
-    table = "study_id,series_id,series_description\n7,1,Axial T2\n8,1,Axial T2\n9,3,Axial T2\n"
+    table = "study_id,series_id,series_description\n7,1,Axial T2\n8,1,Axial T2\n9,3,Axial T2\n10,4,Axial T2\n"
     (tmp_path / "dataset" / "test_series_descriptions.csv").write_text(table)
     cohort = split_cohort(DataRoot(tmp_path), "test")
     found = {(folder.study_id, series) for folder in cohort.folders for series in folder.series}
-    assert found == {(7, 1), (7, 2), (8, 1), (91, 6), (9, 3)}
-    (moved,) = (fault for fault in cohort.faults if fault.kind is FaultKind.MISPLACED)
-    assert (moved.path, moved.action, moved.study_id) == ("90/2", "repaired", 7)
-    assert moved.message == "read as series 2 of study 7, by its StudyInstanceUID"
-
+    assert found == {(7, 1), (8, 1), (9, 3), (10, 4), (90, 2)}
     convert_cohort(cohort, tmp_path / "out", atlas=None, caption=caption)
     rows = list(csv.DictReader((tmp_path / "out" / "faults.csv").open()))
-    split = [(row["study_id"], row["action"]) for row in rows if row["kind"] == "split_study"]
-    assert split == [("8", "kept"), ("9", "kept"), ("91", "kept")]
-
-
-@pytest.mark.parametrize("other", [{"StudyInstanceUID": "1.2"}, {"PatientID": "B"}])
-def test_a_series_of_another_study_is_not_moved_because_of_some_of_its_images(
-    tmp_path: Path, other: dict[str, str]
-) -> None:
-    """Neither if the named study's first series is another patient's, nor if the unnamed folder's patients differ."""
-    images = tmp_path / "dataset" / "test_images"
-    for where, more in {"7/1": other, "7/2": {}, "7/3": {}, "90/4": other, "90/5": other}.items():
-        identity = {"StudyInstanceUID": "1.1", "PatientID": "A", **more}
-        write_slice(images / where / "1.dcm", PIXELS, frame((0, 0, 0)), **identity)
-    table = "study_id,series_id,series_description\n7,1,Axial T2\n7,2,Axial T2\n7,3,Axial T2\n"
-    (tmp_path / "dataset" / "test_series_descriptions.csv").write_text(table)
-    cohort = split_cohort(DataRoot(tmp_path), "test")
-    assert {folder.study_id: sorted(folder.series) for folder in cohort.folders} == {7: [1, 2, 3], 90: [4, 5]}
-    assert sorted(series.series_id for series in read_study(cohort.folders[0])[0].series) == [2, 3]
+    split = {(row["study_id"], row["action"]) for row in rows if row["kind"] == "split_study"}
+    assert split == {(study, "kept") for study in ("7", "8", "9", "90")}
 
 
 def test_the_pictures_of_another_study_of_the_folder_answer_for_nobody(tmp_path: Path) -> None:
     for where, uid in {"7/1": "8", "8/1": "8"}.items():
         write_slice(tmp_path / where / "1.dcm", PIXELS, frame((0, 0, 0)), StudyInstanceUID=uid)
-    seven, eight = (read_study(StudyFolder(n, tmp_path, {1: tmp_path / str(n) / "1"})) for n in (7, 8))
+    seven, eight = (read_study(StudyFolder(n, tmp_path, {1: tmp_path / str(n) / "1"}, {})) for n in (7, 8))
     assert not seven[0].series and len(eight[0].series) == 1
     assert [fault.kind for fault in seven[1]] == [FaultKind.FOREIGN_IMAGE]
+    unnamed, _ = read_study(StudyFolder(7, tmp_path, {1: tmp_path / "7" / "1"}))
+    assert len(unnamed.series) == 1, "no table asks for it: a copy"
 
 
 def test_another_patient_is_foreign_whatever_the_study_is_called(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.runs.test_collectives import Model, embeddings_and_targets, in_processes
+from tests.runs.processes.test_collectives import Model, embeddings_and_targets, in_processes
 from tests.training_runs import Train, final, metrics
 from vl_model.data.targets import Targets
 from vl_model.training.grad_cache import Embedded, backward_through_pool

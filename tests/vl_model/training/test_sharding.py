@@ -23,7 +23,7 @@ from runs.processes.full_tensors import full_tensor
 from runs.processes.launch import SHARDING_VARIABLE, check_launch
 from runs.resuming import resume
 from tests.processes import in_processes
-from tests.runs.test_collectives import CAPTIONS
+from tests.runs.processes.test_collectives import CAPTIONS
 from tests.training_runs import ENVIRONMENT, REPOSITORY, Train, assert_same_result, command, final, metrics
 from vl_model.data.targets import one_hot_targets
 from vl_model.model.settings import LoraSettings, ModelSettings
