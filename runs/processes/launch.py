@@ -176,16 +176,18 @@ def follow(main: Callable[[], int | None]) -> int | None:
 def read_launch(arguments: Sequence[str]) -> Launch:
     """Return what `accelerate launch` starts if it is given these arguments.
 
-    Settings that the arguments do not contain are read from the file that `accelerate config` wrote, if there is one.
+    Settings that the arguments do not contain are read from the file that they name. If they name none, the one that
+    `accelerate config` wrote is read, if there is one, unless the arguments contain ``--cpu``.
 
     arguments: those of the launcher, without the script and the script's own.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config_file", "--config-file", type=Path, default=_default_config())
+    parser.add_argument("--config_file", "--config-file", type=Path)
     parser.add_argument("--num_processes", "--num-processes", type=int)
     parser.add_argument("--cpu", "--use_cpu", "--use-cpu", action="store_true")
     known, _ = parser.parse_known_args(arguments)
-    config = _read_config(known.config_file) if known.config_file and not known.cpu else {}
+    path = known.config_file or (None if known.cpu else _default_config())
+    config = _read_config(path) if path else {}
     processes = known.num_processes or config.get("num_processes")
     return Launch(
         processes=processes if isinstance(processes, int) and processes > 0 else None,

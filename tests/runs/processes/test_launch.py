@@ -20,8 +20,10 @@ def test_launch_is_read_from_the_launchers_arguments(tmp_path: Path, monkeypatch
     assert read_launch(["--config_file", str(config)]) == Launch(2, use_cpu=True)
     assert read_launch(["--config_file", str(config), "--num_processes=4"]) == Launch(4, use_cpu=True)
     assert read_launch(["--cpu", "--num_processes", "3", "--mixed_precision", "no"]) == Launch(3, use_cpu=True)
+    assert read_launch(["--cpu", "--config_file", str(config)]) == Launch(2, use_cpu=True)
     (tmp_path / "accelerate").mkdir()
     (tmp_path / "accelerate" / "default_config.json").write_text(json.dumps({"num_processes": 8}))
+    assert read_launch(["--cpu"]) == Launch(None, use_cpu=True)  # as accelerate, which reads no default file then
     assert read_launch(["--mixed_precision", "no"]) == read_launch([]) == Launch(8)
 
 
