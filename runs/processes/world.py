@@ -93,8 +93,11 @@ def _speaks_of_others(environment: Mapping[str, str], name: str) -> bool:
     """Return whether the variable says something else than that there is one process, number 0."""
     value = environment.get(name, "").strip()
     is_of_one = value in ("", "-1", "1" if "SIZE" in name or name == "MPI_LOCALNRANKS" else "0")
-    # A launcher of one process says where that process meets itself; without its WORLD_SIZE, nobody is there to meet.
-    return not is_of_one and not (name in MEETING_VARIABLES and _number(environment, _TORCH_SIZE) == 1)
+    if is_of_one or name not in MEETING_VARIABLES:
+        return not is_of_one
+    # A launcher of one process says where that process meets itself, some with its WORLD_SIZE, some on this machine.
+    is_here = environment.get(MEETING_VARIABLES[0], "").strip() in _LOOPBACK
+    return not is_here and _number(environment, _TORCH_SIZE) != 1
 
 
 def _several(environment: Mapping[str, str], launcher: str, size: int) -> World:

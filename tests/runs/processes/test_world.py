@@ -15,6 +15,9 @@ TORCH = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": 
         ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", **MEETING}, World(by="torch")),
         ({"RANK": "-1", "LOCAL_RANK": "-1", "WORLD_SIZE": ""}, World()),
         ({"PMI_SIZE": "1", "PMI_RANK": "0"}, World()),
+        # `accelerate launch` of one process, with and without a port.
+        ({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}, World()),
+        ({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}, World()),
         (TORCH, World(4, 3, 2, 1, "torch")),
         # One torchrun per task of mpirun: torch's variables are those of the training.
         (TORCH | {"PMI_SIZE": "2", "PMI_RANK": "1"}, World(4, 3, 2, 1, "torch")),
