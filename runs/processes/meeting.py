@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -51,7 +52,9 @@ def _store_of_all(world: World, seconds: float) -> dist.Store:
     """
     is_agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if is_agents or world.rank > 0:
-        _wait_for_host(world, min(seconds, AGENT_SECONDS) if is_agents else seconds)
+        _wait_for_host(world, _connect, min(seconds, AGENT_SECONDS) if is_agents else seconds)
+    else:
+        _wait_for_host(world, _look_up, seconds)
     found: list[dist.Store] = []
     errors: list[Exception] = []
 
@@ -83,17 +86,31 @@ def _store_of_all(world: World, seconds: float) -> dist.Store:
     raise ValueError(_nobody(world, reason))
 
 
-def _wait_for_host(world: World, seconds: float) -> None:
+def _wait_for_host(world: World, reach: Callable[[str, int, float], str], seconds: float) -> None:
+    """Call `reach` with the host of the meeting, its port and a timeout until it returns no reason why it failed."""
     until = time.monotonic() + seconds
     host, port = (os.environ[name].strip() for name in MEETING_VARIABLES)
-    while True:
-        try:
-            socket.create_connection((host, int(port)), timeout=max(PAUSE_SECONDS, min(5.0, seconds))).close()
-            return
-        except OSError:
-            if time.monotonic() > until:
-                raise ValueError(_nobody(world, f"nobody answered within {seconds:g} seconds")) from None
+    while reason := reach(host, int(port), max(PAUSE_SECONDS, min(5.0, seconds))):
+        if time.monotonic() > until:
+            raise ValueError(_nobody(world, f"{reason} within {seconds:g} seconds"))
         time.sleep(PAUSE_SECONDS)
+
+
+def _connect(host: str, port: int, timeout: float) -> str:
+    try:
+        socket.create_connection((host, port), timeout).close()
+    except (OSError, UnicodeError):  # UnicodeError: what cannot be a host's name
+        return "nobody answered"
+    return ""
+
+
+def _look_up(host: str, port: int, timeout: float) -> str:  # noqa: ARG001 - the resolver has its own
+    """Look for the host's address. torch would print a trace of its own for each attempt."""
+    try:
+        socket.getaddrinfo(host, port)
+    except (OSError, UnicodeError):
+        return "no address of that host was found"
+    return ""
 
 
 def _place() -> str:

@@ -66,6 +66,16 @@ def test_a_rendezvous_that_nobody_joins_ends_with_one_line() -> None:
             assert "left over from a job" in error
 
 
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "n" * 300])
+def test_a_host_that_is_not_known_is_one_line(host: str, capfd: pytest.CaptureFixture[str]) -> None:
+    for rank in "01":
+        answers: Queue[str] = FORK.Queue()
+        process = start(1, answers, RANK=rank, MASTER_PORT=free_port(), MASTER_ADDR=host, LOCAL_RANK="0")
+        assert "was to meet the others at" in answers.get(timeout=30)
+        process.join(timeout=30)
+    assert "Exception" not in capfd.readouterr().err  # torch's, with a trace of C++
+
+
 def test_processes_that_come_late_meet() -> None:
     answers: Queue[str] = FORK.Queue()
     port = free_port()
