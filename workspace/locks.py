@@ -146,6 +146,9 @@ def _remove_stale(path: Path, lock: int, is_exclusive: bool) -> bool:
 
 def _write_holder(lock: int) -> None:
     if _is_writable(lock):
+        with suppress(OSError):  # another user's file, whose mode has to do
+            # Whoever may write into the folder takes the lock over by reading it, whatever this process's umask.
+            os.fchmod(lock, os.fstat(lock).st_mode | 0o444)
         os.truncate(lock, 0)
         os.write(lock, f"{os.getpid()} on {socket.gethostname()}".encode())
 

@@ -35,8 +35,8 @@ def folder() -> Iterator[Path]:
         yield folder
 
 
-def start(user: int, path: Path, seconds: float = 0) -> "subprocess.Popen[str]":
-    words = as_user(user, sys.executable, "-c", TAKE, str(path), str(seconds))
+def start(user: int, path: Path, seconds: float = 0, umask: int = 0o022) -> "subprocess.Popen[str]":
+    words = as_user(user, sys.executable, "-c", TAKE, str(path), str(seconds), umask=umask)
     return subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -58,6 +58,16 @@ def test_the_lock_of_a_dead_process_is_taken_over(mode: int, folder: Path) -> No
     left_by_a_dead_process(folder / ".lock", mode)
     expected = "you may not open this lock file" if mode == 0o604 else "held"
     assert expected in outcome(start(COLLEAGUE, folder / ".lock"))
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o027, 0o177, 0o007])
+def test_the_lock_of_a_dead_process_is_taken_over_whatever_its_umask(umask: int, folder: Path) -> None:
+    process = start(OWNER, folder / ".lock", 60, umask)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    assert "another process" in outcome(start(COLLEAGUE, folder / ".lock"))
+    process.kill()
+    process.communicate()
+    assert outcome(start(COLLEAGUE, folder / ".lock", umask=umask)) == "held" and not list(folder.iterdir())
 
 
 def test_a_lock_that_cannot_be_read_is_named(folder: Path) -> None:
