@@ -25,6 +25,8 @@ from typing import Any
 PATIENCE = 5.0
 #: Seconds until a lost signal is sent again: after the first loss, doubled by each further one, and at most.
 FIRST_DELAY, LONGEST_DELAY = 0.01, 1.0
+#: The number of processes, as torch's launchers and those of mpirun give it (`runs.processes.world`).
+_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 class _Stop(BaseException):
@@ -63,14 +65,14 @@ class _Command:
     def listen(self) -> None:
         """Install the handlers. An ignored Ctrl-C, as of a shell's background job, stays ignored.
 
-        A launcher's workers keep the default action of SIGTERM, which ends them even while they wait for one another;
-        so do forked processes.
+        One of several processes of a launcher keeps the default action of SIGTERM, which ends it even while it waits
+        for another one; so do forked processes.
         """
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, self._handle)
             # A process that ends restores the default action, which would give it another exit status.
             atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
-        if "LOCAL_RANK" not in os.environ:
+        if not _is_one_of_several():
             signal.signal(signal.SIGTERM, self._handle)
             _reset_sigterm_in_forks()
 
@@ -114,6 +116,11 @@ class _Command:
         is_same = self.exceptions or self.is_over
         if not is_same or time.monotonic() - self._raised_at >= PATIENCE:
             self.raise_(number)
+
+
+def _is_one_of_several() -> bool:
+    """Return whether a launcher started several processes; a rank that a job left in the shell does not say so."""
+    return any(os.environ.get(name, "").strip() not in ("", "-1", "0", "1") for name in _SIZES)
 
 
 @cache

@@ -200,6 +200,40 @@ run_command("program.py", main)
     assert run(code) == (0, f"{-signal.SIGTERM}\n", "")
 
 
+@pytest.mark.parametrize(
+    ("variables", "cleans_up"),
+    [
+        ({"LOCAL_RANK": "3"}, True),
+        ({"RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "node7"}, True),
+        ({"LOCAL_RANK": "0", "WORLD_SIZE": "1"}, True),
+        ({"WORLD_SIZE": "", "PMI_SIZE": "1"}, True),
+        ({"LOCAL_RANK": "0", "WORLD_SIZE": "2"}, False),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, False),
+    ],
+)
+def test_one_of_several_processes_keeps_the_default_action_of_sigterm(
+    variables: dict[str, str], cleans_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", *interrupts._SIZES):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    code = """
+import os, signal
+from workspace.cli import run_command
+
+def main():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        print("cleaned up", flush=True)
+
+run_command("program.py", main)
+"""
+    assert run(code) == ((143, "cleaned up\n", "") if cleans_up else (-signal.SIGTERM, "", ""))
+
+
 def test_a_process_forked_while_sigterm_is_noted_goes_on() -> None:
     """A worker of a data loader gets SIGTERM, sent to the group, before it can set its own handler."""
     code = """
