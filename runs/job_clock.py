@@ -21,10 +21,14 @@ _TIME_LEFT = re.compile(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", re.ASCII)
 
 @dataclass(frozen=True)
 class JobClock:
-    """The end of the job in seconds since 1970; None if there is none to heed. `notes` are lines for the start."""
+    """The end of the job in seconds since 1970; None if there is none to heed.
+
+    `notes` are lines for the start. `ignored` is the variable with its value if it is not believed.
+    """
 
     end: float | None = None
     notes: tuple[str, ...] = ()
+    ignored: tuple[tuple[str, str], ...] = ()
 
 
 def read_job_clock(margin: float) -> JobClock:
@@ -36,7 +40,8 @@ def read_job_clock(margin: float) -> JobClock:
     if not value:
         return JobClock()
     if not re.fullmatch(r"[0-9]{1,12}", value):
-        return JobClock(None, (f"{JOB_END}={value[:50]!r} is ignored: it should be a number of seconds since 1970",))
+        no_number = f"{JOB_END}={value[:50]!r} is ignored: it should be a number of seconds since 1970"
+        return JobClock(None, (no_number,), ((JOB_END, value),))
     end, now = float(value), time.time()
     if end - margin > now:
         return JobClock(end)
@@ -45,7 +50,7 @@ def read_job_clock(margin: float) -> JobClock:
         return _close(asked, margin, (f"the Slurm job was extended: {JOB_END} is {_span(asked - end)} too early",))
     if end <= now:
         past = f"{JOB_END}={value} lies {_span(now - end)} back: it is ignored, since that job is over or was extended"
-        return JobClock(None, (past,))
+        return JobClock(None, (past,), ((JOB_END, value),))
     return _close(end, margin)
 
 

@@ -35,7 +35,7 @@ def build_run_record(
         steps: the number of steps of the whole training.
         accelerator: the processes, with their device and precision.
         launch: how they were started.
-        ignored: accelerate's environment variables that would have changed the training, and were ignored.
+        ignored: further environment variables that would have changed the training, and were ignored.
     """
     return {
         "schema_version": RUN_SCHEMA_VERSION,

@@ -145,7 +145,12 @@ def run_training(
         if settings.overwrite:
             remove_run(run, logs)
         record = build_run_record(
-            training.settings, training.dataset_fingerprint, trainer.steps, accelerator, launch, ignored
+            training.settings,
+            training.dataset_fingerprint,
+            trainer.steps,
+            accelerator,
+            launch,
+            ignored | dict(clock.ignored),
         )
         record |= {"processes_a_machine": hosts.count(hosts[0]), "short_starts": short_starts}
         write_record(run, record)

@@ -26,7 +26,7 @@ def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_an_end_that_lies_back_is_ignored_and_said(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_END_TIME", value)
     clock = read_job_clock(120)
-    assert clock.end is None
+    assert clock.end is None and dict(clock.ignored) == {"SLURM_JOB_END_TIME": value}
     assert clock.notes[0].startswith(f"SLURM_JOB_END_TIME={value} lies ") and "it is ignored" in clock.notes[0]
 
 
@@ -34,7 +34,8 @@ def test_an_end_that_lies_back_is_ignored_and_said(value: str, monkeypatch: pyte
 def test_an_end_that_is_no_time_is_ignored_and_said(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_END_TIME", value)
     clock = read_job_clock(120)
-    assert clock.end is None and "should be a number of seconds since 1970" in clock.notes[0]
+    assert clock.end is None and dict(clock.ignored) == {"SLURM_JOB_END_TIME": value}
+    assert "should be a number of seconds since 1970" in clock.notes[0]
 
 
 def test_an_end_that_lies_ahead_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,8 @@ def test_the_environment_does_not_train_behind_the_flags_back(
     assert train("plain", *arguments) == 0
     monkeypatch.setenv("ACCELERATE_USE_CPU", "")  # which is no word of accelerate's
     left_over = {"RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "node7"}
-    for name, value in (CHANGING | left_over).items():
+    ended_job = {"SLURM_JOB_END_TIME": "1700000000"}
+    for name, value in (CHANGING | left_over | ended_job).items():
         monkeypatch.setenv(name, value)
     capsys.readouterr()
     assert train("heckled", *arguments) == 0
@@ -58,7 +59,7 @@ def test_the_environment_does_not_train_behind_the_flags_back(
     )
     assert_same_result(tiny_root, "plain", "heckled")
     record = json.loads((tiny_root / "train" / "checkpoints" / "heckled" / "run.json").read_text())
-    assert record["ignored_environment"] == CHANGING | left_over
+    assert record["ignored_environment"] == CHANGING | left_over | ended_job
     told = {name: record[name] for name in ("processes", "processes_a_machine", "launcher", "sharded", "compiled")}
     assert told == {
         "processes": 1,
