@@ -104,8 +104,9 @@ class _Crew:
     count: int
     should_end: Callable[[], bool]
     workers: list[_Worker] = field(default_factory=list)
-    #: (worker, message) in the order of arrival; no message: the worker's socket was closed.
+    #: (worker, message) in the order of arrival; no message: none will come, see `_why_lost`.
     arrivals: "SimpleQueue[tuple[int, list[bytearray] | None]]" = field(default_factory=SimpleQueue)
+    is_out_of_memory: bool = False
 
     def load(self, indices: range, ahead: int) -> Generator[Any]:
         self._start()
@@ -147,9 +148,13 @@ class _Crew:
 
     def _read(self, number: int) -> None:
         """Read the messages of one worker, in a thread of its own, until its socket is closed."""
-        with suppress(OSError, EOFError):
+        try:
             while True:
                 self.arrivals.put((number, _receive(self.workers[number].socket)))
+        except MemoryError:
+            self.is_out_of_memory = True
+        except (OSError, EOFError):  # the worker is gone, or the loader is closed
+            pass
         self.arrivals.put((number, None))
 
     def _next_arrival(self) -> tuple[int, list[bytearray]]:
@@ -165,6 +170,8 @@ class _Crew:
             return worker, message
 
     def _why_lost(self, number: int) -> str:
+        if self.is_out_of_memory:
+            return f"memory ran out for an item of loader worker {number + 1} of {self.count}; {_FEWER}"
         process = self.workers[number].process
         process.join(PATIENCE_AT_END)
         return f"loader worker {number + 1} of {self.count} {_end_in_words(process.exitcode)}"

@@ -1,6 +1,7 @@
 """Loaders whose workers hang, die, fail or have no shared memory: each wait ends in seconds, the order stays."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -34,6 +35,15 @@ class Items:
             _fail(self.fault)
         array = np.full((2_000_000,), index % 256, dtype=np.uint8)
         return {"index": torch.tensor(index), "tiles": torch.from_numpy(array), "none": torch.zeros(0, 3), "name": "x"}
+
+
+class LargeItems:
+    """Items of 512 MiB behind a first small one; they need no memory where they come from."""
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if not index:
+            time.sleep(0.5)  # the large ones are not on their way yet
+        return np.zeros(2**29 if index else 1, dtype=np.uint8)
 
 
 def _fail(fault: str) -> None:
@@ -90,6 +100,21 @@ def test_a_lost_worker_is_one_line(fault: str, words: str) -> None:
         list(load_in_order(Items(fault), range(20), 2))
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert time.monotonic() - began < 10 and not active_children()
+
+
+def test_an_item_for_which_the_memory_does_not_suffice_is_one_line() -> None:
+    """The limit holds for the training process only: the workers have been started before."""
+    loaded = load_in_order(LargeItems(), range(8), 1, should_end=after(20))
+    with closing(loaded) as items:
+        next(items)
+        limits = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 2**28, limits[1]))
+        try:
+            with pytest.raises(LostWorker, match="memory ran out for an item of loader worker 1 of 1; use fewer"):
+                list(items)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert not active_children()
 
 
 def test_the_error_of_an_item_is_raised_in_its_turn() -> None:
