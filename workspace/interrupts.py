@@ -3,7 +3,8 @@
 A signal handler in Python raises its exception in whatever code the main thread is executing. Python drops an
 exception that leaves a destructor or a callback of a weak reference or of the garbage collector, and a bare ``except``
 drops it as well. Therefore this module counts its exceptions: if all of them are deleted and none has ended the
-command, the signal is sent again.
+command, the signal is sent again. While a module is imported, no exception is raised: it would abort the process if the
+module is C++ that calls Python, as torch's is. The signal is sent again until the import is done.
 
 This module imports only the standard library: a script calls `end_at_ctrl_c` before the imports that take time.
 """
@@ -25,6 +26,8 @@ from typing import Any
 PATIENCE = 5.0
 #: Seconds until a lost signal is sent again: after the first loss, doubled by each further one, and at most.
 FIRST_DELAY, LONGEST_DELAY = 0.01, 1.0
+#: Seconds until a signal that came during an import is sent again, and after which it breaks the import off.
+IMPORT_DELAY, LONGEST_IMPORT = 0.1, 15.0
 #: The number of processes, as torch's launchers and those of mpirun give it (`runs.processes.world`).
 _SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
@@ -61,6 +64,7 @@ class _Command:
         self._process = os.getpid()
         self._raised_at = -PATIENCE
         self._delay = FIRST_DELAY
+        self._postponed_at: float | None = None
 
     def listen(self) -> None:
         """Install the handlers. An ignored Ctrl-C, as of a shell's background job, stays ignored.
@@ -112,10 +116,32 @@ class _Command:
         if main is not None and not self.is_over and self.stopped_by is not None:
             signal.pthread_kill(main, number)  # to this thread, so that a system call in which it waits ends
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         is_same = self.exceptions or self.is_over
-        if not is_same or time.monotonic() - self._raised_at >= PATIENCE:
+        if is_same and time.monotonic() - self._raised_at < PATIENCE:
+            return
+        if not (_is_importing(frame) and self._postpone(number)):
             self.raise_(number)
+
+    def _postpone(self, number: int) -> bool:
+        """Send the signal again later; return False if it has been postponed for long enough."""
+        now = time.monotonic()
+        self._postponed_at = self._postponed_at or now
+        if now - self._postponed_at >= LONGEST_IMPORT:
+            return False
+        self.stopped_by = number
+        with suppress(RuntimeError):  # If no thread can be started, `exit_status` still ends the command as stopped.
+            _thread.start_new_thread(self._send_again, (number, IMPORT_DELAY))
+        return True
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Return whether the code of a frame, or code that called it, imports a module."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _is_one_of_several() -> bool:

@@ -200,6 +200,41 @@ run_command("program.py", main)
     assert run(code) == (0, f"{-signal.SIGTERM}\n", "")
 
 
+IMPORTING = """
+import os, signal, sys, time
+from workspace import interrupts
+from workspace.cli import run_command
+
+interrupts.LONGEST_IMPORT = float(sys.argv[2])
+sys.path.insert(0, sys.argv[1])
+
+def main():
+    try:
+        import slow
+        time.sleep(60)
+    finally:
+        print("cleaned up", flush=True)
+
+run_command("program.py", main)
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("inner", ["pass", "ctypes.CFUNCTYPE(None)(wait)()", "import slower"])
+def test_an_import_is_done_before_a_signal_ends_the_command(number: int, inner: str, tmp_path: Path) -> None:
+    sends = f"import os; os.kill(os.getpid(), {number:d})"
+    wait = "import ctypes, time\ndef wait(): time.sleep(0.2)\nwait()\n"
+    (tmp_path / "slow.py").write_text(f"{sends}\n{wait}{inner}\nprint('imported', flush=True)\n")
+    (tmp_path / "slower.py").write_text(f"{sends}\n{wait}")
+    status, said = SIGNALS[number]
+    assert run(IMPORTING, tmp_path, 15) == (status, "imported\ncleaned up\n", said)
+
+
+def test_an_import_that_hangs_is_broken_off(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(60)\n")
+    assert run(IMPORTING, tmp_path, 0.5) == (143, "cleaned up\n", "")
+
+
 @pytest.mark.parametrize(
     ("variables", "cleans_up"),
     [
