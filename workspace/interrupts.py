@@ -27,7 +27,7 @@ PATIENCE = 5.0
 #: Seconds until a lost signal is sent again: after the first loss, doubled by each further one, and at most.
 FIRST_DELAY, LONGEST_DELAY = 0.01, 1.0
 #: Seconds until a signal that came during an import is sent again, and after which it breaks the import off.
-IMPORT_DELAY, LONGEST_IMPORT = 0.1, 15.0
+IMPORT_DELAY, LONGEST_IMPORT = 0.1, 5.0
 #: The number of processes, as torch's launchers and those of mpirun give it (`runs.processes.world`).
 _SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 

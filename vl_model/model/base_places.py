@@ -35,7 +35,7 @@ def is_there(settings: ModelSettings) -> bool:
     path, prefix = base_path(settings), _prefix(settings.model)
     if path is None:
         return True
-    return path.is_file() if prefix is None else (path / _MAIN_FILE[prefix]).is_file()
+    return _is_file(path if prefix is None else path / _MAIN_FILE[prefix])
 
 
 def other_places(settings: ModelSettings, final: Path) -> list[ModelSettings]:
@@ -123,6 +123,14 @@ def _relative_places(path: Path, final: Path) -> list[Path]:
     parts = path.parts[1:] if path.is_absolute() else path.parts
     above = list(dict.fromkeys((*final.absolute().parents, *final.resolve().parents)))
     return [folder.joinpath(*parts[first:]) for first in range(len(parts)) for folder in above]
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether this user can see such a file: other places are looked at if a folder of others is closed."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _prefix(model: str) -> str | None:

@@ -104,7 +104,7 @@ def find_base(settings: ModelSettings, sha256: str | None, final: Path) -> Model
     known = f"sha256 {sha256[:12]}" if sha256 else "whose digest the run did not record"
     raise SettingError(
         "base",
-        f"is needed: {final.parent} was trained on {base_path(settings)}, which is no longer there; its weights "
+        f"is needed: {final.parent} was trained on {base_path(settings)}, which is not to be found there; its weights "
         f"({known}) were looked for at the same place relative to the run, and in the other runs of "
         f"{final.parent.parent}",
     )

@@ -41,6 +41,8 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", 
 
 #: What the libraries raise for files that are no weights.
 _UNREADABLE = (SafetensorError, UnpicklingError, EOFError, BadZipFile)
+#: What the libraries raise for a configuration that does not describe a model, or another one than the weights'.
+_WRONG = (RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError)
 
 open_clip.add_model_config(CONFIGS)
 
@@ -209,9 +211,9 @@ def _text_overrides(folder: Path, named: str) -> dict[str, Any]:
     """
     try:
         text = open_clip.get_model_config(f"local-dir:{folder}")["text_cfg"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        tokenizer, source = text.get("hf_tokenizer_name"), text.get("hf_model_name")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / OPEN_CLIP_CONFIG}: is not a model's configuration ({error!r})") from None
-    tokenizer, source = text.get("hf_tokenizer_name"), text.get("hf_model_name")
     if tokenizer and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise SettingError(
             "model",
@@ -261,7 +263,7 @@ def _create(model: str, pretrained: str | None, remedy: str, overrides: dict[str
             config = open_clip.get_model_config(model)
             clip = open_clip.create_model(model, pretrained, force_quick_gelu=quick_gelu, **(overrides or {}))
             tokenizer = open_clip.get_tokenizer(model)
-    except (*_UNREADABLE, RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (*_UNREADABLE, *_WRONG) as error:
         raise SettingError("model", f"{named}: cannot be loaded ({why_unreadable(error)}); {remedy}") from None
     if quick_gelu:
         config["quick_gelu"] = True

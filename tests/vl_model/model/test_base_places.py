@@ -1,7 +1,10 @@
 """A run that moved with its base finds it again by its weights, or is told where it lies."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,8 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from tests.evaluated_root import run_here
 from tests.tiny_dataset import write_tiny_dataset
 from tests.tiny_model import write_tiny_base
-from tests.training_runs import assert_same_result
+from tests.training_runs import REPOSITORY, assert_same_result
+from tests.two_users import COLLEAGUE, GROUP, OWNER, as_user, needs_users
 from vl_model import load_run
 from vl_model.model.base_places import base_path, place_beside
 from vl_model.model.export import export_run
@@ -92,6 +96,32 @@ def test_another_model_at_the_recorded_place(new: Path) -> None:
             load_site_model(final)
     finally:
         shutil.rmtree(recorded)
+
+
+def test_broken_models_beside_the_run_are_passed_over(new: Path) -> None:
+    (runs(new) / "base").rename(runs(new) / "z")
+    contents = ("{", "[]", "5", "\0", '{"model_cfg": 5}', '{"model_cfg": {"vision_cfg": [], "text_cfg": null}}')
+    contents += ('{"model_cfg": {"embed_dim": 0, "vision_cfg": {"layers": -1}, "text_cfg": {"heads": 0}}}',)
+    for number, content in enumerate(contents):
+        final = shutil.copytree(runs(new) / "z" / "final", runs(new) / f"a{number}" / "final")
+        (final / "open_clip_config.json").write_text(content)
+        with pytest.raises(ValueError, match=f"a{number}"):
+            load_site_model(runs(new) / "lora" / "final", str(final))
+    load_site_model(runs(new) / "lora" / "final")
+
+
+@needs_users
+def test_closed_folders_of_others_are_passed_over(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    os.chown(closed, OWNER, GROUP)
+    code = (
+        "from vl_model.model.base_places import is_there; from vl_model.model.settings import ModelSettings; "
+        f"print(is_there(ModelSettings('local-dir:{closed / 'base'}')))"
+    )
+    words = as_user(COLLEAGUE, sys.executable, "-c", code)
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.stdout == "False\n", done.stderr
 
 
 @pytest.mark.parametrize("of", ["folder", "run", "name"])
