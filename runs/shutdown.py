@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from runs.checkpoints import complete_checkpoints
 from runs.divergence import Diverged
+from runs.loading import LostWorker
 from runs.preemption import CLOCK, Preemption
 from runs.processes.peers import lost_peers_named
 from runs.run_folder import LOCK_FILE, amend_record
@@ -74,6 +75,10 @@ def orderly_end(
                 f"{preemption.reason} has stopped {short_starts} starts in a row after one step at most; give the job "
                 "more time, or the run a smaller --stop_margin"
             ) from None
+    except LostWorker:
+        if accelerator.is_main_process:  # as if it were another process's worker
+            amend_record(run, {"stopped_by": preemption.reason, "short_starts": 0})
+        raise
     except Diverged as stop:
         raise ValueError(f"{stop}; {_last_checkpoint(run, stop.step)}") from None
 

@@ -112,7 +112,9 @@ def test_a_killed_worker_is_one_line_and_nothing_is_lost(tiny_root: Path, tiny_b
     assert said.startswith("train_vl.py: error: loader worker ") and "was killed by SIGKILL" in said
     assert "use fewer --dataloader_num_workers (0 loads in the training process)" in said
     assert f"stopped after step {done} of 2000: --resume_from_checkpoint latest goes on from there" in said
-    assert (tiny_root / "train" / "checkpoints" / run / f"checkpoint-{done}").is_dir()
+    folder = tiny_root / "train" / "checkpoints" / run
+    assert (folder / f"checkpoint-{done}").is_dir()
+    assert json.loads((folder / "run.json").read_text())["stopped_by"] == "the loss of a loader worker"
 
 
 def pair(root: Path, base: str, run: str, *arguments: str) -> list["subprocess.Popen[str]"]:
