@@ -65,8 +65,10 @@ class PlainBaseline:
             shown_M, descriptor_MF = describe_view(rows, crops, view)
             if len(shown_M) > 1:
                 count = min(COMPONENTS, *descriptor_MF.shape)
-                # The eigenvectors of the covariance are exact and need one pass, and nothing in them is random.
-                self.component_of_[view] = PCA(count, svd_solver="covariance_eigh").fit(descriptor_MF)
+                # Both ways are exact, and nothing in them is random; which one is quicker depends on the shape.
+                solver = "covariance_eigh" if descriptor_MF.shape[0] > descriptor_MF.shape[1] else "full"
+                with np.errstate(invalid="ignore"):  # the share of the variance, which equal pictures do not have
+                    self.component_of_[view] = PCA(count, svd_solver=solver).fit(descriptor_MF)
             parts.append(self._view_features(view, len(rows), shown_M, descriptor_MF))
         self.probe_ = LinearProbe(STRENGTHS).fit(table, np.concatenate(parts, axis=1))
         return self
@@ -105,8 +107,8 @@ def describe_view(rows: Sequence[SiteRow], crops: NDArray[np.uint8], view: View)
     starts = range(0, len(crop_T), _CROPS_PER_BLOCK)
     descriptor_TF = np.concatenate([describe_crops(crops, crop_T[s : s + _CROPS_PER_BLOCK]) for s in starts])
     shown_M, first_M, count_M = np.unique(site_T, return_index=True, return_counts=True)
-    mean_MF: NDArray[np.float32] = np.add.reduceat(descriptor_TF, first_M) / count_M[:, None].astype(np.float32)
-    return shown_M, mean_MF
+    mean_MF = np.add.reduceat(descriptor_TF, first_M) / count_M[:, None]
+    return shown_M, mean_MF.astype(np.float32)
 
 
 def describe_crops(crops: NDArray[np.uint8], crop_T: Ints) -> NDArray[np.float32]:
