@@ -5,8 +5,9 @@
     python eval_vl.py --root DATA --run lora --solution truth.csv
 
 Embeds both splits once, fits both heads on the training studies and calibrators on the held-out ones (cross-fitted by
-study), and writes ``report.html``, ``report.json``, ``predictions.csv`` and, if there is a test split,
-``submission.csv`` into ``<root>/train/logs/<run>/``; embeddings and heads go to ``<root>/train/checkpoints/<run>/``.
+study), and compares them with a plain baseline that uses no network. Writes ``report.html``, ``report.json``,
+``predictions.csv`` and, if there is a test split, ``submission.csv`` into ``<root>/train/logs/<run>/``; embeddings and
+heads go to ``<root>/train/checkpoints/<run>/``.
 With `--solution` nothing is evaluated: that submission is scored against a table of true grades. Research use only.
 """
 
@@ -61,13 +62,21 @@ def main() -> None:
 
     # These imports take seconds, so that they come after everything that can be checked without them.
     from data_prep.conversion.crops import open_crops
-    from vl_model.evaluation.cross_fitting import better_head, fit_grader, fit_heads, predict_held_out, split_studies
+    from vl_model.evaluation.baseline_files import baseline_log_probabilities
+    from vl_model.evaluation.cross_fitting import (
+        better_head,
+        cross_fit_kinds,
+        fit_grader,
+        fit_heads,
+        predict_held_out,
+        split_studies,
+    )
     from vl_model.evaluation.example_sites import choose_example_sites
     from vl_model.evaluation.grader import write_grader
     from vl_model.evaluation.known_labels import known_labels
     from vl_model.evaluation.predictions import read_predictions, write_predictions
     from vl_model.evaluation.report import write_report
-    from vl_model.evaluation.report_content import compare_runs, held_out_metrics
+    from vl_model.evaluation.report_content import baseline_block, compare_runs, held_out_metrics
     from vl_model.evaluation.report_text import report_text
     from vl_model.evaluation.submission import write_submission
     from vl_model.loaded_run import REPORT_SCHEMA_VERSION
@@ -82,6 +91,9 @@ def main() -> None:
     held_out = predict_held_out(heads, split, embeddings, settings.seed)
     best = better_head(held_out) if settings.head == "auto" else settings.head
     grader = fit_grader(heads, split, embeddings, best)
+    crops = open_crops(root.processed("train"))
+    log_prob_M3 = baseline_log_probabilities(run.folder / "heads", split, embeddings, crops)
+    baseline = cross_fit_kinds(log_prob_M3, split, held_out.imaged_N, settings.seed)
     report = {
         "schema_version": REPORT_SCHEMA_VERSION,
         "run": settings.run,
@@ -92,6 +104,7 @@ def main() -> None:
         "settings": {name: value for name, value in plain_settings(settings).items() if name not in ("root", "base")},
         "training_settings": run.record.settings,
         **held_out_metrics(held_out, settings.seed),
+        "plain_baseline": baseline_block(held_out, baseline, settings.seed),
         "comparison": compare_runs(held_out, settings.compare, other, settings.seed)
         if other and settings.compare
         else None,
@@ -100,7 +113,7 @@ def main() -> None:
     write_grader(run.folder / "heads", grader)
     write_predictions(run.logs / "predictions.csv", held_out)
     examples = choose_example_sites(held_out, best, train.pairs)
-    write_report(run.logs, plain(report), examples, open_crops(root.processed("train")))
+    write_report(run.logs, plain(report), examples, crops)
     print(report_text(plain(report)))
     print(f"report      {run.report_page}")
     if test is None or new is None:

@@ -1,4 +1,4 @@
-"""Print the result of the demo: the metrics of the constant baseline, of the base, and after LoRA, on held-out studies.
+"""Print the result of the demo on held-out studies: of the constant, the plain baseline, the base, and after LoRA.
 
     python -m demo.summary --first data/demo/first --second data/demo/second --steps data/demo/.done
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.sites import SUBMISSION_SITES
+from vl_model.evaluation.report_text import baseline_loss
 from workspace.cli import run_command
 from workspace.layout import DataRoot, data_root
 from workspace.settings_parser import read_settings
@@ -69,17 +70,27 @@ def print_table(reports: dict[str, dict[str, Any]]) -> None:
     print("| | metric | ratio to the constant | spinal | foraminal | subarticular | any severe | ECE |")
     print("|---|---|---|---|---|---|---|---|")
     print(f"| best constant per column | {with_interval(constant)} | 1 | {parts(constant)} | |")
+    baseline = lora["plain_baseline"]
+    print_row("plain baseline, without a network", baseline["metric"], baseline["ece"])
     for head in HEADS:
         for run, report in reports.items():
-            block = report["metric"][head]["metric_optimal"]
-            ratio = block["ratio_to_constant"]["score"]
-            ece = report["ece"][head]["calibrated"]["top_label"]
             name = "base" if run == "base" else "after LoRA"
-            print(
-                f"| {head.replace('_', ' ')}, {name} | {with_interval(block)} | {ratio['value']:.2f} "
-                f"({ratio['interval'][0]:.2f} to {ratio['interval'][1]:.2f}) | {parts(block)} | {ece:.3f} |"
-            )
-    print("\nLoRA minus base, paired by study: " + "; ".join(difference(lora, head) for head in HEADS))
+            print_row(f"{head.replace('_', ' ')}, {name}", report["metric"][head], report["ece"][head])
+    compared = {head: lora["comparison"]["heads"][head]["difference"] for head in HEADS}
+    print(f"\nLoRA minus base, paired by study: {differences(compared)}")
+    print(f"LoRA minus baseline, paired by study: {differences(baseline['heads_minus_baseline'])}")
+    if loss := baseline_loss(lora):
+        print(loss)
+
+
+def print_row(name: str, metric: dict[str, Any], ece: dict[str, Any]) -> None:
+    """Print a row of metric-optimal probabilities; the calibration error is that of calibrated ones."""
+    block = metric["metric_optimal"]
+    ratio = block["ratio_to_constant"]["score"]
+    print(
+        f"| {name} | {with_interval(block)} | {ratio['value']:.2f} ({ratio['interval'][0]:.2f} to "
+        f"{ratio['interval'][1]:.2f}) | {parts(block)} | {ece['calibrated']['top_label']:.3f} |"
+    )
 
 
 def with_interval(block: dict[str, Any]) -> str:
@@ -91,10 +102,14 @@ def parts(block: dict[str, Any]) -> str:
     return " | ".join(f"{block[name]:.3f}" for name in ("spinal", "foraminal", "subarticular", "any_severe"))
 
 
-def difference(report: dict[str, Any], head: str) -> str:
-    score = report["comparison"]["heads"][head]["difference"]["score"]
-    low, high = score["interval"]
-    return f"{head.replace('_', ' ')} {score['value']:+.3f} ({low:+.3f} to {high:+.3f})"
+def differences(of_head: dict[str, Any]) -> str:
+    """Return the difference of each head's score, with its interval."""
+    texts = []
+    for head in HEADS:
+        score = of_head[head]["score"]
+        low, high = score["interval"]
+        texts.append(f"{head.replace('_', ' ')} {score['value']:+.3f} ({low:+.3f} to {high:+.3f})")
+    return "; ".join(texts)
 
 
 def print_submission(root: DataRoot) -> None:

@@ -74,9 +74,11 @@ def test_the_whole_evaluation(root: Path, evaluate: Evaluate, capsys: pytest.Cap
     # Again: the same bytes, from the embeddings on disk.
     before = {path: path.read_bytes() for path in logs.iterdir()}
     stamp = (run / "embeddings" / "train" / "image.npy").stat().st_mtime_ns
+    baseline_stamp = (run / "heads" / "baseline.npz").stat().st_mtime_ns
     assert evaluate("first", "--batch_size", "50") == 0
     assert {path: path.read_bytes() for path in logs.iterdir()} == before
     assert (run / "embeddings" / "train" / "image.npy").stat().st_mtime_ns == stamp
+    assert (run / "heads" / "baseline.npz").stat().st_mtime_ns == baseline_stamp
 
 
 def test_two_runs_are_compared_on_the_same_studies(root: Path, evaluate: Evaluate) -> None:
@@ -91,6 +93,51 @@ def test_two_runs_are_compared_on_the_same_studies(root: Path, evaluate: Evaluat
     for head, block in comparison["heads"].items():
         ours, theirs = (reports[run]["metric"][head]["metric_optimal"]["score"] for run in ("second", "first"))
         assert block["difference"]["score"]["value"] == pytest.approx(ours - theirs, abs=1e-6)
+
+
+def test_a_run_that_loses_to_the_plain_baseline_says_so(
+    root: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tower of this run has learned nothing, and the crops show their grades to any histogram."""
+    assert evaluate("second") == 0
+    printed = capsys.readouterr().out.splitlines()
+    logs = root / "train" / "logs" / "second"
+    report = json.loads((logs / "report.json").read_text())
+    baseline = report["plain_baseline"]
+    block, ours = baseline["metric"]["metric_optimal"], report["metric"][report["head"]]["metric_optimal"]
+    assert set(block) == set(ours) and block["score"] < ours["score"]
+    assert set(baseline) == {"metric", "ece", "brier", "log_loss", "auc", "heads_minus_baseline"}
+    for head, difference in baseline["heads_minus_baseline"].items():
+        for part, value in difference.items():
+            expected = report["metric"][head]["metric_optimal"][part] - block[part]
+            assert value["value"] == pytest.approx(expected) and value["interval"][0] <= value["interval"][1]
+    [row] = [line for line in printed if line.startswith("plain baseline ")]
+    assert f"{block['score']:.3f}" in row
+    words = report["head"].replace("_", " ")
+    [sentence] = [line for line in printed if line.startswith(f"The {words} loses to the plain baseline in the whole")]
+    page = (logs / "report.html").read_text()
+    assert f"<p>{sentence.replace('-', chr(0x2212)).replace('+', '&#43;')}</p>" in page.replace("+", "&#43;")
+    assert page.count("<td>plain baseline, metric-optimal</td>") == 2
+
+
+def test_the_plain_baseline_changes_nothing_else(
+    root: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With any other baseline, all other figures and files of the run are the same to the last digit."""
+    from vl_model.evaluation import plain_baseline
+
+    logs, heads = root / "train" / "logs" / "first", root / "train" / "checkpoints" / "first" / "heads"
+    files = [logs / "predictions.csv", logs / "submission.csv", heads / "heads.npz", heads / "heads.json"]
+    assert evaluate("first") == 0
+    before, report = [path.read_bytes() for path in files], json.loads((logs / "report.json").read_text())
+    stamp = (heads / "baseline.npz").stat().st_mtime_ns
+    monkeypatch.setattr(plain_baseline, "COMPONENTS", 2)
+    monkeypatch.setitem(plain_baseline.SETTINGS, "components", 2)
+    assert evaluate("first") == 0
+    other = json.loads((logs / "report.json").read_text())
+    assert (heads / "baseline.npz").stat().st_mtime_ns != stamp
+    assert other.pop("plain_baseline") != report.pop("plain_baseline")
+    assert other == report and [path.read_bytes() for path in files] == before
 
 
 def test_a_missing_comparison_is_a_dash() -> None:

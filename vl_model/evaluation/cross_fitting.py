@@ -77,20 +77,31 @@ def predict_held_out(
     heads: Mapping[HeadName, ZeroShotHead | LinearProbe], split: StudySplit, embeddings: Embeddings, seed: int
 ) -> HeldOut:
     """Return each head's raw, calibrated and metric-optimal probabilities, with calibrators cross-fitted by study."""
-    table, priors = split.held_out, column_priors(split.train)
+    table = split.held_out
     row_N = embeddings.rows_of(table)
     imaged = row_N >= 0
-    shown = table.take(imaged)
-    groups = study_groups(shown, seed=seed)
     prob_N3: dict[tuple[HeadName, Kind], Floats] = {}
     for head in HEADS:
-        log_prob_M3 = heads[head].predict_log_proba(shown, embeddings.image_ND[row_N[imaged]])
-        for kind in KINDS:
-            prob = priors[kind].predict_proba(table)
-            raw = kind == "raw"
-            prob[imaged] = np.exp(log_prob_M3) if raw else cross_fit(log_prob_M3, shown, KIND_WEIGHTS[kind], groups)
+        log_prob_M3 = heads[head].predict_log_proba(table.take(imaged), embeddings.image_ND[row_N[imaged]])
+        for kind, prob in cross_fit_kinds(log_prob_M3, split, imaged, seed).items():
             prob_N3[head, kind] = prob
     return HeldOut(table, imaged, constant_baseline(split.train, table), prob_N3)
+
+
+def cross_fit_kinds(log_prob_M3: Floats, split: StudySplit, imaged_N: Bools, seed: int) -> dict[Kind, Floats]:
+    """Return each kind's probabilities (N, 3) of the held-out sites, from those of the M that an image shows.
+
+    A site without an image has the constant of its column.
+    """
+    shown, priors = split.held_out.take(imaged_N), column_priors(split.train)
+    groups = study_groups(shown, seed=seed)
+    prob_N3: dict[Kind, Floats] = {}
+    for kind in KINDS:
+        prob = priors[kind].predict_proba(split.held_out)
+        raw = kind == "raw"
+        prob[imaged_N] = np.exp(log_prob_M3) if raw else cross_fit(log_prob_M3, shown, KIND_WEIGHTS[kind], groups)
+        prob_N3[kind] = prob
+    return prob_N3
 
 
 def better_head(held_out: HeldOut) -> HeadName:

@@ -17,7 +17,7 @@ Json = Mapping[str, Any]
 
 #: A placeholder for the text colour of the page, replaced when the SVG is written.
 _INK = "#010203"
-BLUE, ORANGE, GREY = "#3b7dd8", "#d9822b", "#8a8f98"
+BLUE, ORANGE, GREY, VIOLET = "#3b7dd8", "#d9822b", "#8a8f98", "#8b5fbf"
 _STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9,

@@ -15,9 +15,9 @@ from data_prep.sites import Severity, View
 from vl_model.evaluation.example_sites import ExampleSite, tile_as_png
 from vl_model.evaluation.grader import HEADS, KINDS
 from vl_model.evaluation.metrics import PARTS
-from vl_model.evaluation.plots import BLUE, GREY, ORANGE, confusion_plot, metric_plot, reliability_plot
+from vl_model.evaluation.plots import BLUE, GREY, ORANGE, VIOLET, confusion_plot, metric_plot, reliability_plot
 from vl_model.evaluation.report_content import Json
-from vl_model.evaluation.report_text import missing_parts
+from vl_model.evaluation.report_text import baseline_loss, differences, missing_parts
 from workspace.json_files import plain
 from workspace.whole_files import ESCAPED, replacing
 
@@ -58,10 +58,13 @@ def render_report(report: Json, examples: Mapping[str, Sequence[Json]]) -> str:
     )
     head = report["head"]
     conditions = report["conditions"][head]
+    baseline = report.get("plain_baseline")  # reports of an earlier version have none
+    compared = [("plain baseline", VIOLET, baseline["metric"]["metric_optimal"])] if baseline else []
     plots = {
         "metric": metric_plot(
             [
                 ("constant", GREY, report["constant_baseline"]),
+                *compared,
                 ("zero-shot", ORANGE, report["metric"]["zero_shot"]["metric_optimal"]),
                 ("linear probe", BLUE, report["metric"]["linear_probe"]["metric_optimal"]),
             ]
@@ -71,6 +74,7 @@ def render_report(report: Json, examples: Mapping[str, Sequence[Json]]) -> str:
     }
     return environment.get_template("report.html.jinja").render(
         report=report,
+        baseline=baseline,
         summary=summary(report),
         plots={name: Markup(svg) for name, svg in plots.items()},
         heads=HEADS,
@@ -102,6 +106,8 @@ def summary(report: Json) -> list[str]:
             f"best constant answer, which scores {number(constant)}: the ratio is {number(ratio['value'], 2)} "
             f"({_interval(ratio['interval'], 2)})."
         ]
+    if report.get("plain_baseline"):
+        sentences.append(_against_baseline(report))
     before, after = (report["ece"][head][kind]["top_label"] for kind in ("raw", "calibrated"))
     areas = report["auc"][head]["raw"]
     sentences.append(
@@ -112,6 +118,15 @@ def summary(report: Json) -> list[str]:
     if n["rows_without_image"]:
         sentences.append(f"{n['rows_without_image']} of these sites have no image; they have their column's constant.")
     return sentences
+
+
+def _against_baseline(report: Json) -> str:
+    """Return one sentence: where the head of the submission loses to the plain baseline, or that it does nowhere."""
+    if loss := baseline_loss(report):
+        return loss.replace("-", _MINUS)
+    difference = report["plain_baseline"]["heads_minus_baseline"][report["head"]]
+    words = differences(difference).replace("-", _MINUS)
+    return f"The {WORDS[report['head']]} minus the plain baseline, which uses no network, is {words}."
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:

@@ -7,6 +7,7 @@ The AUC of raw probabilities measures the ranking. That of calibrated ones is to
 calibrator that was fitted without a severe study predicts fewer severe sites, and that study belongs to its group.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from data_prep.sites import Severity
 from vl_model.data.site_table import CONDITIONS, LEVELS, Bools, Floats, SiteTable
 from vl_model.evaluation.bootstrap import Interval, metric_intervals, paired_differences, paired_ratios
 from vl_model.evaluation.cross_fitting import HeldOut
-from vl_model.evaluation.grader import HEADS, KINDS
+from vl_model.evaluation.grader import HEADS, KINDS, Kind
 from vl_model.evaluation.metrics import (
     PARTS,
     Reliability,
@@ -97,6 +98,28 @@ def compare_runs(held_out: HeldOut, run: str, predictions: Predictions, seed: in
             "difference": _difference(paired_differences(our_sums, their_sums, seed=seed)),
         }
     return {"run": run, "kind": "metric_optimal", "studies": studies, "rows": rows, "heads": heads}
+
+
+def baseline_block(held_out: HeldOut, prob_N3: Mapping[Kind, Floats], seed: int = 0) -> Json:
+    """Return the metrics of the plain baseline, with those of each head minus its own, paired by study.
+
+    prob_N3: its cross-fitted probabilities (N, 3) of the held-out sites. The differences are of metric-optimal ones.
+    """
+    graded = held_out.table.labelled_N
+    severity_N = held_out.table.severity_N[graded]
+    report: Json = {"metric": {kind: metric_block(held_out, prob_N3[kind], seed) for kind in KINDS}}
+    for name, function in (("ece", _ece_block), ("brier", brier), ("log_loss", log_loss)):
+        report[name] = {kind: function(severity_N, prob_N3[kind][graded]) for kind in KINDS}
+    table, baseline_N3 = held_out.table.take(graded), held_out.baseline_N3[graded]
+    report["auc"] = {kind: _mean_aucs(_condition_blocks(table, prob_N3[kind][graded], baseline_N3)) for kind in KINDS}
+    sums = study_sums(held_out.table, prob_N3["metric_optimal"])
+    report["heads_minus_baseline"] = {
+        head: _difference(
+            paired_differences(study_sums(held_out.table, held_out.prob_N3[head, "metric_optimal"]), sums, seed=seed)
+        )
+        for head in HEADS
+    }
+    return report
 
 
 def _counts(held_out: HeldOut) -> Json:

@@ -17,6 +17,7 @@ from vl_model.data.site_table import CONDITIONS, SiteTable, full_table, row_keys
 from vl_model.evaluation.cross_fitting import (
     HeldOut,
     better_head,
+    cross_fit_kinds,
     fit_grader,
     fit_heads,
     predict_held_out,
@@ -28,8 +29,8 @@ from vl_model.evaluation.grader import KINDS, read_grader, write_grader
 from vl_model.evaluation.metrics import brier, competition_metric, weighted_log_loss
 from vl_model.evaluation.predictions import read_predictions, write_predictions
 from vl_model.evaluation.report import number, summary, write_report
-from vl_model.evaluation.report_content import compare_runs, held_out_metrics
-from vl_model.evaluation.report_text import report_text
+from vl_model.evaluation.report_content import baseline_block, compare_runs, held_out_metrics
+from vl_model.evaluation.report_text import baseline_loss, report_text
 from workspace.json_files import plain
 
 
@@ -238,6 +239,83 @@ def test_a_part_without_a_graded_site_is_said_in_words(tiny_root: Path) -> None:
         first, *others = summary(report)
         assert first.endswith(f"has no score: the held-out studies have no graded site for {words}.")
         assert not any(number(None) in sentence or "nan" in sentence for sentence in (first, *others))
+
+
+def with_baseline(held_out: HeldOut, baseline: HeldOut) -> dict:
+    """Return a report whose plain baseline is the linear probe of other embeddings of the same sites."""
+    prob_N3 = {kind: baseline.prob_N3["linear_probe", kind] for kind in KINDS}
+    return plain(report_of(held_out) | {"plain_baseline": baseline_block(held_out, prob_N3)})
+
+
+def test_the_page_says_in_one_sentence_where_the_network_loses(tiny_root: Path, tmp_path: Path) -> None:
+    strong, weak = held_out_of(tiny_root, 2.0), held_out_of(tiny_root, 0.2, seed=1)
+    lost = with_baseline(weak, strong)
+    [sentence] = [sentence for sentence in summary(lost) if "plain baseline" in sentence]
+    assert sentence.startswith("The linear probe loses to the plain baseline in the whole score by ")
+    assert baseline_loss(lost).replace("-", "\N{MINUS SIGN}") == sentence
+    severe_N = strong.table.severity_N == 2
+    wrong_N3 = np.where(severe_N[:, None], (0.98, 0.01, 0.01), (0.01, 0.01, 0.98))
+    won = with_baseline(strong, replace(strong, prob_N3=dict.fromkeys(strong.prob_N3, wrong_N3)))
+    assert baseline_loss(won) == ""
+    [sentence] = [sentence for sentence in summary(won) if "plain baseline" in sentence]
+    assert sentence.startswith("The linear probe minus the plain baseline, which uses no network, is \N{MINUS SIGN}")
+    assert not [line for line in report_text(won).splitlines() if "loses" in line]
+
+    same = with_baseline(strong, strong)["plain_baseline"]
+    assert same["metric"] == plain(report_of(strong))["metric"]["linear_probe"]
+    zero = {"value": 0.0, "interval": [0.0, 0.0]}
+    assert all(block == zero for block in same["heads_minus_baseline"]["linear_probe"].values())
+    assert "loses" not in report_text(with_baseline(strong, strong))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"spinal": 0.1, "foraminal": -0.2, "score": -0.1}, "by 0.100 (+0.050 to +0.150), though its whole"),
+        ({"foraminal": 0.02}, "baseline in foraminal by 0.020 (-0.030 to +0.070, not certain)."),
+        (
+            {"spinal": 0.1, "any_severe": 0.3, "subarticular": 0.2},
+            "in subarticular by 0.200 (+0.150 to +0.250) and in",
+        ),
+        ({"spinal": -0.1, "any_severe": None}, None),
+        ({"score": 0.06}, "in the whole score by 0.060 (+0.010 to +0.110)."),
+    ],
+)
+def test_every_part_in_which_the_network_loses_is_named(values: dict[str, float | None], expected: str | None) -> None:
+    parts = dict.fromkeys(("score", "spinal", "foraminal", "subarticular", "any_severe")) | values
+    difference = {
+        name: {"value": value, "interval": [None, None] if value is None else [value - 0.05, value + 0.05]}
+        for name, value in parts.items()
+    }
+    loss = baseline_loss({"head": "zero_shot", "plain_baseline": {"heads_minus_baseline": {"zero_shot": difference}}})
+    assert (expected in loss and loss.startswith("The zero shot loses")) if expected else loss == ""
+
+
+def test_a_baseline_of_some_conditions_is_compared_by_part(tiny_root: Path) -> None:
+    whole, weak = held_out_of(tiny_root, 1.5), held_out_of(tiny_root, 0.2, seed=1)
+
+    def partial(held_out: HeldOut) -> HeldOut:
+        table = held_out.table
+        return replace(
+            held_out, table=replace(table, severity_N=np.where(table.condition_N == 1, table.severity_N, -1))
+        )
+
+    report = with_baseline(partial(weak), partial(whole))
+    text = report_text(report)
+    assert "nan" not in text and "linear probe minus the plain baseline: foraminal +" in text
+    assert "The linear probe loses to the plain baseline in foraminal by" in text
+    assert any("loses to the plain baseline in foraminal" in sentence for sentence in summary(report))
+
+
+def test_the_baseline_is_calibrated_as_the_heads_are(tiny_root: Path) -> None:
+    embeddings = embeddings_of(tiny_root, 1.0)
+    split = split_studies(embeddings.table, {study: study % 5 for study in embeddings.table.study_ids}, [0, 1, 2])
+    heads = fit_heads(split.train, embeddings, np.ones((25, 3, 16), dtype=np.float32), 5.0)
+    held_out = predict_held_out(heads, split, embeddings, seed=3)
+    row_N = embeddings.rows_of(split.held_out)
+    log_prob_N3 = heads["linear_probe"].predict_log_proba(split.held_out, embeddings.image_ND[row_N])
+    for kind, prob_N3 in cross_fit_kinds(log_prob_N3, split, held_out.imaged_N, seed=3).items():
+        assert np.array_equal(prob_N3, held_out.prob_N3["linear_probe", kind])
 
 
 def test_folds_without_labels_or_without_training_studies_are_refused(tiny_root: Path) -> None:
