@@ -106,7 +106,7 @@ def _series_scores(
             for shift in range(len(SHIFTS)):
                 found = [
                     float(heatmaps[number][channel][window].sum())
-                    for number in np.flatnonzero(distance_ISN[:, shift, site] <= NEAR_ACROSS_MM)
+                    for number in np.flatnonzero(distance_ISN[:, shift, site] <= NEAR_ACROSS_MM).tolist()
                     if (
                         images[number].grey_3HW[1][window := _window(pixel_ISN2[number, shift, site], radius)]
                         > DARK_GREY

@@ -81,9 +81,9 @@ class LevelCount:
 
     def confidence(self, calibration: LevelCalibration | None) -> float | None:
         """Return the probability that the levels are counted rightly; None if it was never calibrated."""
-        if calibration is None or self.score_S is None:
-            return self.fixed_confidence
-        return calibration.confidence(self.score_S)
+        if calibration is None:
+            return None
+        return self.fixed_confidence if self.score_S is None else calibration.confidence(self.score_S)
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,9 @@ def load_locator(folder: Path) -> Locator:
         scale = {condition: float(content["error_scale"][condition.value]) for condition in Condition}
         spine_prior = SpinePrior(shape, covariance, int(prior["studies"]))
         levels = content.get("level_confidence")  # older locators have none
-        calibration = levels and LevelCalibration(float(levels["temperature"]), int(levels["studies"]))
+        calibration = None
+        if levels is not None:
+            calibration = LevelCalibration(float(levels["temperature"]), int(levels["studies"]))
         if calibration and not (calibration.temperature > 0 and calibration.studies > 0):
             raise ValueError(f"the calibration of the level confidence is {levels}; its numbers should be positive")
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -180,8 +180,8 @@ def doubtful_levels(study: Study, positions: Mapping[Site, Position]) -> list[Fa
     if not doubtful:
         return []
     message = (
-        f"{len(doubtful)} sites may lie a level too high or too low: the probability that they lie on the right level "
-        f"is {min(doubtful):.2f}; compare the levels of the study with its images"
+        f"{len(doubtful)} site{'s' if len(doubtful) > 1 else ''} may lie a level too high or too low: the probability "
+        f"of the right level is {min(doubtful):.2f}; compare the levels of the study with its images"
     )
     return [Fault(study.study_id, None, str(study.study_id), FaultKind.LEVEL_IN_DOUBT, "kept", message)]
 
