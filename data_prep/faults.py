@@ -316,6 +316,12 @@ class FaultKind(StrEnum):
         "a mark lies far from the other marks of its level",
         "the mark is not used: the atlas places the site by the other marks",
     )
+    LEVEL_IN_DOUBT = (
+        "level_in_doubt",
+        "the levels of a study without marks may be counted wrongly, for example because its images do not show the "
+        "sacrum or resemble those of no study that the locator or the atlas knows",
+        "the most probable positions are used; `level_confidence` in `sites.csv` is below 0.8",
+    )
     SITES_NOT_FOUND = (
         "sites_not_found",
         "sites of a study are unannotated and no atlas can place them",

@@ -1,8 +1,9 @@
 """Calibration of a locator on held-out studies, and its errors on them.
 
 `calibrate` measures, on studies that the locator was not trained on, the deviation of each kind of detection from the
-marks, and the ratio of the true error to the posterior's deviation. `locate_cross_fitted` calibrates on one half of
-these studies and locates the other half, so that reported errors come from studies that were not calibrated on.
+marks, the ratio of the true error to the posterior's deviation, and the temperature of the level confidence.
+`locate_cross_fitted` calibrates on one half of these studies and locates the other half, so that reported errors come
+from studies that were not calibrated on.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from data_prep.placement.pose import Pose
 from data_prep.sites import SITES, Condition
 from locator.detections import DEFAULT_DEVIATIONS_MM, DETECTION_KINDS, Detection
 from locator.errors import PositionErrors
-from locator.locator import LocatedStudy, Locator
+from locator.level_evidence import UNSHIFTED, LevelCalibration, fit_level_calibration, true_shift
+from locator.locator import LevelCount, LocatedStudy, Locator
 
 #: Standard deviations are measured from at least this many detections, and have this lower bound (mm).
 MIN_DETECTIONS, MIN_DEVIATION_MM = 20, 0.6
@@ -39,34 +41,74 @@ class HeldOutStudy:
         marked_N3: Marked positions in mm, NaN where unmarked.
         pose: The approximate pose; None if no image has geometry.
         detections: The detections in all its series.
-        count_error_mm: The expected error from miscounted levels.
+        count: What the study shows of the count of its levels.
+        cut_off: Whether this is a copy whose lower end was cut off (`lower_end_cut_off`). Such copies show how often
+            levels are miscounted; no other statistic is of them.
     """
 
     study_id: int
     marked_N3: Array
     pose: Pose | None
     detections: tuple[Detection, ...]
-    count_error_mm: float
+    count: LevelCount
+    cut_off: bool = False
 
     def locate(self, locator: Locator) -> LocatedStudy | None:
         """Locate the sites like `Locator.locate`, without marks and without running the networks again."""
         if self.pose is None:
             return None
         posterior = locator.fuse(self.pose, self.detections)
-        return locator.with_expected_errors(posterior, self.detections, self.count_error_mm)
+        return locator.with_expected_errors(posterior, self.detections, self.count)
 
 
 def calibrate(locator: Locator, held_out: Sequence[HeldOutStudy]) -> Locator:
-    """Return the locator with deviations and error scales that were measured on held-out studies."""
-    measured = replace(locator, deviation_mm=_deviations(held_out), error_scale=dict.fromkeys(Condition, 1.0))
-    return replace(measured, error_scale=_error_scales(measured, held_out))
+    """Return the locator with the calibration that was measured on held-out studies and their copies."""
+    complete = [study for study in held_out if not study.cut_off]
+    measured = replace(locator, deviation_mm=_deviations(complete), error_scale=dict.fromkeys(Condition, 1.0))
+    scaled = replace(measured, error_scale=_error_scales(measured, complete))
+    return replace(scaled, level_calibration=_level_calibration(scaled, held_out))
+
+
+def _level_calibration(locator: Locator, held_out: Sequence[HeldOutStudy]) -> LevelCalibration | None:
+    scores, shifts = [], []
+    for study in held_out:
+        located = study.locate(locator)
+        shift = None if located is None else true_shift(located.position_N3, study.marked_N3)
+        if shift is not None and study.count.score_S is not None:
+            scores.append(study.count.score_S)
+            shifts.append(shift)
+    return fit_level_calibration(scores, shifts)
+
+
+def level_reliability(
+    results: Sequence[tuple[HeldOutStudy, LocatedStudy | None]], bins: Sequence[float] = (0.0, 0.5, 0.8, 0.95, 1.0)
+) -> list[tuple[float, float, int]]:
+    """Compare level confidences with the share of right levels.
+
+    Returns:
+        Per bin of level confidence that holds a study: the mean confidence, the share of studies whose levels are
+        right, and the number of studies.
+    """
+    known = [
+        (located.level_confidence, true_shift(located.position_N3, study.marked_N3) == UNSHIFTED)
+        for study, located in results
+        if located is not None and located.level_confidence is not None and np.isfinite(study.marked_N3).any()
+    ]
+    confidence, is_right = (np.array([pair[n] for pair in known], dtype=float) for n in range(2))
+    bin_of = np.digitize(confidence, bins[1:-1])
+    return [
+        (float(confidence[own].mean()), float(is_right[own].mean()), int(own.sum()))
+        for own in (bin_of == number for number in range(len(bins) - 1))
+        if own.any()
+    ]
 
 
 def locate_cross_fitted(
     locator: Locator, held_out: Sequence[HeldOutStudy]
 ) -> list[tuple[HeldOutStudy, LocatedStudy | None]]:
     """Locate each study by a locator that was calibrated on the other half; the results are sorted by study id."""
-    halves = [list(held_out[0::2]), list(held_out[1::2])]
+    ids = sorted({study.study_id for study in held_out})
+    halves = [[study for study in held_out if study.study_id in set(ids[half::2])] for half in range(2)]
     results = []
     for own, other in (halves, halves[::-1]):
         calibrated = calibrate(locator, other) if other else locator
@@ -103,7 +145,7 @@ def _error_scales(locator: Locator, held_out: Sequence[HeldOutStudy]) -> dict[Co
     ratios_of: dict[Condition, list[float]] = {condition: [] for condition in Condition}
     for study in held_out:
         located = study.locate(locator)
-        if located is None or study.count_error_mm:
+        if located is None or study.count.error_mm:
             continue
         squared_N = np.sum((located.position_N3 - study.marked_N3) ** 2, axis=1) / located.expected_error_N**2
         for condition, ratio in zip(_CONDITION_N, squared_N, strict=True):

@@ -1,7 +1,8 @@
 """A study's series -> the positions of its 25 sites in millimetres, each with its expected error.
 
 The folder ``final/`` of a locator's run holds ``locator.safetensors`` (the two networks) and ``locator.json`` (the
-spine prior, the standard deviations of detections in each view, and the calibration of the expected error). Sites are
+spine prior, the standard deviations of detections in each view, and the calibration of the expected error and of the
+level confidence). Sites are
 first detected in sagittal slices; axial slices are then resampled around the positions found. The detections, the
 readers' marks if there are any, and the spine prior give one posterior. A site whose expected error is too large is
 left to the atlas.
@@ -34,8 +35,9 @@ from locator.detections import (
     spine_pose,
 )
 from locator.files import ATLAS, LOCATOR, SCHEMA_VERSION, WEIGHTS
+from locator.level_evidence import LevelCalibration, level_scores
 from locator.network import LocatorNetwork, load_weights, save_weights, to_channels_last
-from locator.slices import AXIAL_SHAPE, SAGITTAL_SHAPE, SliceImage, sagittal_images, stack_images
+from locator.slices import AXIAL_SHAPE, DARK_GREY, SAGITTAL_SHAPE, SliceImage, sagittal_images, stack_images
 from locator.spine_prior import POSE_DEVIATION, Observation, Posterior, SpinePrior, mark_observations
 from locator.training_data import level_axial_images
 from workspace.json_files import read_object
@@ -54,11 +56,34 @@ UNSEEN_SPINE_ERROR_MM = 11.0
 #: The same if the images end at the lowest disc. The sacrum, from which levels are counted, is then not visible and
 #: the lowest disc may be another one; the error is so large that all sites are left to the atlas.
 UNSEEN_SACRUM_ERROR_MM = 25.0
+#: Level confidence if no sagittal slice shows the spine: one phantom study in twelve was off by a level.
+UNSEEN_SPINE_CONFIDENCE = 11 / 12
+#: Level confidence of the unmarked sites of a study with marks: the marks fix the levels.
+MARKED_CONFIDENCE = 0.99
 #: Length of the sacrum below the lowest disc that must be visible for levels to be counted.
 MIN_SACRUM_MM = 20.0
-#: A row of an image is visible if one of its pixels is brighter than this, of 255.
-DARK_GREY = 24
 LOWEST_CANAL = SITES.index(Site(Condition.SPINAL_CANAL_STENOSIS, None, Level.L5_S1))
+
+
+@dataclass(frozen=True)
+class LevelCount:
+    """What a study shows of the count of its levels.
+
+    Attributes:
+        error_mm: The expected error from miscounted levels.
+        score_S: The score of each shift of the chain (`level_evidence`); None if the confidence does not depend on it.
+        fixed_confidence: The level confidence in that case.
+    """
+
+    error_mm: float
+    score_S: Array | None = None
+    fixed_confidence: float | None = None
+
+    def confidence(self, calibration: LevelCalibration | None) -> float | None:
+        """Return the probability that the levels are counted rightly; None if it was never calibrated."""
+        if calibration is None:
+            return None
+        return self.fixed_confidence if self.score_S is None else calibration.confidence(self.score_S)
 
 
 @dataclass(frozen=True)
@@ -69,20 +94,32 @@ class LocatedStudy:
         position_N3: Positions in mm, in the order of `SITES`.
         expected_error_N: Expected errors, mm.
         detections: The detections that the positions are based on.
+        level_confidence: The probability that all these positions lie on their own levels; None if it is unknown.
     """
 
     position_N3: Array
     expected_error_N: Array
     detections: tuple[Detection, ...]
+    level_confidence: float | None = None
 
     @property
     def reliable_positions(self) -> dict[Site, Position]:
         """Positions of the sites whose expected error is at most `MAX_EXPECTED_ERROR_MM`."""
         return {
-            site: Position(site, vector(position), Source.LOCATED)
+            site: Position(
+                site,
+                vector(position),
+                Source.LOCATED,
+                expected_error_mm=round(float(error), 2),
+                level_confidence=None if self.level_confidence is None else round(self.level_confidence, 4),
+            )
             for site, position, error in zip(SITES, self.position_N3, self.expected_error_N, strict=True)
             if error <= MAX_EXPECTED_ERROR_MM
         }
+
+    def reliable_except(self, known: Mapping[Site, Position]) -> dict[Site, Position]:
+        """Reliable positions of the sites that are not known."""
+        return {site: position for site, position in self.reliable_positions.items() if site not in known}
 
 
 @dataclass(frozen=True)
@@ -95,6 +132,8 @@ class Locator:
         atlas: Gives the pose of a study whose images do not show the spine, and positions of unreliable sites.
         deviation_mm: Standard deviations (3,) of each kind of detection.
         error_scale: For each condition, the factor from the posterior's deviation to the expected error.
+        level_calibration: Makes the level confidence; None if no study was held out, and for a locator that was trained
+            before level confidences were known: its positions have none.
     """
 
     network: LocatorNetwork
@@ -102,44 +141,44 @@ class Locator:
     atlas: Atlas
     deviation_mm: Mapping[str, Array] = field(default_factory=lambda: DEFAULT_DEVIATIONS_MM)
     error_scale: Mapping[Condition, float] = field(default_factory=lambda: dict.fromkeys(Condition, 1.0))
+    level_calibration: LevelCalibration | None = None
 
     def locate(self, study: Study, marked_N3: Array | None = None) -> LocatedStudy | None:
         """Locate all 25 sites; None if no series of the study has geometry.
 
         marked_N3: marked positions in mm, NaN where unmarked.
         """
-        pose, detections, count_error_mm = self.detect(study, marked_N3)
+        pose, detections, count = self.detect(study, marked_N3)
         if pose is None:
             return None
-        return self.with_expected_errors(self.fuse(pose, detections, marked_N3), detections, count_error_mm)
+        return self.with_expected_errors(self.fuse(pose, detections, marked_N3), detections, count)
 
     def with_expected_errors(
-        self, posterior: Posterior, detections: Sequence[Detection], count_error_mm: float
+        self, posterior: Posterior, detections: Sequence[Detection], count: LevelCount
     ) -> LocatedStudy:
         """Combine the posterior's calibrated deviation with the error from miscounted levels."""
-        expected_error_N = np.hypot(posterior.deviation_N * self._error_scale_N, count_error_mm)
-        return LocatedStudy(posterior.position_N3, expected_error_N, tuple(detections))
+        expected_error_N = np.hypot(posterior.deviation_N * self._error_scale_N, count.error_mm)
+        confidence = count.confidence(self.level_calibration)
+        return LocatedStudy(posterior.position_N3, expected_error_N, tuple(detections), confidence)
 
     def place(self, study: Study, known: Mapping[Site, Position]) -> dict[Site, Position]:
         """Return positions of the sites that are not known and whose expected error is not too large."""
         located = self.locate(study, points_of(known))
-        if located is None:
-            return {}
-        return {site: position for site, position in located.reliable_positions.items() if site not in known}
+        return {} if located is None else located.reliable_except(known)
 
-    def detect(self, study: Study, marked_N3: Array | None = None) -> tuple[Pose | None, list[Detection], float]:
+    def detect(self, study: Study, marked_N3: Array | None = None) -> tuple[Pose | None, list[Detection], LevelCount]:
         """Run the networks on a study.
 
         Returns:
-            The approximate pose of the spine, None if no image has geometry; the detections in all series; and the
-            expected error, in mm, from miscounted levels.
+            The approximate pose of the spine, None if no image has geometry; the detections in all series; and what
+            the study shows of the count of its levels.
         """
         sagittal = sagittal_images(study)
         heatmaps = self._heatmaps(self.network.sagittal, sagittal)
         detected_pose = spine_pose(sagittal, heatmaps, self.prior)
         pose = detected_pose or self.atlas.find(study)
         if pose is None:
-            return None, [], 0.0
+            return None, [], LevelCount(0.0)
         expected = self.fuse(pose, [], marked_N3)
         for _ in range(2):
             detections = sagittal_detections(sagittal, heatmaps, expected.position_N3)
@@ -148,9 +187,13 @@ class Locator:
         axial_heatmaps = self._heatmaps(self.network.axial, axial)
         detections += axial_detections(axial, axial_heatmaps, expected.position_N3)
         is_marked = marked_N3 is not None and bool(np.isfinite(marked_N3).any())
+        if is_marked:
+            return pose, detections, LevelCount(0.0, fixed_confidence=MARKED_CONFIDENCE)
         is_spine_visible = detected_pose is not None
-        error = 0.0 if is_marked else level_count_error_mm(sagittal, is_spine_visible, expected.position_N3)
-        return pose, detections, error
+        error_mm = level_count_error_mm(sagittal, is_spine_visible, expected.position_N3)
+        if not is_spine_visible:
+            return pose, detections, LevelCount(error_mm, fixed_confidence=UNSEEN_SPINE_CONFIDENCE)
+        return pose, detections, LevelCount(error_mm, level_scores(sagittal, heatmaps, expected.position_N3))
 
     def fuse(self, pose: Pose, detections: Sequence[Detection], marked_N3: Array | None = None) -> Posterior:
         """Return the posterior of the spine prior, given detections and marks."""
@@ -190,6 +233,11 @@ class Locator:
             },
             "deviation_mm": {kind: np.round(self.deviation_mm[kind], 4).tolist() for kind in DETECTION_KINDS},
             "error_scale": {condition.value: round(self.error_scale[condition], 4) for condition in Condition},
+            "level_confidence": self.level_calibration
+            and {
+                "temperature": round(self.level_calibration.temperature, 5),
+                "studies": self.level_calibration.studies,
+            },
             "notes": dict(notes),
         }
         with replacing(folder / LOCATOR) as partial:
@@ -240,11 +288,17 @@ def load_locator(folder: Path) -> Locator:
         deviation = {kind: np.array(content["deviation_mm"][kind], dtype=float) for kind in DETECTION_KINDS}
         scale = {condition: float(content["error_scale"][condition.value]) for condition in Condition}
         spine_prior = SpinePrior(shape, covariance, int(prior["studies"]))
+        levels = content.get("level_confidence")  # older locators have none
+        calibration = None
+        if levels is not None:
+            calibration = LevelCalibration(float(levels["temperature"]), int(levels["studies"]))
+        if calibration and not (calibration.temperature > 0 and calibration.studies > 0):
+            raise ValueError(f"the calibration of the level confidence is {levels}; its numbers should be positive")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / LOCATOR}: not a locator ({error}); train_locator.py writes it") from None
     network = new_network()
     load_weights(network, folder / WEIGHTS)
-    return Locator(network.eval(), spine_prior, load_atlas(folder / ATLAS), deviation, scale)
+    return Locator(network.eval(), spine_prior, load_atlas(folder / ATLAS), deviation, scale, calibration)
 
 
 @lru_cache(maxsize=1)

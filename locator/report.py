@@ -1,17 +1,19 @@
 """The report on a locator's held-out studies: ``locator_report.json``, the same as text, and ``suspects.csv``."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from locator.calibration import HeldOutStudy, locate_cross_fitted, position_errors
+from locator.calibration import HeldOutStudy, level_reliability, locate_cross_fitted, position_errors
 from locator.errors import report_lines
 from locator.files import SUSPECTS
 from locator.locator import Locator
 from locator.suspects import find_suspects, write_suspects
 from workspace.json_files import plain
 from workspace.whole_files import replacing
+
+LEVEL_BINS = ("confidence", "right_levels", "studies")
 
 
 def write_report(logs: Path, locator: Locator, held_out: Sequence[HeldOutStudy], marks_sha256: str) -> None:
@@ -23,20 +25,28 @@ def write_report(logs: Path, locator: Locator, held_out: Sequence[HeldOutStudy],
         held_out: The studies that it was not trained on, with its detections.
         marks_sha256: The digest of the table of marks.
     """
-    results = locate_cross_fitted(locator, held_out)
+    located = locate_cross_fitted(locator, held_out)
+    results = [result for result in located if not result[0].cut_off]
+    levels = {
+        name: level_reliability([result for result in located if result[0].cut_off is cut_off])
+        for name, cut_off in (("complete", False), ("lower_end_cut_off", True))
+    }
     errors = position_errors(results)
     bins = ("expected_mm", "found_mm", "sites")
     content = {
-        "studies": len(held_out),
+        "studies": len(results),
         "conditions": [asdict(row) for row in errors.by_condition()],
         "not_located": errors.not_located,
         "right_level_share": errors.right_level_share,
         "sides_exchanged": errors.sides_exchanged,
         "reliability": [dict(zip(bins, row, strict=True)) for row in errors.reliability()],
+        "level_reliability": {
+            name: [dict(zip(LEVEL_BINS, row, strict=True)) for row in rows] for name, rows in levels.items()
+        },
     }
     with replacing(logs / "locator_report.json") as partial:
         partial.write_text(json.dumps(plain(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    print("\n".join(report_lines(errors)), flush=True)
+    print("\n".join([*report_lines(errors), *_level_lines(levels)]), flush=True)
     suspects = [
         suspect
         for study, located in results
@@ -45,3 +55,14 @@ def write_report(logs: Path, locator: Locator, held_out: Sequence[HeldOutStudy],
     ]
     write_suspects(logs, suspects, marks_sha256)
     print(f"{len(suspects)} marks of held-out studies are suspect; see {logs / SUSPECTS}", flush=True)
+
+
+def _level_lines(levels: Mapping[str, Sequence[tuple[float, float, int]]]) -> list[str]:
+    """Return the reliability of the level confidence as lines of text."""
+    words = {"complete": "complete studies", "lower_end_cut_off": "their copies without the lower end"}
+    return [
+        f"Level confidence -> share of right levels, {words[name]}: "
+        + ", ".join(f"{confidence:.2f} -> {right:.2f} ({studies})" for confidence, right, studies in rows)
+        for name, rows in levels.items()
+        if rows
+    ]

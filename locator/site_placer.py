@@ -6,13 +6,13 @@ placed.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from data_prep.placement.atlas import Atlas, load_atlas
 from data_prep.placement.placer import Placer
-from data_prep.placement.regions import Position
+from data_prep.placement.regions import Position, points_of
 from data_prep.placement.shipped_atlas import shipped_atlas
 from data_prep.sites import SITES, Site
 from data_prep.studies.studies import Study
@@ -40,19 +40,36 @@ class LocatorPlacer:
 
         from locator.locator import load_worker_locator
 
-        return complete_by_atlas(self.atlas, study, known, load_worker_locator(self.folder).place(study, known))
+        located = load_worker_locator(self.folder).locate(study, points_of(known))
+        if located is None:
+            return complete_by_atlas(self.atlas, study, known, {})
+        reliable = located.reliable_except(known)
+        return complete_by_atlas(self.atlas, study, known, reliable, located.level_confidence)
 
 
 def complete_by_atlas(
-    atlas: Atlas, study: Study, known: Mapping[Site, Position], located: Mapping[Site, Position]
+    atlas: Atlas,
+    study: Study,
+    known: Mapping[Site, Position],
+    located: Mapping[Site, Position],
+    level_confidence: float | None = None,
 ) -> dict[Site, Position]:
     """Return the located positions, and the atlas's positions of the sites that are neither known nor located.
 
-    The atlas is aligned with the known and the located positions.
+    The atlas is aligned with the known and the located positions. Its level confidence is at most `level_confidence`,
+    that of the locator in this study: where the locator cannot count the levels, the atlas cannot be certain either.
     """
     if len(located) + len(known) == len(SITES):
         return dict(located)
-    return {**atlas.place(study, {**known, **located}), **located}
+    placed = atlas.place(study, {**known, **located})
+    return {**{site: _at_most(position, level_confidence) for site, position in placed.items()}, **located}
+
+
+def _at_most(position: Position, level_confidence: float | None) -> Position:
+    own = position.level_confidence
+    if own is None or level_confidence is None:
+        return position
+    return replace(position, level_confidence=min(own, round(level_confidence, 4)))
 
 
 def make_placer(locator: Path | None, atlas: Atlas | None) -> Placer:

@@ -31,6 +31,8 @@ SAGITTAL_REACH_MM = 40.0
 MAX_SLICES = 28
 #: An image whose grey values have a smaller standard deviation than this, of 255, is blank.
 MIN_CONTRAST = 2.0
+#: A row of an image is visible if one of its pixels is brighter than this, of 255.
+DARK_GREY = 24
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from locator.batches import ImageBatches
 from locator.calibration import HeldOutStudy, calibrate
+from locator.cut_off import lower_end_cut_off
 from locator.learning_set import LearningSet
 from locator.locator import Locator, new_network
 from locator.network import LocatorNetwork
@@ -116,8 +117,12 @@ class LocatorTraining:
         for marked in tqdm(self.studies.held_out, desc="locating held-out studies", unit="study"):
             if preemption.should_first_process_stop():
                 raise Stopped("after the last step", step)
-            pose, detections, count_error = locator.detect(marked.read(self.studies.processed))
-            held_out.append(HeldOutStudy(marked.study_id, marked.position_N3, pose, tuple(detections), count_error))
+            study = marked.read(self.studies.processed)
+            for image_set, is_cut_off in ((study, False), (lower_end_cut_off(study, marked.position_N3), True)):
+                pose, detections, count = locator.detect(image_set)
+                held_out.append(
+                    HeldOutStudy(marked.study_id, marked.position_N3, pose, tuple(detections), count, is_cut_off)
+                )
         return held_out
 
 

@@ -136,6 +136,10 @@ def test_without_any_mark_the_shipped_atlas_serves_and_is_named(root: Path, tmp_
         with (copy / split / "processed_data" / "sites.csv").open() as file:
             sites = list(csv.DictReader(file))
         assert {row["source"] for row in sites} == {"atlas"} and len(sites) == 25 * len(dataset.study_ids)
+        # An atlas of synthetic spines counts levels with little certainty, and says so of every study.
+        assert all(0 < float(row["level_confidence"]) <= 0.7 for row in sites)
+        assert all(float(row["expected_error_mm"]) > 15 for row in sites)
+        assert dataset.metadata["counts"]["faults"]["level_in_doubt"] == len({row["study_id"] for row in sites})
 
 
 def test_unreadable_training_images_cost_no_earlier_conversion_and_no_test_split(root: Path, tmp_path: Path) -> None:

@@ -24,7 +24,15 @@ from data_prep.dicom.decoders import available_decoders
 from data_prep.faults import Fault, FaultKind
 from data_prep.geometry import Frame
 from data_prep.placement.placer import Placer
-from data_prep.placement.regions import Missing, Position, Region, marked_positions, not_found, region
+from data_prep.placement.regions import (
+    Missing,
+    Position,
+    Region,
+    doubtful_levels,
+    marked_positions,
+    not_found,
+    region,
+)
 from data_prep.sites import SITE_COLUMNS, SITES, Site, Source, View, parse_row_id_site
 from data_prep.studies.studies import Study, StudyFolder, read_study
 from workspace.whole_files import replacing
@@ -36,11 +44,14 @@ SLICE_COLUMNS = (
 )  # fmt: skip
 """Columns of ``slices.csv``; an unknown view or geometry is empty."""
 
-SITES_CSV_COLUMNS = ("study_id", *SITE_COLUMNS, "x_mm", "y_mm", "z_mm", "source")
+CERTAINTY_COLUMNS = ("expected_error_mm", "level_confidence")
+"""Columns of ``sites.csv`` that are empty for an annotated position."""
+
+SITES_CSV_COLUMNS = ("study_id", *SITE_COLUMNS, "x_mm", "y_mm", "z_mm", "source", *CERTAINTY_COLUMNS)
 """Columns of ``sites.csv``."""
 
 #: Version of the record's content and of the images: studies with a record of another version are converted again.
-RECORD_VERSION = 5
+RECORD_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -132,7 +143,7 @@ def convert_study(study_input: StudyInput, processed: Path, placer: Placer | Non
     _write_crops(parts / f"{study.study_id}.npy", [_crop(study, found) for found in regions])
     ordered = [positions[site] for site in SITES if site in positions]
     key = record_key(study_input, placer, max_pixels)
-    faults = [*faults, *mark_faults, *not_found(study, positions)]
+    faults = [*faults, *mark_faults, *not_found(study, positions), *doubtful_levels(study, positions)]
     decoders = needed_decoders(fault.kind for fault in faults)
     record = StudyRecord(
         study.study_id, key, image_bytes, rows, ordered, regions, not_imaged, faults, decoders, study.identity
@@ -204,7 +215,14 @@ def needed_decoders(kinds: Iterable[str]) -> str:
 
 def site_row(study_id: int, position: Position) -> tuple[Any, ...]:
     """Return a row of ``sites.csv``; the side of the canal is None, which `csv` writes as empty."""
-    return (study_id, *position.site.columns.values(), *position.point_mm, position.source)
+    return (
+        study_id,
+        *position.site.columns.values(),
+        *position.point_mm,
+        position.source,
+        position.expected_error_mm,
+        position.level_confidence,
+    )
 
 
 def _write_images(study: Study, processed: Path) -> tuple[list[list[Any]], int]:
@@ -265,7 +283,16 @@ def _write_record(parts: Path, record: StudyRecord) -> None:
         "key": record.key,
         "image_bytes": record.image_bytes,
         "slices": record.slices,
-        "positions": [[position.site.key, position.point_mm, position.source] for position in record.positions],
+        "positions": [
+            [
+                position.site.key,
+                position.point_mm,
+                position.source,
+                position.expected_error_mm,
+                position.level_confidence,
+            ]
+            for position in record.positions
+        ],
         "regions": [
             [
                 found.site.key,
@@ -291,7 +318,8 @@ def read_record(parts: Path, study_id: int) -> StudyRecord:
     """Read the record of a converted study. Raises OSError, ValueError, KeyError or TypeError if it is damaged."""
     content = json.loads((parts / f"{study_id}.json").read_text(encoding="utf-8"))
     positions = [
-        Position(parse_row_id_site(key), tuple(point), Source(source)) for key, point, source in content["positions"]
+        Position(parse_row_id_site(key), tuple(point), Source(source), None, error, confidence)
+        for key, point, source, error, confidence in content["positions"]
     ]
     regions = [
         Region(parse_row_id_site(key), View(view), series_id, tuple(numbers), tuple(centre), tuple(box), Source(source))

@@ -10,8 +10,9 @@ from the mean position of the spine in such volumes. The atlas holds positions a
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from math import erf, exp, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from data_prep.placement.regions import Position, points_of, vector
 from data_prep.placement.template_matching import (
     GRID_MM,
     GridImage,
+    Match,
     Patch,
     in_mean_spine,
     match,
@@ -38,6 +40,17 @@ from workspace.whole_files import replacing
 SCHEMA_VERSION = 1
 #: Marks that a study needs for its pose to be estimated from them.
 MARKS_FOR_POSE = 3
+#: Share of phantom studies of unknown scanners whose levels an atlas placed rightly by its templates; with the
+#: sagittal template, a difference of scores of `SCORE_TEMPERATURE` means odds of e to 1 against the next level.
+LEVEL_ACCURACY, SCORE_TEMPERATURE = 0.97, 0.03
+#: Level confidence of sites that are placed by the marks of the same study.
+KNOWN_LEVELS_CONFIDENCE = 0.99
+#: Expected errors apart from miscounted levels, mm: of sites that the atlas places by other sites of the same study,
+#: and by its templates.
+ALIGNED_ERROR_MM, FOUND_ERROR_MM = 4.0, 5.0
+#: Length of the sacrum below the lowest disc from which levels can be counted, and what the level confidence is
+#: multiplied by if less of it is imaged.
+SACRUM_MM, UNSEEN_SACRUM_FACTOR = 20.0, 0.5
 SAGITTAL = (View.SAGITTAL_T2_STIR, View.SAGITTAL_T1)
 
 _LEVELS = np.array([list(Level).index(site.level) for site in SITES])
@@ -69,6 +82,8 @@ class Atlas:
         deviation_mm: For each view, the standard deviation of that difference.
         templates: For each sagittal view, the mean image around the spine's centre.
         studies: Number of studies that the atlas was learned from.
+        level_accuracy: Share of studies in which it places the sites on the right levels: the largest level confidence
+            of its positions. It is not part of the file.
     """
 
     shape_N3: Array
@@ -76,19 +91,35 @@ class Atlas:
     deviation_mm: Mapping[View, Array]
     templates: Mapping[View, GridImage]
     studies: int
+    level_accuracy: float = field(default=LEVEL_ACCURACY, compare=False)
 
     def place(self, study: Study, known: Mapping[Site, Position]) -> dict[Site, Position]:
         """Return positions of the sites that are not in `known`; empty for a study without images with geometry."""
         known_N3 = points_of(known)
         pose = fit_pose(self.shape_N3, known_N3) if _fixes_pose(known_N3 + 0 * self.shape_N3) else None
-        if pose is None or not pose.is_plausible:
-            pose = self.find(study)
-        if pose is None:
-            return {}
+        if pose is not None and pose.is_plausible:
+            # The sites to be placed are no more certain than the least certain of those that fix the pose.
+            confidence = min(self._confidence_of(position) for position in known.values())
+            error_mm = ALIGNED_ERROR_MM
+        else:
+            found = self._find(study)
+            if found is None:
+                return {}
+            pose, confidence = found
+            confidence *= self._sacrum_factor(study, pose)
+            error_mm = FOUND_ERROR_MM
+        level_mm = pose.scale * self._level_mm
+        expected_error_mm = round(float(np.sqrt(error_mm**2 + (1 - confidence) * level_mm**2)), 2)
         position_N3 = pose.apply(self.shape_N3)
         position_N3 = position_N3 + _level_shift(known_N3 - position_N3)
         return {
-            site: Position(site, vector(point), Source.ATLAS)
+            site: Position(
+                site,
+                vector(point),
+                Source.ATLAS,
+                expected_error_mm=expected_error_mm,
+                level_confidence=round(confidence, 4),
+            )
             for site, point in zip(SITES, position_N3, strict=True)
             if site not in known and np.isfinite(point).all()
         }
@@ -99,19 +130,56 @@ class Atlas:
         Of the two sagittal views, the one with the better match of its template is used. Without a match, the pose is
         the mean one for the first view of the study.
         """
-        matched: list[tuple[float, Pose]] = []
+        found = self._find(study)
+        return None if found is None else found[0]
+
+    def _find(self, study: Study) -> tuple[Pose, float] | None:
+        """Return the pose, and the probability that its levels are the right ones; None as in `find`."""
+        matched: list[Match] = []
         mean_poses: list[Pose] = []
+        unmatched_mm = 0.0
         for view in (*SAGITTAL, View.AXIAL_T2):
             series = _largest(study, view)
             if series is None or view not in self.offset_mm:
                 continue
             mean_poses.append(Pose(volume_middle(series) + self.offset_mm[view]))
             if view in self.templates:
-                pose, score = match(self.templates[view], series, mean_poses[-1], self.deviation_mm[view])
-                matched.append((score, pose))
+                matched.append(match(self.templates[view], series, mean_poses[-1], self.deviation_mm[view]))
+            unmatched_mm = unmatched_mm or float(self.deviation_mm[view][2])
         if matched:
-            return max(matched, key=lambda entry: entry[0])[1]
-        return mean_poses[0] if mean_poses else None
+            best = max(matched, key=lambda one: one.score)
+            return best.pose, self.level_accuracy / (1 + exp((best.next_score - best.score) / SCORE_TEMPERATURE))
+        if not mean_poses:
+            return None
+        # The share of a normal distribution of heights that lies within half a level of its mean.
+        return mean_poses[0], self.level_accuracy * erf(self._level_mm / 2 / (sqrt(2) * unmatched_mm))
+
+    def _confidence_of(self, known: Position) -> float:
+        """Return the level confidence of a known position; one of unknown confidence is trusted like the atlas."""
+        if known.source is Source.ANNOTATED:
+            return KNOWN_LEVELS_CONFIDENCE
+        return self.level_accuracy if known.level_confidence is None else known.level_confidence
+
+    @cached_property
+    def _level_mm(self) -> float:
+        """Distance of two neighbouring levels in the mean spine."""
+        height = self.shape_N3[_IS_CANAL][:, 2]
+        return float(np.nanmax(height) - np.nanmin(height)) / max(int(np.isfinite(height).sum()) - 1, 1)
+
+    def _sacrum_factor(self, study: Study, pose: Pose) -> float:
+        """Return by what the level confidence is multiplied: levels cannot be counted without the sacrum."""
+        lowest = [
+            frame.to_patient(np.array([[0, 0], [0, frame.shape[0] - 1], [frame.shape[1] - 1, frame.shape[0] - 1]]))[
+                :, 2
+            ]
+            for view in SAGITTAL
+            for series in study.of_view(view)
+            for frame in series.frames.values()
+        ]
+        lowest_canal_mm = float(np.nanmin(pose.apply(self.shape_N3)[_IS_CANAL][:, 2]))
+        if not lowest or lowest_canal_mm - float(np.min(lowest)) >= SACRUM_MM:
+            return 1.0
+        return UNSEEN_SACRUM_FACTOR
 
     @cached_property
     def fingerprint(self) -> str:

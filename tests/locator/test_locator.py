@@ -31,6 +31,7 @@ from data_prep.studies.studies import Study
 from locator.batches import ImageBatches
 from locator.calibration import _error_scale
 from locator.carried import find_carried_files, placer_for_run
+from locator.cut_off import lower_end_cut_off
 from locator.errors import PositionErrors
 from locator.files import LOCATOR, WEIGHTS, find_locator
 from locator.learning_set import read_learning_set
@@ -412,6 +413,44 @@ def test_a_few_miscounted_studies_do_not_change_the_error_scale() -> None:
     assert _error_scale(squared_ratios) == pytest.approx(1.0, abs=0.05)
     assert _error_scale([*4 * squared_ratios]) == pytest.approx(2.0, abs=0.1)
     assert _error_scale([*squared_ratios, *np.full(100, (35 / 2.5) ** 2)]) < 1.1
+
+
+def test_every_located_site_has_a_level_confidence(root: DataRoot, tmp_path: Path, study: Study) -> None:
+    """A locator that was trained before level confidences were known has none; a damaged calibration is refused."""
+    final = tmp_path / "final"
+    shutil.copytree(root.run("locator") / "final", final)
+    content = json.loads((final / LOCATOR).read_text())
+    calibration = content["level_confidence"]
+    assert calibration["temperature"] > 0 and calibration["studies"] > 0
+    located = load_locator(final).locate(study)
+    assert located is not None and located.level_confidence is not None
+    assert 0 < located.level_confidence <= (calibration["studies"] + 1) / (calibration["studies"] + 2)
+    placed = make_placer(final, None).place(study, {})
+    assert max(position.level_confidence or 1.0 for position in placed.values()) <= round(located.level_confidence, 4)
+    assert all(position.expected_error_mm for position in placed.values())
+    for damaged in ({}, {"temperature": 0, "studies": 3}, {"temperature": "hot", "studies": 3}, [1.0, 2], "high"):
+        (final / LOCATOR).write_text(json.dumps({**content, "level_confidence": damaged}))
+        with pytest.raises(ValueError, match="not a locator"):
+            load_locator(final)
+    del content["level_confidence"]
+    (final / LOCATOR).write_text(json.dumps(content))
+    older = load_locator(final).locate(study)
+    assert older is not None and older.level_confidence is None
+    np.testing.assert_array_equal(older.position_N3, located.position_N3)
+    assert all(position.level_confidence is None for position in older.reliable_positions.values())
+
+
+def test_a_copy_without_its_lower_end_is_black_there(study: Study, marked: MarkedStudy) -> None:
+    cut = lower_end_cut_off(study, marked.position_N3)
+    for before, after in zip(study.series, cut.series, strict=True):
+        if before.view is View.AXIAL_T2:
+            assert after is before
+            continue
+        for one, other in zip(before.slices, after.slices, strict=True):
+            black = (other.grey == 0) & (one.grey > 0)
+            assert black[-1].any() and not black[0].any() and other.frame == one.frame
+            np.testing.assert_array_equal(one.grey[~black], other.grey[~black])
+    assert lower_end_cut_off(study, np.full((25, 3), np.nan)) is study
 
 
 def test_blank_slices_give_no_detections(locator: Locator, study: Study) -> None:

@@ -109,7 +109,13 @@ def test_pairs_crops_and_tables_agree(processed: Path) -> None:
         assert (processed / pair.image).is_file() and row["image_path"] == pair.image
         assert pair.view in pair.site.views and pair.text == caption(pair.site, pair.severity)
         key = (str(pair.study_id), pair.site.condition.value, pair.site.side or "", pair.site.level.value)
-        assert places[key]["source"] == pair.source
+        place = places[key]
+        assert place["source"] == pair.source
+        certainty = [place["expected_error_mm"], place["level_confidence"]]
+        if pair.source == "annotated":
+            assert certainty == ["", ""]
+        else:
+            assert float(certainty[0]) > 0 and 0 < float(certainty[1]) <= 1
         x0, y0, x1, y1 = pair.box
         assert x0 < x1 and y0 < y1
     by_study = {pair.study_id: pair.fold for pair in dataset.pairs}

@@ -206,3 +206,52 @@ def test_one_absurd_example_does_not_spoil_the_atlas(marked, atlas) -> None:  # 
     pose = fit_pose(atlas.shape_N3, again.shape_N3)
     assert 0.95 < pose.scale < 1.05 and np.nanmax(np.abs(pose.invert(again.shape_N3) - atlas.shape_N3)) < 1
     assert learn_atlas([few]) is None
+
+
+def test_the_atlas_says_how_certain_it_is(marked, atlas) -> None:  # type: ignore[no-untyped-def]
+    """Its levels are certain with marks, less so by its images, and doubtful where no image shows the sacrum."""
+    study, positions = marked[0]
+
+    def certainty(placer, one: Study, known=None) -> tuple[float, float]:  # type: ignore[no-untyped-def]
+        cells = {(p.level_confidence, p.expected_error_mm) for p in placer.place(one, known or {}).values()}
+        assert len(cells) == 1
+        return cells.pop()
+
+    some = {site: position for site, position in positions.items() if site.level in (Level.L3_L4, Level.L5_S1)}
+    by_marks, by_images, shipped = (
+        certainty(atlas, study, some),
+        certainty(atlas, study),
+        certainty(shipped_atlas(), study),
+    )
+    assert by_marks[0] == 0.99 and 0.8 < by_images[0] <= 0.97 and 0.4 < shipped[0] <= 0.7
+    assert by_marks[1] < by_images[1] < 15 < shipped[1]
+    lowest = min(point.point_mm[2] for point in positions.values())
+    for end_mm in (lowest + 30, lowest, lowest - 10):
+        cut = _without_rows_below(study, end_mm)
+        assert certainty(atlas, cut)[0] < 0.8 and certainty(atlas, cut)[1] > 15
+    axial = replace(study, series=tuple(series for series in study.series if series.view is View.AXIAL_T2))
+    assert certainty(atlas, axial)[0] < 0.97
+    untrusted = {
+        site: replace(position, source=Source.LOCATED, level_confidence=0.6) for site, position in some.items()
+    }
+    assert certainty(atlas, study, untrusted)[0] == 0.6
+
+
+def _without_rows_below(study: Study, end_mm: float) -> Study:
+    """Crop sagittal images at a height; their rows run downwards."""
+
+    def cropped(image: Slice) -> Slice:
+        assert image.frame is not None
+        rows = [row for row in range(image.shape[0]) if image.frame.to_patient((0, row))[2] >= end_mm]
+        frame = replace(image.frame, shape=(len(rows), image.shape[1]))
+        return replace(image, frame=frame, source=image.grey[: len(rows)])
+
+    return replace(
+        study,
+        series=tuple(
+            replace(series, slices=tuple(cropped(image) for image in series.slices))
+            if series.view is not None and series.view.is_sagittal
+            else series
+            for series in study.series
+        ),
+    )

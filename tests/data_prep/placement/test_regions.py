@@ -1,11 +1,13 @@
 """data_prep/placement/regions.py: from marks to positions, and from positions to the right slice of every view."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from data_prep.faults import FaultKind
 from data_prep.geometry import Frame, stacks
-from data_prep.placement.regions import Missing, Position, marked_positions, not_found, region
+from data_prep.placement.regions import Missing, Position, doubtful_levels, marked_positions, not_found, region
 from data_prep.sites import SITES, Condition, Level, Side, Site, Source, View
 from data_prep.studies.studies import Series, Slice, Study
 from data_prep.studies.tables import Mark
@@ -33,6 +35,22 @@ def study(*parts: Series, marks: tuple[Mark, ...] = ()) -> Study:
 
 def at(x: float, y: float, z: float, site: Site = CANAL) -> Position:
     return Position(site, (x, y, z), Source.ATLAS)
+
+
+@pytest.mark.parametrize(
+    ("confidences", "doubtful"),
+    [([None], 0), ([0.95, 0.9], 0), ([0.8], 0), ([0.79], 1), ([0.95, 0.3, None], 1), ([0.1, 0.2], 2), ([], 0)],
+)
+def test_a_study_whose_levels_are_in_doubt_has_one_fault(confidences: list[float | None], doubtful: int) -> None:
+    positions = {
+        site: replace(at(0, 0, 0, site), level_confidence=confidence)
+        for site, confidence in zip(SITES, confidences, strict=False)
+    }
+    faults = doubtful_levels(study(), positions)
+    assert [fault.kind for fault in faults] == [FaultKind.LEVEL_IN_DOUBT] * min(doubtful, 1)
+    for fault in faults:
+        assert fault.message.startswith(f"{doubtful} site")
+        assert f"{min(one for one in confidences if one is not None):.2f}" in fault.message
 
 
 def sagittal(xs: list[float], series_id: int = 1, view: View = View.SAGITTAL_T2_STIR) -> Series:

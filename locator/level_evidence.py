@@ -1,0 +1,166 @@
+"""The evidence for the count of levels: how well the heatmaps agree with the located chain, moved by whole levels.
+
+A locator's largest error is a chain of levels that lies one level too high or too low. Every such chain is an
+alternative with the same shape: at a shift of +1, each level lies where the next lower one was located. Its score is
+the mean logarithm of the probabilities that the heatmaps give its sites. A softmax of the scores, whose temperature is
+fitted to studies that the locator did not learn from, is the probability of each shift; that of no shift is the level
+confidence.
+
+Dimensions: S shifts, N = 25 sites, K studies.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.geometry import Array
+from data_prep.sites import SITES, Level
+from locator.network import SAGITTAL_CHANNELS
+from locator.slices import DARK_GREY, SliceImage
+
+#: The alternatives, in levels; a positive shift is towards the sacrum.
+SHIFTS = (-2, -1, 0, 1, 2)
+UNSHIFTED = SHIFTS.index(0)
+#: A site of an alternative is supported by the heatmap this near to its position: within a slice, and across slices.
+NEAR_MM, NEAR_ACROSS_MM = 12.0, 8.0
+#: The smallest probability that a heatmap gives a site: no single site rules out an alternative.
+MIN_SUPPORT = 0.02
+#: Temperatures that are tried.
+TEMPERATURES = np.geomspace(0.02, 20.0, 121)
+
+_LEVEL_N = np.array([list(Level).index(site.level) for site in SITES])
+#: The sites of each sagittal channel: one of the canal, or the foramina of both sides.
+_SITES_OF_CHANNEL = [
+    [index for index, site in enumerate(SITES) if (site.condition, site.level) == channel]
+    for channel in SAGITTAL_CHANNELS
+]
+
+
+@dataclass(frozen=True)
+class LevelCalibration:
+    """The relation of scores to probabilities, from held-out studies.
+
+    Attributes:
+        temperature: The scores are divided by it.
+        studies: The number of studies that it was fitted to.
+    """
+
+    temperature: float
+    studies: int
+
+    def confidence(self, score_S: Array) -> float:
+        """Return the probability that the levels are counted rightly, from the scores of `level_scores`.
+
+        It is at most (n + 1) / (n + 2), the probability after n right counts: n held-out studies show no more.
+        """
+        return min(float(_softmax(score_S / self.temperature)[UNSHIFTED]), (self.studies + 1) / (self.studies + 2))
+
+
+def level_scores(
+    images: Sequence[SliceImage], heatmaps: Sequence[npt.NDArray[np.float32]], position_N3: Array
+) -> Array:
+    """Return the score of each shift, (S,).
+
+    Args:
+        images: The sagittal images.
+        heatmaps: The heatmaps of each image, (C, H, W).
+        position_N3: The located positions, mm.
+    """
+    shifted_SN3 = np.array([shifted(position_N3, shift) for shift in SHIFTS])
+    scores_of_series = []
+    for series_id in sorted({image.slices.series.series_id for image in images}):
+        own = [number for number, image in enumerate(images) if image.slices.series.series_id == series_id]
+        scores_of_series.append(_series_scores([images[n] for n in own], [heatmaps[n] for n in own], shifted_SN3))
+    return np.mean(scores_of_series, axis=0) if scores_of_series else np.zeros(len(SHIFTS))
+
+
+def shifted(position_N3: Array, shift: int) -> Array:
+    """Return the positions of a chain that is moved by a number of levels.
+
+    Beyond its ends the chain goes on as between its last two levels.
+    """
+    result = np.empty_like(position_N3)
+    last = len(Level) - 1
+    for index, level in enumerate(_LEVEL_N):
+        chain_L3 = position_N3[index - level : index - level + last + 1]  # `SITES` has the levels of a site in a row
+        target = level + shift
+        inside = int(np.clip(target, 0, last))
+        beyond = target - inside
+        step = chain_L3[1] - chain_L3[0] if beyond < 0 else chain_L3[last] - chain_L3[last - 1]
+        result[index] = chain_L3[inside] + beyond * step
+    return result
+
+
+def _series_scores(
+    images: Sequence[SliceImage], heatmaps: Sequence[npt.NDArray[np.float32]], shifted_SN3: Array
+) -> Array:
+    distance_ISN = np.abs([image.frame.distance_mm(shifted_SN3) for image in images])
+    pixel_ISN2 = np.array([image.frame.to_pixel(shifted_SN3) for image in images])
+    total_CI = np.array([heatmap_CHW.sum(axis=(1, 2)) for heatmap_CHW in heatmaps]).T
+    radius = round(NEAR_MM / images[0].frame.spacing_mm[0])
+    scores = np.zeros(len(SHIFTS))
+    for channel, sites in enumerate(_SITES_OF_CHANNEL):
+        for site in sites:
+            for shift in range(len(SHIFTS)):
+                found = [
+                    float(heatmaps[number][channel][window].sum())
+                    for number in np.flatnonzero(distance_ISN[:, shift, site] <= NEAR_ACROSS_MM).tolist()
+                    if (
+                        images[number].grey_3HW[1][window := _window(pixel_ISN2[number, shift, site], radius)]
+                        > DARK_GREY
+                    ).any()
+                ]
+                if found:
+                    support = max(found)
+                else:  # the alternative puts the site off the images: no image should then show it
+                    support = 1.0 - float(total_CI[channel].max())
+                scores[shift] += np.log(max(support, MIN_SUPPORT)) / len(sites)
+    return scores / len(SAGITTAL_CHANNELS)
+
+
+def _window(pixel: Array, radius: int) -> tuple[slice, slice]:
+    column, row = (round(float(number)) for number in pixel)
+    rows, columns = (slice(max(0, middle - radius), max(0, middle + radius + 1)) for middle in (row, column))
+    return rows, columns
+
+
+def true_shift(position_N3: Array, marked_N3: Array) -> int | None:
+    """Return the index in `SHIFTS` of the shift that brings a located chain nearest to the marks.
+
+    None without marks.
+    """
+    distances = [np.linalg.norm(shifted(position_N3, shift) - marked_N3, axis=1) for shift in SHIFTS]
+    if not np.isfinite(distances[0]).any():
+        return None
+    return int(np.argmin([np.nanmedian(distance) for distance in distances]))
+
+
+def fit_level_calibration(score_KS: Sequence[Array], true_K: Sequence[int]) -> LevelCalibration | None:
+    """Fit the temperature by maximum likelihood; None without studies.
+
+    One more study, of average scores and a level off, is added, because few held-out studies have wrong levels: the
+    temperature would otherwise be 0 if none of them has.
+
+    Args:
+        score_KS: The scores of each study.
+        true_K: The index of its true shift.
+    """
+    if not len(score_KS):
+        return None
+    average_S = np.mean(score_KS, axis=0)
+    others = [shift for shift in range(len(SHIFTS)) if shift != UNSHIFTED]
+    second = max(others, key=lambda shift: float(average_S[shift]))
+    scores, true = np.vstack([score_KS, average_S]), np.array([*true_K, second])
+    likelihoods = [
+        np.log(np.maximum(_softmax(scores / temperature)[np.arange(len(true)), true], 1e-12)).sum()
+        for temperature in TEMPERATURES
+    ]
+    return LevelCalibration(float(TEMPERATURES[int(np.argmax(likelihoods))]), len(score_KS))
+
+
+def _softmax(score: Array) -> Array:
+    power = np.exp(score - score.max(axis=-1, keepdims=True))
+    result: Array = power / power.sum(axis=-1, keepdims=True)
+    return result
