@@ -4,15 +4,20 @@
 templates from a phantom. It is a fallback: an atlas learned from a few dozen marked studies is better.
 """
 
+from functools import cache
 from pathlib import Path
 
 from data_prep.placement.atlas import Atlas, load_atlas
 
 SHIPPED = Path(__file__).with_suffix(".json")
 #: Printed if the shipped atlas is used.
-NOTICE = "no marked study to learn an atlas from; the shipped atlas, of synthetic spines, places unannotated sites"
+NOTICE = (
+    "no study with marks at two levels to learn an atlas from; the shipped atlas, of synthetic spines, places "
+    "unannotated sites"
+)
 
 
+@cache
 def shipped_atlas() -> Atlas:
     """Read the shipped atlas."""
     return load_atlas(SHIPPED)
