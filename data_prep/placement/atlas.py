@@ -240,7 +240,7 @@ def _level_shift(residual_N3: Array) -> Array:
 
 def _completed(position_N3: Array, shape_N3: Array) -> Array:
     """Return the positions, (25, 3), with those that are not known placed relative to the others as in a mean spine."""
-    found = np.isfinite(position_N3).all(axis=1)
+    found = np.asarray(np.isfinite(position_N3).all(axis=1))
     if found.all():
         return position_N3
     placed_N3 = fit_pose(shape_N3, position_N3).apply(shape_N3)
