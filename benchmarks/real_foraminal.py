@@ -15,9 +15,10 @@ beside the run hold data; its print holds figures only, and no identifier of a s
 """
 
 import json
+import re
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,8 @@ TRAINING = (
 )
 #: Flags that the benchmark itself gives to train_vl.py.
 OWN_FLAGS = ("--root", "--run", "--held_out_folds", "--resume_from_checkpoint", "--overwrite")
+#: The competition's identifiers of studies are larger.
+SMALLEST_IDENTIFIER = 1_000_000
 STAGES = ("prepare", "train", "evaluate")
 
 
@@ -90,14 +93,27 @@ def main() -> None:
         *head,
         *([settings.note] if settings.note else []),
         f"train_vl.py {shlex.join(training)}, {settings.processes} process{'es' if settings.processes > 1 else ''}",
-        "seconds by the clock: " + ", ".join(f"{stage} {seconds.get(stage, 0):.0f}" for stage in STAGES),
+        "seconds by the clock: " + ", ".join(stage_words(stage, seconds) for stage in STAGES),
         "",
         *table_lines(rows),
     ]
+    check_without_studies(lines, dataset.fold_of)
     print("\n".join(lines))
     if settings.out:
         with replacing(Path(settings.out)) as partial:
             partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def stage_words(stage: str, seconds: Mapping[str, float]) -> str:
+    return f"{stage} {seconds[stage]:.0f}" if stage in seconds else f"{stage} done before"
+
+
+def check_without_studies(lines: Iterable[str], study_ids: Iterable[int]) -> None:
+    """Raise ValueError if a study's identifier is in the print, as part of the name of a file or of a note may be."""
+    numbers = {int(number) for line in lines for number in re.findall(r"\d+", line)}
+    # A phantom's studies may have small numbers, which are no identifiers of anything.
+    if any(study in numbers for study in study_ids if study >= SMALLEST_IDENTIFIER):
+        raise ValueError("the print contains the identifier of a study; change the names of files, or the note")
 
 
 def training_words(flags: str) -> list[str]:
