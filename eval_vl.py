@@ -131,10 +131,18 @@ def score_submission_of(submission: Path, solution: Path) -> None:
         raise ValueError(f"{submission}: no such file; eval_vl.py writes it if there is a test split")
     if not solution.is_file():
         raise ValueError(f"--solution {str(solution)!r}: no such file; it should be a CSV file of true grades")
-    from vl_model.evaluation.report_text import metric_line
+    from vl_model.evaluation.report_text import heading_line, metric_line, missing_parts, no_score
     from vl_model.evaluation.submission import score_submission
+    from workspace.json_files import plain
 
-    print(f"{'submission':34s}{metric_line(score_submission(submission, solution).as_dict())}")
+    scored = score_submission(submission, solution)
+    metric = plain({**scored.as_dict(), "graded_parts": scored.graded_parts})
+    missing = missing_parts(metric)
+    if missing:
+        print(heading_line(metric))
+    print(f"{'submission':34s}{metric_line(metric)}")
+    if missing:
+        print(no_score(metric))
 
 
 if __name__ == "__main__":

@@ -142,8 +142,9 @@ def test_the_plain_baseline_changes_nothing_else(
 
 def test_a_missing_comparison_is_a_dash() -> None:
     """If a part of the metric has no row in the shared studies, its score is nan, and null in report.json."""
-    line = dict.fromkeys(("score", "spinal", "foraminal", "subarticular", "any_severe"))
-    heads = {"zero_shot": {"difference": {"score": {"value": None, "interval": [None, None]}}}}
+    line = dict.fromkeys(("score", "spinal", "foraminal", "subarticular", "any_severe", "graded_parts"))
+    unknown = {"value": None, "interval": [None, None]}
+    heads = {"zero_shot": {"difference": {"score": unknown, "graded_parts": unknown}}}
     report = {"n": {"studies": 2, "rows": 9}, "constant_baseline": line, "metric": {}}
     text = report_text(report | {"comparison": {"run": "base", "heads": heads}})
     assert text.splitlines()[-1] == "zero shot minus base's: - (- to -)"
@@ -160,6 +161,13 @@ def test_a_submission_is_scored_against_truths(
     capsys.readouterr()
     assert evaluate("first", "--solution", str(truth)) == 0
     assert capsys.readouterr().out.startswith("submission ")
+    # Truths of one condition only: its part is scored, and nothing is called nan.
+    rows = [row for row in rows if row[1] == "subarticular_stenosis"]
+    pd.DataFrame(rows, columns=["study_id", "condition", "side", "level", "severity"]).to_csv(truth, index=False)
+    assert evaluate("first", "--solution", str(truth)) == 0
+    heading, line, why = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["subarticular"] and float(line.split()[-1]) > 0 and len(line.split()) == 2
+    assert why.endswith("there is no graded site for spinal, foraminal and any severe")
 
 
 def test_labels_of_sites_without_an_image_count_if_the_table_is_unchanged(root: Path, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ from data_prep.dicom.pixels import MAX_PIXELS
 from data_prep.placement.atlas import Atlas, Example, example_of, learn_atlas, load_atlas
 from data_prep.placement.placer import Placer
 from data_prep.placement.regions import marked_positions
+from data_prep.placement.shipped_atlas import shipped_atlas
 from data_prep.sites import SITES, Severity, Site
 from data_prep.studies.cohorts import Cohort, folder_cohort
 from data_prep.studies.studies import read_study
@@ -143,12 +144,12 @@ def learn_from(
 def _learn(marked: Sequence[StudyInput], pool: Pool, max_pixels: int) -> Atlas | None:
     work = partial(_example, max_pixels=max_pixels)
     examples = pool.map(work, marked, description="learning the atlas", name=_name, weight=_files)
-    return learn_atlas([example for example in examples if example is not None])
+    return learn_atlas([example for example in examples if example is not None], shipped_atlas().shape_N3)
 
 
 def _example(study_input: StudyInput, max_pixels: int) -> Example | None:
     study, _ = read_study(study_input.folder, max_pixels)
-    return example_of(study, marked_positions(study)[0])
+    return example_of(study, marked_positions(study)[0], shipped_atlas().shape_N3)
 
 
 def convert_folder(

@@ -226,12 +226,21 @@ def load_atlas(path: Path) -> Atlas:
         raise ValueError(f"{path}: not an atlas ({error}); prepare the train split again") from None
 
 
-def example_of(study: Study, positions: Mapping[Site, Position]) -> Example | None:
-    """Return a marked study as an example for `learn_atlas`; None if its marks do not determine a pose."""
+def example_of(study: Study, positions: Mapping[Site, Position], known_shape_N3: Array | None = None) -> Example | None:
+    """Return a marked study as an example for `learn_atlas`; None if its marks do not determine a pose.
+
+    The centre of a spine is the mean of its marked canal sites. Of a study without any, it follows from the other marks
+    and a mean spine that is known already (`known_shape_N3`); without that, such a study is no example.
+    """
     position_N3 = points_of(positions)
-    if not _fixes_pose(position_N3) or not np.isfinite(position_N3[_IS_CANAL]).any():
+    if not _fixes_pose(position_N3):
         return None
-    centre = np.nanmean(position_N3[_IS_CANAL], axis=0)
+    canal_N3 = position_N3[_IS_CANAL]
+    if not np.isfinite(canal_N3).any():
+        if known_shape_N3 is None:
+            return None
+        canal_N3 = _completed(position_N3, known_shape_N3)[_IS_CANAL]
+    centre = np.nanmean(canal_N3, axis=0)
     middle, patches = {}, {}
     for view in View:
         series = _largest(study, view)
@@ -242,12 +251,16 @@ def example_of(study: Study, positions: Mapping[Site, Position]) -> Example | No
     return Example(position_N3, middle, patches)
 
 
-def learn_atlas(examples: Sequence[Example]) -> Atlas | None:
+def learn_atlas(examples: Sequence[Example], known_shape_N3: Array | None = None) -> Atlas | None:
     """Learn the mean spine of marked studies.
 
-    Returns None if no study has marks of all five canal sites, or if no study can be aligned with the mean shape.
+    Sites that no study marks have the position relative to the others that they have in a mean spine that is known
+    already (`known_shape_N3`, (25, 3) in mm), as the shipped atlas's; without that, they have none.
+
+    Returns None if no study can be aligned with the mean shape, or, without `known_shape_N3`, if no study has marks of
+    all five canal sites.
     """
-    shape_N3 = _mean_shape([example.position_N3 for example in examples])
+    shape_N3 = _mean_shape([example.position_N3 for example in examples], known_shape_N3)
     if shape_N3 is None:
         return None
     # A single study whose marks determine no pose, or an impossible one, would spoil every mean.
@@ -293,18 +306,32 @@ def _level_shift(residual_N3: Array) -> Array:
     return shift
 
 
-def _mean_shape(positions: Sequence[Array]) -> Array | None:
+def _completed(position_N3: Array, shape_N3: Array) -> Array:
+    """Return the positions, (25, 3), with those that are not known placed relative to the others as in a mean spine."""
+    found = np.asarray(np.isfinite(position_N3).all(axis=1))
+    if found.all():
+        return position_N3
+    placed_N3 = fit_pose(shape_N3, position_N3).apply(shape_N3)
+    placed_N3 = placed_N3 + _level_shift(position_N3 - placed_N3)
+    return np.where(found[:, None], position_N3, placed_N3)
+
+
+def _mean_shape(positions: Sequence[Array], known_shape_N3: Array | None) -> Array | None:
     """Return the median shape by generalised Procrustes analysis with missing points, (25, 3); None if impossible.
 
     All studies are aligned with the shape, and the shape becomes their median; this is repeated. Scale and tilt are
-    averaged in this way too.
+    averaged in this way too. It starts from the canal sites of the studies that have all five, or else from
+    `known_shape_N3`.
     """
     complete = [position for position in positions if np.isfinite(position[_IS_CANAL]).all()]
-    if not complete:
+    if complete:
+        shape = np.full((len(SITES), 3), np.nan)
+        canal = np.median([position[_IS_CANAL] - position[_IS_CANAL].mean(axis=0) for position in complete], axis=0)
+        shape[_IS_CANAL] = canal
+    elif known_shape_N3 is not None:
+        shape = known_shape_N3
+    else:
         return None
-    shape = np.full((len(SITES), 3), np.nan)
-    canal = np.median([position[_IS_CANAL] - position[_IS_CANAL].mean(axis=0) for position in complete], axis=0)
-    shape[_IS_CANAL] = canal
     for _ in range(4):
         aligned = []
         for position in positions:
@@ -315,6 +342,8 @@ def _mean_shape(positions: Sequence[Array]) -> Array | None:
             return None
         stacked = np.array(aligned)
         unmarked = np.isnan(stacked).all(axis=0)
-        shape = np.nanmedian(np.where(unmarked, 0.0, stacked), axis=0)
-        shape = np.where(unmarked, np.nan, shape - shape[_IS_CANAL].mean(axis=0))
+        shape = np.where(unmarked, np.nan, np.nanmedian(np.where(unmarked, 0.0, stacked), axis=0))
+        if known_shape_N3 is not None:
+            shape = _completed(shape, known_shape_N3)
+        shape = shape - shape[_IS_CANAL].mean(axis=0)
     return shape

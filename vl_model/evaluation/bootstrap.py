@@ -4,7 +4,7 @@ The rows of one study are not independent (its levels and sides correlate), so s
 study enters the metric only through the sums of `metrics.StudySums`. A resampling is therefore a vector of counts,
 and a thousand resamplings are one matrix product.
 
-Legend: B resamplings, S studies, G = 4 parts, 5 = the score and its parts.
+Legend: B resamplings, S studies, G = 4 parts, 6 = the score, its parts, and the mean of the parts that are graded.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vl_model.data.site_table import Floats
-from vl_model.evaluation.metrics import PARTS, StudySums, scores_of
+from vl_model.evaluation.metrics import PARTS, StudySums, mean_of_graded, scores_of
 
 DEFAULT_RESAMPLES = 1000
-_NAMES = ("score", *PARTS)
+_NAMES = ("score", *PARTS, "graded_parts")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Interval:
 
 
 def metric_intervals(sums: StudySums, resamples: int = DEFAULT_RESAMPLES, seed: int = 0) -> dict[str, Interval]:
-    """Return the score and its four parts, each with its interval."""
+    """Return the score, its parts, and `graded_parts`, the mean of those that are graded, each with its interval."""
     return _intervals(_scores(sums), _resampled_scores(sums, _draws(sums, resamples, seed)))
 
 
@@ -90,20 +90,25 @@ def _draws(sums: StudySums, resamples: int, seed: int) -> Floats:
 
 
 def _scores(sums: StudySums) -> Floats:
-    return scores_of(sums.loss_SG.sum(axis=0), sums.weight_SG.sum(axis=0))
+    return _with_graded(scores_of(sums.loss_SG.sum(axis=0), sums.weight_SG.sum(axis=0)))
 
 
 def _resampled_scores(sums: StudySums, draw_BS: Floats) -> Floats:
-    return scores_of(draw_BS @ sums.loss_SG, draw_BS @ sums.weight_SG)  # (B, 5)
+    return _with_graded(scores_of(draw_BS @ sums.loss_SG, draw_BS @ sums.weight_SG))  # (B, 6)
+
+
+def _with_graded(score_5: Floats) -> Floats:
+    """(..., 5): the score and its parts -> (..., 6), with the mean of the graded parts."""
+    return np.concatenate([score_5, mean_of_graded(score_5[..., 1:])[..., None]], axis=-1)
 
 
 def _mean(values: Sequence[Floats]) -> Floats:
     return np.stack(values).mean(axis=0)
 
 
-def _intervals(score_5: Floats, resampled_B5: Floats) -> dict[str, Interval]:
+def _intervals(score_6: Floats, resampled_B6: Floats) -> dict[str, Interval]:
     return {
-        name: Interval(float(score_5[index]), *_percentiles(resampled_B5[:, index]))
+        name: Interval(float(score_6[index]), *_percentiles(resampled_B6[:, index]))
         for index, name in enumerate(_NAMES)
     }
 

@@ -16,7 +16,7 @@ from vl_model.evaluation.calibrate import Calibrator, check_enough, cross_fit, s
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import HEADS, KIND_WEIGHTS, KINDS, Grader, HeadName, Kind, column_priors
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
-from vl_model.evaluation.metrics import competition_metric, constant_baseline, weighted_log_loss
+from vl_model.evaluation.metrics import competition_metric, constant_baseline
 from vl_model.evaluation.priors import ColumnPrior
 
 
@@ -107,13 +107,11 @@ def cross_fit_kinds(log_prob_M3: Floats, split: StudySplit, imaged_N: Bools, see
 def better_head(held_out: HeldOut) -> HeadName:
     """Return the head with the better metric of cross-fitted, metric-optimal probabilities.
 
-    If a part of the metric has no labelled row, the weighted log loss over all rows decides.
+    If a part of the metric has no labelled row, the mean of the other parts decides.
     """
 
     def score(head: HeadName) -> float:
-        prob_N3 = held_out.prob_N3[head, "metric_optimal"]
-        metric = competition_metric(held_out.table, prob_N3).score
-        return metric if np.isfinite(metric) else weighted_log_loss(held_out.table, prob_N3)
+        return competition_metric(held_out.table, held_out.prob_N3[head, "metric_optimal"]).graded_parts
 
     return min(HEADS, key=score)
 

@@ -38,7 +38,13 @@ class CompetitionMetric:
     subarticular: float
     any_severe: float
 
+    @property
+    def graded_parts(self) -> float:
+        """The mean of the parts that have a labelled row."""
+        return float(mean_of_graded(np.array([getattr(self, part) for part in PARTS])))
+
     def as_dict(self) -> dict[str, float]:
+        """Return the score and its four parts."""
         return asdict(self)
 
 
@@ -90,6 +96,15 @@ def scores_of(loss_G: Floats, weight_G: Floats) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         part_G = loss_G / weight_G
     return np.concatenate([part_G.mean(axis=-1, keepdims=True), part_G], axis=-1)
+
+
+def mean_of_graded(part_G: Floats) -> Floats:
+    """(..., 4) parts of the metric -> the mean (...) of those that are not nan everywhere; nan if all are."""
+    is_graded_G = np.isfinite(part_G.reshape(-1, len(PARTS))).any(axis=0)
+    if not is_graded_G.any():
+        return np.full(part_G.shape[:-1], np.nan)
+    mean: Floats = part_G[..., is_graded_G].mean(axis=-1)
+    return mean
 
 
 def competition_metric(table: SiteTable, prob_N3: Floats) -> CompetitionMetric:

@@ -36,6 +36,7 @@ _STYLE: Any = {
 }
 PART_WORDS = {
     "score": "score",
+    "graded_parts": "mean of graded parts",
     "spinal": "spinal canal",
     "foraminal": "foraminal",
     "subarticular": "subarticular",
@@ -45,21 +46,25 @@ _CUTS = {"at_least_moderate": "moderate or severe", "severe": "severe"}
 
 
 def metric_plot(series: Sequence[tuple[str, str, Json]]) -> str:
-    """Plot the metric and its parts with intervals: one row per part, one point per (name, colour, metric block)."""
+    """Plot the metric and its parts with intervals: one row per part, one point per (name, colour, metric block).
+
+    Parts without a graded site are left out. The mean of the graded parts stands in for the score if there is none.
+    """
+    rows = [part for part in PART_WORDS if series[0][2][part] is not None]
+    if "score" in rows or len(rows) == 2:  # the mean is then the score, or the only part
+        rows.remove("graded_parts")
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 2.9))
         axes = figure.subplots()
         offsets = np.linspace(-0.22, 0.22, len(series))
         for offset, (name, colour, block) in zip(offsets, series, strict=True):
-            for row, part in enumerate(PART_WORDS):
-                if block[part] is None:
-                    continue
+            for row, part in enumerate(rows):
                 low, high = block["interval"][part]
                 axes.plot([low, high], [row + offset] * 2, color=colour, linewidth=1.6, solid_capstyle="round")
                 label = name if row == 0 else None
                 axes.plot(block[part], row + offset, "o", color=colour, markersize=5, label=label)
-        axes.set_yticks(range(len(PART_WORDS)), list(PART_WORDS.values()))
-        axes.set_ylim(len(PART_WORDS) - 0.5, -0.5)
+        axes.set_yticks(range(len(rows)), [PART_WORDS[part] for part in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(left=0)
         axes.set_xlabel("weighted log loss (lower is better), 95 % interval over studies")
         axes.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)

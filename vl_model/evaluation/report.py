@@ -11,13 +11,28 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from data_prep.conversion.crops import FIELD_MM, VIEW_MM
-from data_prep.sites import Severity, View
+from data_prep.sites import Condition, Severity, View
 from vl_model.evaluation.example_sites import ExampleSite, tile_as_png
 from vl_model.evaluation.grader import HEADS, KINDS
-from vl_model.evaluation.metrics import PARTS
-from vl_model.evaluation.plots import BLUE, GREY, ORANGE, VIOLET, confusion_plot, metric_plot, reliability_plot
+from vl_model.evaluation.plots import (
+    BLUE,
+    GREY,
+    ORANGE,
+    PART_WORDS,
+    VIOLET,
+    confusion_plot,
+    metric_plot,
+    reliability_plot,
+)
 from vl_model.evaluation.report_content import Json
-from vl_model.evaluation.report_text import baseline_loss, differences, missing_parts
+from vl_model.evaluation.report_text import (
+    baseline_loss,
+    differences,
+    graded_parts,
+    in_words,
+    measure,
+    missing_parts,
+)
 from workspace.json_files import plain
 from workspace.whole_files import ESCAPED, replacing
 
@@ -57,7 +72,10 @@ def render_report(report: Json, examples: Mapping[str, Sequence[Json]]) -> str:
         undefined=StrictUndefined,
     )
     head = report["head"]
-    conditions = report["conditions"][head]
+    conditions = {
+        kind: {name: block for name, block in blocks.items() if block["n"]}
+        for kind, blocks in report["conditions"][head].items()
+    }
     baseline = report.get("plain_baseline")  # reports of an earlier version have none
     compared = [("plain baseline", VIOLET, baseline["metric"]["metric_optimal"])] if baseline else []
     plots = {
@@ -79,7 +97,10 @@ def render_report(report: Json, examples: Mapping[str, Sequence[Json]]) -> str:
         plots={name: Markup(svg) for name, svg in plots.items()},
         heads=HEADS,
         kinds=KINDS,
-        parts=("score", *PARTS),
+        parts=_columns(report["constant_baseline"]),
+        measure=measure(report["constant_baseline"]),
+        is_whole=not missing_parts(report["constant_baseline"]),
+        part_words=PART_WORDS,
         words=WORDS,
         number=number,
         conditions=conditions["calibrated"],
@@ -94,24 +115,28 @@ def render_report(report: Json, examples: Mapping[str, Sequence[Json]]) -> str:
 def summary(report: Json) -> list[str]:
     """Return the main results in plain sentences."""
     n, head = report["n"], report["head"]
-    block, constant = report["metric"][head]["metric_optimal"], report["constant_baseline"]["score"]
-    ratio = block["ratio_to_constant"]["score"]
-    on = f"On {n['studies']} held-out studies ({n['rows']} graded sites) the {WORDS[head]}"
-    if missing := missing_parts(report):
-        sentences = [f"{on} has no score: the held-out studies have no graded site for {missing}."]
-    else:
-        verdict = "better than" if _below(ratio["interval"], 1) else "not clearly better than"
-        sentences = [
-            f"{on} scores {number(block['score'])} ({_interval(block['interval']['score'])}). This is {verdict} the "
-            f"best constant answer, which scores {number(constant)}: the ratio is {number(ratio['value'], 2)} "
-            f"({_interval(ratio['interval'], 2)})."
-        ]
+    block, constant = report["metric"][head]["metric_optimal"], report["constant_baseline"]
+    measured = measure(constant)
+    ratio = block["ratio_to_constant"][measured]
+    verdict = "better than" if _below(ratio["interval"], 1) else "not clearly better than"
+    sentences = [
+        f"On {n['studies']} held-out studies ({n['rows']} graded sites) the {WORDS[head]} scores "
+        f"{number(block[measured])} ({_interval(block['interval'][measured])}){_of_graded(constant)}. This is "
+        f"{verdict} the best constant answer, which scores {number(constant[measured])}: the ratio is "
+        f"{number(ratio['value'], 2)} ({_interval(ratio['interval'], 2)})."
+    ]
+    if missing := missing_parts(constant):
+        graded = ", ".join(f"{name.replace('_', ' ')} ({count})" for name, count in graded_conditions(report).items())
+        sentences.append(
+            f"Graded are {graded}. There is no score of the whole metric, because the held-out studies have no graded "
+            f"site for {in_words(missing)}: nothing here tells how good the probabilities of such sites are."
+        )
     if report.get("plain_baseline"):
         sentences.append(_against_baseline(report))
     before, after = (report["ece"][head][kind]["top_label"] for kind in ("raw", "calibrated"))
     areas = report["auc"][head]["raw"]
     sentences.append(
-        f"The AUC, averaged over the conditions, is {_known(areas['severe'], 2)} for severe sites and "
+        f"The AUC{_averaged(report)} is {_known(areas['severe'], 2)} for severe sites and "
         f"{_known(areas['at_least_moderate'], 2)} for moderate or severe sites. The expected calibration error is "
         f"{_known(after)} after calibration and {_known(before)} before."
     )
@@ -127,6 +152,33 @@ def _against_baseline(report: Json) -> str:
     difference = report["plain_baseline"]["heads_minus_baseline"][report["head"]]
     words = differences(difference).replace("-", _MINUS)
     return f"The {WORDS[report['head']]} minus the plain baseline, which uses no network, is {words}."
+
+
+def graded_conditions(report: Json) -> dict[str, int]:
+    """Return the conditions of which held-out sites are graded, with the number of these sites."""
+    blocks = report["conditions"][report["head"]]["raw"]
+    return {name: block["n"] for name, block in blocks.items() if block["n"]}
+
+
+def _of_graded(constant: Json) -> str:
+    """Return what a score is about if the whole metric has none; nothing if it has."""
+    parts = graded_parts(constant)
+    if not missing_parts(constant):
+        return ""
+    return f" on the {in_words(parts)} part of the metric" if len(parts) == 1 else f", the mean of {in_words(parts)}"
+
+
+def _averaged(report: Json) -> str:
+    conditions = len(graded_conditions(report))
+    if conditions == 1:
+        return ""
+    return f", averaged over the {'' if conditions == len(Condition) else 'graded '}conditions,"
+
+
+def _columns(constant: Json) -> list[str]:
+    """Return the columns of the table of the metric: as `report_text`'s."""
+    parts = graded_parts(constant)
+    return [measure(constant), *parts] if len(parts) > 1 else parts
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
@@ -161,6 +213,7 @@ def _provenance(report: Json) -> dict[str, str]:
         "held-out folds": ", ".join(map(str, report["held_out_folds"])),
         "held-out studies": str(n["studies"]),
         "graded sites": f"{n['rows']} ({severities})",
+        "graded conditions": ", ".join(name.replace("_", " ") for name in graded_conditions(report)),
         "training studies": str(report["training_studies"]),
         "submission's head": WORDS[report["head"]],
         "data set": report["fingerprint"]["dataset"][:16],

@@ -50,6 +50,12 @@ def metric_block(held_out: HeldOut, prob_N3: Floats, seed: int) -> Json:
     }
 
 
+def metric_values(table: SiteTable, prob_N3: Floats) -> dict[str, float]:
+    """Return the score, its parts and the mean of those that are graded."""
+    metric = competition_metric(table, prob_N3)
+    return {**metric.as_dict(), "graded_parts": metric.graded_parts}
+
+
 def constant_block(held_out: HeldOut, seed: int) -> Json:
     """Return the metric of the training studies' best constants on the held-out studies."""
     intervals = metric_intervals(study_sums(held_out.table, held_out.baseline_N3), seed=seed)
@@ -93,8 +99,8 @@ def compare_runs(held_out: HeldOut, run: str, predictions: Predictions, seed: in
         our_sums = study_sums(shared, held_out.prob_N3[head, "metric_optimal"][ours])
         their_sums = study_sums(shared, prob_M3[theirs])
         heads[head] = {
-            "ours": competition_metric(shared, held_out.prob_N3[head, "metric_optimal"][ours]).as_dict(),
-            "theirs": competition_metric(shared, prob_M3[theirs]).as_dict(),
+            "ours": metric_values(shared, held_out.prob_N3[head, "metric_optimal"][ours]),
+            "theirs": metric_values(shared, prob_M3[theirs]),
             "difference": _difference(paired_differences(our_sums, their_sums, seed=seed)),
         }
     return {"run": run, "kind": "metric_optimal", "studies": studies, "rows": rows, "heads": heads}
@@ -130,6 +136,7 @@ def _counts(held_out: HeldOut) -> Json:
         "rows_without_image": int((~held_out.imaged_N & held_out.table.labelled_N).sum()),
         "rows_without_label": int((~held_out.table.labelled_N).sum()),
         "severities": _severity_counts(table),
+        "graded_conditions": [CONDITIONS[index].value for index in np.unique(table.condition_N)],
         "by_part": dict(
             zip(PARTS, [*np.bincount(table.condition_N, minlength=3), _spinal_studies(table)], strict=True)
         ),
@@ -200,7 +207,7 @@ def _bins(bins: Reliability) -> Json:
 
 
 def _mean_aucs(blocks: Json) -> Json:
-    """Return the AUC of each cut, averaged over the conditions that have one.
+    """Return the AUC of each cut, averaged over the graded conditions that have one.
 
     With pooled rows, the AUC would measure differences between the conditions.
     """

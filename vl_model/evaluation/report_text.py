@@ -1,9 +1,15 @@
-"""The metrics of a report as lines for the terminal."""
+"""The metrics of a report as lines for the terminal.
+
+If the held-out studies grade some conditions only, the score of the whole metric does not exist. The measure is then
+the mean of the graded parts, and the columns are those of the graded parts.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_COLUMNS = (("score", 7), ("spinal", 9), ("foraminal", 11), ("subarticular", 14), ("any_severe", 12))
+_PARTS = (("spinal", 9), ("foraminal", 11), ("subarticular", 14), ("any_severe", 12))
+_SCORE, _MEAN = ("score", 7), ("graded_parts", 7)
+_HEADINGS = {"graded_parts": "mean", "any_severe": "any severe"}
 
 
 def report_text(report: Mapping[str, Any]) -> str:
@@ -11,24 +17,26 @@ def report_text(report: Mapping[str, Any]) -> str:
 
     The plain baseline and the comparison are left out of a report that has none.
     """
-    n = report["n"]
+    n, constant = report["n"], report["constant_baseline"]
     lines = [
         f"{n['studies']} held-out studies, {n['rows']} graded sites; lower is better, 95 % interval over studies",
-        f"{'':34s}" + "".join(f"{name.replace('_', ' '):>{width}}" for name, width in _COLUMNS),
-        f"{'constant':34s}{metric_line(report['constant_baseline'])}",
+        heading_line(constant),
+        f"{'constant':34s}{metric_line(constant)}",
     ]
     baseline = report.get("plain_baseline")
     blocks = {"plain_baseline": baseline["metric"]} if baseline else {}
     for name, kinds in (blocks | report["metric"]).items():
         block = kinds["metric_optimal"]
-        lines.append(f"{name.replace('_', ' '):14s}{_interval(block['interval']['score']):20s}{metric_line(block)}")
-    if missing := missing_parts(report):
-        lines.append(f"no score, because the held-out studies have no graded site for {missing}")
+        interval = _interval(block["interval"][measure(block)])
+        lines.append(f"{name.replace('_', ' '):14s}{interval:20s}{metric_line(block)}")
+    if missing_parts(constant):
+        lines.append(no_score(constant))
     if report["comparison"]:
         run = report["comparison"]["run"]
         for head, block in report["comparison"]["heads"].items():
-            score = block["difference"]["score"]
-            value, low, high = (_signed(x) for x in (score["value"], *score["interval"]))
+            difference = block["difference"]
+            found = difference["score" if difference["score"]["value"] is not None else "graded_parts"]
+            value, low, high = (_signed(x) for x in (found["value"], *found["interval"]))
             lines.append(f"{head.replace('_', ' ')} minus {run}'s: {value} ({low} to {high})")
     if baseline:
         for head, difference in baseline["heads_minus_baseline"].items():
@@ -40,7 +48,7 @@ def report_text(report: Mapping[str, Any]) -> str:
 
 def differences(difference: Mapping[str, Any]) -> str:
     """Return the difference of the score with its interval; if there is no score, those of the parts that there are."""
-    parts = [name for name, _ in _COLUMNS[1:] if difference[name]["value"] is not None]
+    parts = [name for name, _ in _PARTS if difference[name]["value"] is not None]
     names = ["score"] if difference["score"]["value"] is not None or not parts else parts
     texts = []
     for name in names:
@@ -56,7 +64,7 @@ def baseline_loss(report: Mapping[str, Any]) -> str:
     contains zero is called not certain.
     """
     difference = report["plain_baseline"]["heads_minus_baseline"][report["head"]]
-    worse = [name for name, _ in _COLUMNS if (difference[name]["value"] or 0.0) > 0]
+    worse = [name for name in ("score", *(part for part, _ in _PARTS)) if (difference[name]["value"] or 0.0) > 0]
     if not worse:
         return ""
     words = [_worse_by(name, difference[name]) for name in worse]
@@ -73,21 +81,53 @@ def _worse_by(name: str, difference: Mapping[str, Any]) -> str:
     return f"{part} by {value.lstrip('+')} ({low} to {high}{'' if certain else ', not certain'})"
 
 
+def heading_line(metric: Mapping[str, Any]) -> str:
+    """Return the headings of `metric_line`'s columns."""
+    return f"{'':34s}" + "".join(f"{_HEADINGS.get(name, name):>{width}}" for name, width in _columns(metric))
+
+
 def metric_line(metric: Mapping[str, Any]) -> str:
-    """Return the score and its parts in columns; a dash for a part without a labelled row."""
-    return "".join(
-        f"{'-' if metric[name] is None else format(metric[name], '.3f'):>{width}}" for name, width in _COLUMNS
-    )
+    """Return the measure and the graded parts in columns."""
+    return "".join(f"{metric[name]:>{width}.3f}" for name, width in _columns(metric))
 
 
-def missing_parts(report: Mapping[str, Any]) -> str:
-    """Return the parts of the metric that have no graded site, in words; an empty text if there are none."""
-    names = [name for name, _ in _COLUMNS[1:] if report["constant_baseline"][name] is None]
-    return " and ".join(name.replace("_", " ") for name in names)
+def measure(metric: Mapping[str, Any]) -> str:
+    """Return the name of the number that says how good a metric is: the score or, without one, the graded parts."""
+    return "score" if metric["score"] is not None else "graded_parts"
+
+
+def graded_parts(metric: Mapping[str, Any]) -> list[str]:
+    """Return the parts of the metric that have a graded site."""
+    return [name for name, _ in _PARTS if metric[name] is not None]
+
+
+def missing_parts(metric: Mapping[str, Any]) -> list[str]:
+    """Return the parts of the metric that have no graded site."""
+    return [name for name, _ in _PARTS if metric[name] is None]
+
+
+def in_words(parts: Sequence[str]) -> str:
+    """Return the names of parts in words: a, b and c."""
+    *first, last = (part.replace("_", " ") for part in parts)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def no_score(metric: Mapping[str, Any]) -> str:
+    """Return why there is no score of the whole metric."""
+    mean = "; mean: of the graded parts" if len(graded_parts(metric)) > 1 else ""
+    return f"no score of the whole metric, because there is no graded site for {in_words(missing_parts(metric))}{mean}"
+
+
+def _columns(metric: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Return the columns of a table: of the score and all parts, or of the graded parts and, if several, their mean."""
+    parts = [part for part in _PARTS if metric[part[0]] is not None]
+    if len(parts) == len(_PARTS):
+        return [_SCORE, *parts]
+    return [_MEAN, *parts] if len(parts) > 1 else parts
 
 
 def _interval(bounds: Sequence[float | None]) -> str:
-    """Return an interval in 20 columns; words if there is none, because a part has no labelled row."""
+    """Return an interval in 20 columns; words if there is none."""
     low, high = bounds
     return "    no interval" if low is None or high is None else f"{low:>8.3f} to {high:<8.3f}"
 

@@ -3,7 +3,7 @@
 Probabilities of studies are (S, 25, 3), studies in the order given, sites in the order of `SITES`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,12 +77,38 @@ def score_submission(submission: Path, solution: Path) -> CompetitionMetric:
     table = table.take(table.labelled_N)
     if not len(table.study_N):
         raise ValueError(f"{solution}: contains no grade of the test split")
-    prob_of = dict(_submitted(submission))
+    prob_of = read_submission(submission)
     missing = [key for key in row_keys(table) if key not in prob_of]
     if missing:
         study, site = missing[0]
         raise ValueError(f"{submission}: the row {study}_{SITES[site].key} is missing, which {solution.name} grades")
     return competition_metric(table, np.array([prob_of[key] for key in row_keys(table)]))
+
+
+def read_submission(path: Path) -> dict[tuple[int, int], list[float]]:
+    """Read a table ``row_id,normal_mild,moderate,severe``: (study id, site) -> three probabilities, as they are there.
+
+    Raises ValueError, which quotes the row, if it is no such table, a row cannot be read, or a row appears twice.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected a table with the columns row_id, {', '.join(GRADES)}")
+    table = _read_words(path)
+    if list(table.columns) != ["row_id", *GRADES]:
+        raise ValueError(f"{path}: has the columns {', '.join(table.columns)}; expected row_id, {', '.join(GRADES)}")
+    prob_of: dict[tuple[int, int], list[float]] = {}
+    for row_id, *words in table.itertuples(index=False):
+        study, _, key = row_id.partition("_")
+        try:
+            probabilities = [float(word) for word in words]
+            if not 0 < sum(probabilities) < np.inf or min(probabilities) < 0:
+                raise ValueError(f"{', '.join(words)} are not probabilities")
+            row = int(study), SITE_INDEX[parse_row_id_site(key)]
+            if row in prob_of:
+                raise ValueError("appears twice")
+            prob_of[row] = probabilities
+        except ValueError as error:
+            raise ValueError(f"{path}: row {row_id!r}: {error}") from None
+    return prob_of
 
 
 def read_solution(path: Path) -> SiteTable:
@@ -99,22 +125,6 @@ def _read_words(path: Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
     except ValueError as error:
         raise ValueError(f"{path}: not a CSV file in UTF-8 ({error})") from None
-
-
-def _submitted(path: Path) -> Iterator[tuple[tuple[int, int], list[float]]]:
-    """Yield ((study id, site), three probabilities) of each row. Raises ValueError if a row cannot be read."""
-    table = _read_words(path)
-    if list(table.columns) != ["row_id", *GRADES]:
-        raise ValueError(f"{path}: has the columns {', '.join(table.columns)}; expected row_id, {', '.join(GRADES)}")
-    for row_id, *words in table.itertuples(index=False):
-        study, _, key = row_id.partition("_")
-        try:
-            probabilities = [float(word) for word in words]
-            if not 0 < sum(probabilities) < np.inf or min(probabilities) < 0:
-                raise ValueError(f"{', '.join(words)} are not probabilities")
-            yield (int(study), SITE_INDEX[parse_row_id_site(key)]), probabilities
-        except ValueError as error:
-            raise ValueError(f"{path}: row {row_id!r}: {error}; run eval_vl.py again") from None
 
 
 def _sample_row_ids(sample_submission: Path | None) -> list[str]:

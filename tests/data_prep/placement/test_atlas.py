@@ -89,6 +89,62 @@ def test_an_atlas_is_kept_in_a_file(tmp_path: Path, marked, atlas) -> None:  # t
         load_atlas(tmp_path / "atlas.json")
 
 
+def marked_at(*words: str):  # type: ignore[no-untyped-def]
+    """Return whether a site's key contains one of these words."""
+    return lambda site: any(word in site.key for word in words)
+
+
+@pytest.mark.parametrize(
+    "is_marked",
+    [
+        marked_at("foraminal"),
+        marked_at("left_neural"),
+        marked_at("subarticular"),
+        marked_at("spinal"),
+        marked_at("l3_l4", "l4_l5", "l5_s1"),
+        marked_at("foraminal_narrowing_l2", "foraminal_narrowing_l4"),
+        lambda site: "spinal" in site.key and "l1_l2" not in site.key,
+    ],
+    ids=["foraminal", "left foraminal", "subarticular", "canal", "three levels", "two levels", "four canal levels"],
+)
+def test_an_atlas_is_learned_from_whatever_sites_are_marked(marked, atlas, is_marked) -> None:  # type: ignore[no-untyped-def]
+    """The sites that no study marks lie where the shipped atlas has them relative to those that are marked."""
+    shipped = shipped_atlas().shape_N3
+    chosen = [(study, {site: place for site, place in known.items() if is_marked(site)}) for study, known in marked]
+    examples = [example_of(study, positions, shipped) for study, positions in chosen[2:]]
+    partial = learn_atlas([example for example in examples if example is not None], shipped)
+    assert partial is not None and partial.studies == 4 and np.isfinite(partial.shape_N3).all()
+    assert set(partial.templates) == set(atlas.templates) and set(partial.offset_mm) == set(View)
+    marks = np.array([is_marked(site) for site in SITES])
+    pose = fit_pose(partial.shape_N3[marks], atlas.shape_N3[marks])
+    distance = np.linalg.norm(pose.apply(partial.shape_N3) - atlas.shape_N3, axis=1)
+    assert distance[marks].max() < 3 and distance.max() < 12  # of levels that are some 35 mm apart
+    for (study, own), (_, positions) in list(zip(chosen, marked, strict=True))[:2]:
+        placed = partial.place(study, own)
+        assert set(placed) == set(SITES) - set(own)
+        errors = [np.subtract(place.point_mm, positions[site].point_mm) for site, place in placed.items()]
+        assert np.linalg.norm(errors, axis=1).max() < 15
+        found = partial.place(study, {})
+        assert len(found) == len(SITES)
+        errors = [np.subtract(place.point_mm, positions[site].point_mm) for site, place in found.items()]
+        assert np.median(np.linalg.norm(errors, axis=1)) < 8
+
+
+def test_marks_of_one_level_determine_no_atlas(marked) -> None:  # type: ignore[no-untyped-def]
+    shipped = shipped_atlas().shape_N3
+    for study, positions in marked:
+        own = {site: place for site, place in positions.items() if site.level is Level.L4_L5}
+        assert example_of(study, own, shipped) is None
+    assert learn_atlas([], shipped) is None
+
+
+def test_where_every_site_is_marked_the_shipped_atlas_has_no_influence(marked, atlas) -> None:  # type: ignore[no-untyped-def]
+    shipped = shipped_atlas().shape_N3
+    examples = [example_of(study, positions, shipped) for study, positions in marked[2:]]
+    again = learn_atlas([example for example in examples if example is not None], shipped)
+    assert again is not None and again.fingerprint == atlas.fingerprint
+
+
 def test_without_examples_there_is_no_atlas() -> None:
     assert learn_atlas([]) is None
 

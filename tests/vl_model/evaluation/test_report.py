@@ -225,20 +225,70 @@ def test_missing_values_are_a_dash_and_null() -> None:
     assert plain({"a": [np.float64("nan"), np.int64(3)], "b": np.array([1.5])}) == {"a": [None, 3], "b": [1.5]}
 
 
-def test_a_part_without_a_graded_site_is_said_in_words(tiny_root: Path) -> None:
-    """A cohort that grades some conditions only has no score: neither screen nor page speaks of nan or dashes."""
-    whole = held_out_of(tiny_root, signal=1.0)
-    for absent, words in (([1], "foraminal"), ([1, 2], "foraminal and subarticular"), ([0], "spinal and any severe")):
-        table = whole.table
-        severity_N = np.where(np.isin(table.condition_N, absent), -1, table.severity_N)
-        partial = replace(whole, table=replace(table, severity_N=severity_N))
-        report = plain(report_of(partial))
-        text = report_text(report)
-        assert "nan" not in text and text.count("no interval") == 2
-        assert text.splitlines()[-1] == f"no score, because the held-out studies have no graded site for {words}"
-        first, *others = summary(report)
-        assert first.endswith(f"has no score: the held-out studies have no graded site for {words}.")
-        assert not any(number(None) in sentence or "nan" in sentence for sentence in (first, *others))
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("absent", "graded", "missing"),
+    [
+        ([1], ["spinal", "subarticular", "any_severe"], "foraminal"),
+        ([1, 2], ["spinal", "any_severe"], "foraminal and subarticular"),
+        ([0], ["foraminal", "subarticular"], "spinal and any severe"),
+        ([0, 1], ["subarticular"], "spinal, foraminal and any severe"),
+        ([0, 2], ["foraminal"], "spinal, subarticular and any severe"),
+    ],
+    ids=str,
+)
+def test_a_cohort_that_grades_some_conditions_is_measured_on_these(
+    tiny_root: Path, tmp_path: Path, absent: list[int], graded: list[str], missing: str
+) -> None:
+    """It has no score, but intervals, a ratio to the constant and a verdict; no dash or nan is in its place."""
+    whole = held_out_of(tiny_root, signal=2.0)
+    severity_N = np.where(np.isin(whole.table.condition_N, absent), -1, whole.table.severity_N)
+    held_out = replace(whole, table=replace(whole.table, severity_N=severity_N))
+    report = report_of(held_out)
+    heads = {head: report["metric"][head]["metric_optimal"]["graded_parts"] for head in report["metric"]}
+    assert better_head(held_out) == min(heads, key=lambda head: heads[head])
+    names = {condition.value for index, condition in enumerate(CONDITIONS) if index not in absent}
+    assert set(report["n"]["graded_conditions"]) == names
+    block, constant = report["metric"]["linear_probe"]["metric_optimal"], report["constant_baseline"]
+    assert block["score"] is None and block["graded_parts"] == pytest.approx(np.mean([block[part] for part in graded]))
+    low, high = block["interval"]["graded_parts"]
+    assert low < block["graded_parts"] < high
+    ratio = block["ratio_to_constant"]["graded_parts"]["value"]
+    assert ratio == pytest.approx(block["graded_parts"] / constant["graded_parts"]) and ratio < 1
+
+    _, heading, row, *others, last = report_text(report).splitlines()
+    columns = ["mean", *graded] if len(graded) > 1 else graded
+    assert heading.split() == " ".join(columns).replace("_", " ").split()
+    assert float(row.split()[1]) == pytest.approx(constant["graded_parts"], abs=1e-3)
+    assert f"{low:.3f} to {high:.3f}" in others[1] and f"{block['graded_parts']:.3f}" in others[1]
+    assert f"no graded site for {missing}" in last and ("mean" in last) == (len(graded) > 1)
+
+    first, second, *rest = summary(report)
+    assert f"scores {block['graded_parts']:.3f} (95 % interval {low:.3f} to {high:.3f})" in first
+    assert "better than the best constant answer" in first and number(constant["graded_parts"]) in first
+    assert "no graded site for " + missing in second and all(name.replace("_", " ") in second for name in names)
+    assert ("averaged" in rest[0]) == (len(names) > 1)
+    processed = tiny_root / "train" / "processed_data"
+    write_report(tmp_path, report, [], open_crops(processed))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"\bnan\b|\bNone\b", page) and page.count("<svg") == 3
+    for condition in CONDITIONS:
+        words = condition.value.replace("_", " ")
+        assert (f"<td>{words}</td>" in page) == (condition.value in names) == (f">{words}<" in page)
+    metric = page[page.index("The competition") : page.index("<h2>Calibration")]
+    assert number(None) not in metric.replace("-optimal", "")
+    both = compare_runs(held_out, "same", {key: (held_out.table, prob) for key, prob in held_out.prob_N3.items()})
+    text = report_text(plain({**report, "comparison": both}))
+    assert text.splitlines()[-1] == "linear probe minus same's: +0.000 (+0.000 to +0.000)"
+    write_report(tmp_path, plain({**report, "comparison": both}), [], open_crops(processed))
+    assert "+0.000 to +0.000" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_mean_of_all_parts_is_the_score(tiny_root: Path) -> None:
+    report = report_of(held_out_of(tiny_root, signal=1.0))
+    block = report["metric"]["zero_shot"]["metric_optimal"]
+    assert block["graded_parts"] == block["score"] and block["interval"]["graded_parts"] == block["interval"]["score"]
+    assert "graded" not in report_text(report).partition("\n")[2] and "Graded are" not in " ".join(summary(report))
 
 
 def with_baseline(held_out: HeldOut, baseline: HeldOut) -> dict:
