@@ -121,7 +121,7 @@ class LocatedStudy:
 
     @property
     def _miscount_mm(self) -> float:
-        """The part of the error that a wrong count of levels is expected to add; it does not send sites to the atlas."""
+        """The error that a wrong count of levels is expected to add; no site is left to the atlas for it."""
         return 0.0 if self.level_confidence is None else LEVEL_MM * float(np.sqrt(1 - self.level_confidence))
 
     def reliable_except(self, known: Mapping[Site, Position]) -> dict[Site, Position]:
