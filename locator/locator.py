@@ -56,6 +56,8 @@ UNSEEN_SPINE_ERROR_MM = 11.0
 #: The same if the images end at the lowest disc. The sacrum, from which levels are counted, is then not visible and
 #: the lowest disc may be another one; the error is so large that all sites are left to the atlas.
 UNSEEN_SACRUM_ERROR_MM = 25.0
+#: Distance of neighbouring levels.
+LEVEL_MM = 35.0
 #: Level confidence if no sagittal slice shows the spine: one phantom study in twelve was off by a level.
 UNSEEN_SPINE_CONFIDENCE = 11 / 12
 #: Level confidence of the unmarked sites of a study with marks: the marks fix the levels.
@@ -110,12 +112,17 @@ class LocatedStudy:
                 site,
                 vector(position),
                 Source.LOCATED,
-                expected_error_mm=round(float(error), 2),
+                expected_error_mm=round(float(np.hypot(error, self._miscount_mm)), 2),
                 level_confidence=None if self.level_confidence is None else round(self.level_confidence, 4),
             )
             for site, position, error in zip(SITES, self.position_N3, self.expected_error_N, strict=True)
             if error <= MAX_EXPECTED_ERROR_MM
         }
+
+    @property
+    def _miscount_mm(self) -> float:
+        """The error that a wrong count of levels is expected to add; no site is left to the atlas for it."""
+        return 0.0 if self.level_confidence is None else LEVEL_MM * float(np.sqrt(1 - self.level_confidence))
 
     def reliable_except(self, known: Mapping[Site, Position]) -> dict[Site, Position]:
         """Reliable positions of the sites that are not known."""
