@@ -103,7 +103,7 @@ def table_lines(rows: Rows) -> list[str]:
     for name, prob_N3 in rows.prob_N3.items():
         areas = severity_aucs(rows.table.severity_N, rows.ranking_N3.get(name, prob_N3))
         loss = metric_intervals(sums[name])["foraminal"]
-        lines.append(f"{name:{width}}{_interval(loss):>24}" + "".join(f"{areas[cut]:>16.3f}" for cut in CUTS))
+        lines.append(f"{name:{width}}{_interval(loss):>24}" + "".join(_area(areas[cut]) for cut in CUTS))
     lines += ["", "differences, paired by study; below zero, the first is better"]
     for one, other in _pairs(rows):
         difference = paired_differences(sums[one], sums[other])["foraminal"]
@@ -134,6 +134,11 @@ def _matched(keys: Sequence[tuple[int, int]], table: SiteTable, prob_M3: Floats)
 def _normalised(prob_N3: Floats) -> Floats:
     normalised: Floats = prob_N3 / prob_N3.sum(axis=1, keepdims=True)
     return normalised
+
+
+def _area(area: float) -> str:
+    """Return an AUC in a column; a dash if the rows are of one kind only."""
+    return f"{area:>16.3f}" if np.isfinite(area) else f"{'-':>16}"
 
 
 def _interval(interval: Interval, sign: str = "") -> str:
