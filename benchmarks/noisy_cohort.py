@@ -1,7 +1,5 @@
 """Input for the benchmarks of the conversion: cohorts of quickly made 12-bit slices with a scanner's noise."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
+from benchmarks.copied_cohort import copy_study_file
 from data_prep.geometry import Frame
 from data_prep.phantom.files import SeriesIdentity, write_series
 from data_prep.phantom.protocols import Compression, Look, SeriesPlan
@@ -57,7 +56,7 @@ def series_plan(view: View, count: int, shape: tuple[int, int], compression: Com
 
 
 def write_cohort(root: Path, studies: int, slices: int, shape: tuple[int, int]) -> Cohort:
-    """Write marked studies of three series each; all studies share the same image files by hard links."""
+    """Write marked studies of three series each. All have the same images, under their own identifiers."""
     dataset = root / "dataset"
     first = dataset / "train_images" / "1"
     for series_id, view in enumerate(View, start=1):
@@ -65,7 +64,8 @@ def write_cohort(root: Path, studies: int, slices: int, shape: tuple[int, int]) 
         identity = SeriesIdentity(1, series_id, series_id, "20240101")
         write_series(first / str(series_id), identity, plan, list(noisy_slices(slices, shape, 15, series_id)))
     for study_id in range(2, studies + 1):
-        shutil.copytree(first, dataset / "train_images" / str(study_id), copy_function=os.link)
+        for path in sorted(first.rglob("*.dcm")):
+            copy_study_file(path, dataset / "train_images" / str(study_id) / path.parent.name / path.name, 1, study_id)
     write_tables(dataset, range(1, studies + 1), slices, shape)
     return split_cohort(DataRoot(root), "train")
 

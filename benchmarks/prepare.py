@@ -4,7 +4,8 @@
     python -m benchmarks.prepare --quick    # fewer slices and repetitions
 
 The benchmark measures slices per second and the size of the PNG files on one core, against the few lines of pydicom,
-numpy and Pillow that a user would write; the speed of complete conversions in two processes against one; and the growth
+numpy and Pillow that a user would write; the speed of prepare_data.py from its start to its end, against the same
+lines; the speed of complete conversions in two processes against one; and the growth
 of memory with the number of studies. What is compared runs alternately, several times, and the fastest time counts,
 because other programs may be using the machine. Rates of one core are by CPU time. Slices have 512 x 512 pixels and
 values of the full range of 12 bits: ellipses over a smooth signal of up to 4,000, with Rician noise (as in magnitude
@@ -20,8 +21,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,12 +32,18 @@ import psutil
 from PIL import Image
 from pydicom import dcmread
 
+from benchmarks.copied_cohort import write_copied_cohort
 from benchmarks.machine import describe_machine
 from benchmarks.noisy_cohort import write_cohort, write_noisy_series
 from data_prep.conversion.convert import convert_cohort, learn_from
 from data_prep.conversion.executors import IN_PROCESS, Pool, open_pool
 from data_prep.conversion.png import write_png
+from data_prep.conversion.study_records import crop_of, find_regions
+from data_prep.dicom.headers import read_header
+from data_prep.dicom.pixels import open_images
 from data_prep.phantom.protocols import Compression
+from data_prep.placement.atlas import example_of, learn_atlas
+from data_prep.placement.regions import marked_positions
 from data_prep.sites import Severity, Site, View
 from data_prep.studies.cohorts import split_cohort
 from data_prep.studies.studies import StudyFolder, read_study
@@ -60,6 +68,7 @@ def main() -> None:
     describe_machine("numpy", "pydicom", "isal", "Pillow", "pylibjpeg-rle")
     with tempfile.TemporaryDirectory(prefix="lumbar-bench-", dir=fast_disk()) as folder:
         compare_with_plain(Path(folder), slices=8 if settings.quick else 24, turns=turns)
+        measure_command(Path(folder), studies=12 if settings.quick else 40, originals=6, turns=max(turns // 3, 1))
         measure_scaling(Path(folder), studies=6 if settings.quick else 16, turns=max(turns // 2, 1))
         measure_memory(Path(folder), few=10, many=60 if settings.quick else 160)
 
@@ -129,6 +138,90 @@ def assert_same_as_reference(series: StudyFolder, out: Path) -> None:
     for name, image in images.items():
         expected = np.rint(np.clip((image.astype(np.float32) - low) * (np.float32(255) / (high - low)), 0, 255))
         np.testing.assert_array_equal(np.asarray(Image.open(out / f"{name}.png")), expected)
+
+
+# The whole command, against the plain implementation
+
+
+def measure_command(folder: Path, studies: int, originals: int, turns: int) -> None:
+    """Measure prepare_data.py from its start to its end with one worker, and the plain way, alternately."""
+    few = max(studies // 4, 1)
+    roots = {count: folder / f"command-{count}" for count in (few, studies)}
+    slices = {
+        count: write_copied_cohort(root, folder / "drawn", count, originals, seed=5) for count, root in roots.items()
+    }
+    study_folders = split_cohort(DataRoot(roots[studies]), "train").folders
+    print(f"\nThe whole command, one worker, CPU time, {studies} studies of {slices[studies]} real-size slices")
+    plain, whole, part = [float("inf")] * 3
+    for _ in range(turns):
+        begin = time.process_time()
+        for study in study_folders:
+            for series_id in study.series:
+                convert_plainly(replace(study, series={1: study.series[series_id]}), folder / "plain-command")
+        plain = min(plain, time.process_time() - begin)
+        whole, part = min(whole, prepare(roots[studies])), min(part, prepare(roots[few]))
+    per_slice = (whole - part) / (slices[studies] - slices[few])
+    start = whole - per_slice * slices[studies]
+    many = 10 * slices[studies]
+    print_row("plain, slices/s", f"{slices[studies] / plain:.0f}")
+    print_row("ours, slices/s", f"{slices[studies] / whole:.0f}")
+    print_row("ours relative to plain, slices/s", f"{plain / whole:.1f}", ">= 4", plain / whole >= 4)
+    ratio = 10 * plain / (start + per_slice * many)
+    print_row(f"the same for {10 * studies} studies, extrapolated", f"{ratio:.1f}", ">= 6", ratio >= 6)
+    print_row("start and end of the command, s", f"{start:.2f}")
+    parts = measure_parts(study_folders[:few], folder / "parts")
+    for name, seconds in parts.items():
+        print_row(f"ms per slice: {name}", f"{seconds / slices[few] * 1000:.2f}")
+    rest = per_slice - sum(parts.values()) / slices[few]
+    print_row("ms per slice: merge, records and second reading", f"{max(rest, 0.0) * 1000:.2f}")
+    print_row("ms per slice: plain", f"{plain / slices[studies] * 1000:.2f}")
+
+
+def prepare(root: Path) -> float:
+    """Run prepare_data.py on a root that has not been prepared; return its CPU time in seconds."""
+    shutil.rmtree(root / "train", ignore_errors=True)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = [sys.executable, "prepare_data.py", "--root", str(root), "--split", "train", "--workers", "1"]
+    subprocess.run(command, capture_output=True, check=True, cwd=Path(__file__).parents[1])
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def measure_parts(folders: Sequence[StudyFolder], out: Path) -> dict[str, float]:
+    """Return the CPU time of each part of the conversion of some studies, in seconds."""
+    spent: dict[str, float] = {}
+
+    @contextmanager
+    def part(name: str) -> Iterator[None]:
+        begin = time.process_time()
+        yield
+        spent[name] = spent.get(name, 0.0) + time.process_time() - begin
+
+    examples = []
+    for folder in folders:
+        with part("headers and decoding"):
+            for path in folder.series.values():
+                for file in path.iterdir():
+                    with open_images(file) as images:
+                        read_header(images.headers[0], file)
+                        images.signal(0)
+        with part("windows and checks of the series"):
+            study, _ = read_study(folder)
+        with part("PNG"):
+            for series in study.series:
+                for image in series.slices:
+                    write_png(out / f"{series.series_id}-{image.instance_number}.png", image.grey)
+        with part("atlas"):
+            positions, _ = marked_positions(study)
+            examples.append(example_of(study, positions))
+        with part("regions and crops"):
+            regions, _ = find_regions(study, positions)
+            for found in regions:
+                crop_of(study, found)
+    with part("atlas"):
+        learn_atlas([example for example in examples if example is not None])
+    spent["windows and checks of the series"] -= spent["headers and decoding"]  # which `read_study` includes
+    return spent
 
 
 # Processes

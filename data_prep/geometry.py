@@ -22,6 +22,7 @@ array([20.,  3.])
 -4.0
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -88,7 +89,7 @@ class Frame:
 
     def __post_init__(self) -> None:
         numbers = (*self.position_mm, *self.row_direction, *self.column_direction, *self.spacing_mm)
-        if not np.all(np.isfinite(numbers)):
+        if not all(map(math.isfinite, numbers)):
             raise ValueError(f"geometry {numbers}: a number is not finite")
         if min(self.spacing_mm) <= 0:
             raise ValueError(f"pixel spacing {self.spacing_mm}: not positive")

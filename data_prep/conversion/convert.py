@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -30,10 +30,13 @@ from data_prep.conversion.study_records import (
     RECORD_VERSION,
     ConvertedStudy,
     StudyInput,
+    check_folders,
     convert_study,
     find_converted,
+    is_marked_throughout,
     needed_decoders,
     read_input,
+    write_study,
 )
 from data_prep.conversion.work_folder import clear_parts, locked_folder, output_sizes, parts_folder, put_back, set_aside
 from data_prep.dicom.decoders import available_decoders
@@ -112,7 +115,6 @@ def learn_from(
     pool: Pool = IN_PROCESS,
     max_pixels: int = MAX_PIXELS,
     inputs: Sequence[StudyInput] | None = None,
-    processed: Path | None = None,
 ) -> Atlas | None:
     """Learn an atlas from a cohort's marked studies; return None if there are too few marks.
 
@@ -122,34 +124,60 @@ def learn_from(
         pool: The pool that reads the studies.
         max_pixels: Largest number of pixels of an image that is read.
         inputs: The cohort's inputs (`read_inputs`), if they are already known.
-        processed: The folder of the conversion, which keeps the atlas until an interrupted conversion is resumed.
     """
-    marked = [study for study in inputs or read_inputs(cohort) if study.folder.marks]
+    examples = _examples(_atlas_studies(inputs or read_inputs(cohort), seed), None, pool, max_pixels)
+    return learn_atlas([example for example, _ in examples if example is not None], shipped_atlas().shape_N3)
+
+
+def _atlas_studies(inputs: Sequence[StudyInput], seed: int) -> list[StudyInput]:
+    """Return the studies to learn the atlas from."""
+    marked = [study for study in inputs if study.folder.marks]
     if len(marked) > ATLAS_STUDIES:
         chosen = np.random.default_rng(seed).choice(len(marked), ATLAS_STUDIES, replace=False)
         marked = [marked[index] for index in sorted(chosen)]
-    if processed is None:
-        return _learn(marked, pool, max_pixels)
+    return marked
+
+
+def _learn_converting(
+    marked: Sequence[StudyInput], processed: Path, pool: Pool, max_pixels: int, converted: list[ConvertedStudy]
+) -> Atlas | None:
+    """Learn the atlas, and convert the studies whose sites are all marked, because they have been read anyway.
+
+    The atlas is kept until an interrupted conversion is resumed. The converted studies are added to `converted`.
+    """
     made_from = (RECORD_VERSION, max_pixels, available_decoders(), [study.digest for study in marked])
-    with locked_folder(processed) as parts:
-        path = parts / f"atlas-{hashlib.sha256(repr(made_from).encode()).hexdigest()}.json"
-        if not path.is_file():
-            atlas = _learn(marked, pool, max_pixels)
-            if atlas is None:
-                return None
-            atlas.save(path)
-        return load_atlas(path)
+    path = parts_folder(processed) / f"atlas-{hashlib.sha256(repr(made_from).encode()).hexdigest()}.json"
+    if not path.is_file():
+        examples: list[Example] = []
+        for example, study in _examples(marked, processed, pool, max_pixels):
+            examples += [] if example is None else [example]
+            converted += [] if study is None else [study]
+        atlas = learn_atlas(examples, shipped_atlas().shape_N3)
+        if atlas is None:
+            return None
+        atlas.save(path)
+    return load_atlas(path)
 
 
-def _learn(marked: Sequence[StudyInput], pool: Pool, max_pixels: int) -> Atlas | None:
-    work = partial(_example, max_pixels=max_pixels)
-    examples = pool.map(work, marked, description="learning the atlas", name=_name, weight=_files)
-    return learn_atlas([example for example in examples if example is not None], shipped_atlas().shape_N3)
+def _examples(
+    marked: Sequence[StudyInput], processed: Path | None, pool: Pool, max_pixels: int
+) -> Iterator[tuple[Example | None, ConvertedStudy | None]]:
+    work = partial(_example, processed=processed, max_pixels=max_pixels)
+    yield from pool.map(work, marked, description="learning the atlas", name=_name, weight=_files)
 
 
-def _example(study_input: StudyInput, max_pixels: int) -> Example | None:
-    study, _ = read_study(study_input.folder, max_pixels)
-    return example_of(study, marked_positions(study)[0], shipped_atlas().shape_N3)
+def _example(
+    study_input: StudyInput, processed: Path | None, max_pixels: int
+) -> tuple[Example | None, ConvertedStudy | None]:
+    """Return a study as an example for the atlas; convert it to `processed` too if all its sites are marked."""
+    if processed is not None:
+        check_folders(study_input, processed)
+    study, faults = read_study(study_input.folder, max_pixels)
+    positions, mark_faults = marked_positions(study)
+    converted = None
+    if processed is not None and is_marked_throughout(positions.values()):
+        converted = write_study(study_input, processed, study, positions, [*faults, *mark_faults], None, max_pixels)
+    return example_of(study, positions, shipped_atlas().shape_N3), converted
 
 
 def convert_folder(
@@ -178,7 +206,9 @@ def convert_cohort(
     processed: Path,
     *,
     atlas: Atlas | None,
+    learn: bool = False,
     placer: Placer | None = None,
+    make_placer: Callable[[Atlas | None], Placer] | None = None,
     caption: Caption,
     folds: int = 5,
     seed: int = 0,
@@ -197,10 +227,12 @@ def convert_cohort(
         cohort: The studies to convert.
         processed: The folder to write.
         atlas: The atlas that is written beside the data; None for none.
+        learn: Whether to learn that atlas from the marked studies of the cohort first (`learn_from`).
         placer: The placer of unannotated sites; the atlas if None.
+        make_placer: Makes that placer from the atlas, if it depends on the atlas.
         caption: Makes the caption of a site and severity.
         folds: Number of folds of a train split.
-        seed: Seed of the folds.
+        seed: Seed of the folds, and of the choice of studies that the atlas is learned from.
         pool: The pool that converts the studies.
         max_pixels: Largest number of pixels of an image that is read.
         inputs: The cohort's inputs (`read_inputs`), if they are already known.
@@ -221,6 +253,11 @@ def convert_cohort(
     converted: list[ConvertedStudy] = []
     with locked_folder(processed), _disk_full_estimated(processed, inputs, converted):
         set_aside(processed, FINAL_FILES)
+        if learn:
+            atlas = _learn_converting(_atlas_studies(inputs, seed), processed, pool, max_pixels, converted)
+            converted.clear()
+        if make_placer is not None:
+            placer = make_placer(atlas)
         converted.extend(_convert_studies(cohort.split, inputs, processed, placer or atlas, pool, max_pixels))
         if cohort.split == "train" and not any(study.images for study in converted):
             write_faults(cohort, processed)

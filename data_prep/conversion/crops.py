@@ -76,18 +76,23 @@ def _cut_slice(image: npt.NDArray[np.uint8], frame: Frame, centre_mm: Vector, vi
     # Only the columns that the crop needs are interpolated, and the one after them.
     first = int(np.clip(np.floor(columns.min()), 0, image.shape[1] - 1))
     strip = image[:, first : max(int(np.floor(columns.max())) + 2, first + 1)]
-    crop = _interpolate(_interpolate(strip, rows).T, columns - first).T
+    crop = _interpolate(_interpolate(strip, rows, axis=0), columns - first, axis=1)
     return np.rint(crop if upright >= turned else crop.T).astype(np.uint8)
 
 
-def _interpolate(image: npt.NDArray[np.uint8] | npt.NDArray[np.float32], positions: Array) -> npt.NDArray[np.float32]:
-    """Interpolate the rows of `image` linearly at fractional positions; 0 off the image."""
-    last = len(image) - 1
+def _interpolate(
+    image: npt.NDArray[np.uint8] | npt.NDArray[np.float32], positions: Array, axis: int
+) -> npt.NDArray[np.float32]:
+    """Interpolate the rows (axis 0) or columns of `image` linearly at fractional positions; 0 off the image."""
+    last = image.shape[axis] - 1
     below = np.clip(np.floor(positions).astype(int), 0, max(last - 1, 0))
-    above = np.minimum(below + 1, last)
-    weight = (positions - below).astype(np.float32)[:, None]
-    inside = ((positions >= 0) & (positions <= last)).astype(np.float32)[:, None]
-    return ((1 - weight) * image[below] + weight * image[above]) * inside
+    weight, across = (positions - below).astype(np.float32), (slice(None), None) if axis == 0 else (None, slice(None))
+    crop: npt.NDArray[np.float32] = (1 - weight)[across] * image.take(below, axis)
+    crop += weight[across] * image.take(np.minimum(below + 1, last), axis)
+    inside = (positions >= 0) & (positions <= last)
+    if not inside.all():
+        crop *= inside.astype(np.float32)[across]
+    return crop
 
 
 def write_crops(processed: Path, batches: Iterable[Crop], count: int) -> str:

@@ -10,7 +10,6 @@ from data_prep.conversion.convert import (
     NothingReadable,
     convert_cohort,
     input_key,
-    learn_from,
     read_inputs,
     summary_if_current,
 )
@@ -97,15 +96,16 @@ def prepare_split(
     summary = summary_if_current(processed, key)
     if summary is None:
         work: dict[str, Any] = {"inputs": inputs, "pool": pool, "max_pixels": max_pixels}
-        if split == "train":
-            atlas = learn_from(cohort, seed=seed, processed=processed, **work)
-        if locator is None and atlas is None:
-            print(f"{split}: {NOTICE}")
+
+        def announced_placer(atlas: Atlas | None) -> Placer:
+            if locator is None and atlas is None:
+                print(f"{split}: {NOTICE}")
+            return make_placer(atlas)
+
+        work |= {"atlas": atlas, "learn": split == "train", "make_placer": announced_placer}
         output: dict[str, Any] = {"caption": caption, "key": key, "settings": settings}
         try:
-            summary = convert_cohort(
-                cohort, processed, atlas=atlas, placer=make_placer(atlas), folds=folds, seed=seed, **output, **work
-            )
+            summary = convert_cohort(cohort, processed, folds=folds, seed=seed, **output, **work)
         except NothingReadable as refusal:
             print(refusal)
             return False

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -126,24 +126,52 @@ def convert_study(study_input: StudyInput, processed: Path, placer: Placer | Non
     Raises FileNotFoundError if the folders do not exist for this process, as on a machine of a cluster that has not
     mounted them: the study's images would be recorded as missing.
     """
-    folder, parts = study_input.folder, parts_folder(processed)
-    for path in (folder.root, parts):
+    check_folders(study_input, processed)
+    study, faults = read_study(study_input.folder, max_pixels)
+    positions, mark_faults = marked_positions(study)
+    if placer is not None and not is_marked_throughout(positions.values()):
+        positions |= placer.place(study, positions)
+    return write_study(study_input, processed, study, positions, [*faults, *mark_faults], placer, max_pixels)
+
+
+def check_folders(study_input: StudyInput, processed: Path) -> None:
+    """Raise FileNotFoundError if the images or the folder of parts do not exist for this process."""
+    for path in (study_input.folder.root, parts_folder(processed)):
         if not path.is_dir():
             raise FileNotFoundError(
                 f"{path}: this folder does not exist for the process that converts {study_input.name}"
             )
+
+
+def write_study(
+    study_input: StudyInput,
+    processed: Path,
+    study: Study,
+    positions: Mapping[Site, Position],
+    faults: Sequence[Fault],
+    placer: Placer | None,
+    max_pixels: int,
+) -> ConvertedStudy:
+    """Write a study's PNGs and its part.
+
+    Args:
+        study_input: The study's input.
+        processed: The folder to write to.
+        study: The study, as it was read.
+        positions: Positions of its sites.
+        faults: The faults of its images and marks.
+        placer: The placer of its unannotated sites.
+        max_pixels: Largest number of pixels of an image that was read.
+    """
+    parts = parts_folder(processed)
     # The images are overwritten from here on, so an older record would be wrong.
-    (parts / f"{folder.study_id}.json").unlink(missing_ok=True)
-    study, faults = read_study(folder, max_pixels)
+    (parts / f"{study.study_id}.json").unlink(missing_ok=True)
     rows, image_bytes = _write_images(study, processed)
-    positions, mark_faults = marked_positions(study)
-    if placer is not None:
-        positions |= placer.place(study, positions)
-    regions, not_imaged = _regions(study, positions)
-    _write_crops(parts / f"{study.study_id}.npy", [_crop(study, found) for found in regions])
+    regions, not_imaged = find_regions(study, positions)
+    _write_crops(parts / f"{study.study_id}.npy", [crop_of(study, found) for found in regions])
     ordered = [positions[site] for site in SITES if site in positions]
-    key = record_key(study_input, placer, max_pixels)
-    faults = [*faults, *mark_faults, *not_found(study, positions), *doubtful_levels(study, positions)]
+    key = record_key(study_input, None if is_marked_throughout(ordered) else placer, max_pixels)
+    faults = [*faults, *not_found(study, positions), *doubtful_levels(study, positions)]
     decoders = needed_decoders(fault.kind for fault in faults)
     record = StudyRecord(
         study.study_id, key, image_bytes, rows, ordered, regions, not_imaged, faults, decoders, study.identity
@@ -159,7 +187,8 @@ def find_converted(
     study_id, parts = study_input.folder.study_id, parts_folder(processed)
     try:
         record = read_record(parts, study_id)
-        if record.key != record_key(study_input, placer, max_pixels):
+        needed = None if is_marked_throughout(record.positions) else placer
+        if record.key != record_key(study_input, needed, max_pixels):
             return None
         if record.decoders != needed_decoders(fault.kind for fault in record.faults):
             return None
@@ -202,8 +231,13 @@ def _stamp(entry: "os.DirEntry[str]") -> tuple[str, int, int, bool]:
     return entry.name, status.st_size, status.st_mtime_ns, os.access(entry.path, os.R_OK)
 
 
+def is_marked_throughout(positions: Iterable[Position]) -> bool:
+    """Return whether readers marked all sites, so that a study depends on no placer."""
+    return sum(position.source is Source.ANNOTATED for position in positions) == len(SITES)
+
+
 def record_key(study_input: StudyInput, placer: Placer | None, max_pixels: int) -> str:
-    """Return a sha256 of everything that a study's record and images depend on."""
+    """Return a sha256 of everything that a study's record and images depend on; `placer` is None if it needs none."""
     made_from = (RECORD_VERSION, study_input.digest, placer.fingerprint if placer else None, max_pixels)
     return hashlib.sha256(repr(made_from).encode()).hexdigest()
 
@@ -251,7 +285,7 @@ def _frame_cells(frame: Frame | None) -> list[Any]:
     return [float(f"{number:.9g}") for number in numbers]
 
 
-def _regions(study: Study, positions: dict[Site, Position]) -> tuple[list[Region], dict[str, int]]:
+def find_regions(study: Study, positions: Mapping[Site, Position]) -> tuple[list[Region], dict[str, int]]:
     """Return the regions of all sites in all their views, in the order of `SITES`, and the missing ones by reason."""
     found, missing = [], Counter[str]()
     for site in SITES:
@@ -264,9 +298,11 @@ def _regions(study: Study, positions: dict[Site, Position]) -> tuple[list[Region
     return found, dict(missing)
 
 
-def _crop(study: Study, found: Region) -> Crop:
+def crop_of(study: Study, found: Region) -> Crop:
+    """Return the crop of a region, (3, 128, 128)."""
     series = next(series for series in study.series if series.series_id == found.series_id)
-    slices = [image for number in found.instance_numbers for image in series.slices if image.instance_number == number]
+    indices = [series.index(number) for number in found.instance_numbers]
+    slices = [series.slices[index] for index in indices if index is not None]
     frames = [image.frame for image in slices if image.frame is not None]
     return cut_crop([image.grey for image in slices], frames, found.centre_mm, found.view, found.site.side)
 

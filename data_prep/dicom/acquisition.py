@@ -70,6 +70,11 @@ class Acquisition:
         self._terms: dict[str, tuple[str, ...]] = {}
         self._numbers: dict[str, float | None] = {}
 
+    @cached_property
+    def _header(self) -> Dataset:
+        """The elements, parsed as they are asked for."""
+        return Dataset(self._elements)
+
     def number(self, keyword: str) -> float | None:
         """Return an element as a finite number, of several the first; None if it is missing or not a number."""
         if keyword not in self._numbers:
@@ -80,7 +85,7 @@ class Acquisition:
         tag = _TAG_OF[keyword]
         if tag not in self._elements:
             return None
-        header = Dataset({tag: self._elements[tag]})
+        header = self._header
         with pydicom_warnings_ignored():
             try:
                 found = number(header, keyword, math.nan)
@@ -96,7 +101,7 @@ class Acquisition:
             return ()
         if keyword not in self._terms:
             with pydicom_warnings_ignored():
-                found = texts(Dataset({tag: self._elements[tag]}), keyword)
+                found = texts(self._header, keyword)
             self._terms[keyword] = tuple(term.upper() for term in found)
         return self._terms[keyword]
 

@@ -3,6 +3,7 @@
 from functools import cache
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from pydicom.pixels import get_decoder
 from pydicom.pixels.decoders.base import Decoder
@@ -74,6 +75,28 @@ def decode_guarded(decoder: Decoder, plugin: str, source: bytes, **options: Any)
     if failure is not None:
         raise failure
     return image
+
+
+def decode_rle(encoded: bytes, rows: int, columns: int, bits_allocated: int, signed: bool) -> npt.NDArray[Any] | None:
+    """Decode a frame of RLE with pylibjpeg-rle as pydicom does; None if the decoder refuses it."""
+    from rle.utils import decode_pixel_data
+
+    shape: dict[str, Any] = {"rows": rows, "columns": columns, "bits_allocated": bits_allocated}
+    try:
+        with captured_stderr():
+            cells = decode_pixel_data(encoded, version=2, **shape)
+    except READ_ERRORS:
+        return None
+    except BaseException as error:
+        if type(error).__name__ != _RUST_PANIC:
+            raise
+        return None
+    kind = f"<{'i' if signed else 'u'}{bits_allocated // 8}"
+    return (
+        np.frombuffer(cells, kind).reshape(rows, columns)
+        if len(cells) == rows * columns * bits_allocated // 8
+        else None
+    )
 
 
 def available_decoders() -> str:

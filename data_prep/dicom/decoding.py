@@ -15,7 +15,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGExtended12Bit, RLELossless
 
 from data_prep.dicom.codestreams import Codestream, has_end_marker, read_codestream, rle_is_whole, rle_segments
-from data_prep.dicom.decoders import DamagedStream, decode_guarded, find_decoder, plugins
+from data_prep.dicom.decoders import DamagedStream, decode_guarded, decode_rle, find_decoder, plugins
 from data_prep.dicom.dicom_file import DicomFile, pydicom_warnings_ignored
 from data_prep.dicom.fragments import Fragments, encoded_frame, find_fragments
 from data_prep.dicom.header_values import READ_ERRORS, HeaderError
@@ -229,6 +229,8 @@ class FrameDecoder:
 
         If none can, the failure of the preferred one is raised.
         """
+        if (direct := self._decoded_rle(encoded)) is not None:
+            return self._checked(direct)
         source, options = encapsulate([encoded], has_bot=False), self._options(**options)
         failures: list[Exception] = []
         for plugin in plugins(self._decoder):
@@ -245,6 +247,18 @@ class FrameDecoder:
                 self.note(Repair(FaultKind.OTHER_DECODER, message))
             return image
         raise failures[0]
+
+    def _decoded_rle(self, encoded: bytes) -> StoredValues | None:
+        """Decode an RLE frame without pydicom, which takes as long for its options as the decoder for the pixels.
+
+        None if the frame has another syntax, or is damaged: then pydicom and its other decoders have their say.
+        """
+        if self._file.syntax != RLELossless or "pylibjpeg" not in plugins(self._decoder) or len(encoded) % 2:
+            return None
+        description = self.description
+        return decode_rle(
+            encoded, description.rows, description.columns, description.bits_allocated, description.signed
+        )
 
     def _check_other_decoder(self, encoded: bytes, failure: Exception) -> None:
         """Raise `failure` again for an RLE frame that is damaged: pydicom's decoder would cut it to size."""

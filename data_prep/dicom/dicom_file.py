@@ -60,6 +60,8 @@ _UNDEFINED_LENGTH = 0xFFFFFFFF
 #: A file without preamble begins with group 0002, or with group 0008 in either byte order.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 _VALUE_REPRESENTATIONS = {name.value.encode() for name in VR}
+#: The filter that ``warnings.simplefilter("ignore")`` sets.
+_ALL_IGNORED = ("ignore", None, Warning, None, 0)
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,9 @@ def open_dicom(path: Path, max_pixels: int) -> Iterator[DicomFile]:
 @contextmanager
 def pydicom_warnings_ignored() -> Iterator[None]:
     """Suppress pydicom's warnings about values that it reads tolerantly; every value that is used is checked here."""
+    if warnings.filters and warnings.filters[0] == _ALL_IGNORED:
+        yield  # within another such block: to change the filters takes longer than to read a value
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -146,13 +151,17 @@ def _read_header(buffer: BytesIO, syntax: UID) -> Dataset:
         buffer,
         is_implicit_VR=syntax == ImplicitVRLittleEndian,
         is_little_endian=syntax != ExplicitVRBigEndian,
-        stop_when=lambda tag, _vr, _length: tag >= _FIRST_PIXEL_TAG,
+        stop_when=_is_pixel_tag,
         specific_tags=_HEADER_TAGS,
     )
     for tag, element in header.items():
         if element.VR == "UN":
             header[tag] = as_text_if_digits(element)
     return header
+
+
+def _is_pixel_tag(tag: int, _representation: str | None, _length: int) -> bool:
+    return int.__ge__(tag, _FIRST_PIXEL_TAG)  # pydicom's comparison of tags takes ten times as long
 
 
 def _hide_character_sets(buffer: BytesIO, syntax: UID) -> bool:

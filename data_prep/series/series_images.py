@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from data_prep.dicom.dicom_file import pydicom_warnings_ignored
 from data_prep.dicom.header_values import READ_ERRORS, HeaderError, parse_failure
 from data_prep.dicom.headers import Header, named_number, read_header
 from data_prep.dicom.identity import Identity
@@ -120,7 +121,7 @@ class SeriesFolder:
 
     def _read_file(self, path: Path) -> None:
         try:
-            with open_images(path, self._max_pixels) as images:
+            with pydicom_warnings_ignored(), open_images(path, self._max_pixels) as images:
                 try:
                     for frame in range(len(images.headers)):
                         self._read_frame(path, images, frame)

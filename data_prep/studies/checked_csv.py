@@ -128,6 +128,8 @@ def _failures(
     lines: Sequence[int], texts: Mapping[str, Sequence[str]], outcomes: Mapping[str, Mapping[str, _Outcome]]
 ) -> list[tuple[int, str, str]]:
     """Return (line, column, text) of every rejected cell, for all columns and lines at once."""
+    if not any(outcome.reason for column in outcomes.values() for outcome in column.values()):
+        return []
     # pandera takes a second to import. Processes that convert images import this module but read no table.
     import pandas as pd
     import pandera.pandas as pa

@@ -1,6 +1,7 @@
 """data_prep/conversion/convert.py: a small cohort of real files is converted to the same bytes in every way."""
 
 import csv
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, JPEGLSLossless, RLELossless
 
+from data_prep.conversion import convert as convert_module
 from data_prep.conversion import study_records
 from data_prep.conversion.convert import (
     convert_cohort,
@@ -27,10 +29,13 @@ from data_prep.conversion.pairs import TRAIN_COLUMNS, read_dataset, read_metadat
 from data_prep.conversion.work_folder import parts_folder
 from data_prep.dicom.decoders import find_decoder
 from data_prep.dicom.pixels import read_image
+from data_prep.faults import Fault
 from data_prep.phantom import write_cohort
+from data_prep.placement.atlas import load_atlas
 from data_prep.series.windows import series_window, to_grey
-from data_prep.sites import Severity, Site, Source
+from data_prep.sites import SITES, Severity, Site, Source
 from data_prep.studies.cohorts import Cohort, folder_cohort, split_cohort
+from data_prep.studies.studies import Study, StudyFolder
 from tests.dicom_files import frame, write_slice
 from workspace.layout import DataRoot
 
@@ -46,8 +51,7 @@ def caption(site: Site, severity: Severity | None) -> str:
 
 def convert(cohort: Cohort, processed: Path, workers: int = 1) -> Summary:
     with open_pool(workers) as pool:
-        atlas = learn_from(cohort, pool=pool, processed=processed)
-        return convert_cohort(cohort, processed, atlas=atlas, caption=caption, folds=2, pool=pool, key="k")
+        return convert_cohort(cohort, processed, atlas=None, learn=True, caption=caption, folds=2, pool=pool, key="k")
 
 
 def content(processed: Path) -> dict[str, bytes]:
@@ -130,24 +134,50 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(root: DataRoot, proces
     assert content(tmp_path / "two") == content(processed)
 
 
+@pytest.mark.parametrize("stop", [2, 3, 4, 5])
 def test_an_interrupted_conversion_is_resumed(
-    root: DataRoot, processed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: DataRoot, processed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
     read, calls = study_records.read_study, []
 
     def read_and_stop(*arguments):  # type: ignore[no-untyped-def]
         calls.append(arguments)
-        if len(calls) == 3:
+        if len(calls) == stop:
             raise KeyboardInterrupt
         return read(*arguments)
 
-    monkeypatch.setattr(study_records, "read_study", read_and_stop)
+    for module in (convert_module, study_records):
+        monkeypatch.setattr(module, "read_study", read_and_stop)
     with pytest.raises(KeyboardInterrupt):
         convert(split_cohort(root, "train"), tmp_path / "again")
     assert not (tmp_path / "again" / "dataset.json").exists()
     convert(split_cohort(root, "train"), tmp_path / "again")
-    assert len(calls) == 4  # two studies, the interrupted one, and that one again
+    # Three studies for the atlas, one of them marked throughout, and the other two again. An atlas is learned at once,
+    # so an interruption on the way to it costs what was read.
+    assert len(calls) == (stop + 5 if stop <= 3 else 6)
     assert content(tmp_path / "again") == content(processed)
+
+
+def test_a_study_that_is_marked_throughout_is_read_once(
+    root: DataRoot, processed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = split_cohort(root, "train")
+    read, calls = study_records.read_study, Counter[int]()
+
+    def counted(folder: StudyFolder, max_pixels: int) -> tuple[Study, list[Fault]]:
+        calls[folder.study_id] += 1
+        return read(folder, max_pixels)
+
+    for module in (convert_module, study_records):
+        monkeypatch.setattr(module, "read_study", counted)
+    convert(cohort, tmp_path / "once")
+    throughout = {folder.study_id: len({mark.site for mark in folder.marks}) == len(SITES) for folder in cohort.folders}
+    assert calls == {study_id: 1 if alone else 2 for study_id, alone in throughout.items()}
+    assert True in throughout.values() and False in throughout.values()
+    # The same as with an atlas that was learned before, which is what a test split gets.
+    atlas = load_atlas(tmp_path / "once" / "atlas.json")
+    convert_cohort(cohort, tmp_path / "two", atlas=atlas, caption=caption, folds=2, key="k")
+    assert content(tmp_path / "two") == content(tmp_path / "once") == content(processed)
 
 
 def test_a_second_run_recognises_its_input(root: DataRoot, processed: Path) -> None:
