@@ -1,16 +1,14 @@
 """Two users of one group prepare, train, resume, evaluate, predict and ask on one data root, with umask 002 and 022."""
 
-import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.training_runs import ENVIRONMENT, REPOSITORY
-from tests.two_users import COLLEAGUE, GROUP, OWNER, as_user, needs_users
+from tests.two_users import COLLEAGUE, GROUP, OWNER, as_user, group_folder, needs_users
 
 pytestmark = needs_users
 RUN = ["--run", "a", "--model", "lumbar-tiny", "--tune", "full", "--report_to", "none", "--held_out_sites", "8"]
@@ -20,10 +18,7 @@ RUN += ["--max_train_steps", "1", "--per_device_train_batch_size", "4"]
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder of the group's, beside which each user may write: pytest's own are for one user."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        os.chown(folder, OWNER, GROUP)
-        folder.chmod(0o2775)
+    with group_folder() as folder:
         yield folder
 
 

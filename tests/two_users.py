@@ -6,6 +6,10 @@ is a user of another id who may read everything and write only what is theirs.
 
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +29,13 @@ def as_user(user: int, *words: str, umask: int = 0o022) -> list[str]:
         who = [f"--bounding-set={powers}", f"--inh-caps={powers}"]
     shell = ["bash", "-c", f'umask {umask:03o}; exec "$@"', "bash"]
     return ["setpriv", *who, f"--regid={GROUP}", "--clear-groups", *shell, *words]
+
+
+@contextmanager
+def group_folder() -> Iterator[Path]:
+    """Yield a temporary folder that the group may write to; pytest's own are for one user."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.chown(folder, OWNER, GROUP)
+        folder.chmod(0o2775)
+        yield folder

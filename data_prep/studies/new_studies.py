@@ -18,7 +18,7 @@ from data_prep.folders import fault_path, is_id
 from data_prep.studies.assigned_numbers import assigned_numbers
 from data_prep.studies.image_tree import ImageTree
 from data_prep.studies.series_groups import SeriesGroup, group_by_series
-from data_prep.studies.study_groups import FoundImage, GroupNote, group_by_study
+from data_prep.studies.study_groups import FoundImage, GroupNote, group_by_study, grouped_by
 from data_prep.studies.tables import StudyNames
 
 
@@ -103,7 +103,7 @@ def _with_folders(groups: Sequence[Sequence[FoundImage]], top: Path) -> list[_St
     for index, group in enumerate(groups):
         counts: Counter[Path] = Counter()
         strays = set()
-        for folder, images in _by_study_folder(group).items():
+        for folder, images in grouped_by(group, "study_folder").items():
             own = folder
             if sharing[folder] > 1 and (folder == top or mainly.get(folder) != index):
                 own = Path(os.path.commonpath([image.folder for image in images]))
@@ -123,7 +123,7 @@ def _main_groups(groups: Sequence[Sequence[FoundImage]]) -> dict[Path, int]:
     """Return study folder -> the index of the study that it mainly holds; without those of which none can be told."""
     sizes: dict[Path, dict[int, tuple[bool, int, int]]] = defaultdict(dict)
     for index, group in enumerate(groups):
-        for folder, images in _by_study_folder(group).items():
+        for folder, images in grouped_by(group, "study_folder").items():
             series = {(image.folder, image.identity.series_uid) for image in images}
             sizes[folder][index] = any(image.uid == folder.name for image in images), len(series), len(images)
     mainly = {}
@@ -132,13 +132,6 @@ def _main_groups(groups: Sequence[Sequence[FoundImage]]) -> dict[Path, int]:
         if len(largest) == 1:
             mainly[folder] = largest[0]
     return mainly
-
-
-def _by_study_folder(images: Iterable[FoundImage]) -> dict[Path, list[FoundImage]]:
-    folders: dict[Path, list[FoundImage]] = defaultdict(list)
-    for image in images:
-        folders[image.study_folder].append(image)
-    return folders
 
 
 def _series_by_id(study: _Study) -> tuple[list[tuple[int, SeriesGroup]], dict[int, SeriesGroup]]:

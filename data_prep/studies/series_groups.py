@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.studies.study_groups import FoundImage
+from data_prep.studies.study_groups import FoundImage, grouped_by
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,8 @@ def group_by_series(images: Iterable[FoundImage]) -> list[SeriesGroup]:
     images with an identifier each, as screenshots have, are then one more series. One identifier per slice, or a single
     image with another one in a series folder, divides nothing.
     """
-    folders: dict[Path, list[FoundImage]] = defaultdict(list)
-    for image in images:
-        folders[image.folder].append(image)
     groups = []
-    for folder, members in folders.items():
+    for folder, members in grouped_by(images, "folder").items():
         parts: dict[str, list[FoundImage]] = defaultdict(list)
         large = _large_series(members)
         is_divided = len(large) > 1 or (large and folder == members[0].study_folder)

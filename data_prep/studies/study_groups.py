@@ -118,7 +118,7 @@ def _with_telling_uids(images: Sequence[FoundImage], top: Path, notes: list[Grou
         notes.append(GroupNote(top, FaultKind.IDENTITY_IGNORED, "guessed", message))
         return [replace(image, uid="") for image in images]
     result: list[FoundImage] = []
-    for folder, members in _by(images, "study_folder").items():
+    for folder, members in grouped_by(images, "study_folder").items():
         single = all(image.identity.frames == 1 for image in members)
         if single and len(_patients(members)) < 2 and differ_per_file(image.uid for image in members):
             message = "the StudyInstanceUIDs differ from file to file: the folder is one study"
@@ -132,7 +132,7 @@ def _with_telling_uids(images: Sequence[FoundImage], top: Path, notes: list[Grou
 def _by_uid_or_folder(images: Sequence[FoundImage], top: Path, notes: list[GroupNote]) -> list[list[FoundImage]]:
     """Apply rule 3: group images by StudyInstanceUID, and those without one by their folder."""
     with_uid = [image for image in images if image.uid]
-    in_folder, in_study = _by(with_uid, "folder"), _by(with_uid, "study_folder")
+    in_folder, in_study = grouped_by(with_uid, "folder"), grouped_by(with_uid, "study_folder")
     several_folders = len({image.study_folder for image in images}) > 1
     groups: dict[tuple[str, Path | None], list[FoundImage]] = defaultdict(list)
     lost: dict[tuple[Path, FaultKind, str], list[FoundImage]] = defaultdict(list)
@@ -162,7 +162,7 @@ def _may_be_of(image: FoundImage, beside: Iterable[FoundImage], uid: str) -> boo
 
 def _divided_by_folder(group: list[FoundImage], notes: list[GroupNote]) -> list[list[FoundImage]]:
     """Apply rule 2: divide images of several study folders unless all name the same patient."""
-    folders = _by(group, "study_folder")
+    folders = grouped_by(group, "study_folder")
     if len(folders) == 1 or (len(_patients(group)) == 1 and all(_patients(images) for images in folders.values())):
         return [group]
     if len(_patients(group)) < 2:
@@ -183,7 +183,7 @@ def _divided_by_patient(group: list[FoundImage], notes: list[GroupNote]) -> list
     patients = _patients(group)
     if len(patients) < 2 or differ_per_file(image.patient for image in group):
         return [group]
-    in_folder, in_study = _by(group, "folder"), _by(group, "study_folder")
+    in_folder, in_study = grouped_by(group, "folder"), grouped_by(group, "study_folder")
     divided: dict[str, list[FoundImage]] = defaultdict(list)
     lost: dict[Path, int] = defaultdict(int)
     for image in group:
@@ -201,7 +201,8 @@ def _divided_by_patient(group: list[FoundImage], notes: list[GroupNote]) -> list
     return list(divided.values())
 
 
-def _by(images: Iterable[FoundImage], attribute: str) -> Mapping[Path, list[FoundImage]]:
+def grouped_by(images: Iterable[FoundImage], attribute: str) -> Mapping[Path, list[FoundImage]]:
+    """Return the images of each folder; `attribute` is "folder" or "study_folder"."""
     groups: dict[Path, list[FoundImage]] = defaultdict(list)
     for image in images:
         groups[getattr(image, attribute)].append(image)

@@ -5,13 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.two_users import COLLEAGUE, GROUP, OWNER, as_user, needs_users
+from tests.two_users import COLLEAGUE, OWNER, as_user, group_folder, needs_users
 
 REPOSITORY = Path(__file__).parents[2]
 TAKE = """
@@ -28,10 +27,7 @@ pytestmark = needs_users
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        os.chown(folder, OWNER, GROUP)
-        folder.chmod(0o2775)
+    with group_folder() as folder:
         yield folder
 
 
