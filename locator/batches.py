@@ -14,20 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from locator.image_variety import crop, vary_grey_values
 from locator.network import MIRRORED_AXIAL, target_heatmaps
 from locator.training_data import CachedImages
 from runs.random_streams import Stream, random_stream
 
 #: Standard deviation, in pixels, of the normal distribution around a landmark in its target heatmap.
 LANDMARK_SIGMA = 1.3
-#: Rotations (radians), logarithms of the scale, and shifts (pixels) are drawn uniformly up to these.
-MAX_ROTATION, MAX_LOG_SCALE = 0.2, 0.17
-MAX_SHIFT = {"sagittal": (10.0, 14.0), "axial": (9.0, 9.0)}  # columns, rows
-#: Number of knots of the curve that changes the grey values, and its largest weight against the identity.
-KNOTS, LARGEST_BEND = 8, 0.9
-#: The largest logarithm of the ratio of brightness at opposite edges, and the largest standard deviation of the noise,
-#: as a share of the range of grey values.
-LARGEST_BIAS, LARGEST_NOISE = 0.8, 0.09
+#: Rotations (radians), logarithms of the scale and of the ratio of width to height, and shifts (pixels) are drawn
+#: uniformly up to these.
+MAX_ROTATION, MAX_LOG_SCALE, MAX_LOG_ASPECT = 0.3, 0.3, 0.1
+MAX_SHIFT = {"sagittal": (14.0, 20.0), "axial": (9.0, 9.0)}  # columns, rows
 
 
 @dataclass(frozen=True)
@@ -94,12 +91,14 @@ def read_images(cache: CachedImages, rows: list[int]) -> LabelledImages:
 
 
 def augment(labelled: LabelledImages, generators: list[np.random.Generator], orientation: str) -> ImageBatch:
-    """Mirror, shift, rotate and scale images at random, and change their grey values."""
+    """Mirror, shift, rotate and scale images at random, change their grey values and their field of view."""
     mirrored = mirror(labelled, np.array([generator.random() < 0.5 for generator in generators]), orientation)
     transforms = np.stack([_draw_transform(generator, MAX_SHIFT[orientation]) for generator in generators])
     image, point = transform_images(mirrored.image_B3HW, mirrored.point_BC2, transforms)
-    image = torch.stack([_vary_grey_values(one, generator) for one, generator in zip(image, generators, strict=True)])
-    return replace(mirrored, image_B3HW=image, point_BC2=point).to_batch()
+    varied = [vary_grey_values(one, generator) for one, generator in zip(image, generators, strict=True)]
+    cropped = [crop(*own) for own in zip(varied, point, mirrored.presence_BC, generators, strict=True)]
+    image, presence = (torch.stack(parts) for parts in zip(*cropped, strict=True))
+    return replace(mirrored, image_B3HW=image, point_BC2=point, presence_BC=presence).to_batch()
 
 
 def mirror(labelled: LabelledImages, flip_B: npt.NDArray[np.bool_], orientation: str) -> LabelledImages:
@@ -127,9 +126,10 @@ def _draw_transform(generator: np.random.Generator, max_shift: tuple[float, floa
     """Draw an affine transform, (2, 3), from output to input pixels, with the origin at the middle of the image."""
     rotation = generator.uniform(-MAX_ROTATION, MAX_ROTATION)
     scale = np.exp(generator.uniform(-MAX_LOG_SCALE, MAX_LOG_SCALE))
+    wider = np.exp(generator.uniform(-MAX_LOG_ASPECT, MAX_LOG_ASPECT) / 2)
     cosine, sine = scale * np.cos(rotation), scale * np.sin(rotation)
     across, down = (generator.uniform(-size, size) for size in max_shift)
-    return np.array([[cosine, -sine, across], [sine, cosine, down]])
+    return np.array([[cosine * wider, -sine * wider, across], [sine / wider, cosine / wider, down]])
 
 
 def transform_images(
@@ -145,24 +145,3 @@ def transform_images(
     from_middle = point_BC2 - half - shift_B2[:, None]
     point = torch.einsum("bij,bcj->bci", torch.linalg.inv(rotation_B22), from_middle) + half
     return F.grid_sample(image_B3HW, grid, align_corners=True), point
-
-
-def _vary_grey_values(image_3HW: Tensor, generator: np.random.Generator) -> Tensor:
-    """Apply a random bias field, a random curve to the grey values, blur and noise.
-
-    The curve may reverse the order of tissues, as fat suppression does: edges are kept, brightness is not.
-    """
-    height, width = image_3HW.shape[1:]
-    across, down = generator.uniform(-LARGEST_BIAS / 2, LARGEST_BIAS / 2, 2)
-    bias = (torch.linspace(-1, 1, width) * across + torch.linspace(-1, 1, height)[:, None] * down).exp()
-    image = (image_3HW * bias).clamp(0, 1)
-    monotonic = np.linspace(0, 1, KNOTS) ** np.exp(generator.uniform(-0.5, 0.5))
-    bend = generator.uniform(0, LARGEST_BEND) if generator.random() < 0.6 else 0.0
-    knots = torch.from_numpy((1 - bend) * monotonic + bend * generator.random(KNOTS)).float()
-    at_knot = image * (KNOTS - 1)
-    below = at_knot.floor().clamp_max(KNOTS - 2).long()
-    image = torch.lerp(knots[below], knots[below + 1], at_knot - below)
-    if generator.random() < 0.3:
-        image = F.avg_pool2d(image[None], 3, 1, 1)[0]
-    noise = generator.uniform(0, LARGEST_NOISE)
-    return image + noise * torch.from_numpy(generator.standard_normal(image.shape, dtype=np.float32))

@@ -183,6 +183,9 @@ def report_lines(errors: PositionErrors) -> list[str]:
     """Return the error statistics as lines of text."""
     lines = [f"{'':28s} {'sites':>6s} {'median mm':>20s} {'95 % mm':>20s} {'within 10 mm':>20s}"]
     for row in errors.by_condition():
+        if not row.n:
+            lines.append(f"{row.condition.words:28s} {'no marks to compare with':>27s}")
+            continue
         figures = f"{row.median!s:>20s} {row.percentile_95!s:>20s} {row.found!s:>20s}"
         lines.append(f"{row.condition.words:28s} {row.n:6d} {figures}")
     lines.append(f"All levels are right in {errors.right_level_share:.1%} of {len(errors.located_SN3)} studies.")

@@ -59,7 +59,10 @@ class LevelCalibration:
 
 
 def level_scores(
-    images: Sequence[SliceImage], heatmaps: Sequence[npt.NDArray[np.float32]], position_N3: Array
+    images: Sequence[SliceImage],
+    heatmaps: Sequence[npt.NDArray[np.float32]],
+    position_N3: Array,
+    known_C: npt.NDArray[np.bool_] | None = None,
 ) -> Array:
     """Return the score of each shift, (S,).
 
@@ -67,12 +70,16 @@ def level_scores(
         images: The sagittal images.
         heatmaps: The heatmaps of each image, (C, H, W).
         position_N3: The located positions, mm.
+        known_C: The channels that count; None for all.
     """
+    channels = np.arange(len(SAGITTAL_CHANNELS)) if known_C is None else np.flatnonzero(known_C)
     shifted_SN3 = np.array([shifted(position_N3, shift) for shift in SHIFTS])
     scores_of_series = []
     for series_id in sorted({image.slices.series.series_id for image in images}):
         own = [number for number, image in enumerate(images) if image.slices.series.series_id == series_id]
-        scores_of_series.append(_series_scores([images[n] for n in own], [heatmaps[n] for n in own], shifted_SN3))
+        scores_of_series.append(
+            _series_scores([images[n] for n in own], [heatmaps[n] for n in own], shifted_SN3, channels)
+        )
     return np.mean(scores_of_series, axis=0) if scores_of_series else np.zeros(len(SHIFTS))
 
 
@@ -94,14 +101,18 @@ def shifted(position_N3: Array, shift: int) -> Array:
 
 
 def _series_scores(
-    images: Sequence[SliceImage], heatmaps: Sequence[npt.NDArray[np.float32]], shifted_SN3: Array
+    images: Sequence[SliceImage],
+    heatmaps: Sequence[npt.NDArray[np.float32]],
+    shifted_SN3: Array,
+    channels: npt.NDArray[np.intp],
 ) -> Array:
     distance_ISN = np.abs([image.frame.distance_mm(shifted_SN3) for image in images])
     pixel_ISN2 = np.array([image.frame.to_pixel(shifted_SN3) for image in images])
     total_CI = np.array([heatmap_CHW.sum(axis=(1, 2)) for heatmap_CHW in heatmaps]).T
     radius = round(NEAR_MM / images[0].frame.spacing_mm[0])
     scores = np.zeros(len(SHIFTS))
-    for channel, sites in enumerate(_SITES_OF_CHANNEL):
+    for channel in channels.tolist():
+        sites = _SITES_OF_CHANNEL[channel]
         for site in sites:
             for shift in range(len(SHIFTS)):
                 found = [
@@ -117,7 +128,7 @@ def _series_scores(
                 else:  # the alternative puts the site off the images: no image should then show it
                     support = 1.0 - float(total_CI[channel].max())
                 scores[shift] += np.log(max(support, MIN_SUPPORT)) / len(sites)
-    return scores / len(SAGITTAL_CHANNELS)
+    return scores / len(channels)
 
 
 def _window(pixel: Array, radius: int) -> tuple[slice, slice]:

@@ -35,6 +35,7 @@ from locator.detections import (
     spine_pose,
 )
 from locator.files import ATLAS, LOCATOR, SCHEMA_VERSION, WEIGHTS
+from locator.knowledge import EVERYTHING, Knowledge, read_knowledge
 from locator.level_evidence import LevelCalibration, level_scores
 from locator.network import LocatorNetwork, load_weights, save_weights, to_channels_last
 from locator.slices import AXIAL_SHAPE, DARK_GREY, SAGITTAL_SHAPE, SliceImage, sagittal_images, stack_images
@@ -141,6 +142,7 @@ class Locator:
         error_scale: For each condition, the factor from the posterior's deviation to the expected error.
         level_calibration: Makes the level confidence; None if no study was held out, and for a locator that was trained
             before level confidences were known: its positions have none.
+        knowledge: What the networks were trained to find; the rest of their output is not used.
     """
 
     network: LocatorNetwork
@@ -149,6 +151,7 @@ class Locator:
     deviation_mm: Mapping[str, Array] = field(default_factory=lambda: DEFAULT_DEVIATIONS_MM)
     error_scale: Mapping[Condition, float] = field(default_factory=lambda: dict.fromkeys(Condition, 1.0))
     level_calibration: LevelCalibration | None = None
+    knowledge: Knowledge = EVERYTHING
 
     def locate(self, study: Study, marked_N3: Array | None = None) -> LocatedStudy | None:
         """Locate all 25 sites; None if no series of the study has geometry.
@@ -180,8 +183,8 @@ class Locator:
             The approximate pose of the spine, None if no image has geometry; the detections in all series; and what
             the study shows of the count of its levels.
         """
-        sagittal = sagittal_images(study)
-        heatmaps = self._heatmaps(self.network.sagittal, sagittal)
+        sagittal = sagittal_images(study) if "sagittal" in self.knowledge.channels else []
+        heatmaps = self._heatmaps("sagittal", sagittal)
         detected_pose = spine_pose(sagittal, heatmaps, self.prior)
         pose = detected_pose or self.atlas.find(study)
         if pose is None:
@@ -190,8 +193,8 @@ class Locator:
         for _ in range(2):
             detections = sagittal_detections(sagittal, heatmaps, expected.position_N3)
             expected = self.fuse(pose, detections, marked_N3)
-        axial = level_axial_images(study, expected.position_N3)
-        axial_heatmaps = self._heatmaps(self.network.axial, axial)
+        axial = level_axial_images(study, expected.position_N3) if "axial" in self.knowledge.channels else []
+        axial_heatmaps = self._heatmaps("axial", axial)
         detections += axial_detections(axial, axial_heatmaps, expected.position_N3)
         is_marked = marked_N3 is not None and bool(np.isfinite(marked_N3).any())
         if is_marked:
@@ -200,7 +203,8 @@ class Locator:
         error_mm = level_count_error_mm(sagittal, is_spine_visible, expected.position_N3)
         if not is_spine_visible:
             return pose, detections, LevelCount(error_mm, fixed_confidence=UNSEEN_SPINE_CONFIDENCE)
-        return pose, detections, LevelCount(error_mm, level_scores(sagittal, heatmaps, expected.position_N3))
+        known_C = self.knowledge.channels["sagittal"]
+        return pose, detections, LevelCount(error_mm, level_scores(sagittal, heatmaps, expected.position_N3, known_C))
 
     def fuse(self, pose: Pose, detections: Sequence[Detection], marked_N3: Array | None = None) -> Posterior:
         """Return the posterior of the spine prior, given detections and marks."""
@@ -209,14 +213,17 @@ class Locator:
             observations += mark_observations(marked_N3)
         return self.prior.posterior(pose, observations, POSE_DEVIATION if observations else UNKNOWN_POSE_DEVIATION)
 
-    def _heatmaps(self, network: Any, images: Sequence[SliceImage]) -> list[Heatmaps]:
-        """Return the heatmaps, (C, H, W), of each image."""
+    def _heatmaps(self, orientation: str, images: Sequence[SliceImage]) -> list[Heatmaps]:
+        """Return the heatmaps, (C, H, W), of each image; those of landmarks that are not known are 0."""
         heatmaps: list[Heatmaps] = []
-        network.eval()
+        if not images:
+            return heatmaps
+        network = self.network.of(orientation).eval()
+        known_C11 = self.knowledge.channels[orientation][:, None, None]
         device = next(network.parameters()).device
         for first in range(0, len(images), BATCH_SIZE):
             batch = torch.from_numpy(stack_images(images[first : first + BATCH_SIZE])).to(device)
-            heatmaps += list(network.heatmaps(batch.float() / 255).cpu().numpy())
+            heatmaps += list(network.heatmaps(batch.float() / 255).cpu().numpy() * known_C11)
         return heatmaps
 
     @cached_property
@@ -245,6 +252,7 @@ class Locator:
                 "temperature": round(self.level_calibration.temperature, 5),
                 "studies": self.level_calibration.studies,
             },
+            "knows": self.knowledge.to_json(),
             "notes": dict(notes),
         }
         with replacing(folder / LOCATOR) as partial:
@@ -301,11 +309,12 @@ def load_locator(folder: Path) -> Locator:
             calibration = LevelCalibration(float(levels["temperature"]), int(levels["studies"]))
         if calibration and not (calibration.temperature > 0 and calibration.studies > 0):
             raise ValueError(f"the calibration of the level confidence is {levels}; its numbers should be positive")
+        knowledge = read_knowledge(content.get("knows"))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / LOCATOR}: not a locator ({error}); train_locator.py writes it") from None
     network = new_network()
     load_weights(network, folder / WEIGHTS)
-    return Locator(network.eval(), spine_prior, load_atlas(folder / ATLAS), deviation, scale, calibration)
+    return Locator(network.eval(), spine_prior, load_atlas(folder / ATLAS), deviation, scale, calibration, knowledge)
 
 
 @lru_cache(maxsize=1)

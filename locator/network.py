@@ -77,15 +77,24 @@ class HeatmapNetwork(nn.Module):
 
 
 class LocatorNetwork(nn.Module):
-    """The networks of both orientations, which are trained together."""
+    """The networks of both orientations, which are trained together.
+
+    If the training data shows one orientation only, the other network keeps its random weights and is not used.
+    """
 
     def __init__(self, sagittal_pixels: int, axial_pixels: int) -> None:
         super().__init__()
         self.sagittal = HeatmapNetwork(len(SAGITTAL_CHANNELS), sagittal_pixels)
         self.axial = HeatmapNetwork(len(AXIAL_CHANNELS), axial_pixels)
 
-    def forward(self, sagittal_B3HW: Tensor, axial_B3HW: Tensor) -> tuple[Tensor, Tensor]:
-        return self.sagittal(sagittal_B3HW), self.axial(axial_B3HW)
+    def forward(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the logits of the images, (B, 3, H, W), of each orientation that is given."""
+        return {orientation: self.of(orientation)(image_B3HW) for orientation, image_B3HW in images.items()}
+
+    def of(self, orientation: str) -> HeatmapNetwork:
+        network = {"sagittal": self.sagittal, "axial": self.axial}[orientation]
+        assert isinstance(network, HeatmapNetwork)
+        return network
 
 
 def standardise(image_B3HW: Tensor) -> Tensor:

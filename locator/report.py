@@ -35,6 +35,7 @@ def write_report(logs: Path, locator: Locator, held_out: Sequence[HeldOutStudy],
     bins = ("expected_mm", "found_mm", "sites")
     content = {
         "studies": len(results),
+        "knows": locator.knowledge.to_json(),
         "conditions": [asdict(row) for row in errors.by_condition()],
         "not_located": errors.not_located,
         "right_level_share": errors.right_level_share,
@@ -46,7 +47,7 @@ def write_report(logs: Path, locator: Locator, held_out: Sequence[HeldOutStudy],
     }
     with replacing(logs / "locator_report.json") as partial:
         partial.write_text(json.dumps(plain(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    print("\n".join([*report_lines(errors), *_level_lines(levels)]), flush=True)
+    print("\n".join([*locator.knowledge.lines, *report_lines(errors), *_level_lines(levels)]), flush=True)
     suspects = [
         suspect
         for study, located in results

@@ -1,12 +1,13 @@
 """The locator's trainer: both networks step together, on one batch of each orientation per step.
 
+A network whose orientation has no training data is left as it is.
+
 Several processes learn from their batches as from one, except for batch statistics: each process normalises by those of
 its own images, and the first process's are kept (torch's SyncBatchNorm requires GPUs).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,15 +20,8 @@ from runs.optimization import build_optimizer, learning_rate_at, set_learning_ra
 from runs.preemption import Preemption
 from runs.settings import OptimizationSettings
 
-METRICS = ("step", "loss", "loss_sagittal", "loss_axial", "learning_rate", "gradient_norm", "pictures_per_second")
-
-
-@dataclass(frozen=True)
-class LocatorBatches:
-    """The batches of both orientations."""
-
-    sagittal: ImageBatches
-    axial: ImageBatches
+#: The batches of a step, by orientation.
+Batches = Mapping[str, ImageBatch]
 
 
 class LocatorTrainer:
@@ -36,13 +30,12 @@ class LocatorTrainer:
     Args:
         accelerator: the processes, their device and precision.
         model: the bare network, already on the accelerator's device.
-        batches: this process's share of every global batch.
+        batches: this process's share of every global batch, for each orientation that has training data.
         steps: updates of the weights in all.
         checkpointing_steps: how often a checkpoint is written.
         optimization: how.
     """
 
-    columns = METRICS
     throughput = "pictures_per_second"
     evaluation_steps = None
 
@@ -50,7 +43,7 @@ class LocatorTrainer:
         self,
         accelerator: Accelerator,
         model: LocatorNetwork,
-        batches: LocatorBatches,
+        batches: Mapping[str, ImageBatches],
         steps: int,
         checkpointing_steps: int | None,
         optimization: OptimizationSettings,
@@ -58,54 +51,57 @@ class LocatorTrainer:
         self.accelerator = accelerator
         self.model = model
         self.batches = batches
+        losses = [f"loss_{orientation}" for orientation in batches]
+        self.columns = ("step", "loss", *losses, "learning_rate", "gradient_norm", self.throughput)
         self.steps = steps
         self.checkpointing_steps = checkpointing_steps
         self.optimization = optimization
         self.divergence = DivergenceCheck(is_scaled=accelerator.scaler is not None)
+        for orientation in {"sagittal", "axial"} - batches.keys():
+            model.of(orientation).requires_grad_(False)
         self.wrapped, self.optimizer = accelerator.prepare(model, build_optimizer(model, optimization))
 
     @property
     def samples_per_step(self) -> int:
-        return 2 * self.batches.sagittal.batch_size * self.accelerator.num_processes
+        return sum(batches.batch_size for batches in self.batches.values()) * self.accelerator.num_processes
 
     def batches_after(
         self,
         step: int,
         should_end: Callable[[], bool],  # noqa: ARG002 - the batches are drawn in this process
-    ) -> AbstractContextManager[Iterator[list[tuple[ImageBatch, ImageBatch]]]]:
-        """Open the stream of the batches (sagittal, axial) of all steps after `step`, one per step."""
-        return closing(
-            [(self.batches.sagittal.draw(later), self.batches.axial.draw(later))]
-            for later in range(step + 1, self.steps + 1)
-        )
+    ) -> AbstractContextManager[Iterator[list[Batches]]]:
+        """Open the stream of the batches of all steps after `step`, one per step."""
+        return closing([self._draw(later)] for later in range(step + 1, self.steps + 1))
 
-    def step(self, step: int, batches: Iterator[tuple[ImageBatch, ImageBatch]]) -> dict[str, Any]:
+    def _draw(self, step: int) -> Batches:
+        return {orientation: batches.draw(step) for orientation, batches in self.batches.items()}
+
+    def step(self, step: int, batches: Iterator[Batches]) -> dict[str, Any]:
         """Update the weights once, and return the step's row of metrics.csv."""
         self.model.train()
         rate = learning_rate_at(step - 1, self.steps, self.optimization)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad()
-        sagittal, axial = (batch.to(self.accelerator.device) for batch in next(batches))
+        own = {orientation: batch.to(self.accelerator.device) for orientation, batch in next(batches).items()}
         with self.accelerator.autocast():
-            logits = self.wrapped(sagittal.image_B3HW, axial.image_B3HW)
-        counts = self._known_points(sagittal, axial)
+            logits = self.wrapped({orientation: batch.image_B3HW for orientation, batch in own.items()})
+        counts = self._known_points(*own.values())
         losses = torch.stack(
             [
-                heatmap_loss(logits_BCP.float(), batch.target_BCP, batch.known_BC, count)
-                for logits_BCP, batch, count in zip(logits, (sagittal, axial), counts, strict=True)
+                heatmap_loss(logits[orientation].float(), batch.target_BCP, batch.known_BC, count)
+                for (orientation, batch), count in zip(own.items(), counts, strict=True)
             ]
         )
         self.accelerator.backward(losses.sum())
-        loss_sagittal, loss_axial = self.accelerator.reduce(losses.detach(), "mean").tolist()
-        loss = loss_sagittal + loss_axial
+        mean_losses = self.accelerator.reduce(losses.detach(), "mean").tolist()
+        loss = sum(mean_losses)
         norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.optimization.max_grad_norm))
         self.divergence(step, loss, norm)
         self.optimizer.step()
         return {
             "step": step,
             "loss": loss,
-            "loss_sagittal": loss_sagittal,
-            "loss_axial": loss_axial,
+            **{f"loss_{orientation}": one for orientation, one in zip(own, mean_losses, strict=True)},
             "learning_rate": rate,
             "gradient_norm": norm,
         }

@@ -9,11 +9,12 @@ from tqdm import tqdm
 from locator.batches import ImageBatches
 from locator.calibration import HeldOutStudy, calibrate
 from locator.cut_off import lower_end_cut_off
+from locator.knowledge import Knowledge
 from locator.learning_set import LearningSet
 from locator.locator import Locator, new_network
 from locator.network import LocatorNetwork
 from locator.report import write_report
-from locator.trainer import LocatorBatches, LocatorTrainer
+from locator.trainer import LocatorTrainer
 from locator.training_data import cache_images
 from runs.preemption import Preemption
 from runs.session import Session
@@ -77,6 +78,13 @@ class LocatorTraining:
         studies = sorted((*self.studies.training, *self.studies.held_out), key=lambda study: study.study_id)
         with accelerator.main_process_first():  # the other processes then find them on the disk
             caches = cache_images(studies, self.studies.processed, self.studies.fingerprint, _progress)
+        known = {orientation: cache.channels_known_in(self.studies.training) for orientation, cache in caches.items()}
+        self.knowledge = Knowledge({orientation: known_C for orientation, known_C in known.items() if known_C.any()})
+        if not self.knowledge.channels:
+            raise ValueError(
+                f"{self.studies.processed}: no training study has slices with geometry near its marks; hold out other "
+                "folds"
+            )
         batches = {
             orientation: ImageBatches(
                 orientation,
@@ -88,21 +96,21 @@ class LocatorTraining:
                 accelerator.num_processes,
             )
             for orientation, cache in caches.items()
+            if orientation in self.knowledge.channels
         }
-        return LocatorTrainer(
-            accelerator, model, LocatorBatches(**batches), self.steps, self.checkpointing_steps, self.optimization
-        )
+        return LocatorTrainer(accelerator, model, batches, self.steps, self.checkpointing_steps, self.optimization)
 
     def describe(self, trainer: LocatorTrainer) -> str:
         """Return one line for the log."""
         training, held_out = len(self.studies.training), len(self.studies.held_out)
-        return f"{training} marked studies to learn from, {held_out} held out, {trainer.steps} steps"
+        figures = f"{training} marked studies to learn from, {held_out} held out, {trainer.steps} steps"
+        return "\n".join([figures, *self.knowledge.lines])
 
     def finish(self, trainer: LocatorTrainer, session: Session) -> None:
         """Locate the held-out studies, calibrate the expected errors on them, and write ``final/`` and the report."""
         if not session.accelerator.is_main_process:
             return
-        bare = Locator(trainer.model.eval(), self.studies.prior, self.studies.atlas)
+        bare = Locator(trainer.model.eval(), self.studies.prior, self.studies.atlas, knowledge=self.knowledge)
         held_out = self._detect_in_held_out(bare, session.preemption, trainer.steps)
         notes = {"dataset_fingerprint": self.dataset_fingerprint, "studies": len(self.studies.training)}
         calibrate(bare, held_out).save(session.run / "final", notes)

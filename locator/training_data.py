@@ -48,7 +48,7 @@ AXIAL_REACH_MM = 14.0
 #: The folder of the cached images in ``processed_data``.
 CACHE_FOLDER = "locator_pictures"
 #: To be increased whenever the images or their targets change.
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 #: The arrays of a cache besides its images; the names of their files.
 PARTS = ("study", "point", "share", "known")
 #: Rows and columns of the images of each orientation.
@@ -77,6 +77,10 @@ class CachedImages:
     presence_NC: Floats
     known_NC: npt.NDArray[np.bool_]
 
+    def channels_known_in(self, studies: Iterable[MarkedStudy]) -> npt.NDArray[np.bool_]:
+        """Return for each channel, (C,), whether its landmark is known in an image of these studies."""
+        return np.asarray(self.known_NC[self.rows_of(studies)].any(axis=0))
+
     def rows_of(self, studies: Iterable[MarkedStudy]) -> npt.NDArray[np.int64]:
         """Return the rows of the images of these studies."""
         return np.flatnonzero(np.isin(self.study_N, [study.study_id for study in studies]))
@@ -96,10 +100,12 @@ def cache_images(
         progress: A function that wraps the iteration over studies, for example tqdm.
 
     Returns:
-        The cached images by orientation.
+        The cached images by orientation, "sagittal" first; an orientation without images in which a landmark is known
+        is left out.
 
     Raises:
         BlockingIOError: Another run is writing the cache.
+        ValueError: No orientation has such images.
     """
     key = hashlib.sha256(repr(_key_parts(studies, fingerprint)).encode()).hexdigest()
     folder = processed / CACHE_FOLDER / key[:16]
@@ -111,7 +117,7 @@ def cache_images(
                 _write_cache(studies, processed, partial, progress)
             for path in earlier:  # caches of other data; a run that still reads them keeps its open files
                 discard_folder(path)
-    return {orientation: _open_cache(folder, orientation) for orientation in SHAPES}
+    return {orientation: _open_cache(folder, orientation) for orientation in SHAPES if _is_cached(folder, orientation)}
 
 
 def _key_parts(studies: Sequence[MarkedStudy], fingerprint: str) -> tuple[Any, ...]:
@@ -137,13 +143,19 @@ def _write_cache(studies: Sequence[MarkedStudy], processed: Path, folder: Path, 
                 for image in images:
                     files[orientation].write(image.grey_3HW.tobytes())
                     labels[orientation].append((study.study_id, *targets(image.frame, marked.position_N3)))
-    for orientation, rows in labels.items():
-        if not rows:
-            raise ValueError(
-                f"{processed}: no marked study has {orientation} slices with geometry; a locator cannot be trained"
-            )
+    usable = {name: rows for name, rows in labels.items() if any(known.any() for *_, known in rows)}
+    if not usable:
+        raise ValueError(
+            f"{processed}: no marked study has sagittal or axial slices with geometry near its marks; a locator cannot "
+            "be trained"
+        )
+    for orientation, rows in usable.items():
         for part, column in zip(PARTS, zip(*rows, strict=True), strict=True):
             np.save(folder / f"{orientation}_{part}.npy", np.stack(column))
+
+
+def _is_cached(folder: Path, orientation: str) -> bool:
+    return (folder / f"{orientation}_{PARTS[0]}.npy").is_file()
 
 
 def _open_cache(folder: Path, orientation: str) -> CachedImages:
@@ -195,17 +207,27 @@ def _empty_targets(channels: int) -> Targets:
 
 
 def nearest_level(frame: Frame, position_N3: Array) -> Level | None:
-    """Return the level whose canal lies nearest to the plane of an axial slice; None if no canal has a position."""
-    distance = {
-        level: abs(frame.distance_mm(position))
-        for level in Level
-        if np.isfinite(position := position_N3[_canal(level)]).all()
-    }
+    """Return the level whose canal lies nearest to the plane of an axial slice; None if no level has a position."""
+    distance = {level: abs(frame.distance_mm(point)) for level, point in _level_points(position_N3).items()}
     return min(distance, key=lambda level: distance[level], default=None)
 
 
-def _canal(level: Level) -> int:
-    return SITES.index(Site(Condition.SPINAL_CANAL_STENOSIS, None, level))
+def _level_points(position_N3: Array) -> dict[Level, Array]:
+    """Return a point in the canal of each level that has a position.
+
+    If the canal itself has none, the point is the middle of the level's other sites, which lie within a few millimetres
+    of it if both sides of the patient are marked.
+    """
+    points = {}
+    for level in Level:
+        canal = position_N3[SITES.index(Site(Condition.SPINAL_CANAL_STENOSIS, None, level))]
+        own = position_N3[[index for index, site in enumerate(SITES) if site.level is level]]
+        marked = own[np.isfinite(own).all(axis=1)]
+        if np.isfinite(canal).all():
+            points[level] = canal
+        elif len(marked):
+            points[level] = marked.mean(axis=0)
+    return points
 
 
 def level_axial_images(study: Study, position_N3: Array) -> list[SliceImage]:
@@ -214,11 +236,12 @@ def level_axial_images(study: Study, position_N3: Array) -> list[SliceImage]:
     position_N3: positions of `SITES` in mm, NaN where unknown.
     """
     images = []
+    points = _level_points(position_N3)
     for slices in axial_triples(study):
         level = nearest_level(slices.frame, position_N3)
         if level is None:
             continue
-        centre = position_N3[_canal(level)]
+        centre = points[level]
         if abs(slices.frame.distance_mm(centre)) <= AXIAL_REACH_MM:
             images.append(axial_image(slices, centre))
     return [image for image in images if image.has_contrast]

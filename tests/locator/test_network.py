@@ -18,8 +18,8 @@ def network() -> LocatorNetwork:
 
 def test_every_weight_has_a_gradient(network: LocatorNetwork) -> None:
     """A weight without one would stop a training of two processes at its second step."""
-    sagittal, axial = network(torch.rand(2, 3, 144, 112), torch.rand(2, 3, 96, 96))
-    (sagittal.logsumexp(2).sum() + axial.logsumexp(2).sum()).backward()
+    logits = network({"sagittal": torch.rand(2, 3, 144, 112), "axial": torch.rand(2, 3, 96, 96)})
+    (logits["sagittal"].logsumexp(2).sum() + logits["axial"].logsumexp(2).sum()).backward()
     assert [name for name, weight in network.named_parameters() if weight.grad is None] == []
 
 
