@@ -28,8 +28,9 @@ class Settings:
     """The number of studies in the test split, without labels."""
     seed: NonNegativeInteger = 0
     """The seed of all random choices. Equal settings give identical files."""
-    scanners: Literal["first", "second", "mixed"] = "first"
-    """The family of scanners that image the studies. mixed: one of the two is drawn for each study."""
+    scanners: Literal["first", "second", "mixed", "varied"] = "first"
+    """The family of scanners that image the studies. mixed: one of the two is drawn for each study. varied: patients,
+    fields of view and contrasts of a wider range, with the whole sacrum."""
     size: Literal["small", "full"] = "small"
     """The size of the images. full: as large as those of the competition."""
     workers: PositiveInteger = 1

@@ -5,7 +5,7 @@ the grades and turns both into profiles along the spine, which the painters use.
 the grade and limited to a few millimetres around its site.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from data_prep.phantom.curve import SpineCurve, arc_table
 from data_prep.phantom.grades import Grades
+from data_prep.phantom.habitus import Habitus, draw_habitus
+from data_prep.phantom.skeleton import LONG, STANDARD, Skeleton
 from data_prep.sites import Condition, Level, Side, Site
 
 Array = npt.NDArray[np.float64]
@@ -21,17 +23,6 @@ Array32 = npt.NDArray[np.float32]
 LEVELS = tuple(Level)
 SIDES = (Side.LEFT, Side.RIGHT)
 
-#: Number of discs, from T11-T12 to S1-S2, and the index of the first graded one, L1-L2.
-DISC_COUNT = 8
-FIRST_GRADED = 2
-_DISC_HEIGHT = np.array([5.5, 6.5, 8.0, 9.2, 10.3, 11.0, 9.8, 2.2])
-#: Heights, half-widths and half-depths of the vertebral bodies from T11 to S2.
-_BODY_HEIGHT = np.array([23.5, 24.5, 26.0, 26.8, 27.2, 27.0, 26.5, 29.0, 25.0])
-_BODY_HALF_WIDTH = np.array([19.0, 20.0, 21.0, 22.0, 23.0, 24.0, 25.0, 25.0, 21.0])
-_BODY_HALF_DEPTH = np.array([14.5, 15.0, 15.6, 16.2, 16.7, 17.0, 17.0, 15.0, 11.0])
-_DISC_TILT_DEGREES = np.array([-9.0, -11.0, -11.0, -8.0, -2.0, 8.0, 25.0, 34.0])
-#: The sacrum straightens towards the coccyx: tilt at 45 and 85 mm below S1-S2.
-_SACRAL_TILT = {45.0: 24.0, 85.0: 5.0}
 _FORAMEN_U = np.array([15.0, 15.7, 16.6, 17.5, 18.4])
 
 SAC_HALF_WIDTH = 9.6
@@ -62,10 +53,11 @@ def disease_share(grade: float) -> float:
 class Body:
     """A patient without grades.
 
-    Arrays have DISC_COUNT entries, T11-T12 first, with these exceptions. `canal_split` has one entry per level: the
+    Arrays have one entry per disc of the skeleton, with these exceptions. `canal_split` has one entry per level: the
     share of a narrowing that comes from in front. `schmorl` (radius, mm) and `modic` (0 none, 1 oedema, 2 fat) have two
     entries per disc, the upper endplate first. `rotation` and `origin_mm` map the anatomy's own axes to patient space.
-    `osteophyte` and `diffuse_bulge` are in mm, `degeneration` and `muscle_fat` range from 0 to 1.
+    `osteophyte` and `diffuse_bulge` are in mm, `degeneration` and `muscle_fat` range from 0 to 1. `habitus` is the
+    variety of the soft tissue; None for the standard one.
     """
 
     scale: float
@@ -86,28 +78,63 @@ class Body:
     texture_origin_mm: Array
     root_angle: Array
     root_radius: Array
+    skeleton: Skeleton = STANDARD
+    habitus: Habitus | None = None
 
 
-def draw_body(generator: np.random.Generator) -> Body:
-    """Draw everything about a patient that does not depend on grades."""
+def draw_body(generator: np.random.Generator, varied: bool = False) -> Body:
+    """Draw everything about a patient that does not depend on grades.
+
+    `varied`: whether the patient has the whole sacrum, and a posture, stature and soft tissue of a wider range.
+    """
+    body = _draw_standard_body(generator, LONG if varied else STANDARD)
+    return _draw_variety(body, generator) if varied else body
+
+
+def _draw_variety(body: Body, generator: np.random.Generator) -> Body:
+    """Widen the range of a body: stature, lordosis, scoliosis, transitional discs, posture and soft tissue."""
+    discs, below = body.skeleton.discs, np.arange(body.skeleton.discs) >= body.skeleton.first_graded + 5
+    scale = float(np.clip(generator.normal(0.97, 0.075), 0.8, 1.18))
+    yaw, roll, pitch = np.deg2rad(generator.normal(0, (3.0, 3.0, 5.0)))
+    lordosis = np.clip(generator.normal(1.0, 0.3), 0.3, 1.7) * body.skeleton.disc_tilt_degrees
+    sacral_slope = generator.normal(0, 6.0)
+    # The disc S1-S2 of a transitional sacrum is nearly as high as the others.
+    height = body.disc_height / body.scale * np.where(below, generator.choice([0.5, 1.0, 2.0], p=[0.3, 0.5, 0.2]), 1.0)
+    bend = generator.normal(0, 6.0 if generator.random() < 0.3 else 1.5) * np.sin(
+        np.linspace(0, np.pi * generator.uniform(0.8, 2.2), discs) + generator.uniform(0, np.pi)
+    )
+    return replace(
+        body,
+        scale=scale,
+        disc_height=height * scale * generator.uniform(0.75, 1.1),
+        tilt_degrees=lordosis + np.where(below, sacral_slope, sacral_slope / 3) + generator.normal(0, 2.5, discs),
+        lateral_mm=body.lateral_mm + bend,
+        rotation=_rotation(float(yaw), float(roll), float(pitch)),
+        fat_depth=float(generator.uniform(0, 45)),
+        habitus=draw_habitus(generator),
+    )
+
+
+def _draw_standard_body(generator: np.random.Generator, skeleton: Skeleton) -> Body:
+    discs = skeleton.discs
     scale = float(np.clip(generator.normal(1.0, 0.045), 0.9, 1.1))
-    degeneration = np.clip(generator.beta(1.6, 1.6) + generator.normal(0, 0.28, DISC_COUNT), 0.0, 1.0)
+    degeneration = np.clip(generator.beta(1.6, 1.6) + generator.normal(0, 0.28, discs), 0.0, 1.0)
     yaw, roll, pitch = np.deg2rad(generator.normal(0, (1.6, 1.2, 3.0)))
     lordosis = generator.normal(1.0, 0.14)
-    modic = generator.choice((0, 1, 2), size=2 * DISC_COUNT, p=(0.86, 0.05, 0.09))
+    modic = generator.choice((0, 1, 2), size=2 * discs, p=(0.86, 0.05, 0.09))
     roots = 14
     return Body(
         scale=scale,
         canal_scale=float(np.clip(generator.normal(1.0, 0.05), 0.9, 1.1)),
-        disc_height=_DISC_HEIGHT * scale * (1 - 0.33 * degeneration * generator.uniform(0.4, 1.0, DISC_COUNT)),
+        disc_height=skeleton.disc_height * scale * (1 - 0.33 * degeneration * generator.uniform(0.4, 1.0, discs)),
         degeneration=degeneration,
-        diffuse_bulge=generator.uniform(0.2, 1.4, DISC_COUNT),
+        diffuse_bulge=generator.uniform(0.2, 1.4, discs),
         canal_split=generator.uniform(0.38, 0.66, len(LEVELS)),
-        osteophyte=generator.gamma(0.7, 1.4, DISC_COUNT).clip(0, 5.0),
-        schmorl=np.where(generator.uniform(size=2 * DISC_COUNT) < 0.1, generator.uniform(2.5, 4.5, 2 * DISC_COUNT), 0),
+        osteophyte=generator.gamma(0.7, 1.4, discs).clip(0, 5.0),
+        schmorl=np.where(generator.uniform(size=2 * discs) < 0.1, generator.uniform(2.5, 4.5, 2 * discs), 0),
         modic=modic,
-        tilt_degrees=_DISC_TILT_DEGREES * lordosis + generator.normal(0, 1.2, DISC_COUNT),
-        lateral_mm=generator.normal(0, 1.3, DISC_COUNT),
+        tilt_degrees=skeleton.disc_tilt_degrees * lordosis + generator.normal(0, 1.2, discs),
+        lateral_mm=generator.normal(0, 1.3, discs),
         rotation=_rotation(float(yaw), float(roll), float(pitch)),
         origin_mm=generator.normal(0, (6.0, 15.0, 20.0)),
         fat_depth=float(generator.uniform(10, 38)),
@@ -115,6 +142,7 @@ def draw_body(generator: np.random.Generator) -> Body:
         texture_origin_mm=generator.uniform(200, 300, 3),
         root_angle=np.linspace(0.12, 0.88, roots) * np.pi + generator.normal(0, 0.1, roots),
         root_radius=np.where(np.arange(roots) % 3 == 1, 0.42, 0.74) + generator.normal(0, 0.06, roots),
+        skeleton=skeleton,
     )
 
 
@@ -125,12 +153,24 @@ class Patient:
     body: Body
     grades: Grades
 
+    @property
+    def first_graded(self) -> int:
+        """The index of the disc L1-L2."""
+        return self.body.skeleton.first_graded
+
+    @property
+    def sacrum_end(self) -> float:
+        """s of the lower end of the sacrum, mm; far below all images if the skeleton does not end."""
+        half = self.body.skeleton.body_height[-1] * self.body.scale / 2
+        return float(self.body_arc[-1]) - half if self.body.skeleton.sacral_foramina else -1000.0
+
     @cached_property
     def curve(self) -> SpineCurve:
         """The curve of the spine through all discs, each with its own tilt, and along the sacrum."""
-        below = np.array(list(_SACRAL_TILT))
+        sacral_tilt = self.body.skeleton.tilt_below
+        below = np.array(list(sacral_tilt))
         arc = np.concatenate([self.disc_arc, self.disc_arc[-1] - below])[::-1]
-        tilt = np.concatenate([self.body.tilt_degrees, list(_SACRAL_TILT.values())])[::-1]
+        tilt = np.concatenate([self.body.tilt_degrees, list(sacral_tilt.values())])[::-1]
         lateral = np.concatenate([self.body.lateral_mm, np.full(len(below), self.body.lateral_mm[-1])])[::-1]
         return SpineCurve.through(arc, tilt, lateral)
 
@@ -138,14 +178,14 @@ class Patient:
     def disc_arc(self) -> Array:
         """s of each disc's centre in mm, descending; that of L3-L4 is 0."""
         heights = self.body.disc_height
-        steps = (heights[:-1] + heights[1:]) / 2 + _BODY_HEIGHT[1:-1] * self.body.scale
+        steps = (heights[:-1] + heights[1:]) / 2 + self.body.skeleton.body_height[1:-1] * self.body.scale
         arc = -np.concatenate([[0.0], np.cumsum(steps)])
-        return arc - arc[FIRST_GRADED + LEVELS.index(Level.L3_L4)]
+        return arc - arc[self.first_graded + LEVELS.index(Level.L3_L4)]
 
     @cached_property
     def body_arc(self) -> Array:
         """s of each vertebral body's centre (T11 to S2) in mm, descending."""
-        heights, half = _BODY_HEIGHT * self.body.scale, self.body.disc_height / 2
+        heights, half = self.body.skeleton.body_height * self.body.scale, self.body.disc_height / 2
         above = self.disc_arc + half + heights[:-1] / 2
         return np.append(above, self.disc_arc[-1] - half[-1] - heights[-1] / 2)
 
@@ -158,17 +198,19 @@ class Patient:
             Condition.NEURAL_FORAMINAL_NARROWING: (self.foramen_u[level], FORAMEN_POINT),
             Condition.SUBARTICULAR_STENOSIS: (RECESS_U, RECESS_POINT),
         }[site.condition]
-        s = self.disc_arc[FIRST_GRADED + level] + above
+        s = self.disc_arc[self.first_graded + level] + above
         v = float(np.interp(s, arc_table(), self.wall)) + behind
         return self.to_patient(self.curve.to_anatomy(side * u, v, s))
 
     def level_position_mm(self, level: Level, u: float = 0.0, v: float = 0.0) -> Array:
         """Return the position of the point (u, v) in a disc's middle plane, in patient mm."""
-        return self.to_patient(self.curve.to_anatomy(u, v, float(self.disc_arc[FIRST_GRADED + LEVELS.index(level)])))
+        return self.to_patient(
+            self.curve.to_anatomy(u, v, float(self.disc_arc[self.first_graded + LEVELS.index(level)]))
+        )
 
     def level_axes(self, level: Level) -> tuple[Array, Array]:
         """Return two unit vectors in a disc's middle plane, in patient space: to the left, and posterior."""
-        phi = float(np.interp(self.disc_arc[FIRST_GRADED + LEVELS.index(level)], arc_table(), self.curve.tilt))
+        phi = float(np.interp(self.disc_arc[self.first_graded + LEVELS.index(level)], arc_table(), self.curve.tilt))
         left = self.body.rotation @ np.array([1.0, 0.0, 0.0])
         return left, self.body.rotation @ np.array([0.0, np.cos(phi), np.sin(phi)])
 
@@ -190,18 +232,18 @@ class Patient:
     @cached_property
     def near_disc(self) -> Array:
         """(5, entries): 1 at the height of each graded disc, falling to 0 at about 9 mm from it."""
-        distance = arc_table()[None] - self.disc_arc[FIRST_GRADED : FIRST_GRADED + 5, None]
+        distance = arc_table()[None] - self.disc_arc[self.first_graded : self.first_graded + 5, None]
         return np.exp(-((distance / 7.0) ** 4))
 
     @cached_property
     def half_width(self) -> Array:
         """Half the width of the vertebral column: the bodies have a waist and flare at the endplates."""
-        return self._along_bodies(_BODY_HALF_WIDTH) * self.body.scale - 2.2 * self._waist
+        return self._along_bodies(self.body.skeleton.body_half_width) * self.body.scale - 2.2 * self._waist
 
     @cached_property
     def half_depth(self) -> Array:
         """Half the depth of the column, without waists."""
-        return self._along_bodies(_BODY_HALF_DEPTH) * self.body.scale
+        return self._along_bodies(self.body.skeleton.body_half_depth) * self.body.scale
 
     @cached_property
     def wall(self) -> Array:

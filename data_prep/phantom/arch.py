@@ -5,13 +5,9 @@ import numpy as np
 from data_prep.phantom.canvas import Canvas, Field, band, bump, common, cover, ellipse
 from data_prep.phantom.tissues import Tissue
 
-#: |u| of the middle of the pedicles, T11 to S2, and the index of the first sacral body.
-_PEDICLE_U = np.array([13.0, 13.5, 14.0, 14.5, 15.3, 16.3, 18.5, 20.0, 18.0])
-_SACRUM = 7
-
 
 def paint_arch(canvas: Canvas) -> None:
-    above_sacrum = canvas.s - np.float32(canvas.patient.body_arc[_SACRUM] + 8)
+    above_sacrum = canvas.s - np.float32(canvas.patient.body_arc[canvas.patient.body.skeleton.first_sacral_body] + 8)
     if canvas.reaches(0, 9):
         _paint_midline(canvas, above_sacrum)
     if canvas.reaches(0, 18):
@@ -58,7 +54,7 @@ def _paint_transverse_processes(canvas: Canvas) -> None:
 
 def _paint_pillars(canvas: Canvas, above_sacrum: Field) -> None:
     """Paint the pedicles, and behind them the articular pillars, which widen to the facet joints beside the discs."""
-    w, t, pedicle_u = canvas.w, canvas.t, canvas.by_body(_PEDICLE_U)
+    w, t, pedicle_u = canvas.w, canvas.t, canvas.by_body(canvas.patient.body.skeleton.pedicle_u)
     out = canvas.across - pedicle_u
     _paint_bone(canvas, common(ellipse(out, canvas.from_body - 5, 4.6, 7.3), -3 - w, w - 17))
     near = bump(t, 8.0)
@@ -75,5 +71,10 @@ def _paint_pillars(canvas: Canvas, above_sacrum: Field) -> None:
 
 def _paint_sacrum(canvas: Canvas, above_sacrum: Field) -> None:
     """Paint the wings beside the sacral canal, and the median crest behind it."""
-    _paint_bone(canvas, common(above_sacrum, ellipse(canvas.across - 24, canvas.w + 2, 17.0, 13.0)))
-    _paint_bone(canvas, common(above_sacrum, band(canvas.w - 18.5, 3.0), canvas.across - 12))
+    within = common(above_sacrum, np.float32(canvas.patient.sacrum_end) - canvas.s)
+    wing = ellipse(canvas.across - 24, canvas.w + 2, 17.0, 13.0)
+    if canvas.patient.body.skeleton.sacral_foramina:  # the sacrum tapers towards its end
+        taper = np.clip((canvas.s - np.float32(canvas.patient.sacrum_end)) * np.float32(1 / 80), 0.25, 1)
+        wing = ellipse(canvas.across - 24 * taper, canvas.w + 2, 17.0 * taper, 4 + 9.0 * taper)
+    _paint_bone(canvas, common(within, wing))
+    _paint_bone(canvas, common(within, band(canvas.w - 18.5, 3.0), canvas.across - 12))

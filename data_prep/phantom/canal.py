@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from data_prep.phantom.anatomy import DISC_COUNT, FIRST_GRADED, LEVELS, RECESS_U
+from data_prep.phantom.anatomy import LEVELS, RECESS_U
 from data_prep.phantom.canvas import Canvas, Field, bump, common, cover, ellipse
 from data_prep.phantom.tissues import Tissue
 from data_prep.sites import Condition
@@ -26,14 +26,15 @@ def paint_canal(canvas: Canvas) -> None:
 
 
 def _is_graded(canvas: Canvas) -> Field:
-    discs = np.arange(DISC_COUNT)
-    return canvas.by_disc(((discs >= FIRST_GRADED) & (discs < FIRST_GRADED + len(LEVELS))).astype(np.float32))
+    discs, first = np.arange(canvas.patient.body.skeleton.discs), canvas.patient.first_graded
+    return canvas.by_disc(((discs >= first) & (discs < first + len(LEVELS))).astype(np.float32))
 
 
 def _share(canvas: Canvas, condition: Condition) -> Field:
     """Return per pixel the disease share at the nearest disc, on the pixel's side; 0 at discs without grades."""
-    table = np.zeros((DISC_COUNT, 2))
-    table[FIRST_GRADED : FIRST_GRADED + len(LEVELS)] = canvas.patient.share_by_level(condition)
+    first = canvas.patient.first_graded
+    table = np.zeros((canvas.patient.body.skeleton.discs, 2))
+    table[first : first + len(LEVELS)] = canvas.patient.share_by_level(condition)
     return canvas.by_side(table)
 
 
@@ -44,12 +45,16 @@ def _paint_foramina(canvas: Canvas) -> None:
     """
     patient, t, w = canvas.patient, canvas.t, canvas.w
     share = _share(canvas, Condition.NEURAL_FORAMINAL_NARROWING)
-    foramen_u = np.interp(np.arange(DISC_COUNT) - FIRST_GRADED, range(len(LEVELS)), patient.foramen_u)
+    discs = np.arange(patient.body.skeleton.discs)
+    foramen_u = np.interp(discs - patient.first_graded, range(len(LEVELS)), patient.foramen_u)
     out = canvas.across - canvas.by_disc(foramen_u)
     deep = w - 5.8 - 0.02 * out * out
     reach = np.abs(out) - 9
-    sacral = 20 * canvas.by_disc((np.arange(DISC_COUNT) == DISC_COUNT - 1).astype(np.float32))
+    is_sacral = canvas.by_disc((discs >= patient.first_graded + len(LEVELS)).astype(np.float32))
+    # A sacrum whose foramina are drawn has small ones; otherwise it has none.
+    sacral = is_sacral * (5 if patient.body.skeleton.sacral_foramina else 20)
     window = common(ellipse(deep, t - 4.3, 6.7 + 0.12 * np.maximum(t, 0), 11.3), reach) + sacral
+    window = common(window, np.float32(patient.sacrum_end + 8) - canvas.s)
     middle = 4.3 + 5.2 * share
     opened = ellipse(deep, t - middle, (6.9 + 0.12 * np.maximum(t, 0)) * (1 - 0.84 * share), 11.5 * (1 - 0.86 * share))
     canvas.paint(Tissue.FAT, cover(window))
@@ -92,7 +97,7 @@ def _paint_nerves(canvas: Canvas) -> None:
     half_depth, half_width = np.maximum((back - front) / 2, 0.3), canvas.along(patient.sac_half_width)
     deep = canvas.w - (front + back) / 2
     inside = cover(ellipse(u, deep, half_width, half_depth) + 0.4)
-    conus_end = np.float32(patient.disc_arc[FIRST_GRADED] + 8)
+    conus_end = np.float32(patient.disc_arc[patient.first_graded] + 8)
     roots = np.full_like(u, 9.0)
     for number, (angle, radius) in enumerate(zip(patient.body.root_angle, patient.body.root_radius, strict=True)):
         reach = 0.5 + 0.16 * (number % 3)

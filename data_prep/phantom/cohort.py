@@ -154,7 +154,7 @@ def draw_study(settings: CohortSettings, split: Split, index: int) -> tuple[Pati
         grades = draw_grades(streams["grades"])
     else:
         grades = forced_grades(settings.severities, streams["grades"])
-    patient = Patient(draw_body(streams["body"]), grades)
+    patient = Patient(draw_body(streams["body"], settings.scanners is Scanners.VARIED), grades)
     plans = plan_study(patient, settings.scanners, settings.size, streams["protocol"], complete=settings.forced)
     return patient, plans
 

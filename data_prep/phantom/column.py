@@ -18,7 +18,7 @@ def paint_column(canvas: Canvas) -> None:
     hollow = np.where(v > 0, v + 1.6 * np.exp(-squeezed * squeezed), -v) / depth
     wide = across / canvas.along(patient.half_width)
     radius = np.cbrt(wide * wide * wide + hollow * hollow * hollow)
-    outline = (radius - 1) * depth + 0.25 * swell
+    outline = np.maximum((radius - 1) * depth + 0.25 * swell, np.float32(patient.sacrum_end) - canvas.s)
     half_height = canvas.by_disc(patient.body.disc_height / 2)
     endplate = np.abs(canvas.t) - half_height * (0.78 + 0.34 * np.maximum(1 - radius * radius, 0)) + 0.2 * swell
 
@@ -37,10 +37,12 @@ def _paint_vessels(canvas: Canvas) -> None:
     patient = canvas.patient
     front = canvas.v + canvas.along(patient.half_depth) + np.float32(3.0) + 0.5 * canvas.texture.swell
     apart = 0.42 * np.clip(_BIFURCATION_MM - canvas.s, 0, 60)
-    left = ellipse(canvas.u - 9 - apart, front + 8.5, 8.0, 8.0)
-    right = ellipse(canvas.u - 9 + apart, front + 8.5, 6.0, 6.5)
+    habitus = patient.body.habitus
+    u = canvas.u - np.float32(habitus.vessel_shift) if habitus else canvas.u
+    left = ellipse(u - 9 - apart, front + 8.5, 8.0, 8.0)
+    right = ellipse(u - 9 + apart, front + 8.5, 6.0, 6.5)
     right += 20 * (canvas.s > _BIFURCATION_MM)
-    cava = ellipse(canvas.u + 15, front + 4.5, 9.5, 6.0)
+    cava = ellipse(u + 15, front + 4.5, 9.5, 6.0)
     for vessel in (cava, left, right):
         canvas.paint(Tissue.VESSEL, cover(vessel))
         canvas.paint(Tissue.SKIN, cover(band(vessel, 0.3)) * 0.6)

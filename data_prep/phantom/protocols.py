@@ -19,11 +19,16 @@ Array = npt.NDArray[np.float64]
 
 
 class Scanners(StrEnum):
-    """The family of scanners that images a cohort; `MIXED` draws one of the two for each study."""
+    """The family of scanners that images a cohort.
+
+    `MIXED` draws one of the first two for each study. `VARIED` draws fields of view, contrasts, coils and resolutions
+    of a range that is wider than that of real scanners, for patients of a wider range too.
+    """
 
     FIRST = "first"
     SECOND = "second"
     MIXED = "mixed"
+    VARIED = "varied"
 
 
 class Size(StrEnum):
@@ -91,6 +96,8 @@ def plan_study(
     """Draw the series of one study. `complete`: whether it must have every view, with axial slices up to L1-L2."""
     if scanners is Scanners.MIXED:
         scanners = Scanners(generator.choice([Scanners.FIRST.value, Scanners.SECOND.value]))
+    if scanners is Scanners.VARIED:
+        return _plan_varied_study(patient, size, generator, complete)
     planner = _Planner(patient, scanners is Scanners.SECOND, size is Size.FULL, generator)
     t1 = planner.sagittal(View.SAGITTAL_T1)
     t2 = planner.sagittal(View.SAGITTAL_T2_STIR, like=t1 if generator.uniform() < 0.8 else None)
@@ -101,6 +108,16 @@ def plan_study(
         view = tuple(View)[missing - 1]
         kept = tuple(plan for plan in kept if plan.view is not view)
     return kept
+
+
+def _plan_varied_study(
+    patient: Patient, size: Size, generator: np.random.Generator, complete: bool
+) -> tuple[SeriesPlan, ...]:
+    """Plan a study of the varied scanners: its series differ in contrast, field of view and resolution."""
+    planner = _VariedPlanner(patient, bool(generator.random() < 0.5), size is Size.FULL, generator)
+    t1 = planner.sagittal(View.SAGITTAL_T1)
+    t2 = planner.sagittal(View.SAGITTAL_T2_STIR, like=t1 if generator.uniform() < 0.6 else None)
+    return (t1, t2, *planner.axial(0 if complete else int(generator.choice(3, p=_AXIAL_START))))
 
 
 @dataclass(frozen=True)
@@ -258,6 +275,49 @@ class _Planner:
             compression=compression,
             thickness_mm=round(gap * 0.9, 1),
             spacing_between_slices_mm=None if draw.uniform() < 0.06 else round(gap, 2),
+        )
+
+
+class _VariedPlanner(_Planner):
+    """Plans series whose fields of view and appearance are drawn from wide ranges."""
+
+    def _sagittal_frames(self) -> tuple[Frame, ...]:
+        draw = self.generator
+        columns = int(draw.choice((320, 384, 512)) if self.full else draw.choice((160, 192, 224, 256)))
+        field = float(draw.uniform(210, 340))
+        spacing = float(np.round(field / columns, 4))
+        rows = int(columns * draw.choice((1.0, 1.0, 1.15, 0.85)))
+        count, gap = int(draw.integers(9, 18)), float(draw.uniform(3.5, 5.5))
+        top, bottom = (self.patient.level_position_mm(level) for level in (LEVELS[0], LEVELS[-1]))
+        slack = max((rows * spacing - (top - bottom)[2]) / 2 - 25, 3.0)
+        centre = (top + bottom) / 2 + draw.normal(0, (3.0, 12.0, 1.0)) + (0, 4.0, 0)
+        centre = centre + (0, 0, float(np.clip(draw.normal(0, 15), -slack, slack)))
+        yaw, roll, pitch = np.deg2rad(draw.normal(0, (3.0, 2.0, 3.0)))
+        posterior = _unit(np.array([np.sin(yaw), np.cos(yaw), np.sin(pitch)]))
+        caudal = np.array([np.sin(roll), 0.0, -np.cos(roll)])
+        caudal = _unit(caudal - (caudal @ posterior) * posterior)
+        normal = np.cross(caudal, posterior)
+        offsets = (np.arange(count) - (count - 1) / 2) * gap
+        return tuple(
+            _frame(centre + normal * offset, posterior, caudal, spacing, (rows, columns)) for offset in offsets
+        )
+
+    def _look(self, weighting: Weighting, sagittal: bool) -> Look:
+        draw = self.generator
+        look = super()._look(weighting, sagittal)
+        signal = np.array(look.palette.signal) * np.exp(draw.normal(0, 0.22, len(Tissue)))
+        signal[Tissue.VESSEL] = draw.uniform(0.03, 0.4)  # flow may be bright or dark
+        if draw.random() < 0.15:  # a contrast that no sequence has
+            signal = draw.uniform(0.05, 1.0, len(Tissue))
+            signal[[Tissue.AIR, Tissue.CORTEX]] *= 0.1
+        return replace(
+            look,
+            palette=replace(look.palette, signal=tuple(float(value) for value in np.clip(signal, 0.003, 1.1))),
+            noise=float(draw.uniform(0.01, 0.07)),
+            bias=(float(draw.normal(0, 0.25)), float(draw.uniform(-0.2, 1.2)), float(draw.uniform(0.0, 0.7))),
+            gamma=float(draw.uniform(0.6, 1.2)),
+            saturated_mm=float(draw.uniform(25, 60)) if sagittal and draw.random() < 0.5 else None,
+            ghost=float(draw.uniform(0.02, 0.1)) if draw.random() < 0.15 else 0.0,
         )
 
 

@@ -33,7 +33,7 @@ def render(patient: Patient, frame: Frame, palette: Palette, offset_mm: float = 
     across, w = canvas.across, canvas.w
     canvas.within((across < 46) & (w < 3) & (canvas.v > -48), paint_column)
     canvas.within((across < 44) & (w > -5) & (w < 56), paint_arch)
-    canvas.within((across < 28) & (w > -4) & (w < 24), paint_canal)
+    canvas.within((across < 28) & (w > -4) & (w < 24) & (canvas.s > patient.sacrum_end), paint_canal)
     return canvas.image.reshape(frame.shape)
 
 
