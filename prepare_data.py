@@ -7,8 +7,8 @@
 
 It reads <root>/dataset and writes <root>/train/processed_data and <root>/test/processed_data. Sites are placed at the
 readers' marks. Unannotated sites are placed by the newest locator (train_locator.py), or the one that --locator names.
-Without a locator, or if it is too unsure, they are placed by an atlas: one learned from the marked training studies, or
-the one that ships with the program if no study is marked.
+Without a locator, or if it is too unsure, they are placed by an atlas that is learned from the marked training studies.
+If no study is marked, the locator and the atlas that ship with the program place them.
 
 A second run on the same input does nothing. After an interruption the same command continues where it stopped. With
 --dask_scheduler a Dask cluster's workers do the work; they must see the root under the same path
@@ -54,7 +54,8 @@ class Settings(RootSettings):
     seed: NonNegativeInteger = 0
     """The seed of the division into folds and of the atlas's sample of studies."""
     locator: str | None = None
-    """The run of the locator to use, or none to use no locator. By default the newest locator."""
+    """The run of the locator to use, shipped for the one that ships with the program, or none to use no locator. By
+    default the newest one, and without marks the shipped one."""
     max_pixels: PositiveInteger = 4096 * 4096
     """The largest number of pixels of an image. Larger images are skipped without being decoded."""
 
@@ -67,9 +68,10 @@ def main() -> None:
     from data_prep.conversion.preparation import check_split, conversion_pool, prepare_split
     from data_prep.studies.cohorts import split_cohort
     from data_prep.studies.splits import splits_to_prepare
-    from locator.files import find_locator, locator_fingerprint
+    from locator.files import NO_LOCATOR, find_locator
     from locator.site_placer import make_placer
     from locator.suspects import print_suspects
+    from locator.used_locator import UsedLocator
     from prompts.render import caption
 
     # All tables and folders are read before the first image, so that wrong input is reported at once.
@@ -77,11 +79,10 @@ def main() -> None:
     studies = max(len(cohort.folders) for cohort in cohorts.values())
     usable: dict[Split, bool] = {}
     with conversion_pool(studies, settings.workers, settings.dask_scheduler) as pool:
-        locator = find_locator(root, settings.locator)
+        locator = UsedLocator(find_locator(root, settings.locator), may_ship=settings.locator != NO_LOCATOR)
         for split, cohort in cohorts.items():
             if settings.check:
-                placer = f"the locator {locator.parent.name!r}" if locator else "an atlas"
-                usable[split] = check_split(cohort, placer, settings.max_pixels, pool)
+                usable[split] = check_split(cohort, locator.words, settings.max_pixels, pool)
                 if split == "train":
                     print_suspects(root, cohort.hashes)
                 continue
@@ -90,8 +91,9 @@ def main() -> None:
                 split,
                 cohort,
                 pool,
-                make_placer=partial(make_placer, locator),
-                locator={"run": locator.parent.name, "fingerprint": locator_fingerprint(locator)} if locator else None,
+                make_placer=partial(make_placer, locator.folder, may_ship=locator.may_ship),
+                placing=locator.record,
+                notice=locator.notice_without_marks,
                 caption=caption,
                 folds=settings.folds,
                 seed=settings.seed,

@@ -8,16 +8,20 @@ from studies that were not calibrated on.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from data_prep.geometry import Array
 from data_prep.placement.pose import Pose
 from data_prep.sites import SITES, Condition
+from data_prep.studies.studies import Study
+from locator.cut_off import lower_end_cut_off
 from locator.detections import DEFAULT_DEVIATIONS_MM, DETECTION_KINDS, Detection
 from locator.errors import PositionErrors
 from locator.level_evidence import UNSHIFTED, LevelCalibration, fit_level_calibration, true_shift
 from locator.locator import LevelCount, LocatedStudy, Locator
+from locator.marked_studies import MarkedStudy
 
 #: Standard deviations are measured from at least this many detections, and have this lower bound (mm).
 MIN_DETECTIONS, MIN_DEVIATION_MM = 20, 0.6
@@ -61,10 +65,26 @@ class HeldOutStudy:
         return locator.with_expected_errors(posterior, self.detections, self.count)
 
 
-def calibrate(locator: Locator, held_out: Sequence[HeldOutStudy]) -> Locator:
-    """Return the locator with the calibration that was measured on held-out studies and their copies."""
+def detect_held_out(locator: Locator, marked: MarkedStudy, processed: Path) -> list[HeldOutStudy]:
+    """Run a locator's networks on a study that it was not trained on, and on its copy without the lower end."""
+    study = marked.read(processed)
+    copies = ((study, False), (lower_end_cut_off(study, marked.position_N3), True))
+    return [_held_out(locator, marked, image_set, is_cut_off) for image_set, is_cut_off in copies]
+
+
+def _held_out(locator: Locator, marked: MarkedStudy, study: Study, is_cut_off: bool) -> HeldOutStudy:
+    pose, detections, count = locator.detect(study)
+    return HeldOutStudy(marked.study_id, marked.position_N3, pose, tuple(detections), count, is_cut_off)
+
+
+def calibrate(locator: Locator, held_out: Sequence[HeldOutStudy], *, fixed_deviations: bool = False) -> Locator:
+    """Return the locator with the calibration that was measured on held-out studies and their copies.
+
+    fixed_deviations: whether the deviations of detections stay as they are.
+    """
     complete = [study for study in held_out if not study.cut_off]
-    measured = replace(locator, deviation_mm=_deviations(complete), error_scale=dict.fromkeys(Condition, 1.0))
+    deviations = locator.deviation_mm if fixed_deviations else _deviations(complete)
+    measured = replace(locator, deviation_mm=deviations, error_scale=dict.fromkeys(Condition, 1.0))
     scaled = replace(measured, error_scale=_error_scales(measured, complete))
     return replace(scaled, level_calibration=_level_calibration(scaled, held_out))
 

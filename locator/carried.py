@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.conversion.pairs import read_metadata
-from locator.files import ATLAS, LOCATOR, WEIGHTS, check_locator, find_locator
+from locator.files import ATLAS, LOCATOR, NO_LOCATOR, SHIPPED_LOCATOR, WEIGHTS, check_locator, find_locator
 from workspace.layout import DataRoot
 from workspace.whole_folders import whole_folder
 
@@ -39,7 +39,8 @@ class CarriedFiles:
             if self.locator is not None:
                 (partial / CARRIED_LOCATOR).mkdir()
                 for name in (LOCATOR, WEIGHTS, ATLAS):
-                    shutil.copyfile(self.locator / name, partial / CARRIED_LOCATOR / name)
+                    if name != ATLAS or (self.locator / name).is_file():  # the shipped locator has no atlas
+                        shutil.copyfile(self.locator / name, partial / CARRIED_LOCATOR / name)
 
 
 def find_carried_files(root: DataRoot) -> CarriedFiles:
@@ -62,6 +63,8 @@ def _locator_of_test_split(root: DataRoot) -> Path | None:
         return find_locator(root, None)  # the test split is not prepared
     if recorded is None:
         return None
+    if recorded["run"] == SHIPPED_LOCATOR:
+        return find_locator(root, SHIPPED_LOCATOR)
     exists = (root.run(recorded["run"]) / "final" / LOCATOR).is_file()
     return find_locator(root, recorded["run"] if exists else None)
 
@@ -72,8 +75,9 @@ def placer_for_run(root: DataRoot, run: Path, requested: str | None) -> "Placer"
     Args:
         root: The data root.
         run: The folder of the run that grades the studies.
-        requested: The run of another locator, or "none" for the atlas alone; None for what the run carries. A run that
-            carries nothing uses the newest locator, and the atlas of the training studies or the shipped one.
+        requested: The run of another locator, "shipped" for the shipped one, or "none" for the atlas alone; None for
+            what the run carries. A run that carries nothing uses the newest locator and the atlas of the training
+            studies; if there is neither, what ships with the program.
 
     Raises:
         ValueError: The locator is missing or damaged.
@@ -85,7 +89,7 @@ def placer_for_run(root: DataRoot, run: Path, requested: str | None) -> "Placer"
     found = next((path for path in (carried / ATLAS, root.processed("train") / ATLAS) if path.is_file()), None)
     atlas = load_atlas(found) if found else None
     locator = find_locator(root, requested) if requested or not carried.is_dir() else _carried_locator(carried)
-    return make_placer(locator, atlas)
+    return make_placer(locator, atlas, may_ship=requested != NO_LOCATOR)
 
 
 def _carried_locator(carried: Path) -> Path | None:

@@ -14,8 +14,10 @@ SCHEMA_VERSION = 1
 LOCATOR, WEIGHTS, ATLAS = "locator.json", "locator.safetensors", "atlas.json"
 #: In the logs of a locator's run: the suspect marks of its held-out studies.
 SUSPECTS = "suspects.csv"
-#: The value of the setting `locator` for no locator.
-NO_LOCATOR = "none"
+#: The values of the setting `locator` for no locator, and for the one that ships with the program.
+NO_LOCATOR, SHIPPED_LOCATOR = "none", "shipped"
+#: The folder of the shipped locator (`locator.shipped_locator`).
+SHIPPED = Path(__file__).with_name("shipped")
 
 
 def locator_fingerprint(folder: Path) -> str:
@@ -28,7 +30,8 @@ def find_locator(root: DataRoot, requested: str | None) -> Path | None:
 
     Args:
         root: The data root.
-        requested: The name of the locator's run; "none" for no locator; None for the one that was finished last.
+        requested: The name of the locator's run; "none" for no locator; "shipped" for the one that ships with the
+            program; None for the one that was finished last.
 
     Returns:
         The folder; None if no locator was requested, or none exists.
@@ -38,7 +41,9 @@ def find_locator(root: DataRoot, requested: str | None) -> Path | None:
     """
     if requested == NO_LOCATOR:
         return None
-    if requested is not None:
+    if requested == SHIPPED_LOCATOR:
+        folder = SHIPPED
+    elif requested is not None:
         folder = root.run(requested, "locator") / "final"
         if not (folder / LOCATOR).is_file():
             raise SettingError(

@@ -7,11 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from data_prep.conversion.pairs import read_metadata
+from data_prep.geometry import Array
 from data_prep.placement.atlas import Atlas, load_atlas
+from locator.files import LOCATOR, SCHEMA_VERSION, SHIPPED
 from locator.marked_studies import MarkedStudy, read_marked_studies
-from locator.spine_prior import SpinePrior, learn_prior
+from locator.spine_prior import SpinePrior, learn_prior, read_prior
 from locator.suspects import MARKS
+from workspace.json_files import read_object
 from workspace.setting_error import SettingError
 
 
@@ -53,6 +58,14 @@ def read_learning_set(processed: Path, held_out_folds: Sequence[int]) -> Learnin
             "(train_label_coordinates.csv) a locator cannot be trained, and prepare_data.py places sites by an atlas"
         )
     atlas = load_atlas(processed / "atlas.json")
-    prior = learn_prior(atlas.shape_N3, [study.position_N3 for study in training])
+    positions = [study.position_N3 for study in training]
+    prior = learn_prior(atlas.shape_N3, positions, _prior_of_unmarked(positions))
     hashes = metadata["hashes"]
     return LearningSet(processed, training, held_out, atlas, prior, hashes["input"], hashes[MARKS])
+
+
+def _prior_of_unmarked(positions: Sequence[Array]) -> SpinePrior | None:
+    """Return the shipped locator's prior if some sites are marked in no study; None if all are marked in one."""
+    if np.isfinite(positions).all(axis=2).any(axis=0).all():
+        return None
+    return read_prior(read_object(SHIPPED / LOCATOR, "locator.ship_locator", SCHEMA_VERSION)["prior"])

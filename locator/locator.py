@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from data_prep.geometry import Array
-from data_prep.placement.atlas import Atlas, load_atlas
+from data_prep.placement.atlas import Atlas
 from data_prep.placement.pose import Pose
 from data_prep.placement.regions import Position, points_of, vector
 from data_prep.sites import SITES, Condition, Level, Site, Source
@@ -38,8 +38,9 @@ from locator.files import ATLAS, LOCATOR, SCHEMA_VERSION, WEIGHTS
 from locator.knowledge import EVERYTHING, Knowledge, read_knowledge
 from locator.level_evidence import LevelCalibration, level_scores
 from locator.network import LocatorNetwork, load_weights, save_weights, to_channels_last
+from locator.site_placer import atlas_of
 from locator.slices import AXIAL_SHAPE, DARK_GREY, SAGITTAL_SHAPE, SliceImage, sagittal_images, stack_images
-from locator.spine_prior import POSE_DEVIATION, Observation, Posterior, SpinePrior, mark_observations
+from locator.spine_prior import POSE_DEVIATION, Observation, Posterior, SpinePrior, mark_observations, read_prior
 from locator.training_data import level_axial_images
 from workspace.json_files import read_object
 from workspace.whole_files import replacing
@@ -286,23 +287,16 @@ def new_network() -> LocatorNetwork:
 
 
 def load_locator(folder: Path) -> Locator:
-    """Load the locator in a folder ``final/``.
+    """Load the locator in a folder ``final/``, with the shipped atlas if the folder has none.
 
     Raises:
         ValueError: A file is missing, damaged, or of another version.
     """
     content = read_object(folder / LOCATOR, "train_locator.py", SCHEMA_VERSION)
     try:
-        prior = content["prior"]
-        shape, covariance = np.array(prior["shape"], dtype=float), np.array(prior["covariance"], dtype=float)
-        if shape.shape != (25, 3) or covariance.shape != (75, 75):
-            raise ValueError(
-                f"the prior's shape and covariance are arrays of {shape.shape} and {covariance.shape}, not of "
-                "(25, 3) and (75, 75)"
-            )
+        spine_prior = read_prior(content["prior"])
         deviation = {kind: np.array(content["deviation_mm"][kind], dtype=float) for kind in DETECTION_KINDS}
         scale = {condition: float(content["error_scale"][condition.value]) for condition in Condition}
-        spine_prior = SpinePrior(shape, covariance, int(prior["studies"]))
         levels = content.get("level_confidence")  # older locators have none
         calibration = None
         if levels is not None:
@@ -314,7 +308,7 @@ def load_locator(folder: Path) -> Locator:
         raise ValueError(f"{folder / LOCATOR}: not a locator ({error}); train_locator.py writes it") from None
     network = new_network()
     load_weights(network, folder / WEIGHTS)
-    return Locator(network.eval(), spine_prior, load_atlas(folder / ATLAS), deviation, scale, calibration, knowledge)
+    return Locator(network.eval(), spine_prior, atlas_of(folder), deviation, scale, calibration, knowledge)
 
 
 @lru_cache(maxsize=1)

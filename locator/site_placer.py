@@ -16,22 +16,25 @@ from data_prep.placement.regions import Position, points_of
 from data_prep.placement.shipped_atlas import shipped_atlas
 from data_prep.sites import SITES, Site
 from data_prep.studies.studies import Study
-from locator.files import ATLAS, locator_fingerprint
+from locator.files import ATLAS, SHIPPED, locator_fingerprint
 
 
 @dataclass(frozen=True)
 class LocatorPlacer:
     """Places the unmarked sites of a study by the locator in `folder`; those with a large expected error by `atlas`.
 
-    Each worker process loads the networks once, for its first study.
+    Each worker process loads the networks once, for its first study. A `folder` of None is the shipped locator, which
+    may lie elsewhere on the machine of a worker.
     """
 
-    folder: Path
+    folder: Path | None
     atlas: Atlas
 
     @cached_property
     def fingerprint(self) -> str:
-        return hashlib.sha256(f"{locator_fingerprint(self.folder)} {self.atlas.fingerprint}".encode()).hexdigest()
+        return hashlib.sha256(
+            f"{locator_fingerprint(self.folder or SHIPPED)} {self.atlas.fingerprint}".encode()
+        ).hexdigest()
 
     def place(self, study: Study, known: Mapping[Site, Position]) -> dict[Site, Position]:
         """Return positions of the sites that are not known; none if no image of the study has geometry."""
@@ -40,7 +43,7 @@ class LocatorPlacer:
 
         from locator.locator import load_worker_locator
 
-        located = load_worker_locator(self.folder).locate(study, points_of(known))
+        located = load_worker_locator(self.folder or SHIPPED).locate(study, points_of(known))
         if located is None:
             return complete_by_atlas(self.atlas, study, known, {})
         reliable = located.reliable_except(known)
@@ -72,14 +75,23 @@ def _at_most(position: Position, level_confidence: float | None) -> Position:
     return replace(position, level_confidence=min(own, round(level_confidence, 4)))
 
 
-def make_placer(locator: Path | None, atlas: Atlas | None) -> Placer:
+def make_placer(locator: Path | None, atlas: Atlas | None, *, may_ship: bool = True) -> Placer:
     """Return the placer of unmarked sites.
 
     Args:
         locator: The folder of a locator; None to place sites by an atlas alone.
         atlas: The atlas of the data at hand. If it is None, the placer uses the atlas of the locator's training
-            studies, or the shipped atlas if there is no locator either.
+            studies, or what ships with the program if there is no locator either.
+        may_ship: Whether the shipped locator places the sites if there is neither a locator nor an atlas; otherwise the
+            shipped atlas does, alone.
     """
-    if locator is None:
+    if locator is None and (atlas is not None or not may_ship):
         return atlas or shipped_atlas()
-    return LocatorPlacer(locator, atlas or load_atlas(locator / ATLAS))
+    folder = None if locator == SHIPPED else locator
+    return LocatorPlacer(folder, atlas or atlas_of(folder or SHIPPED))
+
+
+def atlas_of(locator: Path) -> Atlas:
+    """Return the atlas of a locator's training studies; the shipped one for the shipped locator, which has none."""
+    path = locator / ATLAS
+    return load_atlas(path) if path.is_file() else shipped_atlas()

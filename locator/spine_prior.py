@@ -9,8 +9,9 @@ prior and the other observations lose weight, as under Student's t distribution.
 Dimensions: N = 25 sites, D = 75 coordinates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -155,13 +156,30 @@ def mark_observations(position_N3: Array) -> list[Observation]:
     return [Observation(int(index), position_N3[index], covariance, "mark") for index in marked]
 
 
-def learn_prior(shape_N3: Array, positions: Sequence[Array]) -> SpinePrior:
+def read_prior(content: Mapping[str, Any]) -> SpinePrior:
+    """Read the prior of a locator.json.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is not a prior.
+    """
+    shape, covariance = np.array(content["shape"], dtype=float), np.array(content["covariance"], dtype=float)
+    if shape.shape != (N, 3) or covariance.shape != (D, D):
+        raise ValueError(
+            f"the prior's shape and covariance are arrays of {shape.shape} and {covariance.shape}, not of "
+            "(25, 3) and (75, 75)"
+        )
+    return SpinePrior(shape, covariance, int(content["studies"]))
+
+
+def learn_prior(shape_N3: Array, positions: Sequence[Array], initial: SpinePrior | None = None) -> SpinePrior:
     """Learn the prior from marked studies by expectation maximisation.
 
     Args:
         shape_N3: The mean spine to start from, for example an atlas's. A site without a position there is given one
             from its counterpart on the other side or from its level.
         positions: The marks of each study, (25, 3) in mm, NaN where unmarked.
+        initial: A prior to start from instead. The sites that no study marks keep their places relative to the others
+            as it has them; without it, nothing is known of how these vary together.
 
     Raises:
         ValueError: Fewer than two studies have `MIN_MARKS` marks, or fit a plausible pose.
@@ -169,7 +187,7 @@ def learn_prior(shape_N3: Array, positions: Sequence[Array]) -> SpinePrior:
     usable = [position_N3 for position_N3 in positions if np.isfinite(position_N3).all(axis=1).sum() >= MIN_MARKS]
     if len(usable) < 2:
         raise ValueError(f"{len(usable)} studies have {MIN_MARKS} marks or more; a spine prior needs at least 2")
-    prior = SpinePrior(_fill_unmarked(shape_N3), INITIAL_DEVIATION_MM**2 * np.eye(D), 0)
+    prior = initial or SpinePrior(_fill_unmarked(shape_N3), INITIAL_DEVIATION_MM**2 * np.eye(D), 0)
     for _ in range(LEARNING_ROUNDS):
         aligned, uncertainty_DD = [], np.zeros((D, D))
         for position_N3 in usable:

@@ -7,8 +7,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from locator.batches import ImageBatches
-from locator.calibration import HeldOutStudy, calibrate
-from locator.cut_off import lower_end_cut_off
+from locator.calibration import HeldOutStudy, calibrate, detect_held_out
 from locator.knowledge import Knowledge
 from locator.learning_set import LearningSet
 from locator.locator import Locator, new_network
@@ -121,16 +120,11 @@ class LocatorTraining:
 
     def _detect_in_held_out(self, locator: Locator, preemption: Preemption, step: int) -> list[HeldOutStudy]:
         """Return the detections in the held-out studies after the last step. Raises Stopped if the run is to stop."""
-        held_out = []
+        held_out: list[HeldOutStudy] = []
         for marked in tqdm(self.studies.held_out, desc="locating held-out studies", unit="study"):
             if preemption.should_first_process_stop():
                 raise Stopped("after the last step", step)
-            study = marked.read(self.studies.processed)
-            for image_set, is_cut_off in ((study, False), (lower_end_cut_off(study, marked.position_N3), True)):
-                pose, detections, count = locator.detect(image_set)
-                held_out.append(
-                    HeldOutStudy(marked.study_id, marked.position_N3, pose, tuple(detections), count, is_cut_off)
-                )
+            held_out += detect_held_out(locator, marked, self.studies.processed)
         return held_out
 
 

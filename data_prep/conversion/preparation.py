@@ -18,7 +18,6 @@ from data_prep.conversion.executors import Pool, open_pool
 from data_prep.conversion.merge import Caption, Summary
 from data_prep.placement.atlas import Atlas, load_atlas
 from data_prep.placement.placer import Placer
-from data_prep.placement.shipped_atlas import NOTICE
 from data_prep.studies.cohorts import Cohort
 from workspace.layout import DataRoot, Split
 
@@ -66,7 +65,8 @@ def prepare_split(
     pool: Pool,
     *,
     make_placer: Callable[[Atlas | None], Placer],
-    locator: dict[str, str] | None,
+    placing: dict[str, Any],
+    notice: str | None,
     caption: Caption,
     folds: int,
     seed: int,
@@ -80,16 +80,15 @@ def prepare_split(
         cohort: the split's studies.
         pool: the workers that convert them.
         make_placer: makes what places unannotated sites, from the atlas if there is one.
-        locator: the run and the fingerprint of the locator that it uses, to be recorded; None without a locator.
+        placing: the settings and fingerprints that it depends on, to be recorded.
+        notice: what to print if there is no atlas; None for nothing.
         caption: makes the caption of a site and severity.
         folds: the number of folds of the train split.
         seed: the seed of the folds, and of the atlas's sample of studies.
         max_pixels: larger images are refused.
     """
     processed = root.processed(split)
-    settings: dict[str, Any] = {"folds": folds, "seed": seed, "max_pixels": max_pixels}
-    if locator is not None:
-        settings["locator"] = locator
+    settings: dict[str, Any] = {"folds": folds, "seed": seed, "max_pixels": max_pixels, **placing}
     atlas = _learned_atlas(root) if split == "test" else None
     inputs = read_inputs(cohort)
     key = input_key(cohort, inputs, settings, atlas, caption)
@@ -98,8 +97,8 @@ def prepare_split(
         work: dict[str, Any] = {"inputs": inputs, "pool": pool, "max_pixels": max_pixels}
 
         def announced_placer(atlas: Atlas | None) -> Placer:
-            if locator is None and atlas is None:
-                print(f"{split}: {NOTICE}")
+            if notice is not None and atlas is None:
+                print(f"{split}: {notice}")
             return make_placer(atlas)
 
         work |= {"atlas": atlas, "learn": split == "train", "make_placer": announced_placer}

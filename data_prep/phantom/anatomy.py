@@ -162,7 +162,7 @@ class Patient:
     def sacrum_end(self) -> float:
         """s of the lower end of the sacrum, mm; far below all images if the skeleton does not end."""
         half = self.body.skeleton.body_height[-1] * self.body.scale / 2
-        return float(self.body_arc[-1]) - half if self.body.skeleton.sacral_foramina else -1000.0
+        return float(self.body_arc[-1]) - half if self.body.skeleton.ends else -1000.0
 
     @cached_property
     def curve(self) -> SpineCurve:

@@ -73,7 +73,7 @@ def _paint_sacrum(canvas: Canvas, above_sacrum: Field) -> None:
     """Paint the wings beside the sacral canal, and the median crest behind it."""
     within = common(above_sacrum, np.float32(canvas.patient.sacrum_end) - canvas.s)
     wing = ellipse(canvas.across - 24, canvas.w + 2, 17.0, 13.0)
-    if canvas.patient.body.skeleton.sacral_foramina:  # the sacrum tapers towards its end
+    if canvas.patient.body.skeleton.ends:  # the sacrum tapers towards its end
         taper = np.clip((canvas.s - np.float32(canvas.patient.sacrum_end)) * np.float32(1 / 80), 0.25, 1)
         wing = ellipse(canvas.across - 24 * taper, canvas.w + 2, 17.0 * taper, 4 + 9.0 * taper)
     _paint_bone(canvas, common(within, wing))

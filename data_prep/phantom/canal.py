@@ -50,11 +50,9 @@ def _paint_foramina(canvas: Canvas) -> None:
     out = canvas.across - canvas.by_disc(foramen_u)
     deep = w - 5.8 - 0.02 * out * out
     reach = np.abs(out) - 9
-    is_sacral = canvas.by_disc((discs >= patient.first_graded + len(LEVELS)).astype(np.float32))
-    # A sacrum whose foramina are drawn has small ones; otherwise it has none.
-    sacral = is_sacral * (5 if patient.body.skeleton.sacral_foramina else 20)
-    window = common(ellipse(deep, t - 4.3, 6.7 + 0.12 * np.maximum(t, 0), 11.3), reach) + sacral
-    window = common(window, np.float32(patient.sacrum_end + 8) - canvas.s)
+    smaller = canvas.by_disc(patient.body.skeleton.smaller_foramina.astype(np.float32))
+    window = common(ellipse(deep, t - 4.3, 6.7 + 0.12 * np.maximum(t, 0), 11.3), reach) + smaller
+    window = np.maximum(window, np.float32(patient.sacrum_end + 8) - canvas.s)
     middle = 4.3 + 5.2 * share
     opened = ellipse(deep, t - middle, (6.9 + 0.12 * np.maximum(t, 0)) * (1 - 0.84 * share), 11.5 * (1 - 0.86 * share))
     canvas.paint(Tissue.FAT, cover(window))

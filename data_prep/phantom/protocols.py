@@ -291,7 +291,7 @@ class _VariedPlanner(_Planner):
         top, bottom = (self.patient.level_position_mm(level) for level in (LEVELS[0], LEVELS[-1]))
         slack = max((rows * spacing - (top - bottom)[2]) / 2 - 25, 3.0)
         centre = (top + bottom) / 2 + draw.normal(0, (3.0, 12.0, 1.0)) + (0, 4.0, 0)
-        centre = centre + (0, 0, float(np.clip(draw.normal(0, 15), -slack, slack)))
+        centre[2] += float(np.clip(draw.normal(0, 15), -slack, slack))
         yaw, roll, pitch = np.deg2rad(draw.normal(0, (3.0, 2.0, 3.0)))
         posterior = _unit(np.array([np.sin(yaw), np.cos(yaw), np.sin(pitch)]))
         caudal = np.array([np.sin(roll), 0.0, -np.cos(roll)])

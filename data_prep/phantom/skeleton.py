@@ -26,7 +26,9 @@ class Skeleton:
         body_half_depth: Half its depth, (D + 1,).
         pedicle_u: Distance of its pedicles from the midline, (D + 1,).
         tilt_below: Tilt at some distances below the last disc.
-        sacral_foramina: Whether the sacrum has foramina, and ends.
+        smaller_foramina: By how much the foramina at each disc are smaller than lumbar ones, (D,). The sacrum has none
+            if they are so small that nothing is left.
+        ends: Whether the sacrum ends, or goes on beyond all images.
     """
 
     first_graded: int
@@ -36,8 +38,9 @@ class Skeleton:
     body_half_width: Array
     body_half_depth: Array
     pedicle_u: Array
+    smaller_foramina: Array
     tilt_below: Mapping[float, float] = field(default_factory=dict)
-    sacral_foramina: bool = False
+    ends: bool = False
 
     @property
     def discs(self) -> int:
@@ -57,6 +60,7 @@ STANDARD = Skeleton(
     body_half_width=np.array([19.0, 20.0, 21.0, 22.0, 23.0, 24.0, 25.0, 25.0, 21.0]),
     body_half_depth=np.array([14.5, 15.0, 15.6, 16.2, 16.7, 17.0, 17.0, 15.0, 11.0]),
     pedicle_u=np.array([13.0, 13.5, 14.0, 14.5, 15.3, 16.3, 18.5, 20.0, 18.0]),
+    smaller_foramina=np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 20.0]),
     tilt_below={45.0: 24.0, 85.0: 5.0},
 )
 
@@ -68,6 +72,7 @@ LONG = Skeleton(
     body_half_width=np.array([16.0, 17.0, 18.0, 19.0, 20.0, 22.0, 23.0, 24.0, 25.0, 26.0, 26.0, 21.0, 18.0, 15.0]),
     body_half_depth=np.array([14.0, 14.2, 14.3, 14.5, 15.0, 15.6, 16.2, 16.7, 17.0, 17.0, 14.5, 10.5, 8.5, 7.0]),
     pedicle_u=np.array([12.0, 12.3, 12.6, 13.0, 13.5, 14.0, 14.5, 15.3, 16.3, 18.5, 20.0, 18.0, 16.0, 14.0]),
+    smaller_foramina=np.array([3.0, 3.0, 2.5, 1.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 5.0, 5.0, 5.0]),
     tilt_below={25.0: 25.0, 55.0: 0.0},
-    sacral_foramina=True,
+    ends=True,
 )

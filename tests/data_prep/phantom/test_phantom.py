@@ -368,3 +368,37 @@ def test_nearest_slice_is_the_one_marked() -> None:
     position = patient.position_mm(site)
     distances = [abs(frame.distance_mm(position)) for frame in plan.frames]
     assert nearest(plan.frames, position) == int(np.argmin(distances)) and min(distances) < 2.5
+
+
+def test_varied_scanners_show_every_site_and_more_of_the_spine() -> None:
+    settings = CohortSettings(seed=5, scanners=Scanners.VARIED, size=Size.SMALL)
+    fields, scales, slopes = [], [], []
+    for index in range(40):
+        patient, plans = draw_study(settings, "train", index)
+        shown = {view: [frame for plan in plans if plan.view is view for frame in plan.frames] for view in View}
+        canals = [patient.position_mm(Site(Condition.SPINAL_CANAL_STENOSIS, None, level)) for level in Level]
+        frames = shown[View.SAGITTAL_T2_STIR]
+        assert all(any(frame.contains(canal) for frame in frames) for canal in canals)
+        assert patient.sacrum_end < patient.disc_arc[patient.first_graded + 4] - 60
+        fields.append(frames[0].shape[0] * frames[0].spacing_mm[0])
+        scales.append(patient.body.scale)
+        slopes.append(patient.body.tilt_degrees[patient.first_graded + 5])
+    assert min(fields) < 230 and max(fields) > 330
+    assert np.ptp(scales) > 0.2 and np.ptp(slopes) > 30
+
+
+def test_a_varied_patient_s_foramina_and_sacrum_are_drawn() -> None:
+    """Fat is bright on T1 in a lumbar foramen, marrow below it; beyond the end of the sacrum there is no bone."""
+    body = draw_body(np.random.default_rng(9), varied=True)
+    patient = Patient(body, forced_grades({}, np.random.default_rng(9)))
+    site = Site(Condition.NEURAL_FORAMINAL_NARROWING, Side.LEFT, Level.L3_L4)
+    point = patient.position_mm(site)
+    image = render(patient, plane_through(point, View.SAGITTAL_T1, spacing=1.0, size=40), T1)
+    middle = image.shape[0] // 2
+    assert image[middle - 2 : middle + 3, middle - 2 : middle + 3].max() > 0.75
+    end = patient.to_patient(patient.curve.to_anatomy(0.0, 0.0, patient.sacrum_end - 12))
+    below = render(patient, plane_through(end, View.SAGITTAL_T1, spacing=1.0, size=8), T1)
+    inside = patient.to_patient(patient.curve.to_anatomy(0.0, 0.0, float(patient.body_arc[-2])))
+    marrow = render(patient, plane_through(inside, View.SAGITTAL_T1, spacing=1.0, size=8), T1)
+    assert abs(float(np.median(marrow)) - T1.signal[Tissue.MARROW]) < 0.1
+    assert abs(float(np.median(below)) - T1.signal[Tissue.MARROW]) > 0.1

@@ -1,0 +1,112 @@
+"""Make the shipped locator from a trained one, and calibrate it on marked studies that it did not learn from.
+
+    python -m data_prep.phantom --root SYNTHETIC --scanners varied --train 320 --test 0 --seed 41 --workers 8
+    python prepare_data.py --root SYNTHETIC --locator none
+    python train_locator.py --root SYNTHETIC --max_train_steps 2600
+    python -m locator.ship_locator --locator SYNTHETIC/train/checkpoints/locator/final --root MARKED --folds 0,1
+
+The weights and the spine prior are those of the trained locator. The calibration of the level confidence and of the
+expected errors is fitted to the studies of some folds of MARKED, a data root whose marked train split is prepared; the
+other folds can then show how good it is (``benchmarks.locate_real``). Only figures of those studies are kept.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data_prep.conversion.pairs import read_metadata
+from data_prep.sites import Condition
+from locator.calibration import HeldOutStudy, calibrate, detect_held_out
+from locator.files import LOCATOR, SHIPPED, WEIGHTS
+from locator.locator import Locator, load_locator
+from locator.marked_studies import read_marked_studies
+from workspace.cli import run_command
+from workspace.layout import data_root
+from workspace.setting_types import NonNegativeInteger
+from workspace.settings_parser import read_settings
+
+PROG = "-m locator.ship_locator"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of the shipped locator."""
+
+    locator: str
+    """The folder final/ of a trained locator."""
+    root: str
+    """The data root of the marked studies to calibrate on."""
+    folds: tuple[NonNegativeInteger, ...] = (0, 1)
+    """The folds of these studies that the calibration is fitted to."""
+    trained_on: str = "synthetic spines"
+    """What the locator was trained on, in words."""
+    calibrated_on: str = "marked studies"
+    """What it is calibrated on, in words."""
+    out: str = str(SHIPPED)
+    """The folder to write. By default the one that ships with the program."""
+
+
+def main() -> None:
+    settings = read_settings(PROG, __doc__, Settings)
+    torch.set_num_threads(1)
+    trained = load_locator(Path(settings.locator))
+    processed = data_root(settings.root).processed("train")
+    fold_of = {int(study): int(fold) for study, fold in read_metadata(processed)["folds"]["of_study"].items()}
+    studies = [study for study in read_marked_studies(processed, fold_of) if study.fold in settings.folds]
+    if not studies:
+        raise ValueError(f"{processed}: no marked study is in the folds {list(settings.folds)}")
+    held_out = [one for study in tqdm(studies, unit="study") for one in detect_held_out(trained, study, processed)]
+    shipped = recalibrated(trained, held_out)
+    notes = {
+        "trained_on": settings.trained_on,
+        "calibrated_on": f"{len(studies)} studies: {settings.calibrated_on}",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        shipped.save(Path(folder), notes)
+        out = Path(settings.out)
+        out.mkdir(parents=True, exist_ok=True)
+        for name in (WEIGHTS, LOCATOR):  # it falls back on the shipped atlas
+            shutil.copyfile(Path(folder) / name, out / name)
+    print(f"{out}: calibrated on {len(studies)} studies, level confidence {shipped.level_calibration}")
+
+
+def recalibrated(locator: Locator, held_out: Sequence[HeldOutStudy]) -> Locator:
+    """Return a locator with a calibration that holds on other studies too.
+
+    Where the new studies tell nothing, because they lack marks of a condition or of a view, the locator's own
+    calibration stays, but no error is expected to be smaller there than the new studies' errors suggest.
+    """
+    fitted = calibrate(locator, held_out)
+    deviation = {
+        kind: np.maximum(own, fitted.deviation_mm[kind]) if _is_detected(kind, held_out) else own
+        for kind, own in locator.deviation_mm.items()
+    }
+    widened = replace(locator, deviation_mm=deviation)
+    again = calibrate(widened, held_out, fixed_deviations=True)
+    marked = [one for one in Condition if again.error_scale[one] != 1.0]
+    factor = max([again.error_scale[one] / locator.error_scale[one] for one in marked], default=1.0)
+    scale = {
+        one: max(again.error_scale[one], locator.error_scale[one])
+        if one in marked
+        else locator.error_scale[one] * max(factor, 1.0)
+        for one in Condition
+    }
+    return replace(widened, error_scale=scale, level_calibration=again.level_calibration)
+
+
+def _is_detected(kind: str, held_out: Sequence[HeldOutStudy]) -> bool:
+    return any(
+        detection.kind == kind and np.isfinite(study.marked_N3[detection.index]).all()
+        for study in held_out
+        for detection in study.detections
+    )
+
+
+if __name__ == "__main__":
+    run_command(PROG, main)
