@@ -1,6 +1,6 @@
 """Measure how well sites are placed in the real studies of a marked cohort, by the shipped atlas and by locators.
 
-    python -m benchmarks.locate_real --root REAL
+    python -m benchmarks.locate_real --root REAL --locators shipped
     python -m benchmarks.locate_real --root REAL --locators OLD/train/checkpoints/locator/final --studies 120
     python -m benchmarks.locate_real --root REAL --locators REAL/train/checkpoints/locator/final --folds 0
     python -m benchmarks.locate_real --root WHOLE --by_level true
@@ -29,9 +29,10 @@ from data_prep.placement.placer import Placer
 from data_prep.placement.regions import points_of
 from data_prep.placement.shipped_atlas import shipped_atlas
 from data_prep.sites import SITES, Condition, Level
+from locator.files import SHIPPED, SHIPPED_LOCATOR
 from locator.level_evidence import SHIFTS, true_shift
 from locator.marked_studies import MarkedStudy, read_marked_studies
-from locator.site_placer import LocatorPlacer
+from locator.site_placer import make_placer
 from workspace.cli import run_command
 from workspace.layout import data_root
 from workspace.setting_types import NonNegativeInteger, PositiveInteger
@@ -50,7 +51,7 @@ class Settings:
     root: str
     """The data root, with a marked train split that prepare_data.py has converted."""
     locators: tuple[str, ...] = ()
-    """The folders final/ of locators to compare with the shipped atlas."""
+    """The folders final/ of locators to compare with the shipped atlas, or shipped for the one of the program."""
     folds: tuple[NonNegativeInteger, ...] = ()
     """The folds whose studies are placed. By default all."""
     studies: PositiveInteger | None = None
@@ -101,7 +102,9 @@ def main() -> None:
     studies = [studies[index] for index in sorted(order)]
     placers: dict[str, Placer] = {"the shipped atlas": shipped_atlas()}
     for number, folder in enumerate(settings.locators, start=1):
-        placers[f"locator {number}"] = LocatorPlacer(Path(folder), shipped_atlas())
+        is_shipped = folder == SHIPPED_LOCATOR
+        name = "the shipped locator" if is_shipped else f"locator {number}"
+        placers[name] = make_placer(SHIPPED if is_shipped else Path(folder), shipped_atlas())
     describe_machine("torch", "numpy")
     for name, placer in placers.items():
         began = time.process_time()

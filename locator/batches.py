@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from locator.image_variety import crop, vary_grey_values
+from locator.image_variety import crop, lose_neighbours, vary_grey_values
 from locator.network import MIRRORED_AXIAL, target_heatmaps
 from locator.training_data import CachedImages
 from runs.random_streams import Stream, random_stream
@@ -95,7 +95,10 @@ def augment(labelled: LabelledImages, generators: list[np.random.Generator], ori
     mirrored = mirror(labelled, np.array([generator.random() < 0.5 for generator in generators]), orientation)
     transforms = np.stack([_draw_transform(generator, MAX_SHIFT[orientation]) for generator in generators])
     image, point = transform_images(mirrored.image_B3HW, mirrored.point_BC2, transforms)
-    varied = [vary_grey_values(one, generator) for one, generator in zip(image, generators, strict=True)]
+    varied = [
+        vary_grey_values(lose_neighbours(one, generator), generator)
+        for one, generator in zip(image, generators, strict=True)
+    ]
     cropped = [crop(*own) for own in zip(varied, point, mirrored.presence_BC, generators, strict=True)]
     image, presence = (torch.stack(parts) for parts in zip(*cropped, strict=True))
     return replace(mirrored, image_B3HW=image, point_BC2=point, presence_BC=presence).to_batch()

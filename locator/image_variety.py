@@ -24,11 +24,19 @@ LARGEST_NOISE = 0.09
 #: Coarse pixels are up to this many times as large as the grid's.
 LARGEST_PIXEL = 2.2
 #: Shares of images with another contrast, coarse pixels, blur, a void, and a dark border.
-BENT, COARSE, BLURRED, VOID, CROPPED = 0.5, 0.35, 0.25, 0.12, 0.35
+BENT, COARSE, BLURRED, VOID, CROPPED = 0.35, 0.35, 0.2, 0.1, 0.3
+#: Share of neighbouring slices that are missing.
+LOST = 0.3
 #: The largest share of the image's rows or columns that a dark border takes on one side.
 LARGEST_BORDER = 0.3
 #: Radii of a void, in pixels.
 VOID_RADIUS = (3.0, 12.0)
+
+
+def lose_neighbours(image_3HW: Tensor, generator: np.random.Generator) -> Tensor:
+    """Let the middle slice stand in for a neighbour, as at the end of a stack and in a stack with gaps."""
+    before, after = (0 if generator.random() >= LOST else 1 for _ in range(2))
+    return image_3HW[[before, 1, 2 - after]]
 
 
 def vary_grey_values(image_3HW: Tensor, generator: np.random.Generator) -> Tensor:
@@ -43,7 +51,7 @@ def vary_grey_values(image_3HW: Tensor, generator: np.random.Generator) -> Tenso
         image = _coarsen(image, float(generator.uniform(1.2, LARGEST_PIXEL)))
     if generator.random() < BLURRED:
         image = F.avg_pool2d(image[None], 3, 1, 1)[0]
-    noise = generator.uniform(0, LARGEST_NOISE)
+    noise = LARGEST_NOISE * generator.random() ** 2
     return image + noise * torch.from_numpy(generator.standard_normal(image.shape, dtype=np.float32))
 
 

@@ -21,7 +21,7 @@ import torch
 
 from data_prep.geometry import Array
 from data_prep.placement.atlas import Atlas
-from data_prep.placement.pose import Pose
+from data_prep.placement.pose import Pose, fit_pose
 from data_prep.placement.regions import Position, points_of, vector
 from data_prep.sites import SITES, Condition, Level, Site, Source
 from data_prep.studies.studies import Study
@@ -36,7 +36,7 @@ from locator.detections import (
 )
 from locator.files import ATLAS, LOCATOR, SCHEMA_VERSION, WEIGHTS
 from locator.knowledge import EVERYTHING, Knowledge, read_knowledge
-from locator.level_evidence import LevelCalibration, level_scores
+from locator.level_evidence import SHIFTS, UNSHIFTED, LevelCalibration, level_scores, shifted
 from locator.network import LocatorNetwork, load_weights, save_weights, to_channels_last
 from locator.site_placer import atlas_of
 from locator.slices import AXIAL_SHAPE, DARK_GREY, SAGITTAL_SHAPE, SliceImage, sagittal_images, stack_images
@@ -190,14 +190,16 @@ class Locator:
         pose = detected_pose or self.atlas.find(study)
         if pose is None:
             return None, [], LevelCount(0.0)
-        expected = self.fuse(pose, [], marked_N3)
-        for _ in range(2):
-            detections = sagittal_detections(sagittal, heatmaps, expected.position_N3)
-            expected = self.fuse(pose, detections, marked_N3)
+        is_marked = marked_N3 is not None and bool(np.isfinite(marked_N3).any())
+        detections, expected = self._search(pose, sagittal, heatmaps, self.fuse(pose, [], marked_N3), marked_N3)
+        if detected_pose is not None and not is_marked:
+            moved = self._best_count(sagittal, heatmaps, expected)
+            if moved is not None:
+                pose = moved
+                detections, expected = self._search(pose, sagittal, heatmaps, self.fuse(pose, []))
         axial = level_axial_images(study, expected.position_N3) if "axial" in self.knowledge.channels else []
         axial_heatmaps = self._heatmaps("axial", axial)
         detections += axial_detections(axial, axial_heatmaps, expected.position_N3)
-        is_marked = marked_N3 is not None and bool(np.isfinite(marked_N3).any())
         if is_marked:
             return pose, detections, LevelCount(0.0, fixed_confidence=MARKED_CONFIDENCE)
         is_spine_visible = detected_pose is not None
@@ -206,6 +208,35 @@ class Locator:
             return pose, detections, LevelCount(error_mm, fixed_confidence=UNSEEN_SPINE_CONFIDENCE)
         known_C = self.knowledge.channels["sagittal"]
         return pose, detections, LevelCount(error_mm, level_scores(sagittal, heatmaps, expected.position_N3, known_C))
+
+    def _search(
+        self,
+        pose: Pose,
+        sagittal: Sequence[SliceImage],
+        heatmaps: Sequence[Heatmaps],
+        expected: Posterior,
+        marked_N3: Array | None = None,
+    ) -> tuple[list[Detection], Posterior]:
+        """Search for the sites around their expected positions, twice; return the detections and the new posterior."""
+        detections: list[Detection] = []
+        for _ in range(2):
+            detections = sagittal_detections(sagittal, heatmaps, expected.position_N3)
+            expected = self.fuse(pose, detections, marked_N3)
+        return detections, expected
+
+    def _best_count(
+        self, sagittal: Sequence[SliceImage], heatmaps: Sequence[Heatmaps], expected: Posterior
+    ) -> Pose | None:
+        """Return the pose of the chain, moved by whole levels, that all slices support; None if none is better.
+
+        A pose is chosen by peaks, and a level without one speaks neither for it nor against it. Here every site counts.
+        """
+        known_C = self.knowledge.channels["sagittal"]
+        best = int(np.argmax(level_scores(sagittal, heatmaps, expected.position_N3, known_C)))
+        if best == UNSHIFTED:
+            return None
+        pose = fit_pose(self.prior.shape_N3, shifted(expected.position_N3, SHIFTS[best]))
+        return pose if pose.is_plausible else None
 
     def fuse(self, pose: Pose, detections: Sequence[Detection], marked_N3: Array | None = None) -> Posterior:
         """Return the posterior of the spine prior, given detections and marks."""

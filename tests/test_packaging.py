@@ -123,10 +123,13 @@ sys.meta_path.insert(0, PressCtrlC())
 def test_an_installed_command_reads_the_files_that_the_packages_bring(installed: Path, tmp_path: Path) -> None:
     code = """
 from data_prep.placement.shipped_atlas import SHIPPED
+from locator.files import SHIPPED as SHIPPED_LOCATOR, check_locator
 from prompts.parse import parse_query
 from prompts.render import caption
 from data_prep.sites import SITES, Severity
 assert SHIPPED.is_file()
+check_locator(SHIPPED_LOCATOR)
+assert SHIPPED_LOCATOR.is_relative_to(SHIPPED.parents[2])
 assert parse_query("severe canal stenosis").conditions and caption(SITES[0], Severity.SEVERE)
 print(SHIPPED)
 """

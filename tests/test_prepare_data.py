@@ -14,6 +14,8 @@ from data_prep.conversion.pairs import read_dataset
 from data_prep.phantom import write_cohort
 from data_prep.placement.shipped_atlas import NOTICE
 from data_prep.sites import Source
+from locator.files import SHIPPED, locator_fingerprint
+from locator.used_locator import NOTICE as LOCATOR_NOTICE
 from workspace.cli import run_command
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -122,10 +124,37 @@ def test_a_disk_that_is_gone_costs_no_earlier_conversion(root: Path, tmp_path: P
     assert (copy / "train" / "processed_data" / "atlas.json").is_file()
 
 
-def test_without_any_mark_the_shipped_atlas_serves_and_is_named(root: Path, tmp_path: Path) -> None:
+def test_without_any_mark_the_shipped_locator_serves_and_is_named(root: Path, tmp_path: Path) -> None:
     copy = copy_of(root, tmp_path)
     (copy / "dataset" / "train_label_coordinates.csv").unlink()
+    checked = prepare("--root", str(copy), "--check", "--workers", "1")
+    assert "the shipped locator if no study is marked" in " ".join(checked.stdout.split()), checked.stdout
     done = prepare("--root", str(copy), "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    before = (copy / "test" / "processed_data" / "sites.csv").read_text()
+    for split in ("train", "test"):
+        assert f"{split}: {LOCATOR_NOTICE}" in done.stdout
+        dataset = read_dataset(copy / split / "processed_data")
+        assert Source.LOCATED in {pair.source for pair in dataset.pairs}
+        assert dataset.metadata["settings"]["shipped_locator"] == locator_fingerprint(SHIPPED)
+        assert not (copy / split / "processed_data" / "atlas.json").exists()
+        with (copy / split / "processed_data" / "sites.csv").open() as file:
+            sites = list(csv.DictReader(file))
+        assert len(sites) == 25 * len(dataset.study_ids)
+        assert all(0 < float(row["level_confidence"]) < 1 for row in sites)
+        doubtful = {row["study_id"] for row in sites if float(row["level_confidence"]) < 0.8}
+        assert dataset.metadata["counts"]["faults"].get("level_in_doubt", 0) == len(doubtful)
+    assert "is up to date" in prepare("--root", str(copy), "--workers", "1").stdout
+    # Asking for it by name gives the same positions.
+    named = prepare("--root", str(copy), "--workers", "1", "--split", "test", "--locator", "shipped")
+    assert named.returncode == 0 and "is up to date" not in named.stdout, named.stderr
+    assert (copy / "test" / "processed_data" / "sites.csv").read_text() == before
+
+
+def test_without_any_mark_and_locator_the_shipped_atlas_serves_and_is_named(root: Path, tmp_path: Path) -> None:
+    copy = copy_of(root, tmp_path)
+    (copy / "dataset" / "train_label_coordinates.csv").unlink()
+    done = prepare("--root", str(copy), "--workers", "1", "--locator", "none")
     assert done.returncode == 0, done.stderr
     for split in ("train", "test"):
         assert f"{split}: {NOTICE}" in done.stdout

@@ -289,7 +289,9 @@ def test_a_run_carries_its_locator_to_another_data_root(root: DataRoot, tmp_path
     shutil.copytree(root.run("locator") / "final", elsewhere.run("carrying") / "placing" / "locator")
     atlas_alone = placer_for_run(elsewhere, elsewhere.run("carrying"), "none")
     assert {position.source for position in atlas_alone.place(study, {}).values()} == {Source.ATLAS}
-    assert placer_for_run(elsewhere, elsewhere.run("other"), None).fingerprint == shipped_atlas().fingerprint
+    without = elsewhere.run("other")  # carries nothing, and nothing was learned here
+    assert placer_for_run(elsewhere, without, None).fingerprint == make_placer(None, None).fingerprint
+    assert placer_for_run(elsewhere, without, "none").fingerprint == shipped_atlas().fingerprint
     (elsewhere.run("carrying") / "placing" / "locator" / WEIGHTS).write_bytes(b"")
     with pytest.raises(ValueError, match="not the weights"):
         placer_for_run(elsewhere, elsewhere.run("carrying"), None)

@@ -1,0 +1,53 @@
+"""The locator that ships with the program: its files, and what it places."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.phantom import Scanners, write_cohort
+from data_prep.placement.atlas import Atlas
+from data_prep.placement.regions import marked_positions, points_of
+from data_prep.sites import SITES
+from data_prep.studies.cohorts import split_cohort
+from data_prep.studies.studies import read_study
+from locator.files import LOCATOR, SHIPPED, WEIGHTS, check_locator
+from locator.knowledge import EVERYTHING
+from locator.locator import load_locator
+from locator.site_placer import LocatorPlacer, make_placer
+from workspace.layout import DataRoot
+
+#: The shipped weights are to stay below this.
+LARGEST_BYTES = 8_000_000
+
+
+def test_its_files_are_small_and_whole_and_say_what_they_are() -> None:
+    check_locator(SHIPPED)
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < LARGEST_BYTES
+    assert {path.name for path in SHIPPED.iterdir()} == {LOCATOR, WEIGHTS, "README.md"}
+    locator = load_locator(SHIPPED)
+    assert all(locator.knowledge.channels[name].all() for name in EVERYTHING.channels)
+    assert locator.level_calibration is not None
+    notes = json.loads((SHIPPED / LOCATOR).read_text())["notes"]
+    assert "synthetic" in notes["trained_on"] and "RSNA 2024" in notes["calibrated_on"]
+    card = (SHIPPED / "README.md").read_text()
+    assert "RSNA 2024, foraminal sites, 250-pixel copies" in card and "not a medical device" in card
+
+
+def test_data_without_marks_is_placed_by_it_and_the_choice_travels(tmp_path: Path) -> None:
+    """It never saw these patients. The placer reaches workers without a path: theirs may be another one."""
+    root = write_cohort(tmp_path, train=3, test=0, seed=97, scanners=Scanners.VARIED)
+    placer = make_placer(None, None)
+    assert isinstance(placer, LocatorPlacer) and str(SHIPPED).encode() not in pickle.dumps(placer)
+    assert isinstance(make_placer(None, None, may_ship=False), Atlas)
+    assert make_placer(SHIPPED, None) == placer
+    error = []
+    for folder in split_cohort(DataRoot(root), "train").folders:
+        study, _ = read_study(folder)
+        marked = points_of(marked_positions(study)[0])
+        placed = pickle.loads(pickle.dumps(placer)).place(study, {})
+        assert set(placed) == set(SITES)
+        assert all(position.level_confidence and position.expected_error_mm for position in placed.values())
+        error.append(np.linalg.norm(points_of(placed) - marked, axis=1))
+    assert np.nanmedian(error) < 5 and np.nanmean(np.array(error) < 15) > 0.6
