@@ -28,7 +28,7 @@ from locator.locator import Locator, load_locator
 from locator.marked_studies import read_marked_studies
 from workspace.cli import run_command
 from workspace.layout import data_root
-from workspace.setting_types import NonNegativeInteger
+from workspace.setting_types import NonNegativeInteger, PositiveInteger
 from workspace.settings_parser import read_settings
 
 PROG = "-m locator.ship_locator"
@@ -44,6 +44,8 @@ class Settings:
     """The data root of the marked studies to calibrate on."""
     folds: tuple[NonNegativeInteger, ...] = (0, 1)
     """The folds of these studies that the calibration is fitted to."""
+    studies: PositiveInteger | None = None
+    """The number of studies of these folds to use, drawn at random. By default all."""
     trained_on: str = "synthetic spines"
     """What the locator was trained on, in words."""
     calibrated_on: str = "marked studies"
@@ -59,6 +61,8 @@ def main() -> None:
     processed = data_root(settings.root).processed("train")
     fold_of = {int(study): int(fold) for study, fold in read_metadata(processed)["folds"]["of_study"].items()}
     studies = [study for study in read_marked_studies(processed, fold_of) if study.fold in settings.folds]
+    order = np.random.default_rng(0).permutation(len(studies))[: settings.studies]
+    studies = [studies[index] for index in sorted(order)]
     if not studies:
         raise ValueError(f"{processed}: no marked study is in the folds {list(settings.folds)}")
     held_out = [one for study in tqdm(studies, unit="study") for one in detect_held_out(trained, study, processed)]

@@ -99,7 +99,13 @@ def _draw_variety(body: Body, generator: np.random.Generator) -> Body:
     lordosis = np.clip(generator.normal(1.0, 0.3), 0.3, 1.7) * body.skeleton.disc_tilt_degrees
     sacral_slope = generator.normal(0, 6.0)
     # The disc S1-S2 of a transitional sacrum is nearly as high as the others.
-    height = body.disc_height / body.scale * np.where(below, generator.choice([0.5, 1.0, 2.0], p=[0.3, 0.5, 0.2]), 1.0)
+    narrowed = np.where(generator.random(discs) < 0.2, generator.uniform(0.35, 0.8, discs), 1.0)
+    height = (
+        body.disc_height
+        / body.scale
+        * narrowed
+        * np.where(below, generator.choice([0.5, 1.0, 2.0], p=[0.3, 0.5, 0.2]), 1.0)
+    )
     bend = generator.normal(0, 6.0 if generator.random() < 0.3 else 1.5) * np.sin(
         np.linspace(0, np.pi * generator.uniform(0.8, 2.2), discs) + generator.uniform(0, np.pi)
     )
@@ -111,7 +117,7 @@ def _draw_variety(body: Body, generator: np.random.Generator) -> Body:
         lateral_mm=body.lateral_mm + bend,
         rotation=_rotation(float(yaw), float(roll), float(pitch)),
         fat_depth=float(generator.uniform(0, 45)),
-        habitus=draw_habitus(generator),
+        habitus=draw_habitus(generator, discs),
     )
 
 
@@ -238,7 +244,10 @@ class Patient:
     @cached_property
     def half_width(self) -> Array:
         """Half the width of the vertebral column: the bodies have a waist and flare at the endplates."""
-        return self._along_bodies(self.body.skeleton.body_half_width) * self.body.scale - 2.2 * self._waist
+        width = self._along_bodies(self.body.skeleton.body_half_width) * self.body.scale
+        if self.body.habitus:
+            width = width * self.body.habitus.body_width
+        return width - 2.2 * self._waist
 
     @cached_property
     def half_depth(self) -> Array:
