@@ -88,7 +88,7 @@ class LocatorTraining:
             orientation: ImageBatches(
                 orientation,
                 cache,
-                cache.rows_of(self.studies.training),
+                cache.rows_to_draw(self.studies.training),
                 self.batch_size,
                 self.seed,
                 accelerator.process_index,

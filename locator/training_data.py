@@ -45,6 +45,9 @@ SAGITTAL_PRESENCE_MM = {Condition.SPINAL_CANAL_STENOSIS: 5.0, Condition.NEURAL_F
 AXIAL_PRESENCE_MM = 3.5
 #: Axial slices further than this from the canal of every level show a vertebral body.
 AXIAL_REACH_MM = 14.0
+#: Slices in which some landmark is more probable than `SHOWN` are drawn this many times as often as others, such as
+#: those beside the spine.
+SHOWN, SHOWING_WEIGHT = 0.3, 4
 #: The folder of the cached images in ``processed_data``.
 CACHE_FOLDER = "locator_pictures"
 #: To be increased whenever the images or their targets change.
@@ -80,6 +83,12 @@ class CachedImages:
     def channels_known_in(self, studies: Iterable[MarkedStudy]) -> npt.NDArray[np.bool_]:
         """Return for each channel, (C,), whether its landmark is known in an image of these studies."""
         return np.asarray(self.known_NC[self.rows_of(studies)].any(axis=0))
+
+    def rows_to_draw(self, studies: Iterable[MarkedStudy]) -> npt.NDArray[np.int64]:
+        """Return the rows to draw batches from: those that show a landmark appear `SHOWING_WEIGHT` times."""
+        rows = self.rows_of(studies)
+        shows = ((self.presence_NC > SHOWN) & self.known_NC)[rows].any(axis=1)
+        return np.repeat(rows, np.where(shows, SHOWING_WEIGHT, 1))
 
     def rows_of(self, studies: Iterable[MarkedStudy]) -> npt.NDArray[np.int64]:
         """Return the rows of the images of these studies."""

@@ -172,7 +172,7 @@ def test_two_processes_give_every_marked_landmark_the_same_weight(root: DataRoot
     loss = torch.zeros(())
     for orientation, cache in caches.items():
         batches = [
-            ImageBatches(orientation, cache, cache.rows_of(learning_set.training), 2, SEED, n, 2).draw(1)
+            ImageBatches(orientation, cache, cache.rows_to_draw(learning_set.training), 2, SEED, n, 2).draw(1)
             for n in range(2)
         ]
         known = [int(batch.known_BC.sum()) for batch in batches]
