@@ -3,7 +3,7 @@
     python -m data_prep.phantom --root SYNTHETIC --scanners varied --train 320 --test 0 --seed 41 --workers 8
     python prepare_data.py --root SYNTHETIC --locator none
     python train_locator.py --root SYNTHETIC --max_train_steps 2600
-    python -m locator.ship_locator --locator SYNTHETIC/train/checkpoints/locator/final --root MARKED --folds 0,1
+    python -m locator.ship_locator --locator SYNTHETIC/train/checkpoints/locator/final --root MARKED --folds 0 1
 
 The weights and the spine prior are those of the trained locator. The calibration of the level confidence and of the
 expected errors is fitted to the studies of some folds of MARKED, a data root whose marked train split is prepared; the
