@@ -62,7 +62,7 @@ def main() -> None:
 
     # These imports take seconds, so that they come after everything that can be checked without them.
     from data_prep.conversion.crops import open_crops
-    from vl_model.evaluation.baseline_files import baseline_log_probabilities
+    from vl_model.baseline.baseline_files import baseline_log_probabilities
     from vl_model.evaluation.cross_fitting import (
         better_head,
         cross_fit_kinds,
@@ -71,15 +71,15 @@ def main() -> None:
         predict_held_out,
         split_studies,
     )
-    from vl_model.evaluation.example_sites import choose_example_sites
     from vl_model.evaluation.grader import write_grader
     from vl_model.evaluation.known_labels import known_labels
     from vl_model.evaluation.predictions import read_predictions, write_predictions
-    from vl_model.evaluation.report import write_report
-    from vl_model.evaluation.report_content import baseline_block, compare_runs, held_out_metrics
-    from vl_model.evaluation.report_text import report_text
-    from vl_model.evaluation.submission import write_submission
     from vl_model.loaded_run import REPORT_SCHEMA_VERSION
+    from vl_model.report.example_sites import choose_example_sites
+    from vl_model.report.report import write_report
+    from vl_model.report.report_content import baseline_block, compare_runs, held_out_metrics
+    from vl_model.report.report_text import report_text
+    from vl_model.scoring.submission import write_submission
     from workspace.json_files import plain
 
     other = read_predictions(root.logs(settings.compare) / "predictions.csv") if settings.compare else None
@@ -131,8 +131,8 @@ def score_submission_of(submission: Path, solution: Path) -> None:
         raise ValueError(f"{submission}: no such file; eval_vl.py writes it if there is a test split")
     if not solution.is_file():
         raise ValueError(f"--solution {str(solution)!r}: no such file; it should be a CSV file of true grades")
-    from vl_model.evaluation.report_text import heading_line, metric_line, missing_parts, no_score
-    from vl_model.evaluation.submission import score_submission
+    from vl_model.report.report_text import heading_line, metric_line, missing_parts, no_score
+    from vl_model.scoring.submission import score_submission
     from workspace.json_files import plain
 
     scored = score_submission(submission, solution)

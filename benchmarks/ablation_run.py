@@ -1,6 +1,6 @@
 """Training and evaluation of one condition with one seed; the result is one line of JSON.
 
-The result holds each held-out study's part in the metric (`vl_model.evaluation.metrics.StudySums`), so that any two
+The result holds each held-out study's part in the metric (`vl_model.scoring.metrics.StudySums`), so that any two
 conditions can be compared by study afterwards, without training again.
 """
 
@@ -30,10 +30,10 @@ from vl_model.evaluation.cross_fitting import StudySplit, fit_heads, predict_hel
 from vl_model.evaluation.embed import embed_ensembles, embed_rows
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import HEADS
-from vl_model.evaluation.metrics import StudySums, study_sums
 from vl_model.model.lora import merge_adapters
 from vl_model.model.settings import LoraSettings, ModelSettings
 from vl_model.model.site_model import SiteModel, build_site_model
+from vl_model.scoring.metrics import StudySums, study_sums
 from vl_model.training.trainer import Trainer
 
 LORA = LoraSettings(rank=16, alpha=32, towers="both")

@@ -35,13 +35,13 @@ from locator.site_placer import make_placer
 from prompts.render import caption
 from vl_model.data.site_rows import group_sites
 from vl_model.data.site_table import SiteTable, full_table
-from vl_model.evaluation.bootstrap import Interval, metric_intervals, paired_ratios
 from vl_model.evaluation.embed import embed_rows
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import read_grader
-from vl_model.evaluation.metrics import StudySums, study_sums
-from vl_model.evaluation.submission import floored, read_solution
 from vl_model.model.site_model_files import load_site_model
+from vl_model.scoring.bootstrap import Interval, metric_intervals, paired_ratios
+from vl_model.scoring.metrics import StudySums, study_sums
+from vl_model.scoring.submission import floored, read_solution
 from workspace.cli import run_command, usable_cores
 from workspace.layout import DataRoot, data_root
 from workspace.root_settings import RootSettings

@@ -31,7 +31,7 @@ from runs.run_record import read_run_record
 from vl_model.evaluation.embeddings import fingerprint
 from vl_model.evaluation.known_labels import known_labels
 from vl_model.evaluation.predictions import read_predictions
-from vl_model.evaluation.submission import read_submission
+from vl_model.scoring.submission import read_submission
 from workspace.cli import run_command, usable_cores
 from workspace.json_files import read_object
 from workspace.layout import DataRoot, data_root

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.sites import SUBMISSION_SITES
-from vl_model.evaluation.report_text import baseline_loss
+from vl_model.report.report_text import baseline_loss
 from workspace.cli import run_command
 from workspace.layout import DataRoot, data_root
 from workspace.settings_parser import read_settings
@@ -114,7 +114,7 @@ def differences(of_head: dict[str, Any]) -> str:
 
 def print_submission(root: DataRoot) -> None:
     """Print the number and order of the rows of submission.csv, and its metric against the true grades."""
-    from vl_model.evaluation.submission import score_submission
+    from vl_model.scoring.submission import score_submission
 
     path = root.logs("lora") / "submission.csv"
     with path.open(newline="", encoding="utf-8") as file:

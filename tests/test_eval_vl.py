@@ -16,7 +16,7 @@ from data_prep.conversion.pairs import read_dataset, write_dataset
 from data_prep.sites import SITES
 from tests.evaluated_root import run_here, write_run
 from tests.tiny_dataset import write_tiny_dataset
-from vl_model.evaluation.report_text import report_text
+from vl_model.report.report_text import report_text
 
 REPOSITORY = Path(__file__).parents[1]
 Evaluate = Callable[..., int]
@@ -124,7 +124,7 @@ def test_the_plain_baseline_changes_nothing_else(
     root: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With any other baseline, all other figures and files of the run are the same to the last digit."""
-    from vl_model.evaluation import plain_baseline
+    from vl_model.baseline import plain_baseline
 
     logs, heads = root / "train" / "logs" / "first", root / "train" / "checkpoints" / "first" / "heads"
     files = [logs / "predictions.csv", logs / "submission.csv", heads / "heads.npz", heads / "heads.json"]

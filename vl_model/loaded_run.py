@@ -182,8 +182,8 @@ class LoadedRun:
         from data_prep.conversion.pairs import read_dataset
         from locator.carried import placer_for_run
         from prompts.render import caption
-        from vl_model.evaluation.submission import write_submission
         from vl_model.new_studies import check_paths, folder_within, probability_table, write_probabilities
+        from vl_model.scoring.submission import write_submission
 
         _check_count("workers", workers)
         _check_count("batch_size", batch_size)

@@ -15,7 +15,7 @@ from data_prep.conversion.pairs import read_dataset
 from data_prep.phantom import write_cohort
 from data_prep.sites import Condition, Severity, Source, View
 from data_prep.studies.tables import read_train_tables
-from vl_model.evaluation.metrics import SEVERITY_WEIGHTS
+from vl_model.scoring.metrics import SEVERITY_WEIGHTS
 from workspace.cli import run_command
 
 TRAINING = "--model lumbar-tiny --tune full --max_train_steps 1 --per_device_train_batch_size 4 --held_out_sites 4"

@@ -16,8 +16,8 @@ from vl_model.evaluation.calibrate import Calibrator, check_enough, cross_fit, s
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import HEADS, KIND_WEIGHTS, KINDS, Grader, HeadName, Kind, column_priors
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
-from vl_model.evaluation.metrics import competition_metric, constant_baseline
-from vl_model.evaluation.priors import ColumnPrior
+from vl_model.scoring.metrics import competition_metric, constant_baseline
+from vl_model.scoring.priors import ColumnPrior
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from vl_model.data.site_table import Floats, SiteTable, full_table, site_table
 from vl_model.evaluation.calibrate import UNWEIGHTED, Calibrator
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
-from vl_model.evaluation.metrics import SEVERITY_WEIGHTS
-from vl_model.evaluation.priors import ColumnPrior
+from vl_model.scoring.metrics import SEVERITY_WEIGHTS
+from vl_model.scoring.priors import ColumnPrior
 from workspace.json_files import read_object
 from workspace.whole_files import replacing
 

@@ -21,7 +21,7 @@ from sklearn.model_selection import GroupKFold
 
 from data_prep.sites import SITES, Severity
 from vl_model.data.site_table import CONDITIONS, LEVELS, Floats, Ints, SiteTable
-from vl_model.evaluation.priors import ColumnPrior
+from vl_model.scoring.priors import ColumnPrior
 
 #: What a head saves: arrays by name, which are read without pickle.
 Arrays = Mapping[str, NDArray[Any]]

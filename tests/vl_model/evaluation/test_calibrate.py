@@ -7,7 +7,7 @@ from scipy.special import log_softmax
 
 from vl_model.data.site_table import SiteTable, full_table, site_table
 from vl_model.evaluation.calibrate import Calibrator, cross_fit, study_groups
-from vl_model.evaluation.metrics import SEVERITY_WEIGHTS, competition_metric, ece, log_loss, weighted_log_loss
+from vl_model.scoring.metrics import SEVERITY_WEIGHTS, competition_metric, ece, log_loss, weighted_log_loss
 
 
 def overconfident(studies: int, seed: int, sharpening: float = 3.0) -> tuple[SiteTable, np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from data_prep.sites import SITES
 from vl_model.data.site_table import SiteTable, full_table, site_table
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
-from vl_model.evaluation.metrics import log_loss
+from vl_model.scoring.metrics import log_loss
 
 
 def cohort(studies: int, seed: int, dimensions: int = 12) -> tuple[SiteTable, np.ndarray]:

@@ -8,8 +8,8 @@ import pytest
 
 from data_prep.sites import SITES, SUBMISSION_SITES
 from vl_model.data.site_table import SITE_INDEX, SiteTable, full_table, site_table
-from vl_model.evaluation.metrics import competition_metric
-from vl_model.evaluation.submission import FLOOR, floored, read_solution, score_submission, write_submission
+from vl_model.scoring.metrics import competition_metric
+from vl_model.scoring.submission import FLOOR, floored, read_solution, score_submission, write_submission
 
 LABELS = ("Normal/Mild", "Moderate", "Severe")
 

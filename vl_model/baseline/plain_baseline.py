@@ -15,9 +15,9 @@ from sklearn.decomposition import PCA
 
 from data_prep.conversion.crops import PIXEL_MM
 from data_prep.sites import View
+from vl_model.baseline.gradient_histograms import gradient_histograms
 from vl_model.data.site_rows import SiteRow
 from vl_model.data.site_table import Floats, Ints, SiteTable
-from vl_model.evaluation.gradient_histograms import gradient_histograms
 from vl_model.evaluation.heads import LinearProbe
 
 #: Width of the square that is described, of its cells, and of the squares of one mean grey value, in mm.

@@ -10,14 +10,14 @@ from sklearn.metrics import roc_auc_score
 
 from data_prep.sites import SITES, Condition, Severity
 from vl_model.data.site_table import UNLABELLED, SiteTable, full_table, site_table
-from vl_model.evaluation.bootstrap import (
+from vl_model.scoring.bootstrap import (
     mean_intervals,
     metric_intervals,
     paired_differences,
     paired_mean_differences,
     paired_ratios,
 )
-from vl_model.evaluation.metrics import (
+from vl_model.scoring.metrics import (
     SEVERITY_WEIGHTS,
     auc,
     brier,
@@ -32,7 +32,7 @@ from vl_model.evaluation.metrics import (
     study_sums,
     weighted_log_loss,
 )
-from vl_model.evaluation.priors import ColumnPrior
+from vl_model.scoring.priors import ColumnPrior
 
 
 def random_table(studies: int, seed: int, unlabelled: float = 0.1) -> tuple[SiteTable, np.ndarray]:

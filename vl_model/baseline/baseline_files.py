@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vl_model.baseline.plain_baseline import SETTINGS, PlainBaseline
 from vl_model.data.site_rows import SiteRow
 from vl_model.data.site_table import Floats, SiteTable
 from vl_model.evaluation.cross_fitting import StudySplit
 from vl_model.evaluation.embeddings import Embeddings
-from vl_model.evaluation.plain_baseline import SETTINGS, PlainBaseline
 from workspace.json_files import read_object
 from workspace.tidying import keeping
 from workspace.whole_files import replacing

@@ -11,14 +11,14 @@ from data_prep.conversion.crops import open_crops
 from data_prep.conversion.pairs import read_dataset
 from data_prep.sites import SITES, View
 from tests.tiny_dataset import write_tiny_dataset
+from vl_model.baseline import baseline_files
+from vl_model.baseline.baseline_files import baseline_log_probabilities
+from vl_model.baseline.plain_baseline import PlainBaseline, describe_crops, describe_view
 from vl_model.data.site_rows import SiteRow, group_sites
 from vl_model.data.site_table import UNLABELLED, SiteTable, site_table
-from vl_model.evaluation import baseline_files
-from vl_model.evaluation.baseline_files import baseline_log_probabilities
 from vl_model.evaluation.cross_fitting import StudySplit, split_studies
 from vl_model.evaluation.embeddings import Embeddings
-from vl_model.evaluation.metrics import constant_baseline, weighted_log_loss
-from vl_model.evaluation.plain_baseline import PlainBaseline, describe_crops, describe_view
+from vl_model.scoring.metrics import constant_baseline, weighted_log_loss
 
 
 class Cohort:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vl_model.data.site_table import Floats
-from vl_model.evaluation.metrics import PARTS, StudySums, mean_of_graded, scores_of
+from vl_model.scoring.metrics import PARTS, StudySums, mean_of_graded, scores_of
 
 DEFAULT_RESAMPLES = 1000
 _NAMES = ("score", *PARTS, "graded_parts")

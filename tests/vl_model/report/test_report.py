@@ -24,13 +24,13 @@ from vl_model.evaluation.cross_fitting import (
     split_studies,
 )
 from vl_model.evaluation.embeddings import Embeddings
-from vl_model.evaluation.example_sites import choose_example_sites, tile_as_png
 from vl_model.evaluation.grader import KINDS, read_grader, write_grader
-from vl_model.evaluation.metrics import brier, competition_metric, weighted_log_loss
 from vl_model.evaluation.predictions import read_predictions, write_predictions
-from vl_model.evaluation.report import number, summary, write_report
-from vl_model.evaluation.report_content import baseline_block, compare_runs, held_out_metrics
-from vl_model.evaluation.report_text import baseline_loss, report_text
+from vl_model.report.example_sites import choose_example_sites, tile_as_png
+from vl_model.report.report import number, summary, write_report
+from vl_model.report.report_content import baseline_block, compare_runs, held_out_metrics
+from vl_model.report.report_text import baseline_loss, report_text
+from vl_model.scoring.metrics import brier, competition_metric, weighted_log_loss
 from workspace.json_files import plain
 
 

@@ -12,8 +12,7 @@ import pandas as pd
 from data_prep.sites import SITES, SUBMISSION_SITES, parse_row_id_site
 from data_prep.truth import read_truth
 from vl_model.data.site_table import SITE_INDEX, Floats, SiteTable, row_keys, site_table
-from vl_model.evaluation.metrics import CompetitionMetric, competition_metric
-from vl_model.evaluation.predictions import GRADES
+from vl_model.scoring.metrics import GRADES, CompetitionMetric, competition_metric
 from workspace.whole_files import replacing
 
 FLOOR = 1e-4

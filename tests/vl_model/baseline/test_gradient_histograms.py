@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from vl_model.evaluation.gradient_histograms import gradient_histograms
+from vl_model.baseline.gradient_histograms import gradient_histograms
 
 
 def slow_histograms(image: np.ndarray, cell: int) -> np.ndarray:

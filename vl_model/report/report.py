@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from data_prep.conversion.crops import FIELD_MM, VIEW_MM
 from data_prep.sites import Condition, Severity, View
-from vl_model.evaluation.example_sites import ExampleSite, tile_as_png
 from vl_model.evaluation.grader import HEADS, KINDS
-from vl_model.evaluation.plots import (
+from vl_model.report.example_sites import ExampleSite, tile_as_png
+from vl_model.report.plots import (
     BLUE,
     GREY,
     ORANGE,
@@ -24,8 +24,8 @@ from vl_model.evaluation.plots import (
     metric_plot,
     reliability_plot,
 )
-from vl_model.evaluation.report_content import Json
-from vl_model.evaluation.report_text import (
+from vl_model.report.report_content import Json
+from vl_model.report.report_text import (
     baseline_loss,
     differences,
     graded_parts,

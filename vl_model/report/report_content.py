@@ -14,10 +14,11 @@ import numpy as np
 
 from data_prep.sites import Severity
 from vl_model.data.site_table import CONDITIONS, LEVELS, Bools, Floats, SiteTable
-from vl_model.evaluation.bootstrap import Interval, metric_intervals, paired_differences, paired_ratios
 from vl_model.evaluation.cross_fitting import HeldOut
 from vl_model.evaluation.grader import HEADS, KINDS, Kind
-from vl_model.evaluation.metrics import (
+from vl_model.evaluation.predictions import Predictions, matched
+from vl_model.scoring.bootstrap import Interval, metric_intervals, paired_differences, paired_ratios
+from vl_model.scoring.metrics import (
     PARTS,
     Reliability,
     brier,
@@ -31,7 +32,6 @@ from vl_model.evaluation.metrics import (
     study_sums,
     weighted_log_loss,
 )
-from vl_model.evaluation.predictions import Predictions, matched
 
 #: Bins of a reliability diagram; with fewer rows than MANY_ROWS, half as many.
 DIAGRAM_BINS, MANY_ROWS = 10, 1000

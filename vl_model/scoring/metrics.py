@@ -17,9 +17,11 @@ from scipy.stats import rankdata
 
 from data_prep.sites import Condition, Severity
 from vl_model.data.site_table import CONDITIONS, Bools, Floats, Ints, SiteTable
-from vl_model.evaluation.priors import ColumnPrior
+from vl_model.scoring.priors import ColumnPrior
 
 SEVERITY_WEIGHTS = (1.0, 2.0, 4.0)
+#: The columns of probabilities in files, in the order of `Severity`.
+GRADES = tuple(severity.key for severity in Severity)
 PARTS = ("spinal", "foraminal", "subarticular", "any_severe")
 DEFAULT_BINS = 15
 

@@ -15,7 +15,7 @@ from data_prep.sites import SITES, Severity, Side, Site
 from vl_model.data.site_table import Bools, Floats
 from vl_model.evaluation.cross_fitting import HeldOut
 from vl_model.evaluation.grader import HeadName
-from vl_model.evaluation.metrics import SEVERITY_WEIGHTS, row_losses
+from vl_model.scoring.metrics import SEVERITY_WEIGHTS, row_losses
 
 EXAMPLES_PER_GROUP = 4
 
