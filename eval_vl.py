@@ -92,7 +92,7 @@ def main() -> None:
     best = better_head(held_out) if settings.head == "auto" else settings.head
     grader = fit_grader(heads, split, embeddings, best)
     crops = open_crops(root.processed("train"))
-    log_prob_M3 = baseline_log_probabilities(run.folder / "heads", split, embeddings, crops)
+    log_prob_M3 = baseline_log_probabilities(run.folder / "heads", split, embeddings, crops, run.crops.pixel_mm)
     baseline = cross_fit_kinds(log_prob_M3, split, held_out.imaged_N, settings.seed)
     report = {
         "schema_version": REPORT_SCHEMA_VERSION,
@@ -113,7 +113,8 @@ def main() -> None:
     write_grader(run.folder / "heads", grader)
     write_predictions(run.logs / "predictions.csv", held_out)
     examples = choose_example_sites(held_out, best, train.pairs)
-    write_report(run.logs, plain(report), examples, crops)
+    tile_share = run.model.settings.view_mm / run.crops.field_mm
+    write_report(run.logs, plain(report), examples, crops, tile_share)
     print(report_text(plain(report)))
     print(f"report      {run.report_page}")
     if test is None or new is None:

@@ -83,7 +83,10 @@ def with_first_views(row: SiteRow, views: int) -> SiteRow:
     first = row.site.views[:views]
     kept = [index for index, view in enumerate(row.views) if view in first] or [0]
     return replace(
-        row, crops=tuple(row.crops[index] for index in kept), views=tuple(row.views[index] for index in kept)
+        row,
+        crops=tuple(row.crops[index] for index in kept),
+        views=tuple(row.views[index] for index in kept),
+        offsets=tuple(row.offsets[index] for index in kept if row.offsets),
     )
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from data_prep.conversion.crop_geometry import CropGeometry
     from data_prep.conversion.pairs import Dataset
     from vl_model.evaluation.embeddings import Embeddings, TextEmbeddings
     from vl_model.evaluation.grader import Grader
@@ -114,15 +115,27 @@ class LoadedRun:
         torch.set_num_threads(threads_per_process())
         return load_site_model(self.folder / "final", self.base).to("cuda" if torch.cuda.is_available() else "cpu")
 
+    @cached_property
+    def crops(self) -> "CropGeometry":
+        """The geometry of the crops that the run was made for."""
+        from vl_model.model.run_crops import crops_of_run
+
+        return crops_of_run(self.folder / "final")
+
     def has_split(self, split: Split) -> bool:
         """Whether the split has been prepared."""
         return (self.root.processed(split) / "dataset.json").is_file()
 
     def dataset(self, split: Split) -> "Dataset":
-        """Return a prepared split. Raises ValueError if it has not been prepared."""
+        """Return a prepared split.
+
+        Raises ValueError if it has not been prepared, or if its crops are not such as the run was made for.
+        """
         from data_prep.conversion.pairs import read_dataset
 
-        return read_dataset(self.root.processed(split))
+        dataset = read_dataset(self.root.processed(split))
+        self._check_crops(self.root.processed(split))
+        return dataset
 
     def training_dataset(self) -> "Dataset":
         """Return the train split. Raises ValueError if the run was trained on another version of it."""
@@ -197,7 +210,13 @@ class LoadedRun:
         with folder_within(written_to) if written_to else TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             processed = Path(folder) / "processed_data"
             convert_folder(
-                images, processed, descriptions=descriptions, placer=placer, caption=caption, workers=workers
+                images,
+                processed,
+                descriptions=descriptions,
+                placer=placer,
+                caption=caption,
+                workers=workers,
+                geometry=self.crops,
             )
             dataset = read_dataset(processed)
             embeddings = self._embed(dataset, processed, {}, batch_size, "embedding")
@@ -261,7 +280,8 @@ class LoadedRun:
             batch_size: sites per forward pass.
 
         Raises:
-            ValueError: the data set has not been prepared, or `batch_size` is not possible.
+            ValueError: the data set has not been prepared, its crops are not such as the run was made for, or
+                `batch_size` is not possible.
         """
         from data_prep.conversion.pairs import read_dataset
         from vl_model.evaluation.embeddings import read_embeddings, write_embeddings
@@ -270,6 +290,7 @@ class LoadedRun:
         split = next((split for split in SPLITS if data == split), None)
         processed = self.root.processed(split) if split else _path("data", data)
         dataset = read_dataset(processed)
+        self._check_crops(processed)
         expected = {"checkpoint": self.checkpoint, "dataset": dataset.fingerprint}
         if split is None:
             return self._embed(dataset, processed, expected, batch_size, "embedding")
@@ -333,8 +354,14 @@ class LoadedRun:
         from vl_model.evaluation.embeddings import Embeddings
 
         rows = group_sites(dataset.pairs)
-        image_ND = embed_rows(self.model, rows, open_crops(processed), batch_size, label)
+        image_ND = embed_rows(self.model, rows, open_crops(processed), batch_size, label, self.crops)
         return Embeddings(rows, image_ND, fingerprint)
+
+    def _check_crops(self, processed: Path) -> None:
+        """Raise ValueError if the crops in `processed` are not such as the run was made for."""
+        from vl_model.model.run_crops import check_crops
+
+        check_crops(self.name, self.crops, processed)
 
 
 def _check_count(setting: str, value: object) -> None:

@@ -13,6 +13,7 @@ from data_prep.conversion.convert import (
     read_inputs,
     summary_if_current,
 )
+from data_prep.conversion.crop_geometry import DEFAULT_CROPS, CropGeometry
 from data_prep.conversion.dry_run import check_cohort, describe, fault_table
 from data_prep.conversion.executors import Pool, open_pool
 from data_prep.conversion.merge import Caption, Summary
@@ -71,6 +72,7 @@ def prepare_split(
     folds: int,
     seed: int,
     max_pixels: int,
+    geometry: CropGeometry = DEFAULT_CROPS,
 ) -> bool:
     """Convert one split unless it is up to date, and print a summary. Returns whether any of it could be used.
 
@@ -85,9 +87,11 @@ def prepare_split(
         folds: the number of folds of the train split.
         seed: the seed of the folds, and of the atlas's sample of studies.
         max_pixels: larger images are refused.
+        geometry: the geometry of the crops.
     """
     processed = root.processed(split)
-    settings: dict[str, Any] = {"folds": folds, "seed": seed, "max_pixels": max_pixels}
+    # What is left at its default is not recorded: roots of earlier versions, which had no choice, stay up to date.
+    settings: dict[str, Any] = {"folds": folds, "seed": seed, "max_pixels": max_pixels, **geometry.changes}
     if locator is not None:
         settings["locator"] = locator
     atlas = _learned_atlas(root) if split == "test" else None
@@ -95,7 +99,7 @@ def prepare_split(
     key = input_key(cohort, inputs, settings, atlas, caption)
     summary = summary_if_current(processed, key)
     if summary is None:
-        work: dict[str, Any] = {"inputs": inputs, "pool": pool, "max_pixels": max_pixels}
+        work: dict[str, Any] = {"inputs": inputs, "pool": pool, "max_pixels": max_pixels, "geometry": geometry}
 
         def announced_placer(atlas: Atlas | None) -> Placer:
             if locator is None and atlas is None:

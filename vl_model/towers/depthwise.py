@@ -26,7 +26,7 @@ def _is_slow_in_bf16(layer: nn.Conv2d) -> bool:
 
 
 @cache
-def _in_float32(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
+def _in_float32(kind: Any) -> Any:
     """Return the subclass of a kind of convolution, such as timm's with its own padding, that leaves autocast."""
 
     def forward(self: Any, image_NCHW: Tensor) -> Tensor:

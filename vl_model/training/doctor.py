@@ -307,8 +307,9 @@ def estimate(model: SiteModel, training_set: TrainingSet, sites: int, mixed_prec
     widest = max(training_set.training, key=lambda row: len(row.crops))
 
     def forward(count: int) -> object:
-        batch = load_batch([widest] * count, training_set.crops_R3HW).to(model.device)
-        tiles_BT3hw = batch.tiles(model.towers.image_size, model.towers.mean, model.towers.std)
+        batch = load_batch([widest] * count, training_set.crops_R3HW, geometry=training_set.geometry).to(model.device)
+        towers = model.towers
+        tiles_BT3hw = batch.tiles(towers.image_size, towers.mean, towers.std, model.settings.view_mm)
         with torch.autocast(model.device.type, dtype=kind, enabled=kind is not None):
             return model(tiles_BT3hw, batch.mask_BT, captions.tokens(1))
 

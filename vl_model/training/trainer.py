@@ -205,7 +205,9 @@ class Trainer:
             if not rows and not self.sharding:
                 continue
             # A process without rows must still take part when the others gather sharded weights.
-            batch = load_batch(rows or self.held_out[:1], self.batches.crops_R3HW).to(self.accelerator.device)
+            batch = load_batch(rows or self.held_out[:1], self.batches.crops_R3HW, geometry=self.batches.geometry).to(
+                self.accelerator.device
+            )
             tiles_BT3hw = self._tiles(batch)
             with self.accelerator.autocast():
                 image_BD = self.model.embed_sites(tiles_BT3hw, batch.mask_BT)
@@ -283,7 +285,7 @@ class Trainer:
 
     def _tiles(self, batch: Batch) -> Tensor:
         towers = self.model.towers
-        return batch.tiles(towers.image_size, towers.mean, towers.std)
+        return batch.tiles(towers.image_size, towers.mean, towers.std, self.model.settings.view_mm)
 
 
 def shard(model: SiteModel, accelerator: Accelerator) -> "Sharding":

@@ -9,14 +9,15 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from data_prep.conversion.crops import CROP_SIZE, PIXEL_MM, open_crops
+from data_prep.conversion.crop_geometry import DEFAULT_CROPS, PIXEL_MM, VIEW_MM
+from data_prep.conversion.crops import open_crops
 from data_prep.conversion.pairs import read_dataset
 from data_prep.sites import SITES, Severity, View
 from tests.tiny_dataset import graded_rows
 from vl_model.data.augmentation import Augmentation
 from vl_model.data.batches import Batch, TrainingBatches, load_batch, training_loader
 from vl_model.data.site_rows import SiteRow, caption_index, group_sites
-from vl_model.data.tiles import VIEW_MM, TileChanges, draw_changes, tiles_for_model
+from vl_model.data.tiles import TileChanges, draw_changes, tiles_for_model
 
 GREY = ((0.0,) * 3, (1.0,) * 3)  # mean and std that leave grey values as they are
 
@@ -142,7 +143,7 @@ def test_too_few_sites_for_a_batch_are_refused(rows: list[SiteRow], crops: np.nd
 def test_tiles_without_changes_are_the_middle_of_the_crop(crops: np.ndarray) -> None:
     crops_BT3HW = torch.tensor(crops[:6]).unflatten(0, (3, 2))
     size = round(VIEW_MM / PIXEL_MM)
-    margin = (CROP_SIZE - size) // 2
+    margin = (DEFAULT_CROPS.size - size) // 2
     tiles = tiles_for_model(crops_BT3HW, size, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     middle = crops_BT3HW[..., margin : margin + size, margin : margin + size].float() / 255
     expected = (middle - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)
@@ -162,7 +163,7 @@ def test_changed_tiles_are_those_of_a_pixel_by_pixel_resampling(crops: np.ndarra
     down, across = np.meshgrid(offsets_mm, offsets_mm, indexing="ij")
     column_mm = scale * (np.cos(angle) * across - np.sin(angle) * down) + shift[0]
     row_mm = scale * (np.sin(angle) * across + np.cos(angle) * down) + shift[1]
-    centre = (CROP_SIZE - 1) / 2
+    centre = (DEFAULT_CROPS.size - 1) / 2
     position_2hw = np.stack([row_mm, column_mm]) / PIXEL_MM + centre
     grey = map_coordinates(crops[4, 1].astype(float) / 255, position_2hw, order=1, mode="grid-constant")
     expected = np.clip(1.2 * np.clip(grey, 1e-6, None) ** 0.8 - 0.05, 0, 1)
