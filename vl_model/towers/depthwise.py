@@ -6,7 +6,6 @@ depthwise convolutions of 3 x 3 pixels and stride 1, so only these leave it. Cha
 layout for them and is kept by the layers between.
 """
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -25,8 +24,7 @@ def _is_slow_in_bf16(layer: nn.Conv2d) -> bool:
     return is_depthwise and (max(layer.stride) > 1 or max(layer.kernel_size) > 3)
 
 
-@cache
-def _in_float32(kind: Any) -> Any:
+def _in_float32(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
     """Return the subclass of a kind of convolution, such as timm's with its own padding, that leaves autocast."""
 
     def forward(self: Any, image_NCHW: Tensor) -> Tensor:
