@@ -7,11 +7,11 @@ import pytest
 
 import train_locator
 import train_vl
-from vl_model.towers.model_names import HF_HUB, TRANSFORMERS
+from vl_model.towers.model_names import HF_HUB, LOCAL_DIR, TRANSFORMERS
 from workspace.settings_parser import SettingsParser
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
-NAMES = {"demo", "demo_base", "vit-b-16-openai", "vit-l-14", "biomedclip", "siglip2", "medsiglip", "locator"}
+NAMES = {"demo", "demo_base", "vit-b-16-openai", "vit-l-14", "biomedclip", "siglip2", "medsiglip", "lite0", "locator"}
 
 
 def test_all_recipes_are_tested() -> None:
@@ -28,7 +28,9 @@ def test_a_recipe_parses_and_gives_its_command(path: Path) -> None:
         return
     assert f"train_vl.py --doctor --root DATA --config recipes/{path.name}" in head
     # For a machine without a network, the head names the repository to download, which is that of the recipe's model.
-    if settings.model.startswith((HF_HUB, TRANSFORMERS)):
+    if settings.model.startswith(LOCAL_DIR):  # the folder that the head's command makes
+        assert f"packaged_bases --out {settings.model.removeprefix(LOCAL_DIR)}\n" in head
+    elif settings.model.startswith((HF_HUB, TRANSFORMERS)):
         kind = "local-dir:" if settings.model.startswith(HF_HUB) else TRANSFORMERS
         assert f"hf download {settings.model.partition(':')[2]} " in head and f"--model {kind}FOLDER" in head
     else:
