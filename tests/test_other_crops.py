@@ -23,7 +23,7 @@ from vl_model.model.run_crops import note_on_base
 
 GEOMETRY = CropGeometry(48.0, 0.75, 3)
 FLAGS = ("--field_mm", "48", "--pixel_mm", "0.75", "--tiles_per_view", "3")
-SHORT = ("--per_device_train_batch_size", "10", "--held_out_folds", "0", "1", "--view_mm", "40")
+SHORT = ("--per_device_train_batch_size", "10", "--held_out_folds", "1", "3", "--view_mm", "40")
 
 Script = Callable[..., int]
 

@@ -44,7 +44,9 @@ def conversion_pool(studies: int, workers: int, dask_scheduler: str | None) -> I
             raise OSError(f"{error}; {HINT}") from error
 
 
-def check_split(cohort: Cohort, placer: str, max_pixels: int, pool: Pool) -> bool:
+def check_split(
+    cohort: Cohort, placer: str, max_pixels: int, pool: Pool, geometry: CropGeometry = DEFAULT_CROPS
+) -> bool:
     """Print what converting a split would do, and every fault. Returns whether any of it can be used.
 
     Args:
@@ -52,9 +54,10 @@ def check_split(cohort: Cohort, placer: str, max_pixels: int, pool: Pool) -> boo
         placer: what would place unannotated sites, in words.
         max_pixels: larger images are refused.
         pool: the workers that read the images.
+        geometry: the geometry of the crops.
     """
     findings = check_cohort(cohort, max_pixels=max_pixels, pool=pool)
-    print(describe(cohort, findings, placer))
+    print(describe(cohort, findings, placer, geometry))
     if findings.faults:
         print(f"\n{fault_table(findings.faults)}\n")
     return findings.slices > 0
