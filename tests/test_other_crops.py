@@ -111,8 +111,12 @@ def test_a_training_does_not_resume_on_other_crops(
 ) -> None:
     steps = ("--max_train_steps", "2", "--checkpointing_steps", "1")
     assert train("resumed", "--root", str(root), *SHORT, *steps) == 0
-    assert script(prepare_data, "--workers", "1", "--split", "train", "--field_mm", "60", "--pixel_mm", "0.75") == 0
     capsys.readouterr()
+    assert script(prepare_data, "--workers", "1", "--split", "train", "--field_mm", "60", "--pixel_mm", "0.75") == 0
+    said = capsys.readouterr().out
+    assert (
+        "its crops are of 48 mm at 0.75 mm per pixel, 3 tiles per view; it is converted again, with crops of 60" in said
+    )
     assert train("resumed", "--root", str(root), *SHORT, *steps, "--resume_from_checkpoint", "latest") == 2
     error = capsys.readouterr().err
     assert "was written with crops = '48 mm at 0.75 mm per pixel, 3 tiles per view', now it is '60 mm at" in error
