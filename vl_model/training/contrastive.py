@@ -207,15 +207,20 @@ class ContrastiveTraining:
             self.training_set.geometry,
         )
 
+    def steps_on(self, batches: TrainingBatches) -> int:
+        """Return the number of steps of the training."""
+        if self.duration.max_train_steps is not None:
+            return self.duration.max_train_steps
+        # Batches are one stream over all epochs: a step may span two epochs.
+        epochs, accumulation = self.duration.num_train_epochs, self.duration.gradient_accumulation_steps
+        return math.ceil(epochs * batches.batches_per_epoch / accumulation)
+
     def build_trainer(self, accelerator: Accelerator, model: SiteModel) -> Trainer:
         """Return the trainer of a model that is on its device."""
         check_loss(self.loss, self.augmentation, self.duration)
         batches = self.build_batches(accelerator.process_index, accelerator.num_processes)
-        accumulation, epoch = self.duration.gradient_accumulation_steps, batches.batches_per_epoch
-        steps, steps_per_epoch = self.duration.max_train_steps, max(1, epoch // accumulation)
-        if steps is None:
-            # Batches are one stream over all epochs: a step may span two epochs.
-            steps = math.ceil(self.duration.num_train_epochs * epoch / accumulation)
+        accumulation = self.duration.gradient_accumulation_steps
+        steps, steps_per_epoch = self.steps_on(batches), max(1, batches.batches_per_epoch // accumulation)
         # Now, not at the end: the base's folder may be gone by then, or hold another run.
         trained_rows = self.training_set.training if steps else ()
         base, pretrained = self.base.model, self.base.pretrained
