@@ -11,12 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vl_model.calibration.calibrator import Calibrator
+from vl_model.calibration.cross_fit import check_enough, cross_fit, divisions_of
 from vl_model.data.site_table import Bools, Floats, SiteTable
-from vl_model.evaluation.calibrate import Calibrator, check_enough, cross_fit, study_groups
 from vl_model.evaluation.embeddings import Embeddings
-from vl_model.evaluation.grader import HEADS, KIND_WEIGHTS, KINDS, Grader, HeadName, Kind, column_priors
+from vl_model.evaluation.grader import HEADS, Grader, HeadName, Kind
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
-from vl_model.scoring.metrics import competition_metric, constant_baseline
+from vl_model.scoring.constant_baseline import constant_baseline
+from vl_model.scoring.metrics import competition_metric
 from vl_model.scoring.priors import ColumnPrior
 
 
@@ -91,17 +93,15 @@ def predict_held_out(
 def cross_fit_kinds(log_prob_M3: Floats, split: StudySplit, imaged_N: Bools, seed: int) -> dict[Kind, Floats]:
     """Return each kind's probabilities (N, 3) of the held-out sites, from those of the M that an image shows.
 
-    A site without an image has the constant of its column.
+    A site without an image has the frequencies of its column in the training studies. Metric-optimal probabilities
+    follow from the calibrated ones by rule.
     """
-    shown, priors = split.held_out.take(imaged_N), column_priors(split.train)
-    groups = study_groups(shown, seed=seed)
-    prob_N3: dict[Kind, Floats] = {}
-    for kind in KINDS:
-        prob = priors[kind].predict_proba(split.held_out)
-        raw = kind == "raw"
-        prob[imaged_N] = np.exp(log_prob_M3) if raw else cross_fit(log_prob_M3, shown, KIND_WEIGHTS[kind], groups)
-        prob_N3[kind] = prob
-    return prob_N3
+    shown, prior_N3 = split.held_out.take(imaged_N), ColumnPrior().fit(split.train).predict_proba(split.held_out)
+    fitted = cross_fit(log_prob_M3, shown, divisions_of(shown, seed))
+    raw_N3, calibrated_N3 = prior_N3.copy(), prior_N3.copy()
+    raw_N3[imaged_N], calibrated_N3[imaged_N] = np.exp(log_prob_M3), fitted.prob_N3
+    optimal_N3 = fitted.metric_optimal(calibrated_N3, split.held_out)
+    return {"raw": raw_N3, "calibrated": calibrated_N3, "metric_optimal": optimal_N3}
 
 
 def better_head(held_out: HeldOut) -> HeadName:
@@ -126,11 +126,6 @@ def fit_grader(
     row_N = embeddings.rows_of(split.held_out)
     imaged = row_N >= 0
     shown = split.held_out.take(imaged)
-    priors: dict[Kind, ColumnPrior] = column_priors(split.train)
-    calibrators: dict[HeadName, dict[Kind, Calibrator]] = {}
-    for head in HEADS:
-        log_prob_M3 = heads[head].predict_log_proba(shown, embeddings.image_ND[row_N[imaged]])
-        calibrators[head] = {
-            kind: Calibrator(KIND_WEIGHTS[kind]).fit(log_prob_M3, shown) for kind in KINDS if kind != "raw"
-        }
-    return Grader(heads, calibrators, priors, best, embeddings.fingerprint)
+    image_MD = embeddings.image_ND[row_N[imaged]]
+    calibrators = {head: Calibrator().fit(heads[head].predict_log_proba(shown, image_MD), shown) for head in HEADS}
+    return Grader(heads, calibrators, ColumnPrior().fit(split.train), best, embeddings.fingerprint)

@@ -15,40 +15,33 @@ from typing import Any, Literal
 import numpy as np
 
 from data_prep.sites import SITES, Severity
+from vl_model.calibration.calibrator import Calibrator
 from vl_model.data.site_table import Floats, SiteTable, full_table, site_table
-from vl_model.evaluation.calibrate import UNWEIGHTED, Calibrator
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
-from vl_model.scoring.metrics import SEVERITY_WEIGHTS
 from vl_model.scoring.priors import ColumnPrior
 from workspace.json_files import read_object
 from workspace.whole_files import replacing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 HeadName = Literal["zero_shot", "linear_probe"]
 Kind = Literal["raw", "calibrated", "metric_optimal"]
 HEADS: tuple[HeadName, ...] = ("zero_shot", "linear_probe")
 KINDS: tuple[Kind, ...] = ("raw", "calibrated", "metric_optimal")
 
-#: The weights of the loss that each kind of probability minimises.
-KIND_WEIGHTS: dict[Kind, tuple[float, ...]] = {
-    "raw": UNWEIGHTED,
-    "calibrated": UNWEIGHTED,
-    "metric_optimal": SEVERITY_WEIGHTS,
-}
 _Heads = Mapping[HeadName, ZeroShotHead | LinearProbe]
 
 
 @dataclass(frozen=True)
 class Grader:
-    """Fitted heads, their calibrators (none for `raw`), and the column priors of each kind.
+    """Fitted heads, the calibrator of each, and the column priors of sites without an image.
 
     best: the head with the better metric on held-out studies. fingerprint: of the checkpoint and the data set.
     """
 
     heads: _Heads
-    calibrators: Mapping[HeadName, Mapping[Kind, Calibrator]]
-    priors: Mapping[Kind, ColumnPrior]
+    calibrators: Mapping[HeadName, Calibrator]
+    prior: ColumnPrior
     best: HeadName
     fingerprint: Mapping[str, str]
 
@@ -57,19 +50,20 @@ class Grader:
     ) -> Floats:
         """Return (N, 3) for every row of `table`, by `head` or, if None, the best one.
 
-        A site that no image shows has the constant of its column.
+        A site that no image shows has the frequencies of its column. Metric-optimal probabilities require all spinal
+        rows of a study at once.
         """
         head = head or self.best
         row_N = embeddings.rows_of(table)
         imaged = row_N >= 0
-        prob_N3 = self.priors[kind].predict_proba(table)
+        prob_N3 = self.prior.predict_proba(table)
         if imaged.any():
             log_prob_M3 = self.heads[head].predict_log_proba(table.take(imaged), embeddings.image_ND[row_N[imaged]])
-            if kind == "raw":
-                prob_N3[imaged] = np.exp(log_prob_M3)
-            else:
-                prob_N3[imaged] = self.calibrators[head][kind].predict_proba(log_prob_M3, table.take(imaged))
-        return prob_N3
+            raw = kind == "raw"
+            prob_N3[imaged] = (
+                np.exp(log_prob_M3) if raw else self.calibrators[head].predict_proba(log_prob_M3, table.take(imaged))
+            )
+        return self.calibrators[head].metric_optimal(prob_N3, table) if kind == "metric_optimal" else prob_N3
 
     def grade_studies(self, study_ids: Sequence[int], embeddings: Embeddings, kind: Kind) -> Floats:
         """Return (S, 25, 3) for all sites of each study, in the order of `SITES`, by the best head."""
@@ -77,26 +71,18 @@ class Grader:
         return self.predict_proba(table, embeddings, kind).reshape(-1, len(SITES), len(Severity))
 
 
-def column_priors(train: SiteTable) -> dict[Kind, ColumnPrior]:
-    """Return the probabilities of sites without an image, in each kind."""
-    return {kind: ColumnPrior(weights).fit(train) for kind, weights in KIND_WEIGHTS.items()}
-
-
 def write_grader(folder: Path, grader: Grader) -> None:
     """Write both files, each by rename, ``heads.json`` last."""
     (folder / "heads.json").unlink(missing_ok=True)
     arrays = {f"{name}.{key}": array for name, head in grader.heads.items() for key, array in head.arrays().items()}
-    arrays |= {f"prior.{kind}": prior.prob_SC_ for kind, prior in grader.priors.items()}
+    arrays["prior"] = grader.prior.prob_SC_
     with replacing(folder / "heads.npz") as partial, partial.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     card = {
         "schema_version": SCHEMA_VERSION,
         "best": grader.best,
         "fingerprint": dict(grader.fingerprint),
-        "calibrators": {
-            head: {kind: calibrator.as_dict() for kind, calibrator in kinds.items()}
-            for head, kinds in grader.calibrators.items()
-        },
+        "calibrators": {head: calibrator.as_dict() for head, calibrator in grader.calibrators.items()},
     }
     with replacing(folder / "heads.json") as partial:
         partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
@@ -124,11 +110,8 @@ def _from_saved(card: dict[str, Any], arrays: dict[str, Any]) -> Grader:
             "zero_shot": ZeroShotHead.from_arrays(_under("zero_shot", arrays)),
             "linear_probe": LinearProbe.from_arrays(_under("linear_probe", arrays)),
         },
-        calibrators={
-            head: {kind: Calibrator.from_dict(saved) for kind, saved in kinds.items()}
-            for head, kinds in card["calibrators"].items()
-        },
-        priors={kind: _prior(kind, arrays[f"prior.{kind}"]) for kind in KINDS},
+        calibrators={head: Calibrator.from_dict(card["calibrators"][head]) for head in HEADS},
+        prior=_prior(arrays["prior"]),
         best=card["best"],
         fingerprint=dict(card["fingerprint"]),
     )
@@ -138,7 +121,7 @@ def _under(name: str, arrays: dict[str, Any]) -> dict[str, Any]:
     return {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
 
 
-def _prior(kind: Kind, prob_SC: Floats) -> ColumnPrior:
-    prior = ColumnPrior(KIND_WEIGHTS[kind])
+def _prior(prob_SC: Floats) -> ColumnPrior:
+    prior = ColumnPrior()
     prior.prob_SC_ = prob_SC
     return prior

@@ -17,7 +17,6 @@ from scipy.stats import rankdata
 
 from data_prep.sites import Condition, Severity
 from vl_model.data.site_table import CONDITIONS, Bools, Floats, Ints, SiteTable
-from vl_model.scoring.priors import ColumnPrior
 
 SEVERITY_WEIGHTS = (1.0, 2.0, 4.0)
 #: The columns of probabilities in files, in the order of `Severity`.
@@ -113,15 +112,6 @@ def competition_metric(table: SiteTable, prob_N3: Floats) -> CompetitionMetric:
     """Return the competition's metric with its four parts; lower is better. Raises ValueError if no row is labelled."""
     sums = study_sums(table, prob_N3)
     return CompetitionMetric(*scores_of(sums.loss_SG.sum(axis=0), sums.weight_SG.sum(axis=0)).tolist())
-
-
-def constant_baseline(train: SiteTable, held_out: SiteTable) -> Floats:
-    """Return (N, 3): the best constant of each column, learned on `train`, for the rows of `held_out`.
-
-    It is the best for the three pooled parts of the metric. The any-severe part is left out of the fit: it would make
-    the five spinal columns depend on one another, and a model too has one severe probability for both parts.
-    """
-    return ColumnPrior(SEVERITY_WEIGHTS).fit(train).predict_proba(held_out)
 
 
 def weighted_log_loss(table: SiteTable, prob_N3: Floats) -> float:

