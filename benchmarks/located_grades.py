@@ -118,7 +118,7 @@ def grade(root: DataRoot, run: str, processed: Path, table: SiteTable) -> StudyS
     rows = group_sites(read_dataset(processed).pairs)
     model = load_site_model(root.run(run) / "final")
     embeddings = Embeddings(rows, embed_rows(model, rows, open_crops(processed), BATCH_SIZE), {})
-    prob_N3 = read_grader(root.run(run) / "heads").predict_proba(table, embeddings, "metric_optimal")
+    prob_N3 = read_grader(root.run(run) / "heads").predict_proba(table, [embeddings], "metric_optimal")
     return study_sums(table, floored(prob_N3))
 
 

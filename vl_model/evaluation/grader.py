@@ -1,7 +1,8 @@
 """A run's heads, calibrators and column priors: from embeddings to probabilities, for every site of every study.
 
-The files are in a run's ``heads/``: ``heads.npz`` (arrays) and, written last, ``heads.json`` (the calibrators, the
-better head, and the fingerprints of the checkpoint and the data set).
+A grader has one model, or the models of all folds: their predictions are averaged in log-probability before they are
+calibrated. The files are in a run's ``heads/``: ``heads.npz`` (arrays) and, written last, ``heads.json`` (the
+calibrators, the better head, the names of the runs, and the fingerprints of the checkpoint and the data set).
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from scipy.special import log_softmax
 
 from data_prep.sites import SITES, Severity
 from vl_model.data.site_table import Floats, SiteTable, full_table, site_table
@@ -24,7 +26,7 @@ from vl_model.scoring.priors import ColumnPrior
 from workspace.json_files import read_object
 from workspace.whole_files import replacing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 HeadName = Literal["zero_shot", "linear_probe"]
 Kind = Literal["raw", "calibrated", "metric_optimal"]
 HEADS: tuple[HeadName, ...] = ("zero_shot", "linear_probe")
@@ -36,45 +38,61 @@ KIND_WEIGHTS: dict[Kind, tuple[float, ...]] = {
     "calibrated": UNWEIGHTED,
     "metric_optimal": SEVERITY_WEIGHTS,
 }
-_Heads = Mapping[HeadName, ZeroShotHead | LinearProbe]
+#: The fitted heads of one model.
+Heads = Mapping[HeadName, ZeroShotHead | LinearProbe]
 
 
 @dataclass(frozen=True)
 class Grader:
     """Fitted heads, their calibrators (none for `raw`), and the column priors of each kind.
 
-    best: the head with the better metric on held-out studies. fingerprint: of the checkpoint and the data set.
+    models: the heads of each model by the name of its run; there is one if the run grades by itself. best: the head
+    with the better metric on held-out studies. fingerprint: of the checkpoint and the data set.
     """
 
-    heads: _Heads
+    models: Mapping[str, Heads]
     calibrators: Mapping[HeadName, Mapping[Kind, Calibrator]]
     priors: Mapping[Kind, ColumnPrior]
     best: HeadName
     fingerprint: Mapping[str, str]
 
     def predict_proba(
-        self, table: SiteTable, embeddings: Embeddings, kind: Kind, head: HeadName | None = None
+        self, table: SiteTable, embeddings: Sequence[Embeddings], kind: Kind, head: HeadName | None = None
     ) -> Floats:
         """Return (N, 3) for every row of `table`, by `head` or, if None, the best one.
 
-        A site that no image shows has the constant of its column.
+        embeddings: of each model, in the order of `models`. A site that no image shows has the constant of its column.
         """
         head = head or self.best
-        row_N = embeddings.rows_of(table)
+        row_N = embeddings[0].rows_of(table)
         imaged = row_N >= 0
         prob_N3 = self.priors[kind].predict_proba(table)
         if imaged.any():
-            log_prob_M3 = self.heads[head].predict_log_proba(table.take(imaged), embeddings.image_ND[row_N[imaged]])
+            shown = table.take(imaged)
+            log_prob_M3 = mean_log_proba(
+                [
+                    heads[head].predict_log_proba(shown, own.image_ND[row_N[imaged]])
+                    for heads, own in zip(self.models.values(), embeddings, strict=True)
+                ]
+            )
             if kind == "raw":
                 prob_N3[imaged] = np.exp(log_prob_M3)
             else:
-                prob_N3[imaged] = self.calibrators[head][kind].predict_proba(log_prob_M3, table.take(imaged))
+                prob_N3[imaged] = self.calibrators[head][kind].predict_proba(log_prob_M3, shown)
         return prob_N3
 
-    def grade_studies(self, study_ids: Sequence[int], embeddings: Embeddings, kind: Kind) -> Floats:
+    def grade_studies(self, study_ids: Sequence[int], embeddings: Sequence[Embeddings], kind: Kind) -> Floats:
         """Return (S, 25, 3) for all sites of each study, in the order of `SITES`, by the best head."""
         table = full_table(study_ids, site_table([]))
         return self.predict_proba(table, embeddings, kind).reshape(-1, len(SITES), len(Severity))
+
+
+def mean_log_proba(log_probs: Sequence[Floats]) -> Floats:
+    """Return the mean (N, 3) of several models' log-probabilities, normalised; that of one model as it is."""
+    if len(log_probs) == 1:
+        return log_probs[0]
+    mean_N3: Floats = log_softmax(np.mean(log_probs, axis=0), axis=1)
+    return mean_N3
 
 
 def column_priors(train: SiteTable) -> dict[Kind, ColumnPrior]:
@@ -85,12 +103,18 @@ def column_priors(train: SiteTable) -> dict[Kind, ColumnPrior]:
 def write_grader(folder: Path, grader: Grader) -> None:
     """Write both files, each by rename, ``heads.json`` last."""
     (folder / "heads.json").unlink(missing_ok=True)
-    arrays = {f"{name}.{key}": array for name, head in grader.heads.items() for key, array in head.arrays().items()}
+    arrays = {
+        f"{number}.{name}.{key}": array
+        for number, heads in enumerate(grader.models.values())
+        for name, head in heads.items()
+        for key, array in head.arrays().items()
+    }
     arrays |= {f"prior.{kind}": prior.prob_SC_ for kind, prior in grader.priors.items()}
     with replacing(folder / "heads.npz") as partial, partial.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     card = {
         "schema_version": SCHEMA_VERSION,
+        "runs": list(grader.models),
         "best": grader.best,
         "fingerprint": dict(grader.fingerprint),
         "calibrators": {
@@ -120,9 +144,12 @@ def read_grader(folder: Path, checkpoint: str | None = None) -> Grader:
 
 def _from_saved(card: dict[str, Any], arrays: dict[str, Any]) -> Grader:
     return Grader(
-        heads={
-            "zero_shot": ZeroShotHead.from_arrays(_under("zero_shot", arrays)),
-            "linear_probe": LinearProbe.from_arrays(_under("linear_probe", arrays)),
+        models={
+            run: {
+                "zero_shot": ZeroShotHead.from_arrays(_under(f"{number}.zero_shot", arrays)),
+                "linear_probe": LinearProbe.from_arrays(_under(f"{number}.linear_probe", arrays)),
+            }
+            for number, run in enumerate(card["runs"])
         },
         calibrators={
             head: {kind: Calibrator.from_dict(saved) for kind, saved in kinds.items()}

@@ -1,0 +1,103 @@
+"""The evaluation of runs, from their weights to what `eval_vl.py` reports: one run by itself, or those of all folds.
+
+Each model predicts the studies that it held out. The predictions of the runs of all folds are joined before they are
+calibrated, so that every study of the data set is predicted once, by a model that was not trained on it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.conversion.pairs import Dataset
+from vl_model.baseline.baseline_files import baseline_log_probabilities
+from vl_model.data.site_table import SiteTable
+from vl_model.evaluation.calibrate import check_enough
+from vl_model.evaluation.cross_fitting import StudySplit, fit_heads, predict_raw, split_studies
+from vl_model.evaluation.embeddings import Embeddings
+from vl_model.evaluation.grader import Grader, Heads, column_priors
+from vl_model.evaluation.raw_predictions import RawHeldOut
+from vl_model.fold_runs import FoldRuns, check_siblings
+from vl_model.loaded_run import LoadedRun
+from workspace.setting_error import SettingError
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """A run with its fitted heads, their predictions of its held-out studies, and its embeddings of the test split.
+
+    new: None if there is no test split.
+    """
+
+    run: LoadedRun
+    split: StudySplit
+    heads: Heads
+    raw: RawHeldOut
+    new: Embeddings | None
+
+
+def split_by_run(runs: Sequence[LoadedRun], labels: SiteTable, dataset: Dataset) -> list[StudySplit]:
+    """Return the training and the held-out studies of each run. Raises ValueError if too few are graded."""
+    for run in runs:
+        if not run.record.held_out_folds:
+            raise SettingError(
+                "run",
+                f"{run.name!r}: held out no study, so that nothing can be measured or calibrated on it; train runs "
+                "of its folds (train_vl.py --fold), join them (eval_vl.py --folds all), and give --calibrators",
+            )
+    splits = [split_studies(labels, dataset.fold_of, run.record.held_out_folds) for run in runs]
+    check_enough(sum(len(split.held_out.take(split.held_out.labelled_N).study_ids) for split in splits))
+    return splits
+
+
+def evaluate_run(
+    run: LoadedRun, split: StudySplit, crops: NDArray[np.uint8], batch_size: int, has_test: bool
+) -> EvaluatedRun:
+    """Embed both splits, fit the heads on the training studies, and predict the held-out ones.
+
+    The model is released: those of all folds need not fit into memory together.
+    """
+    embeddings, prompts = run.embed("train", batch_size), run.embed_prompts()
+    new = run.embed("test", batch_size) if has_test else None
+    run.release()
+    heads = fit_heads(split.train, embeddings, prompts.text_SCD, prompts.logit_scale)
+    baseline_M3 = baseline_log_probabilities(run.folder / "heads", split, embeddings, crops)
+    return EvaluatedRun(run, split, heads, predict_raw(heads, split, embeddings, baseline_M3), new)
+
+
+def fit_on_all(
+    run: LoadedRun, siblings: FoldRuns, labels: SiteTable, batch_size: int, has_test: bool
+) -> tuple[Grader, Embeddings | None]:
+    """Return the grader of a run that held nothing out, with the calibrators of its fold siblings, and its embeddings
+    of the test split.
+
+    The heads are fitted on all studies. Raises ValueError if the run held studies out, or is no sibling of these runs.
+    """
+    if run.record.held_out_folds:
+        raise SettingError(
+            "calibrators",
+            f"{siblings.name!r}: run {run.name!r} has held-out studies of its own; evaluate it without --calibrators",
+        )
+    check_siblings(siblings.runs[0], run)
+    theirs = siblings.grader()
+    embeddings, prompts = run.embed("train", batch_size), run.embed_prompts()
+    new = run.embed("test", batch_size) if has_test else None
+    heads = fit_heads(labels, embeddings, prompts.text_SCD, prompts.logit_scale)
+    fingerprint = {"checkpoint": run.checkpoint, "dataset": embeddings.fingerprint["dataset"]}
+    return Grader({run.name: heads}, theirs.calibrators, column_priors(labels), theirs.best, fingerprint), new
+
+
+def fold_blocks(evaluated: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:
+    """Return each run's fold and numbers of studies, for ``report.json``."""
+    return [
+        {
+            "run": one.run.name,
+            "held_out_folds": list(one.run.record.held_out_folds),
+            "training_studies": len(one.split.train.study_ids),
+            "held_out_studies": len(one.split.held_out.study_ids),
+            "checkpoint": one.run.checkpoint,
+        }
+        for one in evaluated
+    ]
