@@ -22,13 +22,13 @@ if __name__ == "__main__":
     end_at_ctrl_c()  # until run_command handles it: the imports take time
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vl_model import LoadedRun, load_folds, load_run
 from vl_model.fold_runs import joined_checkpoint, load_fold_runs
-from workspace.cli import run_command
+from workspace.cli import run_command, usable_cores
 from workspace.file_modes import check_may_write
 from workspace.layout import DataRoot, data_root
 from workspace.root_settings import FinishedRunSettings
@@ -60,6 +60,11 @@ class Settings(FinishedRunSettings):
     solution: str | None = None
     """Evaluate nothing: score the run's submission.csv against this CSV file of true grades. Its columns are
     study_id, condition, side, level and severity, or those of train.csv."""
+    located: bool = True
+    """Grade the held-out studies at located places too, where new studies are graded, and calibrate for new studies
+    there."""
+    workers: PositiveInteger = field(default_factory=usable_cores)
+    """The number of processes that locate the held-out studies. By default one per core."""
     batch_size: PositiveInteger = 64
     """The number of sites per forward pass."""
     seed: NonNegativeInteger = 0
@@ -90,7 +95,7 @@ def main() -> None:
 
     # These imports take seconds, so that they come after everything that can be checked without them.
     from data_prep.conversion.crops import open_crops
-    from vl_model.evaluated_runs import evaluate_run, fold_blocks, split_by_run
+    from vl_model.evaluated_runs import evaluate_run, fold_blocks, join_located, split_by_run
     from vl_model.evaluation.cross_fitting import better_head, cross_fit_heads, cross_fit_kinds, fit_grader
     from vl_model.evaluation.grader import write_grader
     from vl_model.evaluation.known_labels import known_labels
@@ -99,23 +104,27 @@ def main() -> None:
     from vl_model.loaded_run import REPORT_SCHEMA_VERSION
     from vl_model.report.example_sites import choose_example_sites
     from vl_model.report.report import write_report
-    from vl_model.report.report_content import baseline_block, compare_runs, held_out_metrics
+    from vl_model.report.report_content import baseline_block, compare_runs, held_out_metrics, places_block
     from vl_model.report.report_text import report_text
     from workspace.json_files import plain
 
     other = read_predictions(root.logs(settings.compare) / "predictions.csv") if settings.compare else None
     labels, crops = known_labels(root, train), open_crops(root.processed("train"))
     splits = split_by_run(runs, labels, train)
+    workers = settings.workers if settings.located else 0
     evaluated = [
-        evaluate_run(run, split, crops, settings.batch_size, test is not None)
+        evaluate_run(run, split, train, crops, test is not None, settings.batch_size, workers)
         for run, split in zip(runs, splits, strict=True)
     ]
     raw = join_folds([one.raw for one in evaluated])
     held_out = cross_fit_heads(raw, settings.seed)
-    best = better_head(held_out) if settings.head == "auto" else settings.head
+    located, why_not_located, sources = join_located(evaluated)
+    in_use = held_out if located is None else cross_fit_heads(located, settings.seed)
+    best = better_head(in_use) if settings.head == "auto" else settings.head
     fingerprint = {"checkpoint": joined_checkpoint(runs), "dataset": train.fingerprint}
     graded = labels if is_joined else splits[0].train
-    grader = fit_grader({one.run.name: one.heads for one in evaluated}, raw, graded, best, fingerprint)
+    models = {one.run.name: one.heads for one in evaluated}
+    grader = fit_grader(models, located or raw, graded, best, fingerprint)
     baseline = cross_fit_kinds(raw.log_prob_N3[PLAIN_BASELINE], raw, settings.seed)
     report = {
         "schema_version": REPORT_SCHEMA_VERSION,
@@ -125,9 +134,12 @@ def main() -> None:
         "held_out_folds": [fold for run in runs for fold in run.record.held_out_folds],
         "training_studies": len(graded.study_ids),
         "fold_runs": fold_blocks(evaluated) if is_joined else None,
-        "settings": {name: value for name, value in plain_settings(settings).items() if name not in ("root", "base")},
+        "settings": {
+            name: value for name, value in plain_settings(settings).items() if name not in ("root", "base", "workers")
+        },
         "training_settings": runs[0].record.settings,
         **held_out_metrics(held_out, settings.seed),
+        "places": places_block(held_out, in_use, sources, why_not_located, settings.seed),
         "plain_baseline": baseline_block(held_out, baseline, settings.seed),
         "comparison": compare_runs(held_out, settings.compare, other, settings.seed)
         if other and settings.compare

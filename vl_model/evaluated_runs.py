@@ -4,7 +4,8 @@ Each model predicts the studies that it held out. The predictions of the runs of
 calibrated, so that every study of the data set is predicted once, by a model that was not trained on it.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,10 @@ from vl_model.evaluation.calibrate import check_enough
 from vl_model.evaluation.cross_fitting import StudySplit, fit_heads, predict_raw, split_studies
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import Grader, Heads, column_priors
-from vl_model.evaluation.raw_predictions import RawHeldOut
+from vl_model.evaluation.raw_predictions import RawHeldOut, join_folds
 from vl_model.fold_runs import FoldRuns, check_siblings
 from vl_model.loaded_run import LoadedRun
+from vl_model.located_places import Located, embed_located
 from workspace.setting_error import SettingError
 
 
@@ -28,13 +30,17 @@ from workspace.setting_error import SettingError
 class EvaluatedRun:
     """A run with its fitted heads, their predictions of its held-out studies, and its embeddings of the test split.
 
-    new: None if there is no test split.
+    raw: at the places of the data set, which are readers' marks if there are any. located: at places as in use, where
+    new studies are graded; or the reason in words why that is not known. sources: how many of those sites were placed
+    by what. new: None if there is no test split.
     """
 
     run: LoadedRun
     split: StudySplit
     heads: Heads
     raw: RawHeldOut
+    located: RawHeldOut | str
+    sources: Mapping[str, int]
     new: Embeddings | None
 
 
@@ -53,18 +59,50 @@ def split_by_run(runs: Sequence[LoadedRun], labels: SiteTable, dataset: Dataset)
 
 
 def evaluate_run(
-    run: LoadedRun, split: StudySplit, crops: NDArray[np.uint8], batch_size: int, has_test: bool
+    run: LoadedRun,
+    split: StudySplit,
+    dataset: Dataset,
+    crops: NDArray[np.uint8],
+    has_test: bool,
+    batch_size: int,
+    workers: int,
 ) -> EvaluatedRun:
     """Embed both splits, fit the heads on the training studies, and predict the held-out ones.
 
     The model is released: those of all folds need not fit into memory together.
+
+    Args:
+        run: the run.
+        split: its training and held-out studies.
+        dataset, crops: the train split.
+        has_test: whether there is a test split.
+        batch_size: sites per forward pass.
+        workers: processes that place the held-out studies; 0 to leave this out.
     """
     embeddings, prompts = run.embed("train", batch_size), run.embed_prompts()
     new = run.embed("test", batch_size) if has_test else None
+    found: Located | str = "--located false"
+    if workers:
+        found = embed_located(run, dataset, split.held_out.study_ids, embeddings, batch_size, workers)
     run.release()
     heads = fit_heads(split.train, embeddings, prompts.text_SCD, prompts.logit_scale)
     baseline_M3 = baseline_log_probabilities(run.folder / "heads", split, embeddings, crops)
-    return EvaluatedRun(run, split, heads, predict_raw(heads, split, embeddings, baseline_M3), new)
+    raw = predict_raw(heads, split, embeddings, baseline_M3)
+    if isinstance(found, str):
+        return EvaluatedRun(run, split, heads, raw, found, {}, new)
+    return EvaluatedRun(run, split, heads, raw, predict_raw(heads, split, found.embeddings), found.sources, new)
+
+
+def join_located(evaluated: Sequence[EvaluatedRun]) -> tuple[RawHeldOut | None, str, dict[str, int]]:
+    """Return the predictions at places as in use, joined, with the sites by source; or None and the reason in words."""
+    located = [one.located for one in evaluated if isinstance(one.located, RawHeldOut)]
+    if len(located) < len(evaluated):
+        lacking = next(one for one in evaluated if isinstance(one.located, str))
+        return None, f"{lacking.run.name}: {lacking.located}", {}
+    sources: Counter[str] = Counter()
+    for one in evaluated:
+        sources.update(one.sources)
+    return join_folds(located), "", dict(sources)
 
 
 def fit_on_all(

@@ -257,7 +257,6 @@ class LoadedRun:
             ValueError: the data set has not been prepared, or `batch_size` is not possible.
         """
         from data_prep.conversion.pairs import read_dataset
-        from vl_model.evaluation.embeddings import read_embeddings, write_embeddings
 
         check_count("batch_size", batch_size)
         split = next((split for split in SPLITS if data == split), None)
@@ -265,12 +264,18 @@ class LoadedRun:
         dataset = read_dataset(processed)
         if split is None:
             return self.embed_folder(dataset, processed, batch_size)
+        return self.embed_kept(split, dataset, processed, batch_size)
+
+    def embed_kept(self, name: str, dataset: "Dataset", processed: Path, batch_size: int) -> "Embeddings":
+        """Return the embeddings of a data set, which are kept under `name`: computed only if they are not current."""
+        from vl_model.evaluation.embeddings import read_embeddings, write_embeddings
+
         expected = {"checkpoint": self.checkpoint, "dataset": dataset.fingerprint}
-        kept = self.folder / "embeddings" / split
+        kept = self.folder / "embeddings" / name
         try:
             return read_embeddings(kept, expected)
         except ValueError:
-            embeddings = self.embed_folder(dataset, processed, batch_size, f"embedding {split}")
+            embeddings = self.embed_folder(dataset, processed, batch_size, f"embedding {name}")
         with keeping(kept):
             write_embeddings(kept, embeddings)
         return embeddings

@@ -4,8 +4,8 @@ Adapters and heads learn from the folds that a run did not hold out. Each held-o
 that was fitted on the other held-out studies. No reported number is therefore about a study from which the adapters,
 the head or the calibrator learned. For new studies, the calibrators are fitted again on all held-out studies.
 
-Which studies form a group is a matter of chance, which matters if they are few. Cross-fitting is therefore repeated with
-several divisions into groups (`partitions_of`), and the predictions are averaged.
+Which studies form a group is a matter of chance, which matters if they are few. Cross-fitting is therefore repeated
+with several divisions into groups (`partitions_of`), and the predictions are averaged.
 """
 
 import math
@@ -34,8 +34,8 @@ from vl_model.evaluation.raw_predictions import PLAIN_BASELINE, RawHeldOut
 from vl_model.scoring.metrics import competition_metric, constant_baseline
 
 #: The fewest and the most divisions into groups, and the number of predictions of studies that are enough for an
-#: average. Of the demo's 66 held-out studies, one division moves the score by 0.003 (standard deviation over seeds), ten
-#: by 0.001.
+#: average. Of the demo's 66 held-out studies, one division moves the score by 0.003 (standard deviation over seeds),
+#: ten by 0.001.
 FEWEST_PARTITIONS, MOST_PARTITIONS, ENOUGH_PREDICTIONS = 2, 10, 1000
 
 

@@ -133,6 +133,8 @@ def summary(report: Json) -> list[str]:
             f"Graded are {graded}. There is no score of the whole metric, because the held-out studies have no graded "
             f"site for {in_words(missing)}: nothing here tells how good the probabilities of such sites are."
         )
+    if sentence := _places(report):
+        sentences.append(sentence)
     if report.get("plain_baseline"):
         sentences.append(_against_baseline(report))
     before, after = (report["ece"][head][kind]["top_label"] for kind in ("raw", "calibrated"))
@@ -160,6 +162,23 @@ def _out_of_fold(report: Json) -> str:
     return (
         f"{len(runs)} runs are evaluated as one: every study of the data set is predicted, each by the run that held "
         "it out. New studies are graded by the mean of all models, which itself has no figures here."
+    )
+
+
+def _places(report: Json) -> str:
+    """Return how the grades at places as in use compare with those at marks; empty if the report knows of none."""
+    places, head = report.get("places"), report["head"]
+    if not places or places["reason"]:
+        return "" if not places else f"Places as in use are not measured: {places['reason']}."
+    block = places["located"][head]["metric_optimal"]
+    measured = measure(block)
+    ratio = places["ratio"][head][measured]
+    counts = ", ".join(f"{count} {source}" for source, count in sorted(places["sources"].items()))
+    return (
+        f"These figures are for sites that readers marked. At places as in use, found without the marks ({counts}), "
+        f"the {WORDS[head]} scores {number(block[measured])} ({_interval(block['interval'][measured])}): "
+        f"{number(ratio['value'], 2)} of the former ({_interval(ratio['interval'], 2)}). The calibrators for new "
+        "studies are fitted there."
     )
 
 
