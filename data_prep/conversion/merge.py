@@ -5,7 +5,7 @@ One study is held in memory at a time; only a few counts grow with the cohort.
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,10 +27,10 @@ from data_prep.conversion.study_records import (
 )
 from data_prep.conversion.work_folder import output_sizes, parts_folder, remove_stale_images, remove_stale_studies
 from data_prep.faults import Fault
+from data_prep.placement.regions import Region
 from data_prep.sites import Severity, Site
 from data_prep.studies.cohorts import Cohort
 from data_prep.studies.identity import split_study_faults
-from data_prep.studies.studies import StudyFolder
 from workspace.whole_files import ESCAPED, replacing
 
 FAULT_COLUMNS = ("study_id", "series_id", "path", "kind", "action", "message")
@@ -188,24 +188,31 @@ def _parts(
     crop = 0
     for folder in cohort.folders:
         record = read_record(parts_folder(processed), folder.study_id)
-        pairs = list(_pairs(folder, record, caption, fold_of.get(folder.study_id), first_crop=crop))
+        study, fold = folder.study_id, fold_of.get(folder.study_id)
+        pairs = list(region_pairs(study, record.regions, caption, folder.severities, fold, first_crop=crop))
         crop += sum(found.tiles for found in record.regions)
         yield record, pairs
 
 
-def _pairs(
-    folder: StudyFolder, record: StudyRecord, caption: Caption, fold: int | None, first_crop: int
+def region_pairs(
+    study: int,
+    regions: Iterable[Region],
+    caption: Caption,
+    severities: Mapping[Site, Severity],
+    fold: int | None,
+    first_crop: int,
 ) -> Iterator[Pair]:
-    for found in record.regions:
-        severity = folder.severities.get(found.site)
+    """Yield the pairs of a study's regions, whose tiles are consecutive rows of ``crops.npy`` from `first_crop` on."""
+    for found in regions:
+        severity = severities.get(found.site)
         pair = Pair(
-            study_id=folder.study_id,
+            study_id=study,
             site=found.site,
             view=found.view,
             series_id=found.series_id,
             instance_number=found.instance_number,
             instance_numbers=found.instance_numbers,
-            image=image_path(folder.study_id, found.series_id, found.instance_number),
+            image=image_path(study, found.series_id, found.instance_number),
             box=found.box,
             text=caption(found.site, severity),
             severity=severity,

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vl_model.calibration.calibrator import Calibrator
-from vl_model.calibration.cross_fit import check_enough, cross_fit, divisions_of
+from vl_model.calibration.cross_fit import cross_fit, divisions_of
 from vl_model.data.site_table import Bools, Floats, SiteTable
 from vl_model.evaluation.embeddings import Embeddings
-from vl_model.evaluation.grader import HEADS, Grader, HeadName, Kind
+from vl_model.evaluation.grader import HEADS, Grader, HeadName, Heads, Kind
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
+from vl_model.evaluation.raw_predictions import PLAIN_BASELINE, RawHeldOut
 from vl_model.scoring.constant_baseline import constant_baseline
 from vl_model.scoring.metrics import competition_metric
 from vl_model.scoring.priors import ColumnPrior
@@ -59,15 +60,10 @@ def split_studies(table: SiteTable, fold_of: Mapping[int, int], held_out_folds: 
             f"held_out_folds {list(held_out_folds)}: no graded study is left to train on; the data set has the folds "
             f"{folds}"
         )
-    check_enough(len(split.held_out.take(split.held_out.labelled_N).study_ids))
-    both = set(split.train.study_ids) & set(split.held_out.study_ids)
-    assert not both, f"studies {sorted(both)} are both training and held-out studies"
     return split
 
 
-def fit_heads(
-    train: SiteTable, embeddings: Embeddings, text_SCD: NDArray[np.float32], logit_scale: float
-) -> dict[HeadName, ZeroShotHead | LinearProbe]:
+def fit_heads(train: SiteTable, embeddings: Embeddings, text_SCD: NDArray[np.float32], logit_scale: float) -> Heads:
     """Fit both heads; the linear probe learns from the training rows that an image shows."""
     row_N = embeddings.rows_of(train)
     imaged = row_N >= 0
@@ -75,32 +71,60 @@ def fit_heads(
     return {"zero_shot": ZeroShotHead(logit_scale).fit(text_SCD), "linear_probe": probe}
 
 
-def predict_held_out(
-    heads: Mapping[HeadName, ZeroShotHead | LinearProbe], split: StudySplit, embeddings: Embeddings, seed: int
-) -> HeldOut:
-    """Return each head's raw, calibrated and metric-optimal probabilities, with calibrators cross-fitted by study."""
+def predict_raw(
+    heads: Heads, split: StudySplit, embeddings: Embeddings, baseline_M3: Floats | None = None
+) -> RawHeldOut:
+    """Return each head's predictions of the held-out studies.
+
+    baseline_M3: the logarithms of the plain baseline's probabilities of the M held-out sites that an image shows.
+    """
     table = split.held_out
     row_N = embeddings.rows_of(table)
-    imaged = row_N >= 0
+    imaged_N = row_N >= 0
+    shown, image_MD = table.take(imaged_N), embeddings.image_ND[row_N[imaged_N]]
+
+    def spread(log_prob_M3: Floats) -> Floats:
+        log_prob_N3 = np.full((len(table), 3), np.nan)
+        log_prob_N3[imaged_N] = log_prob_M3
+        return log_prob_N3
+
+    log_prob_of: dict[str, Floats] = {head: heads[head].predict_log_proba(shown, image_MD) for head in HEADS}
+    if baseline_M3 is not None:
+        log_prob_of[PLAIN_BASELINE] = baseline_M3
+    return RawHeldOut(
+        table,
+        imaged_N,
+        constant_baseline(split.train, table),
+        ColumnPrior().fit(split.train).predict_proba(table),
+        {name: spread(log_prob_M3) for name, log_prob_M3 in log_prob_of.items()},
+    )
+
+
+def predict_held_out(heads: Heads, split: StudySplit, embeddings: Embeddings, seed: int) -> HeldOut:
+    """Return each head's raw, calibrated and metric-optimal probabilities, with calibrators cross-fitted by study."""
+    return cross_fit_heads(predict_raw(heads, split, embeddings), seed)
+
+
+def cross_fit_heads(raw: RawHeldOut, seed: int) -> HeldOut:
+    """Return each head's probabilities of every kind, with calibrators cross-fitted over all studies of `raw`."""
     prob_N3: dict[tuple[HeadName, Kind], Floats] = {}
     for head in HEADS:
-        log_prob_M3 = heads[head].predict_log_proba(table.take(imaged), embeddings.image_ND[row_N[imaged]])
-        for kind, prob in cross_fit_kinds(log_prob_M3, split, imaged, seed).items():
+        for kind, prob in cross_fit_kinds(raw.log_prob_N3[head], raw, seed).items():
             prob_N3[head, kind] = prob
-    return HeldOut(table, imaged, constant_baseline(split.train, table), prob_N3)
+    return HeldOut(raw.table, raw.imaged_N, raw.constant_N3, prob_N3)
 
 
-def cross_fit_kinds(log_prob_M3: Floats, split: StudySplit, imaged_N: Bools, seed: int) -> dict[Kind, Floats]:
-    """Return each kind's probabilities (N, 3) of the held-out sites, from those of the M that an image shows.
+def cross_fit_kinds(log_prob_N3: Floats, raw: RawHeldOut, seed: int) -> dict[Kind, Floats]:
+    """Return each kind's probabilities (N, 3) of the held-out sites, from raw ones of the sites that an image shows.
 
     A site without an image has the frequencies of its column in the training studies. Metric-optimal probabilities
     follow from the calibrated ones by rule.
     """
-    shown, prior_N3 = split.held_out.take(imaged_N), ColumnPrior().fit(split.train).predict_proba(split.held_out)
+    shown, log_prob_M3 = raw.table.take(raw.imaged_N), log_prob_N3[raw.imaged_N]
     fitted = cross_fit(log_prob_M3, shown, divisions_of(shown, seed))
-    raw_N3, calibrated_N3 = prior_N3.copy(), prior_N3.copy()
-    raw_N3[imaged_N], calibrated_N3[imaged_N] = np.exp(log_prob_M3), fitted.prob_N3
-    optimal_N3 = fitted.metric_optimal(calibrated_N3, split.held_out)
+    raw_N3, calibrated_N3 = raw.prior_N3.copy(), raw.prior_N3.copy()
+    raw_N3[raw.imaged_N], calibrated_N3[raw.imaged_N] = np.exp(log_prob_M3), fitted.prob_N3
+    optimal_N3 = fitted.metric_optimal(calibrated_N3, raw.table)
     return {"raw": raw_N3, "calibrated": calibrated_N3, "metric_optimal": optimal_N3}
 
 
@@ -117,15 +141,13 @@ def better_head(held_out: HeldOut) -> HeadName:
 
 
 def fit_grader(
-    heads: Mapping[HeadName, ZeroShotHead | LinearProbe],
-    split: StudySplit,
-    embeddings: Embeddings,
-    best: HeadName,
+    models: Mapping[str, Heads], raw: RawHeldOut, graded: SiteTable, best: HeadName, fingerprint: Mapping[str, str]
 ) -> Grader:
-    """Return the grader for new studies: the heads, with calibrators fitted on all held-out studies."""
-    row_N = embeddings.rows_of(split.held_out)
-    imaged = row_N >= 0
-    shown = split.held_out.take(imaged)
-    image_MD = embeddings.image_ND[row_N[imaged]]
-    calibrators = {head: Calibrator().fit(heads[head].predict_log_proba(shown, image_MD), shown) for head in HEADS}
-    return Grader(heads, calibrators, ColumnPrior().fit(split.train), best, embeddings.fingerprint)
+    """Return the grader for new studies, with calibrators fitted on all held-out studies.
+
+    models: the heads of one run, or of the runs of all folds, by the run's name. raw: their held-out predictions.
+    graded: the studies whose frequencies the sites without an image get. fingerprint: of the models and the data set.
+    """
+    shown = raw.table.take(raw.imaged_N)
+    calibrators = {head: Calibrator().fit(raw.log_prob_N3[head][raw.imaged_N], shown) for head in HEADS}
+    return Grader(models, calibrators, ColumnPrior().fit(graded), best, fingerprint)

@@ -1,7 +1,8 @@
 """A run's heads, calibrators and column priors: from embeddings to probabilities, for every site of every study.
 
-The files are in a run's ``heads/``: ``heads.npz`` (arrays) and, written last, ``heads.json`` (the calibrators, the
-better head, and the fingerprints of the checkpoint and the data set).
+A grader has one model, or the models of all folds: their predictions are averaged in log-probability before they are
+calibrated. The files are in a run's ``heads/``: ``heads.npz`` (arrays) and, written last, ``heads.json`` (the
+calibrators, the better head, the names of the runs, and the fingerprints of the checkpoint and the data set).
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from scipy.special import log_softmax
 
 from data_prep.sites import SITES, Severity
 from vl_model.calibration.calibrator import Calibrator
@@ -29,57 +31,77 @@ Kind = Literal["raw", "calibrated", "metric_optimal"]
 HEADS: tuple[HeadName, ...] = ("zero_shot", "linear_probe")
 KINDS: tuple[Kind, ...] = ("raw", "calibrated", "metric_optimal")
 
-_Heads = Mapping[HeadName, ZeroShotHead | LinearProbe]
+#: The fitted heads of one model.
+Heads = Mapping[HeadName, ZeroShotHead | LinearProbe]
 
 
 @dataclass(frozen=True)
 class Grader:
     """Fitted heads, the calibrator of each, and the column priors of sites without an image.
 
-    best: the head with the better metric on held-out studies. fingerprint: of the checkpoint and the data set.
+    models: the heads of each model by the name of its run; there is one if the run grades by itself. best: the head
+    with the better metric on held-out studies. fingerprint: of the checkpoint and the data set.
     """
 
-    heads: _Heads
+    models: Mapping[str, Heads]
     calibrators: Mapping[HeadName, Calibrator]
     prior: ColumnPrior
     best: HeadName
     fingerprint: Mapping[str, str]
 
     def predict_proba(
-        self, table: SiteTable, embeddings: Embeddings, kind: Kind, head: HeadName | None = None
+        self, table: SiteTable, embeddings: Sequence[Embeddings], kind: Kind, head: HeadName | None = None
     ) -> Floats:
         """Return (N, 3) for every row of `table`, by `head` or, if None, the best one.
 
-        A site that no image shows has the frequencies of its column. Metric-optimal probabilities require all spinal
-        rows of a study at once.
+        embeddings: of each model, in the order of `models`. A site that no image shows has the frequencies of its
+        column. Metric-optimal probabilities require all spinal rows of a study at once.
         """
         head = head or self.best
-        row_N = embeddings.rows_of(table)
+        row_N = embeddings[0].rows_of(table)
         imaged = row_N >= 0
         prob_N3 = self.prior.predict_proba(table)
         if imaged.any():
-            log_prob_M3 = self.heads[head].predict_log_proba(table.take(imaged), embeddings.image_ND[row_N[imaged]])
-            raw = kind == "raw"
-            prob_N3[imaged] = (
-                np.exp(log_prob_M3) if raw else self.calibrators[head].predict_proba(log_prob_M3, table.take(imaged))
+            shown = table.take(imaged)
+            log_prob_M3 = mean_log_proba(
+                [
+                    heads[head].predict_log_proba(shown, own.image_ND[row_N[imaged]])
+                    for heads, own in zip(self.models.values(), embeddings, strict=True)
+                ]
             )
+            raw = kind == "raw"
+            prob_N3[imaged] = np.exp(log_prob_M3) if raw else self.calibrators[head].predict_proba(log_prob_M3, shown)
         return self.calibrators[head].metric_optimal(prob_N3, table) if kind == "metric_optimal" else prob_N3
 
-    def grade_studies(self, study_ids: Sequence[int], embeddings: Embeddings, kind: Kind) -> Floats:
+    def grade_studies(self, study_ids: Sequence[int], embeddings: Sequence[Embeddings], kind: Kind) -> Floats:
         """Return (S, 25, 3) for all sites of each study, in the order of `SITES`, by the best head."""
         table = full_table(study_ids, site_table([]))
         return self.predict_proba(table, embeddings, kind).reshape(-1, len(SITES), len(Severity))
 
 
+def mean_log_proba(log_probs: Sequence[Floats]) -> Floats:
+    """Return the mean (N, 3) of several models' log-probabilities, normalised; that of one model as it is."""
+    if len(log_probs) == 1:
+        return log_probs[0]
+    mean_N3: Floats = log_softmax(np.mean(log_probs, axis=0), axis=1)
+    return mean_N3
+
+
 def write_grader(folder: Path, grader: Grader) -> None:
     """Write both files, each by rename, ``heads.json`` last."""
     (folder / "heads.json").unlink(missing_ok=True)
-    arrays = {f"{name}.{key}": array for name, head in grader.heads.items() for key, array in head.arrays().items()}
+    arrays = {
+        f"{number}.{name}.{key}": array
+        for number, heads in enumerate(grader.models.values())
+        for name, head in heads.items()
+        for key, array in head.arrays().items()
+    }
     arrays["prior"] = grader.prior.prob_SC_
     with replacing(folder / "heads.npz") as partial, partial.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     card = {
         "schema_version": SCHEMA_VERSION,
+        "runs": list(grader.models),
         "best": grader.best,
         "fingerprint": dict(grader.fingerprint),
         "calibrators": {head: calibrator.as_dict() for head, calibrator in grader.calibrators.items()},
@@ -106,9 +128,12 @@ def read_grader(folder: Path, checkpoint: str | None = None) -> Grader:
 
 def _from_saved(card: dict[str, Any], arrays: dict[str, Any]) -> Grader:
     return Grader(
-        heads={
-            "zero_shot": ZeroShotHead.from_arrays(_under("zero_shot", arrays)),
-            "linear_probe": LinearProbe.from_arrays(_under("linear_probe", arrays)),
+        models={
+            run: {
+                "zero_shot": ZeroShotHead.from_arrays(_under(f"{number}.zero_shot", arrays)),
+                "linear_probe": LinearProbe.from_arrays(_under(f"{number}.linear_probe", arrays)),
+            }
+            for number, run in enumerate(card["runs"])
         },
         calibrators={head: Calibrator.from_dict(card["calibrators"][head]) for head in HEADS},
         prior=_prior(arrays["prior"]),

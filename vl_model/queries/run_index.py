@@ -86,7 +86,7 @@ def _build(root: DataRoot, run: str, split: Split, expected: dict[str, Any]) -> 
         split=split,
         keys=[(row.study_id, row.site) for row in embeddings.rows],
         image_ND=embeddings.image_ND,
-        probability_N3=grader.predict_proba(embeddings.table, embeddings, "calibrated"),
+        probability_N3=grader.predict_proba(embeddings.table, [embeddings], "calibrated"),
         pairs=dataset.pairs,
         training_studies={row.study_id for row in embeddings.rows if row.fold is not None and row.fold not in held_out},
         fingerprint=expected,

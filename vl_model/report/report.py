@@ -103,6 +103,7 @@ def render_report(report: Json, examples: Mapping[str, Sequence[Json]], tile_sha
     return environment.get_template("report.html.jinja").render(
         report=report,
         baseline=baseline,
+        title=title(report),
         summary=summary(report),
         plots={name: Markup(svg) for name, svg in plots.items()},
         heads=HEADS,
@@ -129,18 +130,21 @@ def summary(report: Json) -> list[str]:
     measured = measure(constant)
     ratio = block["ratio_to_constant"][measured]
     verdict = "better than" if _below(ratio["interval"], 1) else "not clearly better than"
-    sentences = [
+    sentences = [] if not report.get("fold_runs") else [_out_of_fold(report)]
+    sentences.append(
         f"On {n['studies']} held-out studies ({n['rows']} graded sites) the {WORDS[head]} scores "
         f"{number(block[measured])} ({_interval(block['interval'][measured])}){_of_graded(constant)}. This is "
         f"{verdict} the best constant answer, which scores {number(constant[measured])}: the ratio is "
         f"{number(ratio['value'], 2)} ({_interval(ratio['interval'], 2)})."
-    ]
+    )
     if missing := missing_parts(constant):
         graded = ", ".join(f"{name.replace('_', ' ')} ({count})" for name, count in graded_conditions(report).items())
         sentences.append(
             f"Graded are {graded}. There is no score of the whole metric, because the held-out studies have no graded "
             f"site for {in_words(missing)}: nothing here tells how good the probabilities of such sites are."
         )
+    if sentence := _places(report):
+        sentences.append(sentence)
     if report.get("plain_baseline"):
         sentences.append(_against_baseline(report))
     before, after = (report["ece"][head][kind]["top_label"] for kind in ("raw", "calibrated"))
@@ -153,6 +157,39 @@ def summary(report: Json) -> list[str]:
     if n["rows_without_image"]:
         sentences.append(f"{n['rows_without_image']} of these sites have no image; they have their column's constant.")
     return sentences
+
+
+def title(report: Json) -> str:
+    """Return the page's title."""
+    runs = [fold["run"] for fold in report.get("fold_runs") or ()]
+    if runs:
+        return f"Runs {runs[0]} to {runs[-1]}: out-of-fold evaluation"
+    return f"Run {report['run']}: held-out evaluation"
+
+
+def _out_of_fold(report: Json) -> str:
+    runs = report["fold_runs"]
+    return (
+        f"{len(runs)} runs are evaluated as one: every study of the data set is predicted, each by the run that held "
+        "it out. New studies are graded by the mean of all models, which itself has no figures here."
+    )
+
+
+def _places(report: Json) -> str:
+    """Return how the grades at places as in use compare with those at marks; empty if the report knows of none."""
+    places, head = report.get("places"), report["head"]
+    if not places or places["reason"]:
+        return "" if not places else f"Places as in use are not measured: {places['reason']}."
+    block = places["located"][head]["metric_optimal"]
+    measured = measure(block)
+    ratio = places["ratio"][head][measured]
+    counts = ", ".join(f"{count} {source}" for source, count in sorted(places["sources"].items()))
+    return (
+        f"These figures are for sites that readers marked. At places as in use, found without the marks ({counts}), "
+        f"the {WORDS[head]} scores {number(block[measured])} ({_interval(block['interval'][measured])}): "
+        f"{number(ratio['value'], 2)} of the former ({_interval(ratio['interval'], 2)}). The calibrators for new "
+        "studies are fitted there."
+    )
 
 
 def _against_baseline(report: Json) -> str:
@@ -224,7 +261,7 @@ def _provenance(report: Json) -> dict[str, str]:
         "held-out studies": str(n["studies"]),
         "graded sites": f"{n['rows']} ({severities})",
         "graded conditions": ", ".join(name.replace("_", " ") for name in graded_conditions(report)),
-        "training studies": str(report["training_studies"]),
+        "training studies": ", ".join(str(fold["training_studies"]) for fold in report.get("fold_runs") or [report]),
         "submission's head": WORDS[report["head"]],
         "data set": report["fingerprint"]["dataset"][:16],
         "checkpoint": report["fingerprint"]["checkpoint"][:16],

@@ -106,6 +106,27 @@ def compare_runs(held_out: HeldOut, run: str, predictions: Predictions, seed: in
     return {"run": run, "kind": "metric_optimal", "studies": studies, "rows": rows, "heads": heads}
 
 
+def places_block(marked: HeldOut, in_use: HeldOut, sources: Mapping[str, int], reason: str, seed: int = 0) -> Json:
+    """Compare the grades at readers' marks with those at places as in use, where new studies are graded.
+
+    Args:
+        marked: cross-fitted predictions at the places of the data set.
+        in_use: the same at places as in use.
+        sources: how many sites were placed by what; empty if places as in use are not known.
+        reason: why they are not known, in words.
+        seed: the seed of the intervals.
+    """
+    if not sources:
+        return {"reason": reason, "sources": None, "marked": None, "located": None, "ratio": None}
+    block: Json = {"reason": None, "sources": dict(sources), "marked": {}, "located": {}, "ratio": {}}
+    for head in HEADS:
+        for name, held_out in (("marked", marked), ("located", in_use)):
+            block[name][head] = {kind: metric_block(held_out, held_out.prob_N3[head, kind], seed) for kind in KINDS}
+        ours, theirs = (study_sums(each.table, each.prob_N3[head, "metric_optimal"]) for each in (in_use, marked))
+        block["ratio"][head] = _difference(paired_ratios(ours, theirs, seed=seed))
+    return block
+
+
 def baseline_block(held_out: HeldOut, prob_N3: Mapping[Kind, Floats], seed: int = 0) -> Json:
     """Return the metrics of the plain baseline, with those of each head minus its own, paired by study.
 

@@ -29,6 +29,7 @@ def report_text(report: Mapping[str, Any]) -> str:
         block = kinds["metric_optimal"]
         interval = _interval(block["interval"][measure(block)])
         lines.append(f"{name.replace('_', ' '):14s}{interval:20s}{metric_line(block)}")
+    lines += places_lines(report)
     if missing_parts(constant):
         lines.append(no_score(constant))
     if report["comparison"]:
@@ -44,6 +45,25 @@ def report_text(report: Mapping[str, Any]) -> str:
         if loss := baseline_loss(report):
             lines.append(loss)
     return "\n".join(lines)
+
+
+def places_lines(report: Mapping[str, Any]) -> list[str]:
+    """Return each head's metric at places as in use, and its ratio to that at marks; or why they are not known.
+
+    There is no line if the report is of an earlier version, or no held-out study has marks.
+    """
+    places = report.get("places")
+    if not places:
+        return []
+    if places["reason"]:
+        return [f"places as in use: not measured ({places['reason']})"]
+    lines = []
+    for head, kinds in places["located"].items():
+        block, name = kinds["metric_optimal"], f"{head.replace('_', ' ')}, located"
+        ratio = places["ratio"][head][measure(block)]
+        low, high = ratio["interval"]
+        lines.append(f"{name:34s}{metric_line(block)}   {ratio['value']:.3f} of marks' ({low:.3f} to {high:.3f})")
+    return lines
 
 
 def differences(difference: Mapping[str, Any]) -> str:

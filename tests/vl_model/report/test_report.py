@@ -21,6 +21,7 @@ from vl_model.evaluation.cross_fitting import (
     fit_grader,
     fit_heads,
     predict_held_out,
+    predict_raw,
     split_studies,
 )
 from vl_model.evaluation.embeddings import Embeddings
@@ -131,15 +132,16 @@ def test_a_site_without_image_gets_the_constant_of_its_column(tiny_root: Path, t
     assert not held_out.imaged_N[row] and held_out.imaged_N.sum() == len(held_out.table) - 1
     assert np.array_equal(held_out.prob_N3["zero_shot", "metric_optimal"][row], held_out.baseline_N3[row])
 
-    grader = fit_grader(heads, split, fewer, "linear_probe")
+    raw = predict_raw(heads, split, fewer)
+    grader = fit_grader({"first": heads}, raw, split.train, "linear_probe", fewer.fingerprint)
     write_grader(tmp_path, grader)
     again = read_grader(tmp_path, "c" * 64)
     table = full_table([study, 999], site_table([]))
     for kind in KINDS:
         for head in ("zero_shot", "linear_probe"):
-            first, second = (g.predict_proba(table, fewer, kind, head) for g in (grader, again))
+            first, second = (g.predict_proba(table, [fewer], kind, head) for g in (grader, again))
             assert np.array_equal(first, second) and first.sum(axis=1) == pytest.approx(np.ones(50))
-    assert np.array_equal(again.predict_proba(table, fewer, "raw")[0], again.prior.prob_SC_[0])
+    assert np.array_equal(again.predict_proba(table, [fewer], "raw")[0], again.prior.prob_SC_[0])
     with pytest.raises(ValueError, match="an earlier model"):
         read_grader(tmp_path, "other")
     with pytest.raises(ValueError, match=r"no heads yet; run eval_vl\.py first"):
@@ -363,7 +365,8 @@ def test_the_baseline_is_calibrated_as_the_heads_are(tiny_root: Path) -> None:
     held_out = predict_held_out(heads, split, embeddings, seed=3)
     row_N = embeddings.rows_of(split.held_out)
     log_prob_N3 = heads["linear_probe"].predict_log_proba(split.held_out, embeddings.image_ND[row_N])
-    for kind, prob_N3 in cross_fit_kinds(log_prob_N3, split, held_out.imaged_N, seed=3).items():
+    raw = predict_raw(heads, split, embeddings)
+    for kind, prob_N3 in cross_fit_kinds(log_prob_N3, raw, seed=3).items():
         assert np.array_equal(prob_N3, held_out.prob_N3["linear_probe", kind])
 
 
