@@ -138,8 +138,7 @@ def examine_training_set(
         return None, None
     training = checks.training(training_set)
     examination.add("crops", lambda: check_crops(training_set.crops_R3HW, training_set.geometry), lambda found: found)
-    unknown = "is not known to have been trained on held-out studies"
-    examination.add("base", lambda: training.check_base(run), lambda _: (True, unknown))
+    examination.add("base", lambda: training.check_base(run), lambda _: describe_base(training))
     batches = examination.add("batches", lambda: training.build_batches(own_rank(), started_processes()), check_batches)
     if batches is not None:
         workers = training.computation.dataloader_num_workers
@@ -240,6 +239,12 @@ def check_model(model: SiteModel) -> tuple[bool, str]:
     weights = [parameter.numel() for parameter in model.parameters()]
     trainable = model.learning_weights
     return trainable > 0, f"{sum(weights) / 1e6:.2f} million weights, {trainable / 1e6:.2f} million of them trainable"
+
+
+def describe_base(training: ContrastiveTraining) -> tuple[bool, str]:
+    """Describe a base that has been checked (`check_base`), and how its crops differ from those of the training."""
+    unknown, note = "is not known to have been trained on held-out studies", training.note_on_base()
+    return True, f"{unknown}; {note}" if note else unknown
 
 
 def check_trackers(trackers: tuple[str, ...]) -> tuple[bool, str]:
