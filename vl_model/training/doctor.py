@@ -344,10 +344,10 @@ class Forward:
     def time(self, steps: int, parts: int, sites: int, fits: bool) -> TimeEstimate:
         """Estimate the time of `steps` steps of `parts` batches of `sites` sites.
 
-        A whole batch is timed on a GPU, if it fits into its memory, and two sites otherwise.
+        A whole batch is timed on a GPU, if it fits into its memory, and one site otherwise.
         """
         tiles = [len(row.crops) for row in self.training_set.training]
-        timed = 2 if self.use_cpu or not fits else sites
+        timed = 1 if self.use_cpu or not fits else sites
         share = float(np.mean(tiles)) / max(tiles)
         return estimate_time(self.model, self._run, parts * sites * share, timed, steps)
 
