@@ -138,8 +138,7 @@ def examine_training_set(
         return None, None
     training = checks.training(training_set)
     examination.add("crops", lambda: check_crops(training_set.crops_R3HW, training_set.geometry), lambda found: found)
-    unknown = "is not known to have been trained on held-out studies"
-    examination.add("base", lambda: training.check_base(run), lambda _: (True, unknown))
+    examination.add("base", lambda: training.check_base(run), lambda _: describe_base(training))
     batches = examination.add("batches", lambda: training.build_batches(own_rank(), started_processes()), check_batches)
     if batches is not None:
         workers = training.computation.dataloader_num_workers
@@ -242,6 +241,12 @@ def check_model(model: SiteModel) -> tuple[bool, str]:
     return trainable > 0, f"{sum(weights) / 1e6:.2f} million weights, {trainable / 1e6:.2f} million of them trainable"
 
 
+def describe_base(training: ContrastiveTraining) -> tuple[bool, str]:
+    """Describe a base that has been checked (`check_base`), and how its crops differ from those of the training."""
+    unknown, note = "is not known to have been trained on held-out studies", training.note_on_base()
+    return True, f"{unknown}; {note}" if note else unknown
+
+
 def check_trackers(trackers: tuple[str, ...]) -> tuple[bool, str]:
     """Describe where the metrics are logged."""
     return True, " and ".join(("metrics.csv", *trackers))
@@ -339,10 +344,10 @@ class Forward:
     def time(self, steps: int, parts: int, sites: int, fits: bool) -> TimeEstimate:
         """Estimate the time of `steps` steps of `parts` batches of `sites` sites.
 
-        A whole batch is timed on a GPU, if it fits into its memory, and two sites otherwise.
+        A whole batch is timed on a GPU, if it fits into its memory, and one site otherwise.
         """
         tiles = [len(row.crops) for row in self.training_set.training]
-        timed = 2 if self.use_cpu or not fits else sites
+        timed = 1 if self.use_cpu or not fits else sites
         share = float(np.mean(tiles)) / max(tiles)
         return estimate_time(self.model, self._run, parts * sites * share, timed, steps)
 

@@ -58,7 +58,8 @@ def estimate_time(
         steps: the number of steps of the training.
     """
     image, both = (_operations(model, partial(forward, 1, texts)) for texts in (False, True))
-    _step(model, lambda: forward(timed, True))  # the first one is slower
+    if timed > 1:
+        _step(model, lambda: forward(timed, True))  # the first one of a size is slower on a GPU
     began = _now(model)
     _step(model, lambda: forward(timed, True))
     seconds = _now(model) - began
