@@ -17,7 +17,7 @@ if __name__ == "__main__":
 
     end_at_ctrl_c()  # until run_command handles it: the imports take time
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vl_model import load_run
@@ -91,6 +91,7 @@ def main() -> None:
     from vl_model.evaluation.grader import write_grader
     from vl_model.evaluation.known_labels import known_labels
     from vl_model.evaluation.predictions import read_predictions, write_predictions
+    from vl_model.evaluation.predictions_card import write_predictions_card
     from vl_model.loaded_run import REPORT_SCHEMA_VERSION
     from vl_model.report.example_sites import choose_example_sites
     from vl_model.report.report import write_report
@@ -99,7 +100,7 @@ def main() -> None:
     from vl_model.scoring.submission import write_submission
     from workspace.json_files import plain
 
-    other = read_predictions(root.logs(settings.compare) / "predictions.csv") if settings.compare else None
+    other = read_predictions(run.comparable_predictions(settings.compare)) if settings.compare else None
     split = split_studies(known_labels(root, train), train.fold_of, run.record.held_out_folds)
     embeddings, prompts = run.embed("train", settings.batch_size), run.embed_prompts()
     new = run.embed("test", settings.batch_size) if test else None
@@ -107,7 +108,7 @@ def main() -> None:
     heads = fit_heads(split.train, embeddings, prompts.text_SCD, prompts.logit_scale)
     held_out = predict_held_out(heads, split, embeddings, settings.seed)
     best = better_head(held_out) if settings.head == "auto" else settings.head
-    grader = fit_grader(heads, split, embeddings, best)
+    grader = replace(fit_grader(heads, split, embeddings, best), fingerprint=run.fingerprint)
     crops = open_crops(root.processed("train"))
     log_prob_M3 = baseline_log_probabilities(run.folder / "heads", split, embeddings, crops)
     baseline = cross_fit_kinds(log_prob_M3, split, held_out.imaged_N, settings.seed)
@@ -116,7 +117,7 @@ def main() -> None:
         "schema_version": REPORT_SCHEMA_VERSION,
         "run": settings.run,
         "head": best,
-        "fingerprint": embeddings.fingerprint,
+        "fingerprint": run.fingerprint,
         "held_out_folds": run.record.held_out_folds,
         "training_studies": len(split.train.study_ids),
         "settings": {name: value for name, value in plain_settings(settings).items() if name not in unsaved},
@@ -130,6 +131,7 @@ def main() -> None:
 
     write_grader(run.folder / "heads", grader)
     write_predictions(run.logs / "predictions.csv", held_out)
+    write_predictions_card(run.logs / "predictions.csv", run.fingerprint, run.record.held_out_folds)
     examples = choose_example_sites(held_out, best, train.pairs)
     write_report(run.logs, plain(report), examples, crops)
     print(report_text(plain(report)))

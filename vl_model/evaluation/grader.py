@@ -4,6 +4,7 @@ The files are in a run's ``heads/``: ``heads.npz`` (arrays) and, written last, `
 better head, and the fingerprints of the checkpoint and the data set).
 """
 
+import hashlib
 import json
 import zipfile
 import zlib
@@ -19,6 +20,7 @@ from vl_model.data.site_table import Floats, SiteTable, full_table, site_table
 from vl_model.evaluation.calibrate import UNWEIGHTED, Calibrator
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
+from vl_model.evaluation.predictions_card import check_fingerprint
 from vl_model.scoring.metrics import SEVERITY_WEIGHTS
 from vl_model.scoring.priors import ColumnPrior
 from workspace.json_files import read_object
@@ -43,7 +45,8 @@ _Heads = Mapping[HeadName, ZeroShotHead | LinearProbe]
 class Grader:
     """Fitted heads, their calibrators (none for `raw`), and the column priors of each kind.
 
-    best: the head with the better metric on held-out studies. fingerprint: of the checkpoint and the data set.
+    best: the head with the better metric on held-out studies. fingerprint: of the checkpoint, the data set and the
+    zero-shot prompts.
     """
 
     heads: _Heads
@@ -93,6 +96,7 @@ def write_grader(folder: Path, grader: Grader) -> None:
         "schema_version": SCHEMA_VERSION,
         "best": grader.best,
         "fingerprint": dict(grader.fingerprint),
+        "arrays_sha256": _sha256(folder / "heads.npz"),
         "calibrators": {
             head: {kind: calibrator.as_dict() for kind, calibrator in kinds.items()}
             for head, kinds in grader.calibrators.items()
@@ -102,8 +106,12 @@ def write_grader(folder: Path, grader: Grader) -> None:
         partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
-def read_grader(folder: Path, checkpoint: str | None = None) -> Grader:
-    """Read a run's heads. Raises ValueError if there are none, or if they belong to another `checkpoint`."""
+def read_grader(folder: Path, expected: Mapping[str, str] | None = None) -> Grader:
+    """Read a run's heads.
+
+    Raises ValueError if there are none, if they cannot be read, or if a part of their fingerprint (checkpoint, dataset,
+    prompts) is not the one of that name in `expected`.
+    """
     if not (folder / "heads.json").exists():
         raise ValueError(f"{folder}: the run has no heads yet; run eval_vl.py first")
     card = read_object(folder / "heads.json", "eval_vl.py", SCHEMA_VERSION)
@@ -113,8 +121,9 @@ def read_grader(folder: Path, checkpoint: str | None = None) -> Grader:
         grader = _from_saved(card, arrays)
     except (OSError, EOFError, LookupError, AttributeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as e:
         raise ValueError(f"{folder}: the heads cannot be read ({e}); run eval_vl.py again") from None
-    if checkpoint is not None and grader.fingerprint.get("checkpoint") != checkpoint:
-        raise ValueError(f"{folder}: the heads belong to an earlier model of this run; run eval_vl.py again")
+    check_fingerprint(f"{folder}: the heads", grader.fingerprint, expected or {}, "run eval_vl.py again")
+    if card.get("arrays_sha256") != _sha256(folder / "heads.npz"):
+        raise ValueError(f"{folder}: heads.npz is not the file that heads.json was written for; run eval_vl.py again")
     return grader
 
 
@@ -132,6 +141,10 @@ def _from_saved(card: dict[str, Any], arrays: dict[str, Any]) -> Grader:
         best=card["best"],
         fingerprint=dict(card["fingerprint"]),
     )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _under(name: str, arrays: dict[str, Any]) -> dict[str, Any]:
