@@ -117,6 +117,7 @@ def main() -> None:
     from vl_model.evaluation.grader import write_grader
     from vl_model.evaluation.known_labels import known_labels
     from vl_model.evaluation.predictions import read_predictions, write_predictions
+    from vl_model.evaluation.predictions_card import write_predictions_card
     from vl_model.evaluation.raw_predictions import PLAIN_BASELINE, join_folds
     from vl_model.loaded_run import REPORT_SCHEMA_VERSION
     from vl_model.report.example_sites import choose_example_sites
@@ -125,7 +126,7 @@ def main() -> None:
     from vl_model.report.report_text import report_text
     from workspace.json_files import plain
 
-    other = read_predictions(root.logs(settings.compare) / "predictions.csv") if settings.compare else None
+    other = read_predictions(runs[0].comparable_predictions(settings.compare)) if settings.compare else None
     labels, crops = known_labels(root, train), open_crops(root.processed("train"))
     splits = split_by_run(runs, labels, train)
     workers = settings.workers if settings.located else 0
@@ -138,7 +139,7 @@ def main() -> None:
     located, why_not_located, sources = join_located(evaluated)
     in_use = held_out if located is None else cross_fit_heads(located, settings.seed)
     best = better_head(in_use) if settings.head == "auto" else settings.head
-    fingerprint = {"checkpoint": joined_checkpoint(runs), "dataset": train.fingerprint}
+    fingerprint = runs[0].fingerprint | {"checkpoint": joined_checkpoint(runs)}
     graded = labels if is_joined else splits[0].train
     models = {one.run.name: one.heads for one in evaluated}
     grader = fit_grader(models, located or raw, graded, best, fingerprint)
@@ -164,6 +165,7 @@ def main() -> None:
 
     write_grader(folder / "heads", grader)
     write_predictions(logs / "predictions.csv", held_out)
+    write_predictions_card(logs / "predictions.csv", fingerprint, report["held_out_folds"])
     examples = choose_example_sites(held_out, best, train.pairs)
     tile_share = runs[0].view_mm / runs[0].crops.field_mm
     write_report(logs, plain(report), examples, crops, tile_share)

@@ -39,6 +39,7 @@ from runs.processes.launch_environment import ignored_in_words, ignored_variable
 from runs.provenance import build_run_record
 from runs.resuming import resume
 from runs.run_folder import read_short_starts, remove_run, write_record
+from runs.run_record import final_sha256
 from runs.settings import RunSettings
 from runs.shutdown import Stopped, orderly_end
 
@@ -179,7 +180,7 @@ def run_training(
         with preemption.patient():
             training.finish(trainer, Session(run, logs, accelerator, record, preemption))
         if accelerator.is_main_process:
-            write_record(run, record | {"finished": True})
+            write_record(run, record | {"finished": True, "final_sha256": final_sha256(run / "final")})
             print(f"wrote {run / 'final'}", flush=True)
             if cost := log.evaluation_cost():
                 print(cost, flush=True)

@@ -51,7 +51,8 @@ def evaluate(root: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
 def test_the_whole_evaluation(root: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate("first", "--batch_size", "50") == 0
     logs, run = root / "train" / "logs" / "first", root / "train" / "checkpoints" / "first"
-    assert {path.name for path in logs.iterdir()} == {"report.html", "report.json", "predictions.csv", "submission.csv"}
+    written = {"report.html", "report.json", "predictions.csv", "predictions.json", "submission.csv"}
+    assert {path.name for path in logs.iterdir()} == written
     printed = capsys.readouterr().out
     assert "constant" in printed and str(logs / "submission.csv") in printed
 

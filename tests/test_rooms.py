@@ -38,7 +38,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "vl_model.scoring": ("workspace", *VOCABULARY, "vl_model.data"),
     "vl_model.calibration": (*VOCABULARY, "vl_model.data", "vl_model.scoring"),
     "vl_model.evaluation": (
-        *("workspace", *VOCABULARY, "data_prep.studies", "data_prep.conversion"),
+        *("workspace", *VOCABULARY, "data_prep.studies", "data_prep.conversion", "runs"),
         *("vl_model.data", "vl_model.model", "vl_model.scoring", "vl_model.calibration"),
     ),
     "vl_model.baseline": (*("workspace", *VOCABULARY, "data_prep.conversion", "vl_model.data", "vl_model.evaluation"),),

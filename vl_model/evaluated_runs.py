@@ -124,7 +124,7 @@ def fit_on_all(
     embeddings, prompts = run.embed("train", batch_size), run.embed_prompts()
     new = run.embed("test", batch_size) if has_test else None
     heads = fit_heads(labels, embeddings, prompts.text_SCD, prompts.logit_scale)
-    fingerprint = {"checkpoint": run.checkpoint, "dataset": embeddings.fingerprint["dataset"]}
+    fingerprint = run.fingerprint
     return Grader({run.name: heads}, theirs.calibrators, ColumnPrior().fit(labels), theirs.best, fingerprint), new
 
 

@@ -115,7 +115,7 @@ class FoldRuns:
         """Return the heads of all runs with their calibrators. Raises ValueError if they are of other models."""
         from vl_model.evaluation.grader import read_grader
 
-        return read_grader(self.folder / "heads", self.checkpoint)
+        return read_grader(self.folder / "heads", self.runs[0].fingerprint | {"checkpoint": self.checkpoint})
 
     def grade(
         self,

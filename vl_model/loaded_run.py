@@ -19,7 +19,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from runs.run_record import RUN_RECORD, RunRecord, read_run_record
+from runs.run_record import RUN_RECORD, RunRecord, final_sha256, read_run_record
 from workspace.json_files import read_object
 from workspace.layout import SPLITS, DataRoot, Split, data_root, home_expanded
 from workspace.setting_error import SettingError
@@ -105,10 +105,24 @@ class LoadedRun:
 
     @cached_property
     def checkpoint(self) -> str:
-        """sha256 over the files of the run's ``final/``."""
-        from vl_model.evaluation.embeddings import fingerprint
+        """sha256 over the files of the run's ``final/``. Raises ValueError if its training did not write these."""
+        found, written = final_sha256(self.folder / "final"), self.record.final_sha256
+        if written is not None and found != written:
+            raise SettingError(
+                "run",
+                f"{self.name!r}: its final/ ({found[:12]}) is not the one that its training wrote ({written[:12]}): "
+                "files of another run were copied in, or a file was changed; restore it, or train the run again",
+            )
+        return found
 
-        return fingerprint(self.folder / "final", "")["checkpoint"]
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """What the run's heads and predictions depend on: its model, its data set, and today's zero-shot prompts."""
+        from prompts.render import zero_shot_ensembles
+        from vl_model.evaluation.embeddings import prompts_fingerprint
+
+        prompts = prompts_fingerprint(zero_shot_ensembles())
+        return {"checkpoint": self.checkpoint, "dataset": self.record.dataset_fingerprint, "prompts": prompts}
 
     @cached_property
     def model(self) -> "SiteModel":
@@ -155,7 +169,10 @@ class LoadedRun:
         return dataset
 
     def training_dataset(self) -> "Dataset":
-        """Return the train split. Raises ValueError if the run was trained on another version of it."""
+        """Return the train split.
+
+        Raises ValueError if the run was trained on another version of it, or on a study that it calls held out.
+        """
         dataset = self.dataset("train")
         self.check_dataset(dataset)
         return dataset
@@ -169,12 +186,18 @@ class LoadedRun:
                 f"the one in {self.root.processed('train')} ({dataset.fingerprint[:12]}), whose folds may be others; "
                 "train a new run on it",
             )
+        from vl_model.model.held_out_check import check_held_out
+
+        check_held_out(self.folder, self.record, dataset)
 
     def grader(self) -> "Grader":
-        """Return the run's heads with their calibrators. Raises ValueError if eval_vl.py has not been run."""
+        """Return the run's heads with their calibrators.
+
+        Raises ValueError if eval_vl.py has not been run, or was run for another model, data set or prompts.
+        """
         from vl_model.evaluation.grader import read_grader
 
-        return read_grader(self.folder / "heads", self.checkpoint)
+        return read_grader(self.folder / "heads", self.fingerprint)
 
     def grade(
         self,
@@ -336,6 +359,27 @@ class LoadedRun:
             raise ValueError(f"texts {texts!r}: must be a list of one or more texts")
         text_ND: NDArray[np.float32] = self.model.embed_texts(list(texts)).detach().float().cpu().numpy()
         return text_ND
+
+    def comparable_predictions(self, other: str) -> Path:
+        """Return the path of another run's ``predictions.csv``, for a comparison with this run.
+
+        Raises ValueError if there is none, or if it belongs to another model than that run's, or to another data set or
+        other prompts than this run's.
+        """
+        from vl_model.evaluation.predictions_card import check_predictions_card
+
+        path = self.root.logs(other) / "predictions.csv"
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; run python eval_vl.py --run {other} first")
+        if is_joined(self.root, other):
+            from vl_model.fold_runs import load_folds
+
+            check_predictions_card(path, self.fingerprint | {"checkpoint": load_folds(self.root, other).checkpoint})
+            return path
+        theirs = load_run(self.root, other)
+        check_predictions_card(path, self.fingerprint | {"checkpoint": theirs.checkpoint})
+        theirs.training_dataset()
+        return path
 
     def report(self) -> dict[str, Any]:
         """Return the content of ``report.json``. Raises ValueError if eval_vl.py has not been run."""

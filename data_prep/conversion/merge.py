@@ -25,6 +25,7 @@ from data_prep.conversion.study_records import (
     read_record,
     site_row,
 )
+from data_prep.conversion.twin_studies import find_twins, twin_faults
 from data_prep.conversion.work_folder import output_sizes, parts_folder, remove_stale_images, remove_stale_studies
 from data_prep.faults import Fault
 from data_prep.placement.regions import Region
@@ -76,6 +77,8 @@ class _Counts:
     sources: Counter[str] = field(default_factory=Counter)
     sites: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     identities: dict[int, str] = field(default_factory=dict)
+    digests: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    twins: list[tuple[int, int]] = field(default_factory=list)
 
     def add(self, record: StudyRecord, pairs: Sequence[Pair]) -> None:
         """Count a study and its pairs."""
@@ -88,6 +91,7 @@ class _Counts:
         self.sources.update(pair.source.value for pair in pairs)
         if record.slices:
             self.identities[record.study_id] = record.identity
+            self.digests[record.study_id] = record.digests
         for condition, levels in count_sites(pairs).items():
             for level, severities in levels.items():
                 cell = self.sites.setdefault(condition, {}).setdefault(level, {})
@@ -137,6 +141,8 @@ def merge_parts(
         "sizes": output_sizes(processed, OUTPUTS),
         "study_ids": list(cohort.study_ids),
     }
+    if counts.twins:
+        metadata["twins"] = [list(pair) for pair in counts.twins]
     if cohort.folder_names:
         metadata["folder_names"] = {str(study_id): name for study_id, name in cohort.folder_names.items()}
     pairs = (pair for _, pairs in _parts(cohort, processed, caption, fold_of) for pair in pairs)
@@ -174,9 +180,11 @@ def _write_tables(cohort: Cohort, processed: Path, caption: Caption, fold_of: Ma
             remove_stale_images(processed, record.study_id, record.images)
             counts.add(record, pairs)
             first_pairs = first_pairs or pairs
-        split_studies = split_study_faults(cohort.split, counts.identities)
-        faults.writerows(map(_fault_row, split_studies))
-        counts.faults.update(fault.kind.value for fault in split_studies)
+        twins = find_twins(counts.digests, fold_of)
+        counts.twins = list(twins)
+        of_several = [*split_study_faults(cohort.split, counts.identities), *twin_faults(twins, fold_of)]
+        faults.writerows(map(_fault_row, of_several))
+        counts.faults.update(fault.kind.value for fault in of_several)
     write_dataset_card(processed, cohort.split, first_pairs)
     return counts
 

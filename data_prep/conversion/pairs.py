@@ -110,6 +110,11 @@ class Dataset:
         return {int(study_id): name for study_id, name in self.metadata.get("folder_names", {}).items()}
 
     @property
+    def twins(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of studies in different folds whose images are the same (`data_prep.conversion.twin_studies`)."""
+        return tuple((int(one), int(other)) for one, other in self.metadata.get("twins", ()))
+
+    @property
     def fold_of(self) -> dict[int, int]:
         """The fold of every converted study, including those without pairs; empty outside the train split."""
         return {int(study_id): fold for study_id, fold in self.metadata["folds"]["of_study"].items()}
@@ -125,7 +130,7 @@ def read_dataset(processed: Path) -> Dataset:
         raise ValueError(f"{path}: schema version {version}, expected {SCHEMA_VERSION}; run prepare_data.py again")
     try:
         dataset = Dataset(metadata, tuple(_from_json(entry) for entry in content["pairs"]))
-        _ = dataset.fingerprint, dataset.study_ids, dataset.fold_of
+        _ = dataset.fingerprint, dataset.study_ids, dataset.fold_of, dataset.twins
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: an entry is missing or invalid ({error!r}); run prepare_data.py again") from None
     return dataset

@@ -20,6 +20,7 @@ import numpy as np
 from data_prep.conversion.crop_geometry import CROP_SLICES, DEFAULT_CROPS, CropGeometry
 from data_prep.conversion.crops import Crop, cut_crop
 from data_prep.conversion.png import write_png
+from data_prep.conversion.twin_studies import pixel_digest
 from data_prep.conversion.work_folder import parts_folder
 from data_prep.dicom.decoders import available_decoders
 from data_prep.faults import Fault, FaultKind
@@ -52,7 +53,7 @@ SITES_CSV_COLUMNS = ("study_id", *SITE_COLUMNS, "x_mm", "y_mm", "z_mm", "source"
 """Columns of ``sites.csv``."""
 
 #: Version of the record's content and of the images: studies with a record of another version are converted again.
-RECORD_VERSION = 6
+RECORD_VERSION = 7
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class StudyRecord:
         decoders: If a file's decoder is missing, the installed decoders; otherwise empty. The study is converted again
             when they change.
         identity: Digest of its StudyInstanceUID (`Study.identity`).
+        digests: Digests of the pixels of its images (`pixel_digest`), in the order of `slices`.
     """
 
     study_id: int
@@ -83,6 +85,7 @@ class StudyRecord:
     faults: list[Fault]
     decoders: str = ""
     identity: str = ""
+    digests: tuple[str, ...] = ()
 
     @property
     def images(self) -> set[str]:
@@ -175,7 +178,7 @@ def write_study(
     parts = parts_folder(processed)
     # The images are overwritten from here on, so an older record would be wrong.
     (parts / f"{study.study_id}.json").unlink(missing_ok=True)
-    rows, image_bytes = _write_images(study, processed)
+    rows, image_bytes, digests = _write_images(study, processed)
     regions, not_imaged = find_regions(study, positions, geometry.tiles_per_view)
     _write_crops(parts / f"{study.study_id}.npy", [crop_of(study, found, geometry) for found in regions], geometry)
     ordered = [positions[site] for site in SITES if site in positions]
@@ -183,7 +186,7 @@ def write_study(
     faults = [*faults, *not_found(study, positions), *doubtful_levels(study, positions)]
     decoders = needed_decoders(fault.kind for fault in faults)
     record = StudyRecord(
-        study.study_id, key, image_bytes, rows, ordered, regions, not_imaged, faults, decoders, study.identity
+        study.study_id, key, image_bytes, rows, ordered, regions, not_imaged, faults, decoders, study.identity, digests
     )
     _write_record(parts, record)
     return _converted(record, geometry)
@@ -281,9 +284,10 @@ def site_row(study_id: int, position: Position) -> tuple[Any, ...]:
     )
 
 
-def _write_images(study: Study, processed: Path) -> tuple[list[list[Any]], int]:
-    """Write a study's PNGs; return their rows of ``slices.csv``, and their total size in bytes."""
+def _write_images(study: Study, processed: Path) -> tuple[list[list[Any]], int, tuple[str, ...]]:
+    """Write a study's PNGs; return their rows of ``slices.csv``, their total size in bytes, and their digests."""
     rows: list[list[Any]] = []
+    digests: list[str] = []
     size = 0
     for series in study.series:
         (processed / "images" / str(study.study_id) / str(series.series_id)).mkdir(parents=True, exist_ok=True)
@@ -292,11 +296,12 @@ def _write_images(study: Study, processed: Path) -> tuple[list[list[Any]], int]:
             name = image_path(study.study_id, series.series_id, image.instance_number)
             grey = image.grey
             size += write_png(processed / name, grey)
+            digests.append(pixel_digest(grey))
             view = "" if image.other_contrast or series.view is None else series.view
             rows.append([study.study_id, series.series_id, image.instance_number, name, view])
             rows[-1] += [stack_of.get(index, ""), *grey.shape, *_frame_cells(image.frame)]
             rows[-1] += image.window or series.window
-    return rows, size
+    return rows, size, tuple(digests)
 
 
 def _frame_cells(frame: Frame | None) -> list[Any]:
@@ -380,6 +385,7 @@ def _write_record(parts: Path, record: StudyRecord) -> None:
         "faults": [asdict(fault) for fault in record.faults],
         "decoders": record.decoders,
         "identity": record.identity,
+        "digests": record.digests,
     }
     with replacing(parts / f"{record.study_id}.json") as partial:
         partial.write_text(json.dumps(content), encoding="utf-8")
@@ -405,6 +411,7 @@ def read_record(parts: Path, study_id: int) -> StudyRecord:
         faults,
         content["decoders"],
         content["identity"],
+        tuple(content["digests"]),
     )
 
 

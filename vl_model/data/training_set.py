@@ -11,6 +11,7 @@ from data_prep.conversion.crops import open_crops, read_crop_geometry
 from data_prep.conversion.pairs import Dataset, read_dataset
 from runs.random_streams import Stream, random_stream
 from vl_model.data.site_rows import SiteRow, group_sites
+from vl_model.data.twin_studies import check_twins
 from workspace.setting_error import SettingError
 
 
@@ -63,6 +64,7 @@ def read_training_set(processed: Path, held_out_folds: Collection[int], held_out
         raise SettingError(
             "held_out_folds", f"{sorted(unknown)}: the data set has no such folds; it has {sorted(folds, key=str)}"
         )
+    check_twins(dataset, held_out_folds, "held_out_folds", str(sorted(held_out_folds)))
     training = [row for row in labelled if row.fold not in held_out_folds]
     held_out = [row for row in labelled if row.fold in held_out_folds]
     if not training:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.sites import SITES, Severity, Site, Source, View
+from runs.run_record import final_sha256
 from vl_model.data.site_rows import SiteRow
 from vl_model.data.site_table import Ints, SiteTable, row_keys, site_table
 from workspace.json_files import read_object
@@ -64,12 +65,7 @@ class TextEmbeddings:
 
 def fingerprint(final: Path, dataset_fingerprint: str) -> dict[str, str]:
     """Return the fingerprint of embeddings: sha256 over the files of a run's ``final/``, and that of the data set."""
-    digest = hashlib.sha256()
-    for path in sorted(final.iterdir()):
-        if path.suffix in (".safetensors", ".json", ".txt", ".model"):  # the last two: files of tokenizers
-            digest.update(path.name.encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return {"checkpoint": digest.hexdigest(), "dataset": dataset_fingerprint}
+    return {"checkpoint": final_sha256(final), "dataset": dataset_fingerprint}
 
 
 def write_embeddings(folder: Path, embeddings: Embeddings) -> None:

@@ -5,6 +5,7 @@ calibrated. The files are in a run's ``heads/``: ``heads.npz`` (arrays) and, wri
 calibrators, the better head, the names of the runs, and the fingerprints of the checkpoint and the data set).
 """
 
+import hashlib
 import json
 import zipfile
 import zlib
@@ -21,6 +22,7 @@ from vl_model.calibration.calibrator import Calibrator
 from vl_model.data.site_table import Floats, SiteTable, full_table, site_table
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
+from vl_model.evaluation.predictions_card import check_fingerprint
 from vl_model.scoring.priors import ColumnPrior
 from workspace.json_files import read_object
 from workspace.whole_files import replacing
@@ -40,7 +42,7 @@ class Grader:
     """Fitted heads, the calibrator of each, and the column priors of sites without an image.
 
     models: the heads of each model by the name of its run; there is one if the run grades by itself. best: the head
-    with the better metric on held-out studies. fingerprint: of the checkpoint and the data set.
+    with the better metric on held-out studies. fingerprint: of the checkpoint, the data set and the zero-shot prompts.
     """
 
     models: Mapping[str, Heads]
@@ -104,14 +106,19 @@ def write_grader(folder: Path, grader: Grader) -> None:
         "runs": list(grader.models),
         "best": grader.best,
         "fingerprint": dict(grader.fingerprint),
+        "arrays_sha256": _sha256(folder / "heads.npz"),
         "calibrators": {head: calibrator.as_dict() for head, calibrator in grader.calibrators.items()},
     }
     with replacing(folder / "heads.json") as partial:
         partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
-def read_grader(folder: Path, checkpoint: str | None = None) -> Grader:
-    """Read a run's heads. Raises ValueError if there are none, or if they belong to another `checkpoint`."""
+def read_grader(folder: Path, expected: Mapping[str, str] | None = None) -> Grader:
+    """Read a run's heads.
+
+    Raises ValueError if there are none, if they cannot be read, or if a part of their fingerprint (checkpoint, dataset,
+    prompts) is not the one of that name in `expected`.
+    """
     if not (folder / "heads.json").exists():
         raise ValueError(f"{folder}: the run has no heads yet; run eval_vl.py first")
     card = read_object(folder / "heads.json", "eval_vl.py", SCHEMA_VERSION)
@@ -121,8 +128,9 @@ def read_grader(folder: Path, checkpoint: str | None = None) -> Grader:
         grader = _from_saved(card, arrays)
     except (OSError, EOFError, LookupError, AttributeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as e:
         raise ValueError(f"{folder}: the heads cannot be read ({e}); run eval_vl.py again") from None
-    if checkpoint is not None and grader.fingerprint.get("checkpoint") != checkpoint:
-        raise ValueError(f"{folder}: the heads belong to an earlier model of this run; run eval_vl.py again")
+    check_fingerprint(f"{folder}: the heads", grader.fingerprint, expected or {}, "run eval_vl.py again")
+    if card.get("arrays_sha256") != _sha256(folder / "heads.npz"):
+        raise ValueError(f"{folder}: heads.npz is not the file that heads.json was written for; run eval_vl.py again")
     return grader
 
 
@@ -140,6 +148,10 @@ def _from_saved(card: dict[str, Any], arrays: dict[str, Any]) -> Grader:
         best=card["best"],
         fingerprint=dict(card["fingerprint"]),
     )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _under(name: str, arrays: dict[str, Any]) -> dict[str, Any]:

@@ -80,8 +80,9 @@ def _build(root: DataRoot, run: str, split: Split, expected: dict[str, Any]) -> 
     embeddings = read_embeddings(
         _embeddings(root, run, split), {"checkpoint": expected["model"], "dataset": dataset.fingerprint}
     )
-    grader = read_grader(folder / "heads", expected["model"])
-    held_out = read_run_record(folder).held_out_folds
+    record = read_run_record(folder)
+    grader = read_grader(folder / "heads", {"checkpoint": expected["model"], "dataset": record.dataset_fingerprint})
+    held_out = record.held_out_folds
     return build_index(
         split=split,
         keys=[(row.study_id, row.site) for row in embeddings.rows],

@@ -135,7 +135,7 @@ def test_a_site_without_image_gets_the_constant_of_its_column(tiny_root: Path, t
     raw = predict_raw(heads, split, fewer)
     grader = fit_grader({"first": heads}, raw, split.train, "linear_probe", fewer.fingerprint)
     write_grader(tmp_path, grader)
-    again = read_grader(tmp_path, "c" * 64)
+    again = read_grader(tmp_path, {"checkpoint": "c" * 64})
     table = full_table([study, 999], site_table([]))
     for kind in KINDS:
         for head in ("zero_shot", "linear_probe"):
@@ -143,7 +143,7 @@ def test_a_site_without_image_gets_the_constant_of_its_column(tiny_root: Path, t
             assert np.array_equal(first, second) and first.sum(axis=1) == pytest.approx(np.ones(50))
     assert np.array_equal(again.predict_proba(table, [fewer], "raw")[0], again.prior.prob_SC_[0])
     with pytest.raises(ValueError, match="an earlier model"):
-        read_grader(tmp_path, "other")
+        read_grader(tmp_path, {"checkpoint": "other"})
     with pytest.raises(ValueError, match=r"no heads yet; run eval_vl\.py first"):
         read_grader(tmp_path / "nowhere")
     arrays = (tmp_path / "heads.npz").read_bytes()
