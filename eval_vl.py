@@ -45,7 +45,7 @@ class Settings(FinishedRunSettings):
     batch_size: PositiveInteger = 64
     """The number of sites per forward pass."""
     seed: NonNegativeInteger = 0
-    """The seed of the cross-fitting groups and of the bootstrap."""
+    """The seed of the cross-fitting groups, and of the labels that are drawn for the floor of the ECE."""
 
 
 def main() -> None:
@@ -105,9 +105,7 @@ def main() -> None:
         "training_settings": run.record.settings,
         **held_out_metrics(held_out, settings.seed),
         "plain_baseline": baseline_block(held_out, baseline, settings.seed),
-        "comparison": compare_runs(held_out, settings.compare, other, settings.seed)
-        if other and settings.compare
-        else None,
+        "comparison": compare_runs(held_out, settings.compare, other) if other and settings.compare else None,
     }
 
     write_grader(run.folder / "heads", grader)

@@ -39,7 +39,7 @@ from vl_model.evaluation.embed import embed_rows
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import read_grader
 from vl_model.model.site_model_files import load_site_model
-from vl_model.scoring.bootstrap import Interval, metric_intervals, paired_ratios
+from vl_model.scoring.intervals import Interval, metric_intervals, paired_ratios
 from vl_model.scoring.metrics import StudySums, study_sums
 from vl_model.scoring.submission import floored, read_solution
 from workspace.cli import run_command, usable_cores
