@@ -2,13 +2,14 @@
 
     python eval_vl.py --root DATA --run first
     python eval_vl.py --root DATA --run lora --compare base
-    python eval_vl.py --root DATA --run lora --solution truth.csv
+    python eval_vl.py --score PREDICTIONS.csv OTHER.csv --truth train.csv --json scores.json
 
 Embeds both splits once, fits both heads on the training studies and calibrators on the held-out ones (cross-fitted by
 study), and compares them with a plain baseline that uses no network. Writes ``report.html``, ``report.json``,
 ``predictions.csv`` and, if there is a test split, ``submission.csv`` into ``<root>/train/logs/<run>/``; embeddings and
 heads go to ``<root>/train/checkpoints/<run>/``.
-With `--solution` nothing is evaluated: that submission is scored against a table of true grades. Research use only.
+With `--score` nothing is evaluated, and neither a data root nor a run is needed: anyone's predictions are scored
+against a table of true grades. Research use only.
 """
 
 if __name__ == "__main__":
@@ -16,19 +17,37 @@ if __name__ == "__main__":
 
     end_at_ctrl_c()  # until run_command handles it: the imports take time
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Literal
 
 from vl_model import load_run
 from workspace.cli import run_command
 from workspace.file_modes import check_may_write
-from workspace.layout import data_root
+from workspace.layout import data_root, home_expanded
 from workspace.root_settings import FinishedRunSettings
 from workspace.setting_types import NonNegativeInteger, PositiveInteger
 from workspace.settings_parser import plain_settings, read_settings
 
 PROG = "eval_vl.py"
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """Scoring of files."""
+
+    score: tuple[str, ...] = ()
+    """Evaluate nothing: score these CSV files of predictions, anyone's (row_id, normal_mild, moderate, severe), against
+    the table of --truth. Differences are to the first file."""
+    truth: str | None = None
+    """A CSV file of true grades: train.csv, or the columns study_id, condition, side, level and severity. If it has a
+    column split, only the test split counts."""
+    json: str | None = None
+    """The file to which the scores are written as JSON, besides being printed."""
+    missing: Literal["refuse", "constant", "leave_out"] = "refuse"
+    """What happens to graded rows that a file lacks. constant: the best constants, learned from other studies, stand
+    for them. leave_out: studies that lack a row are not scored."""
+    normalise: bool = False
+    """Take rows of any sum, as the competition's code does."""
 
 
 @dataclass(frozen=True)
@@ -39,21 +58,19 @@ class Settings(FinishedRunSettings):
     """The head that makes the submission. auto: the one with the better metric on the held-out studies."""
     compare: str | None = None
     """The name of another evaluated run, to compare this run with on the studies that both held out."""
-    solution: str | None = None
-    """Evaluate nothing: score the run's submission.csv against this CSV file of true grades. Its columns are
-    study_id, condition, side, level and severity, or those of train.csv."""
     batch_size: PositiveInteger = 64
     """The number of sites per forward pass."""
     seed: NonNegativeInteger = 0
     """The seed of the cross-fitting groups, and of the labels that are drawn for the floor of the ECE."""
+    scoring: ScoringSettings = field(default_factory=ScoringSettings)
 
 
 def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
-    root = data_root(settings.root)
-    if settings.solution:
-        score_submission_of(root.logs(settings.run) / "submission.csv", Path(settings.solution))
+    if settings.scoring != ScoringSettings():
+        print_scores(settings.scoring)
         return
+    root = data_root(settings.root)
     run = load_run(root, settings.run, settings.base)
     for folder in (run.folder / "embeddings", run.folder / "heads", run.logs):
         check_may_write(folder)  # now, and not when everything is computed
@@ -94,6 +111,7 @@ def main() -> None:
     crops = open_crops(root.processed("train"))
     log_prob_M3 = baseline_log_probabilities(run.folder / "heads", split, embeddings, crops)
     baseline = cross_fit_kinds(log_prob_M3, split, held_out.imaged_N, settings.seed)
+    unsaved = {"root", "base", *plain_settings(settings.scoring)}
     report = {
         "schema_version": REPORT_SCHEMA_VERSION,
         "run": settings.run,
@@ -101,7 +119,7 @@ def main() -> None:
         "fingerprint": embeddings.fingerprint,
         "held_out_folds": run.record.held_out_folds,
         "training_studies": len(split.train.study_ids),
-        "settings": {name: value for name, value in plain_settings(settings).items() if name not in ("root", "base")},
+        "settings": {name: value for name, value in plain_settings(settings).items() if name not in unsaved},
         "training_settings": run.record.settings,
         **held_out_metrics(held_out, settings.seed),
         "plain_baseline": baseline_block(held_out, baseline, settings.seed),
@@ -123,24 +141,19 @@ def main() -> None:
     print(f"submission  {path} ({len(test.study_ids)} studies, {best.replace('_', ' ')})")
 
 
-def score_submission_of(submission: Path, solution: Path) -> None:
-    """Print the metric of a submission. Raises ValueError if one of the two files cannot be read."""
-    if not submission.is_file():
-        raise ValueError(f"{submission}: no such file; eval_vl.py writes it if there is a test split")
-    if not solution.is_file():
-        raise ValueError(f"--solution {str(solution)!r}: no such file; it should be a CSV file of true grades")
-    from vl_model.report.report_text import heading_line, metric_line, missing_parts, no_score
-    from vl_model.scoring.submission import score_submission
+def print_scores(scoring: ScoringSettings) -> None:
+    """Score files of predictions. Raises ValueError if a file cannot be read or a setting is missing."""
+    if not scoring.score or scoring.truth is None:
+        raise ValueError("scoring requires both --score, files of predictions, and --truth, a table of true grades")
+    from vl_model.report.score_text import score_text
+    from vl_model.scoring.score_sheet import score_files, write_score_sheet
     from workspace.json_files import plain
 
-    scored = score_submission(submission, solution)
-    metric = plain({**scored.as_dict(), "graded_parts": scored.graded_parts})
-    missing = missing_parts(metric)
-    if missing:
-        print(heading_line(metric))
-    print(f"{'submission':34s}{metric_line(metric)}")
-    if missing:
-        print(no_score(metric))
+    files = [home_expanded(name, "score") for name in scoring.score]
+    sheet = plain(score_files(files, home_expanded(scoring.truth, "truth"), scoring.missing, scoring.normalise))
+    if scoring.json is not None:
+        write_score_sheet(home_expanded(scoring.json, "json"), sheet)
+    print(score_text(sheet))
 
 
 if __name__ == "__main__":

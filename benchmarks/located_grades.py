@@ -41,7 +41,8 @@ from vl_model.evaluation.grader import read_grader
 from vl_model.model.site_model_files import load_site_model
 from vl_model.scoring.intervals import Interval, metric_intervals, paired_ratios
 from vl_model.scoring.metrics import StudySums, study_sums
-from vl_model.scoring.submission import floored, read_solution
+from vl_model.scoring.scored_rows import read_truth_table
+from vl_model.scoring.submission import floored
 from workspace.cli import run_command, usable_cores
 from workspace.layout import DataRoot, data_root
 from workspace.root_settings import RootSettings
@@ -92,7 +93,7 @@ def main() -> None:
         "shipped atlas": shipped_atlas(),
     }
     cohort = split_cohort(cohort_root, "test")
-    known = read_solution(truth)
+    known = read_truth_table(truth)
     table = full_table(cohort.study_ids, known.take(known.of_studies(cohort.study_ids)))
     print(f"{len(cohort.study_ids)} studies, {int(table.labelled_N.sum())} graded sites; lower scores are better")
     sums: dict[str, dict[str, StudySums]] = {run: {} for run in settings.run}

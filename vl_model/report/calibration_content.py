@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from vl_model.data.site_table import CONDITIONS, Floats, SiteTable
-from vl_model.scoring.auc_interval import aucs_without_each
 from vl_model.scoring.calibration_error import cut_calibration, cut_events, ece_floor, loss_split
-from vl_model.scoring.intervals import LOGIT, Interval, interval_without_each, mean_interval
-from vl_model.scoring.metrics import auc, ece
+from vl_model.scoring.intervals import Interval, mean_interval
+from vl_model.scoring.metrics import ece
+from vl_model.scoring.score_intervals import share_interval
+from vl_model.scoring.study_influence import Figure, auc, mean_figure
 
 Json = dict[str, Any]
 
@@ -49,19 +50,18 @@ def calibration_block(table: SiteTable, prob_N3: Floats, seed: int = 0) -> Json:
 
 def mean_auc_intervals(table: SiteTable, prob_N3: Floats) -> Mapping[str, Interval]:
     """Return the AUC of both cuts, averaged over the graded conditions that have one, with its interval."""
-    studies, study_N = np.unique(table.study_N, return_inverse=True)
+    studies = np.unique(table.study_N)
     found = {}
     for cut, (event_N, score_N) in cut_events(table.severity_N, prob_N3).items():
-        areas, without = [], []
+        areas = []
         for index in np.unique(table.condition_N):
             rows = table.condition_N == index
-            area = auc(event_N[rows], score_N[rows])
-            if np.isfinite(area):
-                areas.append(area)
-                without.append(aucs_without_each(event_N[rows], score_N[rows], study_N[rows], len(studies)))
-        value = float(np.mean(areas)) if areas else float("nan")
-        without_S = np.mean(without, axis=0) if without else np.full(len(studies), np.nan)
-        found[cut] = interval_without_each(value, without_S, LOGIT)
+            area = auc(event_N[rows], score_N[rows], table.study_N[rows])
+            influence_S = np.zeros(len(studies))
+            if np.isfinite(area.value):
+                influence_S[np.searchsorted(studies, np.unique(table.study_N[rows]))] = area.influence_S
+            areas.append(Figure(area.value, influence_S))
+        found[cut] = share_interval(mean_figure(areas))
     return found
 
 

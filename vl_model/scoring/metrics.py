@@ -25,7 +25,7 @@ PARTS = ("spinal", "foraminal", "subarticular", "any_severe")
 DEFAULT_BINS = 15
 
 #: scikit-learn's log_loss, which the official metric calls, clips to this.
-_EPSILON = float(np.finfo(np.float64).eps)
+EPSILON = float(np.finfo(np.float64).eps)
 _SPINAL = CONDITIONS.index(Condition.SPINAL_CANAL_STENOSIS)
 
 
@@ -79,16 +79,20 @@ def study_sums(table: SiteTable, prob_N3: Floats) -> StudySums:
     np.maximum.at(prob_S, study_of_N[spinal], prob_N3[spinal, Severity.SEVERE])
     np.maximum.at(truth_S, study_of_N[spinal], labelled.severity_N[spinal] == Severity.SEVERE)
     np.maximum.at(worst_S, study_of_N[spinal], weight_N[spinal])
-    prob_S = np.clip(prob_S, _EPSILON, 1 - _EPSILON)
+    prob_S = np.clip(prob_S, EPSILON, 1 - EPSILON)
     loss_SG[:, -1] = -worst_S * np.log(np.where(truth_S == 1, prob_S, 1 - prob_S))
     weight_SG[:, -1] = worst_S
     return StudySums(study_S, loss_SG, weight_SG)
 
 
 def row_losses(severity_N: Ints, prob_N3: Floats) -> Floats:
-    """Return -ln of each row's probability of its true severity, unweighted."""
-    true_N = prob_N3[np.arange(len(severity_N)), severity_N]
-    losses: Floats = -np.log(np.clip(true_N, _EPSILON, 1.0))
+    """Return -ln of each row's probability of its true severity, unweighted.
+
+    As in scikit-learn 1.2, with which the competition was scored, values are clipped to [eps, 1 - eps] and each row is
+    then divided by its sum.
+    """
+    clipped_N3 = np.clip(prob_N3, EPSILON, 1 - EPSILON)
+    losses: Floats = np.log(clipped_N3.sum(axis=1)) - np.log(clipped_N3[np.arange(len(severity_N)), severity_N])
     return losses
 
 

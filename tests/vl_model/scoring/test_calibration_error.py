@@ -5,9 +5,8 @@ import pytest
 from scipy.special import expit, logit
 
 from tests.vl_model.calibration.drawn_studies import drawn_studies
-from vl_model.scoring.auc_interval import aucs_without_each
-from vl_model.scoring.calibration_error import bin_intervals, cut_calibration, cut_events, ece_floor, loss_split
-from vl_model.scoring.metrics import auc, ece, log_loss
+from vl_model.scoring.calibration_error import bin_intervals, cut_calibration, ece_floor, loss_split
+from vl_model.scoring.metrics import ece, log_loss
 
 
 def test_the_floor_is_what_a_perfect_model_shows() -> None:
@@ -67,12 +66,3 @@ def test_what_a_recalibration_would_remove_is_found_and_nothing_of_true_probabil
     assert head.removable.low > 0.1
     assert -0.003 < true.removable.value < 0.001 and true.removable.low < 0
     assert true.whole.low < true.whole.value < true.whole.high
-
-
-def test_areas_without_each_study_equal_those_of_the_other_rows() -> None:
-    drawn = drawn_studies(12, seed=4)
-    for event_N, score_N in cut_events(drawn.table.severity_N, np.round(np.exp(drawn.log_head_N3), 1)).values():
-        without_S = aucs_without_each(event_N, score_N, drawn.table.study_N, 12)
-        kept = [drawn.table.study_N != study for study in range(12)]
-        assert without_S == pytest.approx([auc(event_N[rows], score_N[rows]) for rows in kept])
-    assert np.isnan(aucs_without_each(np.array([True, False]), np.array([0.3, 0.1]), np.array([0, 1]), 2)).all()
