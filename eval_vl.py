@@ -84,7 +84,7 @@ class Settings(FinishedRunSettings):
     batch_size: PositiveInteger = 64
     """The number of sites per forward pass."""
     seed: NonNegativeInteger = 0
-    """The seed of the cross-fitting groups and of the bootstrap."""
+    """The seed of the cross-fitting groups, and of the labels that are drawn for the floor of the ECE."""
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
 
 
@@ -158,9 +158,7 @@ def main() -> None:
         **held_out_metrics(held_out, settings.seed),
         "places": places_block(held_out, in_use, sources, why_not_located, settings.seed),
         "plain_baseline": baseline_block(held_out, baseline, settings.seed),
-        "comparison": compare_runs(held_out, settings.compare, other, settings.seed)
-        if other and settings.compare
-        else None,
+        "comparison": compare_runs(held_out, settings.compare, other) if other and settings.compare else None,
     }
 
     write_grader(folder / "heads", grader)

@@ -33,7 +33,7 @@ import numpy as np
 from benchmarks.ablation_conditions import CONDITIONS, ONE_VIEW_CONDITIONS, Condition, named
 from benchmarks.ablation_run import Plan, run_condition, write_unmirrored
 from vl_model.evaluation.grader import HEADS
-from vl_model.scoring.bootstrap import Interval, mean_intervals, paired_mean_differences
+from vl_model.scoring.intervals import Interval, mean_intervals, paired_mean_differences
 from vl_model.scoring.metrics import StudySums
 from vl_model.towers.model_names import LOCAL_DIR
 from vl_model.towers.open_clip_towers import WEIGHTS_FILE

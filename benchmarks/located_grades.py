@@ -43,7 +43,7 @@ from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import read_grader
 from vl_model.model.run_crops import crops_of_run
 from vl_model.model.site_model_files import load_site_model
-from vl_model.scoring.bootstrap import Interval, metric_intervals, paired_ratios
+from vl_model.scoring.intervals import Interval, metric_intervals, paired_ratios
 from vl_model.scoring.metrics import StudySums, study_sums
 from vl_model.scoring.scored_rows import read_truth_table
 from vl_model.scoring.submission import floored

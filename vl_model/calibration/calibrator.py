@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from data_prep.sites import Severity
-from vl_model.calibration.pulled_regression import Regression, Solution, fit, left_out_losses, log_proba
 from vl_model.data.site_table import CONDITIONS, LEVELS, Bools, Floats, Ints, SiteTable
 from vl_model.scoring.metric_optimum import MetricRule, fit_metric_rule, metric_optimal
+from vl_model.scoring.pulled_regression import Regression, Solution, fit, left_out_losses, log_proba
 
 #: A severity with fewer labelled rows in a condition keeps its biases at zero.
 FEWEST_EXAMPLES = 10

@@ -124,22 +124,14 @@ def confusion_plot(conditions: Json, grades: Sequence[str]) -> str:
 
 
 def _curve(axes: Axes, bins: Json, colour: str, name: str) -> None:
-    """Draw a reliability curve; the whisker of a bin is Wilson's 95 % interval of its share."""
+    """Draw a reliability curve; the whisker of a bin is the 95 % interval of its share, over studies."""
     confidence, frequency, count = (np.array(bins[key]) for key in ("confidence", "frequency", "count"))
     if not len(count):
         return
-    low, high = _wilson(frequency, count)
+    low, high = np.array(bins["interval"]).T
     axes.vlines(confidence, low, high, color=colour, linewidth=0.8, alpha=0.6)
     axes.plot(confidence, frequency, color=colour, linewidth=1.1, alpha=0.85, label=name)
     axes.scatter(confidence, frequency, s=10 + 90 * count / count.sum(), color=colour, linewidths=0)
-
-
-def _wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return Wilson's (1927) 95 % interval of an observed share."""
-    z = 1.96
-    centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    reach = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    return centre - reach, centre + reach
 
 
 def _svg(figure: Figure, title: str) -> str:

@@ -1,7 +1,7 @@
 """The metrics in ``report.json``, from held-out probabilities.
 
-All numbers are about the labelled rows of held-out studies, with cross-fitted probabilities. Intervals are the middle
-95 % of a bootstrap over studies; differences and ratios are paired by study. A metric without any row is null.
+All numbers are about the labelled rows of held-out studies, with cross-fitted probabilities. Intervals are 95 %
+intervals over studies; differences and ratios are paired by study. A metric without any row is null.
 
 The AUC of raw probabilities measures the ranking. That of calibrated ones is too low if held-out studies are few: a
 calibrator that was fitted without a severe study predicts fewer severe sites, and that study belongs to its group.
@@ -17,10 +17,12 @@ from vl_model.data.site_table import CONDITIONS, LEVELS, Bools, Floats, SiteTabl
 from vl_model.evaluation.cross_fitting import HeldOut
 from vl_model.evaluation.grader import HEADS, KINDS, Kind
 from vl_model.evaluation.predictions import Predictions, matched
-from vl_model.scoring.bootstrap import Interval, metric_intervals, paired_differences, paired_ratios
+from vl_model.report.calibration_content import calibration_block
+from vl_model.scoring.calibration_error import bin_intervals, cut_events
+from vl_model.scoring.intervals import Interval, metric_intervals, paired_differences, paired_ratios
 from vl_model.scoring.metrics import (
     PARTS,
-    Reliability,
+    bins_of_equal_width,
     brier,
     classwise_ece,
     competition_metric,
@@ -35,18 +37,20 @@ from vl_model.scoring.metrics import (
 
 #: Bins of a reliability diagram; with fewer rows than MANY_ROWS, half as many.
 DIAGRAM_BINS, MANY_ROWS = 10, 1000
+#: The kinds of probabilities whose calibration is a question; metric-optimal ones are none by design.
+FOR_PEOPLE: tuple[Kind, ...] = ("raw", "calibrated")
 Json = dict[str, Any]
 
 
-def metric_block(held_out: HeldOut, prob_N3: Floats, seed: int) -> Json:
+def metric_block(held_out: HeldOut, prob_N3: Floats) -> Json:
     """Return the competition's metric with its parts and intervals, compared with the constant baseline."""
     sums, baseline = study_sums(held_out.table, prob_N3), study_sums(held_out.table, held_out.baseline_N3)
-    intervals = metric_intervals(sums, seed=seed)
+    intervals = metric_intervals(sums)
     return {
         **{name: interval.value for name, interval in intervals.items()},
         "interval": _bounds(intervals),
-        "minus_constant": _difference(paired_differences(sums, baseline, seed=seed)),
-        "ratio_to_constant": _difference(paired_ratios(sums, baseline, seed=seed)),
+        "minus_constant": _difference(paired_differences(sums, baseline)),
+        "ratio_to_constant": _difference(paired_ratios(sums, baseline)),
     }
 
 
@@ -56,20 +60,21 @@ def metric_values(table: SiteTable, prob_N3: Floats) -> dict[str, float]:
     return {**metric.as_dict(), "graded_parts": metric.graded_parts}
 
 
-def constant_block(held_out: HeldOut, seed: int) -> Json:
+def constant_block(held_out: HeldOut) -> Json:
     """Return the metric of the training studies' best constants on the held-out studies."""
-    intervals = metric_intervals(study_sums(held_out.table, held_out.baseline_N3), seed=seed)
+    intervals = metric_intervals(study_sums(held_out.table, held_out.baseline_N3))
     return {**{name: interval.value for name, interval in intervals.items()}, "interval": _bounds(intervals)}
 
 
 def held_out_metrics(held_out: HeldOut, seed: int = 0) -> Json:
     """Return the metrics of a report.
 
-    The keys are `n`, `constant_baseline`, `metric`, `ece`, `brier`, `log_loss`, `auc` and `conditions` (with levels).
+    The keys are `n`, `constant_baseline`, `metric`, `ece`, `brier`, `log_loss`, `auc` and `conditions` (with levels),
+    and of raw and calibrated probabilities `calibration`. seed: of the floor of the calibration error.
     """
-    report: Json = {"n": _counts(held_out), "constant_baseline": constant_block(held_out, seed)}
+    report: Json = {"n": _counts(held_out), "constant_baseline": constant_block(held_out)}
     report["metric"] = {
-        head: {kind: metric_block(held_out, held_out.prob_N3[head, kind], seed) for kind in KINDS} for head in HEADS
+        head: {kind: metric_block(held_out, held_out.prob_N3[head, kind]) for kind in KINDS} for head in HEADS
     }
     graded = held_out.table.labelled_N
     table = held_out.table.take(graded)
@@ -82,12 +87,16 @@ def held_out_metrics(held_out: HeldOut, seed: int = 0) -> Json:
             head: {kind: function(table.severity_N, held_out.prob_N3[head, kind][graded]) for kind in KINDS}
             for head in HEADS
         }
+    report["calibration"] = {
+        head: {kind: calibration_block(table, held_out.prob_N3[head, kind][graded], seed) for kind in FOR_PEOPLE}
+        for head in HEADS
+    }
     report["auc"] = {head: {kind: _mean_aucs(blocks[head, kind]) for kind in KINDS} for head in HEADS}
     report["conditions"] = {head: {kind: blocks[head, kind] for kind in KINDS} for head in HEADS}
     return report
 
 
-def compare_runs(held_out: HeldOut, run: str, predictions: Predictions, seed: int = 0) -> Json:
+def compare_runs(held_out: HeldOut, run: str, predictions: Predictions) -> Json:
     """Compare this run with another on the sites that both held out, per head, paired by study."""
     heads: Json = {}
     studies = rows = 0
@@ -101,7 +110,7 @@ def compare_runs(held_out: HeldOut, run: str, predictions: Predictions, seed: in
         heads[head] = {
             "ours": metric_values(shared, held_out.prob_N3[head, "metric_optimal"][ours]),
             "theirs": metric_values(shared, prob_M3[theirs]),
-            "difference": _difference(paired_differences(our_sums, their_sums, seed=seed)),
+            "difference": _difference(paired_differences(our_sums, their_sums)),
         }
     return {"run": run, "kind": "metric_optimal", "studies": studies, "rows": rows, "heads": heads}
 
@@ -134,15 +143,16 @@ def baseline_block(held_out: HeldOut, prob_N3: Mapping[Kind, Floats], seed: int 
     """
     graded = held_out.table.labelled_N
     severity_N = held_out.table.severity_N[graded]
-    report: Json = {"metric": {kind: metric_block(held_out, prob_N3[kind], seed) for kind in KINDS}}
+    report: Json = {"metric": {kind: metric_block(held_out, prob_N3[kind]) for kind in KINDS}}
     for name, function in (("ece", _ece_block), ("brier", brier), ("log_loss", log_loss)):
         report[name] = {kind: function(severity_N, prob_N3[kind][graded]) for kind in KINDS}
     table, baseline_N3 = held_out.table.take(graded), held_out.baseline_N3[graded]
     report["auc"] = {kind: _mean_aucs(_condition_blocks(table, prob_N3[kind][graded], baseline_N3)) for kind in KINDS}
+    report["calibration"] = {kind: calibration_block(table, prob_N3[kind][graded], seed) for kind in FOR_PEOPLE}
     sums = study_sums(held_out.table, prob_N3["metric_optimal"])
     report["heads_minus_baseline"] = {
         head: _difference(
-            paired_differences(study_sums(held_out.table, held_out.prob_N3[head, "metric_optimal"]), sums, seed=seed)
+            paired_differences(study_sums(held_out.table, held_out.prob_N3[head, "metric_optimal"]), sums)
         )
         for head in HEADS
     }
@@ -184,7 +194,7 @@ def _condition_blocks(table: SiteTable, prob_N3: Floats, baseline_N3: Floats) ->
             "brier": brier(severity_N, prob_M3),
             "log_loss": log_loss(severity_N, prob_M3),
             "confusion": confusion(severity_N, prob_M3),
-            "reliability": _diagrams(severity_N, prob_M3),
+            "reliability": _diagrams(table.take(rows), prob_M3),
             "levels": {
                 level.value: _group_block(table, rows & (table.level_N == number), prob_N3, baseline_N3)
                 for number, level in enumerate(LEVELS)
@@ -213,18 +223,20 @@ def _ece_block(severity_N: Any, prob_N3: Floats) -> Json:
     }
 
 
-def _diagrams(severity_N: Any, prob_N3: Floats) -> Json:
-    """Return reliability diagrams of the two ordinal cuts, in bins of equal width."""
-    events = {
-        "at_least_moderate": (1 - prob_N3[:, Severity.NORMAL_MILD], severity_N >= Severity.MODERATE),
-        "severe": (prob_N3[:, Severity.SEVERE], severity_N == Severity.SEVERE),
-    }
-    bins = DIAGRAM_BINS if len(severity_N) >= MANY_ROWS else DIAGRAM_BINS // 2
-    return {name: _bins(reliability(*event, bins=bins, binning="width")) for name, event in events.items()}
-
-
-def _bins(bins: Reliability) -> Json:
-    return {"confidence": bins.confidence, "frequency": bins.frequency, "count": bins.count, "error": bins.error}
+def _diagrams(table: SiteTable, prob_N3: Floats) -> Json:
+    """Return reliability diagrams of the two ordinal cuts, in bins of equal width, with the interval of each bin."""
+    bins = DIAGRAM_BINS if len(table) >= MANY_ROWS else DIAGRAM_BINS // 2
+    diagrams = {}
+    for cut, (event_N, prob_N) in cut_events(table.severity_N, prob_N3).items():
+        found = reliability(prob_N, event_N, bins=bins, binning="width")
+        diagrams[cut] = {
+            "confidence": found.confidence,
+            "frequency": found.frequency,
+            "interval": bin_intervals(event_N, bins_of_equal_width(prob_N, bins), table.study_N),
+            "count": found.count,
+            "error": found.error,
+        }
+    return diagrams
 
 
 def _mean_aucs(blocks: Json) -> Json:

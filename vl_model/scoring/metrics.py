@@ -174,18 +174,26 @@ Binning = Literal["width", "mass"]
 
 
 def reliability(confidence_N: Floats, hit_N: Bools, bins: int = DEFAULT_BINS, binning: Binning = "mass") -> Reliability:
-    """Return bins of equal width over [0, 1], or of equal mass (equally many rows; ties in the order of the rows)."""
-    order = np.argsort(confidence_N, kind="stable")
-    if binning == "mass":
-        groups = np.array_split(order, min(bins, len(order))) if len(order) else []
-    else:
-        bin_of = np.minimum((confidence_N[order] * bins).astype(int), bins - 1)
-        groups = [order[bin_of == index] for index in range(bins) if (bin_of == index).any()]
+    """Return bins of equal width over [0, 1], or of equal mass (equally many rows, equal values in one bin)."""
+    bin_N = bins_of_equal_mass(confidence_N, bins) if binning == "mass" else bins_of_equal_width(confidence_N, bins)
+    count_X = np.bincount(bin_N)
+    filled_X = count_X > 0
+    confidence_X, hit_X = (np.bincount(bin_N, value_N)[filled_X] for value_N in (confidence_N, hit_N))
+    count_X = count_X[filled_X]
     return Reliability(
-        tuple(float(confidence_N[group].mean()) for group in groups),
-        tuple(float(hit_N[group].mean()) for group in groups),
-        tuple(len(group) for group in groups),
+        tuple((confidence_X / count_X).tolist()), tuple((hit_X / count_X).tolist()), tuple(count_X.tolist())
     )
+
+
+def bins_of_equal_mass(value_N: Floats, bins: int) -> Ints:
+    """Return the bin of each row, in ascending order of the values; equal values are in one bin."""
+    first_N = np.searchsorted(np.sort(value_N), value_N)  # how many rows are below
+    return np.asarray(first_N * min(bins, len(value_N)) // max(len(value_N), 1))
+
+
+def bins_of_equal_width(value_N: Floats, bins: int) -> Ints:
+    """Return the bin of each row, of equally wide ones over [0, 1]."""
+    return np.minimum((value_N * bins).astype(np.int64), bins - 1)
 
 
 def ece(severity_N: Ints, prob_N3: Floats, bins: int = DEFAULT_BINS, binning: Binning = "mass") -> float:

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.special import expit, logit, stdtrit
 
-from vl_model.scoring.bootstrap import Interval, metric_intervals, paired_differences
+from vl_model.scoring.intervals import Interval, metric_intervals, paired_differences
 from vl_model.scoring.metrics import StudySums
 from vl_model.scoring.study_influence import Figure
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from data_prep.sites import Severity
 from vl_model.data.site_table import CONDITIONS, LEVELS, Floats, SiteTable
-from vl_model.scoring.bootstrap import Interval
+from vl_model.scoring.intervals import Interval
 from vl_model.scoring.metrics import SEVERITY_WEIGHTS, ece, row_losses
 from vl_model.scoring.prediction_table import SUM_TOLERANCE, PredictionTable, read_prediction_table
 from vl_model.scoring.score_intervals import (

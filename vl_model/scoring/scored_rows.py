@@ -17,9 +17,9 @@ import numpy as np
 from data_prep.sites import SITES
 from data_prep.truth import read_truth
 from vl_model.data.site_table import CONDITIONS, Bools, Floats, Ints, SiteTable, site_table
+from vl_model.scoring.constant_baseline import constant_baseline
 from vl_model.scoring.metrics import SEVERITY_WEIGHTS, StudySums, study_sums
 from vl_model.scoring.prediction_table import PredictionTable, row_name
-from vl_model.scoring.priors import ColumnPrior
 
 #: What happens to graded rows that a file does not predict. refuse: an error that names them. constant: each gets the
 #: best constant of its column (`constants_of_others`). leave_out: the studies that lack one are not scored.
@@ -134,8 +134,7 @@ def constants_of_others(truth: SiteTable) -> Floats:
     prob_T3 = np.empty((len(truth), len(SEVERITY_WEIGHTS)))
     for group in range(_GROUPS):
         rows = group_S[study_of_T] == group
-        prior = ColumnPrior(SEVERITY_WEIGHTS).fit(truth.take(~rows))
-        prob_T3[rows] = prior.predict_proba(truth.take(rows))
+        prob_T3[rows] = constant_baseline(truth.take(~rows), truth.take(rows))
     return prob_T3
 
 

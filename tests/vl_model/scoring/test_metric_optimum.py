@@ -56,7 +56,7 @@ def minimised(prob_R3: Floats, worst: Worst, spinal: float, any_severe: float) -
 def test_the_closed_form_equals_numerical_minimisation() -> None:
     rng = np.random.default_rng(0)
     pooled = 0
-    for case in range(300):
+    for case in range(120):
         prob_R3 = rng.dirichlet(np.exp(rng.normal(size=3)) * rng.choice([0.3, 1, 3]), size=5) + 1e-6
         prob_R3 /= prob_R3.sum(axis=1, keepdims=True)
         spinal, any_severe = rng.uniform(5, 9), rng.uniform(1, 3)
@@ -69,7 +69,7 @@ def test_the_closed_form_equals_numerical_minimisation() -> None:
         assert answer_R3.sum(axis=1) == pytest.approx(np.ones(5))
         best = minimised(prob_R3, worst, spinal, any_severe)
         assert expected_loss(prob_R3, answer_R3, worst, spinal, any_severe) == pytest.approx(best, abs=1e-9)
-    assert pooled > 5
+    assert pooled > 2
 
 
 def test_the_row_of_the_largest_severe_probability_has_the_written_value() -> None:

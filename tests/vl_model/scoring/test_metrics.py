@@ -1,7 +1,6 @@
 """The metric against a row-by-row version of its definition, and against scikit-learn as the official code uses it."""
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -10,14 +9,8 @@ from sklearn.metrics import roc_auc_score
 
 from data_prep.sites import SITES, Condition, Severity
 from vl_model.data.site_table import UNLABELLED, SiteTable, full_table, site_table
-from vl_model.scoring.bootstrap import (
-    mean_intervals,
-    metric_intervals,
-    paired_differences,
-    paired_mean_differences,
-    paired_ratios,
-)
 from vl_model.scoring.constant_baseline import constant_baseline
+from vl_model.scoring.intervals import paired_differences
 from vl_model.scoring.metrics import (
     SEVERITY_WEIGHTS,
     auc,
@@ -200,6 +193,15 @@ def test_calibrated_probabilities_have_a_small_error_and_overconfident_ones_a_la
     assert sum(bins.count) == len(prob_N3) and max(bins.count) - min(bins.count) <= 1
 
 
+def test_equal_confidences_are_in_one_bin() -> None:
+    confidence_N = np.repeat([0.5, 0.7, 0.9], [40, 50, 10])
+    hit_N = np.random.default_rng(1).random(100) < 0.5
+    bins = reliability(confidence_N, hit_N, bins=10)
+    assert bins.count == (40, 50, 10) and bins.confidence == pytest.approx((0.5, 0.7, 0.9))
+    shuffled = np.random.default_rng(2).permutation(100)
+    assert reliability(confidence_N[shuffled], hit_N[shuffled], bins=10).error == pytest.approx(bins.error)
+
+
 def test_confusion_has_truth_in_rows() -> None:
     counts = confusion(np.array([2, 2, 0]), np.array([[0.8, 0.1, 0.1], [0.1, 0.2, 0.7], [0.5, 0.3, 0.2]]))
     assert counts.tolist() == [[1, 0, 0], [0, 0, 0], [1, 0, 1]]
@@ -211,52 +213,6 @@ def test_weighted_log_loss_of_a_condition_is_that_part() -> None:
     assert weighted_log_loss(table.take(rows), prob_N3[rows]) == pytest.approx(
         competition_metric(table, prob_N3).foraminal
     )
-
-
-def test_bootstrap_equals_scoring_resampled_tables() -> None:
-    table, prob_N3 = random_table(studies=9, seed=8)
-    intervals = metric_intervals(study_sums(table, prob_N3), resamples=200, seed=3)
-    draws = np.random.default_rng(3).multinomial(9, np.full(9, 1 / 9), size=200)
-    scores = []
-    for draw in draws:
-        rows, studies = [], []
-        for place, study in enumerate(table.study_ids):
-            for copy in range(draw[place]):
-                found = np.flatnonzero(table.study_N == study)
-                rows.extend(found)
-                studies.extend([1000 * copy + study] * len(found))
-        drawn = SiteTable(np.array(studies), table.site_N[rows], table.severity_N[rows])
-        scores.append(competition_metric(drawn, prob_N3[rows]).score)
-    assert (intervals["score"].low, intervals["score"].high) == pytest.approx(np.percentile(scores, [2.5, 97.5]))
-    assert intervals["score"].value == competition_metric(table, prob_N3).score
-
-
-def test_a_paired_comparison_is_quick_and_narrower_than_two_unpaired() -> None:
-    table, prob_N3 = random_table(studies=700, seed=9)
-    better_N3 = prob_N3 + 0.03 * np.eye(3)[np.maximum(table.severity_N, 0)]
-    better_N3 /= better_N3.sum(axis=1, keepdims=True)
-    ours, theirs = study_sums(table, better_N3), study_sums(table, prob_N3)
-    started = time.process_time()
-    difference = paired_differences(ours, theirs)["score"]
-    assert time.process_time() - started < 1.0
-    alone = metric_intervals(theirs)["score"]
-    assert difference.low < difference.value < difference.high < 0
-    assert difference.high - difference.low < (alone.high - alone.low) / 3
-    assert paired_ratios(ours, theirs)["score"].high < 1
-
-
-def test_runs_are_averaged_within_each_resampling() -> None:
-    table, prob_N3 = random_table(studies=40, seed=3)
-    other_N3 = random_table(studies=40, seed=3)[1][::-1]
-    one, other = study_sums(table, prob_N3), study_sums(table, other_N3)
-    single = [metric_intervals(run)["score"].value for run in (one, other)]
-    both = mean_intervals([one, other])["score"]
-    assert both.value == pytest.approx(np.mean(single)) and both.low < both.value < both.high
-    assert mean_intervals([one, one]) == metric_intervals(one)
-    assert paired_mean_differences([one], [other]) == paired_differences(one, other)
-    # Each run against itself in the other's place: the differences cancel in every resampling.
-    nothing = paired_mean_differences([one, other], [other, one])["score"]
-    assert (nothing.value, nothing.low, nothing.high) == pytest.approx((0, 0, 0), abs=1e-12)
 
 
 def test_only_the_same_studies_are_compared() -> None:

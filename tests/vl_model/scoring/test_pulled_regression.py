@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from vl_model.calibration.pulled_regression import Regression, fit, left_out_losses, log_proba
 from vl_model.data.site_table import Floats
+from vl_model.scoring.pulled_regression import Regression, fit, left_out_losses, log_proba
 
 PULL_D = np.array([2.0, 0.5, 0.5, 5.0])
 CENTRE_D = np.array([1.0, 0.0, 0.3, 0.0])
