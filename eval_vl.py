@@ -121,6 +121,7 @@ def main() -> None:
     from vl_model.evaluation.raw_predictions import PLAIN_BASELINE, join_folds
     from vl_model.loaded_run import REPORT_SCHEMA_VERSION
     from vl_model.report.example_sites import choose_example_sites
+    from vl_model.report.head_checks import head_blocks
     from vl_model.report.report import write_report
     from vl_model.report.report_content import baseline_block, compare_runs, held_out_metrics, places_block
     from vl_model.report.report_text import report_text
@@ -156,7 +157,8 @@ def main() -> None:
         "settings": {name: value for name, value in plain_settings(settings).items() if name not in unsaved},
         "training_settings": runs[0].record.settings,
         **held_out_metrics(held_out, settings.seed),
-        "places": places_block(held_out, in_use, sources, why_not_located, settings.seed),
+        "places": places_block(held_out, in_use, sources, why_not_located),
+        **head_blocks(raw, held_out, [one.probe for one in evaluated], [one.graded for one in evaluated]),
         "plain_baseline": baseline_block(held_out, baseline, settings.seed),
         "comparison": compare_runs(held_out, settings.compare, other) if other and settings.compare else None,
     }
@@ -197,6 +199,7 @@ def submit(
     root: DataRoot, run: str, test: "Dataset | None", grader: "Grader", embeddings: "Sequence[Embeddings]"
 ) -> None:
     """Write the submission if there is a test split, and print its path."""
+    from vl_model.report.report_text import HEAD_WORDS
     from vl_model.scoring.submission import write_submission
 
     if test is None:
@@ -205,7 +208,7 @@ def submit(
     path = root.logs(run) / "submission.csv"
     prob_SX3 = grader.grade_studies(test.study_ids, embeddings, "metric_optimal")
     write_submission(path, test.study_ids, prob_SX3, root.table("sample_submission.csv"))
-    print(f"submission  {path} ({len(test.study_ids)} studies, {grader.best.replace('_', ' ')})")
+    print(f"submission  {path} ({len(test.study_ids)} studies, {HEAD_WORDS[grader.best]})")
 
 
 def print_scores(scoring: ScoringSettings) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from vl_model import load_folds, load_run
 from vl_model.loaded_run import is_joined
+from vl_model.report.report_text import HEAD_WORDS
 from workspace.cli import run_command, usable_cores
 from workspace.layout import data_root
 from workspace.root_settings import FinishedRunSettings
@@ -65,7 +66,7 @@ def main() -> None:
         out=settings.out,
     )
     studies, imaged = table["study_id"].nunique(), table.loc[table["source"].notna(), "study_id"].nunique()
-    print(f"{studies} studies, {imaged} with images of graded sites, {run.grader().best.replace('_', ' ')}")
+    print(f"{studies} studies, {imaged} with images of graded sites, {HEAD_WORDS[run.grader().best]}")
     for name in ("probabilities.csv", "submission.csv", "faults.csv"):
         print(Path(settings.out) / name)
 

@@ -16,7 +16,8 @@ from data_prep.conversion.pairs import read_dataset, write_dataset
 from data_prep.sites import SITES
 from tests.evaluated_root import run_here, write_run
 from tests.tiny_dataset import write_tiny_dataset
-from vl_model.report.report_text import report_text
+from vl_model import load_run
+from vl_model.report.report_text import HEAD_WORDS, report_text
 
 REPOSITORY = Path(__file__).parents[1]
 Evaluate = Callable[..., int]
@@ -59,6 +60,9 @@ def test_the_whole_evaluation(root: Path, evaluate: Evaluate, capsys: pytest.Cap
     report = json.loads((logs / "report.json").read_text())
     assert report["n"]["studies"] == 5 and report["training_studies"] == 7 and report["held_out_folds"] == [0, 1]
     assert {"score", "spinal", "foraminal", "subarticular", "any_severe"} <= set(report["constant_baseline"])
+    assert set(report["by_rule"]) == {"zero_shot", "linear_probe"} and len(report["wordings"]) == 4
+    assert [point["studies"] for point in report["learning_curve"]] == [1, 2, 4, 7]
+    assert "single wordings by Bayes' rule" in printed and "places as in use: not measured" in printed
     scores = {head: report["metric"][head]["metric_optimal"]["score"] for head in ("zero_shot", "linear_probe")}
     assert report["head"] == min(scores, key=lambda head: scores[head])
 
@@ -80,6 +84,29 @@ def test_the_whole_evaluation(root: Path, evaluate: Evaluate, capsys: pytest.Cap
     assert {path: path.read_bytes() for path in logs.iterdir()} == before
     assert (run / "embeddings" / "train" / "image.npy").stat().st_mtime_ns == stamp
     assert (run / "heads" / "baseline.npz").stat().st_mtime_ns == baseline_stamp
+
+
+def test_a_changed_sentence_or_a_new_test_split_embeds_no_other_image(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(root, tmp_path / "root")
+    run = load_run(tmp_path / "root", "first")
+    kept = run.folder / "embeddings"
+
+    def stamps() -> list[int]:
+        run.embed("train"), run.embed("test"), run.embed_prompts()
+        return [(kept / name).stat().st_mtime_ns for name in ("train/image.npy", "test/image.npy", "prompts/text.npy")]
+
+    first = stamps()
+    assert stamps() == first
+    sentences = (REPOSITORY / "prompts" / "zero_shot.yaml").read_text()
+    (tmp_path / "other.yaml").write_text(sentences.replace("lumbar spine MRI, {level}", "MRI of {level}"))
+    monkeypatch.setattr("prompts.render.ZERO_SHOT", tmp_path / "other.yaml")
+    second = stamps()
+    assert second[:2] == first[:2] and second[2] != first[2]
+    write_tiny_dataset(tmp_path / "root" / "test" / "processed_data", studies=1, seed=8)
+    third = stamps()
+    assert third[0] == first[0] and third[1] != first[1] and third[2] == second[2]
 
 
 def test_two_runs_are_compared_on_the_same_studies(root: Path, evaluate: Evaluate) -> None:
@@ -114,7 +141,7 @@ def test_a_run_that_loses_to_the_plain_baseline_says_so(
             assert value["value"] == pytest.approx(expected) and value["interval"][0] <= value["interval"][1]
     [row] = [line for line in printed if line.startswith("plain baseline ")]
     assert f"{block['score']:.3f}" in row
-    words = report["head"].replace("_", " ")
+    words = HEAD_WORDS[report["head"]]
     [sentence] = [line for line in printed if line.startswith(f"The {words} loses to the plain baseline in the whole")]
     page = (logs / "report.html").read_text()
     assert f"<p>{sentence.replace('-', chr(0x2212)).replace('+', '&#43;')}</p>" in page.replace("+", "&#43;")
@@ -148,7 +175,7 @@ def test_a_missing_comparison_is_a_dash() -> None:
     heads = {"zero_shot": {"difference": {"score": unknown, "graded_parts": unknown}}}
     report = {"n": {"studies": 2, "rows": 9}, "constant_baseline": line, "metric": {}}
     text = report_text(report | {"comparison": {"run": "base", "heads": heads}})
-    assert text.splitlines()[-1] == "zero shot minus base's: - (- to -)"
+    assert text.splitlines()[-1] == "prompt head minus base's: - (- to -)"
 
 
 def test_a_submission_is_scored_against_truths(

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from data_prep.conversion.pairs import Dataset
 from vl_model.baseline.baseline_files import baseline_log_probabilities
 from vl_model.calibration.cross_fit import check_enough
-from vl_model.data.site_table import SiteTable
+from vl_model.data.site_table import Floats, SiteTable
 from vl_model.evaluation.cross_fitting import StudySplit, fit_heads, predict_raw, split_studies
-from vl_model.evaluation.embeddings import Embeddings
+from vl_model.evaluation.embeddings import Embeddings, TextEmbeddings
+from vl_model.evaluation.further_predictions import predict_by_share, predict_by_wording
 from vl_model.evaluation.grader import Grader, Heads
-from vl_model.evaluation.raw_predictions import RawHeldOut, join_folds
+from vl_model.evaluation.heads import LinearProbe
+from vl_model.evaluation.raw_predictions import PLAIN_BASELINE, RawHeldOut, join_folds
 from vl_model.fold_runs import FoldRuns, check_siblings
 from vl_model.loaded_run import LoadedRun
 from vl_model.located_places import Located, embed_located
@@ -43,6 +45,18 @@ class EvaluatedRun:
     located: RawHeldOut | str
     sources: Mapping[str, int]
     new: Embeddings | None
+
+    @property
+    def probe(self) -> LinearProbe:
+        """Its linear probe."""
+        probe = self.heads["linear_probe"]
+        assert isinstance(probe, LinearProbe)
+        return probe
+
+    @property
+    def graded(self) -> int:
+        """The number of graded training studies."""
+        return len(self.split.train.take(self.split.train.labelled_N).study_ids)
 
 
 def split_by_run(runs: Sequence[LoadedRun], labels: SiteTable, dataset: Dataset) -> list[StudySplit]:
@@ -87,11 +101,21 @@ def evaluate_run(
         found = embed_located(run, dataset, split.held_out.study_ids, embeddings, batch_size, workers)
     run.release()
     heads = fit_heads(split.train, embeddings, prompts.text_SCD, prompts.logit_scale)
-    baseline_M3 = baseline_log_probabilities(run.folder / "heads", split, embeddings, crops, run.crops.pixel_mm)
-    raw = predict_raw(heads, split, embeddings, baseline_M3)
+    others = predict_others(split, embeddings, prompts)
+    others[PLAIN_BASELINE] = baseline_log_probabilities(
+        run.folder / "heads", split, embeddings, crops, run.crops.pixel_mm
+    )
+    raw = predict_raw(heads, split, embeddings, others)
     if isinstance(found, str):
         return EvaluatedRun(run, split, heads, raw, found, {}, new)
     return EvaluatedRun(run, split, heads, raw, predict_raw(heads, split, found.embeddings), found.sources, new)
+
+
+def predict_others(split: StudySplit, embeddings: Embeddings, prompts: TextEmbeddings) -> dict[str, Floats]:
+    """Return predictions by single wordings, and of probes that learned from a part of the training studies."""
+    (train, train_ND), (shown, image_MD) = (embeddings.shown(table) for table in (split.train, split.held_out))
+    wordings = predict_by_wording(prompts.wording_WSCD, prompts.logit_scale, shown, image_MD)
+    return wordings | predict_by_share(train, train_ND, shown, image_MD)
 
 
 def join_located(evaluated: Sequence[EvaluatedRun]) -> tuple[RawHeldOut | None, str, dict[str, int]]:

@@ -343,9 +343,10 @@ class LoadedRun:
         try:
             return read_text_embeddings(kept, expected)
         except ValueError:
-            from vl_model.evaluation.embed import embed_ensembles
+            from vl_model.evaluation.embed import embed_ensembles_and_wordings
 
-            texts = TextEmbeddings(embed_ensembles(self.model, prompts), float(self.model.logit_scale()), expected)
+            text_SCD, wording_WSCD = embed_ensembles_and_wordings(self.model, prompts)
+            texts = TextEmbeddings(text_SCD, float(self.model.logit_scale()), expected, wording_WSCD)
         with keeping(kept):
             write_text_embeddings(kept, texts)
         return texts

@@ -26,7 +26,7 @@ from workspace.tidying import keeping
 from workspace.whole_files import replacing
 
 #: Increased if the same settings give other predictions than before.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def baseline_log_probabilities(

@@ -17,7 +17,7 @@ from vl_model.data.site_table import Bools, Floats, SiteTable
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import HEADS, Grader, HeadName, Heads, Kind
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
-from vl_model.evaluation.raw_predictions import PLAIN_BASELINE, RawHeldOut
+from vl_model.evaluation.raw_predictions import RawHeldOut
 from vl_model.scoring.constant_baseline import constant_baseline
 from vl_model.scoring.metrics import competition_metric
 from vl_model.scoring.priors import ColumnPrior
@@ -72,11 +72,12 @@ def fit_heads(train: SiteTable, embeddings: Embeddings, text_SCD: NDArray[np.flo
 
 
 def predict_raw(
-    heads: Heads, split: StudySplit, embeddings: Embeddings, baseline_M3: Floats | None = None
+    heads: Heads, split: StudySplit, embeddings: Embeddings, others: Mapping[str, Floats] | None = None
 ) -> RawHeldOut:
     """Return each head's predictions of the held-out studies.
 
-    baseline_M3: the logarithms of the plain baseline's probabilities of the M held-out sites that an image shows.
+    others: further predictions by name, such as the plain baseline's: natural logarithms of the probabilities of the M
+    held-out sites that an image shows.
     """
     table = split.held_out
     row_N = embeddings.rows_of(table)
@@ -89,14 +90,12 @@ def predict_raw(
         return log_prob_N3
 
     log_prob_of: dict[str, Floats] = {head: heads[head].predict_log_proba(shown, image_MD) for head in HEADS}
-    if baseline_M3 is not None:
-        log_prob_of[PLAIN_BASELINE] = baseline_M3
     return RawHeldOut(
         table,
         imaged_N,
         constant_baseline(split.train, table),
         ColumnPrior().fit(split.train).predict_proba(table),
-        {name: spread(log_prob_M3) for name, log_prob_M3 in log_prob_of.items()},
+        {name: spread(log_prob_M3) for name, log_prob_M3 in (log_prob_of | dict(others or {})).items()},
     )
 
 

@@ -19,8 +19,8 @@ class RawHeldOut:
 
     table: the rows. imaged_N: whether an image shows the site.
     constant_N3: the best constants of the training studies. prior_N3: the probabilities of sites without an image,
-    from the training studies too. log_prob_N3: natural logarithms of the probabilities of each head and, if
-    it was computed, of the plain baseline (`PLAIN_BASELINE`), by name.
+    from the training studies too. log_prob_N3: natural logarithms of the probabilities of each head, and of what else
+    was computed (`PLAIN_BASELINE`, `further_predictions`), by name.
     """
 
     table: SiteTable

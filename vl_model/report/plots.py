@@ -123,6 +123,26 @@ def confusion_plot(conditions: Json, grades: Sequence[str]) -> str:
         return _svg(figure, "Confusion matrices")
 
 
+def learning_curve_plot(points: Sequence[Json]) -> str:
+    """Plot the metric of probes by the number of their training studies; an empty text if there are fewer than two."""
+    name = "score" if all(point["score"] is not None for point in points) else "graded_parts"
+    studies = [point["studies"] for point in points]
+    if len(set(studies)) < 2:
+        return ""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 2.4), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(studies, [point[name] for point in points], "o-", color=BLUE, linewidth=1.4, markersize=5)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(studies, [f"{count:g}" for count in studies])
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("training studies")
+        axes.set_ylabel(PART_WORDS[name])
+        axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
+        return _svg(figure, "Learning curve over studies")
+
+
 def _curve(axes: Axes, bins: Json, colour: str, name: str) -> None:
     """Draw a reliability curve; the whisker of a bin is the 95 % interval of its share, over studies."""
     confidence, frequency, count = (np.array(bins[key]) for key in ("confidence", "frequency", "count"))

@@ -21,11 +21,13 @@ from vl_model.report.plots import (
     PART_WORDS,
     VIOLET,
     confusion_plot,
+    learning_curve_plot,
     metric_plot,
     reliability_plot,
 )
 from vl_model.report.report_content import Json
 from vl_model.report.report_text import (
+    HEAD_WORDS,
     baseline_loss,
     differences,
     graded_parts,
@@ -37,11 +39,22 @@ from workspace.json_files import plain
 from workspace.whole_files import ESCAPED, replacing
 
 WORDS = {
-    "zero_shot": "zero-shot",
-    "linear_probe": "linear probe",
+    **HEAD_WORDS,
+    "by_rule": "raw by Bayes\N{RIGHT SINGLE QUOTATION MARK} rule",
     "raw": "raw",
     "calibrated": "calibrated",
     "metric_optimal": "metric-optimal",
+}
+#: Whose labels the figures of a row learned from, besides those that the adapters learned from.
+_LABELS_OF = {
+    ("zero_shot", "raw"): "none",
+    ("zero_shot", "by_rule"): "none",
+    ("zero_shot", "calibrated"): "held-out",
+    ("zero_shot", "metric_optimal"): "held-out",
+    ("linear_probe", "raw"): "training",
+    ("linear_probe", "by_rule"): "training",
+    ("linear_probe", "calibrated"): "training, held-out",
+    ("linear_probe", "metric_optimal"): "training, held-out",
 }
 _DASH, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 _VIEW_WORDS = {View.SAGITTAL_T1: "sag T1", View.SAGITTAL_T2_STIR: "sag T2", View.AXIAL_T2: "ax T2"}
@@ -93,12 +106,13 @@ def render_report(report: Json, examples: Mapping[str, Sequence[Json]], tile_sha
             [
                 ("constant", GREY, report["constant_baseline"]),
                 *compared,
-                ("zero-shot", ORANGE, report["metric"]["zero_shot"]["metric_optimal"]),
+                ("prompt head", ORANGE, report["metric"]["zero_shot"]["metric_optimal"]),
                 ("linear probe", BLUE, report["metric"]["linear_probe"]["metric_optimal"]),
             ]
         ),
         "reliability": reliability_plot(conditions["raw"], conditions["calibrated"]),
         "confusion": confusion_plot(conditions["calibrated"], _GRADE_WORDS),
+        "curve": learning_curve_plot(report.get("learning_curve") or []),
     }
     return environment.get_template("report.html.jinja").render(
         report=report,
@@ -108,6 +122,9 @@ def render_report(report: Json, examples: Mapping[str, Sequence[Json]], tile_sha
         plots={name: Markup(svg) for name, svg in plots.items()},
         heads=HEADS,
         kinds=KINDS,
+        rows=_rows(report),
+        labels_of=_LABELS_OF,
+        checks=_checks(report),
         parts=_columns(report["constant_baseline"]),
         measure=measure(report["constant_baseline"]),
         is_whole=not missing_parts(report["constant_baseline"]),
@@ -220,6 +237,44 @@ def _averaged(report: Json) -> str:
     if conditions == 1:
         return ""
     return f", averaged over the {'' if conditions == len(Condition) else 'graded '}conditions,"
+
+
+def _rows(report: Json) -> list[tuple[str, str, Json]]:
+    """Return (head, kind, metric) of the rows of the table of the metric; raw by Bayes' rule stands after raw."""
+    rows: list[tuple[str, str, Json]] = []
+    for head in HEADS:
+        for kind in KINDS:
+            rows.append((head, kind, report["metric"][head][kind]))
+            if kind == "raw" and "by_rule" in report:
+                rows.append((head, "by_rule", report["by_rule"][head]))
+    return rows
+
+
+def _checks(report: Json) -> list[str]:
+    """Return the sentences on the heads by themselves: single wordings, and the probe's two losses."""
+    if "by_rule" not in report:
+        return []
+    sentences = []
+    if values := [block[measure(block)] for block in report["wordings"]]:
+        whole = report["by_rule"]["zero_shot"]
+        sentences.append(
+            f"With one of its {len(values)} wordings alone, the prompt head scores {number(min(values))} to "
+            f"{number(max(values))} by Bayes\N{RIGHT SINGLE QUOTATION MARK} rule; with all of them, "
+            f"{number(whole[measure(whole)])}."
+        )
+    losses = {
+        name.replace("_", " "): f"{_known(block['inner'])} and {_known(block['held_out'])}"
+        for name, block in report["probe_losses"].items()
+        if block["held_out"] is not None
+    }
+    if losses:
+        listed = "; ".join(f"{name}: {words}" for name, words in losses.items())
+        sentences.append(
+            "The raw log loss of the linear probe, cross-validated within the training studies and then on the "
+            f"held-out ones, is {listed}. If the first is much lower, the embeddings are over-fitted to the training "
+            "studies."
+        )
+    return sentences
 
 
 def _columns(constant: Json) -> list[str]:

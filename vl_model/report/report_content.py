@@ -115,7 +115,7 @@ def compare_runs(held_out: HeldOut, run: str, predictions: Predictions) -> Json:
     return {"run": run, "kind": "metric_optimal", "studies": studies, "rows": rows, "heads": heads}
 
 
-def places_block(marked: HeldOut, in_use: HeldOut, sources: Mapping[str, int], reason: str, seed: int = 0) -> Json:
+def places_block(marked: HeldOut, in_use: HeldOut, sources: Mapping[str, int], reason: str) -> Json:
     """Compare the grades at readers' marks with those at places as in use, where new studies are graded.
 
     Args:
@@ -123,16 +123,15 @@ def places_block(marked: HeldOut, in_use: HeldOut, sources: Mapping[str, int], r
         in_use: the same at places as in use.
         sources: how many sites were placed by what; empty if places as in use are not known.
         reason: why they are not known, in words.
-        seed: the seed of the intervals.
     """
     if not sources:
         return {"reason": reason, "sources": None, "marked": None, "located": None, "ratio": None}
     block: Json = {"reason": None, "sources": dict(sources), "marked": {}, "located": {}, "ratio": {}}
     for head in HEADS:
         for name, held_out in (("marked", marked), ("located", in_use)):
-            block[name][head] = {kind: metric_block(held_out, held_out.prob_N3[head, kind], seed) for kind in KINDS}
+            block[name][head] = {kind: metric_block(held_out, held_out.prob_N3[head, kind]) for kind in KINDS}
         ours, theirs = (study_sums(each.table, each.prob_N3[head, "metric_optimal"]) for each in (in_use, marked))
-        block["ratio"][head] = _difference(paired_ratios(ours, theirs, seed=seed))
+        block["ratio"][head] = _difference(paired_ratios(ours, theirs))
     return block
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 _PARTS = (("spinal", 9), ("foraminal", 11), ("subarticular", 14), ("any_severe", 12))
 _SCORE, _MEAN = ("score", 7), ("graded_parts", 7)
+#: The names of heads, and of what they are compared with, in what people read.
+HEAD_WORDS = {"zero_shot": "prompt head", "linear_probe": "linear probe", "plain_baseline": "plain baseline"}
 _HEADINGS = {"graded_parts": "mean", "any_severe": "any severe"}
 
 
@@ -28,8 +30,9 @@ def report_text(report: Mapping[str, Any]) -> str:
     for name, kinds in (blocks | report["metric"]).items():
         block = kinds["metric_optimal"]
         interval = _interval(block["interval"][measure(block)])
-        lines.append(f"{name.replace('_', ' '):14s}{interval:20s}{metric_line(block)}")
+        lines.append(f"{HEAD_WORDS[name]:14s}{interval:20s}{metric_line(block)}")
     lines += places_lines(report)
+    lines += head_lines(report)
     if missing_parts(constant):
         lines.append(no_score(constant))
     if report["comparison"]:
@@ -38,10 +41,10 @@ def report_text(report: Mapping[str, Any]) -> str:
             difference = block["difference"]
             found = difference["score" if difference["score"]["value"] is not None else "graded_parts"]
             value, low, high = (_signed(x) for x in (found["value"], *found["interval"]))
-            lines.append(f"{head.replace('_', ' ')} minus {run}'s: {value} ({low} to {high})")
+            lines.append(f"{HEAD_WORDS[head]} minus {run}'s: {value} ({low} to {high})")
     if baseline:
         for head, difference in baseline["heads_minus_baseline"].items():
-            lines.append(f"{head.replace('_', ' ')} minus the plain baseline: {differences(difference)}")
+            lines.append(f"{HEAD_WORDS[head]} minus the plain baseline: {differences(difference)}")
         if loss := baseline_loss(report):
             lines.append(loss)
     return "\n".join(lines)
@@ -59,10 +62,26 @@ def places_lines(report: Mapping[str, Any]) -> list[str]:
         return [f"places as in use: not measured ({places['reason']})"]
     lines = []
     for head, kinds in places["located"].items():
-        block, name = kinds["metric_optimal"], f"{head.replace('_', ' ')}, located"
+        block, name = kinds["metric_optimal"], f"{HEAD_WORDS[head]}, located"
         ratio = places["ratio"][head][measure(block)]
         low, high = ratio["interval"]
         lines.append(f"{name:34s}{metric_line(block)}   {ratio['value']:.3f} of marks' ({low:.3f} to {high:.3f})")
+    return lines
+
+
+def head_lines(report: Mapping[str, Any]) -> list[str]:
+    """Return what is measured of each head without calibrators, and the range of the prompt head over its wordings.
+
+    There is no line if the report is of an earlier version.
+    """
+    if "by_rule" not in report:
+        return []
+    lines = []
+    for head, block in report["by_rule"].items():
+        name = f"{HEAD_WORDS[head]}, raw by Bayes' rule"
+        lines.append(f"{name:34s}{metric_line(block)}")
+    if values := [block[measure(block)] for block in report["wordings"]]:
+        lines.append(f"prompt head, single wordings by Bayes' rule: {min(values):.3f} to {max(values):.3f}")
     return lines
 
 
@@ -91,7 +110,7 @@ def baseline_loss(report: Mapping[str, Any]) -> str:
     listed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
     better_score = (difference["score"]["value"] or 0.0) < 0
     though = ", though its whole score is better" if better_score else ""
-    return f"The {report['head'].replace('_', ' ')} loses to the plain baseline {listed}{though}."
+    return f"The {HEAD_WORDS[report['head']]} loses to the plain baseline {listed}{though}."
 
 
 def _worse_by(name: str, difference: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 
 from data_prep.sites import SITES
 from vl_model.data.site_table import SiteTable, full_table, site_table
-from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
+from vl_model.evaluation.heads import DEFAULT_STRENGTHS, LEVEL_SCALE, STRONGEST, LinearProbe, ZeroShotHead
 from vl_model.scoring.metrics import log_loss
 
 
@@ -41,7 +41,9 @@ def test_probe_equals_a_plain_minimisation_of_its_penalised_loss() -> None:
     probe = LinearProbe(strengths=[0.5]).fit(table, image_ND)
     rows = table.condition_N == 1
     centred = image_ND - image_ND.mean(axis=0)
-    feature = np.hstack([centred / np.sqrt((centred**2).sum(axis=1).mean()), np.eye(5)[table.level_N]])[rows]
+    feature = np.hstack([centred / np.sqrt((centred**2).sum(axis=1).mean()), LEVEL_SCALE * np.eye(5)[table.level_N]])[
+        rows
+    ]
     truth = np.eye(3)[table.severity_N[rows]]
 
     def loss(parameters: np.ndarray) -> float:
@@ -69,10 +71,38 @@ def test_probe_learns_and_generalises_and_is_deterministic() -> None:
     assert np.array_equal(log_prob_N3, again)
 
 
-def test_pure_noise_gets_the_strongest_penalty() -> None:
-    table, image_ND = cohort(60, seed=5)
+def test_pure_noise_gets_the_strongest_penalty_and_keeps_its_level() -> None:
+    """The grid is extended beyond its end, and the level is not penalised with the embedding."""
+    table, image_ND = cohort(40, seed=5)
     noise_ND = np.random.default_rng(6).normal(size=image_ND.shape)
-    assert (LinearProbe().fit(table, noise_ND).strength_K_ == min(LinearProbe().strengths)).all()
+    probe = LinearProbe().fit(table, noise_ND)
+    assert (probe.strength_K_ < min(DEFAULT_STRENGTHS)).all() and (probe.strength_K_ >= STRONGEST).all()
+    prob_N3 = np.exp(probe.predict_log_proba(table, noise_ND))
+    for condition in range(3):
+        for level in range(5):
+            rows = (table.condition_N == condition) & (table.level_N == level)
+            seen = np.bincount(table.severity_N[rows], minlength=3) / rows.sum()
+            assert prob_N3[rows].mean(axis=0) == pytest.approx(seen, abs=0.06)
+
+
+def test_the_choice_does_not_depend_on_where_the_grid_ends() -> None:
+    table, image_ND = cohort(40, seed=3)
+    narrow, wide = LinearProbe([0.1]), LinearProbe([10 ** (power / 2) for power in range(-4, 4)])
+    assert narrow.fit(table, image_ND).strength_K_ == pytest.approx(wide.fit(table, image_ND).strength_K_, rel=1e-6)
+    assert (narrow.strength_K_ > 0.1).all()
+
+
+def test_the_inner_loss_is_that_of_new_studies_unless_the_embeddings_were_fitted_to_these() -> None:
+    train, image_ND = cohort(80, seed=3)
+    test, new_image_ND = cohort(80, seed=4)
+    probe = LinearProbe().fit(train, image_ND)
+    fitted_ND = image_ND + 2 * np.random.default_rng(1).normal(size=(3, image_ND.shape[1]))[train.severity_N]
+    over_fitted = LinearProbe().fit(train, fitted_ND / np.linalg.norm(fitted_ND, axis=1, keepdims=True))
+    for condition in range(3):
+        rows = test.condition_N == condition
+        outer = log_loss(test.severity_N[rows], np.exp(probe.predict_log_proba(test, new_image_ND))[rows])
+        assert probe.inner_loss_K_[condition] == pytest.approx(outer, rel=0.15)
+        assert over_fitted.inner_loss_K_[condition] < 0.3 * outer
 
 
 def test_level_priors_can_be_learned_without_an_image() -> None:

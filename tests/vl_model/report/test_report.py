@@ -339,7 +339,7 @@ def test_every_part_in_which_the_network_loses_is_named(values: dict[str, float 
         for name, value in parts.items()
     }
     loss = baseline_loss({"head": "zero_shot", "plain_baseline": {"heads_minus_baseline": {"zero_shot": difference}}})
-    assert (expected in loss and loss.startswith("The zero shot loses")) if expected else loss == ""
+    assert (expected in loss and loss.startswith("The prompt head loses")) if expected else loss == ""
 
 
 def test_a_baseline_of_some_conditions_is_compared_by_part(tiny_root: Path) -> None:
