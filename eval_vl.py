@@ -3,8 +3,8 @@
     python eval_vl.py --root DATA --run first
     python eval_vl.py --root DATA --run lora --compare base
     python eval_vl.py --root DATA --run lora --folds all
-    python eval_vl.py --root DATA --run all --calibrators lora
-    python eval_vl.py --root DATA --run lora --solution truth.csv
+    python eval_vl.py --root DATA --run whole --calibrators lora
+    python eval_vl.py --score PREDICTIONS.csv OTHER.csv --truth train.csv --json scores.json
 
 Embeds both splits once, fits both heads on the training studies and calibrators on the held-out ones (cross-fitted by
 study), and compares them with a plain baseline that uses no network. Writes ``report.html``, ``report.json``,
@@ -13,7 +13,8 @@ heads go to ``<root>/train/checkpoints/<run>/``.
 With `--folds all` the runs lora-0, lora-1, ... of all folds are evaluated as one: every study is predicted by the model
 that held it out, and the test split by the mean of all models. A run that held nothing out has no figures of its own;
 with `--calibrators` it is graded by the calibrators of such joined runs.
-With `--solution` nothing is evaluated: that submission is scored against a table of true grades. Research use only.
+With `--score` nothing is evaluated, and neither a data root nor a run is needed: anyone's predictions are scored
+against a table of true grades. Research use only.
 """
 
 if __name__ == "__main__":
@@ -23,14 +24,13 @@ if __name__ == "__main__":
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vl_model import LoadedRun, load_folds, load_run
 from vl_model.fold_runs import joined_checkpoint, load_fold_runs
 from workspace.cli import run_command, usable_cores
 from workspace.file_modes import check_may_write
-from workspace.layout import DataRoot, data_root
+from workspace.layout import DataRoot, data_root, home_expanded
 from workspace.root_settings import FinishedRunSettings
 from workspace.setting_error import SettingError
 from workspace.setting_types import NonNegativeInteger, PositiveInteger
@@ -42,6 +42,25 @@ if TYPE_CHECKING:
     from vl_model.evaluation.grader import Grader
 
 PROG = "eval_vl.py"
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """Scoring of files."""
+
+    score: tuple[str, ...] = ()
+    """Evaluate nothing: score these CSV files of predictions, anyone's (row_id, normal_mild, moderate, severe), against
+    the table of --truth. Differences are to the first file."""
+    truth: str | None = None
+    """A CSV file of true grades: train.csv, or the columns study_id, condition, side, level and severity. If it has a
+    column split, only the test split counts."""
+    json: str | None = None
+    """The file to which the scores are written as JSON, besides being printed."""
+    missing: Literal["refuse", "constant", "leave_out"] = "refuse"
+    """What happens to graded rows that a file lacks. constant: the best constants, learned from other studies, stand
+    for them. leave_out: studies that lack a row are not scored."""
+    normalise: bool = False
+    """Take rows of any sum, as the competition's code does."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +76,6 @@ class Settings(FinishedRunSettings):
     calibrators make its submission and its grades of new studies."""
     compare: str | None = None
     """The name of another evaluated run, to compare this run with on the studies that both held out."""
-    solution: str | None = None
-    """Evaluate nothing: score the run's submission.csv against this CSV file of true grades. Its columns are
-    study_id, condition, side, level and severity, or those of train.csv."""
     located: bool = True
     """Grade the held-out studies at located places too, where new studies are graded, and calibrate for new studies
     there."""
@@ -69,14 +85,15 @@ class Settings(FinishedRunSettings):
     """The number of sites per forward pass."""
     seed: NonNegativeInteger = 0
     """The seed of the cross-fitting groups and of the bootstrap."""
+    scoring: ScoringSettings = field(default_factory=ScoringSettings)
 
 
 def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
-    root = data_root(settings.root)
-    if settings.solution:
-        score_submission_of(root.logs(settings.run) / "submission.csv", Path(settings.solution))
+    if settings.scoring != ScoringSettings():
+        print_scores(settings.scoring)
         return
+    root = data_root(settings.root)
     is_joined = settings.folds is not None
     if is_joined and settings.calibrators:
         raise SettingError(
@@ -127,6 +144,7 @@ def main() -> None:
     models = {one.run.name: one.heads for one in evaluated}
     grader = fit_grader(models, located or raw, graded, best, fingerprint)
     baseline = cross_fit_kinds(raw.log_prob_N3[PLAIN_BASELINE], raw, settings.seed)
+    unsaved = {"root", "base", "workers", *plain_settings(settings.scoring)}
     report = {
         "schema_version": REPORT_SCHEMA_VERSION,
         "run": settings.run,
@@ -135,9 +153,7 @@ def main() -> None:
         "held_out_folds": [fold for run in runs for fold in run.record.held_out_folds],
         "training_studies": len(graded.study_ids),
         "fold_runs": fold_blocks(evaluated) if is_joined else None,
-        "settings": {
-            name: value for name, value in plain_settings(settings).items() if name not in ("root", "base", "workers")
-        },
+        "settings": {name: value for name, value in plain_settings(settings).items() if name not in unsaved},
         "training_settings": runs[0].record.settings,
         **held_out_metrics(held_out, settings.seed),
         "places": places_block(held_out, in_use, sources, why_not_located, settings.seed),
@@ -153,7 +169,7 @@ def main() -> None:
     write_grader(folder / "heads", grader)
     write_predictions(logs / "predictions.csv", held_out)
     examples = choose_example_sites(held_out, best, train.pairs)
-    write_report(logs, plain(report), examples, crops)
+    write_report(logs, plain(report), examples, crops, runs[0].view_mm / runs[0].crops.field_mm)
     print(report_text(plain(report)))
     print(f"report      {logs / 'report.html'}")
     submit(root, settings.run, test, grader, [one.new for one in evaluated if one.new is not None])
@@ -196,24 +212,19 @@ def submit(
     print(f"submission  {path} ({len(test.study_ids)} studies, {HEAD_WORDS[grader.best]})")
 
 
-def score_submission_of(submission: Path, solution: Path) -> None:
-    """Print the metric of a submission. Raises ValueError if one of the two files cannot be read."""
-    if not submission.is_file():
-        raise ValueError(f"{submission}: no such file; eval_vl.py writes it if there is a test split")
-    if not solution.is_file():
-        raise ValueError(f"--solution {str(solution)!r}: no such file; it should be a CSV file of true grades")
-    from vl_model.report.report_text import heading_line, metric_line, missing_parts, no_score
-    from vl_model.scoring.submission import score_submission
+def print_scores(scoring: ScoringSettings) -> None:
+    """Score files of predictions. Raises ValueError if a file cannot be read or a setting is missing."""
+    if not scoring.score or scoring.truth is None:
+        raise ValueError("scoring requires both --score, files of predictions, and --truth, a table of true grades")
+    from vl_model.report.score_text import score_text
+    from vl_model.scoring.score_sheet import score_files, write_score_sheet
     from workspace.json_files import plain
 
-    scored = score_submission(submission, solution)
-    metric = plain({**scored.as_dict(), "graded_parts": scored.graded_parts})
-    missing = missing_parts(metric)
-    if missing:
-        print(heading_line(metric))
-    print(f"{'submission':34s}{metric_line(metric)}")
-    if missing:
-        print(no_score(metric))
+    files = [home_expanded(name, "score") for name in scoring.score]
+    sheet = plain(score_files(files, home_expanded(scoring.truth, "truth"), scoring.missing, scoring.normalise))
+    if scoring.json is not None:
+        write_score_sheet(home_expanded(scoring.json, "json"), sheet)
+    print(score_text(sheet))
 
 
 if __name__ == "__main__":

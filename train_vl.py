@@ -129,6 +129,8 @@ def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
     base = base_of_run(settings.model, settings.base, run, session.resume_from_checkpoint)
     training = training_of(settings, training_set, carried, launch.shards, base)
     training.check_base(run)
+    if (note := training.note_on_base()) and own_rank() == 0:
+        print(f"note: {note}", flush=True)
     is_finished = run_training(training, session, launch, run, logs, trackers)
     if is_finished and settings.push_to_hub and own_rank() == 0:
         print(push(run / "final", settings.push_to_hub), flush=True)
@@ -136,9 +138,11 @@ def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
 
 def training_set_of(settings: Settings, root: DataRoot) -> TrainingSet:
     held_out = settings.held_out
-    return read_training_set(
+    training_set = read_training_set(
         root.processed("train"), held_out.held_out_folds, held_out.held_out_sites, settings.session.seed
     )
+    training_set.check_view(settings.model.view_mm)
+    return training_set
 
 
 def training_of(

@@ -114,7 +114,9 @@ def differences(of_head: dict[str, Any]) -> str:
 
 def print_submission(root: DataRoot) -> None:
     """Print the number and order of the rows of submission.csv, and its metric against the true grades."""
-    from vl_model.scoring.submission import score_submission
+    from vl_model.scoring.metrics import competition_metric
+    from vl_model.scoring.prediction_table import read_prediction_table
+    from vl_model.scoring.scored_rows import graded_rows, scored_rows
 
     path = root.logs("lora") / "submission.csv"
     with path.open(newline="", encoding="utf-8") as file:
@@ -126,7 +128,9 @@ def print_submission(root: DataRoot) -> None:
         if row_ids == sample_ids
         else "NOT in the order of sample_submission.csv"
     )
-    metric = score_submission(path, root.path / "phantom_truth" / "truth.csv")
+    truth = graded_rows(root.path / "phantom_truth" / "truth.csv")
+    rows = scored_rows(truth, read_prediction_table(path))
+    metric = competition_metric(rows.table, rows.prob_N3)
     studies = len(row_ids) // len(SUBMISSION_SITES)
     print(
         f"\nsubmission.csv: {len(row_ids)} rows for {studies} test studies, {order}; metric against the true "

@@ -69,8 +69,8 @@ def test_the_whole_evaluation(root: Path, evaluate: Evaluate, capsys: pytest.Cap
     assert len(submission) == 75 and list(submission["row_id"].str.split("_").str[0].unique().astype(int)) == [1, 2, 77]
     unseen = submission[submission["row_id"].str.startswith("77_")].set_index("row_id")
     with np.load(run / "heads" / "heads.npz") as arrays:
-        prior = arrays["prior.metric_optimal"]
-    assert unseen.loc[f"77_{SITES[3].key}", "severe"] == pytest.approx(prior[3, 2], abs=1e-9)
+        weighted = arrays["prior"][13] * [1, 2, 4]
+    assert unseen.loc[f"77_{SITES[13].key}", "severe"] == pytest.approx(weighted[2] / weighted.sum(), abs=1e-9)
 
     predictions = pd.read_csv(logs / "predictions.csv")
     assert len(predictions) == 5 * 25 * 2 * 3 and set(predictions["study_id"]) == {1, 5, 6, 10, 11}
@@ -180,21 +180,15 @@ def test_a_missing_comparison_is_a_dash() -> None:
 def test_a_submission_is_scored_against_truths(
     root: Path, evaluate: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if not (root / "train" / "logs" / "first" / "submission.csv").is_file():
+    submission = root / "train" / "logs" / "first" / "submission.csv"
+    if not submission.is_file():
         assert evaluate("first") == 0
     rows = [[2, site.condition, site.side or "", site.level, "severe"] for site in SITES]
     truth = tmp_path / "truth.csv"
     pd.DataFrame(rows, columns=["study_id", "condition", "side", "level", "severity"]).to_csv(truth, index=False)
     capsys.readouterr()
-    assert evaluate("first", "--solution", str(truth)) == 0
-    assert capsys.readouterr().out.startswith("submission ")
-    # Truths of one condition only: its part is scored, and nothing is called nan.
-    rows = [row for row in rows if row[1] == "subarticular_stenosis"]
-    pd.DataFrame(rows, columns=["study_id", "condition", "side", "level", "severity"]).to_csv(truth, index=False)
-    assert evaluate("first", "--solution", str(truth)) == 0
-    heading, line, why = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["subarticular"] and float(line.split()[-1]) > 0 and len(line.split()) == 2
-    assert why.endswith("there is no graded site for spinal, foraminal and any severe")
+    assert evaluate("first", "--score", str(submission), "--truth", str(truth)) == 0
+    assert "2 studies (1, 77) are not in the truth, and not scored" in capsys.readouterr().out
 
 
 def test_labels_of_sites_without_an_image_count_if_the_table_is_unchanged(root: Path, tmp_path: Path) -> None:
@@ -241,7 +235,8 @@ def test_wrong_input_is_one_line(
     assert "did you mean --compare" in refused("first", "--compar", "x")
     assert "--head" in refused("first", "--head", "both")
     assert "no such folder" in refused("first", at=tmp_path / "nowhere")
-    assert "no such file" in refused("first", "--solution", str(tmp_path / "none.csv"))
+    assert "scoring requires both --score" in refused("first", "--score", "a.csv")
+    assert "none.csv: cannot be read" in refused("first", "--score", "a.csv", "--truth", str(tmp_path / "none.csv"))
     write_tiny_dataset(tmp_path / "train" / "processed_data", studies=5, sites=SITES[:5])
     write_run(tmp_path, "none", tiny_base, [9])
     assert "no graded study in them" in refused("none", at=tmp_path)

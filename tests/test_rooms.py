@@ -36,9 +36,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("vl_model.towers", "vl_model.data", "vl_model.model"),
     ),
     "vl_model.scoring": ("workspace", *VOCABULARY, "vl_model.data"),
+    "vl_model.calibration": (*VOCABULARY, "vl_model.data", "vl_model.scoring"),
     "vl_model.evaluation": (
         *("workspace", *VOCABULARY, "data_prep.studies", "data_prep.conversion"),
-        *("vl_model.data", "vl_model.model", "vl_model.scoring"),
+        *("vl_model.data", "vl_model.model", "vl_model.scoring", "vl_model.calibration"),
     ),
     "vl_model.baseline": (*("workspace", *VOCABULARY, "data_prep.conversion", "vl_model.data", "vl_model.evaluation"),),
     "vl_model.report": (
@@ -52,7 +53,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "vl_model": (
         *("workspace", *VOCABULARY, "data_prep.placement", "data_prep.conversion", "prompts", "runs", "runs.processes"),
         *("locator", "vl_model.data", "vl_model.model", "vl_model.scoring", "vl_model.evaluation", "vl_model.baseline"),
-        "vl_model.queries",
+        *("vl_model.calibration", "vl_model.queries"),
     ),
 }
 #: pydicom is the business of these alone.

@@ -14,17 +14,18 @@ from numpy.typing import NDArray
 
 from data_prep.conversion.pairs import Dataset
 from vl_model.baseline.baseline_files import baseline_log_probabilities
+from vl_model.calibration.cross_fit import check_enough
 from vl_model.data.site_table import Floats, SiteTable
-from vl_model.evaluation.calibrate import check_enough
 from vl_model.evaluation.cross_fitting import StudySplit, fit_heads, predict_raw, split_studies
 from vl_model.evaluation.embeddings import Embeddings, TextEmbeddings
 from vl_model.evaluation.further_predictions import predict_by_share, predict_by_wording
-from vl_model.evaluation.grader import Grader, Heads, column_priors
+from vl_model.evaluation.grader import Grader, Heads
 from vl_model.evaluation.heads import LinearProbe
 from vl_model.evaluation.raw_predictions import PLAIN_BASELINE, RawHeldOut, join_folds
 from vl_model.fold_runs import FoldRuns, check_siblings
 from vl_model.loaded_run import LoadedRun
 from vl_model.located_places import Located, embed_located
+from vl_model.scoring.priors import ColumnPrior
 from workspace.setting_error import SettingError
 
 
@@ -101,7 +102,9 @@ def evaluate_run(
     run.release()
     heads = fit_heads(split.train, embeddings, prompts.text_SCD, prompts.logit_scale)
     others = predict_others(split, embeddings, prompts)
-    others[PLAIN_BASELINE] = baseline_log_probabilities(run.folder / "heads", split, embeddings, crops)
+    others[PLAIN_BASELINE] = baseline_log_probabilities(
+        run.folder / "heads", split, embeddings, crops, run.crops.pixel_mm
+    )
     raw = predict_raw(heads, split, embeddings, others)
     if isinstance(found, str):
         return EvaluatedRun(run, split, heads, raw, found, {}, new)
@@ -146,7 +149,7 @@ def fit_on_all(
     new = run.embed("test", batch_size) if has_test else None
     heads = fit_heads(labels, embeddings, prompts.text_SCD, prompts.logit_scale)
     fingerprint = {"checkpoint": run.checkpoint, "dataset": embeddings.fingerprint["dataset"]}
-    return Grader({run.name: heads}, theirs.calibrators, column_priors(labels), theirs.best, fingerprint), new
+    return Grader({run.name: heads}, theirs.calibrators, ColumnPrior().fit(labels), theirs.best, fingerprint), new
 
 
 def fold_blocks(evaluated: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:

@@ -146,7 +146,7 @@ class FoldRuns:
                     "run", f"{name!r}: places sites otherwise than {first[0]!r}; name a locator with --locator"
                 )
         _ = self.runs[0].model  # Reading DICOM takes long: a base that has moved is missed before.
-        return studies.grade(first[1], grader, embed)
+        return studies.grade(first[1], grader, embed, self.runs[0].crops)
 
     def report(self) -> dict[str, Any]:
         """Return the content of the joined ``report.json``. Raises ValueError if it does not exist."""

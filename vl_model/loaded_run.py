@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from data_prep.conversion.crop_geometry import CropGeometry
     from data_prep.conversion.pairs import Dataset
     from vl_model.evaluation.embeddings import Embeddings, TextEmbeddings
     from vl_model.evaluation.grader import Grader
@@ -123,15 +124,34 @@ class LoadedRun:
         torch.set_num_threads(threads_per_process())
         return load_site_model(self.folder / "final", self.base).to("cuda" if torch.cuda.is_available() else "cpu")
 
+    @cached_property
+    def crops(self) -> "CropGeometry":
+        """The geometry of the crops that the run was made for."""
+        from vl_model.model.run_crops import crops_of_run
+
+        return crops_of_run(self.folder / "final")
+
+    @property
+    def view_mm(self) -> float:
+        """The width of the tiles that the model receives, which is the middle of the crops."""
+        from vl_model.model.model_card import CARD
+
+        return float(read_object(self.folder / "final" / CARD, "train_vl.py")["preprocessing"]["view_mm"])
+
     def has_split(self, split: Split) -> bool:
         """Whether the split has been prepared."""
         return (self.root.processed(split) / "dataset.json").is_file()
 
     def dataset(self, split: Split) -> "Dataset":
-        """Return a prepared split. Raises ValueError if it has not been prepared."""
+        """Return a prepared split.
+
+        Raises ValueError if it has not been prepared, or if its crops are not such as the run was made for.
+        """
         from data_prep.conversion.pairs import read_dataset
 
-        return read_dataset(self.root.processed(split))
+        dataset = read_dataset(self.root.processed(split))
+        self._check_crops(self.root.processed(split))
+        return dataset
 
     def training_dataset(self) -> "Dataset":
         """Return the train split. Raises ValueError if the run was trained on another version of it."""
@@ -199,7 +219,10 @@ class LoadedRun:
         placer = placer_for_run(self.root, self.folder, locator)
         _ = self.model  # Reading DICOM takes long: a base that has moved is missed before.
         return studies.grade(
-            placer, grader, lambda dataset, processed: [self.embed_folder(dataset, processed, batch_size)]
+            placer,
+            grader,
+            lambda dataset, processed: [self.embed_folder(dataset, processed, batch_size)],
+            self.crops,
         )
 
     def search(self, text: str, top: int = 5, split: Literal["train", "test", "both"] = "both") -> "pd.DataFrame":
@@ -254,7 +277,8 @@ class LoadedRun:
             batch_size: sites per forward pass.
 
         Raises:
-            ValueError: the data set has not been prepared, or `batch_size` is not possible.
+            ValueError: the data set has not been prepared, its crops are not such as the run was made for, or
+                `batch_size` is not possible.
         """
         from data_prep.conversion.pairs import read_dataset
 
@@ -262,6 +286,7 @@ class LoadedRun:
         split = next((split for split in SPLITS if data == split), None)
         processed = self.root.processed(split) if split else path_of("data", data)
         dataset = read_dataset(processed)
+        self._check_crops(processed)
         if split is None:
             return self.embed_folder(dataset, processed, batch_size)
         return self.embed_kept(split, dataset, processed, batch_size)
@@ -329,12 +354,18 @@ class LoadedRun:
         from vl_model.evaluation.embeddings import Embeddings
 
         rows = group_sites(dataset.pairs)
-        image_ND = embed_rows(self.model, rows, open_crops(processed), batch_size, label)
+        image_ND = embed_rows(self.model, rows, open_crops(processed), batch_size, label, self.crops)
         return Embeddings(rows, image_ND, {"checkpoint": self.checkpoint, "dataset": dataset.fingerprint})
 
     def release(self) -> None:
         """Let go of the model, so that those of several runs need not fit into memory together."""
         self.__dict__.pop("model", None)
+
+    def _check_crops(self, processed: Path) -> None:
+        """Raise ValueError if the crops in `processed` are not such as the run was made for."""
+        from vl_model.model.run_crops import check_crops
+
+        check_crops(self.name, self.crops, processed)
 
 
 def read_report(logs: Path, run: str) -> dict[str, Any]:

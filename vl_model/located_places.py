@@ -8,14 +8,15 @@ has marks is placed once more, by the run's own placer, and its regions are cut 
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from data_prep.conversion.crops import CROP_SIZE, CROP_SLICES, Crop, write_crops
+from data_prep.conversion.crop_geometry import CROP_SLICES, CropGeometry
+from data_prep.conversion.crops import Crop, write_crops
 from data_prep.conversion.executors import open_pool
 from data_prep.conversion.pairs import Dataset, Pair, read_dataset, write_dataset
 from data_prep.conversion.study_records import crop_of, find_regions, image_path
@@ -79,7 +80,7 @@ def embed_located(
     except ValueError as error:  # the tables are needed for nothing else here
         return str(error)
     folder = run.folder / LOCATED_FOLDER
-    located = place_studies(marked_studies, dataset, processed, folder, placer, workers)
+    located = place_studies(marked_studies, dataset, processed, folder, placer, run.crops, workers)
     own = run.embed_kept("located", located, folder, batch_size)
     others = [index for index, row in enumerate(marked.rows) if row.study_id in set(studies) - annotated]
     rows = (*own.rows, *(marked.rows[index] for index in others))
@@ -88,14 +89,20 @@ def embed_located(
 
 
 def place_studies(
-    studies: Sequence[MarkedStudy], dataset: Dataset, processed: Path, folder: Path, placer: Placer, workers: int
+    studies: Sequence[MarkedStudy],
+    dataset: Dataset,
+    processed: Path,
+    folder: Path,
+    placer: Placer,
+    geometry: CropGeometry,
+    workers: int,
 ) -> Dataset:
     """Return the studies at the places that `placer` finds without their marks; `folder` keeps them and their crops.
 
     Nothing is done if the folder holds them already. Raises ValueError if an image cannot be read.
     """
     ids = [study.study_id for study in studies]
-    key = hashlib.sha256(repr((VERSION, dataset.fingerprint, placer.fingerprint, ids)).encode()).hexdigest()
+    key = hashlib.sha256(repr((VERSION, dataset.fingerprint, placer.fingerprint, geometry, ids)).encode()).hexdigest()
     try:
         kept = read_dataset(folder)
         if kept.metadata.get("made_from") == key and (folder / "crops.json").is_file():
@@ -105,30 +112,41 @@ def place_studies(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "dataset.json").unlink(missing_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".parts-") as parts:
-        work = partial(_place_study, processed=processed, parts=Path(parts), placer=placer)
+        work = partial(_place_study, processed=processed, parts=Path(parts), placer=placer, geometry=geometry)
         with open_pool(min(workers, len(studies))) as pool:
             found = list(pool.map(work, studies, description="locating held-out studies", name=_name, weight=_weight))
         crops: Iterator[Crop] = (np.load(Path(parts) / f"{study}.npy", allow_pickle=False) for study in ids)
-        fingerprint = write_crops(folder, crops, sum(map(len, found)))
+        tiles = sum(region.tiles for own in found for region in own)
+        fingerprint = write_crops(folder, crops, tiles, geometry)
     fold_of = {study.study_id: study.fold for study in studies}
     regions = [(study, region) for study, own in zip(ids, found, strict=True) for region in own]
-    pairs = [_pair(study, fold_of[study], region, crop) for crop, (study, region) in enumerate(regions)]
+    first_crops = np.cumsum([0, *(region.tiles for _, region in regions)]).tolist()
+    pairs = [
+        _pair(study, fold_of[study], region, crop)
+        for (study, region), crop in zip(regions, first_crops[:-1], strict=True)
+    ]
     folds = {"count": len(set(fold_of.values())), "of_study": {str(study): fold for study, fold in fold_of.items()}}
     write_dataset(folder, {"study_ids": ids, "folds": folds, "made_from": key}, pairs, fingerprint)
     return read_dataset(folder)
 
 
-def _place_study(study: MarkedStudy, processed: Path, parts: Path, placer: Placer) -> list[Region]:
+def _place_study(
+    study: MarkedStudy, processed: Path, parts: Path, placer: Placer, geometry: CropGeometry
+) -> list[Region]:
     """Return a study's regions at located places, and write their crops."""
     images = study.read(processed)
-    regions, _ = find_regions(images, placer.place(images, {}))
-    crops = [crop_of(images, found) for found in regions]
-    np.save(parts / f"{study.study_id}.npy", np.array(crops, np.uint8).reshape(-1, CROP_SLICES, CROP_SIZE, CROP_SIZE))
+    regions, _ = find_regions(images, placer.place(images, {}), geometry.tiles_per_view)
+    none = np.zeros((0, CROP_SLICES, geometry.size, geometry.size), np.uint8)
+    np.save(
+        parts / f"{study.study_id}.npy",
+        np.concatenate([none, *(crop_of(images, found, geometry) for found in regions)]),
+    )
     return regions
 
 
-def _pair(study: int, fold: int, region: Region, crop: int) -> Pair:
-    return Pair(
+def _pair(study: int, fold: int, region: Region, first_crop: int) -> Pair:
+    """Return the pair of a region, whose tiles are stored from `first_crop` on."""
+    pair = Pair(
         study_id=study,
         site=region.site,
         view=region.view,
@@ -141,8 +159,9 @@ def _pair(study: int, fold: int, region: Region, crop: int) -> Pair:
         severity=None,
         source=region.source,
         fold=fold,
-        crop=crop,
+        crop=first_crop,
     )
+    return replace(pair, crop=first_crop - pair.offsets[0]) if region.tiles > 1 else pair
 
 
 def _name(study: MarkedStudy) -> str:

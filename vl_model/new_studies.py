@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from data_prep.conversion.convert import convert_folder
+from data_prep.conversion.crop_geometry import CropGeometry
 from data_prep.conversion.pairs import Dataset, read_dataset
 from data_prep.placement.placer import Placer
 from data_prep.sites import SITES, Severity
@@ -41,11 +42,19 @@ class NewStudies:
     out: Path | None
 
     def grade(
-        self, placer: Placer, grader: Grader, embed: Callable[[Dataset, Path], Sequence[Embeddings]]
+        self,
+        placer: Placer,
+        grader: Grader,
+        embed: Callable[[Dataset, Path], Sequence[Embeddings]],
+        geometry: CropGeometry,
     ) -> pd.DataFrame:
         """Return the table of probabilities; write the files if there is a folder for them.
 
-        embed: makes the embeddings of each of the grader's models from a data set and its folder.
+        Args:
+            placer: places the sites.
+            grader: grades their embeddings.
+            embed: makes the embeddings of each of the grader's models from a data set and its folder.
+            geometry: of the crops.
         """
         out = self.out
         with folder_within(out) if out else TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -57,6 +66,7 @@ class NewStudies:
                 placer=placer,
                 caption=caption,
                 workers=self.workers,
+                geometry=geometry,
             )
             dataset = read_dataset(processed)
             embeddings = embed(dataset, processed)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from data_prep.conversion.crop_geometry import DEFAULT_CROPS, CropGeometry
 from data_prep.conversion.executors import IN_PROCESS, Pool
 from data_prep.conversion.study_records import StudyInput, read_input
 from data_prep.dicom.dicom_file import open_dicom
@@ -102,8 +103,16 @@ def _syntax(folder: Path, root: Path, max_pixels: int) -> str:
     return "unknown"
 
 
-def describe(cohort: Cohort, findings: Findings, placer: str) -> str:
-    """Return a few lines about what would be converted; `placer` describes what would place unannotated sites."""
+def describe(cohort: Cohort, findings: Findings, placer: str, geometry: CropGeometry = DEFAULT_CROPS) -> str:
+    """Return a few lines about what would be converted.
+
+    Args:
+        cohort: The studies.
+        findings: What reading them found.
+        placer: What would place unannotated sites, in words.
+        geometry: The geometry of the crops.
+    """
+    per_site = max(len(site.views) for site in SITES) * geometry.tiles_per_view * geometry.bytes_per_tile
     sites = findings.studies * len(SITES)
     lines = [
         f"{findings.studies} of {len(cohort.study_ids)} studies have images",
@@ -111,6 +120,8 @@ def describe(cohort: Cohort, findings: Findings, placer: str) -> str:
         f"{findings.slices} slices: {_counts(findings.sizes, most=4)}",
         f"stored as {_counts(findings.syntaxes)}",
         f"{findings.annotated} of {sites} sites are marked; {placer} would place the others",
+        f"crops of {geometry}: at most {per_site / 1e3:,.0f} kB per site, {sites * per_site / 1e6:,.0f} MB in all, "
+        "and as much again while they are written",
         f"{len(findings.faults)} faults{':' if findings.faults else ''}",
     ]
     return "\n".join(f"{cohort.split}: {line}" for line in lines)

@@ -7,10 +7,11 @@ import csv
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from data_prep.conversion.crop_geometry import DEFAULT_CROPS, CropGeometry
 from data_prep.conversion.crops import write_crops
 from data_prep.conversion.dataset_card import write_dataset_card
 from data_prep.conversion.pairs import TRAIN_COLUMNS, Pair, count_sites, train_row, write_dataset
@@ -69,6 +70,7 @@ class _Counts:
     studies: int = 0
     slices: int = 0
     pairs: int = 0
+    tiles: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     not_imaged: Counter[str] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
@@ -80,6 +82,7 @@ class _Counts:
         self.studies += bool(record.slices)
         self.slices += len(record.slices)
         self.pairs += len(pairs)
+        self.tiles += sum(found.tiles for found in record.regions)
         self.faults.update(fault.kind.value for fault in record.faults)
         self.not_imaged.update(record.not_imaged)
         self.sources.update(pair.source.value for pair in pairs)
@@ -104,7 +107,12 @@ class _Counts:
 
 
 def merge_parts(
-    cohort: Cohort, processed: Path, caption: Caption, fold_of: Mapping[int, int], notes: dict[str, Any]
+    cohort: Cohort,
+    processed: Path,
+    caption: Caption,
+    fold_of: Mapping[int, int],
+    notes: dict[str, Any],
+    geometry: CropGeometry = DEFAULT_CROPS,
 ) -> Summary:
     """Write all files of ``processed_data`` but the PNGs, ``dataset.json`` last, and remove stale images.
 
@@ -114,11 +122,12 @@ def merge_parts(
         caption: Makes the caption of a site and severity.
         fold_of: The fold of each study; empty outside the train split.
         notes: More entries of the metadata.
+        geometry: The geometry of the crops.
     """
     counts = _write_tables(cohort, processed, caption, fold_of)
     remove_stale_studies(processed, {folder.study_id for folder in cohort.folders})
     crops = (read_crops(parts_folder(processed), folder.study_id) for folder in cohort.folders)
-    crops_fingerprint = write_crops(processed, crops, counts.pairs)
+    crops_fingerprint = write_crops(processed, crops, counts.tiles, geometry)
     metadata = {
         "split": cohort.split,
         "counts": counts.to_metadata(),
@@ -180,16 +189,16 @@ def _parts(
     for folder in cohort.folders:
         record = read_record(parts_folder(processed), folder.study_id)
         pairs = list(_pairs(folder, record, caption, fold_of.get(folder.study_id), first_crop=crop))
-        crop += len(pairs)
+        crop += sum(found.tiles for found in record.regions)
         yield record, pairs
 
 
 def _pairs(
     folder: StudyFolder, record: StudyRecord, caption: Caption, fold: int | None, first_crop: int
 ) -> Iterator[Pair]:
-    for crop, found in enumerate(record.regions, start=first_crop):
+    for found in record.regions:
         severity = folder.severities.get(found.site)
-        yield Pair(
+        pair = Pair(
             study_id=folder.study_id,
             site=found.site,
             view=found.view,
@@ -202,8 +211,10 @@ def _pairs(
             severity=severity,
             source=found.source,
             fold=fold,
-            crop=crop,
+            crop=first_crop,
         )
+        yield replace(pair, crop=first_crop - pair.offsets[0]) if found.tiles > 1 else pair
+        first_crop += found.tiles
 
 
 def _fault_row(fault: Fault) -> list[Any]:

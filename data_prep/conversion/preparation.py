@@ -13,6 +13,8 @@ from data_prep.conversion.convert import (
     read_inputs,
     summary_if_current,
 )
+from data_prep.conversion.crop_geometry import DEFAULT_CROPS, CropGeometry
+from data_prep.conversion.crops import read_crop_geometry
 from data_prep.conversion.dry_run import check_cohort, describe, fault_table
 from data_prep.conversion.executors import Pool, open_pool
 from data_prep.conversion.merge import Caption, Summary
@@ -43,7 +45,9 @@ def conversion_pool(studies: int, workers: int, dask_scheduler: str | None) -> I
             raise OSError(f"{error}; {HINT}") from error
 
 
-def check_split(cohort: Cohort, placer: str, max_pixels: int, pool: Pool) -> bool:
+def check_split(
+    cohort: Cohort, placer: str, max_pixels: int, pool: Pool, geometry: CropGeometry = DEFAULT_CROPS
+) -> bool:
     """Print what converting a split would do, and every fault. Returns whether any of it can be used.
 
     Args:
@@ -51,9 +55,10 @@ def check_split(cohort: Cohort, placer: str, max_pixels: int, pool: Pool) -> boo
         placer: what would place unannotated sites, in words.
         max_pixels: larger images are refused.
         pool: the workers that read the images.
+        geometry: the geometry of the crops.
     """
     findings = check_cohort(cohort, max_pixels=max_pixels, pool=pool)
-    print(describe(cohort, findings, placer))
+    print(describe(cohort, findings, placer, geometry))
     if findings.faults:
         print(f"\n{fault_table(findings.faults)}\n")
     return findings.slices > 0
@@ -71,6 +76,7 @@ def prepare_split(
     folds: int,
     seed: int,
     max_pixels: int,
+    geometry: CropGeometry = DEFAULT_CROPS,
 ) -> bool:
     """Convert one split unless it is up to date, and print a summary. Returns whether any of it could be used.
 
@@ -85,9 +91,11 @@ def prepare_split(
         folds: the number of folds of the train split.
         seed: the seed of the folds, and of the atlas's sample of studies.
         max_pixels: larger images are refused.
+        geometry: the geometry of the crops.
     """
     processed = root.processed(split)
-    settings: dict[str, Any] = {"folds": folds, "seed": seed, "max_pixels": max_pixels}
+    # What is left at its default is not recorded: roots of earlier versions, which had no choice, stay up to date.
+    settings: dict[str, Any] = {"folds": folds, "seed": seed, "max_pixels": max_pixels, **geometry.changes}
     if locator is not None:
         settings["locator"] = locator
     atlas = _learned_atlas(root) if split == "test" else None
@@ -95,7 +103,7 @@ def prepare_split(
     key = input_key(cohort, inputs, settings, atlas, caption)
     summary = summary_if_current(processed, key)
     if summary is None:
-        work: dict[str, Any] = {"inputs": inputs, "pool": pool, "max_pixels": max_pixels}
+        work: dict[str, Any] = {"inputs": inputs, "pool": pool, "max_pixels": max_pixels, "geometry": geometry}
 
         def announced_placer(atlas: Atlas | None) -> Placer:
             if locator is None and atlas is None:
@@ -104,6 +112,8 @@ def prepare_split(
 
         work |= {"atlas": atlas, "learn": split == "train", "make_placer": announced_placer}
         output: dict[str, Any] = {"caption": caption, "key": key, "settings": settings}
+        if (present := _present_crops(processed)) not in (None, geometry):
+            print(f"{split}: its crops are of {present}; it is converted again, with crops of {geometry}", flush=True)
         try:
             summary = convert_cohort(cohort, processed, folds=folds, seed=seed, **output, **work)
         except NothingReadable as refusal:
@@ -111,6 +121,14 @@ def prepare_split(
             return False
     _print_summary(split, processed, summary)
     return summary.slices > 0
+
+
+def _present_crops(processed: Path) -> CropGeometry | None:
+    """Return the geometry of the crops of an earlier conversion; None if there are none, or none that can be read."""
+    try:
+        return read_crop_geometry(processed)
+    except ValueError:
+        return None
 
 
 def _learned_atlas(root: DataRoot) -> Atlas | None:

@@ -3,40 +3,24 @@
 Adapters and heads learn from the folds that a run did not hold out. Each held-out study is predicted by a calibrator
 that was fitted on the other held-out studies. No reported number is therefore about a study from which the adapters,
 the head or the calibrator learned. For new studies, the calibrators are fitted again on all held-out studies.
-
-Which studies form a group is a matter of chance, which matters if they are few. Cross-fitting is therefore repeated
-with several divisions into groups (`partitions_of`), and the predictions are averaged.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vl_model.calibration.calibrator import Calibrator
+from vl_model.calibration.cross_fit import cross_fit, divisions_of
 from vl_model.data.site_table import Bools, Floats, SiteTable
-from vl_model.evaluation.calibrate import Calibrator, cross_fit, study_groups
 from vl_model.evaluation.embeddings import Embeddings
-from vl_model.evaluation.grader import (
-    HEADS,
-    KIND_WEIGHTS,
-    KINDS,
-    Grader,
-    HeadName,
-    Heads,
-    Kind,
-    column_priors,
-    mean_log_proba,
-)
+from vl_model.evaluation.grader import HEADS, Grader, HeadName, Heads, Kind
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
 from vl_model.evaluation.raw_predictions import RawHeldOut
-from vl_model.scoring.metrics import competition_metric, constant_baseline
-
-#: The fewest and the most divisions into groups, and the number of predictions of studies that are enough for an
-#: average. Of the demo's 66 held-out studies, one division moves the score by 0.003 (standard deviation over seeds),
-#: five by 0.0015.
-FEWEST_PARTITIONS, MOST_PARTITIONS, ENOUGH_PREDICTIONS = 2, 5, 1000
+from vl_model.scoring.constant_baseline import constant_baseline
+from vl_model.scoring.metrics import competition_metric
+from vl_model.scoring.priors import ColumnPrior
 
 
 @dataclass(frozen=True)
@@ -110,7 +94,7 @@ def predict_raw(
         table,
         imaged_N,
         constant_baseline(split.train, table),
-        {kind: prior.predict_proba(table) for kind, prior in column_priors(split.train).items()},
+        ColumnPrior().fit(split.train).predict_proba(table),
         {name: spread(log_prob_M3) for name, log_prob_M3 in (log_prob_of | dict(others or {})).items()},
     )
 
@@ -132,33 +116,15 @@ def cross_fit_heads(raw: RawHeldOut, seed: int) -> HeldOut:
 def cross_fit_kinds(log_prob_N3: Floats, raw: RawHeldOut, seed: int) -> dict[Kind, Floats]:
     """Return each kind's probabilities (N, 3) of the held-out sites, from raw ones of the sites that an image shows.
 
-    A site without an image has the constant of its column.
+    A site without an image has the frequencies of its column in the training studies. Metric-optimal probabilities
+    follow from the calibrated ones by rule.
     """
     shown, log_prob_M3 = raw.table.take(raw.imaged_N), log_prob_N3[raw.imaged_N]
-    seeds = range(seed * MOST_PARTITIONS, seed * MOST_PARTITIONS + partitions_of(len(raw.table.study_ids)))
-    partitions = [study_groups(shown, seed=each) for each in seeds]
-    prob_N3: dict[Kind, Floats] = {}
-    for kind in KINDS:
-        prob = raw.prior_N3[kind].copy()
-        if kind == "raw":
-            prob[raw.imaged_N] = np.exp(log_prob_M3)
-        else:
-            fitted = [cross_fit(log_prob_M3, shown, KIND_WEIGHTS[kind], groups) for groups in partitions]
-            prob[raw.imaged_N] = _mean_proba(fitted)
-        prob_N3[kind] = prob
-    return prob_N3
-
-
-def partitions_of(studies: int) -> int:
-    """Return the number of divisions of this many held-out studies into groups."""
-    return min(MOST_PARTITIONS, max(FEWEST_PARTITIONS, math.ceil(ENOUGH_PREDICTIONS / max(studies, 1))))
-
-
-def _mean_proba(probabilities: Sequence[Floats]) -> Floats:
-    """Return the mean in log-probability (N, 3), normalised."""
-    tiny = np.finfo(np.float64).tiny
-    prob_N3: Floats = np.exp(mean_log_proba([np.log(np.maximum(prob_N3, tiny)) for prob_N3 in probabilities]))
-    return prob_N3
+    fitted = cross_fit(log_prob_M3, shown, divisions_of(shown, seed))
+    raw_N3, calibrated_N3 = raw.prior_N3.copy(), raw.prior_N3.copy()
+    raw_N3[raw.imaged_N], calibrated_N3[raw.imaged_N] = np.exp(log_prob_M3), fitted.prob_N3
+    optimal_N3 = fitted.metric_optimal(calibrated_N3, raw.table)
+    return {"raw": raw_N3, "calibrated": calibrated_N3, "metric_optimal": optimal_N3}
 
 
 def better_head(held_out: HeldOut) -> HeadName:
@@ -182,10 +148,5 @@ def fit_grader(
     graded: the studies whose frequencies the sites without an image get. fingerprint: of the models and the data set.
     """
     shown = raw.table.take(raw.imaged_N)
-    calibrators: dict[HeadName, dict[Kind, Calibrator]] = {}
-    for head in HEADS:
-        log_prob_M3 = raw.log_prob_N3[head][raw.imaged_N]
-        calibrators[head] = {
-            kind: Calibrator(KIND_WEIGHTS[kind]).fit(log_prob_M3, shown) for kind in KINDS if kind != "raw"
-        }
-    return Grader(models, calibrators, column_priors(graded), best, fingerprint)
+    calibrators = {head: Calibrator().fit(raw.log_prob_N3[head][raw.imaged_N], shown) for head in HEADS}
+    return Grader(models, calibrators, ColumnPrior().fit(graded), best, fingerprint)

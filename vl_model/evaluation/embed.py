@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from data_prep.conversion.crop_geometry import DEFAULT_CROPS, CropGeometry
 from vl_model.data.batches import load_batch
 from vl_model.data.site_rows import SiteRow
-from vl_model.data.tiles import tiles_for_model
 from vl_model.model.site_model import SiteModel
 
 _TEXTS_PER_BATCH = 256
@@ -22,7 +22,12 @@ Ensembles = Sequence[Sequence[Sequence[str]]]
 
 @torch.inference_mode()
 def embed_rows(
-    model: SiteModel, rows: Sequence[SiteRow], crops: NDArray[np.uint8], batch_size: int, label: str = "embedding"
+    model: SiteModel,
+    rows: Sequence[SiteRow],
+    crops: NDArray[np.uint8],
+    batch_size: int,
+    label: str = "embedding",
+    geometry: CropGeometry = DEFAULT_CROPS,
 ) -> NDArray[np.float32]:
     """Return L2-normalised embeddings (N, D) of sites.
 
@@ -32,14 +37,15 @@ def embed_rows(
         crops: (R, 3, H, W), the tiles that the rows refer to.
         batch_size: sites per forward pass.
         label: the name of the progress bar.
+        geometry: the geometry of the crops.
     """
     towers = model.towers
     image_ND = np.zeros((len(rows), towers.embed_dim), dtype=np.float32)
     with tqdm(total=len(rows), desc=label, unit="site", disable=not rows) as bar:
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
-            stored = load_batch(batch, crops).to(model.device)
-            tiles = tiles_for_model(stored.crops_BT3HW, towers.image_size, towers.mean, towers.std)
+            stored = load_batch(batch, crops, geometry=geometry).to(model.device)
+            tiles = stored.tiles(towers.image_size, towers.mean, towers.std, model.settings.view_mm)
             image_BD = model.embed_sites(tiles, stored.mask_BT)
             image_ND[start : start + len(batch)] = image_BD.float().cpu().numpy()
             bar.update(len(batch))

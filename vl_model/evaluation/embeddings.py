@@ -148,6 +148,7 @@ def _to_json(row: SiteRow) -> dict[str, Any]:
         "source": row.source.value,
         "crops": list(row.crops),
         "views": [view.value for view in row.views],
+        **({"offsets": list(row.offsets)} if row.offsets else {}),
     }
 
 
@@ -160,6 +161,7 @@ def _from_json(row: dict[str, Any]) -> SiteRow:
         source=Source(row["source"]),
         crops=tuple(row["crops"]),
         views=tuple(View(view) for view in row["views"]),
+        offsets=tuple(row.get("offsets", ())),
     )
 
 

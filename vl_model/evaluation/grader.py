@@ -17,42 +17,35 @@ import numpy as np
 from scipy.special import log_softmax
 
 from data_prep.sites import SITES, Severity
+from vl_model.calibration.calibrator import Calibrator
 from vl_model.data.site_table import Floats, SiteTable, full_table, site_table
-from vl_model.evaluation.calibrate import UNWEIGHTED, Calibrator
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
-from vl_model.scoring.metrics import SEVERITY_WEIGHTS
 from vl_model.scoring.priors import ColumnPrior
 from workspace.json_files import read_object
 from workspace.whole_files import replacing
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 HeadName = Literal["zero_shot", "linear_probe"]
 Kind = Literal["raw", "calibrated", "metric_optimal"]
 HEADS: tuple[HeadName, ...] = ("zero_shot", "linear_probe")
 KINDS: tuple[Kind, ...] = ("raw", "calibrated", "metric_optimal")
 
-#: The weights of the loss that each kind of probability minimises.
-KIND_WEIGHTS: dict[Kind, tuple[float, ...]] = {
-    "raw": UNWEIGHTED,
-    "calibrated": UNWEIGHTED,
-    "metric_optimal": SEVERITY_WEIGHTS,
-}
 #: The fitted heads of one model.
 Heads = Mapping[HeadName, ZeroShotHead | LinearProbe]
 
 
 @dataclass(frozen=True)
 class Grader:
-    """Fitted heads, their calibrators (none for `raw`), and the column priors of each kind.
+    """Fitted heads, the calibrator of each, and the column priors of sites without an image.
 
     models: the heads of each model by the name of its run; there is one if the run grades by itself. best: the head
     with the better metric on held-out studies. fingerprint: of the checkpoint and the data set.
     """
 
     models: Mapping[str, Heads]
-    calibrators: Mapping[HeadName, Mapping[Kind, Calibrator]]
-    priors: Mapping[Kind, ColumnPrior]
+    calibrators: Mapping[HeadName, Calibrator]
+    prior: ColumnPrior
     best: HeadName
     fingerprint: Mapping[str, str]
 
@@ -61,12 +54,13 @@ class Grader:
     ) -> Floats:
         """Return (N, 3) for every row of `table`, by `head` or, if None, the best one.
 
-        embeddings: of each model, in the order of `models`. A site that no image shows has the constant of its column.
+        embeddings: of each model, in the order of `models`. A site that no image shows has the frequencies of its
+        column. Metric-optimal probabilities require all spinal rows of a study at once.
         """
         head = head or self.best
         row_N = embeddings[0].rows_of(table)
         imaged = row_N >= 0
-        prob_N3 = self.priors[kind].predict_proba(table)
+        prob_N3 = self.prior.predict_proba(table)
         if imaged.any():
             shown = table.take(imaged)
             log_prob_M3 = mean_log_proba(
@@ -75,11 +69,11 @@ class Grader:
                     for heads, own in zip(self.models.values(), embeddings, strict=True)
                 ]
             )
-            if kind == "raw":
-                prob_N3[imaged] = np.exp(log_prob_M3)
-            else:
-                prob_N3[imaged] = self.calibrators[head][kind].predict_proba(log_prob_M3, shown)
-        return prob_N3
+            is_raw = kind == "raw"
+            prob_N3[imaged] = (
+                np.exp(log_prob_M3) if is_raw else self.calibrators[head].predict_proba(log_prob_M3, shown)
+            )
+        return self.calibrators[head].metric_optimal(prob_N3, table) if kind == "metric_optimal" else prob_N3
 
     def grade_studies(self, study_ids: Sequence[int], embeddings: Sequence[Embeddings], kind: Kind) -> Floats:
         """Return (S, 25, 3) for all sites of each study, in the order of `SITES`, by the best head."""
@@ -95,11 +89,6 @@ def mean_log_proba(log_probs: Sequence[Floats]) -> Floats:
     return mean_N3
 
 
-def column_priors(train: SiteTable) -> dict[Kind, ColumnPrior]:
-    """Return the probabilities of sites without an image, in each kind."""
-    return {kind: ColumnPrior(weights).fit(train) for kind, weights in KIND_WEIGHTS.items()}
-
-
 def write_grader(folder: Path, grader: Grader) -> None:
     """Write both files, each by rename, ``heads.json`` last."""
     (folder / "heads.json").unlink(missing_ok=True)
@@ -109,7 +98,7 @@ def write_grader(folder: Path, grader: Grader) -> None:
         for name, head in heads.items()
         for key, array in head.arrays().items()
     }
-    arrays |= {f"prior.{kind}": prior.prob_SC_ for kind, prior in grader.priors.items()}
+    arrays["prior"] = grader.prior.prob_SC_
     with replacing(folder / "heads.npz") as partial, partial.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     card = {
@@ -117,10 +106,7 @@ def write_grader(folder: Path, grader: Grader) -> None:
         "runs": list(grader.models),
         "best": grader.best,
         "fingerprint": dict(grader.fingerprint),
-        "calibrators": {
-            head: {kind: calibrator.as_dict() for kind, calibrator in kinds.items()}
-            for head, kinds in grader.calibrators.items()
-        },
+        "calibrators": {head: calibrator.as_dict() for head, calibrator in grader.calibrators.items()},
     }
     with replacing(folder / "heads.json") as partial:
         partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
@@ -151,11 +137,8 @@ def _from_saved(card: dict[str, Any], arrays: dict[str, Any]) -> Grader:
             }
             for number, run in enumerate(card["runs"])
         },
-        calibrators={
-            head: {kind: Calibrator.from_dict(saved) for kind, saved in kinds.items()}
-            for head, kinds in card["calibrators"].items()
-        },
-        priors={kind: _prior(kind, arrays[f"prior.{kind}"]) for kind in KINDS},
+        calibrators={head: Calibrator.from_dict(card["calibrators"][head]) for head in HEADS},
+        prior=_prior(arrays["prior"]),
         best=card["best"],
         fingerprint=dict(card["fingerprint"]),
     )
@@ -165,7 +148,7 @@ def _under(name: str, arrays: dict[str, Any]) -> dict[str, Any]:
     return {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
 
 
-def _prior(kind: Kind, prob_SC: Floats) -> ColumnPrior:
-    prior = ColumnPrior(KIND_WEIGHTS[kind])
+def _prior(prob_SC: Floats) -> ColumnPrior:
+    prior = ColumnPrior()
     prior.prob_SC_ = prob_SC
     return prior

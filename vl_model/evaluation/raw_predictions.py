@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from vl_model.data.site_table import Bools, Floats, SiteTable
-from vl_model.evaluation.grader import Kind
 
 PLAIN_BASELINE = "plain_baseline"
 
@@ -19,15 +18,15 @@ class RawHeldOut:
     """What heads predict for studies from which neither they nor their adapters learned.
 
     table: the rows. imaged_N: whether an image shows the site.
-    constant_N3: the best constants of the training studies. prior_N3: the probabilities of sites without an image, by
-    kind, from the training studies too. log_prob_N3: natural logarithms of the probabilities of each head, and of
-    what else was computed (`PLAIN_BASELINE`, `further_predictions`), by name.
+    constant_N3: the best constants of the training studies. prior_N3: the frequencies of each column in the training
+    studies, for sites without an image. log_prob_N3: natural logarithms of the probabilities of each head, and of what
+    else was computed (`PLAIN_BASELINE`, `further_predictions`), by name.
     """
 
     table: SiteTable
     imaged_N: Bools
     constant_N3: Floats
-    prior_N3: Mapping[Kind, Floats]
+    prior_N3: Floats
     log_prob_N3: Mapping[str, Floats]
 
 
@@ -59,6 +58,6 @@ def join_folds(folds: Sequence[RawHeldOut]) -> RawHeldOut:
         ),
         np.concatenate([fold.imaged_N for fold in folds])[order],
         rows([fold.constant_N3 for fold in folds]),
-        {kind: rows([fold.prior_N3[kind] for fold in folds]) for kind in first.prior_N3},
+        rows([fold.prior_N3 for fold in folds]),
         {head: rows([fold.log_prob_N3[head] for fold in folds]) for head in first.log_prob_N3},
     )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_prep.conversion.crops import CROP_SLICES
+from data_prep.conversion.crop_geometry import CROP_SLICES
 from data_prep.conversion.pairs import Pair
 from data_prep.sites import SITES, Severity, Side, Site
 from vl_model.data.site_table import Bools, Floats

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from data_prep.conversion.crops import FIELD_MM, VIEW_MM
+from data_prep.conversion.crop_geometry import FIELD_MM, VIEW_MM
 from data_prep.sites import Condition, Severity, View
 from vl_model.evaluation.grader import HEADS, KINDS
 from vl_model.report.example_sites import ExampleSite, tile_as_png
@@ -61,9 +61,18 @@ _VIEW_WORDS = {View.SAGITTAL_T1: "sag T1", View.SAGITTAL_T2_STIR: "sag T2", View
 _GRADE_WORDS = ("normal\nor mild", "moderate", "severe")
 
 
-def write_report(folder: Path, report: Json, examples: Sequence[ExampleSite], crops: NDArray[np.uint8]) -> None:
-    """Write ``report.html``, then ``report.json``, each by rename; `report` has plain values (`json_files.plain`)."""
-    page = render_report(report, _with_images(examples, crops))
+def write_report(
+    folder: Path,
+    report: Json,
+    examples: Sequence[ExampleSite],
+    crops: NDArray[np.uint8],
+    tile_share: float = VIEW_MM / FIELD_MM,
+) -> None:
+    """Write ``report.html``, then ``report.json``, each by rename; `report` has plain values (`json_files.plain`).
+
+    tile_share: the width of a tile as a share of that of a crop; the page shows crops, with the tile's frame.
+    """
+    page = render_report(report, _with_images(examples, crops), tile_share)
     content = json.dumps({**report, "cases": plain([_as_json(example) for example in examples])}, indent=1)
     with replacing(folder / "report.html") as partial:
         partial.write_text(page, encoding="utf-8", errors=ESCAPED)
@@ -71,12 +80,13 @@ def write_report(folder: Path, report: Json, examples: Sequence[ExampleSite], cr
         partial.write_text(content + "\n", encoding="utf-8")
 
 
-def render_report(report: Json, examples: Mapping[str, Sequence[Json]]) -> str:
+def render_report(report: Json, examples: Mapping[str, Sequence[Json]], tile_share: float = VIEW_MM / FIELD_MM) -> str:
     """Return the page as text.
 
     Args:
         report: the content of ``report.json``.
         examples: group -> dictionaries with caption, probabilities, study_id, source and tiles.
+        tile_share: the width of a tile as a share of that of a crop.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -126,7 +136,7 @@ def render_report(report: Json, examples: Mapping[str, Sequence[Json]]) -> str:
         ranks=conditions["raw"],
         examples=examples,
         provenance=_provenance(report),
-        tile_margin=round(50 * (1 - VIEW_MM / FIELD_MM), 2),
+        tile_margin=round(50 * (1 - tile_share), 2),
     )
 
 

@@ -17,7 +17,6 @@ from scipy.stats import rankdata
 
 from data_prep.sites import Condition, Severity
 from vl_model.data.site_table import CONDITIONS, Bools, Floats, Ints, SiteTable
-from vl_model.scoring.priors import ColumnPrior
 
 SEVERITY_WEIGHTS = (1.0, 2.0, 4.0)
 #: The columns of probabilities in files, in the order of `Severity`.
@@ -26,7 +25,7 @@ PARTS = ("spinal", "foraminal", "subarticular", "any_severe")
 DEFAULT_BINS = 15
 
 #: scikit-learn's log_loss, which the official metric calls, clips to this.
-_EPSILON = float(np.finfo(np.float64).eps)
+EPSILON = float(np.finfo(np.float64).eps)
 _SPINAL = CONDITIONS.index(Condition.SPINAL_CANAL_STENOSIS)
 
 
@@ -80,16 +79,20 @@ def study_sums(table: SiteTable, prob_N3: Floats) -> StudySums:
     np.maximum.at(prob_S, study_of_N[spinal], prob_N3[spinal, Severity.SEVERE])
     np.maximum.at(truth_S, study_of_N[spinal], labelled.severity_N[spinal] == Severity.SEVERE)
     np.maximum.at(worst_S, study_of_N[spinal], weight_N[spinal])
-    prob_S = np.clip(prob_S, _EPSILON, 1 - _EPSILON)
+    prob_S = np.clip(prob_S, EPSILON, 1 - EPSILON)
     loss_SG[:, -1] = -worst_S * np.log(np.where(truth_S == 1, prob_S, 1 - prob_S))
     weight_SG[:, -1] = worst_S
     return StudySums(study_S, loss_SG, weight_SG)
 
 
 def row_losses(severity_N: Ints, prob_N3: Floats) -> Floats:
-    """Return -ln of each row's probability of its true severity, unweighted."""
-    true_N = prob_N3[np.arange(len(severity_N)), severity_N]
-    losses: Floats = -np.log(np.clip(true_N, _EPSILON, 1.0))
+    """Return -ln of each row's probability of its true severity, unweighted.
+
+    As in scikit-learn 1.2, with which the competition was scored, values are clipped to [eps, 1 - eps] and each row is
+    then divided by its sum.
+    """
+    clipped_N3 = np.clip(prob_N3, EPSILON, 1 - EPSILON)
+    losses: Floats = np.log(clipped_N3.sum(axis=1)) - np.log(clipped_N3[np.arange(len(severity_N)), severity_N])
     return losses
 
 
@@ -113,15 +116,6 @@ def competition_metric(table: SiteTable, prob_N3: Floats) -> CompetitionMetric:
     """Return the competition's metric with its four parts; lower is better. Raises ValueError if no row is labelled."""
     sums = study_sums(table, prob_N3)
     return CompetitionMetric(*scores_of(sums.loss_SG.sum(axis=0), sums.weight_SG.sum(axis=0)).tolist())
-
-
-def constant_baseline(train: SiteTable, held_out: SiteTable) -> Floats:
-    """Return (N, 3): the best constant of each column, learned on `train`, for the rows of `held_out`.
-
-    It is the best for the three pooled parts of the metric. The any-severe part is left out of the fit: it would make
-    the five spinal columns depend on one another, and a model too has one severe probability for both parts.
-    """
-    return ColumnPrior(SEVERITY_WEIGHTS).fit(train).predict_proba(held_out)
 
 
 def weighted_log_loss(table: SiteTable, prob_N3: Floats) -> float:

