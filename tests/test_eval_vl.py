@@ -70,8 +70,8 @@ def test_the_whole_evaluation(root: Path, evaluate: Evaluate, capsys: pytest.Cap
     assert len(submission) == 75 and list(submission["row_id"].str.split("_").str[0].unique().astype(int)) == [1, 2, 77]
     unseen = submission[submission["row_id"].str.startswith("77_")].set_index("row_id")
     with np.load(run / "heads" / "heads.npz") as arrays:
-        prior = arrays["prior.metric_optimal"]
-    assert unseen.loc[f"77_{SITES[3].key}", "severe"] == pytest.approx(prior[3, 2], abs=1e-9)
+        weighted = arrays["prior"][13] * [1, 2, 4]
+    assert unseen.loc[f"77_{SITES[13].key}", "severe"] == pytest.approx(weighted[2] / weighted.sum(), abs=1e-9)
 
     predictions = pd.read_csv(logs / "predictions.csv")
     assert len(predictions) == 5 * 25 * 2 * 3 and set(predictions["study_id"]) == {1, 5, 6, 10, 11}

@@ -90,7 +90,8 @@ def test_new_studies_are_graded_by_the_mean_of_all_models(joined: Path) -> None:
         logs.append(head.predict_log_proba(embeddings.table, embeddings.image_ND))
     table = embeddings.table
     mean_N3 = log_softmax(np.mean(logs, axis=0), axis=1)
-    expected = grader.calibrators[grader.best]["metric_optimal"].predict_proba(mean_N3, table)
+    calibrator = grader.calibrators[grader.best]
+    expected = calibrator.metric_optimal(calibrator.predict_proba(mean_N3, table), table)
     keys = [f"{study}_{SITES[site].key}" for study, site in zip(table.study_N, table.site_N, strict=True)]
     assert submission.loc[keys, GRADES].to_numpy() == pytest.approx(np.maximum(expected, 1e-4), abs=2e-4)
     assert np.abs(logs[0] - logs[1]).max() > 0.01
@@ -106,9 +107,8 @@ def test_a_run_that_held_nothing_out_takes_the_calibrators_of_its_siblings(
     heads = joined / "train" / "checkpoints"
     ours, theirs = (read_grader(heads / run / "heads") for run in ("whole", "lora"))
     assert list(ours.models) == ["whole"] and ours.best == theirs.best
-    for head, kinds in theirs.calibrators.items():
-        for kind, calibrator in kinds.items():
-            assert ours.calibrators[head][kind].as_dict() == calibrator.as_dict()
+    for head, calibrator in theirs.calibrators.items():
+        assert ours.calibrators[head].as_dict() == calibrator.as_dict()
     assert len(pd.read_csv(joined / "train" / "logs" / "whole" / "submission.csv")) == 50
     assert not (joined / "train" / "logs" / "whole" / "report.json").exists()
     assert evaluate("lora-1", "--calibrators", "lora") == 2

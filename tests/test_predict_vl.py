@@ -108,7 +108,7 @@ def test_broken_and_empty_studies_get_their_25_rows(root: Path, predict: Command
     lost = rows[rows["study_id"] == int(broken.name)]
     assert lost["source"].isna().all()
     with np.load(root / "train" / "checkpoints" / "first" / "heads" / "heads.npz") as arrays:
-        assert lost["severe"].to_numpy() == pytest.approx(arrays["prior.calibrated"][:, 2], abs=1e-8)
+        assert lost["severe"].to_numpy() == pytest.approx(arrays["prior"][:, 2], abs=1e-8)
     submission = pd.read_csv(tmp_path / "out" / "submission.csv")
     assert len(submission) == 75 and submission[["normal_mild", "moderate", "severe"]].min().min() >= 1e-4
     assert "not_dicom" in set(pd.read_csv(tmp_path / "out" / "faults.csv")["kind"])

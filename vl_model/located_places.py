@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from data_prep.conversion.crop_geometry import CROP_SLICES, DEFAULT_CROPS, CropGeometry
+from data_prep.conversion.crop_geometry import CROP_SLICES, CropGeometry
 from data_prep.conversion.crops import Crop, write_crops
 from data_prep.conversion.executors import open_pool
 from data_prep.conversion.merge import region_pairs
@@ -81,7 +81,7 @@ def embed_located(
     except ValueError as error:  # the tables are needed for nothing else here
         return str(error)
     folder = run.folder / LOCATED_FOLDER
-    located = place_studies(marked_studies, dataset, processed, folder, placer, workers, run.crops)
+    located = place_studies(marked_studies, dataset, processed, folder, placer, run.crops, workers)
     own = run.embed_kept("located", located, folder, batch_size)
     others = [index for index, row in enumerate(marked.rows) if row.study_id in set(studies) - annotated]
     rows = (*own.rows, *(marked.rows[index] for index in others))
@@ -95,8 +95,8 @@ def place_studies(
     processed: Path,
     folder: Path,
     placer: Placer,
+    geometry: CropGeometry,
     workers: int,
-    geometry: CropGeometry = DEFAULT_CROPS,
 ) -> Dataset:
     """Return the studies at the places that `placer` finds without their marks; `folder` keeps them and their crops.
 

@@ -16,9 +16,9 @@ from data_prep.sites import SITES
 from tests.data_prep.conversion.test_odd_studies import save_untrained_locator
 from tests.evaluated_root import run_here, write_run
 from vl_model import load_run
+from vl_model.calibration.calibrator import Calibrator
 from vl_model.data.site_table import full_table, site_table
 from vl_model.evaluation.embeddings import read_embeddings
-from vl_model.evaluation.grader import KIND_WEIGHTS
 from vl_model.evaluation.known_labels import known_labels
 from vl_model.located_places import Located, embed_located
 from workspace.layout import DataRoot
@@ -65,8 +65,9 @@ def test_held_out_studies_are_placed_and_graded_as_new_ones(root: Path, tmp_path
     shown, image_MD = held_out.take(row_N >= 0), located.image_ND[row_N[row_N >= 0]]
     for head in ("zero_shot", "linear_probe"):
         log_prob_M3 = grader.models["first"][head].predict_log_proba(shown, image_MD)
-        expected = Calibrator(KIND_WEIGHTS["calibrated"]).fit(log_prob_M3, shown)
-        assert np.allclose(grader.calibrators[head]["calibrated"].bias_KC_, expected.bias_KC_, atol=1e-6)
+        expected = Calibrator().fit(log_prob_M3, shown)
+        assert np.allclose(grader.calibrators[head].slope_KF_, expected.slope_KF_, atol=1e-6)
+        assert np.allclose(grader.calibrators[head].bias_KC_, expected.bias_KC_, atol=1e-6)
 
 
 def test_the_report_has_both_and_their_ratio(root: Path) -> None:

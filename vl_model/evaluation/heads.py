@@ -30,7 +30,7 @@ _CLASSES = len(Severity)
 #: Inverse penalties, from strong to weak, for features of norm one.
 DEFAULT_STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 #: A grid whose end is chosen is extended by this factor, within these bounds.
-STEP, WEAKEST, STRONGEST = 10**0.5, 1e3, 1e-4
+STEP, WEAKEST, STRONGEST = 10**0.5, 1e3, 1e-3
 #: The indicators of the level are multiplied by this, which makes the penalty on their weights weaker by its square: a
 #: level has many rows, and what it teaches does not depend on how much the embedding is trusted.
 LEVEL_SCALE = 10.0
