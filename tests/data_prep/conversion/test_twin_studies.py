@@ -8,7 +8,7 @@ import numpy as np
 from data_prep.conversion.convert import convert_cohort
 from data_prep.conversion.pairs import read_dataset
 from data_prep.conversion.twin_studies import find_twins, pixel_digest
-from data_prep.sites import Severity, Site
+from data_prep.sites import SITES, Severity, Site
 from data_prep.studies.cohorts import split_cohort
 from tests.dicom_files import frame, write_slice
 from workspace.layout import DataRoot
@@ -53,8 +53,11 @@ def test_a_study_under_two_numbers_is_named(tmp_path: Path) -> None:
     write(7, 1, 1, original)
     write(8, 2, 11, original)
     for study in (9, 10):
-        write(study, study, 1, [np.full((32, 32), 5, dtype=np.uint16), *original[:1]])
+        own = [rng.integers(0, 900, (32, 32), dtype=np.uint16) for _ in range(3)]
+        write(study, study, 1, [np.full((32, 32), 5, dtype=np.uint16), *original[:1], *own])
     (tmp_path / "dataset" / "train_series_descriptions.csv").write_text("\n".join(table))
+    grades = [",".join(["study_id", *(site.key for site in SITES)]), *(f"{study}{',' * 25}" for study in (7, 8, 9, 10))]
+    (tmp_path / "dataset" / "train.csv").write_text("\n".join(grades))
     cohort = split_cohort(DataRoot(tmp_path), "train")
     convert_cohort(cohort, tmp_path / "out", atlas=None, caption=caption, folds=4)
     dataset = read_dataset(tmp_path / "out")
