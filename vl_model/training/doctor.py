@@ -13,7 +13,6 @@ import psutil
 import torch
 from torch import Tensor
 
-from data_prep.conversion.crop_geometry import CropGeometry
 from locator.carried import CarriedFiles
 from runs.processes.accelerators import choose_precision, precision_in_words, uses_cpu
 from runs.processes.launch import check_launch, own_rank, started_processes, threads_per_process, trackers_of
@@ -137,7 +136,7 @@ def examine_training_set(
     if training_set is None:
         return None, None
     training = checks.training(training_set)
-    examination.add("crops", lambda: check_crops(training_set.crops_R3HW, training_set.geometry), lambda found: found)
+    examination.add("crops", lambda: check_crops(training_set), lambda found: found)
     examination.add("base", lambda: training.check_base(run), lambda _: describe_base(training))
     batches = examination.add("batches", lambda: training.build_batches(own_rank(), started_processes()), check_batches)
     if batches is not None:
@@ -269,11 +268,13 @@ def check_step(step: int) -> tuple[bool, str]:
     return True, f"resumes from step {step}" if step else "starts at the first step"
 
 
-def check_crops(crops_R3HW: np.ndarray, geometry: CropGeometry) -> tuple[bool, str]:
+def check_crops(training_set: TrainingSet) -> tuple[bool, str]:
     """Read crops from the start to the end of the file, so that a truncated or unreachable file is found."""
+    crops_R3HW = training_set.crops_R3HW
     indices = np.linspace(0, len(crops_R3HW) - 1, min(CROPS_READ, len(crops_R3HW))).astype(int)
     blank = sum(not crops_R3HW[index].any() for index in indices)
-    message = f"{len(crops_R3HW)} crops of {geometry}, {crops_R3HW.nbytes / GIB:.2f} GiB, {len(indices)} of them read"
+    size = crops_R3HW.nbytes / GIB
+    message = f"{len(crops_R3HW)} crops of {training_set.geometry}, {size:.2f} GiB, {len(indices)} of them read"
     return blank < len(indices), message + (f", {blank} blank" if blank else "")
 
 
