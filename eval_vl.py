@@ -5,6 +5,7 @@
     python eval_vl.py --score PREDICTIONS.csv OTHER.csv --truth train.csv --json scores.json
     python eval_vl.py --root DATA --run lora --folds all
     python eval_vl.py --root DATA --run all --calibrators lora
+    python eval_vl.py --calibrate PREDICTIONS.csv OTHER.csv --truth train.csv --output calibrated.csv
 
 Embeds both splits once, fits both heads on the training studies and calibrators on the held-out ones (cross-fitted by
 study), and compares them with a plain baseline that uses no network. Writes ``report.html``, ``report.json``,
@@ -14,7 +15,7 @@ With `--folds all` the runs lora-0, lora-1, ... of all folds are evaluated as on
 that held it out, and the test split by the mean of all models. A run that held nothing out has no figures of its own;
 with `--calibrators` it is graded by the calibrators of such joined runs.
 With `--score` nothing is evaluated, and neither a data root nor a run is needed: anyone's predictions are scored
-against a table of true grades. Research use only.
+against a table of true grades. `--calibrate` likewise calibrates them. Research use only.
 """
 
 if __name__ == "__main__":
@@ -64,6 +65,22 @@ class ScoringSettings:
 
 
 @dataclass(frozen=True)
+class CalibrationSettings:
+    """Calibration of files."""
+
+    calibrate: tuple[str, ...] = ()
+    """Evaluate nothing: calibrate these CSV files of predictions, anyone's, out of fold against the table of --truth,
+    and blend them if there are several."""
+    output: str | None = None
+    """The CSV file of the metric-optimal probabilities. NAME-calibrated.csv, for people, and NAME-calibrator.json, for
+    --apply, are written beside it."""
+    apply: str | None = None
+    """A saved calibrator, which calibrates the files of --calibrate instead of true grades."""
+    context: bool = False
+    """Add what the other sites of a study say about a site, as far as that helps."""
+
+
+@dataclass(frozen=True)
 class Settings(FinishedRunSettings):
     """Settings of eval_vl.py."""
 
@@ -86,10 +103,14 @@ class Settings(FinishedRunSettings):
     seed: NonNegativeInteger = 0
     """The seed of the cross-fitting groups, and of the labels that are drawn for the floor of the ECE."""
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
 
 
 def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
+    if settings.calibration != CalibrationSettings():
+        print_calibration(settings)
+        return
     if settings.scoring != ScoringSettings():
         print_scores(settings.scoring)
         return
@@ -145,7 +166,7 @@ def main() -> None:
     models = {one.run.name: one.heads for one in evaluated}
     grader = fit_grader(models, located or raw, graded, best, fingerprint)
     baseline = cross_fit_kinds(raw.log_prob_N3[PLAIN_BASELINE], raw, settings.seed)
-    unsaved = {"root", "base", "workers", *plain_settings(settings.scoring)}
+    unsaved = {"root", "base", "workers", *plain_settings(settings.scoring), *plain_settings(settings.calibration)}
     report = {
         "schema_version": REPORT_SCHEMA_VERSION,
         "run": settings.run,
@@ -224,6 +245,29 @@ def print_scores(scoring: ScoringSettings) -> None:
     if scoring.json is not None:
         write_score_sheet(home_expanded(scoring.json, "json"), sheet)
     print(score_text(sheet))
+
+
+def print_calibration(settings: Settings) -> None:
+    """Calibrate files of predictions. Raises ValueError if a file cannot be read or a setting is missing."""
+    calibration, truth, normalise = settings.calibration, settings.scoring.truth, settings.scoring.normalise
+    if not calibration.calibrate or calibration.output is None or (truth is None) == (calibration.apply is None):
+        raise ValueError(
+            "calibrating requires --calibrate, files of predictions, --output, the file to write, and either --truth, "
+            "a table of true grades, or --apply, a saved calibrator"
+        )
+    if calibration.apply is not None and calibration.context:
+        raise ValueError("--context: a saved calibrator has its context or has none; --apply takes it as it is")
+    from vl_model.calibration.calibrated_files import apply_to_files, calibrate_files
+
+    files = [home_expanded(name, "calibrate") for name in calibration.calibrate]
+    output = home_expanded(calibration.output, "output")
+    if calibration.apply is not None:
+        lines = apply_to_files(home_expanded(calibration.apply, "apply"), files, output, normalise)
+    else:
+        lines = calibrate_files(
+            files, home_expanded(str(truth), "truth"), output, calibration.context, normalise, settings.seed
+        )
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("vl_model.towers", "vl_model.data", "vl_model.model"),
     ),
     "vl_model.scoring": ("workspace", *VOCABULARY, "vl_model.data"),
-    "vl_model.calibration": (*VOCABULARY, "vl_model.data", "vl_model.scoring"),
+    "vl_model.calibration": ("workspace", *VOCABULARY, "vl_model.data", "vl_model.scoring"),
     "vl_model.evaluation": (
         *("workspace", *VOCABULARY, "data_prep.studies", "data_prep.conversion", "runs"),
         *("vl_model.data", "vl_model.model", "vl_model.scoring", "vl_model.calibration"),

@@ -8,12 +8,13 @@ C = 3 severities, 2 logits against Normal/Mild.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from data_prep.sites import Severity
+from vl_model.calibration.neighbours import NEIGHBOURS, Neighbours
 from vl_model.data.site_table import CONDITIONS, LEVELS, Bools, Floats, Ints, SiteTable
 from vl_model.scoring.metric_optimum import MetricRule, fit_metric_rule, metric_optimal
 from vl_model.scoring.pulled_regression import Regression, Solution, fit, left_out_losses, log_proba
@@ -26,6 +27,8 @@ _COMMON_PULL = 3.0
 _LEVEL_PULL = 3.0
 #: The simplest strength is chosen whose loss is within this many standard errors of the lowest.
 _ALLOWED_ERRORS = 0.5
+#: Pulls of the coefficients of a site's neighbours towards zero, from strong to weak.
+RIDGES = (10000.0, 3000.0, 1000.0, 300.0, 100.0)
 _BIASES = 2 * (1 + len(LEVELS))
 
 
@@ -66,12 +69,18 @@ class Calibrator:
     under a fit without it: the simplest strength whose loss exceeds the lowest by at most half a standard error
     (paired by study). A severity with fewer than ten labelled rows in a condition keeps its biases at zero.
 
+    With `context`, the logits of the neighbours of each site are added (`neighbours`), with one coefficient for each
+    of their logits and each logit of the site. Their pull towards zero (the ridge) is then chosen per condition in the
+    same way, from "no context" up. All rows of a study are required at once.
+
     Learned attributes: `strength_`, `slope_KF_` (a), `bias_KC_` (b), `level_bias_KLC_` (o), `examples_KC_` (labelled
-    rows) and `rule_`, for metric-optimal probabilities.
+    rows), `rule_`, for metric-optimal probabilities, and, with context, `neighbours_`, `context_K2J2_` (the logit of
+    the site, the neighbour, its logit) and `ridge_K_` (infinite: no context).
     """
 
-    def __init__(self, strengths: Sequence[Strength] = STRENGTHS) -> None:
+    def __init__(self, strengths: Sequence[Strength] = STRENGTHS, context: bool = False) -> None:
         self.strengths = tuple(strengths)
+        self.context = context
 
     def fit(self, log_prob: Floats, table: SiteTable) -> "Calibrator":
         """Fit on the labelled rows; a condition without any keeps the identity.
@@ -94,7 +103,11 @@ class Calibrator:
             loss_PS.append(np.sum(losses, axis=0))
         chosen = simplest(np.array(loss_PS))
         self.strength_: Strength = self.strengths[chosen]
-        self._learn(np.stack([solution.theta_D for solution in fits_PK[chosen]]))
+        solutions = fits_PK[chosen]
+        self._learn(np.stack([solution.theta_D for solution in solutions]))
+        if self.context:
+            step_S = common_step_S if self.strength_.slope else np.zeros_like(common_step_S)
+            self._add_context(log_prob, table, rows_K, solutions, step_S)
         self.rule_: MetricRule = fit_metric_rule(self.predict_proba(log_prob, table), table)
         return self
 
@@ -102,7 +115,11 @@ class Calibrator:
         """Return calibrated probabilities (N, 3); each row sums to one."""
         slope_NF1 = self.slope_KF_[table.condition_N][..., None]
         bias_N3 = self.bias_KC_[table.condition_N] + self.level_bias_KLC_[table.condition_N, table.level_N]
-        logit_N2 = (slope_NF1 * log_odds(log_prob)).sum(axis=1) + bias_N3[:, 1:]
+        odds_NF2 = log_odds(log_prob)
+        logit_N2 = (slope_NF1 * odds_NF2).sum(axis=1) + bias_N3[:, 1:]
+        if self.context:
+            feature_NJ2 = self.neighbours_.features(odds_NF2.mean(axis=1), table)
+            logit_N2 = logit_N2 + np.einsum("nojc,njc->no", self.context_K2J2_[table.condition_N], feature_NJ2)
         return np.exp(log_proba(logit_N2.T)).T
 
     def metric_optimal(self, prob_N3: Floats, table: SiteTable) -> Floats:
@@ -123,17 +140,29 @@ class Calibrator:
             "level_bias": self.level_bias_KLC_.tolist(),
             "examples": self.examples_KC_.tolist(),
             "rule": asdict(self.rule_),
+            "context": {
+                "column_means": self.neighbours_.mean_X2_.tolist(),
+                "coefficients": self.context_K2J2_.tolist(),
+                "ridge": [float(ridge) if np.isfinite(ridge) else None for ridge in self.ridge_K_],
+            }
+            if self.context
+            else None,
         }
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "Calibrator":
-        calibrator = cls()
+        calibrator = cls(context=saved["context"] is not None)
         calibrator.strength_ = Strength(**saved["strength"])
         calibrator.slope_KF_ = np.array(saved["slope"])
         calibrator.bias_KC_ = np.array(saved["bias"])
         calibrator.level_bias_KLC_ = np.array(saved["level_bias"])
         calibrator.examples_KC_ = np.array(saved["examples"])
         calibrator.rule_ = MetricRule(**saved["rule"])
+        if context := saved["context"]:
+            calibrator.neighbours_ = Neighbours()
+            calibrator.neighbours_.mean_X2_ = np.array(context["column_means"])
+            calibrator.context_K2J2_ = np.array(context["coefficients"])
+            calibrator.ridge_K_ = np.array([np.inf if ridge is None else ridge for ridge in context["ridge"]])
         return calibrator
 
     def _learn(self, theta_KD: Floats) -> None:
@@ -142,6 +171,35 @@ class Calibrator:
         self.bias_KC_: Floats = np.pad(theta_KD[:, files : files + 2], ((0, 0), (1, 0)))
         level_bias_KL2 = theta_KD[:, files + 2 :].reshape(-1, len(LEVELS), 2)
         self.level_bias_KLC_: Floats = np.pad(level_bias_KL2, ((0, 0), (0, 0), (1, 0)))
+
+    def _add_context(
+        self,
+        log_prob: Floats,
+        table: SiteTable,
+        rows_K: Sequence[Regression],
+        solutions: Sequence[Solution],
+        common_step_S: Floats,
+    ) -> None:
+        """Choose the ridge of each condition, and fit its coefficients together with what is fitted already."""
+        odds_N2 = log_odds(log_prob).mean(axis=1)
+        self.neighbours_ = Neighbours().fit(odds_N2, table)
+        feature_NJ2 = self.neighbours_.features(odds_N2, table)[table.labelled_N]
+        condition_N = table.condition_N[table.labelled_N]
+        self.context_K2J2_: Floats = np.zeros((len(CONDITIONS), 2, len(NEIGHBOURS), 2))
+        self.ridge_K_: Floats = np.full(len(CONDITIONS), np.inf)
+        theta_KD = np.stack([solution.theta_D for solution in solutions])
+        for condition, (rows, solution) in enumerate(zip(rows_K, solutions, strict=True)):
+            if not len(rows.severity_N):
+                continue
+            wider = _with_context(rows, feature_NJ2[condition_N == condition])
+            path = [solution, *_ridge_path(wider, solution)]
+            losses = [_left_out(rows if one is solution else wider, one, common_step_S, _files(rows)) for one in path]
+            chosen = simplest(np.array(losses))
+            if chosen:
+                self.ridge_K_[condition] = RIDGES[chosen - 1]
+                theta_KD[condition] = path[chosen].theta_D[: theta_KD.shape[1]]
+                self.context_K2J2_[condition] = path[chosen].theta_D[theta_KD.shape[1] :].reshape(2, -1, 2)
+        self._learn(theta_KD)
 
 
 def log_odds(log_prob: Floats) -> Floats:
@@ -201,9 +259,32 @@ def _fitted(rows: Regression, slope: float, pull: float | None, before: Solution
     return fit(rows, pull_D, centre_D, np.arange(len(centre_D)) < files, before.theta_D if before else None)
 
 
-def _left_out(rows: Regression, solution: Solution, common_step_S: Floats) -> Floats:
+def _with_context(rows: Regression, feature_MJ2: Floats) -> Regression:
+    """Return the rows with 2 x J x 2 parameters more: each logit of the site by each logit of each neighbour."""
+    flat_MX = feature_MJ2.reshape(len(feature_MJ2), -1)
+    width = flat_MX.shape[1]
+    context_2MD = np.zeros((2, len(flat_MX), 2 * width))
+    context_2MD[0, :, :width] = context_2MD[1, :, width:] = flat_MX
+    return replace(rows, design_2ND=np.concatenate([rows.design_2ND, context_2MD], axis=2))
+
+
+def _ridge_path(wider: Regression, solution: Solution) -> list[Solution]:
+    """Return the fits with context, from the strongest ridge down; other parameters are pulled as before."""
+    more = wider.design_2ND.shape[2] - len(solution.theta_D)
+    pull_D = np.where(solution.held_D, np.inf, solution.pull_D)
+    centre_D = np.concatenate([solution.centre_D, np.zeros(more)])
+    not_negative_D = np.zeros(len(centre_D), dtype=bool)
+    theta_D, path = np.concatenate([solution.theta_D, np.zeros(more)]), []
+    for ridge in RIDGES:
+        found = fit(wider, np.concatenate([pull_D, np.full(more, ridge)]), centre_D, not_negative_D, theta_D)
+        path.append(found)
+        theta_D = found.theta_D
+    return path
+
+
+def _left_out(rows: Regression, solution: Solution, common_step_S: Floats, files: int | None = None) -> Floats:
     """Return the loss of each study (S) by a fit without it; the common slope is fitted without it, too."""
-    files = _files(rows)
+    files = _files(rows) if files is None else files
     centre_step_SD = np.zeros((rows.studies, len(solution.theta_D)))
     centre_step_SD[:, :files] = common_step_S[:, None] / files
     loss_S, _ = left_out_losses(rows, solution, centre_step_SD)

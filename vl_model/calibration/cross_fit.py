@@ -72,13 +72,15 @@ def divisions_of(table: SiteTable, seed: int = 0) -> list[dict[int, int]]:
     return [study_groups(table, seed=seed * MOST_DIVISIONS + number) for number in range(count)]
 
 
-def cross_fit(log_prob: Floats, table: SiteTable, divisions: Sequence[Mapping[int, int]]) -> CrossFit:
+def cross_fit(
+    log_prob: Floats, table: SiteTable, divisions: Sequence[Mapping[int, int]], context: bool = False
+) -> CrossFit:
     """Cross-fit calibrators of log probabilities (N, 3), or (N, F, 3) of F files.
 
     Each division says the group of each study. Studies without a label are in none; a calibrator that was fitted on
-    all others predicts them.
+    all others predicts them. context: see `Calibrator`.
     """
-    everything = Calibrator().fit(log_prob, table)
+    everything = Calibrator(context=context).fit(log_prob, table)
     log_sum_N3 = np.zeros((len(table), 3))
     rules: dict[int, list[MetricRule]] = {study: [] for study in table.study_ids}
     strengths: Counter[str] = Counter()
@@ -89,7 +91,7 @@ def cross_fit(log_prob: Floats, table: SiteTable, divisions: Sequence[Mapping[in
             predicted = [study for study, its_group in group_of.items() if its_group == group]
             predicted_N = table.of_studies(predicted)
             fitted_N = grouped_N & ~predicted_N
-            calibrator = Calibrator().fit(log_prob[fitted_N], table.take(fitted_N))
+            calibrator = Calibrator(context=context).fit(log_prob[fitted_N], table.take(fitted_N))
             log_sum_N3[predicted_N] += np.log(calibrator.predict_proba(log_prob[predicted_N], table.take(predicted_N)))
             strengths[str(calibrator.strength_)] += 1
             for study in predicted:
