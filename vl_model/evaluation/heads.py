@@ -8,15 +8,13 @@ Legend: N rows, D dimensions, S = 25 sites in the order of `SITES`, C = 3 severi
 Embeddings are (N, D), L2-normalised. Predictions are natural logarithms of probabilities, (N, 3).
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 from scipy.special import log_softmax
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from data_prep.sites import SITES, Severity
@@ -31,9 +29,10 @@ _CLASSES = len(Severity)
 DEFAULT_STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 #: A grid whose end is chosen is extended by this factor, within these bounds.
 STEP, WEAKEST, STRONGEST = 10**0.5, 1e3, 1e-3
-#: The indicators of the level are multiplied by this, which makes the penalty on their weights weaker by its square: a
-#: level has many rows, and what it teaches does not depend on how much the embedding is trusted.
-LEVEL_SCALE = 10.0
+#: The penalty on the weights of the level, whatever that on the embedding is: a level has many rows, and what it
+#: teaches does not depend on how much the embedding is trusted. It is above zero for levels of only one severity. If
+#: there are too few studies for cross-validation, the level is penalised like the embedding.
+LEVEL_PENALTY = 0.1
 
 
 class ZeroShotHead:
@@ -74,8 +73,8 @@ class LinearProbe:
     """Multinomial logistic regression on frozen site embeddings, one per condition.
 
     Features: the embedding, centred and scaled to a root mean square norm of one, and the level, one-hot and hardly
-    penalised (`LEVEL_SCALE`), so that the regression can learn that L1-L2 is rarely severe even if the embedding tells
-    little. Left and right share a model: right-sided crops are mirrored.
+    penalised (`LEVEL_PENALTY`), so that the regression can learn that L1-L2 is rarely severe even if the embedding
+    tells little. Left and right share a model: right-sided crops are mirrored.
 
     The penalty is chosen by cross-validation over studies. The adapters were trained on these studies, so that their
     embeddings separate better than those of new studies will. The strongest penalty is therefore chosen whose loss
@@ -155,13 +154,14 @@ class LinearProbe:
         return probe
 
     def _features(self, table: SiteTable, image_ND: Floats) -> Floats:
-        level_NL = LEVEL_SCALE * np.eye(len(LEVELS))[table.level_N]
+        level_NL = np.eye(len(LEVELS))[table.level_N]
         return np.concatenate([(image_ND - self.mean_D_) / self.scale_, level_NL], axis=1)
 
     def _fit_condition(self, condition: int, feature_NF: Floats, severity_N: Ints, study_N: Ints) -> None:
         strength, inner_loss = self._chosen_strength(feature_NF, severity_N, study_N)
         self.inner_loss_K_[condition] = inner_loss
-        [model] = _regressions(feature_NF, severity_N, [strength])
+        level_penalty = LEVEL_PENALTY if np.isfinite(inner_loss) else 1 / strength
+        [model] = _regressions(feature_NF, severity_N, [strength], level_penalty)
         classes, weight, bias = model
         self.strength_K_[condition] = strength
         self.weight_KCF_[condition, classes] = weight
@@ -209,26 +209,50 @@ def _best_and_chosen(loss_SP: Floats) -> tuple[int, int]:
 _Regression = tuple[Ints, Floats, Floats]
 
 
-def _regressions(feature_NF: Floats, severity_N: Ints, strengths: Sequence[float]) -> list[_Regression]:
-    """Fit one regression per inverse penalty, in ascending order, each started from the one before."""
-    classes = np.unique(severity_N)
+def _regressions(
+    feature_NF: Floats, severity_N: Ints, strengths: Sequence[float], level_penalty: float = LEVEL_PENALTY
+) -> list[_Regression]:
+    """Fit one regression per inverse penalty, in the order given, each started from the one before."""
+    classes, class_N = np.unique(severity_N, return_inverse=True)
     if len(classes) < 2:
         # A fold of a small set may have only one class, which then has the probability one.
         return [(classes, np.zeros((1, feature_NF.shape[1])), np.zeros(1))] * len(strengths)
-    model = LogisticRegression(warm_start=True, max_iter=300)
+    truth_NC = np.eye(len(classes))[class_N]
+    parameters = np.zeros(len(classes) * (feature_NF.shape[1] + 1))
     path = []
     for strength in strengths:
-        model.set_params(C=strength)
-        with warnings.catch_warnings():
-            # With a weak penalty the data may be nearly separable; a fit that stops early is then only more regular.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(feature_NF, severity_N)
-        weight, bias = model.coef_.copy(), model.intercept_.copy()
-        if len(classes) == 2:
-            # For two classes, scikit-learn stores one row: the logit of the second class.
-            weight, bias = np.vstack([np.zeros_like(weight), weight]), np.append(0.0, bias)
-        path.append((classes, weight, bias))
+        penalty_F = np.full(feature_NF.shape[1], 1 / strength)
+        penalty_F[-len(LEVELS) :] = level_penalty
+        # With a weak penalty the data may be nearly separable; a fit that stops early is then only more regular.
+        found = minimize(
+            _penalised_loss,
+            parameters,
+            args=(feature_NF, truth_NC, penalty_F),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": 300, "gtol": 1e-3},
+        )
+        parameters = found.x
+        weight_CF, bias_C = _weights_and_biases(parameters, len(classes))
+        path.append((classes, weight_CF.copy(), bias_C.copy()))
     return path
+
+
+def _penalised_loss(
+    parameters: Floats, feature_NF: Floats, truth_NC: Floats, penalty_F: Floats
+) -> tuple[float, Floats]:
+    """Return the summed log loss plus half the penalties times the squared weights, and its gradient."""
+    weight_CF, bias_C = _weights_and_biases(parameters, truth_NC.shape[1])
+    log_prob_NC = log_softmax(feature_NF @ weight_CF.T + bias_C, axis=1)
+    by_logit_NC = np.exp(log_prob_NC) - truth_NC
+    loss = -(log_prob_NC * truth_NC).sum() + (penalty_F * weight_CF**2).sum() / 2
+    by_weight_CF = by_logit_NC.T @ feature_NF + penalty_F * weight_CF
+    return float(loss), np.concatenate([by_weight_CF.ravel(), by_logit_NC.sum(axis=0)])
+
+
+def _weights_and_biases(parameters: Floats, classes: int) -> tuple[Floats, Floats]:
+    """(C F + C) -> (C, F), (C,)."""
+    return parameters[:-classes].reshape(classes, -1), parameters[-classes:]
 
 
 def _held_out_losses(model: _Regression, feature_NF: Floats, severity_N: Ints) -> Floats:

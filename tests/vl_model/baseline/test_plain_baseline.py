@@ -18,7 +18,8 @@ from vl_model.data.site_rows import SiteRow, group_sites
 from vl_model.data.site_table import UNLABELLED, SiteTable, site_table
 from vl_model.evaluation.cross_fitting import StudySplit, split_studies
 from vl_model.evaluation.embeddings import Embeddings
-from vl_model.scoring.metrics import constant_baseline, weighted_log_loss
+from vl_model.scoring.constant_baseline import constant_baseline
+from vl_model.scoring.metrics import weighted_log_loss
 
 
 class Cohort:

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from sklearn.linear_model import LogisticRegression
 
 from data_prep.sites import SITES
 from vl_model.data.site_table import SiteTable, full_table, site_table
-from vl_model.evaluation.heads import DEFAULT_STRENGTHS, LEVEL_SCALE, STRONGEST, LinearProbe, ZeroShotHead
+from vl_model.evaluation.heads import DEFAULT_STRENGTHS, LEVEL_PENALTY, STRONGEST, LinearProbe, ZeroShotHead
 from vl_model.scoring.metrics import log_loss
 
 
@@ -41,16 +40,15 @@ def test_probe_equals_a_plain_minimisation_of_its_penalised_loss() -> None:
     probe = LinearProbe(strengths=[0.5]).fit(table, image_ND)
     rows = table.condition_N == 1
     centred = image_ND - image_ND.mean(axis=0)
-    feature = np.hstack([centred / np.sqrt((centred**2).sum(axis=1).mean()), LEVEL_SCALE * np.eye(5)[table.level_N]])[
-        rows
-    ]
+    feature = np.hstack([centred / np.sqrt((centred**2).sum(axis=1).mean()), np.eye(5)[table.level_N]])[rows]
     truth = np.eye(3)[table.severity_N[rows]]
 
     def loss(parameters: np.ndarray) -> float:
         weight, bias = parameters[:24].reshape(3, 8), parameters[24:]
         logits = feature @ weight.T + bias
         logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        return float(-(logits * truth).sum() + (weight**2).sum() / (2 * 0.5))
+        penalty = (weight[:, :3] ** 2).sum() / 0.5 + LEVEL_PENALTY * (weight[:, 3:] ** 2).sum()
+        return float(-(logits * truth).sum() + penalty / 2)
 
     found = minimize(loss, np.zeros(27), method="BFGS")
     logits = feature @ found.x[:24].reshape(3, 8).T + found.x[24:]
@@ -76,13 +74,13 @@ def test_pure_noise_gets_the_strongest_penalty_and_keeps_its_level() -> None:
     table, image_ND = cohort(40, seed=5)
     noise_ND = np.random.default_rng(6).normal(size=image_ND.shape)
     probe = LinearProbe().fit(table, noise_ND)
-    assert (probe.strength_K_ < min(DEFAULT_STRENGTHS)).all() and (probe.strength_K_ >= STRONGEST).all()
+    assert STRONGEST == probe.strength_K_.min() < min(DEFAULT_STRENGTHS) and (probe.strength_K_ <= 0.1).all()
     prob_N3 = np.exp(probe.predict_log_proba(table, noise_ND))
     for condition in range(3):
         for level in range(5):
             rows = (table.condition_N == condition) & (table.level_N == level)
             seen = np.bincount(table.severity_N[rows], minlength=3) / rows.sum()
-            assert prob_N3[rows].mean(axis=0) == pytest.approx(seen, abs=0.06)
+            assert prob_N3[rows].mean(axis=0) == pytest.approx(seen, abs=0.03)
 
 
 def test_the_choice_does_not_depend_on_where_the_grid_ends() -> None:
@@ -101,8 +99,8 @@ def test_the_inner_loss_is_that_of_new_studies_unless_the_embeddings_were_fitted
     for condition in range(3):
         rows = test.condition_N == condition
         outer = log_loss(test.severity_N[rows], np.exp(probe.predict_log_proba(test, new_image_ND))[rows])
-        assert probe.inner_loss_K_[condition] == pytest.approx(outer, rel=0.15)
-        assert over_fitted.inner_loss_K_[condition] < 0.3 * outer
+        assert probe.inner_loss_K_[condition] == pytest.approx(outer, rel=0.4)
+        assert over_fitted.inner_loss_K_[condition] < 0.5 * outer
 
 
 def test_level_priors_can_be_learned_without_an_image() -> None:
@@ -153,8 +151,3 @@ def test_two_studies_are_enough_to_fit_and_none_is_an_error() -> None:
     assert np.isfinite(LinearProbe().fit(table, image_ND).predict_log_proba(table, image_ND)).all()
     with pytest.raises(ValueError, match="cannot be fitted"):
         LinearProbe().fit(full_table([1], site_table([])), image_ND[:25])
-
-
-def test_c_is_scikit_learns_inverse_penalty_as_documented() -> None:
-    x, y = np.array([[-1.0], [1.0], [1.0], [-1.0]]), np.array([0, 1, 1, 0])
-    assert abs(LogisticRegression(C=0.01).fit(x, y).coef_[0, 0]) < abs(LogisticRegression(C=10).fit(x, y).coef_[0, 0])
