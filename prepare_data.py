@@ -81,7 +81,7 @@ def main() -> None:
         for split, cohort in cohorts.items():
             if settings.check:
                 placer = f"the locator {locator.parent.name!r}" if locator else "an atlas"
-                usable[split] = check_split(cohort, placer, settings.max_pixels, pool)
+                usable[split] = check_split(cohort, placer, settings.folds, settings.seed, settings.max_pixels, pool)
                 if split == "train":
                     print_suspects(root, cohort.hashes)
                 continue
