@@ -91,7 +91,8 @@ def main() -> None:
         for split, cohort in cohorts.items():
             if settings.check:
                 placer = f"the locator {locator.parent.name!r}" if locator else "an atlas"
-                usable[split] = check_split(cohort, placer, settings.max_pixels, pool, geometry)
+                folds, seed = settings.folds, settings.seed
+                usable[split] = check_split(cohort, placer, folds, seed, settings.max_pixels, pool, geometry)
                 if split == "train":
                     print_suspects(root, cohort.hashes)
                 continue

@@ -46,7 +46,7 @@ from data_prep.placement.atlas import Atlas, Example, example_of, learn_atlas, l
 from data_prep.placement.placer import Placer
 from data_prep.placement.regions import marked_positions
 from data_prep.placement.shipped_atlas import shipped_atlas
-from data_prep.sites import SITES, Severity, Site
+from data_prep.sites import SITES, Severity
 from data_prep.studies.cohorts import Cohort, folder_cohort
 from data_prep.studies.studies import read_study
 
@@ -282,7 +282,7 @@ def convert_cohort(
             )
         if atlas is not None:
             atlas.save(processed / "atlas.json")
-        fold_of = assign_folds(_severities(cohort), folds, seed) if cohort.split == "train" else {}
+        fold_of = folds_of(cohort, folds, seed)
         notes = {
             "settings": settings or {},
             "hashes": {**cohort.hashes, "input": key},
@@ -341,8 +341,10 @@ def _disk_full_estimated(
         raise DiskFull(message) from None
 
 
-def _severities(cohort: Cohort) -> dict[int, dict[Site, Severity]]:
-    return {folder.study_id: folder.severities for folder in cohort.folders}
+def folds_of(cohort: Cohort, folds: int, seed: int) -> dict[int, int]:
+    """Return the fold of each study of a train split; empty for any other split."""
+    severities = {folder.study_id: folder.severities for folder in cohort.folders}
+    return assign_folds(severities, folds, seed) if cohort.split == "train" else {}
 
 
 def _name(study_input: StudyInput) -> str:

@@ -6,7 +6,7 @@ The positions of unannotated sites are not computed.
 import shutil
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 from data_prep.conversion.crop_geometry import DEFAULT_CROPS, CropGeometry
 from data_prep.conversion.executors import IN_PROCESS, Pool
 from data_prep.conversion.study_records import StudyInput, read_input
+from data_prep.conversion.twin_studies import find_twins, pixel_digest, twin_faults
 from data_prep.dicom.dicom_file import open_dicom
 from data_prep.faults import Fault, FaultKind, FileFault
 from data_prep.folders import list_folder
@@ -35,6 +36,7 @@ class Findings:
     """The counts and faults of reading a study or a split: series per view, transfer syntaxes, image sizes.
 
     identities: a digest of the StudyInstanceUID of each study with images (`Study.identity`).
+    digests: the digests of the images of each study (`pixel_digest`).
     """
 
     studies: int = 0
@@ -44,6 +46,7 @@ class Findings:
     sizes: Counter[str] = field(default_factory=Counter)
     annotated: int = 0
     identities: dict[int, str] = field(default_factory=dict)
+    digests: dict[int, tuple[str, ...]] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
     def add(self, other: "Findings") -> None:
@@ -55,11 +58,17 @@ class Findings:
         self.sizes += other.sizes
         self.annotated += other.annotated
         self.identities |= other.identities
+        self.digests |= other.digests
         self.faults += other.faults
 
 
-def check_cohort(cohort: Cohort, *, max_pixels: int, pool: Pool = IN_PROCESS) -> Findings:
-    """Read every study of a cohort, many at a time, and return what was found."""
+def check_cohort(
+    cohort: Cohort, *, max_pixels: int, pool: Pool = IN_PROCESS, fold_of: Mapping[int, int] | None = None
+) -> Findings:
+    """Read every study of a cohort, many at a time, and return what was found.
+
+    fold_of: the folds that the studies would be divided into, if they would.
+    """
     inputs = [read_input(folder) for folder in cohort.folders]
     findings = Findings(faults=list(cohort.faults))
     for study in pool.map(
@@ -71,6 +80,7 @@ def check_cohort(cohort: Cohort, *, max_pixels: int, pool: Pool = IN_PROCESS) ->
     ):
         findings.add(study)
     findings.faults += split_study_faults(cohort.split, findings.identities)
+    findings.faults += twin_faults(find_twins(findings.digests, fold_of or {}), fold_of or {})
     return findings
 
 
@@ -88,6 +98,7 @@ def _check_study(study_input: StudyInput, max_pixels: int) -> Findings:
         sizes=Counter(f"{columns} x {rows}" for rows, columns in (image.shape for image in images)),
         annotated=len(positions),
         identities={study.study_id: study.identity} if images else {},
+        digests={study.study_id: tuple(pixel_digest(image.grey) for image in images)} if images else {},
         faults=[*faults, *mark_faults],
     )
 

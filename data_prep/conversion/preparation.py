@@ -9,6 +9,7 @@ from data_prep.conversion.convert import (
     DiskFull,
     NothingReadable,
     convert_cohort,
+    folds_of,
     input_key,
     read_inputs,
     summary_if_current,
@@ -46,18 +47,27 @@ def conversion_pool(studies: int, workers: int, dask_scheduler: str | None) -> I
 
 
 def check_split(
-    cohort: Cohort, placer: str, max_pixels: int, pool: Pool, geometry: CropGeometry = DEFAULT_CROPS
+    cohort: Cohort,
+    placer: str,
+    folds: int,
+    seed: int,
+    max_pixels: int,
+    pool: Pool,
+    geometry: CropGeometry = DEFAULT_CROPS,
 ) -> bool:
     """Print what converting a split would do, and every fault. Returns whether any of it can be used.
 
     Args:
         cohort: the split's studies.
         placer: what would place unannotated sites, in words.
+        folds: the number of folds of the train split.
+        seed: the seed of the folds.
         max_pixels: larger images are refused.
         pool: the workers that read the images.
         geometry: the geometry of the crops.
     """
-    findings = check_cohort(cohort, max_pixels=max_pixels, pool=pool)
+    fold_of = folds_of(cohort, folds, seed)
+    findings = check_cohort(cohort, max_pixels=max_pixels, pool=pool, fold_of=fold_of)
     print(describe(cohort, findings, placer, geometry))
     if findings.faults:
         print(f"\n{fault_table(findings.faults)}\n")

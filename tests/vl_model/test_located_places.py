@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from vl_model.evaluation.calibrate import Calibrator
 
 import eval_vl
 import prepare_data

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.conversion.convert import convert_cohort
+from data_prep.conversion.convert import convert_cohort, folds_of
+from data_prep.conversion.dry_run import check_cohort
 from data_prep.conversion.pairs import read_dataset
 from data_prep.conversion.twin_studies import find_twins, pixel_digest
 from data_prep.sites import SITES, Severity, Site
@@ -68,3 +69,8 @@ def test_a_study_under_two_numbers_is_named(tmp_path: Path) -> None:
     said = "4 of its images are, pixel by pixel, also those of study 7, which is in fold"
     assert twins.keys() == {"7", "8"} and twins["8"] == f"{said} {folds[7]} (this one is in fold {folds[8]})"
     assert dataset.metadata["counts"]["faults"]["twin_study"] == 2
+    found = check_cohort(cohort, max_pixels=10_000, fold_of=folds_of(cohort, 4, 0)).faults
+    assert {fault.study_id: fault.message for fault in found if fault.kind == "twin_study"} == {
+        int(study): message for study, message in twins.items()
+    }
+    assert not [fault for fault in check_cohort(cohort, max_pixels=10_000).faults if fault.kind == "twin_study"]
