@@ -177,7 +177,7 @@ def evaluated_fingerprint(root: DataRoot, run: str) -> dict[str, str] | None:
     if not (report.is_file() and predictions.is_file()):
         return None
     found: dict[str, str] = read_object(report, "eval_vl.py")["fingerprint"]
-    return found
+    return {name: found[name] for name in ("checkpoint", "dataset")}
 
 
 class StageRecord:

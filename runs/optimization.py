@@ -43,7 +43,4 @@ def build_optimizer(model: nn.Module, settings: OptimizationSettings) -> torch.o
         {"params": [p for name, p in learning.items() if decays[name]], "weight_decay": settings.weight_decay},
         {"params": [p for name, p in learning.items() if not decays[name]], "weight_decay": 0.0},
     ]
-    # On the CPU, torch's default updates one parameter after the other in a dozen operations each: a fifth of a step.
-    # Sharded weights are of another type, and torch's fused update does not take both at once.
-    is_fused = all(type(p.data) is torch.Tensor and p.device.type == "cpu" for p in learning.values())
-    return torch.optim.AdamW(groups, settings.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=is_fused or None)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), eps=1e-6)

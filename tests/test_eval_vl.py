@@ -134,7 +134,7 @@ def test_a_run_that_loses_to_the_plain_baseline_says_so(
     baseline = report["plain_baseline"]
     block, ours = baseline["metric"]["metric_optimal"], report["metric"][report["head"]]["metric_optimal"]
     assert set(block) == set(ours) and block["score"] < ours["score"]
-    assert set(baseline) == {"metric", "ece", "brier", "log_loss", "auc", "heads_minus_baseline"}
+    assert set(baseline) == {"metric", "ece", "brier", "log_loss", "auc", "calibration", "heads_minus_baseline"}
     for head, difference in baseline["heads_minus_baseline"].items():
         for part, value in difference.items():
             expected = report["metric"][head]["metric_optimal"][part] - block[part]
@@ -237,7 +237,7 @@ def test_wrong_input_is_one_line(
     assert "--head" in refused("first", "--head", "both")
     assert "no such folder" in refused("first", at=tmp_path / "nowhere")
     assert "scoring requires both --score" in refused("first", "--score", "a.csv")
-    assert "none.csv: cannot be read" in refused("first", "--score", "a.csv", "--truth", str(tmp_path / "none.csv"))
+    assert "a.csv: no such file" in refused("first", "--score", "a.csv", "--truth", str(tmp_path / "none.csv"))
     write_tiny_dataset(tmp_path / "train" / "processed_data", studies=5, sites=SITES[:5])
     write_run(tmp_path, "none", tiny_base, [9])
     assert "no graded study in them" in refused("none", at=tmp_path)

@@ -315,7 +315,6 @@ class LoadedRun:
         """Return the embeddings of a data set, which are kept under `name`: computed only if they are not current."""
         from vl_model.evaluation.embeddings import read_embeddings, write_embeddings
 
-        self._check_crops(processed)
         expected = {"checkpoint": self.checkpoint, "dataset": dataset.fingerprint}
         kept = self.folder / "embeddings" / name
         try:
@@ -395,6 +394,7 @@ class LoadedRun:
         from vl_model.evaluation.embed import embed_rows
         from vl_model.evaluation.embeddings import Embeddings
 
+        self._check_crops(processed)
         rows = group_sites(dataset.pairs)
         image_ND = embed_rows(self.model, rows, open_crops(processed), batch_size, label, self.crops)
         return Embeddings(rows, image_ND, {"checkpoint": self.checkpoint, "dataset": dataset.fingerprint})
