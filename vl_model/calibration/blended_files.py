@@ -22,12 +22,14 @@ class BlendedFiles:
     """All 25 sites of each study that a file predicts.
 
     log_prob_NF3: of each file; where a file has no prediction, the mean log odds of the others stand in. covered_N:
-    whether any file predicts the site; the others have no meaning.
+    whether any file predicts the site; the others have no meaning. given_N3: the mean of the files' probabilities, as
+    they are.
     """
 
     table: SiteTable
     log_prob_NF3: Floats
     covered_N: Bools
+    given_N3: Floats
 
     @property
     def written_N(self) -> Bools:
@@ -39,13 +41,15 @@ def blended_files(files: Sequence[PredictionTable], truth: SiteTable) -> Blended
     """Put files together, for the studies that any of them predicts; severities are those of `truth`."""
     studies = sorted(set().union(*(file.study_N.tolist() for file in files)))
     table = full_table(studies, truth)
-    odds_NF2 = np.full((len(table), len(files), 2), np.nan)
+    odds_NF2, given_N3 = np.full((len(table), len(files), 2), np.nan), np.zeros((len(table), 3))
     for number, file in enumerate(files):
         row_N = np.searchsorted(studies, file.study_N) * len(SITES) + file.site_N
+        given_N3[row_N] += file.prob_N3
         odds_NF2[row_N, number] = log_odds(np.log(np.maximum(file.prob_N3, _SMALLEST)))[:, 0]
     known_NF1 = np.isfinite(odds_NF2[..., :1])
     count_N11 = known_NF1.sum(axis=1, keepdims=True)
     mean_N12 = np.nansum(odds_NF2, axis=1, keepdims=True) / np.maximum(count_N11, 1)
     odds_NF2 = np.where(known_NF1, odds_NF2, mean_N12)
     log_prob_NF3 = np.concatenate([np.zeros_like(odds_NF2[..., :1]), odds_NF2], axis=-1)
-    return BlendedFiles(table, log_prob_NF3, count_N11[:, 0, 0] > 0)
+    given_N3 /= np.maximum(count_N11[:, 0], 1)
+    return BlendedFiles(table, log_prob_NF3, count_N11[:, 0, 0] > 0, given_N3)

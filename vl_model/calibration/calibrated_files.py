@@ -172,8 +172,7 @@ def _figures(files: BlendedFiles, prob_N3: Floats, optimal_N3: Floats) -> list[s
     """Return the metric before and after, and the log loss, over the graded sites that a file predicts."""
     rows = files.table.labelled_N & files.covered_N
     table = files.table.take(rows)
-    raw_N3 = np.exp(files.log_prob_NF3[rows] - np.logaddexp.reduce(files.log_prob_NF3[rows], axis=2, keepdims=True))
-    raw_N3 = raw_N3.mean(axis=1)
+    raw_N3 = files.given_N3[rows]
     before, after = competition_metric(table, raw_N3), competition_metric(table, optimal_N3[rows])
     losses = [log_loss(table.severity_N, one_N3) for one_N3 in (raw_N3, prob_N3[rows])]
     name = "score" if np.isfinite(after.score) else "mean of graded parts"
