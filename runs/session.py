@@ -15,7 +15,7 @@ Each kind of training has its own `Training` and its own `Trainer`.
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -175,7 +175,7 @@ def run_training(
     log = MetricsLog(accelerator, logs, start, trainer.columns)
     preemption = Preemption(run, settings.stop_margin, accelerator, clock)
     is_finished = False
-    with orderly_end(accelerator, preemption, run, start, short_starts):
+    with closing(log), orderly_end(accelerator, preemption, run, start, short_starts):
         take_steps(trainer, start, accelerator, log, save, preemption)
         with preemption.patient():
             training.finish(trainer, Session(run, logs, accelerator, record, preemption))

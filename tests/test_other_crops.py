@@ -128,14 +128,14 @@ def test_a_training_does_not_resume_on_other_crops(
 def test_a_checkpoint_without_the_later_settings_is_resumed(train: Train, tiny_root: Path) -> None:
     """Earlier versions wrote no crops, view_mm or drop_tile into a checkpoint's plan."""
     steps = ("--max_train_steps", "2", "--checkpointing_steps", "1", "--per_device_train_batch_size", "10")
-    assert train("early", *steps) == 0
-    run = tiny_root / "train" / "checkpoints" / "early"
+    assert train("before", *steps) == 0
+    run = tiny_root / "train" / "checkpoints" / "before"
     state = run / "checkpoint-1" / "state.json"
     content = json.loads(state.read_text())
     for name in ("crops", "view_mm", "drop_tile"):
         del content["plan"][name]
     state.write_text(json.dumps(content))
-    assert train("early", *steps, "--resume_from_checkpoint", "checkpoint-1") == 0
+    assert train("before", *steps, "--resume_from_checkpoint", "checkpoint-1") == 0
     card_path = run / "final" / "site_model.json"
     card = json.loads(card_path.read_text())
     del card["crops"]
@@ -143,11 +143,11 @@ def test_a_checkpoint_without_the_later_settings_is_resumed(train: Train, tiny_r
     record = json.loads((run / "run.json").read_text())
     del record["final_sha256"]  # which earlier versions did not write either
     (run / "run.json").write_text(json.dumps(record))
-    early = load_run(tiny_root, "early")
+    early = load_run(tiny_root, "before")
     assert early.crops == CropGeometry() and early.model.settings.view_mm == 48.0
     card_path.write_text(json.dumps(card | {"crops": {"pixel_mm": 0}}))
     with pytest.raises(ValueError, match=r"has no valid description of crops \(pixel_mm 0: must be greater than 0\)"):
-        _ = load_run(tiny_root, "early").crops
+        _ = load_run(tiny_root, "before").crops
 
 
 def test_crops_that_differ_only_in_the_margin_give_the_same_tiles(root: Path) -> None:
