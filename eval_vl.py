@@ -2,13 +2,20 @@
 
     python eval_vl.py --root DATA --run first
     python eval_vl.py --root DATA --run lora --compare base
-    python eval_vl.py --root DATA --run lora --solution truth.csv
+    python eval_vl.py --score PREDICTIONS.csv OTHER.csv --truth train.csv --json scores.json
+    python eval_vl.py --root DATA --run lora --folds all
+    python eval_vl.py --root DATA --run all --calibrators lora
+    python eval_vl.py --calibrate PREDICTIONS.csv OTHER.csv --truth train.csv --output calibrated.csv
 
 Embeds both splits once, fits both heads on the training studies and calibrators on the held-out ones (cross-fitted by
 study), and compares them with a plain baseline that uses no network. Writes ``report.html``, ``report.json``,
 ``predictions.csv`` and, if there is a test split, ``submission.csv`` into ``<root>/train/logs/<run>/``; embeddings and
 heads go to ``<root>/train/checkpoints/<run>/``.
-With `--solution` nothing is evaluated: that submission is scored against a table of true grades. Research use only.
+With `--folds all` the runs lora-0, lora-1, ... of all folds are evaluated as one: every study is predicted by the model
+that held it out, and the test split by the mean of all models. A run that held nothing out has no figures of its own;
+with `--calibrators` it is graded by the calibrators of such joined runs.
+With `--score` nothing is evaluated, and neither a data root nor a run is needed: anyone's predictions are scored
+against a table of true grades. `--calibrate` likewise calibrates them. Research use only.
 """
 
 if __name__ == "__main__":
@@ -16,19 +23,61 @@ if __name__ == "__main__":
 
     end_at_ctrl_c()  # until run_command handles it: the imports take time
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
-from vl_model import load_run
-from workspace.cli import run_command
+from vl_model import LoadedRun, load_folds, load_run
+from vl_model.fold_runs import joined_checkpoint, load_fold_runs
+from workspace.cli import run_command, usable_cores
 from workspace.file_modes import check_may_write
-from workspace.layout import data_root
+from workspace.layout import DataRoot, data_root, home_expanded
 from workspace.root_settings import FinishedRunSettings
+from workspace.setting_error import SettingError
 from workspace.setting_types import NonNegativeInteger, PositiveInteger
 from workspace.settings_parser import plain_settings, read_settings
 
+if TYPE_CHECKING:
+    from data_prep.conversion.pairs import Dataset
+    from vl_model.evaluation.embeddings import Embeddings
+    from vl_model.evaluation.grader import Grader
+
 PROG = "eval_vl.py"
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """Scoring of files."""
+
+    score: tuple[str, ...] = ()
+    """Evaluate nothing: score these CSV files of predictions, anyone's (row_id, normal_mild, moderate, severe), against
+    the table of --truth. Differences are to the first file."""
+    truth: str | None = None
+    """A CSV file of true grades: train.csv, or the columns study_id, condition, side, level and severity. If it has a
+    column split, only the test split counts."""
+    json: str | None = None
+    """The file to which the scores are written as JSON, besides being printed."""
+    missing: Literal["refuse", "constant", "leave_out"] = "refuse"
+    """What happens to graded rows that a file lacks. constant: the best constants, learned from other studies, stand
+    for them. leave_out: studies that lack a row are not scored."""
+    normalise: bool = False
+    """Take rows of any sum, as the competition's code does."""
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """Calibration of files."""
+
+    calibrate: tuple[str, ...] = ()
+    """Evaluate nothing: calibrate these CSV files of predictions, anyone's, out of fold against the table of --truth,
+    and blend them if there are several."""
+    output: str | None = None
+    """The CSV file of the metric-optimal probabilities. NAME-calibrated.csv, for people, and NAME-calibrator.json, for
+    --apply, are written beside it."""
+    apply: str | None = None
+    """A saved calibrator, which calibrates the files of --calibrate instead of true grades."""
+    context: bool = False
+    """Add what the other sites of a study say about a site, as far as that helps."""
 
 
 @dataclass(frozen=True)
@@ -37,112 +86,188 @@ class Settings(FinishedRunSettings):
 
     head: Literal["auto", "zero_shot", "linear_probe"] = "auto"
     """The head that makes the submission. auto: the one with the better metric on the held-out studies."""
+    folds: Literal["all"] | None = None
+    """all: evaluate the runs RUN-0, RUN-1, ... of all folds (train_vl.py --fold) as one, out of fold."""
+    calibrators: str | None = None
+    """For a run that held nothing out: the name of joined runs of folds that were trained with the same settings. Their
+    calibrators make its submission and its grades of new studies."""
     compare: str | None = None
     """The name of another evaluated run, to compare this run with on the studies that both held out."""
-    solution: str | None = None
-    """Evaluate nothing: score the run's submission.csv against this CSV file of true grades. Its columns are
-    study_id, condition, side, level and severity, or those of train.csv."""
+    located: bool = True
+    """Grade the held-out studies at located places too, where new studies are graded, and calibrate for new studies
+    there."""
+    workers: PositiveInteger = field(default_factory=usable_cores)
+    """The number of processes that locate the held-out studies. By default one per core."""
     batch_size: PositiveInteger = 64
     """The number of sites per forward pass."""
     seed: NonNegativeInteger = 0
-    """The seed of the cross-fitting groups and of the bootstrap."""
+    """The seed of the cross-fitting groups, and of the labels that are drawn for the floor of the ECE."""
+    scoring: ScoringSettings = field(default_factory=ScoringSettings)
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
 
 
 def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
-    root = data_root(settings.root)
-    if settings.solution:
-        score_submission_of(root.logs(settings.run) / "submission.csv", Path(settings.solution))
+    if settings.calibration != CalibrationSettings():
+        print_calibration(settings)
         return
-    run = load_run(root, settings.run, settings.base)
-    for folder in (run.folder / "embeddings", run.folder / "heads", run.logs):
-        check_may_write(folder)  # now, and not when everything is computed
-    train = run.training_dataset()
-    test = run.dataset("test") if run.has_split("test") else None
+    if settings.scoring != ScoringSettings():
+        print_scores(settings.scoring)
+        return
+    root = data_root(settings.root)
+    is_joined = settings.folds is not None
+    if is_joined and settings.calibrators:
+        raise SettingError(
+            "calibrators", f"{settings.calibrators!r}: joined runs of folds have calibrators of their own"
+        )
+    open_runs = load_fold_runs if is_joined else load_one_run
+    runs = open_runs(root, settings.run, settings.base)
+    folder, logs = root.run(settings.run), root.logs(settings.run)
+    for written in (folder / "heads", logs, *(run.folder / "embeddings" for run in runs)):
+        check_may_write(written)  # now, and not when everything is computed
+    train = runs[0].training_dataset()
+    test = runs[0].dataset("test") if runs[0].has_split("test") else None
+    if settings.calibrators:
+        grade_by_siblings(settings, root, runs[0], train, test)
+        return
 
     # These imports take seconds, so that they come after everything that can be checked without them.
     from data_prep.conversion.crops import open_crops
-    from vl_model.evaluation.baseline_files import baseline_log_probabilities
-    from vl_model.evaluation.cross_fitting import (
-        better_head,
-        cross_fit_kinds,
-        fit_grader,
-        fit_heads,
-        predict_held_out,
-        split_studies,
-    )
-    from vl_model.evaluation.example_sites import choose_example_sites
+    from vl_model.evaluated_runs import evaluate_run, fold_blocks, join_located, split_by_run
+    from vl_model.evaluation.cross_fitting import better_head, cross_fit_heads, cross_fit_kinds, fit_grader
     from vl_model.evaluation.grader import write_grader
     from vl_model.evaluation.known_labels import known_labels
     from vl_model.evaluation.predictions import read_predictions, write_predictions
-    from vl_model.evaluation.report import write_report
-    from vl_model.evaluation.report_content import baseline_block, compare_runs, held_out_metrics
-    from vl_model.evaluation.report_text import report_text
-    from vl_model.evaluation.submission import write_submission
+    from vl_model.evaluation.predictions_card import write_predictions_card
+    from vl_model.evaluation.raw_predictions import PLAIN_BASELINE, join_folds
     from vl_model.loaded_run import REPORT_SCHEMA_VERSION
+    from vl_model.report.example_sites import choose_example_sites
+    from vl_model.report.head_checks import head_blocks
+    from vl_model.report.report import write_report
+    from vl_model.report.report_content import baseline_block, compare_runs, held_out_metrics, places_block
+    from vl_model.report.report_text import report_text
     from workspace.json_files import plain
 
-    other = read_predictions(root.logs(settings.compare) / "predictions.csv") if settings.compare else None
-    split = split_studies(known_labels(root, train), train.fold_of, run.record.held_out_folds)
-    embeddings, prompts = run.embed("train", settings.batch_size), run.embed_prompts()
-    new = run.embed("test", settings.batch_size) if test else None
-
-    heads = fit_heads(split.train, embeddings, prompts.text_SCD, prompts.logit_scale)
-    held_out = predict_held_out(heads, split, embeddings, settings.seed)
-    best = better_head(held_out) if settings.head == "auto" else settings.head
-    grader = fit_grader(heads, split, embeddings, best)
-    crops = open_crops(root.processed("train"))
-    log_prob_M3 = baseline_log_probabilities(run.folder / "heads", split, embeddings, crops)
-    baseline = cross_fit_kinds(log_prob_M3, split, held_out.imaged_N, settings.seed)
+    other = read_predictions(runs[0].comparable_predictions(settings.compare)) if settings.compare else None
+    labels, crops = known_labels(root, train), open_crops(root.processed("train"))
+    splits = split_by_run(runs, labels, train)
+    workers = settings.workers if settings.located else 0
+    evaluated = [
+        evaluate_run(run, split, train, crops, test is not None, settings.batch_size, workers)
+        for run, split in zip(runs, splits, strict=True)
+    ]
+    raw = join_folds([one.raw for one in evaluated])
+    held_out = cross_fit_heads(raw, settings.seed)
+    located, why_not_located, sources = join_located(evaluated)
+    in_use = held_out if located is None else cross_fit_heads(located, settings.seed)
+    best = better_head(in_use) if settings.head == "auto" else settings.head
+    fingerprint = runs[0].fingerprint | {"checkpoint": joined_checkpoint(runs)}
+    graded = labels if is_joined else splits[0].train
+    models = {one.run.name: one.heads for one in evaluated}
+    grader = fit_grader(models, located or raw, graded, best, fingerprint)
+    baseline = cross_fit_kinds(raw.log_prob_N3[PLAIN_BASELINE], raw, settings.seed)
+    unsaved = {"root", "base", "workers", *plain_settings(settings.scoring), *plain_settings(settings.calibration)}
     report = {
         "schema_version": REPORT_SCHEMA_VERSION,
         "run": settings.run,
         "head": best,
-        "fingerprint": embeddings.fingerprint,
-        "held_out_folds": run.record.held_out_folds,
-        "training_studies": len(split.train.study_ids),
-        "settings": {name: value for name, value in plain_settings(settings).items() if name not in ("root", "base")},
-        "training_settings": run.record.settings,
+        "fingerprint": fingerprint,
+        "held_out_folds": [fold for run in runs for fold in run.record.held_out_folds],
+        "training_studies": len(graded.study_ids),
+        "fold_runs": fold_blocks(evaluated) if is_joined else None,
+        "settings": {name: value for name, value in plain_settings(settings).items() if name not in unsaved},
+        "training_settings": runs[0].record.settings,
         **held_out_metrics(held_out, settings.seed),
+        "places": places_block(held_out, in_use, sources, why_not_located),
+        **head_blocks(raw, held_out, [one.probe for one in evaluated], [one.graded for one in evaluated]),
         "plain_baseline": baseline_block(held_out, baseline, settings.seed),
-        "comparison": compare_runs(held_out, settings.compare, other, settings.seed)
-        if other and settings.compare
-        else None,
+        "comparison": compare_runs(held_out, settings.compare, other) if other and settings.compare else None,
     }
 
-    write_grader(run.folder / "heads", grader)
-    write_predictions(run.logs / "predictions.csv", held_out)
+    write_grader(folder / "heads", grader)
+    write_predictions(logs / "predictions.csv", held_out)
+    write_predictions_card(logs / "predictions.csv", fingerprint, report["held_out_folds"])
     examples = choose_example_sites(held_out, best, train.pairs)
-    write_report(run.logs, plain(report), examples, crops)
+    tile_share = runs[0].view_mm / runs[0].crops.field_mm
+    write_report(logs, plain(report), examples, crops, tile_share)
     print(report_text(plain(report)))
-    print(f"report      {run.report_page}")
-    if test is None or new is None:
+    print(f"report      {logs / 'report.html'}")
+    submit(root, settings.run, test, grader, [one.new for one in evaluated if one.new is not None])
+
+
+def load_one_run(root: DataRoot, run: str, base: str | None) -> tuple[LoadedRun, ...]:
+    return (load_run(root, run, base),)
+
+
+def grade_by_siblings(
+    settings: Settings, root: DataRoot, run: LoadedRun, train: "Dataset", test: "Dataset | None"
+) -> None:
+    """Write the heads of a run that held nothing out, with its siblings' calibrators, and its submission."""
+    from vl_model.evaluated_runs import fit_on_all
+    from vl_model.evaluation.grader import write_grader
+    from vl_model.evaluation.known_labels import known_labels
+
+    siblings = load_folds(root, str(settings.calibrators), settings.base)
+    grader, new = fit_on_all(run, siblings, known_labels(root, train), settings.batch_size, test is not None)
+    write_grader(run.folder / "heads", grader)
+    print(
+        f"{run.name} held nothing out: it has no figures of its own; {siblings.logs / 'report.html'} has its siblings'"
+    )
+    submit(root, settings.run, test, grader, [] if new is None else [new])
+
+
+def submit(
+    root: DataRoot, run: str, test: "Dataset | None", grader: "Grader", embeddings: "Sequence[Embeddings]"
+) -> None:
+    """Write the submission if there is a test split, and print its path."""
+    from vl_model.report.report_text import HEAD_WORDS
+    from vl_model.scoring.submission import write_submission
+
+    if test is None:
         print("submission  none: there is no test split (prepare_data.py --split test makes it)")
         return
-    path = run.logs / "submission.csv"
-    prob_SX3 = grader.grade_studies(test.study_ids, new, "metric_optimal")
+    path = root.logs(run) / "submission.csv"
+    prob_SX3 = grader.grade_studies(test.study_ids, embeddings, "metric_optimal")
     write_submission(path, test.study_ids, prob_SX3, root.table("sample_submission.csv"))
-    print(f"submission  {path} ({len(test.study_ids)} studies, {best.replace('_', ' ')})")
+    print(f"submission  {path} ({len(test.study_ids)} studies, {HEAD_WORDS[grader.best]})")
 
 
-def score_submission_of(submission: Path, solution: Path) -> None:
-    """Print the metric of a submission. Raises ValueError if one of the two files cannot be read."""
-    if not submission.is_file():
-        raise ValueError(f"{submission}: no such file; eval_vl.py writes it if there is a test split")
-    if not solution.is_file():
-        raise ValueError(f"--solution {str(solution)!r}: no such file; it should be a CSV file of true grades")
-    from vl_model.evaluation.report_text import heading_line, metric_line, missing_parts, no_score
-    from vl_model.evaluation.submission import score_submission
+def print_scores(scoring: ScoringSettings) -> None:
+    """Score files of predictions. Raises ValueError if a file cannot be read or a setting is missing."""
+    if not scoring.score or scoring.truth is None:
+        raise ValueError("scoring requires both --score, files of predictions, and --truth, a table of true grades")
+    from vl_model.report.score_text import score_text
+    from vl_model.scoring.score_sheet import score_files, write_score_sheet
     from workspace.json_files import plain
 
-    scored = score_submission(submission, solution)
-    metric = plain({**scored.as_dict(), "graded_parts": scored.graded_parts})
-    missing = missing_parts(metric)
-    if missing:
-        print(heading_line(metric))
-    print(f"{'submission':34s}{metric_line(metric)}")
-    if missing:
-        print(no_score(metric))
+    files = [home_expanded(name, "score") for name in scoring.score]
+    sheet = plain(score_files(files, home_expanded(scoring.truth, "truth"), scoring.missing, scoring.normalise))
+    if scoring.json is not None:
+        write_score_sheet(home_expanded(scoring.json, "json"), sheet)
+    print(score_text(sheet))
+
+
+def print_calibration(settings: Settings) -> None:
+    """Calibrate files of predictions. Raises ValueError if a file cannot be read or a setting is missing."""
+    calibration, truth, normalise = settings.calibration, settings.scoring.truth, settings.scoring.normalise
+    if not calibration.calibrate or calibration.output is None or (truth is None) == (calibration.apply is None):
+        raise ValueError(
+            "calibrating requires --calibrate, files of predictions, --output, the file to write, and either --truth, "
+            "a table of true grades, or --apply, a saved calibrator"
+        )
+    if calibration.apply is not None and calibration.context:
+        raise ValueError("--context: a saved calibrator has its context or has none; --apply takes it as it is")
+    from vl_model.calibration.calibrated_files import apply_to_files, calibrate_files
+
+    files = [home_expanded(name, "calibrate") for name in calibration.calibrate]
+    output = home_expanded(calibration.output, "output")
+    if calibration.apply is not None:
+        lines = apply_to_files(home_expanded(calibration.apply, "apply"), files, output, normalise)
+    else:
+        lines = calibrate_files(
+            files, home_expanded(str(truth), "truth"), output, calibration.context, normalise, settings.seed
+        )
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

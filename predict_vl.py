@@ -9,6 +9,8 @@ the headers tell the studies apart. No table is needed: without series descripti
 the orientation and the headers of its images. The folder `--out` receives ``probabilities.csv`` (calibrated, with the
 slice and the box that show each site, and the study's folder) and ``submission.csv`` (metric-optimal), 25 rows for
 every study, whatever is wrong with its images; ``faults.csv`` lists what was wrong.
+`--run lora` may also name the runs lora-0, lora-1, ... of all folds, after ``eval_vl.py --run lora --folds all``: their
+models grade together.
 Research use only: not a medical device. In Python: ``vl_model.load_run(root, run).grade(images)``.
 """
 
@@ -20,8 +22,11 @@ if __name__ == "__main__":
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vl_model import load_run
+from vl_model import load_folds, load_run
+from vl_model.loaded_run import is_joined
+from vl_model.report.report_text import HEAD_WORDS
 from workspace.cli import run_command, usable_cores
+from workspace.layout import data_root
 from workspace.root_settings import FinishedRunSettings
 from workspace.setting_types import PositiveInteger
 from workspace.settings_parser import read_settings
@@ -49,7 +54,9 @@ class Settings(FinishedRunSettings):
 
 def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
-    run = load_run(settings.root, settings.run, settings.base)
+    root = data_root(settings.root)
+    load = load_folds if is_joined(root, settings.run) else load_run
+    run = load(root, settings.run, settings.base)
     table = run.grade(
         settings.images,
         series_descriptions=settings.series_descriptions,
@@ -59,7 +66,7 @@ def main() -> None:
         out=settings.out,
     )
     studies, imaged = table["study_id"].nunique(), table.loc[table["source"].notna(), "study_id"].nunique()
-    print(f"{studies} studies, {imaged} with images of graded sites, {run.grader().best.replace('_', ' ')}")
+    print(f"{studies} studies, {imaged} with images of graded sites, {HEAD_WORDS[run.grader().best]}")
     for name in ("probabilities.csv", "submission.csv", "faults.csv"):
         print(Path(settings.out) / name)
 

@@ -28,10 +28,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
+from data_prep.conversion.crop_geometry import FIELD_MM, PIXEL_MM, CropGeometry
 from workspace.cli import run_command, usable_cores
 from workspace.layout import Split, data_root
 from workspace.root_settings import RootSettings
-from workspace.setting_types import FoldCount, NonNegativeInteger, PositiveInteger
+from workspace.setting_types import FoldCount, NonNegativeInteger, PositiveInteger, PositiveNumber
 from workspace.settings_parser import read_settings
 
 PROG = "prepare_data.py"
@@ -58,11 +59,20 @@ class Settings(RootSettings):
     default the newest one, and without marks the shipped one."""
     max_pixels: PositiveInteger = 4096 * 4096
     """The largest number of pixels of an image. Larger images are skipped without being decoded."""
+    field_mm: PositiveNumber = FIELD_MM
+    """The width of the stored crops in millimetres, a whole number of pixels. The model's tile (--view_mm of
+    train_vl.py) lies within; the margin is for augmentation."""
+    pixel_mm: PositiveNumber = PIXEL_MM
+    """The width of the crops' pixels in millimetres."""
+    tiles_per_view: PositiveInteger = 1
+    """The largest number of tiles of a site in each view, an odd number: the slice of the site with its neighbours, and
+    the triples of slices before and after it."""
 
 
 def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
     root = data_root(settings.root)
+    geometry = CropGeometry(settings.field_mm, settings.pixel_mm, settings.tiles_per_view)
 
     # Half a second of imports, which --help does without.
     from data_prep.conversion.preparation import check_split, conversion_pool, prepare_split
@@ -82,7 +92,8 @@ def main() -> None:
         locator = UsedLocator(find_locator(root, settings.locator), may_ship=settings.locator != NO_LOCATOR)
         for split, cohort in cohorts.items():
             if settings.check:
-                usable[split] = check_split(cohort, locator.words, settings.max_pixels, pool)
+                folds, seed = settings.folds, settings.seed
+                usable[split] = check_split(cohort, locator.words, folds, seed, settings.max_pixels, pool, geometry)
                 if split == "train":
                     print_suspects(root, cohort.hashes)
                 continue
@@ -98,6 +109,7 @@ def main() -> None:
                 folds=settings.folds,
                 seed=settings.seed,
                 max_pixels=settings.max_pixels,
+                geometry=geometry,
             )
     if not any(usable.values()):
         folder = root.dataset if len(usable) > 1 else root.images(next(iter(usable)))

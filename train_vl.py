@@ -6,11 +6,12 @@
         --model lumbar-tiny --tune full --learning_rate 1e-3
     python train_vl.py --root DATA --run first --config recipes/vit-b-16-openai.yaml --resume_from_checkpoint latest
     python train_vl.py --root DATA --run first --config recipes/vit-b-16-openai.yaml --doctor
+    python train_vl.py --root DATA --run first --config recipes/vit-b-16-openai.yaml --fold 3
     python train_vl.py --root DATA --run first --export FOLDER
 
 `python train_vl.py` is one process of what `accelerate launch train_vl.py` starts. Checkpoints are written to
 ``<root>/train/checkpoints/<run>/checkpoint-<step>/``, the result to ``final/`` beside them, and metrics.csv and the
-TensorBoard events to ``<root>/train/logs/<run>/``.
+TensorBoard events to ``<root>/train/logs/<run>/``. `--fold 3` trains the run first-3, which holds out fold 3.
 """
 
 if __name__ == "__main__":
@@ -29,6 +30,7 @@ from runs.run_folder import check_run, hold_run, prepare_run
 from runs.settings import OptimizationSettings, RunSettings
 from vl_model.data.augmentation import Augmentation
 from vl_model.data.training_set import TrainingSet, read_training_set
+from vl_model.fold_runs import fold_run_name
 from vl_model.model.settings import DEFAULT_MODEL, DEFAULT_PRETRAINED, ModelSettings
 from vl_model.training.settings import (
     ComputationSettings,
@@ -73,7 +75,7 @@ class Settings:
 
 
 def main() -> int:
-    settings = with_default_weights(read_settings(PROG, __doc__, Settings))
+    settings = of_fold(with_default_weights(read_settings(PROG, __doc__, Settings)))
     root = data_root(settings.session.root)
     if settings.doctor:
         return examine(settings, root) if own_rank() == 0 else 0
@@ -90,6 +92,19 @@ def with_default_weights(settings: Settings) -> Settings:
     if model.model == DEFAULT_MODEL and model.pretrained is None:
         return replace(settings, model=replace(model, pretrained=DEFAULT_PRETRAINED))
     return settings
+
+
+def of_fold(settings: Settings) -> Settings:
+    """Return the settings of the run that `--fold` stands for. Raises SettingError if other folds are named as well."""
+    session, held_out = settings.session, settings.held_out
+    if held_out.fold is None:
+        return settings
+    held_out.check()
+    return replace(
+        settings,
+        session=replace(session, run=fold_run_name(session.run, held_out.fold)),
+        held_out=replace(held_out, fold=None, held_out_folds=(held_out.fold,)),
+    )
 
 
 def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
@@ -114,6 +129,8 @@ def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
     base = base_of_run(settings.model, settings.base, run, session.resume_from_checkpoint)
     training = training_of(settings, training_set, carried, launch.shards, base)
     training.check_base(run)
+    if (note := training.note_on_base()) and own_rank() == 0:
+        print(f"note: {note}", flush=True)
     is_finished = run_training(training, session, launch, run, logs, trackers)
     if is_finished and settings.push_to_hub and own_rank() == 0:
         print(push(run / "final", settings.push_to_hub), flush=True)
@@ -121,9 +138,11 @@ def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
 
 def training_set_of(settings: Settings, root: DataRoot) -> TrainingSet:
     held_out = settings.held_out
-    return read_training_set(
+    training_set = read_training_set(
         root.processed("train"), held_out.held_out_folds, held_out.held_out_sites, settings.session.seed
     )
+    training_set.check_view(settings.model.view_mm)
+    return training_set
 
 
 def training_of(

@@ -1,6 +1,6 @@
 """Training and evaluation of one condition with one seed; the result is one line of JSON.
 
-The result holds each held-out study's part in the metric (`vl_model.evaluation.metrics.StudySums`), so that any two
+The result holds each held-out study's part in the metric (`vl_model.scoring.metrics.StudySums`), so that any two
 conditions can be compared by study afterwards, without training again.
 """
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.ablation_conditions import Condition
-from data_prep.conversion.crops import open_crops
+from data_prep.conversion.crops import open_crops, read_crop_geometry
 from data_prep.conversion.pairs import Dataset, read_dataset
 from data_prep.sites import SITES, Severity, Side
 from prompts.render import zero_shot_prompts
@@ -30,19 +30,29 @@ from vl_model.evaluation.cross_fitting import StudySplit, fit_heads, predict_hel
 from vl_model.evaluation.embed import embed_ensembles, embed_rows
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import HEADS
-from vl_model.evaluation.metrics import StudySums, study_sums
 from vl_model.model.lora import merge_adapters
-from vl_model.model.settings import LoraSettings, ModelSettings
+from vl_model.model.settings import ModelSettings
 from vl_model.model.site_model import SiteModel, build_site_model
+from vl_model.scoring.metrics import StudySums, study_sums
 from vl_model.training.trainer import Trainer
 
-LORA = LoraSettings(rank=16, alpha=32, towers="both")
 WARMUP = 0.05
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The data, base and length that all conditions share; `unmirrored` is the file that `write_unmirrored` wrote."""
+    """The data, base and length that all conditions share.
+
+    Attributes:
+        processed: The folder of the prepared split.
+        base: The name of the base.
+        unmirrored: The file that `write_unmirrored` wrote.
+        steps: The number of training steps.
+        batch_size: The number of sites per step.
+        precision: The precision of training.
+        held_out_folds: The folds that are not trained on.
+        probe_studies: The largest number of training studies from which the linear probe learns; None: all.
+    """
 
     processed: str
     base: str
@@ -51,6 +61,7 @@ class Plan:
     batch_size: int
     precision: str
     held_out_folds: tuple[int, ...] = (0, 1)
+    probe_studies: int | None = None
 
 
 def run_condition(plan: Plan, condition: Condition, seed: int) -> dict[str, Any]:
@@ -61,7 +72,10 @@ def run_condition(plan: Plan, condition: Condition, seed: int) -> dict[str, Any]
     rows = [with_first_views(row, condition.views) for row in group_sites(dataset.pairs) if row.severity is not None]
     crops_R3HW = open_crops(Path(plan.processed)) if condition.is_mirrored else np.load(plan.unmirrored, mmap_mode="r")
     training = [row for row in rows if row.fold not in plan.held_out_folds]
-    model = build_site_model(ModelSettings(plan.base, tune=condition.tune, lora=LORA))
+    base = ModelSettings(
+        condition.base or plan.base, tune=condition.tune, view_mm=condition.view_mm, lora=condition.lora
+    )
+    model = build_site_model(base)
     if condition.is_trained:
         train(model, training, crops_R3HW, plan, condition, seed)
     trained = time.perf_counter()
@@ -83,7 +97,10 @@ def with_first_views(row: SiteRow, views: int) -> SiteRow:
     first = row.site.views[:views]
     kept = [index for index, view in enumerate(row.views) if view in first] or [0]
     return replace(
-        row, crops=tuple(row.crops[index] for index in kept), views=tuple(row.views[index] for index in kept)
+        row,
+        crops=tuple(row.crops[index] for index in kept),
+        views=tuple(row.views[index] for index in kept),
+        offsets=tuple(row.offsets[index] for index in kept if row.offsets),
     )
 
 
@@ -105,13 +122,15 @@ def train(
         seed,
         condition.augmentation,
         severity_sampling=condition.severity_sampling,
+        geometry=read_crop_geometry(Path(plan.processed)),
     )
     optimization = OptimizationSettings(learning_rate=condition.learning_rate, warmup_ratio=WARMUP)
     accelerator = _accelerator(plan.precision)
-    trainer = Trainer(accelerator, model, batches, (), plan.steps, optimization, condition.loss, seed=seed)
-    loader = iter(training_loader(batches, 0, plan.steps, workers=0))
+    steps = plan.steps * condition.length
+    trainer = Trainer(accelerator, model, batches, (), steps, optimization, condition.loss, seed=seed)
+    loader = iter(training_loader(batches, 0, steps, workers=0))
     average = MovingAverage(model, condition.averaging)
-    for step in range(1, plan.steps + 1):
+    for step in range(1, steps + 1):
         trainer.step(step, loader)
         average.add()
     average.copy_to_model()
@@ -153,12 +172,20 @@ def evaluate(
     if model.settings.tune == "lora":
         merge_adapters(model.towers)
     model.requires_grad_(False).eval()
-    embeddings = Embeddings(tuple(rows), embed_rows(model, rows, crops_R3HW, plan.batch_size), {})
+    rows, geometry = with_few_to_learn_from(rows, plan), read_crop_geometry(Path(plan.processed))
+    embeddings = Embeddings(tuple(rows), embed_rows(model, rows, crops_R3HW, plan.batch_size, geometry=geometry), {})
     prompts = [[zero_shot_prompts(site, severity) for severity in Severity] for site in SITES]
     split: StudySplit = split_studies(embeddings.table, dataset.fold_of, plan.held_out_folds)
     heads = fit_heads(split.train, embeddings, embed_ensembles(model, prompts), float(model.logit_scale()))
     held_out = predict_held_out(heads, split, embeddings, seed=0)
     return {head: study_sums(held_out.table, held_out.prob_N3[head, "metric_optimal"]) for head in HEADS}
+
+
+def with_few_to_learn_from(rows: list[SiteRow], plan: Plan) -> list[SiteRow]:
+    """Return the rows of the held-out studies, and of the first `probe_studies` of the others."""
+    learning = sorted({row.study_id for row in rows if row.fold not in plan.held_out_folds})[: plan.probe_studies]
+    kept = set(learning)
+    return [row for row in rows if row.fold in plan.held_out_folds or row.study_id in kept]
 
 
 def write_unmirrored(processed: Path, path: Path) -> None:

@@ -4,13 +4,16 @@ differ from it in one respect.
     python -m benchmarks.ablations
     python -m benchmarks.ablations --folder data/demo    # uses the cohorts and the base of `make demo`
     python -m benchmarks.ablations --conditions "mixup 0.3" "cutmix 0.3" --seeds 5
+    python -m benchmarks.ablations --root ROOT --base local-dir:PATH --other_bases "random weights=local-dir:OTHER"
 
-The benchmark measures the competition's metric of every condition on held-out phantom studies, against the default. A
-base is trained from random weights on a first phantom cohort; every condition starts from this base, is trained on a
-second cohort from other scanners, and is scored on the held-out studies of that cohort. Each result is a line of
-<folder>/ablations.jsonl, so that the same command continues after an interruption and computes only what is missing. It
-prints a table in Markdown. A condition takes 0.5 to 2 minutes per seed on one core; all of them with three seeds take
-about an hour on two cores, after the cohorts and the base have been made.
+The benchmark measures the competition's metric of every condition on held-out studies, against the default. With --root
+and --base these are the studies of fold 0 of a prepared data root whose sites have one view, as real foraminal sites
+have; conditions on wide tiles need its crops to be wide enough. Otherwise they are phantom studies: a base is trained
+from random weights on a first phantom cohort; every condition starts from this base, is trained on a second cohort from
+other scanners, and is scored on the held-out studies of that cohort. Each result is a line of <folder>/ablations.jsonl,
+so that the same command continues after an interruption and computes only what is missing. It prints a table in
+Markdown. On phantoms a condition takes 0.5 to 2 minutes per seed on one core; all of them with three seeds take about
+an hour on two cores, after the cohorts and the base have been made.
 """
 
 import hashlib
@@ -21,21 +24,22 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.ablation_conditions import CONDITIONS, Condition, named
+from benchmarks.ablation_conditions import CONDITIONS, ONE_VIEW_CONDITIONS, Condition, named
 from benchmarks.ablation_run import Plan, run_condition, write_unmirrored
-from vl_model.evaluation.bootstrap import Interval, mean_intervals, paired_mean_differences
 from vl_model.evaluation.grader import HEADS
-from vl_model.evaluation.metrics import StudySums
+from vl_model.scoring.intervals import Interval, mean_intervals, paired_mean_differences
+from vl_model.scoring.metrics import StudySums
 from vl_model.towers.model_names import LOCAL_DIR
 from vl_model.towers.open_clip_towers import WEIGHTS_FILE
 from workspace.cli import run_command
 from workspace.layout import DataRoot, data_root
+from workspace.setting_error import SettingError
 from workspace.setting_types import PositiveInteger
 from workspace.settings_parser import read_settings
 from workspace.whole_files import replacing
@@ -70,15 +74,43 @@ class Settings:
     """The number of parallel processes, with one thread each."""
     studies: tuple[PositiveInteger, PositiveInteger] = (80, 160)
     """The numbers of studies of the two cohorts, which are written if they do not exist yet."""
+    root: str | None = None
+    """A prepared data root whose sites have one view, instead of the two cohorts."""
+    base: str | None = None
+    """The base of the conditions, as train_vl.py's model; it needs root."""
+    other_bases: tuple[str, ...] = ()
+    """Further conditions that differ from the default in the base: NAME=MODEL."""
+    probe_studies: PositiveInteger | None = None
+    """The largest number of training studies from which the linear probe learns. By default all."""
 
 
 def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
-    conditions = named(settings.conditions or [condition.name for condition in CONDITIONS])
     folder = Path(settings.folder)
-    second, base = prepare(folder, *settings.studies)
-    plan = plan_of(folder, second, base, settings.steps, settings.batch_size)
+    if (settings.root is None) != (settings.base is None):
+        raise SettingError("root", f"{settings.root}, with base {settings.base}: each needs the other")
+    if settings.root and settings.base:
+        known = (*ONE_VIEW_CONDITIONS, *with_other_bases(settings.other_bases))
+        root, base = data_root(settings.root), settings.base
+    elif settings.other_bases:
+        raise SettingError("other_bases", f"{settings.other_bases[0]!r}: needs root and base")
+    else:
+        known = CONDITIONS
+        root, base = prepare(folder, *settings.studies)
+    conditions = named(settings.conditions or [condition.name for condition in known], known)
+    plan = plan_of(folder, root, base, settings.steps, settings.batch_size)
+    plan = replace(plan, held_out_folds=(0,) if settings.root else plan.held_out_folds)
+    plan = replace(plan, probe_studies=settings.probe_studies)
     measure(folder / RESULTS, plan, conditions, settings.seeds, settings.workers)
+
+
+def with_other_bases(bases: Sequence[str]) -> Iterator[Condition]:
+    """Yield the conditions that differ from the default in the base. Raises SettingError if one is not NAME=MODEL."""
+    for words in bases:
+        name, _, base = words.partition("=")
+        if not (name and base):
+            raise SettingError("other_bases", f"{words!r}: expected NAME=MODEL")
+        yield replace(ONE_VIEW_CONDITIONS[0], name=name, base=base)
 
 
 def prepare(folder: Path, first_studies: int, second_studies: int) -> tuple[DataRoot, str]:
@@ -116,9 +148,10 @@ def run_command_line(*arguments: str) -> None:
         raise ValueError(f"python {' '.join(arguments)}: failed; repeat the benchmark's command to continue")
 
 
-def plan_of(folder: Path, second: DataRoot, base: str, steps: int, batch_size: int) -> Plan:
-    processed, unmirrored = second.processed("train"), folder / "unmirrored.npy"
+def plan_of(folder: Path, root: DataRoot, base: str, steps: int, batch_size: int) -> Plan:
+    processed, unmirrored = root.processed("train"), folder / "unmirrored.npy"
     if not unmirrored.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
         with replacing(unmirrored) as partial:
             write_unmirrored(processed, partial)
     return Plan(str(processed.resolve()), base, str(unmirrored.resolve()), steps, batch_size, "fast")
@@ -162,7 +195,7 @@ def is_done(job: Job, results: dict[tuple[str, int], Result]) -> bool:
     if result is None:
         return False
     # Settings that are newer than the result then had the default's value.
-    return as_written(CONDITIONS[0]) | result["settings"] == as_written(job.condition)
+    return as_written(Condition("default")) | result["settings"] == as_written(job.condition)
 
 
 def as_written(condition: Condition) -> dict[str, Any]:
@@ -175,8 +208,8 @@ def identity(plan: Plan) -> Result:
     """Return what results must share to be comparable; the paths of the files do not matter."""
     crops = json.loads((Path(plan.processed) / "crops.json").read_text(encoding="utf-8"))["fingerprint"]
     weights = Path(plan.base.removeprefix(LOCAL_DIR)) / WEIGHTS_FILE
-    names = ("steps", "batch_size", "precision", "held_out_folds")
-    return {name: value for name, value in asdict(plan).items() if name in names} | {
+    names = ("steps", "batch_size", "precision", "held_out_folds", "probe_studies")
+    return {name: value for name, value in asdict(plan).items() if name in names and value is not None} | {
         "crops": crops,
         "base": hashlib.sha256(weights.read_bytes()).hexdigest(),
     }
@@ -208,8 +241,9 @@ def print_table(
     """Print means over seeds, intervals over studies, and differences paired by study and seed."""
     studies = len(next(iter(results.values()))["study"])
     print(
-        f"\n{studies} held-out studies of the second cohort, {plan.steps} steps of {plan.batch_size} sites, mean of "
-        f"{seeds} seed{'s' if seeds > 1 else ''}. The scores are the competition's metric; lower is better.\n"
+        f"\n{studies} held-out studies, {plan.steps} steps of {plan.batch_size} sites, mean of "
+        f"{seeds} seed{'s' if seeds > 1 else ''}. The scores are those parts of the competition's metric that are "
+        "graded; lower is better.\n"
         "The 95 % interval over studies is in brackets; the difference for each seed follows it.\n"
     )
     titles = [f"{head.replace('_', ' ')}{column}" for head in HEADS for column in ("", " minus default")]
@@ -220,8 +254,8 @@ def print_table(
         cells = []
         for head in HEADS:
             own = sums_of(condition, seeds, results, head)
-            cells.append(format_interval(mean_intervals(own)["score"], "{:.3f}"))
-            difference = paired_mean_differences(own, default[head])["score"]
+            cells.append(format_interval(mean_intervals(own)["graded_parts"], "{:.3f}"))
+            difference = paired_mean_differences(own, default[head])["graded_parts"]
             cells.append(
                 ""
                 if condition is conditions[0]

@@ -13,11 +13,12 @@ import numpy as np
 
 from data_prep.sites import Condition
 from vl_model.data.site_table import CONDITIONS, Floats, SiteTable, row_keys
-from vl_model.evaluation.bootstrap import Interval, metric_intervals, paired_differences
 from vl_model.evaluation.cross_fitting import split_studies
 from vl_model.evaluation.grader import HEADS
-from vl_model.evaluation.metrics import constant_baseline, severity_aucs, study_sums
 from vl_model.evaluation.predictions import Predictions
+from vl_model.scoring.constant_baseline import constant_baseline
+from vl_model.scoring.intervals import Interval, metric_intervals, paired_differences
+from vl_model.scoring.metrics import severity_aucs, study_sums
 
 Submitted = Mapping[tuple[int, int], Sequence[float]]
 CONSTANT, OTHERS_MEAN = "best constant per column", "mean of others"

@@ -14,13 +14,16 @@ import hashlib
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.locate import read_true_positions
 from data_prep.conversion.convert import convert_cohort
-from data_prep.conversion.crops import open_crops
+from data_prep.conversion.crop_geometry import CropGeometry
+from data_prep.conversion.crops import open_crops, read_crop_geometry
 from data_prep.conversion.executors import open_pool
 from data_prep.conversion.pairs import read_dataset
 from data_prep.geometry import Array
@@ -35,13 +38,15 @@ from locator.site_placer import make_placer
 from prompts.render import caption
 from vl_model.data.site_rows import group_sites
 from vl_model.data.site_table import SiteTable, full_table
-from vl_model.evaluation.bootstrap import Interval, metric_intervals, paired_ratios
 from vl_model.evaluation.embed import embed_rows
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import read_grader
-from vl_model.evaluation.metrics import StudySums, study_sums
-from vl_model.evaluation.submission import floored, read_solution
+from vl_model.model.run_crops import crops_of_run
 from vl_model.model.site_model_files import load_site_model
+from vl_model.scoring.intervals import Interval, metric_intervals, paired_ratios
+from vl_model.scoring.metrics import StudySums, study_sums
+from vl_model.scoring.scored_rows import read_truth_table
+from vl_model.scoring.submission import floored
 from workspace.cli import run_command, usable_cores
 from workspace.layout import DataRoot, data_root
 from workspace.root_settings import RootSettings
@@ -92,33 +97,36 @@ def main() -> None:
         "shipped atlas": shipped_atlas(),
     }
     cohort = split_cohort(cohort_root, "test")
-    known = read_solution(truth)
+    known = read_truth_table(truth)
     table = full_table(cohort.study_ids, known.take(known.of_studies(cohort.study_ids)))
     print(f"{len(cohort.study_ids)} studies, {int(table.labelled_N.sum())} graded sites; lower scores are better")
     sums: dict[str, dict[str, StudySums]] = {run: {} for run in settings.run}
     with tempfile.TemporaryDirectory() as temporary:
-        for name, placer in placers.items():
-            made_from = repr((placer.fingerprint, str(cohort_root.path), cohort.study_ids))
-            processed = Path(settings.kept or temporary) / hashlib.sha256(made_from.encode()).hexdigest()[:16]
+        for (name, placer), run in product(placers.items(), settings.run):
+            geometry = crops_of_run(root.run(run) / "final")
+            made_from: tuple[Any, ...] = (placer.fingerprint, str(cohort_root.path), cohort.study_ids)
+            if geometry.changes:
+                made_from = (*made_from, geometry)
+            processed = Path(settings.kept or temporary) / hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]
             if not (processed / "dataset.json").is_file():
-                convert(cohort, processed, placer)
-            for run in settings.run:
-                sums[run][name] = grade(root, run, processed, table)
+                convert(cohort, processed, placer, geometry)
+            sums[run][name] = grade(root, run, processed, table)
     for run, by_placer in sums.items():
         print_scores(run, by_placer)
 
 
-def convert(cohort: Cohort, processed: Path, placer: Placer) -> None:
+def convert(cohort: Cohort, processed: Path, placer: Placer, geometry: CropGeometry) -> None:
     with open_pool(usable_cores()) as pool:
-        convert_cohort(cohort, processed, atlas=None, placer=placer, caption=caption, pool=pool)
+        convert_cohort(cohort, processed, atlas=None, placer=placer, caption=caption, pool=pool, geometry=geometry)
 
 
 def grade(root: DataRoot, run: str, processed: Path, table: SiteTable) -> StudySums:
     """Return each study's part in the metric, as the better head of a run grades it."""
     rows = group_sites(read_dataset(processed).pairs)
     model = load_site_model(root.run(run) / "final")
-    embeddings = Embeddings(rows, embed_rows(model, rows, open_crops(processed), BATCH_SIZE), {})
-    prob_N3 = read_grader(root.run(run) / "heads").predict_proba(table, embeddings, "metric_optimal")
+    crops, geometry = open_crops(processed), read_crop_geometry(processed)
+    embeddings = Embeddings(rows, embed_rows(model, rows, crops, BATCH_SIZE, geometry=geometry), {})
+    prob_N3 = read_grader(root.run(run) / "heads").predict_proba(table, [embeddings], "metric_optimal")
     return study_sums(table, floored(prob_N3))
 
 

@@ -31,7 +31,7 @@ from runs.run_record import read_run_record
 from vl_model.evaluation.embeddings import fingerprint
 from vl_model.evaluation.known_labels import known_labels
 from vl_model.evaluation.predictions import read_predictions
-from vl_model.evaluation.submission import read_submission
+from vl_model.scoring.prediction_table import read_prediction_table
 from workspace.cli import run_command, usable_cores
 from workspace.json_files import read_object
 from workspace.layout import DataRoot, data_root
@@ -80,7 +80,7 @@ def main() -> None:
     training = training_words(settings.training)
     if settings.processes > 2:
         raise SettingError("processes", f"{settings.processes}: 1 or 2; accelerate_configs has a file for two")
-    others = {Path(name).stem: read_submission(Path(name)) for name in settings.others}
+    others = {Path(name).stem: read_prediction_table(Path(name)).by_site() for name in settings.others}
     if len(others) < len(settings.others):
         raise SettingError("others", f"{', '.join(settings.others)}: two files have the same name")
     head = [settings.data, *machine_lines("torch", "open_clip_torch", "scikit-learn")]
@@ -177,7 +177,7 @@ def evaluated_fingerprint(root: DataRoot, run: str) -> dict[str, str] | None:
     if not (report.is_file() and predictions.is_file()):
         return None
     found: dict[str, str] = read_object(report, "eval_vl.py")["fingerprint"]
-    return found
+    return {name: found[name] for name in ("checkpoint", "dataset")}
 
 
 class StageRecord:

@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from data_prep.conversion.crops import CROP_SIZE, CROP_SLICES, Crop, write_crops
+from data_prep.conversion.crop_geometry import CROP_SLICES, DEFAULT_CROPS
+from data_prep.conversion.crops import Crop, write_crops
 from data_prep.conversion.pairs import Pair, write_dataset
 from data_prep.sites import SITES, Severity, Source
 from prompts.render import caption
@@ -79,6 +80,11 @@ def _pairs(studies: int) -> list[Pair]:
 
 def _tiles(count: int) -> Crop:
     draw = np.random.default_rng(1)
-    smooth = gaussian_filter(draw.standard_normal((count, CROP_SLICES, CROP_SIZE, CROP_SIZE)), (0, 0, 8, 8)) * 600
+    smooth = (
+        gaussian_filter(
+            draw.standard_normal((count, CROP_SLICES, DEFAULT_CROPS.size, DEFAULT_CROPS.size)), (0, 0, 8, 8)
+        )
+        * 600
+    )
     fine = draw.normal(0, 4, smooth.shape)
     return np.clip(128 + smooth + fine, 0, 255).astype(np.uint8)

@@ -82,6 +82,13 @@ class FaultKind(StrEnum):
         "new studies: they are read as one study if they all name one patient, else each folder is a study; in the "
         "competition's layout each folder is a study, as the tables say",
     )
+    TWIN_STUDY = (
+        "twin_study",
+        "images of a study are, pixel by pixel, also those of a study in another fold: one examination that has two "
+        "numbers",
+        "both are kept, and `dataset.json` names them; a training or an evaluation that holds out one of them and "
+        "learns from the other is refused",
+    )
     IDENTITY_IGNORED = (
         "identity_ignored",
         "StudyInstanceUIDs that say nothing: one constant in all study folders, another one in each file, or one for "

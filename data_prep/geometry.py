@@ -264,7 +264,20 @@ def neighbours(frames: Mapping[int, Frame] | Sequence[Frame], stack: Sequence[in
     (`JUMP_RATIO`, `NEIGHBOUR_MM`). A repetition of the slice (`SAME_SLICE_MM`) is not a neighbour. Raises ValueError
     if `index` is not in `stack`.
     """
-    here = list(stack).index(index)
+    return triples(frames, stack, index, 0)[0]
+
+
+def triples(
+    frames: Mapping[int, Frame] | Sequence[Frame], stack: Sequence[int], index: int, each_side: int
+) -> list[tuple[int, int, int]]:
+    """Return triples of neighbouring slices (`neighbours`) that follow each other along a sorted stack.
+
+    The middle slice of one of them is `index`; up to `each_side` others lie before it, and as many after it. From
+    middle to middle there are three steps from neighbour to neighbour, so that no slice is in two triples. A triple
+    whose middle slice does not exist, because the stack or a block of it ends before, does not exist either.
+    """
+    positions = list(stack)
+    here = positions.index(index)
     normal = frames[stack[0]].normal
     heights = np.array([frames[i].centre_mm @ normal for i in stack])
     gaps = np.abs(np.diff(heights))
@@ -273,11 +286,28 @@ def neighbours(frames: Mapping[int, Frame] | Sequence[Frame], stack: Sequence[in
     median = float(np.percentile(gaps, 50, method="lower")) if len(gaps) else 0.0
     limit = min(JUMP_RATIO * median, NEIGHBOUR_MM) + PLACE_MM
 
-    def next_to(step: int) -> int:
-        there = here + step
-        while 0 <= there < len(stack) and abs(heights[there] - heights[here]) <= SAME_SLICE_MM:
+    def next_to(place: int, step: int) -> int | None:
+        there = place + step
+        while 0 <= there < len(positions) and abs(heights[there] - heights[place]) <= SAME_SLICE_MM:
             there += step
-        inside = 0 <= there < len(stack) and abs(heights[there] - heights[here]) <= limit
-        return stack[there] if inside else index
+        inside = 0 <= there < len(positions) and abs(heights[there] - heights[place]) <= limit
+        return there if inside else None
 
-    return next_to(-1), index, next_to(1)
+    def middles(step: int) -> list[int]:
+        found: list[int] = []
+        place: int | None = here
+        for count in range(1, 3 * each_side + 1):
+            place = None if place is None else next_to(place, step)
+            if place is not None and count % 3 == 0:
+                found.append(place)
+        return found
+
+    def triple(place: int) -> tuple[int, int, int]:
+        before, after = next_to(place, -1), next_to(place, 1)
+        return (
+            positions[place if before is None else before],
+            positions[place],
+            positions[place if after is None else after],
+        )
+
+    return [triple(place) for place in (*reversed(middles(-1)), here, *middles(1))]

@@ -2,11 +2,16 @@
 
 - One row per site, with the columns `TRUTH_COLUMNS`, and possibly ``x_mm``, ``y_mm``, ``z_mm`` (the site's true
   position in the patient) and ``split``. The phantom's ``truth.csv`` is such a table.
-- One row per study with one column per site: the competition's ``train.csv``.
+- One row per study with one column per site: the competition's ``train.csv``. Whole conditions may be left out.
+
+A byte-order mark, ``nan`` or ``NA`` for an unknown grade, and ids such as ``123.0`` are what pandas makes of such
+tables; they are read as what they were. A site that appears twice counts once if both rows agree, else the table is
+refused.
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +20,10 @@ from data_prep.sites import SITE_COLUMNS, SITES, Severity, Site
 
 TRUTH_COLUMNS = ("study_id", *SITE_COLUMNS, "severity")
 POSITION_COLUMNS = ("x_mm", "y_mm", "z_mm")
+#: What programs write for a cell without a value, in lower case.
+NO_VALUE = ("", "nan", "na", "n/a", "<na>", "none", "null")
+#: The number of digits that fit into 64 bits.
+_LONGEST_ID = 18
 
 
 @dataclass(frozen=True)
@@ -35,16 +44,16 @@ def read_truth(path: Path, split: str | None = None) -> list[TrueSite]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file, restval="")
-            wide = _is_wide(path, table.fieldnames or ())
-            sites: list[TrueSite] = []
+            columns = _site_columns(path, table.fieldnames or ())
+            found: dict[tuple[int, Site], TrueSite] = {}
             for row in table:
                 if split is not None and row.get("split", split) != split:
                     continue
                 try:
-                    sites += _graded_columns(row) if wide else [_true_site(row)]
+                    _add_once(found, _graded_columns(row, columns) if columns else [_true_site(row)])
                 except ValueError as error:
                     raise ValueError(f"{path}: line {table.line_num}: {error}") from None
-            return sites
+            return list(found.values())
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); expected a table of known grades") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -59,23 +68,51 @@ def read_grades(path: Path) -> dict[tuple[int, Site], Severity]:
     return {(one.study_id, one.site): one.severity for one in read_truth(path) if one.severity is not None}
 
 
-def _is_wide(path: Path, found: Sequence[str]) -> bool:
-    """Return whether the columns are those of ``train.csv``. Raises ValueError for columns of neither format."""
+def parse_study_id(text: str) -> int:
+    """Return the number of a cell such as ``123`` or ``123.0``. Raises ValueError for other text."""
+    match = re.fullmatch(r"([0-9]+)(\.0*)?", text.strip())
+    if match is None or len(match[1]) > _LONGEST_ID:
+        raise ValueError(f"study_id {text!r}: not a whole number")
+    return int(match[1])
+
+
+def _site_columns(path: Path, found: Sequence[str]) -> list[Site]:
+    """Return the sites that are columns, as in ``train.csv``; none if there is one row per site.
+
+    Raises ValueError for columns of neither format.
+    """
     if not found:
         raise ValueError(f"{path}: not a CSV file in UTF-8 (it is empty)")
-    if {"study_id", *(site.key for site in SITES)} <= set(found):
-        return True
-    if missing := [name for name in TRUTH_COLUMNS if name not in found]:
+    if twice := [name for name in found if found.count(name) > 1]:
+        raise ValueError(f"{path}: {found.count(twice[0])} columns are named {twice[0]!r}; expected one")
+    sites = [site for site in SITES if site.key in found]
+    if "study_id" in found and sites:
+        conditions = {site.condition for site in sites}
+        missing = [site.key for site in SITES if site.condition in conditions and site not in sites]
+        if missing:
+            raise ValueError(f"{path}: no column {missing[0]!r} beside {sites[0].key!r}; expected train.csv's columns")
+        return sites
+    if absent := [name for name in TRUTH_COLUMNS if name not in found]:
         raise ValueError(
-            f"{path}: no column {missing[0]!r} among {', '.join(found[:6])}{' ...' if len(found) > 6 else ''}; "
+            f"{path}: no column {absent[0]!r} among {', '.join(found[:6])}{' ...' if len(found) > 6 else ''}; "
             f"expected {', '.join(TRUTH_COLUMNS)}, or train.csv's columns"
         )
-    return False
+    return []
 
 
-def _graded_columns(row: Mapping[str, str]) -> list[TrueSite]:
-    study_id = _study_id(row)
-    return [TrueSite(study_id, site, Severity.from_column(row[site.key])) for site in SITES]
+def _add_once(found: dict[tuple[int, Site], TrueSite], sites: Iterable[TrueSite]) -> None:
+    """Add sites. Raises ValueError for a site that was added before with another grade or position."""
+    for one in sites:
+        earlier = found.setdefault((one.study_id, one.site), one)
+        if earlier != one:
+            grades = [grade.label if grade is not None else "no grade" for grade in (earlier.severity, one.severity)]
+            differ = " and ".join(grades) if grades[0] != grades[1] else "two positions"
+            raise ValueError(f"study {one.study_id}: appears twice, with {differ} for {one.site.words}")
+
+
+def _graded_columns(row: Mapping[str, str], columns: Sequence[Site]) -> list[TrueSite]:
+    study_id = parse_study_id(row["study_id"])
+    return [TrueSite(study_id, site, _grade(row[site.key])) for site in columns]
 
 
 def _true_site(row: Mapping[str, str]) -> TrueSite:
@@ -83,11 +120,8 @@ def _true_site(row: Mapping[str, str]) -> TrueSite:
     if all(row.get(name) for name in POSITION_COLUMNS):
         x, y, z = (float(row[name]) for name in POSITION_COLUMNS)
         position = (x, y, z)
-    return TrueSite(_study_id(row), Site.from_columns(row), Severity.from_column(row["severity"]), position)
+    return TrueSite(parse_study_id(row["study_id"]), Site.from_columns(row), _grade(row["severity"]), position)
 
 
-def _study_id(row: Mapping[str, str]) -> int:
-    try:
-        return int(row["study_id"])
-    except ValueError:
-        raise ValueError(f"study_id {row['study_id']!r}: not a whole number") from None
+def _grade(cell: str) -> Severity | None:
+    return None if cell.strip().lower() in NO_VALUE else Severity.from_column(cell)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.sites import SUBMISSION_SITES
-from vl_model.evaluation.report_text import baseline_loss
+from vl_model.report.report_text import HEAD_WORDS, baseline_loss
 from workspace.cli import run_command
 from workspace.layout import DataRoot, data_root
 from workspace.settings_parser import read_settings
@@ -75,7 +75,7 @@ def print_table(reports: dict[str, dict[str, Any]]) -> None:
     for head in HEADS:
         for run, report in reports.items():
             name = "base" if run == "base" else "after LoRA"
-            print_row(f"{head.replace('_', ' ')}, {name}", report["metric"][head], report["ece"][head])
+            print_row(f"{HEAD_WORDS[head]}, {name}", report["metric"][head], report["ece"][head])
     compared = {head: lora["comparison"]["heads"][head]["difference"] for head in HEADS}
     print(f"\nLoRA minus base, paired by study: {differences(compared)}")
     print(f"LoRA minus baseline, paired by study: {differences(baseline['heads_minus_baseline'])}")
@@ -108,13 +108,15 @@ def differences(of_head: dict[str, Any]) -> str:
     for head in HEADS:
         score = of_head[head]["score"]
         low, high = score["interval"]
-        texts.append(f"{head.replace('_', ' ')} {score['value']:+.3f} ({low:+.3f} to {high:+.3f})")
+        texts.append(f"{HEAD_WORDS[head]} {score['value']:+.3f} ({low:+.3f} to {high:+.3f})")
     return "; ".join(texts)
 
 
 def print_submission(root: DataRoot) -> None:
     """Print the number and order of the rows of submission.csv, and its metric against the true grades."""
-    from vl_model.evaluation.submission import score_submission
+    from vl_model.scoring.metrics import competition_metric
+    from vl_model.scoring.prediction_table import read_prediction_table
+    from vl_model.scoring.scored_rows import graded_rows, scored_rows
 
     path = root.logs("lora") / "submission.csv"
     with path.open(newline="", encoding="utf-8") as file:
@@ -126,7 +128,9 @@ def print_submission(root: DataRoot) -> None:
         if row_ids == sample_ids
         else "NOT in the order of sample_submission.csv"
     )
-    metric = score_submission(path, root.path / "phantom_truth" / "truth.csv")
+    truth = graded_rows(root.path / "phantom_truth" / "truth.csv")
+    rows = scored_rows(truth, read_prediction_table(path))
+    metric = competition_metric(rows.table, rows.prob_N3)
     studies = len(row_ids) // len(SUBMISSION_SITES)
     print(
         f"\nsubmission.csv: {len(row_ids)} rows for {studies} test studies, {order}; metric against the true "

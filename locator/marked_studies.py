@@ -39,6 +39,11 @@ class MarkedStudy:
     lines: str
     position_N3: Array
 
+    @property
+    def series_ids(self) -> set[int]:
+        """The ids of its series."""
+        return {int(row["series_id"]) for row in csv.DictReader(self.lines.splitlines())}
+
     def read(self, processed: Path) -> Study:
         """Read the study's images from their PNG files.
 

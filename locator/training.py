@@ -13,6 +13,7 @@ from locator.learning_set import LearningSet
 from locator.locator import Locator, new_network
 from locator.network import LocatorNetwork
 from locator.report import write_report
+from locator.seen_studies import TRAINED_SERIES, trained_series
 from locator.trainer import LocatorTrainer
 from locator.training_data import cache_images
 from runs.preemption import Preemption
@@ -111,7 +112,8 @@ class LocatorTraining:
             return
         bare = Locator(trainer.model.eval(), self.studies.prior, self.studies.atlas, knowledge=self.knowledge)
         held_out = self._detect_in_held_out(bare, session.preemption, trainer.steps)
-        notes = {"dataset_fingerprint": self.dataset_fingerprint, "studies": len(self.studies.training)}
+        notes: dict[str, Any] = {"dataset_fingerprint": self.dataset_fingerprint, "studies": len(self.studies.training)}
+        notes[TRAINED_SERIES] = trained_series(self.studies.training)
         calibrate(bare, held_out).save(session.run / "final", notes)
         if held_out:
             write_report(session.logs, bare, held_out, self.studies.marks_sha256)

@@ -52,6 +52,11 @@ def zero_shot_prompts(site: Site, severity: Severity) -> list[str]:
     return list(dict.fromkeys(_render_all(_sentences(ZERO_SHOT), site, severity)))
 
 
+def zero_shot_ensembles() -> list[list[list[str]]]:
+    """Return `zero_shot_prompts` of all sites, in the order of `SITES`, and severities."""
+    return [[zero_shot_prompts(site, severity) for severity in Severity] for site in SITES]
+
+
 def read_sentences(path: Path) -> Sentences:
     """Read and check a file of sentences: condition -> severity -> sentences with placeholders.
 

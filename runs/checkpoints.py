@@ -38,6 +38,8 @@ OPTIMIZER_FILE = "optimizer.pt"
 SHA256 = "sha256"
 #: Settings that may name files, and the digest of what they name: files with the same digest may lie elsewhere now.
 DIGESTS = {"model": "base_sha256", "pretrained": "base_sha256"}
+#: Settings that the plans of earlier versions lack, with the values that they had then.
+LATER_SETTINGS = {"crops": "64 mm at 0.5 mm per pixel", "view_mm": 48.0, "drop_tile": 0.0}
 
 
 class DamagedCheckpoint(ValueError):
@@ -266,6 +268,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 
 def _check_plan(folder: Path, saved: dict[str, Any], plan: dict[str, Any]) -> None:
+    saved, plan = LATER_SETTINGS | saved, LATER_SETTINGS | plan
     for key in sorted(saved.keys() | plan.keys()):
         if saved.get(key) != plan.get(key) and not _is_same_file(key, saved, plan):
             raise ValueError(

@@ -62,6 +62,11 @@ class MetricsLog:
         share = self._evaluation_seconds / (time.perf_counter() - self._began)
         return f"held-out evaluation took {self._evaluation_seconds:.1f} s, {share:.1%} of the training"
 
+    def close(self) -> None:
+        """Close ``metrics.csv``, also if the training fails."""
+        if self._file:
+            self._file.close()
+
     def _publish(self, step: int, values: dict[str, Any]) -> None:
         """Log values to the trackers, and draw the curves after an evaluation."""
         if values:

@@ -3,6 +3,7 @@
 Nothing here imports torch, so that a missing run is refused before that import, which takes seconds.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,23 @@ class RunRecord:
         held_out_folds: the folds that neither its adapters nor its heads were trained on.
         dataset_fingerprint: the fingerprint of the data set that it was trained on.
         settings: the resolved settings of its training.
+        final_sha256: the digest of its ``final/`` (`final_sha256`); None if an earlier version trained it.
     """
 
     held_out_folds: tuple[int, ...]
     dataset_fingerprint: str
     settings: dict[str, Any]
+    final_sha256: str | None = None
+
+
+def final_sha256(final: Path) -> str:
+    """Return the SHA-256 over the names and contents of the files of a run's ``final/`` that make its model."""
+    digest = hashlib.sha256()
+    for path in sorted(final.iterdir()):
+        if path.suffix in (".safetensors", ".json", ".txt", ".model"):  # the last two: files of tokenizers
+            digest.update(path.name.encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def read_run_record(folder: Path) -> RunRecord:
@@ -46,7 +59,9 @@ def read_run_record(folder: Path) -> RunRecord:
     try:
         is_finished = content["finished"]
         folds = tuple(int(fold) for fold in content["held_out_folds"])
-        record = RunRecord(folds, str(content["dataset_fingerprint"]), dict(content["settings"]))
+        record = RunRecord(
+            folds, str(content["dataset_fingerprint"]), dict(content["settings"]), content.get("final_sha256")
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: is not the record of a run ({error!r}); train_vl.py writes it") from None
     if not is_finished:

@@ -15,7 +15,7 @@ Each kind of training has its own `Training` and its own `Trainer`.
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from runs.processes.launch_environment import ignored_in_words, ignored_variable
 from runs.provenance import build_run_record
 from runs.resuming import resume
 from runs.run_folder import read_short_starts, remove_run, write_record
+from runs.run_record import final_sha256
 from runs.settings import RunSettings
 from runs.shutdown import Stopped, orderly_end
 
@@ -174,12 +175,12 @@ def run_training(
     log = MetricsLog(accelerator, logs, start, trainer.columns)
     preemption = Preemption(run, settings.stop_margin, accelerator, clock)
     is_finished = False
-    with orderly_end(accelerator, preemption, run, start, short_starts):
+    with closing(log), orderly_end(accelerator, preemption, run, start, short_starts):
         take_steps(trainer, start, accelerator, log, save, preemption)
         with preemption.patient():
             training.finish(trainer, Session(run, logs, accelerator, record, preemption))
         if accelerator.is_main_process:
-            write_record(run, record | {"finished": True})
+            write_record(run, record | {"finished": True, "final_sha256": final_sha256(run / "final")})
             print(f"wrote {run / 'final'}", flush=True)
             if cost := log.evaluation_cost():
                 print(cost, flush=True)

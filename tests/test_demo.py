@@ -40,8 +40,8 @@ def test_the_summary_has_a_row_of_the_plain_baseline(capsys: pytest.CaptureFixtu
     print_table({"base": report, "lora": report})
     printed = capsys.readouterr().out
     assert "| plain baseline, without a network | 0.400 (0.300 to 0.500) | 0.50 (0.40 to 0.60) |" in printed
-    assert "LoRA minus baseline, paired by study: zero shot +0.100 (+0.020 to +0.200); linear probe +0.100" in printed
-    assert "The zero shot loses to the plain baseline in the whole score by 0.100" in printed
+    assert "LoRA minus baseline, paired by study: prompt head +0.100 (+0.020 to +0.200); linear probe +0.100" in printed
+    assert "The prompt head loses to the plain baseline in the whole score by 0.100" in printed
 
 
 def test_every_script_and_recipe_of_the_demo_exists() -> None:

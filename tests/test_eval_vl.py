@@ -16,7 +16,8 @@ from data_prep.conversion.pairs import read_dataset, write_dataset
 from data_prep.sites import SITES
 from tests.evaluated_root import run_here, write_run
 from tests.tiny_dataset import write_tiny_dataset
-from vl_model.evaluation.report_text import report_text
+from vl_model import load_run
+from vl_model.report.report_text import HEAD_WORDS, report_text
 
 REPOSITORY = Path(__file__).parents[1]
 Evaluate = Callable[..., int]
@@ -51,13 +52,17 @@ def evaluate(root: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
 def test_the_whole_evaluation(root: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate("first", "--batch_size", "50") == 0
     logs, run = root / "train" / "logs" / "first", root / "train" / "checkpoints" / "first"
-    assert {path.name for path in logs.iterdir()} == {"report.html", "report.json", "predictions.csv", "submission.csv"}
+    written = {"report.html", "report.json", "predictions.csv", "predictions.json", "submission.csv"}
+    assert {path.name for path in logs.iterdir()} == written
     printed = capsys.readouterr().out
     assert "constant" in printed and str(logs / "submission.csv") in printed
 
     report = json.loads((logs / "report.json").read_text())
     assert report["n"]["studies"] == 5 and report["training_studies"] == 7 and report["held_out_folds"] == [0, 1]
     assert {"score", "spinal", "foraminal", "subarticular", "any_severe"} <= set(report["constant_baseline"])
+    assert set(report["by_rule"]) == {"zero_shot", "linear_probe"} and len(report["wordings"]) == 4
+    assert [point["studies"] for point in report["learning_curve"]] == [1, 2, 4, 7]
+    assert "single wordings by Bayes' rule" in printed and "places as in use: not measured" in printed
     scores = {head: report["metric"][head]["metric_optimal"]["score"] for head in ("zero_shot", "linear_probe")}
     assert report["head"] == min(scores, key=lambda head: scores[head])
 
@@ -65,8 +70,8 @@ def test_the_whole_evaluation(root: Path, evaluate: Evaluate, capsys: pytest.Cap
     assert len(submission) == 75 and list(submission["row_id"].str.split("_").str[0].unique().astype(int)) == [1, 2, 77]
     unseen = submission[submission["row_id"].str.startswith("77_")].set_index("row_id")
     with np.load(run / "heads" / "heads.npz") as arrays:
-        prior = arrays["prior.metric_optimal"]
-    assert unseen.loc[f"77_{SITES[3].key}", "severe"] == pytest.approx(prior[3, 2], abs=1e-9)
+        weighted = arrays["prior"][13] * [1, 2, 4]
+    assert unseen.loc[f"77_{SITES[13].key}", "severe"] == pytest.approx(weighted[2] / weighted.sum(), abs=1e-9)
 
     predictions = pd.read_csv(logs / "predictions.csv")
     assert len(predictions) == 5 * 25 * 2 * 3 and set(predictions["study_id"]) == {1, 5, 6, 10, 11}
@@ -79,6 +84,29 @@ def test_the_whole_evaluation(root: Path, evaluate: Evaluate, capsys: pytest.Cap
     assert {path: path.read_bytes() for path in logs.iterdir()} == before
     assert (run / "embeddings" / "train" / "image.npy").stat().st_mtime_ns == stamp
     assert (run / "heads" / "baseline.npz").stat().st_mtime_ns == baseline_stamp
+
+
+def test_a_changed_sentence_or_a_new_test_split_embeds_no_other_image(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(root, tmp_path / "root")
+    run = load_run(tmp_path / "root", "first")
+    kept = run.folder / "embeddings"
+
+    def stamps() -> list[int]:
+        run.embed("train"), run.embed("test"), run.embed_prompts()
+        return [(kept / name).stat().st_mtime_ns for name in ("train/image.npy", "test/image.npy", "prompts/text.npy")]
+
+    first = stamps()
+    assert stamps() == first
+    sentences = (REPOSITORY / "prompts" / "zero_shot.yaml").read_text()
+    (tmp_path / "other.yaml").write_text(sentences.replace("lumbar spine MRI, {level}", "MRI of {level}"))
+    monkeypatch.setattr("prompts.render.ZERO_SHOT", tmp_path / "other.yaml")
+    second = stamps()
+    assert second[:2] == first[:2] and second[2] != first[2]
+    write_tiny_dataset(tmp_path / "root" / "test" / "processed_data", studies=1, seed=8)
+    third = stamps()
+    assert third[0] == first[0] and third[1] != first[1] and third[2] == second[2]
 
 
 def test_two_runs_are_compared_on_the_same_studies(root: Path, evaluate: Evaluate) -> None:
@@ -106,14 +134,14 @@ def test_a_run_that_loses_to_the_plain_baseline_says_so(
     baseline = report["plain_baseline"]
     block, ours = baseline["metric"]["metric_optimal"], report["metric"][report["head"]]["metric_optimal"]
     assert set(block) == set(ours) and block["score"] < ours["score"]
-    assert set(baseline) == {"metric", "ece", "brier", "log_loss", "auc", "heads_minus_baseline"}
+    assert set(baseline) == {"metric", "ece", "brier", "log_loss", "auc", "calibration", "heads_minus_baseline"}
     for head, difference in baseline["heads_minus_baseline"].items():
         for part, value in difference.items():
             expected = report["metric"][head]["metric_optimal"][part] - block[part]
             assert value["value"] == pytest.approx(expected) and value["interval"][0] <= value["interval"][1]
     [row] = [line for line in printed if line.startswith("plain baseline ")]
     assert f"{block['score']:.3f}" in row
-    words = report["head"].replace("_", " ")
+    words = HEAD_WORDS[report["head"]]
     [sentence] = [line for line in printed if line.startswith(f"The {words} loses to the plain baseline in the whole")]
     page = (logs / "report.html").read_text()
     assert f"<p>{sentence.replace('-', chr(0x2212)).replace('+', '&#43;')}</p>" in page.replace("+", "&#43;")
@@ -124,7 +152,7 @@ def test_the_plain_baseline_changes_nothing_else(
     root: Path, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With any other baseline, all other figures and files of the run are the same to the last digit."""
-    from vl_model.evaluation import plain_baseline
+    from vl_model.baseline import plain_baseline
 
     logs, heads = root / "train" / "logs" / "first", root / "train" / "checkpoints" / "first" / "heads"
     files = [logs / "predictions.csv", logs / "submission.csv", heads / "heads.npz", heads / "heads.json"]
@@ -147,27 +175,21 @@ def test_a_missing_comparison_is_a_dash() -> None:
     heads = {"zero_shot": {"difference": {"score": unknown, "graded_parts": unknown}}}
     report = {"n": {"studies": 2, "rows": 9}, "constant_baseline": line, "metric": {}}
     text = report_text(report | {"comparison": {"run": "base", "heads": heads}})
-    assert text.splitlines()[-1] == "zero shot minus base's: - (- to -)"
+    assert text.splitlines()[-1] == "prompt head minus base's: - (- to -)"
 
 
 def test_a_submission_is_scored_against_truths(
     root: Path, evaluate: Evaluate, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if not (root / "train" / "logs" / "first" / "submission.csv").is_file():
+    submission = root / "train" / "logs" / "first" / "submission.csv"
+    if not submission.is_file():
         assert evaluate("first") == 0
     rows = [[2, site.condition, site.side or "", site.level, "severe"] for site in SITES]
     truth = tmp_path / "truth.csv"
     pd.DataFrame(rows, columns=["study_id", "condition", "side", "level", "severity"]).to_csv(truth, index=False)
     capsys.readouterr()
-    assert evaluate("first", "--solution", str(truth)) == 0
-    assert capsys.readouterr().out.startswith("submission ")
-    # Truths of one condition only: its part is scored, and nothing is called nan.
-    rows = [row for row in rows if row[1] == "subarticular_stenosis"]
-    pd.DataFrame(rows, columns=["study_id", "condition", "side", "level", "severity"]).to_csv(truth, index=False)
-    assert evaluate("first", "--solution", str(truth)) == 0
-    heading, line, why = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["subarticular"] and float(line.split()[-1]) > 0 and len(line.split()) == 2
-    assert why.endswith("there is no graded site for spinal, foraminal and any severe")
+    assert evaluate("first", "--score", str(submission), "--truth", str(truth)) == 0
+    assert "2 studies (1, 77) are not in the truth, and not scored" in capsys.readouterr().out
 
 
 def test_labels_of_sites_without_an_image_count_if_the_table_is_unchanged(root: Path, tmp_path: Path) -> None:
@@ -214,7 +236,8 @@ def test_wrong_input_is_one_line(
     assert "did you mean --compare" in refused("first", "--compar", "x")
     assert "--head" in refused("first", "--head", "both")
     assert "no such folder" in refused("first", at=tmp_path / "nowhere")
-    assert "no such file" in refused("first", "--solution", str(tmp_path / "none.csv"))
+    assert "scoring requires both --score" in refused("first", "--score", "a.csv")
+    assert "a.csv: no such file" in refused("first", "--score", "a.csv", "--truth", str(tmp_path / "none.csv"))
     write_tiny_dataset(tmp_path / "train" / "processed_data", studies=5, sites=SITES[:5])
     write_run(tmp_path, "none", tiny_base, [9])
     assert "no graded study in them" in refused("none", at=tmp_path)

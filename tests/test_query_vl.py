@@ -20,7 +20,7 @@ from data_prep.conversion.pairs import read_dataset
 from data_prep.sites import SITES, Severity
 from tests.tiny_dataset import write_tiny_dataset
 from vl_model.data.site_rows import group_sites
-from vl_model.evaluation.cross_fitting import fit_grader, split_studies
+from vl_model.evaluation.cross_fitting import fit_grader, predict_raw, split_studies
 from vl_model.evaluation.embeddings import Embeddings, fingerprint, read_embeddings, write_embeddings
 from vl_model.evaluation.grader import Grader, read_grader, write_grader
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
@@ -71,7 +71,8 @@ def fitted_grader(embeddings: Embeddings) -> Grader:
         "zero_shot": ZeroShotHead(10.0).fit(text_SCD),
         "linear_probe": LinearProbe().fit(split.train, embeddings.image_ND[inside]),
     }
-    return fit_grader(heads, split, embeddings, "linear_probe")  # type: ignore[arg-type]
+    raw = predict_raw(heads, split, embeddings)  # type: ignore[arg-type]
+    return fit_grader({"tiny": heads}, raw, split.train, "linear_probe", embeddings.fingerprint)  # type: ignore[dict-item]
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def test_the_answers_are_the_studies_with_the_highest_probability(root: Path, tm
     # The same from the run's parts, the long way.
     run = root / "train" / "checkpoints" / "tiny"
     embeddings = read_embeddings(run / "embeddings" / "train", {})
-    prob_N3 = read_grader(run / "heads").predict_proba(embeddings.table, embeddings, "calibrated")
+    prob_N3 = read_grader(run / "heads").predict_proba(embeddings.table, [embeddings], "calibrated")
     severe = {
         row.study_id: prob_N3[place, Severity.SEVERE]
         for place, row in enumerate(embeddings.rows)

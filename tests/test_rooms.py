@@ -35,17 +35,25 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("workspace", *VOCABULARY, "prompts", "runs", "runs.processes", "locator"),
         *("vl_model.towers", "vl_model.data", "vl_model.model"),
     ),
+    "vl_model.scoring": ("workspace", *VOCABULARY, "vl_model.data"),
+    "vl_model.calibration": ("workspace", *VOCABULARY, "vl_model.data", "vl_model.scoring"),
     "vl_model.evaluation": (
-        *("workspace", *VOCABULARY, "data_prep.studies", "data_prep.conversion"),
-        *("vl_model.data", "vl_model.model"),
+        *("workspace", *VOCABULARY, "data_prep.studies", "data_prep.conversion", "runs"),
+        *("vl_model.data", "vl_model.model", "vl_model.scoring", "vl_model.calibration"),
+    ),
+    "vl_model.baseline": (*("workspace", *VOCABULARY, "data_prep.conversion", "vl_model.data", "vl_model.evaluation"),),
+    "vl_model.report": (
+        *("workspace", *VOCABULARY, "data_prep.conversion"),
+        *("vl_model.data", "vl_model.scoring", "vl_model.evaluation"),
     ),
     "vl_model.queries": (
         *("workspace", *VOCABULARY, "data_prep.conversion", "prompts", "runs"),
         *("vl_model.data", "vl_model.evaluation"),
     ),
     "vl_model": (
-        *("workspace", *VOCABULARY, "data_prep.conversion", "prompts", "runs", "runs.processes", "locator"),
-        *("vl_model.data", "vl_model.model", "vl_model.evaluation", "vl_model.queries"),
+        *("workspace", *VOCABULARY, "data_prep.placement", "data_prep.conversion", "prompts", "runs", "runs.processes"),
+        *("locator", "vl_model.data", "vl_model.model", "vl_model.scoring", "vl_model.evaluation", "vl_model.baseline"),
+        *("vl_model.calibration", "vl_model.queries"),
     ),
 }
 #: pydicom is the business of these alone.

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from data_prep.conversion.crops import CROP_SIZE, CROP_SLICES, write_crops
+from data_prep.conversion.crop_geometry import CROP_SLICES, DEFAULT_CROPS
+from data_prep.conversion.crops import write_crops
 from data_prep.conversion.pairs import Pair, read_dataset, write_dataset
 from data_prep.sites import SITES, Severity, Site, Source, View
 from prompts.render import caption
@@ -65,8 +66,11 @@ def _pair(study_id: int, site: Site, view: View, severity: Severity | None, crop
 
 
 def _tile(generator: np.random.Generator, severity: Severity, view: View, shift: float) -> np.ndarray:
-    rows, columns = np.mgrid[:CROP_SIZE, :CROP_SIZE] - (CROP_SIZE - 1) / 2
-    noise = gaussian_filter(generator.standard_normal((CROP_SLICES, CROP_SIZE, CROP_SIZE)), (0, 6, 6)) * 150
+    rows, columns = np.mgrid[: DEFAULT_CROPS.size, : DEFAULT_CROPS.size] - (DEFAULT_CROPS.size - 1) / 2
+    noise = (
+        gaussian_filter(generator.standard_normal((CROP_SLICES, DEFAULT_CROPS.size, DEFAULT_CROPS.size)), (0, 6, 6))
+        * 150
+    )
     image = 90 + noise
     radius = RADII[severity] * generator.normal(1, 0.1)
     aspect = 1.5 if view.is_sagittal else 0.8

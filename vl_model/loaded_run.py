@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
-from runs.run_record import RunRecord, read_run_record
+from runs.run_record import RUN_RECORD, RunRecord, final_sha256, read_run_record
 from workspace.json_files import read_object
 from workspace.layout import SPLITS, DataRoot, Split, data_root, home_expanded
 from workspace.setting_error import SettingError
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from data_prep.conversion.crop_geometry import CropGeometry
     from data_prep.conversion.pairs import Dataset
     from vl_model.evaluation.embeddings import Embeddings, TextEmbeddings
     from vl_model.evaluation.grader import Grader
@@ -52,16 +52,26 @@ def load_run(
 
     Raises:
         ValueError: the data root or the run does not exist (the message lists the runs that do), the run's training
-            has not ended, or `base` does not exist or is not needed.
+            has not ended, `base` does not exist or is not needed, or the name stands for joined runs of folds.
     """
     if not isinstance(root, DataRoot):
         root = data_root(None if root is None else str(root))
+    if is_joined(root, run):
+        raise SettingError(
+            "run", f"{run!r}: stands for the runs of all folds together, which eval_vl.py joined; name one of them"
+        )
     record = read_run_record(root.run(run))
     if base is not None:
         from vl_model.model.base_places import check_base_named
 
         check_base_named(root.run(run) / "final", str(base))
     return LoadedRun(root, run, record, None if base is None else str(base))
+
+
+def is_joined(root: DataRoot, run: str) -> bool:
+    """Return whether the name stands for runs of folds that were joined, and for no run of its own."""
+    folder = root.run(run)
+    return (folder / "heads" / "heads.json").is_file() and not (folder / RUN_RECORD).is_file()
 
 
 @dataclass(frozen=True)
@@ -95,10 +105,24 @@ class LoadedRun:
 
     @cached_property
     def checkpoint(self) -> str:
-        """sha256 over the files of the run's ``final/``."""
-        from vl_model.evaluation.embeddings import fingerprint
+        """sha256 over the files of the run's ``final/``. Raises ValueError if its training did not write these."""
+        found, written = final_sha256(self.folder / "final"), self.record.final_sha256
+        if written is not None and found != written:
+            raise SettingError(
+                "run",
+                f"{self.name!r}: its final/ ({found[:12]}) is not the one that its training wrote ({written[:12]}): "
+                "files of another run were copied in, or a file was changed; restore it, or train the run again",
+            )
+        return found
 
-        return fingerprint(self.folder / "final", "")["checkpoint"]
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """What the run's heads and predictions depend on: its model, its data set, and today's zero-shot prompts."""
+        from prompts.render import zero_shot_ensembles
+        from vl_model.evaluation.embeddings import prompts_fingerprint
+
+        prompts = prompts_fingerprint(zero_shot_ensembles())
+        return {"checkpoint": self.checkpoint, "dataset": self.record.dataset_fingerprint, "prompts": prompts}
 
     @cached_property
     def model(self) -> "SiteModel":
@@ -114,19 +138,47 @@ class LoadedRun:
         torch.set_num_threads(threads_per_process())
         return load_site_model(self.folder / "final", self.base).to("cuda" if torch.cuda.is_available() else "cpu")
 
+    @cached_property
+    def crops(self) -> "CropGeometry":
+        """The geometry of the crops that the run was made for."""
+        from vl_model.model.run_crops import crops_of_run
+
+        return crops_of_run(self.folder / "final")
+
+    @property
+    def view_mm(self) -> float:
+        """The width of the run's tiles; it is read without loading the model."""
+        from vl_model.model.model_card import CARD
+
+        card = read_object(self.folder / "final" / CARD, "train_vl.py")
+        return float(card["preprocessing"]["view_mm"])
+
     def has_split(self, split: Split) -> bool:
         """Whether the split has been prepared."""
         return (self.root.processed(split) / "dataset.json").is_file()
 
     def dataset(self, split: Split) -> "Dataset":
-        """Return a prepared split. Raises ValueError if it has not been prepared."""
+        """Return a prepared split.
+
+        Raises ValueError if it has not been prepared, or if its crops are not such as the run was made for.
+        """
         from data_prep.conversion.pairs import read_dataset
 
-        return read_dataset(self.root.processed(split))
+        dataset = read_dataset(self.root.processed(split))
+        self._check_crops(self.root.processed(split))
+        return dataset
 
     def training_dataset(self) -> "Dataset":
-        """Return the train split. Raises ValueError if the run was trained on another version of it."""
+        """Return the train split.
+
+        Raises ValueError if the run was trained on another version of it, or on a study that it calls held out.
+        """
         dataset = self.dataset("train")
+        self.check_dataset(dataset)
+        return dataset
+
+    def check_dataset(self, dataset: "Dataset") -> None:
+        """Raise ValueError if the run was trained on another data set than this train split."""
         if self.record.dataset_fingerprint != dataset.fingerprint:
             raise SettingError(
                 "run",
@@ -134,13 +186,18 @@ class LoadedRun:
                 f"the one in {self.root.processed('train')} ({dataset.fingerprint[:12]}), whose folds may be others; "
                 "train a new run on it",
             )
-        return dataset
+        from vl_model.model.held_out_check import check_held_out
+
+        check_held_out(self.folder, self.record, dataset)
 
     def grader(self) -> "Grader":
-        """Return the run's heads with their calibrators. Raises ValueError if eval_vl.py has not been run."""
+        """Return the run's heads with their calibrators.
+
+        Raises ValueError if eval_vl.py has not been run, or was run for another model, data set or prompts.
+        """
         from vl_model.evaluation.grader import read_grader
 
-        return read_grader(self.folder / "heads", self.checkpoint)
+        return read_grader(self.folder / "heads", self.fingerprint)
 
     def grade(
         self,
@@ -178,36 +235,16 @@ class LoadedRun:
             ValueError: a folder or table does not exist, the images contain no study, the run is not evaluated, or
                 `workers` or `batch_size` is not possible.
         """
-        from data_prep.conversion.convert import convert_folder
-        from data_prep.conversion.pairs import read_dataset
         from locator.carried import placer_for_run
-        from prompts.render import caption
-        from vl_model.evaluation.submission import write_submission
-        from vl_model.new_studies import check_paths, folder_within, probability_table, write_probabilities
+        from vl_model.new_studies import checked_new_studies
 
-        _check_count("workers", workers)
-        _check_count("batch_size", batch_size)
-        images = _path("images", images)
-        written_to = None if out is None else _path("out", out)
-        descriptions = None if series_descriptions is None else _path("series_descriptions", series_descriptions)
-        check_paths(images, written_to, descriptions)
+        studies = checked_new_studies(images, series_descriptions, workers, batch_size, out)
         grader = self.grader()
         placer = placer_for_run(self.root, self.folder, locator)
         _ = self.model  # Reading DICOM takes long: a base that has moved is missed before.
-        with folder_within(written_to) if written_to else TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            processed = Path(folder) / "processed_data"
-            convert_folder(
-                images, processed, descriptions=descriptions, placer=placer, caption=caption, workers=workers
-            )
-            dataset = read_dataset(processed)
-            embeddings = self._embed(dataset, processed, {}, batch_size, "embedding")
-            table = probability_table(dataset, embeddings, grader)
-            if written_to:
-                (processed / "faults.csv").replace(written_to / "faults.csv")
-                write_probabilities(written_to / "probabilities.csv", table)
-                prob_SX3 = grader.grade_studies(dataset.study_ids, embeddings, "metric_optimal")
-                write_submission(written_to / "submission.csv", dataset.study_ids, prob_SX3)
-        return table
+        return studies.grade(
+            placer, grader, lambda dataset, processed: [self.embed_folder(dataset, processed, batch_size)], self.crops
+        )
 
     def search(self, text: str, top: int = 5, split: Literal["train", "test", "both"] = "both") -> "pd.DataFrame":
         """Return the studies that match a text best, one row each, with the slice and the region that show it.
@@ -242,7 +279,7 @@ class LoadedRun:
         from vl_model.queries.index import join, rank
         from vl_model.queries.run_index import available_splits, check_evaluated, open_run_index
 
-        _check_count("top", top)
+        check_count("top", top)
         if split not in (*SPLITS, "both"):
             raise ValueError(f"split {split!r}: must be train, test or both")
         query = parse_query(text)
@@ -261,23 +298,29 @@ class LoadedRun:
             batch_size: sites per forward pass.
 
         Raises:
-            ValueError: the data set has not been prepared, or `batch_size` is not possible.
+            ValueError: the data set has not been prepared, its crops are not such as the run was made for, or
+                `batch_size` is not possible.
         """
         from data_prep.conversion.pairs import read_dataset
+
+        check_count("batch_size", batch_size)
+        split = next((split for split in SPLITS if data == split), None)
+        processed = self.root.processed(split) if split else path_of("data", data)
+        dataset = read_dataset(processed)
+        if split is None:
+            return self.embed_folder(dataset, processed, batch_size)
+        return self.embed_kept(split, dataset, processed, batch_size)
+
+    def embed_kept(self, name: str, dataset: "Dataset", processed: Path, batch_size: int) -> "Embeddings":
+        """Return the embeddings of a data set, which are kept under `name`: computed only if they are not current."""
         from vl_model.evaluation.embeddings import read_embeddings, write_embeddings
 
-        _check_count("batch_size", batch_size)
-        split = next((split for split in SPLITS if data == split), None)
-        processed = self.root.processed(split) if split else _path("data", data)
-        dataset = read_dataset(processed)
         expected = {"checkpoint": self.checkpoint, "dataset": dataset.fingerprint}
-        if split is None:
-            return self._embed(dataset, processed, expected, batch_size, "embedding")
-        kept = self.folder / "embeddings" / split
+        kept = self.folder / "embeddings" / name
         try:
             return read_embeddings(kept, expected)
         except ValueError:
-            embeddings = self._embed(dataset, processed, expected, batch_size, f"embedding {split}")
+            embeddings = self.embed_folder(dataset, processed, batch_size, f"embedding {name}")
         with keeping(kept):
             write_embeddings(kept, embeddings)
         return embeddings
@@ -299,9 +342,10 @@ class LoadedRun:
         try:
             return read_text_embeddings(kept, expected)
         except ValueError:
-            from vl_model.evaluation.embed import embed_ensembles
+            from vl_model.evaluation.embed import embed_ensembles_and_wordings
 
-            texts = TextEmbeddings(embed_ensembles(self.model, prompts), float(self.model.logit_scale()), expected)
+            text_SCD, wording_WSCD = embed_ensembles_and_wordings(self.model, prompts)
+            texts = TextEmbeddings(text_SCD, float(self.model.logit_scale()), expected, wording_WSCD)
         with keeping(kept):
             write_text_embeddings(kept, texts)
         return texts
@@ -316,34 +360,71 @@ class LoadedRun:
         text_ND: NDArray[np.float32] = self.model.embed_texts(list(texts)).detach().float().cpu().numpy()
         return text_ND
 
+    def comparable_predictions(self, other: str) -> Path:
+        """Return the path of another run's ``predictions.csv``, for a comparison with this run.
+
+        Raises ValueError if there is none, or if it belongs to another model than that run's, or to another data set or
+        other prompts than this run's.
+        """
+        from vl_model.evaluation.predictions_card import check_predictions_card
+
+        path = self.root.logs(other) / "predictions.csv"
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; run python eval_vl.py --run {other} first")
+        if is_joined(self.root, other):
+            from vl_model.fold_runs import load_folds
+
+            check_predictions_card(path, self.fingerprint | {"checkpoint": load_folds(self.root, other).checkpoint})
+            return path
+        theirs = load_run(self.root, other)
+        check_predictions_card(path, self.fingerprint | {"checkpoint": theirs.checkpoint})
+        theirs.training_dataset()
+        return path
+
     def report(self) -> dict[str, Any]:
         """Return the content of ``report.json``. Raises ValueError if eval_vl.py has not been run."""
-        path = self.logs / "report.json"
-        if not path.is_file():
-            raise SettingError("run", f"{self.name!r}: has no report yet; run eval_vl.py first")
-        return read_object(path, "eval_vl.py", REPORT_SCHEMA_VERSION)
+        return read_report(self.logs, self.name)
 
-    def _embed(
-        self, dataset: "Dataset", processed: Path, fingerprint: dict[str, str], batch_size: int, label: str
+    def embed_folder(
+        self, dataset: "Dataset", processed: Path, batch_size: int, label: str = "embedding"
     ) -> "Embeddings":
-        """Compute the embeddings of all sites of a data set, with a progress bar of this label."""
+        """Compute the embeddings of all sites of a data set in `processed`, with a progress bar of this label."""
         from data_prep.conversion.crops import open_crops
         from vl_model.data.site_rows import group_sites
         from vl_model.evaluation.embed import embed_rows
         from vl_model.evaluation.embeddings import Embeddings
 
+        self._check_crops(processed)
         rows = group_sites(dataset.pairs)
-        image_ND = embed_rows(self.model, rows, open_crops(processed), batch_size, label)
-        return Embeddings(rows, image_ND, fingerprint)
+        image_ND = embed_rows(self.model, rows, open_crops(processed), batch_size, label, self.crops)
+        return Embeddings(rows, image_ND, {"checkpoint": self.checkpoint, "dataset": dataset.fingerprint})
+
+    def release(self) -> None:
+        """Let go of the model, so that those of several runs need not fit into memory together."""
+        self.__dict__.pop("model", None)
+
+    def _check_crops(self, processed: Path) -> None:
+        """Raise ValueError if the crops in `processed` are not such as the run was made for."""
+        from vl_model.model.run_crops import check_crops
+
+        check_crops(self.name, self.crops, processed)
 
 
-def _check_count(setting: str, value: object) -> None:
+def read_report(logs: Path, run: str) -> dict[str, Any]:
+    """Return the content of ``report.json`` in a run's logs. Raises ValueError if eval_vl.py has not been run."""
+    path = logs / "report.json"
+    if not path.is_file():
+        raise SettingError("run", f"{run!r}: has no report yet; run eval_vl.py first")
+    return read_object(path, "eval_vl.py", REPORT_SCHEMA_VERSION)
+
+
+def check_count(setting: str, value: object) -> None:
     """Raise SettingError unless `value` is a whole number and at least 1; the scripts' flags have the same bound."""
     if not isinstance(value, Integral) or value < 1:
         raise SettingError(setting, f"{value!r}: must be a whole number and at least 1")
 
 
-def _path(setting: str, value: str | Path) -> Path:
+def path_of(setting: str, value: str | Path) -> Path:
     """Return the path with the home folder expanded. Raises SettingError for '', which is no name of a folder."""
     if value == "":
         raise SettingError(setting, "'': is empty; give it a value, or leave it out")

@@ -1,20 +1,28 @@
-"""Tables and folders of graded new studies: ``probabilities.csv``, checks of the paths, and temporary folders."""
+"""Grade new studies: convert a folder of DICOM files, embed and grade its sites, and write what people read."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
 
-from data_prep.conversion.pairs import Dataset
+from data_prep.conversion.convert import convert_folder
+from data_prep.conversion.crop_geometry import CropGeometry
+from data_prep.conversion.pairs import Dataset, read_dataset
+from data_prep.placement.placer import Placer
 from data_prep.sites import SITES, Severity
+from prompts.render import caption
 from vl_model.data.site_rows import evidence_of
 from vl_model.data.site_table import SiteTable, full_table, site_table
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import Grader
 from vl_model.evaluation.predictions import site_columns
+from vl_model.loaded_run import check_count, path_of
+from vl_model.scoring.submission import write_submission
 from workspace.file_modes import check_may_write
 from workspace.setting_error import SettingError
 from workspace.tidying import remove_what_can_be
@@ -22,6 +30,67 @@ from workspace.whole_files import ESCAPED, replacing
 
 #: Columns of probabilities.csv after the probabilities: empty for a site that no image shows.
 EVIDENCE = ("source", "view", "series_id", "instance_number", "x0", "y0", "x1", "y1")
+
+
+@dataclass(frozen=True)
+class NewStudies:
+    """A folder of DICOM files to grade, and how: see `vl_model.loaded_run.LoadedRun.grade`."""
+
+    images: Path
+    series_descriptions: Path | None
+    workers: int
+    out: Path | None
+
+    def grade(
+        self,
+        placer: Placer,
+        grader: Grader,
+        embed: Callable[[Dataset, Path], Sequence[Embeddings]],
+        geometry: CropGeometry,
+    ) -> pd.DataFrame:
+        """Return the table of probabilities; write the files if there is a folder for them.
+
+        embed: makes the embeddings of each of the grader's models from a data set and its folder. geometry: of the
+        crops that these models were made for.
+        """
+        out = self.out
+        with folder_within(out) if out else TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            processed = Path(folder) / "processed_data"
+            convert_folder(
+                self.images,
+                processed,
+                descriptions=self.series_descriptions,
+                placer=placer,
+                caption=caption,
+                workers=self.workers,
+                geometry=geometry,
+            )
+            dataset = read_dataset(processed)
+            embeddings = embed(dataset, processed)
+            table = probability_table(dataset, embeddings, grader)
+            if out:
+                (processed / "faults.csv").replace(out / "faults.csv")
+                write_probabilities(out / "probabilities.csv", table)
+                prob_SX3 = grader.grade_studies(dataset.study_ids, embeddings, "metric_optimal")
+                write_submission(out / "submission.csv", dataset.study_ids, prob_SX3)
+        return table
+
+
+def checked_new_studies(
+    images: str | Path,
+    series_descriptions: str | Path | None,
+    workers: int,
+    batch_size: int,
+    out: str | Path | None,
+) -> NewStudies:
+    """Return the studies to grade. Raises ValueError if a path or a number is not possible."""
+    check_count("workers", workers)
+    check_count("batch_size", batch_size)
+    images = path_of("images", images)
+    written_to = None if out is None else path_of("out", out)
+    descriptions = None if series_descriptions is None else path_of("series_descriptions", series_descriptions)
+    check_paths(images, written_to, descriptions)
+    return NewStudies(images, descriptions, workers, written_to)
 
 
 def check_paths(images: Path, out: Path | None, series_descriptions: Path | None) -> None:
@@ -55,7 +124,7 @@ def folder_within(out: Path) -> Iterator[Path]:
             out.rmdir()  # fails unless it is empty
 
 
-def probability_table(dataset: Dataset, embeddings: Embeddings, grader: Grader) -> pd.DataFrame:
+def probability_table(dataset: Dataset, embeddings: Sequence[Embeddings], grader: Grader) -> pd.DataFrame:
     """Return calibrated probabilities, one row per site, with the slice and box that show it best and the folder."""
     table = full_table(dataset.study_ids, site_table([]))
     prob_N3 = grader.predict_proba(table, embeddings, "calibrated")

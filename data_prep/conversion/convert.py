@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.conversion.crop_geometry import DEFAULT_CROPS, CropGeometry
 from data_prep.conversion.crops import SCHEMA_VERSION as CROPS_VERSION
 from data_prep.conversion.crops import open_crops
 from data_prep.conversion.executors import IN_PROCESS, Pool, open_pool
@@ -45,7 +46,7 @@ from data_prep.placement.atlas import Atlas, Example, example_of, learn_atlas, l
 from data_prep.placement.placer import Placer
 from data_prep.placement.regions import marked_positions
 from data_prep.placement.shipped_atlas import shipped_atlas
-from data_prep.sites import SITES, Severity, Site
+from data_prep.sites import SITES, Severity
 from data_prep.studies.cohorts import Cohort, folder_cohort
 from data_prep.studies.studies import read_study
 
@@ -139,7 +140,12 @@ def _atlas_studies(inputs: Sequence[StudyInput], seed: int) -> list[StudyInput]:
 
 
 def _learn_converting(
-    marked: Sequence[StudyInput], processed: Path, pool: Pool, max_pixels: int, converted: list[ConvertedStudy]
+    marked: Sequence[StudyInput],
+    processed: Path,
+    pool: Pool,
+    max_pixels: int,
+    geometry: CropGeometry,
+    converted: list[ConvertedStudy],
 ) -> Atlas | None:
     """Learn the atlas, and convert the studies whose sites are all marked, because they have been read anyway.
 
@@ -149,7 +155,7 @@ def _learn_converting(
     path = parts_folder(processed) / f"atlas-{hashlib.sha256(repr(made_from).encode()).hexdigest()}.json"
     if not path.is_file():
         examples: list[Example] = []
-        for example, study in _examples(marked, processed, pool, max_pixels):
+        for example, study in _examples(marked, processed, pool, max_pixels, geometry):
             examples += [] if example is None else [example]
             converted += [] if study is None else [study]
         atlas = learn_atlas(examples, shipped_atlas().shape_N3)
@@ -160,14 +166,18 @@ def _learn_converting(
 
 
 def _examples(
-    marked: Sequence[StudyInput], processed: Path | None, pool: Pool, max_pixels: int
+    marked: Sequence[StudyInput],
+    processed: Path | None,
+    pool: Pool,
+    max_pixels: int,
+    geometry: CropGeometry = DEFAULT_CROPS,
 ) -> Iterator[tuple[Example | None, ConvertedStudy | None]]:
-    work = partial(_example, processed=processed, max_pixels=max_pixels)
+    work = partial(_example, processed=processed, max_pixels=max_pixels, geometry=geometry)
     yield from pool.map(work, marked, description="learning the atlas", name=_name, weight=_files)
 
 
 def _example(
-    study_input: StudyInput, processed: Path | None, max_pixels: int
+    study_input: StudyInput, processed: Path | None, max_pixels: int, geometry: CropGeometry
 ) -> tuple[Example | None, ConvertedStudy | None]:
     """Return a study as an example for the atlas; convert it to `processed` too if all its sites are marked."""
     if processed is not None:
@@ -176,7 +186,8 @@ def _example(
     positions, mark_faults = marked_positions(study)
     converted = None
     if processed is not None and is_marked_throughout(positions.values()):
-        converted = write_study(study_input, processed, study, positions, [*faults, *mark_faults], None, max_pixels)
+        all_faults = [*faults, *mark_faults]
+        converted = write_study(study_input, processed, study, positions, all_faults, None, max_pixels, geometry)
     return example_of(study, positions, shipped_atlas().shape_N3), converted
 
 
@@ -189,6 +200,7 @@ def convert_folder(
     caption: Caption,
     workers: int = 1,
     max_pixels: int = MAX_PIXELS,
+    geometry: CropGeometry = DEFAULT_CROPS,
 ) -> Summary:
     """Convert new studies, in any layout of folders, to their own ``processed_data``; print how they are told apart.
 
@@ -197,7 +209,7 @@ def convert_folder(
     cohort = folder_cohort(images, descriptions)
     print(cohort.layout, flush=True)
     with open_pool(min(workers, len(cohort.folders) or 1)) as pool:
-        work: dict[str, Any] = {"placer": placer, "pool": pool, "max_pixels": max_pixels}
+        work: dict[str, Any] = {"placer": placer, "pool": pool, "max_pixels": max_pixels, "geometry": geometry}
         return convert_cohort(cohort, processed, atlas=None, caption=caption, **work)
 
 
@@ -214,6 +226,7 @@ def convert_cohort(
     seed: int = 0,
     pool: Pool = IN_PROCESS,
     max_pixels: int = MAX_PIXELS,
+    geometry: CropGeometry = DEFAULT_CROPS,
     inputs: Sequence[StudyInput] | None = None,
     key: str = "",
     settings: dict[str, Any] | None = None,
@@ -235,6 +248,7 @@ def convert_cohort(
         seed: Seed of the folds, and of the choice of studies that the atlas is learned from.
         pool: The pool that converts the studies.
         max_pixels: Largest number of pixels of an image that is read.
+        geometry: The geometry of the crops.
         inputs: The cohort's inputs (`read_inputs`), if they are already known.
         key: The digest of the input (`input_key`), written to the metadata.
         settings: The settings, written to the metadata.
@@ -254,11 +268,11 @@ def convert_cohort(
     with locked_folder(processed), _disk_full_estimated(processed, inputs, converted):
         set_aside(processed, FINAL_FILES)
         if learn:
-            atlas = _learn_converting(_atlas_studies(inputs, seed), processed, pool, max_pixels, converted)
+            atlas = _learn_converting(_atlas_studies(inputs, seed), processed, pool, max_pixels, geometry, converted)
             converted.clear()
         if make_placer is not None:
             placer = make_placer(atlas)
-        converted.extend(_convert_studies(cohort.split, inputs, processed, placer or atlas, pool, max_pixels))
+        converted.extend(_convert_studies(cohort.split, inputs, processed, placer or atlas, pool, max_pixels, geometry))
         if cohort.split == "train" and not any(study.images for study in converted):
             write_faults(cohort, processed)
             put_back(processed, FINAL_FILES)
@@ -268,30 +282,36 @@ def convert_cohort(
             )
         if atlas is not None:
             atlas.save(processed / "atlas.json")
-        fold_of = assign_folds(_severities(cohort), folds, seed) if cohort.split == "train" else {}
+        fold_of = folds_of(cohort, folds, seed)
         notes = {
             "settings": settings or {},
             "hashes": {**cohort.hashes, "input": key},
             "atlas": atlas.fingerprint if atlas else None,
             "folds": {"count": folds, "of_study": {str(study_id): fold for study_id, fold in fold_of.items()}},
         }
-        summary = merge_parts(cohort, processed, caption, fold_of, notes)
+        summary = merge_parts(cohort, processed, caption, fold_of, notes, geometry)
         clear_parts(processed)
     return summary
 
 
 def _convert_studies(
-    split: str, inputs: Sequence[StudyInput], processed: Path, placer: Placer | None, pool: Pool, max_pixels: int
+    split: str,
+    inputs: Sequence[StudyInput],
+    processed: Path,
+    placer: Placer | None,
+    pool: Pool,
+    max_pixels: int,
+    geometry: CropGeometry,
 ) -> Iterator[ConvertedStudy]:
     """Yield the studies that an interrupted conversion has converted, then convert and yield the others."""
     todo = []
     for study in inputs:
-        found = find_converted(study, processed, placer, max_pixels)
+        found = find_converted(study, processed, placer, max_pixels, geometry)
         if found is None:
             todo.append(study)
         else:
             yield found
-    work = partial(convert_study, processed=processed, placer=placer, max_pixels=max_pixels)
+    work = partial(convert_study, processed=processed, placer=placer, max_pixels=max_pixels, geometry=geometry)
     found_before = len(inputs) - len(todo)
     yield from pool.map(work, todo, description=f"converting {split}", name=_name, weight=_files, done=found_before)
 
@@ -321,8 +341,10 @@ def _disk_full_estimated(
         raise DiskFull(message) from None
 
 
-def _severities(cohort: Cohort) -> dict[int, dict[Site, Severity]]:
-    return {folder.study_id: folder.severities for folder in cohort.folders}
+def folds_of(cohort: Cohort, folds: int, seed: int) -> dict[int, int]:
+    """Return the fold of each study of a train split; empty for any other split."""
+    severities = {folder.study_id: folder.severities for folder in cohort.folders}
+    return assign_folds(severities, folds, seed) if cohort.split == "train" else {}
 
 
 def _name(study_input: StudyInput) -> str:

@@ -1,34 +1,31 @@
 """Crops: the pixels of the regions, in one memory-mapped array that training reads without decoding files.
 
-A crop is uint8 (3, 128, 128): three neighbouring slices, each `FIELD_MM` wide with pixels of `PIXEL_MM`,
-centred on the site, in one orientation whatever that of the acquisition was:
+A crop is uint8 (3, size, size): the three neighbouring slices of a tile, each as wide as its `CropGeometry` says (by
+default 64 mm in 128 pixels), centred on the site, in one orientation whatever that of the acquisition was:
 
 - sagittal: columns run to +y (posterior), rows to -z (caudal), channels to +x (the patient's left);
 - axial: columns run to +x (the patient's left: a radiologist's view), rows to +y, channels to +z.
 
 Crops of right-sided sites are mirrored onto the left: axial ones flip their columns, sagittal ones reverse
-their channels. Crops are cut in the plane of their slice, along its pixel axes. Pixels off the image are 0.
+their slices. Crops are cut in the plane of their slice, along its pixel axes. Pixels off the image are 0.
+If a site has several tiles in a view, they follow each other in ``crops.npy`` as their slices do in the mirrored crop.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.conversion.crop_geometry import CROP_SLICES, DEFAULT_CROPS, CropGeometry, crop_geometry
 from data_prep.geometry import Array, Frame, Vector
 from data_prep.sites import Side, View
 from workspace.json_files import read_object
 from workspace.whole_files import replacing
 
-FIELD_MM = 64.0
-#: Width of the central square that the model gets; the margin is for augmentation.
-VIEW_MM = 48.0
-PIXEL_MM = 0.5
-CROP_SIZE = 128
-CROP_SLICES = 3
 SCHEMA_VERSION = 1
 
 Crop = npt.NDArray[np.uint8]
@@ -38,27 +35,35 @@ _CANONICAL = {True: ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0)), False: ((1.0, 0.0, 0.0)
 
 
 def cut_crop(
-    images: Sequence[npt.NDArray[np.uint8]], frames: Sequence[Frame], centre_mm: Vector, view: View, side: Side | None
+    images: Sequence[npt.NDArray[np.uint8]],
+    frames: Sequence[Frame],
+    centre_mm: Vector,
+    view: View,
+    side: Side | None,
+    geometry: CropGeometry = DEFAULT_CROPS,
 ) -> Crop:
-    """Return the crop (3, 128, 128) of three slices in stack order (right to left, or caudal to cranial).
+    """Return the crop (S, size, size) of S slices in stack order (right to left, or caudal to cranial).
 
     Args:
-        images: The three slices.
+        images: The slices: the three of a tile, or those of several tiles.
         frames: Their geometry.
         centre_mm: The site's position.
         view: The view of the slices.
         side: The site's side; crops of the right are mirrored.
+        geometry: The width and the pixels of the crop.
     """
     crop = np.stack(
-        [_cut_slice(image, frame, centre_mm, view) for image, frame in zip(images, frames, strict=True)]
-    )  # CHW
+        [_cut_slice(image, frame, centre_mm, view, geometry) for image, frame in zip(images, frames, strict=True)]
+    )  # SHW
     if side is Side.RIGHT:
         crop = crop[::-1] if view.is_sagittal else crop[:, :, ::-1]
     return np.ascontiguousarray(crop)
 
 
-def _cut_slice(image: npt.NDArray[np.uint8], frame: Frame, centre_mm: Vector, view: View) -> npt.NDArray[np.uint8]:
-    """Return one slice of a crop, (128, 128), by bilinear interpolation.
+def _cut_slice(
+    image: npt.NDArray[np.uint8], frame: Frame, centre_mm: Vector, view: View, geometry: CropGeometry
+) -> npt.NDArray[np.uint8]:
+    """Return one slice of a crop, (size, size), by bilinear interpolation.
 
     The image's pixel axes are those of the crop up to their order and signs.
     """
@@ -69,7 +74,7 @@ def _cut_slice(image: npt.NDArray[np.uint8], frame: Frame, centre_mm: Vector, vi
     if upright < turned:
         # The image is rotated by a quarter turn: its columns are the crop's rows.
         to_columns, to_rows = to_rows, to_columns
-    offset_mm = (np.arange(CROP_SIZE) - (CROP_SIZE - 1) / 2) * PIXEL_MM
+    offset_mm = (np.arange(geometry.size) - (geometry.size - 1) / 2) * geometry.pixel_mm
     column, row = frame.to_pixel(centre_mm)
     columns = column + np.sign(row_direction @ to_columns) * offset_mm / frame.spacing_mm[1]
     rows = row + np.sign(column_direction @ to_rows) * offset_mm / frame.spacing_mm[0]
@@ -95,12 +100,12 @@ def _interpolate(
     return crop
 
 
-def write_crops(processed: Path, batches: Iterable[Crop], count: int) -> str:
+def write_crops(processed: Path, batches: Iterable[Crop], count: int, geometry: CropGeometry = DEFAULT_CROPS) -> str:
     """Write crops.npy and crops.json, both by rename, crops.json last; return the fingerprint of the crops.
 
-    The crops come in batches (N, 3, 128, 128); `count` is their total number.
+    The crops come in batches (N, 3, size, size); `count` is their total number.
     """
-    shape = (count, CROP_SLICES, CROP_SIZE, CROP_SIZE)
+    shape = (count, CROP_SLICES, geometry.size, geometry.size)
     digest = hashlib.sha256()
     written = 0
     (processed / "crops.json").unlink(missing_ok=True)
@@ -115,8 +120,9 @@ def write_crops(processed: Path, batches: Iterable[Crop], count: int) -> str:
     description = {
         "schema_version": SCHEMA_VERSION,
         "shape": shape,
-        "field_mm": FIELD_MM,
-        "pixel_mm": PIXEL_MM,
+        "field_mm": geometry.field_mm,
+        "pixel_mm": geometry.pixel_mm,
+        **({"tiles_per_view": geometry.tiles_per_view} if geometry.tiles_per_view > 1 else {}),
         "fingerprint": digest.hexdigest(),
     }
     with replacing(processed / "crops.json") as partial:
@@ -125,11 +131,12 @@ def write_crops(processed: Path, batches: Iterable[Crop], count: int) -> str:
 
 
 def open_crops(processed: Path) -> npt.NDArray[np.uint8]:
-    """Open crops.npy memory-mapped and read-only: (R, 3, 128, 128), one crop per pair.
+    """Open crops.npy memory-mapped and read-only: (R, 3, size, size), the tiles of all pairs.
 
     Raises ValueError if it does not exist, has another version, or does not match crops.json.
     """
-    description = read_object(processed / "crops.json", "prepare_data.py", SCHEMA_VERSION)
+    description = _read_description(processed)
+    geometry = _geometry_of(processed, description)
     try:
         crops: npt.NDArray[np.uint8] = np.load(processed / "crops.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
@@ -139,4 +146,31 @@ def open_crops(processed: Path) -> npt.NDArray[np.uint8]:
             f"{processed / 'crops.npy'}: {crops.dtype} {crops.shape}, but the shape in crops.json is "
             f"{description.get('shape')}; run prepare_data.py again"
         )
+    if crops.ndim != 4 or crops.shape[1:] != (CROP_SLICES, geometry.size, geometry.size):
+        raise ValueError(
+            f"{processed / 'crops.npy'}: {crops.shape}, but crops.json describes crops of {geometry}, which have "
+            f"{geometry.size} pixels; run prepare_data.py again"
+        )
     return crops
+
+
+def read_crop_geometry(processed: Path) -> CropGeometry:
+    """Return the geometry of the crops. Raises ValueError if crops.json does not exist or is damaged."""
+    return _geometry_of(processed, _read_description(processed))
+
+
+def check_size(crops_R3HW: npt.NDArray[np.uint8], geometry: CropGeometry) -> None:
+    """Raise ValueError if crops cannot have this geometry, because they have another number of pixels."""
+    if crops_R3HW.shape[2:] != (geometry.size, geometry.size):
+        raise ValueError(f"crops of {crops_R3HW.shape[2:]} pixels are not those of {geometry} ({geometry.size} pixels)")
+
+
+def _read_description(processed: Path) -> dict[str, Any]:
+    return read_object(processed / "crops.json", "prepare_data.py", SCHEMA_VERSION)
+
+
+def _geometry_of(processed: Path, description: dict[str, Any]) -> CropGeometry:
+    try:
+        return crop_geometry(description)
+    except ValueError as error:
+        raise ValueError(f"{processed / 'crops.json'}: {error}; run prepare_data.py again") from None

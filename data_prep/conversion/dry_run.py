@@ -6,13 +6,15 @@ The positions of unannotated sites are not computed.
 import shutil
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from data_prep.conversion.crop_geometry import DEFAULT_CROPS, CropGeometry
 from data_prep.conversion.executors import IN_PROCESS, Pool
 from data_prep.conversion.study_records import StudyInput, read_input
+from data_prep.conversion.twin_studies import find_twins, pixel_digest, twin_faults
 from data_prep.dicom.dicom_file import open_dicom
 from data_prep.faults import Fault, FaultKind, FileFault
 from data_prep.folders import list_folder
@@ -34,6 +36,7 @@ class Findings:
     """The counts and faults of reading a study or a split: series per view, transfer syntaxes, image sizes.
 
     identities: a digest of the StudyInstanceUID of each study with images (`Study.identity`).
+    digests: the digests of the images of each study (`pixel_digest`).
     """
 
     studies: int = 0
@@ -43,6 +46,7 @@ class Findings:
     sizes: Counter[str] = field(default_factory=Counter)
     annotated: int = 0
     identities: dict[int, str] = field(default_factory=dict)
+    digests: dict[int, tuple[str, ...]] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
     def add(self, other: "Findings") -> None:
@@ -54,11 +58,17 @@ class Findings:
         self.sizes += other.sizes
         self.annotated += other.annotated
         self.identities |= other.identities
+        self.digests |= other.digests
         self.faults += other.faults
 
 
-def check_cohort(cohort: Cohort, *, max_pixels: int, pool: Pool = IN_PROCESS) -> Findings:
-    """Read every study of a cohort, many at a time, and return what was found."""
+def check_cohort(
+    cohort: Cohort, *, max_pixels: int, pool: Pool = IN_PROCESS, fold_of: Mapping[int, int] | None = None
+) -> Findings:
+    """Read every study of a cohort, many at a time, and return what was found.
+
+    fold_of: the folds that the studies would be divided into, if they would.
+    """
     inputs = [read_input(folder) for folder in cohort.folders]
     findings = Findings(faults=list(cohort.faults))
     for study in pool.map(
@@ -70,6 +80,7 @@ def check_cohort(cohort: Cohort, *, max_pixels: int, pool: Pool = IN_PROCESS) ->
     ):
         findings.add(study)
     findings.faults += split_study_faults(cohort.split, findings.identities)
+    findings.faults += twin_faults(find_twins(findings.digests, fold_of or {}), fold_of or {})
     return findings
 
 
@@ -87,6 +98,7 @@ def _check_study(study_input: StudyInput, max_pixels: int) -> Findings:
         sizes=Counter(f"{columns} x {rows}" for rows, columns in (image.shape for image in images)),
         annotated=len(positions),
         identities={study.study_id: study.identity} if images else {},
+        digests={study.study_id: tuple(pixel_digest(image.grey) for image in images)} if images else {},
         faults=[*faults, *mark_faults],
     )
 
@@ -102,8 +114,16 @@ def _syntax(folder: Path, root: Path, max_pixels: int) -> str:
     return "unknown"
 
 
-def describe(cohort: Cohort, findings: Findings, placer: str) -> str:
-    """Return a few lines about what would be converted; `placer` describes what would place unannotated sites."""
+def describe(cohort: Cohort, findings: Findings, placer: str, geometry: CropGeometry = DEFAULT_CROPS) -> str:
+    """Return a few lines about what would be converted.
+
+    Args:
+        cohort: The studies.
+        findings: What reading them found.
+        placer: What would place unannotated sites, in words.
+        geometry: The geometry of the crops.
+    """
+    per_site = max(len(site.views) for site in SITES) * geometry.tiles_per_view * geometry.bytes_per_tile
     sites = findings.studies * len(SITES)
     lines = [
         f"{findings.studies} of {len(cohort.study_ids)} studies have images",
@@ -111,6 +131,8 @@ def describe(cohort: Cohort, findings: Findings, placer: str) -> str:
         f"{findings.slices} slices: {_counts(findings.sizes, most=4)}",
         f"stored as {_counts(findings.syntaxes)}",
         f"{findings.annotated} of {sites} sites are marked; {placer} would place the others",
+        f"crops of {geometry}: at most {per_site / 1e3:,.0f} kB per site, {sites * per_site / 1e6:,.0f} MB in all, "
+        "and as much again while they are written",
         f"{len(findings.faults)} faults{':' if findings.faults else ''}",
     ]
     return "\n".join(f"{cohort.split}: {line}" for line in lines)

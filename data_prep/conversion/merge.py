@@ -5,12 +5,13 @@ One study is held in memory at a time; only a few counts grow with the cohort.
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from data_prep.conversion.crop_geometry import DEFAULT_CROPS, CropGeometry
 from data_prep.conversion.crops import write_crops
 from data_prep.conversion.dataset_card import write_dataset_card
 from data_prep.conversion.pairs import TRAIN_COLUMNS, Pair, count_sites, train_row, write_dataset
@@ -24,12 +25,13 @@ from data_prep.conversion.study_records import (
     read_record,
     site_row,
 )
+from data_prep.conversion.twin_studies import find_twins, twin_faults
 from data_prep.conversion.work_folder import output_sizes, parts_folder, remove_stale_images, remove_stale_studies
 from data_prep.faults import Fault
+from data_prep.placement.regions import Region
 from data_prep.sites import Severity, Site
 from data_prep.studies.cohorts import Cohort
 from data_prep.studies.identity import split_study_faults
-from data_prep.studies.studies import StudyFolder
 from workspace.whole_files import ESCAPED, replacing
 
 FAULT_COLUMNS = ("study_id", "series_id", "path", "kind", "action", "message")
@@ -69,22 +71,27 @@ class _Counts:
     studies: int = 0
     slices: int = 0
     pairs: int = 0
+    tiles: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     not_imaged: Counter[str] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
     sites: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     identities: dict[int, str] = field(default_factory=dict)
+    digests: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    twins: list[tuple[int, int]] = field(default_factory=list)
 
     def add(self, record: StudyRecord, pairs: Sequence[Pair]) -> None:
         """Count a study and its pairs."""
         self.studies += bool(record.slices)
         self.slices += len(record.slices)
         self.pairs += len(pairs)
+        self.tiles += sum(found.tiles for found in record.regions)
         self.faults.update(fault.kind.value for fault in record.faults)
         self.not_imaged.update(record.not_imaged)
         self.sources.update(pair.source.value for pair in pairs)
         if record.slices:
             self.identities[record.study_id] = record.identity
+            self.digests[record.study_id] = record.digests
         for condition, levels in count_sites(pairs).items():
             for level, severities in levels.items():
                 cell = self.sites.setdefault(condition, {}).setdefault(level, {})
@@ -104,7 +111,12 @@ class _Counts:
 
 
 def merge_parts(
-    cohort: Cohort, processed: Path, caption: Caption, fold_of: Mapping[int, int], notes: dict[str, Any]
+    cohort: Cohort,
+    processed: Path,
+    caption: Caption,
+    fold_of: Mapping[int, int],
+    notes: dict[str, Any],
+    geometry: CropGeometry = DEFAULT_CROPS,
 ) -> Summary:
     """Write all files of ``processed_data`` but the PNGs, ``dataset.json`` last, and remove stale images.
 
@@ -114,11 +126,12 @@ def merge_parts(
         caption: Makes the caption of a site and severity.
         fold_of: The fold of each study; empty outside the train split.
         notes: More entries of the metadata.
+        geometry: The geometry of the crops.
     """
     counts = _write_tables(cohort, processed, caption, fold_of)
     remove_stale_studies(processed, {folder.study_id for folder in cohort.folders})
     crops = (read_crops(parts_folder(processed), folder.study_id) for folder in cohort.folders)
-    crops_fingerprint = write_crops(processed, crops, counts.pairs)
+    crops_fingerprint = write_crops(processed, crops, counts.tiles, geometry)
     metadata = {
         "split": cohort.split,
         "counts": counts.to_metadata(),
@@ -128,6 +141,8 @@ def merge_parts(
         "sizes": output_sizes(processed, OUTPUTS),
         "study_ids": list(cohort.study_ids),
     }
+    if counts.twins:
+        metadata["twins"] = [list(pair) for pair in counts.twins]
     if cohort.folder_names:
         metadata["folder_names"] = {str(study_id): name for study_id, name in cohort.folder_names.items()}
     pairs = (pair for _, pairs in _parts(cohort, processed, caption, fold_of) for pair in pairs)
@@ -165,9 +180,11 @@ def _write_tables(cohort: Cohort, processed: Path, caption: Caption, fold_of: Ma
             remove_stale_images(processed, record.study_id, record.images)
             counts.add(record, pairs)
             first_pairs = first_pairs or pairs
-        split_studies = split_study_faults(cohort.split, counts.identities)
-        faults.writerows(map(_fault_row, split_studies))
-        counts.faults.update(fault.kind.value for fault in split_studies)
+        twins = find_twins(counts.digests, fold_of)
+        counts.twins = list(twins)
+        of_several = [*split_study_faults(cohort.split, counts.identities), *twin_faults(twins, fold_of)]
+        faults.writerows(map(_fault_row, of_several))
+        counts.faults.update(fault.kind.value for fault in of_several)
     write_dataset_card(processed, cohort.split, first_pairs)
     return counts
 
@@ -179,31 +196,40 @@ def _parts(
     crop = 0
     for folder in cohort.folders:
         record = read_record(parts_folder(processed), folder.study_id)
-        pairs = list(_pairs(folder, record, caption, fold_of.get(folder.study_id), first_crop=crop))
-        crop += len(pairs)
+        study, fold = folder.study_id, fold_of.get(folder.study_id)
+        pairs = list(region_pairs(study, record.regions, caption, folder.severities, fold, first_crop=crop))
+        crop += sum(found.tiles for found in record.regions)
         yield record, pairs
 
 
-def _pairs(
-    folder: StudyFolder, record: StudyRecord, caption: Caption, fold: int | None, first_crop: int
+def region_pairs(
+    study: int,
+    regions: Iterable[Region],
+    caption: Caption,
+    severities: Mapping[Site, Severity],
+    fold: int | None,
+    first_crop: int,
 ) -> Iterator[Pair]:
-    for crop, found in enumerate(record.regions, start=first_crop):
-        severity = folder.severities.get(found.site)
-        yield Pair(
-            study_id=folder.study_id,
+    """Yield the pairs of a study's regions, whose tiles are consecutive rows of ``crops.npy`` from `first_crop` on."""
+    for found in regions:
+        severity = severities.get(found.site)
+        pair = Pair(
+            study_id=study,
             site=found.site,
             view=found.view,
             series_id=found.series_id,
             instance_number=found.instance_number,
             instance_numbers=found.instance_numbers,
-            image=image_path(folder.study_id, found.series_id, found.instance_number),
+            image=image_path(study, found.series_id, found.instance_number),
             box=found.box,
             text=caption(found.site, severity),
             severity=severity,
             source=found.source,
             fold=fold,
-            crop=crop,
+            crop=first_crop,
         )
+        yield replace(pair, crop=first_crop - pair.offsets[0]) if found.tiles > 1 else pair
+        first_crop += found.tiles
 
 
 def _fault_row(fault: Fault) -> list[Any]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.sites import SITE_COLUMNS, Severity, Site, Source, View
+from data_prep.conversion.crop_geometry import CROP_SLICES
+from data_prep.sites import SITE_COLUMNS, Severity, Side, Site, Source, View
 from workspace.json_files import read_object
 from workspace.whole_files import replacing
 
@@ -45,14 +46,14 @@ class Pair:
         view: The view.
         series_id: The series of the slices.
         instance_number: The middle slice.
-        instance_numbers: The three slices of the crop.
+        instance_numbers: The slices of its tiles, three each, in stack order (`placement.regions.Region`).
         image: PNG of the middle slice, relative to ``processed_data``.
         box: The region, (x0, y0, x1, y1) in (column, row) pixels of that PNG.
         text: The caption.
         severity: The grade; None if unlabelled.
         source: The source of the site's position.
         fold: The study's fold; None outside the train split.
-        crop: Row of the crop in ``crops.npy``.
+        crop: Row in ``crops.npy`` of the tile at the site; those of its other tiles lie around it (`crops`).
     """
 
     study_id: int
@@ -68,6 +69,22 @@ class Pair:
     source: Source
     fold: int | None
     crop: int
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """The place of each tile in the mirrored stack, in tiles from the one at the site, which has 0."""
+        middles = self.instance_numbers[1::CROP_SLICES]
+        if len(middles) == 1:
+            return (0,)
+        before, after = middles.index(self.instance_number), len(middles) - 1 - middles.index(self.instance_number)
+        if self.site.side is Side.RIGHT and self.view.is_sagittal:  # crops.py mirrors them
+            before, after = after, before
+        return tuple(range(-before, after + 1))
+
+    @property
+    def crops(self) -> tuple[int, ...]:
+        """The rows of all its tiles in ``crops.npy``, in the order of `offsets`."""
+        return tuple(self.crop + offset for offset in self.offsets)
 
 
 @dataclass(frozen=True)
@@ -93,6 +110,11 @@ class Dataset:
         return {int(study_id): name for study_id, name in self.metadata.get("folder_names", {}).items()}
 
     @property
+    def twins(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of studies in different folds whose images are the same (`data_prep.conversion.twin_studies`)."""
+        return tuple((int(one), int(other)) for one, other in self.metadata.get("twins", ()))
+
+    @property
     def fold_of(self) -> dict[int, int]:
         """The fold of every converted study, including those without pairs; empty outside the train split."""
         return {int(study_id): fold for study_id, fold in self.metadata["folds"]["of_study"].items()}
@@ -108,7 +130,7 @@ def read_dataset(processed: Path) -> Dataset:
         raise ValueError(f"{path}: schema version {version}, expected {SCHEMA_VERSION}; run prepare_data.py again")
     try:
         dataset = Dataset(metadata, tuple(_from_json(entry) for entry in content["pairs"]))
-        _ = dataset.fingerprint, dataset.study_ids, dataset.fold_of
+        _ = dataset.fingerprint, dataset.study_ids, dataset.fold_of, dataset.twins
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: an entry is missing or invalid ({error!r}); run prepare_data.py again") from None
     return dataset

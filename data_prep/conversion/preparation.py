@@ -9,10 +9,13 @@ from data_prep.conversion.convert import (
     DiskFull,
     NothingReadable,
     convert_cohort,
+    folds_of,
     input_key,
     read_inputs,
     summary_if_current,
 )
+from data_prep.conversion.crop_geometry import DEFAULT_CROPS, CropGeometry
+from data_prep.conversion.crops import read_crop_geometry
 from data_prep.conversion.dry_run import check_cohort, describe, fault_table
 from data_prep.conversion.executors import Pool, open_pool
 from data_prep.conversion.merge import Caption, Summary
@@ -42,17 +45,29 @@ def conversion_pool(studies: int, workers: int, dask_scheduler: str | None) -> I
             raise OSError(f"{error}; {HINT}") from error
 
 
-def check_split(cohort: Cohort, placer: str, max_pixels: int, pool: Pool) -> bool:
+def check_split(
+    cohort: Cohort,
+    placer: str,
+    folds: int,
+    seed: int,
+    max_pixels: int,
+    pool: Pool,
+    geometry: CropGeometry = DEFAULT_CROPS,
+) -> bool:
     """Print what converting a split would do, and every fault. Returns whether any of it can be used.
 
     Args:
         cohort: the split's studies.
         placer: what would place unannotated sites, in words.
+        folds: the number of folds of the train split.
+        seed: the seed of the folds.
         max_pixels: larger images are refused.
         pool: the workers that read the images.
+        geometry: the geometry of the crops.
     """
-    findings = check_cohort(cohort, max_pixels=max_pixels, pool=pool)
-    print(describe(cohort, findings, placer))
+    fold_of = folds_of(cohort, folds, seed)
+    findings = check_cohort(cohort, max_pixels=max_pixels, pool=pool, fold_of=fold_of)
+    print(describe(cohort, findings, placer, geometry))
     if findings.faults:
         print(f"\n{fault_table(findings.faults)}\n")
     return findings.slices > 0
@@ -71,6 +86,7 @@ def prepare_split(
     folds: int,
     seed: int,
     max_pixels: int,
+    geometry: CropGeometry = DEFAULT_CROPS,
 ) -> bool:
     """Convert one split unless it is up to date, and print a summary. Returns whether any of it could be used.
 
@@ -86,15 +102,18 @@ def prepare_split(
         folds: the number of folds of the train split.
         seed: the seed of the folds, and of the atlas's sample of studies.
         max_pixels: larger images are refused.
+        geometry: the geometry of the crops.
     """
     processed = root.processed(split)
-    settings: dict[str, Any] = {"folds": folds, "seed": seed, "max_pixels": max_pixels, **placing}
+    # What is left at its default is not recorded: roots of earlier versions, which had no choice, stay up to date.
+    settings: dict[str, Any] = {"folds": folds, "seed": seed, "max_pixels": max_pixels}
+    settings |= geometry.changes | placing
     atlas = _learned_atlas(root) if split == "test" else None
     inputs = read_inputs(cohort)
     key = input_key(cohort, inputs, settings, atlas, caption)
     summary = summary_if_current(processed, key)
     if summary is None:
-        work: dict[str, Any] = {"inputs": inputs, "pool": pool, "max_pixels": max_pixels}
+        work: dict[str, Any] = {"inputs": inputs, "pool": pool, "max_pixels": max_pixels, "geometry": geometry}
 
         def announced_placer(atlas: Atlas | None) -> Placer:
             if notice is not None and atlas is None:
@@ -103,6 +122,8 @@ def prepare_split(
 
         work |= {"atlas": atlas, "learn": split == "train", "make_placer": announced_placer}
         output: dict[str, Any] = {"caption": caption, "key": key, "settings": settings}
+        if (present := _present_crops(processed)) not in (None, geometry):
+            print(f"{split}: its crops are of {present}; it is converted again, with crops of {geometry}", flush=True)
         try:
             summary = convert_cohort(cohort, processed, folds=folds, seed=seed, **output, **work)
         except NothingReadable as refusal:
@@ -110,6 +131,14 @@ def prepare_split(
             return False
     _print_summary(split, processed, summary)
     return summary.slices > 0
+
+
+def _present_crops(processed: Path) -> CropGeometry | None:
+    """Return the geometry of the crops of an earlier conversion; None if there are none, or none that can be read."""
+    try:
+        return read_crop_geometry(processed)
+    except ValueError:
+        return None
 
 
 def _learned_atlas(root: DataRoot) -> Atlas | None:

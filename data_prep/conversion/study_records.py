@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.conversion.crops import CROP_SIZE, CROP_SLICES, Crop, cut_crop
+from data_prep.conversion.crop_geometry import CROP_SLICES, DEFAULT_CROPS, CropGeometry
+from data_prep.conversion.crops import Crop, cut_crop
 from data_prep.conversion.png import write_png
+from data_prep.conversion.twin_studies import pixel_digest
 from data_prep.conversion.work_folder import parts_folder
 from data_prep.dicom.decoders import available_decoders
 from data_prep.faults import Fault, FaultKind
@@ -51,7 +53,7 @@ SITES_CSV_COLUMNS = ("study_id", *SITE_COLUMNS, "x_mm", "y_mm", "z_mm", "source"
 """Columns of ``sites.csv``."""
 
 #: Version of the record's content and of the images: studies with a record of another version are converted again.
-RECORD_VERSION = 6
+RECORD_VERSION = 7
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class StudyRecord:
         decoders: If a file's decoder is missing, the installed decoders; otherwise empty. The study is converted again
             when they change.
         identity: Digest of its StudyInstanceUID (`Study.identity`).
+        digests: Digests of the pixels of its images (`pixel_digest`), in the order of `slices`.
     """
 
     study_id: int
@@ -82,6 +85,7 @@ class StudyRecord:
     faults: list[Fault]
     decoders: str = ""
     identity: str = ""
+    digests: tuple[str, ...] = ()
 
     @property
     def images(self) -> set[str]:
@@ -120,7 +124,13 @@ def image_path(study_id: int, series_id: int, instance_number: int) -> str:
     return f"images/{study_id}/{series_id}/{instance_number}.png"
 
 
-def convert_study(study_input: StudyInput, processed: Path, placer: Placer | None, max_pixels: int) -> ConvertedStudy:
+def convert_study(
+    study_input: StudyInput,
+    processed: Path,
+    placer: Placer | None,
+    max_pixels: int,
+    geometry: CropGeometry = DEFAULT_CROPS,
+) -> ConvertedStudy:
     """Convert a study: write its PNGs and its part.
 
     Raises FileNotFoundError if the folders do not exist for this process, as on a machine of a cluster that has not
@@ -131,7 +141,7 @@ def convert_study(study_input: StudyInput, processed: Path, placer: Placer | Non
     positions, mark_faults = marked_positions(study)
     if placer is not None and not is_marked_throughout(positions.values()):
         positions |= placer.place(study, positions)
-    return write_study(study_input, processed, study, positions, [*faults, *mark_faults], placer, max_pixels)
+    return write_study(study_input, processed, study, positions, [*faults, *mark_faults], placer, max_pixels, geometry)
 
 
 def check_folders(study_input: StudyInput, processed: Path) -> None:
@@ -151,6 +161,7 @@ def write_study(
     faults: Sequence[Fault],
     placer: Placer | None,
     max_pixels: int,
+    geometry: CropGeometry = DEFAULT_CROPS,
 ) -> ConvertedStudy:
     """Write a study's PNGs and its part.
 
@@ -162,33 +173,38 @@ def write_study(
         faults: The faults of its images and marks.
         placer: The placer of its unannotated sites.
         max_pixels: Largest number of pixels of an image that was read.
+        geometry: The geometry of its crops.
     """
     parts = parts_folder(processed)
     # The images are overwritten from here on, so an older record would be wrong.
     (parts / f"{study.study_id}.json").unlink(missing_ok=True)
-    rows, image_bytes = _write_images(study, processed)
-    regions, not_imaged = find_regions(study, positions)
-    _write_crops(parts / f"{study.study_id}.npy", [crop_of(study, found) for found in regions])
+    rows, image_bytes, digests = _write_images(study, processed)
+    regions, not_imaged = find_regions(study, positions, geometry.tiles_per_view)
+    _write_crops(parts / f"{study.study_id}.npy", [crop_of(study, found, geometry) for found in regions], geometry)
     ordered = [positions[site] for site in SITES if site in positions]
-    key = record_key(study_input, None if is_marked_throughout(ordered) else placer, max_pixels)
+    key = record_key(study_input, None if is_marked_throughout(ordered) else placer, max_pixels, geometry)
     faults = [*faults, *not_found(study, positions), *doubtful_levels(study, positions)]
     decoders = needed_decoders(fault.kind for fault in faults)
     record = StudyRecord(
-        study.study_id, key, image_bytes, rows, ordered, regions, not_imaged, faults, decoders, study.identity
+        study.study_id, key, image_bytes, rows, ordered, regions, not_imaged, faults, decoders, study.identity, digests
     )
     _write_record(parts, record)
-    return _converted(record)
+    return _converted(record, geometry)
 
 
 def find_converted(
-    study_input: StudyInput, processed: Path, placer: Placer | None, max_pixels: int
+    study_input: StudyInput,
+    processed: Path,
+    placer: Placer | None,
+    max_pixels: int,
+    geometry: CropGeometry = DEFAULT_CROPS,
 ) -> ConvertedStudy | None:
     """Return a study that an interrupted conversion has converted from the same input; None if it is not complete."""
     study_id, parts = study_input.folder.study_id, parts_folder(processed)
     try:
         record = read_record(parts, study_id)
         needed = None if is_marked_throughout(record.positions) else placer
-        if record.key != record_key(study_input, needed, max_pixels):
+        if record.key != record_key(study_input, needed, max_pixels, geometry):
             return None
         if record.decoders != needed_decoders(fault.kind for fault in record.faults):
             return None
@@ -196,12 +212,12 @@ def find_converted(
         crops = np.load(parts / f"{study_id}.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
-    complete = sum(sizes) == record.image_bytes and len(crops) == len(record.regions)
-    return _converted(record) if complete else None
+    complete = sum(sizes) == record.image_bytes and len(crops) == sum(found.tiles for found in record.regions)
+    return _converted(record, geometry) if complete else None
 
 
-def _converted(record: StudyRecord) -> ConvertedStudy:
-    crops_size = len(record.regions) * CROP_SLICES * CROP_SIZE**2
+def _converted(record: StudyRecord, geometry: CropGeometry) -> ConvertedStudy:
+    crops_size = sum(found.tiles for found in record.regions) * geometry.bytes_per_tile
     return ConvertedStudy(len(record.slices), record.image_bytes + crops_size, crops_size)
 
 
@@ -236,9 +252,18 @@ def is_marked_throughout(positions: Iterable[Position]) -> bool:
     return sum(position.source is Source.ANNOTATED for position in positions) == len(SITES)
 
 
-def record_key(study_input: StudyInput, placer: Placer | None, max_pixels: int) -> str:
+def record_key(
+    study_input: StudyInput, placer: Placer | None, max_pixels: int, geometry: CropGeometry = DEFAULT_CROPS
+) -> str:
     """Return a sha256 of everything that a study's record and images depend on; `placer` is None if it needs none."""
-    made_from = (RECORD_VERSION, study_input.digest, placer.fingerprint if placer else None, max_pixels)
+    made_from: tuple[Any, ...] = (
+        RECORD_VERSION,
+        study_input.digest,
+        placer.fingerprint if placer else None,
+        max_pixels,
+    )
+    if geometry.changes:  # the keys of earlier versions had no geometry
+        made_from = (*made_from, geometry)
     return hashlib.sha256(repr(made_from).encode()).hexdigest()
 
 
@@ -259,9 +284,10 @@ def site_row(study_id: int, position: Position) -> tuple[Any, ...]:
     )
 
 
-def _write_images(study: Study, processed: Path) -> tuple[list[list[Any]], int]:
-    """Write a study's PNGs; return their rows of ``slices.csv``, and their total size in bytes."""
+def _write_images(study: Study, processed: Path) -> tuple[list[list[Any]], int, tuple[str, ...]]:
+    """Write a study's PNGs; return their rows of ``slices.csv``, their total size in bytes, and their digests."""
     rows: list[list[Any]] = []
+    digests: list[str] = []
     size = 0
     for series in study.series:
         (processed / "images" / str(study.study_id) / str(series.series_id)).mkdir(parents=True, exist_ok=True)
@@ -270,11 +296,12 @@ def _write_images(study: Study, processed: Path) -> tuple[list[list[Any]], int]:
             name = image_path(study.study_id, series.series_id, image.instance_number)
             grey = image.grey
             size += write_png(processed / name, grey)
+            digests.append(pixel_digest(grey))
             view = "" if image.other_contrast or series.view is None else series.view
             rows.append([study.study_id, series.series_id, image.instance_number, name, view])
             rows[-1] += [stack_of.get(index, ""), *grey.shape, *_frame_cells(image.frame)]
             rows[-1] += image.window or series.window
-    return rows, size
+    return rows, size, tuple(digests)
 
 
 def _frame_cells(frame: Frame | None) -> list[Any]:
@@ -285,12 +312,19 @@ def _frame_cells(frame: Frame | None) -> list[Any]:
     return [float(f"{number:.9g}") for number in numbers]
 
 
-def find_regions(study: Study, positions: Mapping[Site, Position]) -> tuple[list[Region], dict[str, int]]:
-    """Return the regions of all sites in all their views, in the order of `SITES`, and the missing ones by reason."""
+def find_regions(
+    study: Study, positions: Mapping[Site, Position], tiles: int = 1
+) -> tuple[list[Region], dict[str, int]]:
+    """Return the regions of all sites in all their views, in the order of `SITES`, and the missing ones by reason.
+
+    tiles: the largest number of tiles of a region.
+    """
     found, missing = [], Counter[str]()
     for site in SITES:
         for view in site.views:
-            result = region(study, positions[site], view) if site in positions else Missing(site, view, "no_position")
+            result = (
+                region(study, positions[site], view, tiles) if site in positions else Missing(site, view, "no_position")
+            )
             if isinstance(result, Missing):
                 missing[result.reason] += 1
             else:
@@ -298,18 +332,22 @@ def find_regions(study: Study, positions: Mapping[Site, Position]) -> tuple[list
     return found, dict(missing)
 
 
-def crop_of(study: Study, found: Region) -> Crop:
-    """Return the crop of a region, (3, 128, 128)."""
+def crop_of(study: Study, found: Region, geometry: CropGeometry = DEFAULT_CROPS) -> Crop:
+    """Return the crops of a region, (tiles, 3, size, size)."""
     series = next(series for series in study.series if series.series_id == found.series_id)
     indices = [series.index(number) for number in found.instance_numbers]
     slices = [series.slices[index] for index in indices if index is not None]
     frames = [image.frame for image in slices if image.frame is not None]
-    return cut_crop([image.grey for image in slices], frames, found.centre_mm, found.view, found.site.side)
+    crop_SHW = cut_crop(
+        [image.grey for image in slices], frames, found.centre_mm, found.view, found.site.side, geometry
+    )
+    return crop_SHW.reshape(-1, CROP_SLICES, geometry.size, geometry.size)
 
 
-def _write_crops(path: Path, crops: list[Crop]) -> None:
+def _write_crops(path: Path, crops: list[Crop], geometry: CropGeometry) -> None:
     with replacing(path) as partial, partial.open("wb") as file:
-        data = np.array(crops, dtype=np.uint8).reshape(-1, CROP_SLICES, CROP_SIZE, CROP_SIZE)
+        none = np.zeros((0, CROP_SLICES, geometry.size, geometry.size), dtype=np.uint8)
+        data = np.ascontiguousarray(np.concatenate([none, *crops]))
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(data))
         file.write(data.data)  # the errors of np.save have no errno
 
@@ -338,6 +376,8 @@ def _write_record(parts: Path, record: StudyRecord) -> None:
                 found.centre_mm,
                 found.box,
                 found.source,
+                # Only several tiles leave open which of them lies at the site.
+                *([found.instance_number] if found.tiles > 1 else []),
             ]
             for found in record.regions
         ],
@@ -345,6 +385,7 @@ def _write_record(parts: Path, record: StudyRecord) -> None:
         "faults": [asdict(fault) for fault in record.faults],
         "decoders": record.decoders,
         "identity": record.identity,
+        "digests": record.digests,
     }
     with replacing(parts / f"{record.study_id}.json") as partial:
         partial.write_text(json.dumps(content), encoding="utf-8")
@@ -357,10 +398,7 @@ def read_record(parts: Path, study_id: int) -> StudyRecord:
         Position(parse_row_id_site(key), tuple(point), Source(source), None, error, confidence)
         for key, point, source, error, confidence in content["positions"]
     ]
-    regions = [
-        Region(parse_row_id_site(key), View(view), series_id, tuple(numbers), tuple(centre), tuple(box), Source(source))
-        for key, view, series_id, numbers, centre, box, source in content["regions"]
-    ]
+    regions = [_region(*cells) for cells in content["regions"]]
     faults = [Fault(**{**fault, "kind": FaultKind(fault["kind"])}) for fault in content["faults"]]
     return StudyRecord(
         study_id,
@@ -373,10 +411,27 @@ def read_record(parts: Path, study_id: int) -> StudyRecord:
         faults,
         content["decoders"],
         content["identity"],
+        tuple(content["digests"]),
     )
 
 
+def _region(
+    key: str,
+    view: str,
+    series_id: int,
+    numbers: list[int],
+    centre: Sequence[float],
+    box: Sequence[float],
+    source: str,
+    middle: int | None = None,
+) -> Region:
+    (x, y, z), (x0, y0, x1, y1) = centre, box
+    middle = numbers[1] if middle is None else middle
+    site = parse_row_id_site(key)
+    return Region(site, View(view), series_id, tuple(numbers), middle, (x, y, z), (x0, y0, x1, y1), Source(source))
+
+
 def read_crops(parts: Path, study_id: int) -> Crop:
-    """Read the crops of a converted study, (regions, 3, 128, 128), in the order of its record's regions."""
+    """Read the crops of a converted study, (tiles, 3, size, size), in the order of its record's regions."""
     crops: Crop = np.load(parts / f"{study_id}.npy", allow_pickle=False)
     return crops

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from data_prep.faults import Action, Fault, FaultKind
-from data_prep.geometry import Array, Frame, Plane, Vector, equally_near, neighbours
+from data_prep.geometry import Array, Frame, Plane, Vector, equally_near, triples
 from data_prep.placement.mark_checks import check_marks
 from data_prep.sites import SITES, Site, Source, View
 from data_prep.studies.studies import Series, Study
@@ -60,11 +60,13 @@ def points_of(positions: Mapping[Site, Position]) -> Array:
 
 @dataclass(frozen=True)
 class Region:
-    """A site in one view: three slices and a box.
+    """A site in one view: the slices of its tiles and a box.
 
     Attributes:
-        instance_numbers: Three neighbouring slices of one stack, ordered along the patient's axis (right to left, or
-            caudal to cranial). The middle one is the nearest to the site; at an end of the stack it is repeated.
+        instance_numbers: The slices of the tiles, three neighbouring ones each, of one stack, ordered along the
+            patient's axis (right to left, or caudal to cranial). At an end of the stack the middle slice of a tile
+            stands in for the missing one.
+        instance_number: The slice nearest to the site, the middle one of its tile.
         centre_mm: The site's position.
         box: (x0, y0, x1, y1) in (column, row) pixels of the middle slice, relative to its first pixel's centre,
             `BOX_MM` wide and clipped to the image.
@@ -73,15 +75,16 @@ class Region:
     site: Site
     view: View
     series_id: int
-    instance_numbers: tuple[int, int, int]
+    instance_numbers: tuple[int, ...]
+    instance_number: int
     centre_mm: Vector
     box: tuple[float, float, float, float]
     source: Source
 
     @property
-    def instance_number(self) -> int:
-        """The middle slice."""
-        return self.instance_numbers[1]
+    def tiles(self) -> int:
+        """The number of tiles."""
+        return len(self.instance_numbers) // 3
 
 
 @dataclass(frozen=True)
@@ -186,20 +189,24 @@ def doubtful_levels(study: Study, positions: Mapping[Site, Position]) -> list[Fa
     return [Fault(study.study_id, None, str(study.study_id), FaultKind.LEVEL_IN_DOUBT, "kept", message)]
 
 
-def region(study: Study, position: Position, view: View) -> Region | Missing:
-    """Return the site's region in a view, or why it has none."""
+def region(study: Study, position: Position, view: View, tiles: int = 1) -> Region | Missing:
+    """Return the site's region in a view, or why it has none.
+
+    tiles: the largest number of its tiles, an odd number: one at the site, and equally many before and after it.
+    """
     choice = _marked_slice(study, position, view) or _nearest_slice(study, position, view)
     if isinstance(choice, Missing):
         return choice
     series, chosen = choice
     # Some slices of a stack at the limit of obliqueness may be excluded from the view, and so from its frames.
     stack = [index for stack in series.stacks if chosen in stack for index in stack if index in series.frames]
-    triple = neighbours(series.frames, stack, chosen)
+    slices = [index for triple in triples(series.frames, stack, chosen, tiles // 2) for index in triple]
     return Region(
         position.site,
         view,
         series.series_id,
-        tuple(series.slices[index].instance_number for index in triple),  # type: ignore[arg-type]
+        tuple(series.slices[index].instance_number for index in slices),
+        series.slices[chosen].instance_number,
         position.point_mm,
         _box(series.frames[chosen], position.point_mm),
         position.source,

@@ -12,9 +12,12 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from open_clip_train import main as open_clip_main
 
 import train_vl
-from benchmarks import gpu, prepare, timed_trainer, train
+from benchmarks import gpu, prepare, tiles, timed_trainer, train
 from benchmarks.comparison import Job, open_clip_arguments, our_arguments
 from benchmarks.training_images import write_training_images
+from data_prep.conversion.crop_geometry import CropGeometry
+from data_prep.conversion.crops import read_crop_geometry
+from data_prep.phantom import write_cohort
 from vl_model.training.trainer import Trainer
 
 
@@ -26,6 +29,17 @@ def test_the_conversion_is_compared_with_a_plain_implementation(
     sizes = [line for line in lines if "relative to zlib" in line]
     assert len([line for line in lines if "relative to plain" in line]) == 2
     assert len(sizes) == 2 and all(line.endswith("met") for line in sizes)
+
+
+def test_the_cost_of_several_tiles_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_cohort(tmp_path / "drawn", train=1, test=0, seed=5)
+    geometry = CropGeometry(48.0, 0.75, 3)
+    seconds = tiles.prepare(geometry, tmp_path / "drawn", tmp_path / "root")
+    assert seconds > 0 and read_crop_geometry(tmp_path / "root" / "train" / "processed_data") == geometry
+    one = tiles.Cost(2.0, 1000.0, 2.0, 60.0, 500.0)
+    tiles.print_cost(geometry, tiles.Cost(3.0, 3000.0, 5.0, 20.0, 900.0), one)
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[-1] for line in printed[-4:]] == ["1.50", "3.00", "3.00", "1.80"]
 
 
 def test_scaling_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from data_prep.conversion.pairs import read_dataset
 from data_prep.phantom import write_cohort
 from data_prep.sites import Condition, Severity, Source, View
 from data_prep.studies.tables import read_train_tables
-from vl_model.evaluation.metrics import SEVERITY_WEIGHTS
+from vl_model.scoring.metrics import SEVERITY_WEIGHTS
 from workspace.cli import run_command
 
 TRAINING = "--model lumbar-tiny --tune full --max_train_steps 1 --per_device_train_batch_size 4 --held_out_sites 4"
@@ -45,7 +45,7 @@ def write_others(path: Path, root: Path, certainty: float) -> dict[tuple[int, st
         for site, grade in grades.items():
             prob = np.full(3, (1 - certainty) / 2)
             prob[grade] = certainty
-            rows[study, site.key] = prob * (2 if study % 2 else 1)  # sums need not be one
+            rows[study, site.key] = prob * (1.0009 if study % 2 else 1)  # sums need not be one
     lines = [f"{study}_{key},{','.join(map(str, prob))}" for (study, key), prob in rows.items()]
     path.write_text("\n".join(["row_id,normal_mild,moderate,severe", *lines]) + "\n")
     return rows
@@ -153,11 +153,11 @@ def test_wrong_settings_are_refused_at_once(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("study_id,normal_mild,moderate,severe\n", "has the columns study_id"),
-        ("row_id,normal_mild,moderate,severe\nx_left_neural_foraminal_narrowing_l1_l2,1,0,0\n", "invalid literal"),
+        ("study_id,normal_mild,moderate,severe\n", "no column 'condition'"),
+        ("row_id,normal_mild,moderate,severe\nx_left_neural_foraminal_narrowing_l1_l2,1,0,0\n", "not a whole number"),
         ("row_id,normal_mild,moderate,severe\n5_left_neural_foraminal_narrowing_l9_l2,1,0,0\n", "l9_l2"),
-        ("row_id,normal_mild,moderate,severe\n5_left_neural_foraminal_narrowing_l1_l2,1,-1,3\n", "not probabilities"),
-        ("row_id,normal_mild,moderate,severe\n5_left_neural_foraminal_narrowing_l1_l2,nan,0,0\n", "not probabilities"),
+        ("row_id,normal_mild,moderate,severe\n5_left_neural_foraminal_narrowing_l1_l2,1,-1,1\n", "is negative"),
+        ("row_id,normal_mild,moderate,severe\n5_left_neural_foraminal_narrowing_l1_l2,nan,0,0\n", "is not finite"),
         ("row_id,normal_mild,moderate,severe\n" + "5_left_neural_foraminal_narrowing_l1_l2,1,0,0\n" * 2, "twice"),
     ],
 )

@@ -70,3 +70,37 @@ def test_splits_are_chosen_and_positions_read(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("3e1", "high"))
     with pytest.raises(ValueError, match=r"truth\.csv: line 2: .*'high'"):
         read_truth(path)
+
+
+def test_tables_that_pandas_wrote_are_read_as_what_they_were(tmp_path: Path) -> None:
+    path, heading = tmp_path / "train.csv", ["study_id", *(site.key for site in SITES if site.side is None)]
+    path.write_bytes(("\ufeff" + ",".join(heading) + "\r\n9.0,Severe,nan, NA ,<NA>,None\r\n").encode())
+    severe, *ungraded = read_truth(path)
+    assert severe == TrueSite(9, SITES[0], Severity.SEVERE)
+    assert [one.severity for one in ungraded] == [None] * 4
+    for text in ("9.5", "1e3", "-9", "9" * 19, "", "nan"):
+        path.write_text(f"{','.join(heading)}\n{text},,,,,\n")
+        with pytest.raises(ValueError, match=r"line 2: study_id .*: not a whole number"):
+            read_truth(path)
+    path.write_text(f"{','.join(heading[:-1])}\n9,,,,\n")
+    with pytest.raises(ValueError, match=r"no column 'spinal_canal_stenosis_l5_s1' beside 'spinal_canal_stenosis_l1"):
+        read_truth(path)
+    path.write_text(f"{','.join(heading)},study_id\n9,,,,,,9\n")
+    with pytest.raises(ValueError, match="2 columns are named 'study_id'"):
+        read_truth(path)
+
+
+def test_a_site_that_appears_twice_counts_once_or_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "truth.csv"
+    row = "1,spinal_canal_stenosis,,l1_l2,severe,1,2,3\n"
+    text = f"study_id,condition,side,level,severity,x_mm,y_mm,z_mm\n{row}{row}"
+    path.write_text(text)
+    assert read_truth(path) == [TrueSite(1, SITES[0], Severity.SEVERE, (1.0, 2.0, 3.0))]
+    for other, said in (
+        (row.replace("severe", ""), "appears twice, with Severe and no grade for L1-L2 spinal canal stenosis"),
+        (row.replace("severe", "moderate"), "appears twice, with Severe and Moderate for L1-L2"),
+        (row.replace(",3", ",4"), "appears twice, with two positions for L1-L2"),
+    ):
+        path.write_text(text + other)
+        with pytest.raises(ValueError, match=f"line 4: study 1: {said}"):
+            read_truth(path)

@@ -12,8 +12,7 @@ NOT_A_FLAG = {"flag": False}
 class Augmentation:
     """Augmentation of the tiles.
 
-    Grey values run from 0 to 1, and become gain * value ** gamma + bias. If a view has one tile, dropping the view
-    drops the tile.
+    Grey values run from 0 to 1, and become gain * value ** gamma + bias.
     """
 
     augment: bool = True
@@ -21,7 +20,9 @@ class Augmentation:
     jitter_mm: NonNegativeNumber = 1.0  # a locator's own error, so that its positions are met in training
     """The standard deviation of the random shift of each tile, in millimetres along each axis."""
     drop_view: Share = 0.1
-    """The probability that a site that is shown in several views loses one of them."""
+    """The probability that a site that is shown in several views loses one of them, with all its tiles."""
+    drop_tile: Share = 0.0
+    """The probability that a site with several tiles loses one of them (--tiles_per_view of prepare_data.py)."""
     mixup: Share = 0.0
     """The probability that a site is blended with the same site of another study."""
     cutmix: Share = 0.0
@@ -31,7 +32,6 @@ class Augmentation:
     log_gain: float = field(default=0.15, metadata=NOT_A_FLAG)
     bias: float = field(default=0.05, metadata=NOT_A_FLAG)
     log_gamma: float = field(default=0.15, metadata=NOT_A_FLAG)
-    drop_tile: float = field(default=0.0, metadata=NOT_A_FLAG)  # probability, for sites of several tiles
 
     def check(self) -> None:
         """Raise SettingError if the settings contradict each other (`vl_model.data.mixing`)."""

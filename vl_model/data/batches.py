@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_prep.conversion.crop_geometry import DEFAULT_CROPS, FIELD_MM, VIEW_MM, CropGeometry
+from data_prep.conversion.crops import check_size
 from runs.loading import load_in_order
 from runs.random_streams import Stream, random_stream
 from vl_model.data.augmentation import Augmentation
@@ -30,7 +32,8 @@ NO_CAPTION = -1
 
 @dataclass(frozen=True)
 class Batch:
-    """The sites of one batch: their stored crops (uint8), a mask of the tiles that exist, captions and changes.
+    """The sites of one batch: their stored crops (uint8), a mask of the tiles that exist, captions, changes,
+    and the width of the crops.
 
     `caption_B` is -1 for unlabelled sites. `others` holds the sites that some sites are mixed with, and `mixture` how.
     """
@@ -41,6 +44,7 @@ class Batch:
     changes: TileChanges | None = None
     mixture: Mixture | None = None
     others: "Batch | None" = None
+    field_mm: float = FIELD_MM
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(
@@ -50,14 +54,17 @@ class Batch:
             None if self.changes is None else self.changes.to(device),
             None if self.mixture is None else self.mixture.to(device),
             None if self.others is None else self.others.to(device),
+            self.field_mm,
         )
 
-    def tiles(self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-        """Return tiles_BT3hw for the model, augmented and mixed."""
-        tiles_BT3hw = tiles_for_model(self.crops_BT3HW, image_size, mean, std, changes=self.changes)
+    def tiles(
+        self, image_size: int, mean: tuple[float, ...], std: tuple[float, ...], view_mm: float = VIEW_MM
+    ) -> Tensor:
+        """Return tiles_BT3hw for the model, augmented and mixed, each `view_mm` wide."""
+        tiles_BT3hw = tiles_for_model(self.crops_BT3HW, image_size, mean, std, view_mm, self.changes, self.field_mm)
         if self.mixture is None or self.others is None:
             return tiles_BT3hw
-        return mix_tiles(tiles_BT3hw, self.others.tiles(image_size, mean, std), self.mixture)
+        return mix_tiles(tiles_BT3hw, self.others.tiles(image_size, mean, std, view_mm), self.mixture)
 
     def targets(self) -> Targets:
         """Return the targets of the loss; all sites must be labelled."""
@@ -65,8 +72,17 @@ class Batch:
         return targets if self.mixture is None else mix_targets(targets, self.mixture)
 
 
-def load_batch(rows: Sequence[SiteRow], crops_R3HW: np.ndarray, tiles: int | None = None) -> Batch:
-    """Load the stored crops of `rows`, padded to `tiles` tiles per site (by default their largest number)."""
+def load_batch(
+    rows: Sequence[SiteRow],
+    crops_R3HW: np.ndarray,
+    tiles: int | None = None,
+    geometry: CropGeometry = DEFAULT_CROPS,
+) -> Batch:
+    """Load the stored crops of `rows`, padded to `tiles` tiles per site (by default their largest number).
+
+    Raises ValueError if the crops cannot have this geometry.
+    """
+    check_size(crops_R3HW, geometry)
     tiles = tiles or max(len(row.crops) for row in rows)
     crops_BT3HW = np.zeros((len(rows), tiles, *crops_R3HW.shape[1:]), dtype=np.uint8)
     mask_BT = np.zeros((len(rows), tiles), dtype=bool)
@@ -74,7 +90,8 @@ def load_batch(rows: Sequence[SiteRow], crops_R3HW: np.ndarray, tiles: int | Non
         crops_BT3HW[b, : len(row.crops)] = crops_R3HW[list(row.crops)]
         mask_BT[b, : len(row.crops)] = True
     captions = [NO_CAPTION if row.caption is None else row.caption for row in rows]
-    return Batch(torch.from_numpy(crops_BT3HW), torch.from_numpy(mask_BT), torch.tensor(captions))
+    crops, mask, caption_B = torch.from_numpy(crops_BT3HW), torch.from_numpy(mask_BT), torch.tensor(captions)
+    return Batch(crops, mask, caption_B, field_mm=geometry.field_mm)
 
 
 class TrainingBatches:
@@ -94,6 +111,7 @@ class TrainingBatches:
         process: rank of this process.
         processes: number of processes.
         severity_sampling: power of `SeveritySampling`, 0 to 1.
+        geometry: the geometry of the crops.
 
     Raises ValueError if the rows do not fill one global batch.
     """
@@ -108,7 +126,9 @@ class TrainingBatches:
         process: int = 0,
         processes: int = 1,
         severity_sampling: float = 0.0,
+        geometry: CropGeometry = DEFAULT_CROPS,
     ) -> None:
+        check_size(crops_R3HW, geometry)
         self.global_batch_size = batch_size * processes
         if len(rows) < self.global_batch_size:
             raise SettingError(
@@ -118,6 +138,7 @@ class TrainingBatches:
             )
         self.rows = list(rows)
         self.crops_R3HW = crops_R3HW
+        self.geometry = geometry
         self.seed = seed
         self.augmentation = augmentation if augmentation is not None and augmentation.augment else None
         self.batches_per_epoch = len(rows) // self.global_batch_size
@@ -141,7 +162,7 @@ class TrainingBatches:
     def __getitem__(self, index: int) -> Batch:
         epoch, draws = self.samples(index)
         rows = [self.rows[row] for row in draws.row_R]
-        batch = load_batch(rows, self.crops_R3HW, self.tiles)
+        batch = load_batch(rows, self.crops_R3HW, self.tiles, self.geometry)
         if self.augmentation is None:
             return batch
         generators = [
@@ -163,7 +184,8 @@ class TrainingBatches:
         mixed = [(mix, generator) for mix, generator in zip(mixes, generators, strict=True) if mix]
         if not mixed:
             return batch
-        others = load_batch([self.rows[mix.partner] for mix, _ in mixed], self.crops_R3HW, self.tiles)
+        partners = [self.rows[mix.partner] for mix, _ in mixed]
+        others = load_batch(partners, self.crops_R3HW, self.tiles, self.geometry)
         changes = draw_changes(augmentation, [generator for _, generator in mixed], self.tiles)
         return replace(batch, mixture=mixture_of(mixes, self.rows), others=replace(others, changes=changes))
 

@@ -4,8 +4,8 @@ mixup (Zhang et al. 2018, arXiv:1710.09412) blends two tiles, lambda x + (1 - la
 Beta(`MIXUP_ALPHA`, `MIXUP_ALPHA`). cutmix (Yun et al. 2019, arXiv:1905.04899) replaces a rectangle of x by that of x';
 its area is a share 1 - lambda of the tile, with uniform lambda. The grades are mixed in the same proportion.
 
-A site is mixed only with the *same site* of another study in the same views. So the level, side and condition of the
-caption remain true of the mixture, T1 is never mixed with T2, and only the severity is mixed.
+A site is mixed only with the *same site* of another study in the same views and tiles. So the level, side and condition
+of the caption remain true of the mixture, T1 is never mixed with T2, and only the severity is mixed.
 
 Dimensions: B sites, M of them mixed, T tiles per site, h and w pixels of a tile.
 """
@@ -62,7 +62,7 @@ class Mixture:
 
 
 class Partners:
-    """The rows that each row may be mixed with: those of the same site in the same views, itself included.
+    """The rows that each row may be mixed with: those of the same site in the same views and tiles, itself included.
 
     rate_R: relative frequency of each row as a partner. It equals the row's sampling rate (`vl_model.data.sampling`),
     so that the loss's correction for the sampling holds for both sites of a mixture.
@@ -71,14 +71,14 @@ class Partners:
     def __init__(self, rows: Sequence[SiteRow], rate_R: NDArray[np.float64]) -> None:
         groups: dict[object, list[int]] = defaultdict(list)
         for number, row in enumerate(rows):
-            groups[row.site, row.views].append(number)
+            groups[row.site, row.views, row.offsets].append(number)
         self._rows = rows
         self._groups = {key: (group, np.cumsum(rate_R[group])) for key, group in groups.items()}
 
     def draw(self, number: int, generator: np.random.Generator) -> int:
         """Draw a partner for row `number`; return the partner's row number."""
         row = self._rows[number]
-        group, end_G = self._groups[row.site, row.views]
+        group, end_G = self._groups[row.site, row.views, row.offsets]
         drawn = int(np.searchsorted(end_G, generator.random() * end_G[-1], side="right"))
         return group[min(drawn, len(group) - 1)]
 

@@ -11,7 +11,11 @@ from vl_model.data.site_table import SITE_INDEX
 
 @dataclass(frozen=True)
 class SiteRow:
-    """One site of one study. Tile i is row `crops[i]` of ``crops.npy`` and shows the site in `views[i]`."""
+    """One site of one study. Tile i is row `crops[i]` of ``crops.npy`` and shows the site in `views[i]`.
+
+    offsets: the place of each tile along its (mirrored) stack, in tiles from the one at the site, which has 0; empty if
+    all tiles lie at the site.
+    """
 
     study_id: int
     site: Site
@@ -20,6 +24,12 @@ class SiteRow:
     source: Source
     crops: tuple[int, ...]
     views: tuple[View, ...]
+    offsets: tuple[int, ...] = ()
+
+    @property
+    def lies_at_site(self) -> tuple[bool, ...]:
+        """Whether each tile is the one at the site."""
+        return tuple(offset == 0 for offset in self.offsets) or (True,) * len(self.crops)
 
     @property
     def caption(self) -> int | None:
@@ -45,7 +55,8 @@ def evidence_of(pairs: Iterable[Pair]) -> dict[tuple[int, Site], Pair]:
 def group_sites(pairs: Iterable[Pair]) -> tuple[SiteRow, ...]:
     """Return one row per study and site of the pairs, by study id, then in the order of `SITES`.
 
-    A row's tiles are in the order of `site.views`, which starts with the view that the site is marked in.
+    A row's tiles are in the order of `site.views`, which starts with the view that the site is marked in, and within a
+    view in the order of the stack.
     """
     groups: dict[tuple[int, Site], list[Pair]] = defaultdict(list)
     for pair in pairs:
@@ -57,13 +68,14 @@ def group_sites(pairs: Iterable[Pair]) -> tuple[SiteRow, ...]:
 def _row(pairs: list[Pair]) -> SiteRow:
     site = pairs[0].site
     ordered = sorted(pairs, key=lambda pair: (site.views.index(pair.view), pair.crop))
-    first = ordered[0]
+    first, offsets = ordered[0], tuple(offset for pair in ordered for offset in pair.offsets)
     return SiteRow(
         study_id=first.study_id,
         site=site,
         severity=first.severity,
         fold=first.fold,
         source=first.source,
-        crops=tuple(pair.crop for pair in ordered),
-        views=tuple(pair.view for pair in ordered),
+        crops=tuple(crop for pair in ordered for crop in pair.crops),
+        views=tuple(pair.view for pair in ordered for _ in pair.crops),
+        offsets=offsets if any(offsets) else (),
     )

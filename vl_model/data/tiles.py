@@ -1,7 +1,7 @@
 """The model's tiles from stored crops, by one resampling that cuts, shifts, rotates, scales and resizes.
 
-A crop is 64 mm wide (`data_prep.conversion.crops.FIELD_MM`) with the site at its centre. The model's tile is the middle
-48 mm; the margin provides the pixels that shifts and rotations move into the tile.
+A crop is, by default, 64 mm wide (`data_prep.conversion.crop_geometry.FIELD_MM`) with the site at its centre. The
+model's tile is the middle 48 mm; the margin provides the pixels that shifts and rotations move into the tile.
 
 Dimensions: B sites, T tiles per site, 3 slices, H and W pixels of the crop, h and w pixels of the model's tile.
 """
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_prep.conversion.crops import FIELD_MM, VIEW_MM
+from data_prep.conversion.crop_geometry import FIELD_MM, VIEW_MM
 from vl_model.data.augmentation import Augmentation
 
 
@@ -53,6 +53,7 @@ def tiles_for_model(
     std: tuple[float, ...],
     view_mm: float = VIEW_MM,
     changes: TileChanges | None = None,
+    field_mm: float = FIELD_MM,
 ) -> Tensor:
     """Resample uint8 crops to normalised float32 tiles_BT3hw.
 
@@ -65,10 +66,11 @@ def tiles_for_model(
         std: of the three channels, divided by.
         view_mm: width of the part of the crop that a tile shows.
         changes: augmentation of each tile; None: none.
+        field_mm: width of the crops.
     """
     batch_shape = crops_BT3HW.shape[:2]
     crops_N3HW = crops_BT3HW.flatten(0, 1).float() / 255
-    affine_N23 = _affine(changes, batch_shape, view_mm).to(crops_N3HW.device)
+    affine_N23 = _affine(changes, batch_shape, view_mm, field_mm).to(crops_N3HW.device)
     grid_Nhw2 = F.affine_grid(affine_N23, [len(crops_N3HW), 3, image_size, image_size], align_corners=False)
     tiles_N3hw = F.grid_sample(crops_N3HW, grid_Nhw2, mode="bilinear", padding_mode="zeros", align_corners=False)
     if changes is not None:
@@ -79,14 +81,14 @@ def tiles_for_model(
     return ((tiles_N3hw - mean_311) / std_311).unflatten(0, batch_shape)
 
 
-def _affine(changes: TileChanges | None, batch_shape: torch.Size, view_mm: float) -> Tensor:
+def _affine(changes: TileChanges | None, batch_shape: torch.Size, view_mm: float, field_mm: float) -> Tensor:
     """Return the affine maps (N, 2, 3) from tile coordinates to crop coordinates, both from -1 to 1."""
-    view = view_mm / FIELD_MM
+    view = view_mm / field_mm
     if changes is None:
         identity_23 = torch.tensor([[view, 0.0, 0.0], [0.0, view, 0.0]])
         return identity_23.expand(batch_shape.numel(), 2, 3)
     scale, angle = view * changes.scale, changes.angle
-    shift = changes.shift_mm / (FIELD_MM / 2)
+    shift = changes.shift_mm / (field_mm / 2)
     across = torch.stack([scale * angle.cos(), -scale * angle.sin(), shift[..., 0]], dim=-1)
     down = torch.stack([scale * angle.sin(), scale * angle.cos(), shift[..., 1]], dim=-1)
     return torch.stack([across, down], dim=-2).flatten(0, 1)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.conversion.crops import open_crops
+from data_prep.conversion.crop_geometry import CropGeometry
+from data_prep.conversion.crops import open_crops, read_crop_geometry
 from data_prep.conversion.pairs import Dataset, read_dataset
 from runs.random_streams import Stream, random_stream
 from vl_model.data.site_rows import SiteRow, group_sites
+from vl_model.data.twin_studies import check_twins
 from workspace.setting_error import SettingError
 
 
@@ -17,14 +19,25 @@ from workspace.setting_error import SettingError
 class TrainingSet:
     """The labelled sites that a run trains on, those that are held out, and their crops (memory-mapped).
 
+    geometry: that of the crops.
     held_out_studies: the number of studies with a labelled held-out site; `held_out` may be a draw of these sites.
     """
 
     dataset: Dataset
     crops_R3HW: np.ndarray
+    geometry: CropGeometry
     training: tuple[SiteRow, ...]
     held_out: tuple[SiteRow, ...]
     held_out_studies: int
+
+    def check_view(self, view_mm: float) -> None:
+        """Raise SettingError if tiles of this width are wider than the crops."""
+        if view_mm > self.geometry.field_mm:
+            raise SettingError(
+                "view_mm",
+                f"{view_mm:g}: is wider than the crops of this data set, which have {self.geometry.field_mm:g} mm; "
+                f"lower it, or run prepare_data.py again with a larger --field_mm",
+            )
 
     @property
     def shortage(self) -> str | None:
@@ -44,13 +57,14 @@ def read_training_set(processed: Path, held_out_folds: Collection[int], held_out
     if no site to train on is left.
     """
     dataset = read_dataset(processed)
-    crops_R3HW = open_crops(processed)
+    crops_R3HW, geometry = open_crops(processed), read_crop_geometry(processed)
     labelled = [row for row in group_sites(dataset.pairs) if row.severity is not None]
     folds = {row.fold for row in labelled}
     if unknown := set(held_out_folds) - folds:
         raise SettingError(
             "held_out_folds", f"{sorted(unknown)}: the data set has no such folds; it has {sorted(folds, key=str)}"
         )
+    check_twins(dataset, held_out_folds, "held_out_folds", str(sorted(held_out_folds)))
     training = [row for row in labelled if row.fold not in held_out_folds]
     held_out = [row for row in labelled if row.fold in held_out_folds]
     if not training:
@@ -61,4 +75,4 @@ def read_training_set(processed: Path, held_out_folds: Collection[int], held_out
     if len(held_out) > held_out_sites:
         chosen = random_stream(seed, Stream.HELD_OUT).choice(len(held_out), held_out_sites, replace=False)
         held_out = [held_out[index] for index in sorted(chosen)]
-    return TrainingSet(dataset, crops_R3HW, tuple(training), tuple(held_out), studies)
+    return TrainingSet(dataset, crops_R3HW, geometry, tuple(training), tuple(held_out), studies)

@@ -1,1 +1,1 @@
-"""Evaluation: embeddings, heads, calibrated probabilities, metrics, the report and the submission."""
+"""Evaluation: embeddings, heads, calibrated probabilities, predictions and the submission."""

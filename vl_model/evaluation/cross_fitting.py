@@ -11,13 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vl_model.calibration.calibrator import Calibrator
+from vl_model.calibration.cross_fit import cross_fit, divisions_of
 from vl_model.data.site_table import Bools, Floats, SiteTable
-from vl_model.evaluation.calibrate import Calibrator, check_enough, cross_fit, study_groups
 from vl_model.evaluation.embeddings import Embeddings
-from vl_model.evaluation.grader import HEADS, KIND_WEIGHTS, KINDS, Grader, HeadName, Kind, column_priors
+from vl_model.evaluation.grader import HEADS, Grader, HeadName, Heads, Kind
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
-from vl_model.evaluation.metrics import competition_metric, constant_baseline
-from vl_model.evaluation.priors import ColumnPrior
+from vl_model.evaluation.raw_predictions import RawHeldOut
+from vl_model.scoring.constant_baseline import constant_baseline
+from vl_model.scoring.metrics import competition_metric
+from vl_model.scoring.priors import ColumnPrior
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,10 @@ def split_studies(table: SiteTable, fold_of: Mapping[int, int], held_out_folds: 
             f"held_out_folds {list(held_out_folds)}: no graded study is left to train on; the data set has the folds "
             f"{folds}"
         )
-    check_enough(len(split.held_out.take(split.held_out.labelled_N).study_ids))
-    both = set(split.train.study_ids) & set(split.held_out.study_ids)
-    assert not both, f"studies {sorted(both)} are both training and held-out studies"
     return split
 
 
-def fit_heads(
-    train: SiteTable, embeddings: Embeddings, text_SCD: NDArray[np.float32], logit_scale: float
-) -> dict[HeadName, ZeroShotHead | LinearProbe]:
+def fit_heads(train: SiteTable, embeddings: Embeddings, text_SCD: NDArray[np.float32], logit_scale: float) -> Heads:
     """Fit both heads; the linear probe learns from the training rows that an image shows."""
     row_N = embeddings.rows_of(train)
     imaged = row_N >= 0
@@ -73,35 +71,60 @@ def fit_heads(
     return {"zero_shot": ZeroShotHead(logit_scale).fit(text_SCD), "linear_probe": probe}
 
 
-def predict_held_out(
-    heads: Mapping[HeadName, ZeroShotHead | LinearProbe], split: StudySplit, embeddings: Embeddings, seed: int
-) -> HeldOut:
-    """Return each head's raw, calibrated and metric-optimal probabilities, with calibrators cross-fitted by study."""
+def predict_raw(
+    heads: Heads, split: StudySplit, embeddings: Embeddings, others: Mapping[str, Floats] | None = None
+) -> RawHeldOut:
+    """Return each head's predictions of the held-out studies.
+
+    others: further predictions by name, such as the plain baseline's: natural logarithms of the probabilities of the M
+    held-out sites that an image shows.
+    """
     table = split.held_out
     row_N = embeddings.rows_of(table)
-    imaged = row_N >= 0
+    imaged_N = row_N >= 0
+    shown, image_MD = table.take(imaged_N), embeddings.image_ND[row_N[imaged_N]]
+
+    def spread(log_prob_M3: Floats) -> Floats:
+        log_prob_N3 = np.full((len(table), 3), np.nan)
+        log_prob_N3[imaged_N] = log_prob_M3
+        return log_prob_N3
+
+    log_prob_of: dict[str, Floats] = {head: heads[head].predict_log_proba(shown, image_MD) for head in HEADS}
+    return RawHeldOut(
+        table,
+        imaged_N,
+        constant_baseline(split.train, table),
+        ColumnPrior().fit(split.train).predict_proba(table),
+        {name: spread(log_prob_M3) for name, log_prob_M3 in (log_prob_of | dict(others or {})).items()},
+    )
+
+
+def predict_held_out(heads: Heads, split: StudySplit, embeddings: Embeddings, seed: int) -> HeldOut:
+    """Return each head's raw, calibrated and metric-optimal probabilities, with calibrators cross-fitted by study."""
+    return cross_fit_heads(predict_raw(heads, split, embeddings), seed)
+
+
+def cross_fit_heads(raw: RawHeldOut, seed: int) -> HeldOut:
+    """Return each head's probabilities of every kind, with calibrators cross-fitted over all studies of `raw`."""
     prob_N3: dict[tuple[HeadName, Kind], Floats] = {}
     for head in HEADS:
-        log_prob_M3 = heads[head].predict_log_proba(table.take(imaged), embeddings.image_ND[row_N[imaged]])
-        for kind, prob in cross_fit_kinds(log_prob_M3, split, imaged, seed).items():
+        for kind, prob in cross_fit_kinds(raw.log_prob_N3[head], raw, seed).items():
             prob_N3[head, kind] = prob
-    return HeldOut(table, imaged, constant_baseline(split.train, table), prob_N3)
+    return HeldOut(raw.table, raw.imaged_N, raw.constant_N3, prob_N3)
 
 
-def cross_fit_kinds(log_prob_M3: Floats, split: StudySplit, imaged_N: Bools, seed: int) -> dict[Kind, Floats]:
-    """Return each kind's probabilities (N, 3) of the held-out sites, from those of the M that an image shows.
+def cross_fit_kinds(log_prob_N3: Floats, raw: RawHeldOut, seed: int) -> dict[Kind, Floats]:
+    """Return each kind's probabilities (N, 3) of the held-out sites, from raw ones of the sites that an image shows.
 
-    A site without an image has the constant of its column.
+    A site without an image has the frequencies of its column in the training studies. Metric-optimal probabilities
+    follow from the calibrated ones by rule.
     """
-    shown, priors = split.held_out.take(imaged_N), column_priors(split.train)
-    groups = study_groups(shown, seed=seed)
-    prob_N3: dict[Kind, Floats] = {}
-    for kind in KINDS:
-        prob = priors[kind].predict_proba(split.held_out)
-        raw = kind == "raw"
-        prob[imaged_N] = np.exp(log_prob_M3) if raw else cross_fit(log_prob_M3, shown, KIND_WEIGHTS[kind], groups)
-        prob_N3[kind] = prob
-    return prob_N3
+    shown, log_prob_M3 = raw.table.take(raw.imaged_N), log_prob_N3[raw.imaged_N]
+    fitted = cross_fit(log_prob_M3, shown, divisions_of(shown, seed))
+    raw_N3, calibrated_N3 = raw.prior_N3.copy(), raw.prior_N3.copy()
+    raw_N3[raw.imaged_N], calibrated_N3[raw.imaged_N] = np.exp(log_prob_M3), fitted.prob_N3
+    optimal_N3 = fitted.metric_optimal(calibrated_N3, raw.table)
+    return {"raw": raw_N3, "calibrated": calibrated_N3, "metric_optimal": optimal_N3}
 
 
 def better_head(held_out: HeldOut) -> HeadName:
@@ -117,20 +140,13 @@ def better_head(held_out: HeldOut) -> HeadName:
 
 
 def fit_grader(
-    heads: Mapping[HeadName, ZeroShotHead | LinearProbe],
-    split: StudySplit,
-    embeddings: Embeddings,
-    best: HeadName,
+    models: Mapping[str, Heads], raw: RawHeldOut, graded: SiteTable, best: HeadName, fingerprint: Mapping[str, str]
 ) -> Grader:
-    """Return the grader for new studies: the heads, with calibrators fitted on all held-out studies."""
-    row_N = embeddings.rows_of(split.held_out)
-    imaged = row_N >= 0
-    shown = split.held_out.take(imaged)
-    priors: dict[Kind, ColumnPrior] = column_priors(split.train)
-    calibrators: dict[HeadName, dict[Kind, Calibrator]] = {}
-    for head in HEADS:
-        log_prob_M3 = heads[head].predict_log_proba(shown, embeddings.image_ND[row_N[imaged]])
-        calibrators[head] = {
-            kind: Calibrator(KIND_WEIGHTS[kind]).fit(log_prob_M3, shown) for kind in KINDS if kind != "raw"
-        }
-    return Grader(heads, calibrators, priors, best, embeddings.fingerprint)
+    """Return the grader for new studies, with calibrators fitted on all held-out studies.
+
+    models: the heads of one run, or of the runs of all folds, by the run's name. raw: their held-out predictions.
+    graded: the studies whose frequencies the sites without an image get. fingerprint: of the models and the data set.
+    """
+    shown = raw.table.take(raw.imaged_N)
+    calibrators = {head: Calibrator().fit(raw.log_prob_N3[head][raw.imaged_N], shown) for head in HEADS}
+    return Grader(models, calibrators, ColumnPrior().fit(graded), best, fingerprint)

@@ -10,17 +10,24 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from data_prep.conversion.crop_geometry import DEFAULT_CROPS, CropGeometry
 from vl_model.data.batches import load_batch
 from vl_model.data.site_rows import SiteRow
-from vl_model.data.tiles import tiles_for_model
 from vl_model.model.site_model import SiteModel
 
 _TEXTS_PER_BATCH = 256
+#: Sites, severities, sentences.
+Ensembles = Sequence[Sequence[Sequence[str]]]
 
 
 @torch.inference_mode()
 def embed_rows(
-    model: SiteModel, rows: Sequence[SiteRow], crops: NDArray[np.uint8], batch_size: int, label: str = "embedding"
+    model: SiteModel,
+    rows: Sequence[SiteRow],
+    crops: NDArray[np.uint8],
+    batch_size: int,
+    label: str = "embedding",
+    geometry: CropGeometry = DEFAULT_CROPS,
 ) -> NDArray[np.float32]:
     """Return L2-normalised embeddings (N, D) of sites.
 
@@ -30,28 +37,49 @@ def embed_rows(
         crops: (R, 3, H, W), the tiles that the rows refer to.
         batch_size: sites per forward pass.
         label: the name of the progress bar.
+        geometry: the geometry of the crops.
     """
     towers = model.towers
     image_ND = np.zeros((len(rows), towers.embed_dim), dtype=np.float32)
     with tqdm(total=len(rows), desc=label, unit="site", disable=not rows) as bar:
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
-            stored = load_batch(batch, crops).to(model.device)
-            tiles = tiles_for_model(stored.crops_BT3HW, towers.image_size, towers.mean, towers.std)
+            stored = load_batch(batch, crops, geometry=geometry).to(model.device)
+            tiles = stored.tiles(towers.image_size, towers.mean, towers.std, model.settings.view_mm)
             image_BD = model.embed_sites(tiles, stored.mask_BT)
             image_ND[start : start + len(batch)] = image_BD.float().cpu().numpy()
             bar.update(len(batch))
     return image_ND
 
 
-def embed_ensembles(model: SiteModel, ensembles: Sequence[Sequence[Sequence[str]]]) -> NDArray[np.float32]:
+def embed_ensembles(model: SiteModel, ensembles: Ensembles) -> NDArray[np.float32]:
     """Return (S, C, D): per site and severity the L2-normalised mean of its sentences' embeddings."""
+    return _means(_embed_distinct(model, ensembles), ensembles)
+
+
+def embed_ensembles_and_wordings(
+    model: SiteModel, ensembles: Ensembles
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return `embed_ensembles`, and (W, S, C, D) with each sentence alone: wording w is sentence w of each ensemble.
+
+    An ensemble with fewer sentences begins again.
+    """
+    text_of = _embed_distinct(model, ensembles)
+    longest = max(len(prompts) for site in ensembles for prompts in site)
+    singles = [[[[prompts[w % len(prompts)]] for prompts in site] for site in ensembles] for w in range(longest)]
+    return _means(text_of, ensembles), np.stack([_means(text_of, single) for single in singles])
+
+
+def _embed_distinct(model: SiteModel, ensembles: Ensembles) -> dict[str, NDArray[np.float32]]:
     texts = list(dict.fromkeys(text for site in ensembles for prompts in site for text in prompts))
-    row_of = {text: row for row, text in enumerate(texts)}
     batches = [texts[start : start + _TEXTS_PER_BATCH] for start in range(0, len(texts), _TEXTS_PER_BATCH)]
     text_KD = np.concatenate([model.embed_texts(batch).float().cpu().numpy() for batch in batches])
+    return dict(zip(texts, text_KD, strict=True))
+
+
+def _means(text_of: dict[str, NDArray[np.float32]], ensembles: Ensembles) -> NDArray[np.float32]:
     mean_SCD = np.array(
-        [[text_KD[[row_of[text] for text in prompts]].mean(axis=0) for prompts in site] for site in ensembles]
+        [[np.stack([text_of[text] for text in prompts]).mean(axis=0) for prompts in site] for site in ensembles]
     )
     normalised: NDArray[np.float32] = mean_SCD / np.linalg.norm(mean_SCD, axis=-1, keepdims=True)
     return normalised

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.sites import SITES, Severity, Site, Source, View
+from runs.run_record import final_sha256
 from vl_model.data.site_rows import SiteRow
 from vl_model.data.site_table import Ints, SiteTable, row_keys, site_table
 from workspace.json_files import read_object
@@ -43,6 +44,11 @@ class Embeddings:
     def table(self) -> SiteTable:
         return site_table((row.study_id, row.site, row.severity) for row in self.rows)
 
+    def shown(self, table: SiteTable) -> tuple[SiteTable, NDArray[np.float32]]:
+        """Return the rows of `table` that an image shows, and their embeddings."""
+        row_N = self.rows_of(table)
+        return table.take(row_N >= 0), self.image_ND[row_N[row_N >= 0]]
+
     def rows_of(self, table: SiteTable) -> Ints:
         """Return the index of each row of `table` among `rows`; -1 for a site that no image shows."""
         row_of = {key: row for row, key in enumerate(row_keys(self.table))}
@@ -51,25 +57,22 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class TextEmbeddings:
-    """Embeddings of the zero-shot prompts, with the files ``text.npy`` and, written last, ``text.json``.
+    """Embeddings of the prompts, with the files ``text.npy``, ``wordings.npy`` and, written last, ``text.json``.
 
     text_SCD: (25, 3, D), one prompt ensemble per site and severity. logit_scale: the factor that the cosine
-    similarities are multiplied by. fingerprint: of the checkpoint and the prompts.
+    similarities are multiplied by. fingerprint: of the checkpoint and the prompts. wording_WSCD: (W, 25, 3, D), each
+    sentence of the ensembles by itself; those of the same number word all severities alike.
     """
 
     text_SCD: NDArray[np.float32]
     logit_scale: float
     fingerprint: dict[str, str]
+    wording_WSCD: NDArray[np.float32]
 
 
 def fingerprint(final: Path, dataset_fingerprint: str) -> dict[str, str]:
     """Return the fingerprint of embeddings: sha256 over the files of a run's ``final/``, and that of the data set."""
-    digest = hashlib.sha256()
-    for path in sorted(final.iterdir()):
-        if path.suffix in (".safetensors", ".json", ".txt", ".model"):  # the last two: files of tokenizers
-            digest.update(path.name.encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return {"checkpoint": digest.hexdigest(), "dataset": dataset_fingerprint}
+    return {"checkpoint": final_sha256(final), "dataset": dataset_fingerprint}
 
 
 def write_embeddings(folder: Path, embeddings: Embeddings) -> None:
@@ -105,9 +108,10 @@ def prompts_fingerprint(prompts: Sequence[Sequence[Sequence[str]]]) -> str:
 
 
 def write_text_embeddings(folder: Path, texts: TextEmbeddings) -> None:
-    """Write both files, each by rename, ``text.json`` last."""
+    """Write the files, each by rename, ``text.json`` last."""
     (folder / "text.json").unlink(missing_ok=True)
     _write_array(folder / "text.npy", texts.text_SCD)
+    _write_array(folder / "wordings.npy", texts.wording_WSCD)
     card = {"schema_version": SCHEMA_VERSION, "logit_scale": texts.logit_scale, "fingerprint": texts.fingerprint}
     _write_json(folder / "text.json", card)
 
@@ -117,13 +121,16 @@ def read_text_embeddings(folder: Path, expected: dict[str, str]) -> TextEmbeddin
     try:
         card = read_object(folder / "text.json", "eval_vl.py", SCHEMA_VERSION)
         text_SCD = np.load(folder / "text.npy", allow_pickle=False)
+        wording_WSCD = np.load(folder / "wordings.npy", allow_pickle=False)
         if card["fingerprint"] != expected:
             raise ValueError("they belong to another model or to other prompts")
         if text_SCD.shape[:2] != (len(SITES), len(Severity)) or text_SCD.ndim != 3:
             raise ValueError(f"their shape is {text_SCD.shape}")
-        if not np.isfinite(text_SCD).all():
+        if wording_WSCD.shape[1:] != text_SCD.shape:
+            raise ValueError(f"the shape of single wordings is {wording_WSCD.shape}")
+        if not (np.isfinite(text_SCD).all() and np.isfinite(wording_WSCD).all()):
             raise ValueError("they are not finite")
-        return TextEmbeddings(text_SCD, float(card["logit_scale"]), card["fingerprint"])
+        return TextEmbeddings(text_SCD, float(card["logit_scale"]), card["fingerprint"], wording_WSCD)
     except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder}: the text embeddings cannot be used ({error}); run eval_vl.py again") from None
 
@@ -137,6 +144,7 @@ def _to_json(row: SiteRow) -> dict[str, Any]:
         "source": row.source.value,
         "crops": list(row.crops),
         "views": [view.value for view in row.views],
+        **({"offsets": list(row.offsets)} if row.offsets else {}),
     }
 
 
@@ -149,6 +157,7 @@ def _from_json(row: dict[str, Any]) -> SiteRow:
         source=Source(row["source"]),
         crops=tuple(row["crops"]),
         views=tuple(View(view) for view in row["views"]),
+        offsets=tuple(row.get("offsets", ())),
     )
 
 

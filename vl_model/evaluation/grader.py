@@ -1,9 +1,11 @@
 """A run's heads, calibrators and column priors: from embeddings to probabilities, for every site of every study.
 
-The files are in a run's ``heads/``: ``heads.npz`` (arrays) and, written last, ``heads.json`` (the calibrators, the
-better head, and the fingerprints of the checkpoint and the data set).
+A grader has one model, or the models of all folds: their predictions are averaged in log-probability before they are
+calibrated. The files are in a run's ``heads/``: ``heads.npz`` (arrays) and, written last, ``heads.json`` (the
+calibrators, the better head, the names of the runs, and the fingerprints of the checkpoint and the data set).
 """
 
+import hashlib
 import json
 import zipfile
 import zlib
@@ -13,97 +15,110 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from scipy.special import log_softmax
 
 from data_prep.sites import SITES, Severity
+from vl_model.calibration.calibrator import Calibrator
 from vl_model.data.site_table import Floats, SiteTable, full_table, site_table
-from vl_model.evaluation.calibrate import UNWEIGHTED, Calibrator
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
-from vl_model.evaluation.metrics import SEVERITY_WEIGHTS
-from vl_model.evaluation.priors import ColumnPrior
+from vl_model.evaluation.predictions_card import check_fingerprint
+from vl_model.scoring.priors import ColumnPrior
 from workspace.json_files import read_object
 from workspace.whole_files import replacing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 HeadName = Literal["zero_shot", "linear_probe"]
 Kind = Literal["raw", "calibrated", "metric_optimal"]
 HEADS: tuple[HeadName, ...] = ("zero_shot", "linear_probe")
 KINDS: tuple[Kind, ...] = ("raw", "calibrated", "metric_optimal")
 
-#: The weights of the loss that each kind of probability minimises.
-KIND_WEIGHTS: dict[Kind, tuple[float, ...]] = {
-    "raw": UNWEIGHTED,
-    "calibrated": UNWEIGHTED,
-    "metric_optimal": SEVERITY_WEIGHTS,
-}
-_Heads = Mapping[HeadName, ZeroShotHead | LinearProbe]
+#: The fitted heads of one model.
+Heads = Mapping[HeadName, ZeroShotHead | LinearProbe]
 
 
 @dataclass(frozen=True)
 class Grader:
-    """Fitted heads, their calibrators (none for `raw`), and the column priors of each kind.
+    """Fitted heads, the calibrator of each, and the column priors of sites without an image.
 
-    best: the head with the better metric on held-out studies. fingerprint: of the checkpoint and the data set.
+    models: the heads of each model by the name of its run; there is one if the run grades by itself. best: the head
+    with the better metric on held-out studies. fingerprint: of the checkpoint, the data set and the zero-shot prompts.
     """
 
-    heads: _Heads
-    calibrators: Mapping[HeadName, Mapping[Kind, Calibrator]]
-    priors: Mapping[Kind, ColumnPrior]
+    models: Mapping[str, Heads]
+    calibrators: Mapping[HeadName, Calibrator]
+    prior: ColumnPrior
     best: HeadName
     fingerprint: Mapping[str, str]
 
     def predict_proba(
-        self, table: SiteTable, embeddings: Embeddings, kind: Kind, head: HeadName | None = None
+        self, table: SiteTable, embeddings: Sequence[Embeddings], kind: Kind, head: HeadName | None = None
     ) -> Floats:
         """Return (N, 3) for every row of `table`, by `head` or, if None, the best one.
 
-        A site that no image shows has the constant of its column.
+        embeddings: of each model, in the order of `models`. A site that no image shows has the frequencies of its
+        column. Metric-optimal probabilities require all spinal rows of a study at once.
         """
         head = head or self.best
-        row_N = embeddings.rows_of(table)
+        row_N = embeddings[0].rows_of(table)
         imaged = row_N >= 0
-        prob_N3 = self.priors[kind].predict_proba(table)
+        prob_N3 = self.prior.predict_proba(table)
         if imaged.any():
-            log_prob_M3 = self.heads[head].predict_log_proba(table.take(imaged), embeddings.image_ND[row_N[imaged]])
-            if kind == "raw":
-                prob_N3[imaged] = np.exp(log_prob_M3)
-            else:
-                prob_N3[imaged] = self.calibrators[head][kind].predict_proba(log_prob_M3, table.take(imaged))
-        return prob_N3
+            shown = table.take(imaged)
+            log_prob_M3 = mean_log_proba(
+                [
+                    heads[head].predict_log_proba(shown, own.image_ND[row_N[imaged]])
+                    for heads, own in zip(self.models.values(), embeddings, strict=True)
+                ]
+            )
+            raw = kind == "raw"
+            prob_N3[imaged] = np.exp(log_prob_M3) if raw else self.calibrators[head].predict_proba(log_prob_M3, shown)
+        return self.calibrators[head].metric_optimal(prob_N3, table) if kind == "metric_optimal" else prob_N3
 
-    def grade_studies(self, study_ids: Sequence[int], embeddings: Embeddings, kind: Kind) -> Floats:
+    def grade_studies(self, study_ids: Sequence[int], embeddings: Sequence[Embeddings], kind: Kind) -> Floats:
         """Return (S, 25, 3) for all sites of each study, in the order of `SITES`, by the best head."""
         table = full_table(study_ids, site_table([]))
         return self.predict_proba(table, embeddings, kind).reshape(-1, len(SITES), len(Severity))
 
 
-def column_priors(train: SiteTable) -> dict[Kind, ColumnPrior]:
-    """Return the probabilities of sites without an image, in each kind."""
-    return {kind: ColumnPrior(weights).fit(train) for kind, weights in KIND_WEIGHTS.items()}
+def mean_log_proba(log_probs: Sequence[Floats]) -> Floats:
+    """Return the mean (N, 3) of several models' log-probabilities, normalised; that of one model as it is."""
+    if len(log_probs) == 1:
+        return log_probs[0]
+    mean_N3: Floats = log_softmax(np.mean(log_probs, axis=0), axis=1)
+    return mean_N3
 
 
 def write_grader(folder: Path, grader: Grader) -> None:
     """Write both files, each by rename, ``heads.json`` last."""
     (folder / "heads.json").unlink(missing_ok=True)
-    arrays = {f"{name}.{key}": array for name, head in grader.heads.items() for key, array in head.arrays().items()}
-    arrays |= {f"prior.{kind}": prior.prob_SC_ for kind, prior in grader.priors.items()}
+    arrays = {
+        f"{number}.{name}.{key}": array
+        for number, heads in enumerate(grader.models.values())
+        for name, head in heads.items()
+        for key, array in head.arrays().items()
+    }
+    arrays["prior"] = grader.prior.prob_SC_
     with replacing(folder / "heads.npz") as partial, partial.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     card = {
         "schema_version": SCHEMA_VERSION,
+        "runs": list(grader.models),
         "best": grader.best,
         "fingerprint": dict(grader.fingerprint),
-        "calibrators": {
-            head: {kind: calibrator.as_dict() for kind, calibrator in kinds.items()}
-            for head, kinds in grader.calibrators.items()
-        },
+        "arrays_sha256": _sha256(folder / "heads.npz"),
+        "calibrators": {head: calibrator.as_dict() for head, calibrator in grader.calibrators.items()},
     }
     with replacing(folder / "heads.json") as partial:
         partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
-def read_grader(folder: Path, checkpoint: str | None = None) -> Grader:
-    """Read a run's heads. Raises ValueError if there are none, or if they belong to another `checkpoint`."""
+def read_grader(folder: Path, expected: Mapping[str, str] | None = None) -> Grader:
+    """Read a run's heads.
+
+    Raises ValueError if there are none, if they cannot be read, or if a part of their fingerprint (checkpoint, dataset,
+    prompts) is not the one of that name in `expected`.
+    """
     if not (folder / "heads.json").exists():
         raise ValueError(f"{folder}: the run has no heads yet; run eval_vl.py first")
     card = read_object(folder / "heads.json", "eval_vl.py", SCHEMA_VERSION)
@@ -113,32 +128,37 @@ def read_grader(folder: Path, checkpoint: str | None = None) -> Grader:
         grader = _from_saved(card, arrays)
     except (OSError, EOFError, LookupError, AttributeError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as e:
         raise ValueError(f"{folder}: the heads cannot be read ({e}); run eval_vl.py again") from None
-    if checkpoint is not None and grader.fingerprint.get("checkpoint") != checkpoint:
-        raise ValueError(f"{folder}: the heads belong to an earlier model of this run; run eval_vl.py again")
+    check_fingerprint(f"{folder}: the heads", grader.fingerprint, expected or {}, "run eval_vl.py again")
+    if card.get("arrays_sha256") != _sha256(folder / "heads.npz"):
+        raise ValueError(f"{folder}: heads.npz is not the file that heads.json was written for; run eval_vl.py again")
     return grader
 
 
 def _from_saved(card: dict[str, Any], arrays: dict[str, Any]) -> Grader:
     return Grader(
-        heads={
-            "zero_shot": ZeroShotHead.from_arrays(_under("zero_shot", arrays)),
-            "linear_probe": LinearProbe.from_arrays(_under("linear_probe", arrays)),
+        models={
+            run: {
+                "zero_shot": ZeroShotHead.from_arrays(_under(f"{number}.zero_shot", arrays)),
+                "linear_probe": LinearProbe.from_arrays(_under(f"{number}.linear_probe", arrays)),
+            }
+            for number, run in enumerate(card["runs"])
         },
-        calibrators={
-            head: {kind: Calibrator.from_dict(saved) for kind, saved in kinds.items()}
-            for head, kinds in card["calibrators"].items()
-        },
-        priors={kind: _prior(kind, arrays[f"prior.{kind}"]) for kind in KINDS},
+        calibrators={head: Calibrator.from_dict(card["calibrators"][head]) for head in HEADS},
+        prior=_prior(arrays["prior"]),
         best=card["best"],
         fingerprint=dict(card["fingerprint"]),
     )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _under(name: str, arrays: dict[str, Any]) -> dict[str, Any]:
     return {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
 
 
-def _prior(kind: Kind, prob_SC: Floats) -> ColumnPrior:
-    prior = ColumnPrior(KIND_WEIGHTS[kind])
+def _prior(prob_SC: Floats) -> ColumnPrior:
+    prior = ColumnPrior()
     prior.prob_SC_ = prob_SC
     return prior

@@ -8,20 +8,18 @@ Legend: N rows, D dimensions, S = 25 sites in the order of `SITES`, C = 3 severi
 Embeddings are (N, D), L2-normalised. Predictions are natural logarithms of probabilities, (N, 3).
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 from scipy.special import log_softmax
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from data_prep.sites import SITES, Severity
 from vl_model.data.site_table import CONDITIONS, LEVELS, Floats, Ints, SiteTable
-from vl_model.evaluation.priors import ColumnPrior
+from vl_model.scoring.priors import ColumnPrior
 
 #: What a head saves: arrays by name, which are read without pickle.
 Arrays = Mapping[str, NDArray[Any]]
@@ -29,6 +27,12 @@ Arrays = Mapping[str, NDArray[Any]]
 _CLASSES = len(Severity)
 #: Inverse penalties, from strong to weak, for features of norm one.
 DEFAULT_STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+#: A grid whose end is chosen is extended by this factor, within these bounds.
+STEP, WEAKEST, STRONGEST = 10**0.5, 1e3, 1e-3
+#: The penalty on the weights of the level, whatever that on the embedding is: a level has many rows, and what it
+#: teaches does not depend on how much the embedding is trusted. It is above zero for levels of only one severity. If
+#: there are too few studies for cross-validation, the level is penalised like the embedding.
+LEVEL_PENALTY = 0.1
 
 
 class ZeroShotHead:
@@ -68,15 +72,19 @@ class ZeroShotHead:
 class LinearProbe:
     """Multinomial logistic regression on frozen site embeddings, one per condition.
 
-    Features: the embedding, centred and scaled to a root mean square norm of one, and the level, one-hot, so that the
-    regression can learn that L1-L2 is rarely severe. Left and right share a model: right-sided crops are mirrored.
+    Features: the embedding, centred and scaled to a root mean square norm of one, and the level, one-hot and hardly
+    penalised (`LEVEL_PENALTY`), so that the regression can learn that L1-L2 is rarely severe even if the embedding
+    tells little. Left and right share a model: right-sided crops are mirrored.
 
     The penalty is chosen by cross-validation over studies. The adapters were trained on these studies, so that their
     embeddings separate better than those of new studies will. The strongest penalty is therefore chosen whose loss
-    is within one standard error of the lowest (paired by study; Breiman et al., 1984).
+    is within one standard error of the lowest (paired by study; Breiman et al., 1984). If that one, or the one of the
+    lowest loss, is at an end of `strengths`, the grid is extended.
 
     Learned attributes: `mean_D_`, `scale_`, and per condition `weight_KCF_`, `bias_KC_`, `strength_K_` (nan if the
-    condition has fewer than two severities in training). A severity that is missing from a condition in training,
+    condition has fewer than two severities in training) and `inner_loss_K_`, the log loss of that cross-validation per
+    row (nan without one): if it is much lower than the loss on held-out studies, the embeddings are over-fitted to the
+    training studies. A severity that is missing from a condition in training,
     and a condition with fewer than two severities, have the column frequencies `prior_`.
     """
 
@@ -99,6 +107,7 @@ class LinearProbe:
         self.weight_KCF_: Floats = np.zeros((len(CONDITIONS), _CLASSES, feature_NF.shape[1]))
         self.bias_KC_: Floats = np.full((len(CONDITIONS), _CLASSES), -np.inf)
         self.strength_K_: Floats = np.full(len(CONDITIONS), np.nan)
+        self.inner_loss_K_: Floats = np.full(len(CONDITIONS), np.nan)
         for condition in range(len(CONDITIONS)):
             rows = labelled.condition_N == condition
             if len(np.unique(labelled.severity_N[rows])) > 1:
@@ -130,6 +139,7 @@ class LinearProbe:
             "weight_KCF": self.weight_KCF_,
             "bias_KC": self.bias_KC_,
             "strength_K": self.strength_K_,
+            "inner_loss_K": self.inner_loss_K_,
             "prior_SC": self.prior_.prob_SC_,
         }
 
@@ -138,7 +148,7 @@ class LinearProbe:
         probe = cls()
         probe.mean_D_, probe.scale_ = arrays["mean_D"], float(arrays["scale"])
         probe.weight_KCF_, probe.bias_KC_ = arrays["weight_KCF"], arrays["bias_KC"]
-        probe.strength_K_ = arrays["strength_K"]
+        probe.strength_K_, probe.inner_loss_K_ = arrays["strength_K"], arrays["inner_loss_K"]
         probe.prior_ = ColumnPrior()
         probe.prior_.prob_SC_ = arrays["prior_SC"]
         return probe
@@ -148,52 +158,101 @@ class LinearProbe:
         return np.concatenate([(image_ND - self.mean_D_) / self.scale_, level_NL], axis=1)
 
     def _fit_condition(self, condition: int, feature_NF: Floats, severity_N: Ints, study_N: Ints) -> None:
-        strength = self._chosen_strength(feature_NF, severity_N, study_N)
-        [model] = _regressions(feature_NF, severity_N, [strength])
+        strength, inner_loss = self._chosen_strength(feature_NF, severity_N, study_N)
+        self.inner_loss_K_[condition] = inner_loss
+        level_penalty = LEVEL_PENALTY if np.isfinite(inner_loss) else 1 / strength
+        [model] = _regressions(feature_NF, severity_N, [strength], level_penalty)
         classes, weight, bias = model
         self.strength_K_[condition] = strength
         self.weight_KCF_[condition, classes] = weight
         self.bias_KC_[condition, classes] = bias
 
-    def _chosen_strength(self, feature_NF: Floats, severity_N: Ints, study_N: Ints) -> float:
+    def _chosen_strength(self, feature_NF: Floats, severity_N: Ints, study_N: Ints) -> tuple[float, float]:
+        """Return the inverse penalty and its cross-validated loss per row; nan if there are too few studies."""
+        studies = len(np.unique(study_N))
+        if studies < 2 * self.folds:
+            return self.strengths[0], float("nan")
+        loss_of: dict[float, Floats] = {}
+        wanted: Sequence[float] = self.strengths
+        while wanted:
+            loss_SP = self._inner_losses(feature_NF, severity_N, study_N, wanted)
+            loss_of |= dict(zip(wanted, loss_SP.T, strict=True))
+            grid = sorted(loss_of)
+            best, chosen = _best_and_chosen(np.stack([loss_of[strength] for strength in grid], axis=1))
+            wanted = []
+            if chosen == 0 and grid[0] > STRONGEST:
+                wanted = [max(grid[0] / STEP, STRONGEST)]
+            elif best == len(grid) - 1 and grid[-1] < WEAKEST:
+                wanted = [min(grid[-1] * STEP, WEAKEST)]
+        return grid[chosen], float(loss_of[grid[chosen]].sum() / len(severity_N))
+
+    def _inner_losses(self, feature_NF: Floats, severity_N: Ints, study_N: Ints, strengths: Sequence[float]) -> Floats:
+        """Return the summed losses (studies, strengths) of each study under fits on the other folds of studies."""
         studies, study_of_N = np.unique(study_N, return_inverse=True)
-        if len(studies) < 2 * self.folds:
-            return self.strengths[0]
-        loss_SP = np.zeros((len(studies), len(self.strengths)))  # studies by strengths
+        loss_SP = np.zeros((len(studies), len(strengths)))
         for fit, held_out in GroupKFold(self.folds).split(feature_NF, groups=study_N):
-            for point, model in enumerate(_regressions(feature_NF[fit], severity_N[fit], self.strengths)):
+            for point, model in enumerate(_regressions(feature_NF[fit], severity_N[fit], strengths)):
                 loss_N = _held_out_losses(model, feature_NF[held_out], severity_N[held_out])
                 np.add.at(loss_SP[:, point], study_of_N[held_out], loss_N)
-        best = int(loss_SP.sum(axis=0).argmin())
-        worse_SP = loss_SP - loss_SP[:, [best]]
-        allowed_P = worse_SP.std(axis=0, ddof=1) / np.sqrt(len(studies))
-        return self.strengths[int(np.flatnonzero(worse_SP.mean(axis=0) <= allowed_P)[0])]
+        return loss_SP
+
+
+def _best_and_chosen(loss_SP: Floats) -> tuple[int, int]:
+    """Return the column of the lowest loss, and the first one within one standard error of it."""
+    best = int(loss_SP.sum(axis=0).argmin())
+    worse_SP = loss_SP - loss_SP[:, [best]]
+    allowed_P = worse_SP.std(axis=0, ddof=1) / np.sqrt(len(loss_SP))
+    return best, int(np.flatnonzero(worse_SP.mean(axis=0) <= allowed_P)[0])
 
 
 #: Classes present, their weights (C, F) and biases (C,).
 _Regression = tuple[Ints, Floats, Floats]
 
 
-def _regressions(feature_NF: Floats, severity_N: Ints, strengths: Sequence[float]) -> list[_Regression]:
-    """Fit one regression per inverse penalty, in ascending order, each started from the one before."""
-    classes = np.unique(severity_N)
+def _regressions(
+    feature_NF: Floats, severity_N: Ints, strengths: Sequence[float], level_penalty: float = LEVEL_PENALTY
+) -> list[_Regression]:
+    """Fit one regression per inverse penalty, in the order given, each started from the one before."""
+    classes, class_N = np.unique(severity_N, return_inverse=True)
     if len(classes) < 2:
         # A fold of a small set may have only one class, which then has the probability one.
         return [(classes, np.zeros((1, feature_NF.shape[1])), np.zeros(1))] * len(strengths)
-    model = LogisticRegression(warm_start=True, max_iter=300)
+    truth_NC = np.eye(len(classes))[class_N]
+    parameters = np.zeros(len(classes) * (feature_NF.shape[1] + 1))
     path = []
     for strength in strengths:
-        model.set_params(C=strength)
-        with warnings.catch_warnings():
-            # With a weak penalty the data may be nearly separable; a fit that stops early is then only more regular.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(feature_NF, severity_N)
-        weight, bias = model.coef_.copy(), model.intercept_.copy()
-        if len(classes) == 2:
-            # For two classes, scikit-learn stores one row: the logit of the second class.
-            weight, bias = np.vstack([np.zeros_like(weight), weight]), np.append(0.0, bias)
-        path.append((classes, weight, bias))
+        penalty_F = np.full(feature_NF.shape[1], 1 / strength)
+        penalty_F[-len(LEVELS) :] = level_penalty
+        # With a weak penalty the data may be nearly separable; a fit that stops early is then only more regular.
+        found = minimize(
+            _penalised_loss,
+            parameters,
+            args=(feature_NF, truth_NC, penalty_F),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": 300, "gtol": 1e-3},
+        )
+        parameters = found.x
+        weight_CF, bias_C = _weights_and_biases(parameters, len(classes))
+        path.append((classes, weight_CF.copy(), bias_C.copy()))
     return path
+
+
+def _penalised_loss(
+    parameters: Floats, feature_NF: Floats, truth_NC: Floats, penalty_F: Floats
+) -> tuple[float, Floats]:
+    """Return the summed log loss plus half the penalties times the squared weights, and its gradient."""
+    weight_CF, bias_C = _weights_and_biases(parameters, truth_NC.shape[1])
+    log_prob_NC = log_softmax(feature_NF @ weight_CF.T + bias_C, axis=1)
+    by_logit_NC = np.exp(log_prob_NC) - truth_NC
+    loss = -(log_prob_NC * truth_NC).sum() + (penalty_F * weight_CF**2).sum() / 2
+    by_weight_CF = by_logit_NC.T @ feature_NF + penalty_F * weight_CF
+    return float(loss), np.concatenate([by_weight_CF.ravel(), by_logit_NC.sum(axis=0)])
+
+
+def _weights_and_biases(parameters: Floats, classes: int) -> tuple[Floats, Floats]:
+    """(C F + C) -> (C, F), (C,)."""
+    return parameters[:-classes].reshape(classes, -1), parameters[-classes:]
 
 
 def _held_out_losses(model: _Regression, feature_NF: Floats, severity_N: Ints) -> Floats:

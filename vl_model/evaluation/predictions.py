@@ -9,9 +9,9 @@ from data_prep.sites import SITE_COLUMNS, SITES, Severity, Site
 from vl_model.data.site_table import UNLABELLED, Floats, SiteTable, row_keys, site_table
 from vl_model.evaluation.cross_fitting import HeldOut
 from vl_model.evaluation.grader import HEADS, KINDS, HeadName, Kind
+from vl_model.scoring.metrics import GRADES
 from workspace.whole_files import replacing
 
-GRADES = tuple(severity.key for severity in Severity)
 Predictions = dict[tuple[HeadName, Kind], tuple[SiteTable, Floats]]
 
 

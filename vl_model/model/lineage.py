@@ -20,6 +20,7 @@ from runs.processes.launch import own_rank
 from vl_model.data.site_rows import SiteRow
 from vl_model.model.base_places import is_there, place_beside
 from vl_model.model.model_card import CARD
+from vl_model.model.run_crops import CROPS
 from vl_model.model.settings import ModelSettings
 from vl_model.model.site_model_files import SCHEMA_VERSION
 from vl_model.towers.model_names import hub_repository, model_folder
@@ -32,7 +33,7 @@ SERIES = "trained_series"
 #: Ids of series by study id, which is a string because it is a key in JSON.
 SeriesByStudy = dict[str, list[int]]
 #: The entries of ``site_model.json`` that an export repeats. None of them contains a path.
-FACTS = ("dataset_fingerprint", "held_out_folds", "steps", SERIES)
+FACTS = ("dataset_fingerprint", "held_out_folds", "steps", SERIES, CROPS)
 
 
 def base_folders(model: str, pretrained: str | None, uses_hub: bool = True) -> set[Path]:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from workspace.setting_types import PositiveInteger, Share
+from data_prep.conversion.crop_geometry import VIEW_MM
+from workspace.setting_types import PositiveInteger, PositiveNumber, Share
 
 DEFAULT_MODEL, DEFAULT_PRETRAINED = "ViT-B-16", "openai"
 
@@ -34,4 +35,7 @@ class ModelSettings:
     """The weights for an open_clip name: a tag of open_clip, or a file. For ViT-B-16 the default is openai."""
     tune: Literal["lora", "full", "head"] = "lora"
     """What is trained: adapters on the frozen towers, every weight, or only the head on the frozen towers."""
+    view_mm: PositiveNumber = VIEW_MM
+    """The width of a tile in millimetres: the middle of the stored crops, whose width is --field_mm of
+    prepare_data.py."""
     lora: LoraSettings = field(default_factory=LoraSettings, metadata={"prefix": "lora_"})

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from data_prep.conversion.crops import VIEW_MM
 from vl_model.model.lora import add_adapters
 from vl_model.model.pooling import TilePooling
 from vl_model.model.residual_head import ResidualHead
@@ -177,7 +176,7 @@ class SiteModel(nn.Module):
             "image_size": towers.image_size,
             "mean": list(towers.mean),
             "std": list(towers.std),
-            "view_mm": VIEW_MM,
+            "view_mm": self.settings.view_mm,
         }
 
 

@@ -10,6 +10,7 @@ and, for tune "head", the residual head) and, by `tune`:
 
 import hashlib
 import json
+import math
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +21,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from data_prep.conversion.crops import VIEW_MM
 from vl_model.model.base_places import base_path, check_has_base, is_there, other_places, place_named
 from vl_model.model.lora import LoraSettings, base_state, load_adapters, merge_adapters, save_adapters
 from vl_model.model.model_card import CARD, model_card
@@ -120,9 +120,11 @@ def state_sha256(state: dict[str, Tensor]) -> str:
 
 
 def _card_of(model: SiteModel) -> dict[str, Any]:
+    settings = asdict(model.settings)
+    del settings["view_mm"]  # which is in "preprocessing"
     return {
         "schema_version": SCHEMA_VERSION,
-        **asdict(model.settings),
+        **settings,
         "base_sha256": base_sha256(model),
         "preprocessing": model.preprocessing(),
     }
@@ -134,19 +136,21 @@ def _read_card(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder}: has no {CARD}; give the final/ folder of a run that train_vl.py has finished")
     card = read_object(path, "train_vl.py", SCHEMA_VERSION)
     try:
-        view_mm, _ = card["preprocessing"]["view_mm"], _settings_of(card)
-    except (KeyError, TypeError) as error:
+        view_mm = _settings_of(card).view_mm
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: has no complete settings of a model ({error}); train the run again") from None
-    if view_mm != VIEW_MM:
-        raise ValueError(
-            f"{path}: was trained on tiles of {view_mm} mm; this version cuts tiles of {VIEW_MM} mm, so train again"
-        )
+    if not 0 < view_mm < math.inf:
+        raise ValueError(f"{path}: was trained on tiles of {view_mm} mm, which cannot be; train the run again")
     return card
 
 
 def _settings_of(card: dict[str, Any]) -> ModelSettings:
     return ModelSettings(
-        model=card["model"], pretrained=card["pretrained"], tune=card["tune"], lora=LoraSettings(**card["lora"])
+        model=card["model"],
+        pretrained=card["pretrained"],
+        tune=card["tune"],
+        view_mm=float(card["preprocessing"]["view_mm"]),
+        lora=LoraSettings(**card["lora"]),
     )
 
 

@@ -80,13 +80,14 @@ def _build(root: DataRoot, run: str, split: Split, expected: dict[str, Any]) -> 
     embeddings = read_embeddings(
         _embeddings(root, run, split), {"checkpoint": expected["model"], "dataset": dataset.fingerprint}
     )
-    grader = read_grader(folder / "heads", expected["model"])
-    held_out = read_run_record(folder).held_out_folds
+    record = read_run_record(folder)
+    grader = read_grader(folder / "heads", {"checkpoint": expected["model"], "dataset": record.dataset_fingerprint})
+    held_out = record.held_out_folds
     return build_index(
         split=split,
         keys=[(row.study_id, row.site) for row in embeddings.rows],
         image_ND=embeddings.image_ND,
-        probability_N3=grader.predict_proba(embeddings.table, embeddings, "calibrated"),
+        probability_N3=grader.predict_proba(embeddings.table, [embeddings], "calibrated"),
         pairs=dataset.pairs,
         training_studies={row.study_id for row in embeddings.rows if row.fold is not None and row.fold not in held_out},
         fingerprint=expected,

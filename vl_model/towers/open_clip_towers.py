@@ -259,7 +259,7 @@ def _create(model: str, pretrained: str | None, remedy: str, overrides: dict[str
     quick_gelu = bool(tag.get("quick_gelu"))  # weights trained with QuickGELU need it, whatever the model's name
     named = repr(model) + (f" with pretrained {pretrained!r}" if pretrained else "")
     try:
-        with _quiet_logging():
+        with quiet_logging():
             config = open_clip.get_model_config(model)
             clip = open_clip.create_model(model, pretrained, force_quick_gelu=quick_gelu, **(overrides or {}))
             tokenizer = open_clip.get_tokenizer(model)
@@ -285,7 +285,7 @@ def _ignores_padding(text: Any) -> bool:
 
 
 @contextmanager
-def _quiet_logging() -> Iterator[None]:
+def quiet_logging() -> Iterator[None]:
     """Silence open_clip's messages to the root logger: this module's errors replace them."""
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)

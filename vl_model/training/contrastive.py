@@ -16,8 +16,16 @@ from vl_model.data.augmentation import Augmentation
 from vl_model.data.batches import TrainingBatches
 from vl_model.data.training_set import TrainingSet
 from vl_model.model.base_places import base_path, is_there, place_named
-from vl_model.model.lineage import SERIES, SeriesByStudy, check_base_outside_run, check_leakage, trained_series
+from vl_model.model.lineage import (
+    SERIES,
+    SeriesByStudy,
+    check_base_outside_run,
+    check_leakage,
+    lineage,
+    trained_series,
+)
 from vl_model.model.lora import base_state
+from vl_model.model.run_crops import CROPS, crops_record, note_on_base
 from vl_model.model.settings import ModelSettings
 from vl_model.model.site_model import SiteModel, build_site_model
 from vl_model.model.site_model_files import base_sha256, find_base, save_site_model, state_sha256
@@ -135,6 +143,11 @@ class ContrastiveTraining:
         check_base_outside_run(model, pretrained, run)
         check_leakage(model, pretrained, self.training_set.dataset, list(self.held_out.held_out_folds))
 
+    def note_on_base(self) -> str | None:
+        """Return in words how the base's crops differ from this run's; None if they do not, or are not known."""
+        runs = lineage(self.base.model, self.base.pretrained)
+        return note_on_base(runs, self.training_set.geometry, self.model.view_mm)
+
     def build_model(self) -> SiteModel:
         """Return the model on the CPU, ready to train."""
         return build_model(self.base, self.loss, self.computation, self.shards)
@@ -155,6 +168,7 @@ class ContrastiveTraining:
             **plain_settings(self.augmentation),
             "seed": self.seed,
             "processes": processes,
+            "crops": str(self.training_set.geometry),
             "dataset_fingerprint": self.dataset_fingerprint,
             "captions_sha256": captions_sha256(),
             "base_sha256": self._base_sha256(model),
@@ -190,17 +204,23 @@ class ContrastiveTraining:
             process,
             processes,
             self.duration.severity_sampling,
+            self.training_set.geometry,
         )
+
+    def steps_on(self, batches: TrainingBatches) -> int:
+        """Return the number of steps of the training."""
+        if self.duration.max_train_steps is not None:
+            return self.duration.max_train_steps
+        # Batches are one stream over all epochs: a step may span two epochs.
+        epochs, accumulation = self.duration.num_train_epochs, self.duration.gradient_accumulation_steps
+        return math.ceil(epochs * batches.batches_per_epoch / accumulation)
 
     def build_trainer(self, accelerator: Accelerator, model: SiteModel) -> Trainer:
         """Return the trainer of a model that is on its device."""
         check_loss(self.loss, self.augmentation, self.duration)
         batches = self.build_batches(accelerator.process_index, accelerator.num_processes)
-        accumulation, epoch = self.duration.gradient_accumulation_steps, batches.batches_per_epoch
-        steps, steps_per_epoch = self.duration.max_train_steps, max(1, epoch // accumulation)
-        if steps is None:
-            # Batches are one stream over all epochs: a step may span two epochs.
-            steps = math.ceil(self.duration.num_train_epochs * epoch / accumulation)
+        accumulation = self.duration.gradient_accumulation_steps
+        steps, steps_per_epoch = self.steps_on(batches), max(1, batches.batches_per_epoch // accumulation)
         # Now, not at the end: the base's folder may be gone by then, or hold another run.
         trained_rows = self.training_set.training if steps else ()
         base, pretrained = self.base.model, self.base.pretrained
@@ -235,7 +255,8 @@ class ContrastiveTraining:
         if not session.accelerator.is_main_process:
             return
         trained_on = {name: session.record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}
-        save_site_model(model, session.run / "final", trained_on | {SERIES: self._trained_series})
+        crops = crops_record(self.training_set.geometry, self.model.view_mm)
+        save_site_model(model, session.run / "final", trained_on | {SERIES: self._trained_series, CROPS: crops})
         self.carried.copy_to(session.run)
 
     def _trained_model(self, trainer: Trainer) -> SiteModel:

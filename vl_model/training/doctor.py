@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 import psutil
 import torch
+from torch import Tensor
 
 from locator.carried import CarriedFiles
 from runs.processes.accelerators import choose_precision, precision_in_words, uses_cpu
@@ -25,6 +26,7 @@ from vl_model.training.contrastive import ContrastiveTraining
 from vl_model.training.doctor_loader import check_loader, check_shared_memory
 from vl_model.training.memory import GIB, MemoryEstimate, estimate_memory
 from vl_model.training.settings import LossSettings
+from vl_model.training.time_estimate import TimeEstimate, estimate_time
 from workspace.cli import in_flags
 
 #: The share of the free memory that the estimate may take: it leaves out the temporary memory of single layers.
@@ -117,44 +119,54 @@ def examine(run: Path, checks: Checks, session: RunSettings, sites: int, push_to
         examination.add("hub", lambda: check_repository(repository), lambda _: (True, valid))
     examination.add("locator", checks.placing, check_placing)
     examination.add("loss", checks.loss, lambda loss: (True, loss.loss))
-    training = examine_training_set(examination, checks, run)
+    training, batches = examine_training_set(examination, checks, run)
     model = examination.add("model", checks.build, check_model)
     if training is not None and model is not None:
         checkpoint = session.resume_from_checkpoint
         examination.add("checkpoint", lambda: training.step_to_resume_from(run, checkpoint, model), check_step)
-        examine_room(examination, run, training.training_set, model, session, sites)
+        examine_room(examination, run, training, batches, model, session, sites)
     return 0 if all(finding.is_ok for finding in examination.findings) else 2
 
 
-def examine_training_set(examination: Examination, checks: Checks, run: Path) -> ContrastiveTraining | None:
+def examine_training_set(
+    examination: Examination, checks: Checks, run: Path
+) -> tuple[ContrastiveTraining | None, TrainingBatches | None]:
     """Check the data, and then the crops, the base's lineage and the batches, which depend on it."""
     training_set = examination.add("data set", checks.read, check_data)
     if training_set is None:
-        return None
+        return None, None
     training = checks.training(training_set)
-    examination.add("crops", lambda: check_crops(training_set.crops_R3HW), lambda found: found)
-    unknown = "is not known to have been trained on held-out studies"
-    examination.add("base", lambda: training.check_base(run), lambda _: (True, unknown))
+    examination.add("crops", lambda: check_crops(training_set), lambda found: found)
+    examination.add("base", lambda: training.check_base(run), lambda _: describe_base(training))
     batches = examination.add("batches", lambda: training.build_batches(own_rank(), started_processes()), check_batches)
     if batches is not None:
         workers = training.computation.dataloader_num_workers
         examination.add("loader", lambda: check_loader(batches, workers), lambda found: found)
     examination.add("sharing", check_shared_memory, lambda found: found)
-    return training
+    return training, batches
 
 
 def examine_room(
-    examination: Examination, run: Path, training_set: TrainingSet, model: SiteModel, session: RunSettings, sites: int
+    examination: Examination,
+    run: Path,
+    training: ContrastiveTraining,
+    batches: TrainingBatches | None,
+    model: SiteModel,
+    session: RunSettings,
+    sites: int,
 ) -> None:
-    """Check the free memory and the free disk space."""
-    needed = examination.add(
-        "memory",
-        lambda: estimate(model, training_set, sites, session.mixed_precision),
-        lambda needed: check_memory(needed, sites),
-    )
+    """Check the free memory and the free disk space, and estimate the time."""
+    forward = Forward(model, training.training_set, session.mixed_precision)
+    needed = examination.add("memory", lambda: forward.memory(sites), lambda needed: check_memory(needed, sites))
     if needed is not None:
         limit = session.checkpoints_total_limit
         examination.add("disk", lambda: check_disk(run, needed, limit), lambda found: found)
+        if batches is not None:
+            is_enough, steps = examination.findings[-2].is_ok, training.steps_on(batches)
+            parts = training.duration.gradient_accumulation_steps
+            examination.add(
+                "time", lambda: forward.time(steps, parts, sites, is_enough), lambda found: (True, str(found))
+            )
 
 
 def check_packages() -> tuple[bool, str]:
@@ -228,6 +240,12 @@ def check_model(model: SiteModel) -> tuple[bool, str]:
     return trainable > 0, f"{sum(weights) / 1e6:.2f} million weights, {trainable / 1e6:.2f} million of them trainable"
 
 
+def describe_base(training: ContrastiveTraining) -> tuple[bool, str]:
+    """Describe a base that has been checked (`check_base`), and how its crops differ from those of the training."""
+    unknown, note = "is not known to have been trained on held-out studies", training.note_on_base()
+    return True, f"{unknown}; {note}" if note else unknown
+
+
 def check_trackers(trackers: tuple[str, ...]) -> tuple[bool, str]:
     """Describe where the metrics are logged."""
     return True, " and ".join(("metrics.csv", *trackers))
@@ -250,11 +268,13 @@ def check_step(step: int) -> tuple[bool, str]:
     return True, f"resumes from step {step}" if step else "starts at the first step"
 
 
-def check_crops(crops_R3HW: np.ndarray) -> tuple[bool, str]:
+def check_crops(training_set: TrainingSet) -> tuple[bool, str]:
     """Read crops from the start to the end of the file, so that a truncated or unreachable file is found."""
+    crops_R3HW = training_set.crops_R3HW
     indices = np.linspace(0, len(crops_R3HW) - 1, min(CROPS_READ, len(crops_R3HW))).astype(int)
     blank = sum(not crops_R3HW[index].any() for index in indices)
-    message = f"{len(crops_R3HW)} crops of {crops_R3HW.shape[-1]} pixels, {len(indices)} of them read"
+    size = crops_R3HW.nbytes / GIB
+    message = f"{len(crops_R3HW)} crops of {training_set.geometry}, {size:.2f} GiB, {len(indices)} of them read"
     return blank < len(indices), message + (f", {blank} blank" if blank else "")
 
 
@@ -291,33 +311,57 @@ def check_disk(run: Path, estimate: MemoryEstimate, limit: int | None) -> tuple[
     return needed < free, message + remedy
 
 
-def estimate(model: SiteModel, training_set: TrainingSet, sites: int, mixed_precision: str) -> MemoryEstimate:
-    """Estimate the memory of a training step, by measuring the model on one site and on two.
+class Forward:
+    """A forward pass as in a training step, on some copies of the site with the most crops, to measure what it needs.
 
     Args:
         model: the model, which is moved to its device.
-        training_set: the sites, of which the one with the most crops is measured.
-        sites: the number of sites per process and batch.
+        training_set: the sites.
         mixed_precision: the requested precision.
-
-    Raises ValueError if the GPU does not have enough memory for two sites.
     """
-    use_cpu = uses_cpu(check_launch())
-    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(choose_precision(mixed_precision, use_cpu))
-    widest = max(training_set.training, key=lambda row: len(row.crops))
 
-    def forward(count: int) -> object:
-        batch = load_batch([widest] * count, training_set.crops_R3HW).to(model.device)
-        tiles_BT3hw = batch.tiles(model.towers.image_size, model.towers.mean, model.towers.std)
-        with torch.autocast(model.device.type, dtype=kind, enabled=kind is not None):
-            return model(tiles_BT3hw, batch.mask_BT, captions.tokens(1))
+    def __init__(self, model: SiteModel, training_set: TrainingSet, mixed_precision: str) -> None:
+        self.model = model
+        self.training_set = training_set
+        self.use_cpu = uses_cpu(check_launch())
+        self._precision = mixed_precision
+        self._captions: Captions | None = None
 
-    try:
-        captions = Captions(model.to("cpu" if use_cpu else "cuda"), 0)
-        model.train()
-        return estimate_memory(model, forward, sites)
-    except torch.OutOfMemoryError:
-        raise ValueError(
-            "the GPU does not have enough memory for this model and two sites; stop other programs, set "
-            "--gradient_checkpointing, or choose a smaller --model"
-        ) from None
+    def memory(self, sites: int) -> MemoryEstimate:
+        """Estimate the memory of a step of `sites` sites per process, by measuring one site and two.
+
+        Raises ValueError if the GPU does not have enough memory for two sites.
+        """
+        try:
+            self._captions = Captions(self.model.to("cpu" if self.use_cpu else "cuda"), 0)
+            self.model.train()
+            return estimate_memory(self.model, self._run, sites)
+        except torch.OutOfMemoryError:
+            raise ValueError(
+                "the GPU does not have enough memory for this model and two sites; stop other programs, set "
+                "--gradient_checkpointing, or choose a smaller --model"
+            ) from None
+
+    def time(self, steps: int, parts: int, sites: int, fits: bool) -> TimeEstimate:
+        """Estimate the time of `steps` steps of `parts` batches of `sites` sites.
+
+        A whole batch is timed on a GPU, if it fits into its memory, and one site otherwise.
+        """
+        tiles = [len(row.crops) for row in self.training_set.training]
+        timed = 1 if self.use_cpu or not fits else sites
+        share = float(np.mean(tiles)) / max(tiles)
+        return estimate_time(self.model, self._run, parts * sites * share, timed, steps)
+
+    def _run(self, count: int, with_texts: bool = True) -> tuple[Tensor, ...]:
+        assert self._captions is not None
+        training_set, towers = self.training_set, self.model.towers
+        widest = max(training_set.training, key=lambda row: len(row.crops))
+        batch = load_batch([widest] * count, training_set.crops_R3HW, geometry=training_set.geometry)
+        batch = batch.to(self.model.device)
+        tiles_BT3hw = batch.tiles(towers.image_size, towers.mean, towers.std, self.model.settings.view_mm)
+        precision = choose_precision(self._precision, self.use_cpu)
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        tokens = self._captions.tokens(1) if with_texts else None
+        with torch.autocast(self.model.device.type, dtype=kind, enabled=kind is not None):
+            found: tuple[Tensor, ...] = self.model(tiles_BT3hw, batch.mask_BT, tokens)
+        return found

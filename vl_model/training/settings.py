@@ -33,11 +33,20 @@ class HeldOutSettings:
     """Held-out studies."""
 
     held_out_folds: tuple[int, ...] = (0,)
-    """The folds whose studies are not trained on."""
+    """The folds whose studies are not trained on; none, if no number follows."""
+    fold: NonNegativeInteger | None = None
+    """Hold out this fold alone, in a run called RUN-FOLD; eval_vl.py --folds all joins the runs of all folds."""
     held_out_sites: PositiveInteger = 300
     """The number of held-out sites that are evaluated during training."""
     evaluation_steps: PositiveInteger | None = None
     """Evaluate every N steps. By default once per epoch."""
+
+    def check(self) -> None:
+        """Raise SettingError if a fold is held out alone and others are named as well."""
+        if self.fold is not None and self.held_out_folds not in (HeldOutSettings.held_out_folds, (self.fold,)):
+            raise SettingError(
+                "fold", f"{self.fold}: holds out this fold alone, but held_out_folds is {list(self.held_out_folds)}"
+            )
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from vl_model.data.site_rows import SiteRow
 from vl_model.data.targets import Targets, joined, one_hot_targets
 from vl_model.model.lora import check_gradients
 from vl_model.model.site_model import SiteModel
+from vl_model.towers.depthwise import use_float32_depthwise
 from vl_model.towers.plain_attention import use_plain_attention
 from vl_model.training.captions import Captions
 from vl_model.training.grad_cache import Embedded, backward_through_pool
@@ -114,6 +115,7 @@ class Trainer:
         self._has_collapsed = False
         if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
             use_plain_attention(model)
+            use_float32_depthwise(model)
         self.sharding = shard(model, accelerator) if shards and accelerator.num_processes > 1 else None
         self.optimizer = accelerator.prepare(build_optimizer(model, optimization))
         # Sharded weights exchange their gradients themselves: the model must not be wrapped in DDP.
@@ -203,7 +205,9 @@ class Trainer:
             if not rows and not self.sharding:
                 continue
             # A process without rows must still take part when the others gather sharded weights.
-            batch = load_batch(rows or self.held_out[:1], self.batches.crops_R3HW).to(self.accelerator.device)
+            batch = load_batch(rows or self.held_out[:1], self.batches.crops_R3HW, geometry=self.batches.geometry).to(
+                self.accelerator.device
+            )
             tiles_BT3hw = self._tiles(batch)
             with self.accelerator.autocast():
                 image_BD = self.model.embed_sites(tiles_BT3hw, batch.mask_BT)
@@ -281,7 +285,7 @@ class Trainer:
 
     def _tiles(self, batch: Batch) -> Tensor:
         towers = self.model.towers
-        return batch.tiles(towers.image_size, towers.mean, towers.std)
+        return batch.tiles(towers.image_size, towers.mean, towers.std, self.model.settings.view_mm)
 
 
 def shard(model: SiteModel, accelerator: Accelerator) -> "Sharding":

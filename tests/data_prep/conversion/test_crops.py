@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.conversion.crops import CROP_SIZE, PIXEL_MM, cut_crop, open_crops, write_crops
+from data_prep.conversion.crop_geometry import CropGeometry
+from data_prep.conversion.crops import cut_crop, open_crops, write_crops
 from data_prep.geometry import Frame
 from data_prep.sites import Side, View
 from tests.dicom_files import frame
@@ -30,16 +31,17 @@ def imaged(place: Frame) -> np.ndarray:
     return np.clip(np.rint(brightness(*np.moveaxis(points, -1, 0))), 0, 255).astype(np.uint8)
 
 
-def slow_slice(place: Frame, centre: tuple[float, float, float], view: View) -> np.ndarray:
+def slow_slice(place: Frame, centre: tuple[float, float, float], view: View, size: int, pixel_mm: float) -> np.ndarray:
     """Sample from the site's projection on the plane along those axes of the plane nearest to the patient's."""
     foot = np.asarray(centre) - place.distance_mm(centre) * place.normal
     axes = [sign * np.array(axis) for axis in (place.row_direction, place.column_direction) for sign in (1, -1)]
     to_column = max(axes, key=lambda axis: axis[1] if view.is_sagittal else axis[0])
     to_row = max(axes, key=lambda axis: -axis[2] if view.is_sagittal else axis[1])
-    crop = np.zeros((len(range(0, CROP_SIZE, STEP)),) * 2)
-    for i in range(0, CROP_SIZE, STEP):
-        for j in range(0, CROP_SIZE, STEP):
-            point = foot + (j - 63.5) * PIXEL_MM * to_column + (i - 63.5) * PIXEL_MM * to_row
+    crop = np.zeros((len(range(0, size, STEP)),) * 2)
+    middle = (size - 1) / 2
+    for i in range(0, size, STEP):
+        for j in range(0, size, STEP):
+            point = foot + (j - middle) * pixel_mm * to_column + (i - middle) * pixel_mm * to_row
             column, row = place.to_pixel(point)
             if 0 <= column <= place.shape[1] - 1 and 0 <= row <= place.shape[0] - 1:
                 crop[i // STEP, j // STEP] = brightness(*point)
@@ -66,26 +68,29 @@ AXIALS = [
 CASES = [(View.SAGITTAL_T1, directions) for directions in SAGITTALS] + [(View.AXIAL_T2, d) for d in AXIALS]
 
 
+@pytest.mark.parametrize("geometry", [CropGeometry(), CropGeometry(63.9, 0.3), CropGeometry(100.0, 0.8)], ids=str)
 @pytest.mark.parametrize(("view", "directions"), CASES)
-def test_crops_equal_the_slow_version(view: View, directions) -> None:  # type: ignore[no-untyped-def]
+def test_crops_equal_the_slow_version(view: View, directions, geometry: CropGeometry) -> None:  # type: ignore[no-untyped-def]
     spacing, shape = (0.9, 0.7), (90, 70)
     corner = -(np.array(directions[0]) * 0.7 * 35 + np.array(directions[1]) * 0.9 * 45)
     across = np.cross(*directions) * np.sign(np.cross(*directions)[np.argmax(np.abs(np.cross(*directions)))])
     frames = [frame(tuple(corner + step * across), directions, spacing, shape) for step in (-4.0, 0.0, 4.0)]
     centre = (1.3, -2.1, 2.7)
-    crop = cut_crop([imaged(place) for place in frames], frames, centre, view, Side.LEFT)
-    assert crop.shape == (3, CROP_SIZE, CROP_SIZE) and crop.dtype == np.uint8
+    images = [imaged(place) for place in frames]
+    crop = cut_crop(images, frames, centre, view, Side.LEFT, geometry)
+    size = round(geometry.field_mm / geometry.pixel_mm)
+    assert crop.shape == (3, size, size) and crop.dtype == np.uint8
     for channel, place in zip(crop, frames, strict=True):
-        expected = slow_slice(place, centre, view)
+        expected = slow_slice(place, centre, view, size, geometry.pixel_mm)
         found = channel[::STEP, ::STEP].astype(float)
         inside = expected > 0
         assert inside.any() and not inside.all()
         assert np.abs(found[inside] - expected[inside]).max() < 1.6  # rounding and the curvature of the brightness
         assert not found[~inside].any()
     # For the right side, an axial crop flips its columns, and a sagittal one reverses its channels.
-    right = cut_crop([imaged(place) for place in frames], frames, centre, view, Side.RIGHT)
+    right = cut_crop(images, frames, centre, view, Side.RIGHT, geometry)
     np.testing.assert_array_equal(right, crop[::-1] if view.is_sagittal else crop[:, :, ::-1])
-    np.testing.assert_array_equal(cut_crop([imaged(p) for p in frames], frames, centre, view, None), crop)
+    np.testing.assert_array_equal(cut_crop(images, frames, centre, view, None, geometry), crop)
 
 
 def test_crops_do_not_depend_on_the_orientation_of_the_image() -> None:

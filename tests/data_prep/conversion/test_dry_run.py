@@ -58,6 +58,8 @@ def test_studies_series_and_slices_are_counted(root: DataRoot) -> None:
         "train: 4 slices: 64 x 32 (3), 32 x 64 (1)",
         "train: stored as Explicit VR Little Endian (1), RLE Lossless (1)",
         "train: 0 of 25 sites are marked; an atlas would place the others",
+        "train: crops of 64 mm at 0.5 mm per pixel: at most 98 kB per site, 2 MB in all, and as much again while they "
+        "are written",
         "train: 2 faults:",
     ]
     kinds = [fault.kind for fault in findings.faults]

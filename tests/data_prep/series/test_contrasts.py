@@ -102,7 +102,7 @@ def test_each_contrast_has_its_own_window_and_only_one_the_view(tmp_path: Path) 
     windows = {image.instance_number: image.window for image in series.slices}
     assert {windows[number] for number in range(1, 2 * COUNT, 2)} == {series_window(list(images_of(0)))}
     assert {windows[number] for number in range(2, 2 * COUNT + 1, 2)} == {None}
-    rows, _ = _write_images(study, tmp_path)
+    rows, _, _ = _write_images(study, tmp_path)
     views = {row[SLICE_COLUMNS.index("instance_number")]: row[SLICE_COLUMNS.index("view")] for row in rows}
     assert [views[number] for number in (1, 2, 3, 4)] == ["", T2, "", T2]
     for stack in series.stacks:

@@ -9,14 +9,15 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from data_prep.conversion.crops import CROP_SIZE, PIXEL_MM, open_crops
+from data_prep.conversion.crop_geometry import DEFAULT_CROPS, FIELD_MM, PIXEL_MM, VIEW_MM, CropGeometry
+from data_prep.conversion.crops import open_crops
 from data_prep.conversion.pairs import read_dataset
-from data_prep.sites import SITES, Severity, View
+from data_prep.sites import SITES, Severity, Side, View
 from tests.tiny_dataset import graded_rows
 from vl_model.data.augmentation import Augmentation
 from vl_model.data.batches import Batch, TrainingBatches, load_batch, training_loader
 from vl_model.data.site_rows import SiteRow, caption_index, group_sites
-from vl_model.data.tiles import VIEW_MM, TileChanges, draw_changes, tiles_for_model
+from vl_model.data.tiles import TileChanges, draw_changes, tiles_for_model
 
 GREY = ((0.0,) * 3, (1.0,) * 3)  # mean and std that leave grey values as they are
 
@@ -134,6 +135,37 @@ def test_a_dropped_view_takes_all_its_tiles(rows: list[SiteRow], crops: np.ndarr
     assert set(found.sum(dim=1).tolist()) == {3} and set(found.sum(dim=0).tolist()) != {0}
 
 
+def test_crops_of_another_geometry_are_not_taken_for_the_default(rows: list[SiteRow], crops: np.ndarray) -> None:
+    wide = CropGeometry(96.0, 0.5)
+    for load in (
+        lambda: load_batch(rows[:2], crops, geometry=wide),
+        lambda: TrainingBatches(rows, crops, 12, 0, None, geometry=wide),
+    ):
+        with pytest.raises(
+            ValueError, match=r"crops of \(128, 128\) pixels are not those of 96 mm at 0.5 mm per pixel"
+        ):
+            load()
+    same_size = CropGeometry(96.0, 0.75)
+    assert load_batch(rows[:2], crops, geometry=same_size).field_mm == 96.0
+    assert TrainingBatches(rows, crops, 12, 0, Augmentation(mixup=1.0), geometry=same_size)[0].others.field_mm == 96.0
+
+
+def test_rows_have_the_tiles_of_their_pairs_view_by_view(tiny_root: Path) -> None:
+    pairs = read_dataset(tiny_root / "train" / "processed_data").pairs
+    first = next(pair for pair in pairs if pair.site.side is Side.RIGHT and pair.view.is_sagittal)
+    second = replace(first, view=View.AXIAL_T2, crop=20)
+    # Of the sagittal pair the middle tile lies first in the stack, and so last in the mirrored one.
+    first = replace(first, instance_numbers=(1, 1, 2, 3, 4, 5), instance_number=1, crop=11)
+    second = replace(second, instance_numbers=(1, 2, 3, 4, 5, 6, 7, 8, 9), instance_number=5)
+    (row,) = group_sites([second, first])
+    order = sorted([(first.site.views.index(pair.view), pair.crops) for pair in (first, second)])
+    assert first.crops == (10, 11) and second.crops == (19, 20, 21) and first.offsets == (-1, 0)
+    assert row.crops == sum((crops for _, crops in order), ())
+    assert dict(zip(row.crops, row.offsets, strict=True)) == {10: -1, 11: 0, 19: -1, 20: 0, 21: 1}
+    assert {crop for crop, here in zip(row.crops, row.lies_at_site, strict=True) if here} == {11, 20}
+    assert group_sites(pairs)[0].offsets == ()
+
+
 def test_too_few_sites_for_a_batch_are_refused(rows: list[SiteRow], crops: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"per_device_train_batch_size 6: 10 labelled sites .* \(6 x 2 processes\)"):
         TrainingBatches(rows[:10], crops, 6, 0, None, 0, 2)
@@ -142,28 +174,33 @@ def test_too_few_sites_for_a_batch_are_refused(rows: list[SiteRow], crops: np.nd
 def test_tiles_without_changes_are_the_middle_of_the_crop(crops: np.ndarray) -> None:
     crops_BT3HW = torch.tensor(crops[:6]).unflatten(0, (3, 2))
     size = round(VIEW_MM / PIXEL_MM)
-    margin = (CROP_SIZE - size) // 2
+    margin = (DEFAULT_CROPS.size - size) // 2
     tiles = tiles_for_model(crops_BT3HW, size, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     middle = crops_BT3HW[..., margin : margin + size, margin : margin + size].float() / 255
     expected = (middle - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1)
     assert torch.allclose(tiles, expected, atol=1e-4)
 
 
-def test_changed_tiles_are_those_of_a_pixel_by_pixel_resampling(crops: np.ndarray) -> None:
+@pytest.mark.parametrize(("view_mm", "field_mm"), [(VIEW_MM, FIELD_MM), (32.0, 64.0), (72.0, 96.0), (51.2, 51.2)])
+def test_changed_tiles_are_those_of_a_pixel_by_pixel_resampling(
+    crops: np.ndarray, view_mm: float, field_mm: float
+) -> None:
     shift, angle, scale = (3.0, -2.0), 0.3, 1.1  # mm right, mm up, radians
     one = torch.ones(1, 1)
     changes = TileChanges(
         torch.tensor([[shift]]), angle * one, scale * one, gain=1.2 * one, bias=-0.05 * one, gamma=0.8 * one
     )
     size = 40
-    tile = tiles_for_model(torch.tensor(crops[None, None, 4]), size, *GREY, changes=changes)[0, 0, 1]
+    one_crop = torch.tensor(crops[None, None, 4])
+    batch = Batch(one_crop, torch.ones(1, 1, dtype=torch.bool), torch.zeros(1), changes, field_mm=field_mm)
+    tile = batch.tiles(size, *GREY, view_mm)[0, 0, 1]
 
-    offsets_mm = (np.arange(size) + 0.5) / size * VIEW_MM - VIEW_MM / 2
+    offsets_mm = (np.arange(size) + 0.5) / size * view_mm - view_mm / 2
     down, across = np.meshgrid(offsets_mm, offsets_mm, indexing="ij")
     column_mm = scale * (np.cos(angle) * across - np.sin(angle) * down) + shift[0]
     row_mm = scale * (np.sin(angle) * across + np.cos(angle) * down) + shift[1]
-    centre = (CROP_SIZE - 1) / 2
-    position_2hw = np.stack([row_mm, column_mm]) / PIXEL_MM + centre
+    centre = (DEFAULT_CROPS.size - 1) / 2
+    position_2hw = np.stack([row_mm, column_mm]) / (field_mm / DEFAULT_CROPS.size) + centre
     grey = map_coordinates(crops[4, 1].astype(float) / 255, position_2hw, order=1, mode="grid-constant")
     expected = np.clip(1.2 * np.clip(grey, 1e-6, None) ** 0.8 - 0.05, 0, 1)
     assert np.abs(tile.numpy() - expected).max() < 1e-3

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.conversion.crops import CROP_SIZE, open_crops
+from data_prep.conversion.crop_geometry import DEFAULT_CROPS
+from data_prep.conversion.crops import open_crops
 from data_prep.sites import Side
 from prompts.render import caption
 from tests.tiny_dataset import graded_rows
@@ -140,8 +141,8 @@ def fit(found: torch.Tensor, own: torch.Tensor, other: torch.Tensor) -> tuple[fl
 def sided_batch(rows: list[SiteRow], side: Side, augmentation: Augmentation | None) -> Batch:
     """Return a batch of foramina and recesses of one side, whose stored crops are brighter laterally."""
     sided = [row for row in rows if row.site.side is side]
-    ramp = np.linspace(20, 220, CROP_SIZE).astype(np.uint8)
-    crops = np.zeros((max(max(row.crops) for row in rows) + 1, 3, CROP_SIZE, CROP_SIZE), np.uint8)
+    ramp = np.linspace(20, 220, DEFAULT_CROPS.size).astype(np.uint8)
+    crops = np.zeros((max(max(row.crops) for row in rows) + 1, 3, DEFAULT_CROPS.size, DEFAULT_CROPS.size), np.uint8)
     for row in sided:
         for crop, view in zip(row.crops, row.views, strict=True):
             # Stored tiles are mirrored: the last column of axial ones, the last slice of sagittal ones, is lateral.

@@ -15,7 +15,7 @@ from prompts.render import zero_shot_prompts
 from vl_model.data.site_rows import SiteRow, group_sites
 from vl_model.data.site_table import full_table, site_table
 from vl_model.data.tiles import tiles_for_model
-from vl_model.evaluation.embed import embed_ensembles, embed_rows
+from vl_model.evaluation.embed import embed_ensembles, embed_ensembles_and_wordings, embed_rows
 from vl_model.evaluation.embeddings import (
     Embeddings,
     TextEmbeddings,
@@ -71,6 +71,10 @@ def test_an_ensemble_is_the_normalised_mean_of_its_prompts(model: SiteModel) -> 
     for site, severity in ((0, 2), (13, 0), (24, 1)):
         mean = model.embed_texts(ensembles[site][severity]).numpy().mean(axis=0)
         assert text_SCD[site, severity] == pytest.approx(mean / np.linalg.norm(mean), abs=1e-5)
+    again_SCD, wording_WSCD = embed_ensembles_and_wordings(model, ensembles)
+    assert np.array_equal(again_SCD, text_SCD) and len(wording_WSCD) == 4
+    alone = model.embed_texts([ensembles[7][1][2]]).numpy()[0]
+    assert wording_WSCD[2, 7, 1] == pytest.approx(alone / np.linalg.norm(alone), abs=1e-5)
 
 
 def test_embeddings_are_written_and_read(tmp_path: Path, tiny_root: Path) -> None:
@@ -81,7 +85,8 @@ def test_embeddings_are_written_and_read(tmp_path: Path, tiny_root: Path) -> Non
     read = read_embeddings(tmp_path, mark)
     assert read.rows == rows and np.array_equal(read.image_ND, kept.image_ND)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["embeddings.json", "image.npy", "rows.json"]
-    texts = TextEmbeddings(np.ones((25, 3, 8), dtype=np.float32), 14.0, {"checkpoint": "a", "prompts": "p"})
+    ones_WSCD = np.ones((2, 25, 3, 8), dtype=np.float32)
+    texts = TextEmbeddings(ones_WSCD[0], 14.0, {"checkpoint": "a", "prompts": "p"}, ones_WSCD)
     write_text_embeddings(tmp_path / "prompts", texts)
     assert read_text_embeddings(tmp_path / "prompts", texts.fingerprint).logit_scale == 14.0
     with pytest.raises(ValueError, match="other prompts"):

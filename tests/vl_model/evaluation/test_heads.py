@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from sklearn.linear_model import LogisticRegression
 
 from data_prep.sites import SITES
 from vl_model.data.site_table import SiteTable, full_table, site_table
-from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
-from vl_model.evaluation.metrics import log_loss
+from vl_model.evaluation.heads import DEFAULT_STRENGTHS, LEVEL_PENALTY, STRONGEST, LinearProbe, ZeroShotHead
+from vl_model.scoring.metrics import log_loss
 
 
 def cohort(studies: int, seed: int, dimensions: int = 12) -> tuple[SiteTable, np.ndarray]:
@@ -48,7 +47,8 @@ def test_probe_equals_a_plain_minimisation_of_its_penalised_loss() -> None:
         weight, bias = parameters[:24].reshape(3, 8), parameters[24:]
         logits = feature @ weight.T + bias
         logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        return float(-(logits * truth).sum() + (weight**2).sum() / (2 * 0.5))
+        penalty = (weight[:, :3] ** 2).sum() / 0.5 + LEVEL_PENALTY * (weight[:, 3:] ** 2).sum()
+        return float(-(logits * truth).sum() + penalty / 2)
 
     found = minimize(loss, np.zeros(27), method="BFGS")
     logits = feature @ found.x[:24].reshape(3, 8).T + found.x[24:]
@@ -69,10 +69,38 @@ def test_probe_learns_and_generalises_and_is_deterministic() -> None:
     assert np.array_equal(log_prob_N3, again)
 
 
-def test_pure_noise_gets_the_strongest_penalty() -> None:
-    table, image_ND = cohort(60, seed=5)
+def test_pure_noise_gets_the_strongest_penalty_and_keeps_its_level() -> None:
+    """The grid is extended beyond its end, and the level is not penalised with the embedding."""
+    table, image_ND = cohort(40, seed=5)
     noise_ND = np.random.default_rng(6).normal(size=image_ND.shape)
-    assert (LinearProbe().fit(table, noise_ND).strength_K_ == min(LinearProbe().strengths)).all()
+    probe = LinearProbe().fit(table, noise_ND)
+    assert STRONGEST == probe.strength_K_.min() < min(DEFAULT_STRENGTHS) and (probe.strength_K_ <= 0.1).all()
+    prob_N3 = np.exp(probe.predict_log_proba(table, noise_ND))
+    for condition in range(3):
+        for level in range(5):
+            rows = (table.condition_N == condition) & (table.level_N == level)
+            seen = np.bincount(table.severity_N[rows], minlength=3) / rows.sum()
+            assert prob_N3[rows].mean(axis=0) == pytest.approx(seen, abs=0.03)
+
+
+def test_the_choice_does_not_depend_on_where_the_grid_ends() -> None:
+    table, image_ND = cohort(40, seed=3)
+    narrow, wide = LinearProbe([0.1]), LinearProbe([10 ** (power / 2) for power in range(-4, 4)])
+    assert narrow.fit(table, image_ND).strength_K_ == pytest.approx(wide.fit(table, image_ND).strength_K_, rel=1e-6)
+    assert (narrow.strength_K_ > 0.1).all()
+
+
+def test_the_inner_loss_is_that_of_new_studies_unless_the_embeddings_were_fitted_to_these() -> None:
+    train, image_ND = cohort(80, seed=3)
+    test, new_image_ND = cohort(80, seed=4)
+    probe = LinearProbe().fit(train, image_ND)
+    fitted_ND = image_ND + 2 * np.random.default_rng(1).normal(size=(3, image_ND.shape[1]))[train.severity_N]
+    over_fitted = LinearProbe().fit(train, fitted_ND / np.linalg.norm(fitted_ND, axis=1, keepdims=True))
+    for condition in range(3):
+        rows = test.condition_N == condition
+        outer = log_loss(test.severity_N[rows], np.exp(probe.predict_log_proba(test, new_image_ND))[rows])
+        assert probe.inner_loss_K_[condition] == pytest.approx(outer, rel=0.4)
+        assert over_fitted.inner_loss_K_[condition] < 0.5 * outer
 
 
 def test_level_priors_can_be_learned_without_an_image() -> None:
@@ -123,8 +151,3 @@ def test_two_studies_are_enough_to_fit_and_none_is_an_error() -> None:
     assert np.isfinite(LinearProbe().fit(table, image_ND).predict_log_proba(table, image_ND)).all()
     with pytest.raises(ValueError, match="cannot be fitted"):
         LinearProbe().fit(full_table([1], site_table([])), image_ND[:25])
-
-
-def test_c_is_scikit_learns_inverse_penalty_as_documented() -> None:
-    x, y = np.array([[-1.0], [1.0], [1.0], [-1.0]]), np.array([0, 1, 1, 0])
-    assert abs(LogisticRegression(C=0.01).fit(x, y).coef_[0, 0]) < abs(LogisticRegression(C=10).fit(x, y).coef_[0, 0])

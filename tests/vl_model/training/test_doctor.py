@@ -20,9 +20,9 @@ def test_all_checks_pass_and_nothing_is_written(train: Train, tiny_root: Path, c
     before = sorted(path for path in tiny_root.rglob("*"))
     assert train("well", *DOCTOR, "--push_to_hub", "somebody/lumbar") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["ok"] * 19
+    assert [line.split()[0] for line in lines] == ["ok"] * 20
     names = "packages devices processes precision run trackers hub locator loss data set crops base batches loader"
-    names += " sharing model checkpoint memory disk"
+    names += " sharing model checkpoint memory disk time"
     assert " ".join(line[5:16].strip() for line in lines) == names
     assert sorted(path for path in tiny_root.rglob("*")) == before
 
@@ -107,7 +107,7 @@ def test_a_damaged_locator_does_not_end_the_other_checks(
     lines = capsys.readouterr().out.splitlines()
     [line] = [line for line in lines if not line.startswith("ok")]
     assert line.startswith("FIX  locator ") and str(locator) in line
-    assert len(lines) == 18 and lines[-1].startswith("ok   disk ")
+    assert len(lines) == 19 and lines[-1].startswith("ok   time ")
 
 
 def test_a_full_gpu_is_one_line(train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -1,0 +1,73 @@
+"""Figures against scikit-learn's, their influences against leaving studies out, and their intervals' coverage."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import cohen_kappa_score, roc_auc_score
+
+from vl_model.scoring.score_intervals import correlation_interval, loss_interval, share_interval
+from vl_model.scoring.study_influence import NO_FIGURE, auc, mean_figure, quadratic_kappa, weighted_mean
+
+
+def cohort(studies: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return studies, severities and scores of rows that correlate within a study, some scores tied."""
+    rng = np.random.default_rng(seed)
+    study_N = np.repeat(np.arange(studies) * 3 + 5, 10)
+    latent_N = np.repeat(rng.normal(size=studies), 10) + rng.normal(size=len(study_N))
+    severity_N = np.digitize(latent_N, [0.5, 1.5])
+    score_N = np.round(latent_N + rng.normal(size=len(study_N)), 1)
+    return study_N, severity_N, score_N
+
+
+def test_values_are_those_of_scikit_learn() -> None:
+    study_N, severity_N, score_N = cohort(30, 1)
+    predicted_N = np.digitize(score_N, [0.7, 1.3])
+    assert auc(severity_N == 2, score_N, study_N).value == pytest.approx(roc_auc_score(severity_N == 2, score_N))
+    kappa = cohen_kappa_score(severity_N, predicted_N, weights="quadratic")
+    assert quadratic_kappa(severity_N, predicted_N, study_N).value == pytest.approx(kappa)
+
+
+def test_influences_foretell_what_leaving_a_study_out_changes() -> None:
+    study_N, severity_N, score_N = cohort(300, 2)
+    predicted_N, weight_N = np.digitize(score_N, [0.7, 1.3]), 1.0 + severity_N
+    figures = (
+        lambda rows: auc(severity_N[rows] == 2, score_N[rows], study_N[rows]),
+        lambda rows: quadratic_kappa(severity_N[rows], predicted_N[rows], study_N[rows]),
+        lambda rows: weighted_mean(score_N[rows] ** 2, weight_N[rows], study_N[rows]),
+    )
+    for figure in figures:
+        whole = figure(study_N > 0)
+        assert whole.influence_S.sum() == pytest.approx(0, abs=1e-12) and len(whole.influence_S) == 300
+        left_out = np.array([whole.value - figure(study_N != study).value for study in np.unique(study_N)])
+        assert np.corrcoef(left_out, whole.influence_S)[0, 1] > 0.999
+        assert left_out.std() == pytest.approx(whole.influence_S.std(), rel=0.05)
+
+
+def test_intervals_cover_what_a_large_cohort_shows() -> None:
+    study_N, severity_N, score_N = cohort(60 * 400, 3)
+    predicted_N = np.digitize(score_N, [0.7, 1.3])
+    truth = (
+        auc(severity_N == 2, score_N, study_N).value,
+        quadratic_kappa(severity_N, predicted_N, study_N).value,
+        float((score_N**2).mean()),
+    )
+    covered = np.zeros(3)
+    for rows in np.split(np.arange(len(study_N)), 400):
+        study, severity = study_N[rows], severity_N[rows]
+        intervals = (
+            share_interval(auc(severity == 2, score_N[rows], study)),
+            correlation_interval(quadratic_kappa(severity, predicted_N[rows], study)),
+            loss_interval(weighted_mean(score_N[rows] ** 2, np.ones(len(rows)), study)),
+        )
+        covered += [one.low < value < one.high for one, value in zip(intervals, truth, strict=True)]
+    assert (covered / 400 > 0.92).all() and (covered / 400 < 0.98).all(), covered / 400
+
+
+def test_without_two_kinds_of_rows_there_is_no_figure() -> None:
+    study_N, same_N = np.array([1, 2]), np.zeros(2, dtype=int)
+    assert auc(same_N == 1, np.zeros(2), study_N) is NO_FIGURE
+    assert quadratic_kappa(same_N, same_N, study_N) is NO_FIGURE
+    assert weighted_mean(np.zeros(0), np.zeros(0), np.zeros(0, dtype=int)) is NO_FIGURE
+    assert mean_figure([NO_FIGURE]) is NO_FIGURE
+    alone = loss_interval(weighted_mean(np.ones(2), np.ones(2), np.array([1, 1])))
+    assert alone.value == 1 and np.isnan(alone.low)
+    assert np.isnan(share_interval(auc(np.array([False, True]), np.array([0.0, 1.0]), study_N)).low)

@@ -1,0 +1,1 @@
+"""The plain baseline: histograms of gradients, and a logistic regression."""

@@ -1,0 +1,354 @@
+"""Write ``report.json`` and ``report.html``: one self-contained page, for light and dark, for screen and paper."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from data_prep.conversion.crop_geometry import FIELD_MM, VIEW_MM
+from data_prep.sites import Condition, Severity, View
+from vl_model.evaluation.grader import HEADS, KINDS
+from vl_model.report.example_sites import ExampleSite, tile_as_png
+from vl_model.report.plots import (
+    BLUE,
+    GREY,
+    ORANGE,
+    PART_WORDS,
+    VIOLET,
+    confusion_plot,
+    learning_curve_plot,
+    metric_plot,
+    reliability_plot,
+)
+from vl_model.report.report_content import Json
+from vl_model.report.report_text import (
+    HEAD_WORDS,
+    baseline_loss,
+    differences,
+    graded_parts,
+    in_words,
+    measure,
+    missing_parts,
+)
+from workspace.json_files import plain
+from workspace.whole_files import ESCAPED, replacing
+
+WORDS = {
+    **HEAD_WORDS,
+    "by_rule": "raw by Bayes\N{RIGHT SINGLE QUOTATION MARK} rule",
+    "raw": "raw",
+    "calibrated": "calibrated",
+    "metric_optimal": "metric-optimal",
+}
+#: Whose labels the figures of a row learned from, besides those that the adapters learned from.
+_LABELS_OF = {
+    ("zero_shot", "raw"): "none",
+    ("zero_shot", "by_rule"): "none",
+    ("zero_shot", "calibrated"): "held-out",
+    ("zero_shot", "metric_optimal"): "held-out",
+    ("linear_probe", "raw"): "training",
+    ("linear_probe", "by_rule"): "training",
+    ("linear_probe", "calibrated"): "training, held-out",
+    ("linear_probe", "metric_optimal"): "training, held-out",
+}
+_DASH, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+_VIEW_WORDS = {View.SAGITTAL_T1: "sag T1", View.SAGITTAL_T2_STIR: "sag T2", View.AXIAL_T2: "ax T2"}
+_GRADE_WORDS = ("normal\nor mild", "moderate", "severe")
+
+
+def write_report(
+    folder: Path,
+    report: Json,
+    examples: Sequence[ExampleSite],
+    crops: NDArray[np.uint8],
+    tile_share: float = VIEW_MM / FIELD_MM,
+) -> None:
+    """Write ``report.html``, then ``report.json``, each by rename; `report` has plain values (`json_files.plain`).
+
+    tile_share: the width of a tile as a share of that of a crop; the page shows crops, with the tile's frame.
+    """
+    page = render_report(report, _with_images(examples, crops), tile_share)
+    content = json.dumps({**report, "cases": plain([_as_json(example) for example in examples])}, indent=1)
+    with replacing(folder / "report.html") as partial:
+        partial.write_text(page, encoding="utf-8", errors=ESCAPED)
+    with replacing(folder / "report.json") as partial:
+        partial.write_text(content + "\n", encoding="utf-8")
+
+
+def render_report(report: Json, examples: Mapping[str, Sequence[Json]], tile_share: float = VIEW_MM / FIELD_MM) -> str:
+    """Return the page as text.
+
+    Args:
+        report: the content of ``report.json``.
+        examples: group -> dictionaries with caption, probabilities, study_id, source and tiles.
+        tile_share: the width of a tile as a share of that of a crop.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=StrictUndefined,
+    )
+    head = report["head"]
+    conditions = {
+        kind: {name: block for name, block in blocks.items() if block["n"]}
+        for kind, blocks in report["conditions"][head].items()
+    }
+    baseline = report.get("plain_baseline")  # reports of an earlier version have none
+    compared = [("plain baseline", VIOLET, baseline["metric"]["metric_optimal"])] if baseline else []
+    plots = {
+        "metric": metric_plot(
+            [
+                ("constant", GREY, report["constant_baseline"]),
+                *compared,
+                ("prompt head", ORANGE, report["metric"]["zero_shot"]["metric_optimal"]),
+                ("linear probe", BLUE, report["metric"]["linear_probe"]["metric_optimal"]),
+            ]
+        ),
+        "reliability": reliability_plot(conditions["raw"], conditions["calibrated"]),
+        "confusion": confusion_plot(conditions["calibrated"], _GRADE_WORDS),
+        "curve": learning_curve_plot(report.get("learning_curve") or []),
+    }
+    return environment.get_template("report.html.jinja").render(
+        report=report,
+        baseline=baseline,
+        title=title(report),
+        summary=summary(report),
+        plots={name: Markup(svg) for name, svg in plots.items()},
+        heads=HEADS,
+        kinds=KINDS,
+        rows=_rows(report),
+        labels_of=_LABELS_OF,
+        checks=_checks(report),
+        parts=_columns(report["constant_baseline"]),
+        measure=measure(report["constant_baseline"]),
+        is_whole=not missing_parts(report["constant_baseline"]),
+        part_words=PART_WORDS,
+        words=WORDS,
+        number=number,
+        conditions=conditions["calibrated"],
+        losses=conditions["metric_optimal"],
+        ranks=conditions["raw"],
+        examples=examples,
+        provenance=_provenance(report),
+        tile_margin=round(50 * (1 - tile_share), 2),
+    )
+
+
+def summary(report: Json) -> list[str]:
+    """Return the main results in plain sentences."""
+    n, head = report["n"], report["head"]
+    block, constant = report["metric"][head]["metric_optimal"], report["constant_baseline"]
+    measured = measure(constant)
+    ratio = block["ratio_to_constant"][measured]
+    verdict = "better than" if _below(ratio["interval"], 1) else "not clearly better than"
+    sentences = [] if not report.get("fold_runs") else [_out_of_fold(report)]
+    sentences.append(
+        f"On {n['studies']} held-out studies ({n['rows']} graded sites) the {WORDS[head]} scores "
+        f"{number(block[measured])} ({_interval(block['interval'][measured])}){_of_graded(constant)}. This is "
+        f"{verdict} the best constant answer, which scores {number(constant[measured])}: the ratio is "
+        f"{number(ratio['value'], 2)} ({_interval(ratio['interval'], 2)})."
+    )
+    if missing := missing_parts(constant):
+        graded = ", ".join(f"{name.replace('_', ' ')} ({count})" for name, count in graded_conditions(report).items())
+        sentences.append(
+            f"Graded are {graded}. There is no score of the whole metric, because the held-out studies have no graded "
+            f"site for {in_words(missing)}: nothing here tells how good the probabilities of such sites are."
+        )
+    if sentence := _places(report):
+        sentences.append(sentence)
+    if report.get("plain_baseline"):
+        sentences.append(_against_baseline(report))
+    before, after = (report["ece"][head][kind]["top_label"] for kind in ("raw", "calibrated"))
+    areas = report["auc"][head]["raw"]
+    sentences.append(
+        f"The AUC{_averaged(report)} is {_known(areas['severe'], 2)} for severe sites and "
+        f"{_known(areas['at_least_moderate'], 2)} for moderate or severe sites. The expected calibration error is "
+        f"{_known(after)} after calibration and {_known(before)} before."
+    )
+    if n["rows_without_image"]:
+        sentences.append(f"{n['rows_without_image']} of these sites have no image; they have their column's constant.")
+    return sentences
+
+
+def title(report: Json) -> str:
+    """Return the page's title."""
+    runs = [fold["run"] for fold in report.get("fold_runs") or ()]
+    if runs:
+        return f"Runs {runs[0]} to {runs[-1]}: out-of-fold evaluation"
+    return f"Run {report['run']}: held-out evaluation"
+
+
+def _out_of_fold(report: Json) -> str:
+    runs = report["fold_runs"]
+    return (
+        f"{len(runs)} runs are evaluated as one: every study of the data set is predicted, each by the run that held "
+        "it out. New studies are graded by the mean of all models, which itself has no figures here."
+    )
+
+
+def _places(report: Json) -> str:
+    """Return how the grades at places as in use compare with those at marks; empty if the report knows of none."""
+    places, head = report.get("places"), report["head"]
+    if not places or places["reason"]:
+        return "" if not places else f"Places as in use are not measured: {places['reason']}."
+    block = places["located"][head]["metric_optimal"]
+    measured = measure(block)
+    ratio = places["ratio"][head][measured]
+    counts = ", ".join(f"{count} {source}" for source, count in sorted(places["sources"].items()))
+    return (
+        f"These figures are for sites that readers marked. At places as in use, found without the marks ({counts}), "
+        f"the {WORDS[head]} scores {number(block[measured])} ({_interval(block['interval'][measured])}): "
+        f"{number(ratio['value'], 2)} of the former ({_interval(ratio['interval'], 2)}). The calibrators for new "
+        "studies are fitted there."
+    )
+
+
+def _against_baseline(report: Json) -> str:
+    """Return one sentence: where the head of the submission loses to the plain baseline, or that it does nowhere."""
+    if loss := baseline_loss(report):
+        return loss.replace("-", _MINUS)
+    difference = report["plain_baseline"]["heads_minus_baseline"][report["head"]]
+    words = differences(difference).replace("-", _MINUS)
+    return f"The {WORDS[report['head']]} minus the plain baseline, which uses no network, is {words}."
+
+
+def graded_conditions(report: Json) -> dict[str, int]:
+    """Return the conditions of which held-out sites are graded, with the number of these sites."""
+    blocks = report["conditions"][report["head"]]["raw"]
+    return {name: block["n"] for name, block in blocks.items() if block["n"]}
+
+
+def _of_graded(constant: Json) -> str:
+    """Return what a score is about if the whole metric has none; nothing if it has."""
+    parts = graded_parts(constant)
+    if not missing_parts(constant):
+        return ""
+    return f" on the {in_words(parts)} part of the metric" if len(parts) == 1 else f", the mean of {in_words(parts)}"
+
+
+def _averaged(report: Json) -> str:
+    conditions = len(graded_conditions(report))
+    if conditions == 1:
+        return ""
+    return f", averaged over the {'' if conditions == len(Condition) else 'graded '}conditions,"
+
+
+def _rows(report: Json) -> list[tuple[str, str, Json]]:
+    """Return (head, kind, metric) of the rows of the table of the metric; raw by Bayes' rule stands after raw."""
+    rows: list[tuple[str, str, Json]] = []
+    for head in HEADS:
+        for kind in KINDS:
+            rows.append((head, kind, report["metric"][head][kind]))
+            if kind == "raw" and "by_rule" in report:
+                rows.append((head, "by_rule", report["by_rule"][head]))
+    return rows
+
+
+def _checks(report: Json) -> list[str]:
+    """Return the sentences on the heads by themselves: single wordings, and the probe's two losses."""
+    if "by_rule" not in report:
+        return []
+    sentences = []
+    if values := [block[measure(block)] for block in report["wordings"]]:
+        whole = report["by_rule"]["zero_shot"]
+        sentences.append(
+            f"With one of its {len(values)} wordings alone, the prompt head scores {number(min(values))} to "
+            f"{number(max(values))} by Bayes\N{RIGHT SINGLE QUOTATION MARK} rule; with all of them, "
+            f"{number(whole[measure(whole)])}."
+        )
+    losses = {
+        name.replace("_", " "): f"{_known(block['inner'])} and {_known(block['held_out'])}"
+        for name, block in report["probe_losses"].items()
+        if block["held_out"] is not None
+    }
+    if losses:
+        listed = "; ".join(f"{name}: {words}" for name, words in losses.items())
+        sentences.append(
+            "The raw log loss of the linear probe, cross-validated within the training studies and then on the "
+            f"held-out ones, is {listed}. If the first is much lower, the embeddings are over-fitted to the training "
+            "studies."
+        )
+    return sentences
+
+
+def _columns(constant: Json) -> list[str]:
+    """Return the columns of the table of the metric: as `report_text`'s."""
+    parts = graded_parts(constant)
+    return [measure(constant), *parts] if len(parts) > 1 else parts
+
+
+def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
+    """Format with fixed digits and a minus sign; None, which could not be measured, is a dash."""
+    if value is None:
+        return _DASH
+    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", _MINUS)
+
+
+def _known(value: float | None, digits: int = 3) -> str:
+    """Return a number in a sentence."""
+    return "not known" if value is None else number(value, digits)
+
+
+def _interval(bounds: Sequence[float | None], digits: int = 3) -> str:
+    """Return an interval in a sentence."""
+    if bounds[0] is None or bounds[1] is None:
+        return "without an interval"
+    return f"95 % interval {number(bounds[0], digits)} to {number(bounds[1], digits)}"
+
+
+def _below(interval: Sequence[float | None], bound: float) -> bool:
+    return interval[1] is not None and interval[1] < bound
+
+
+def _provenance(report: Json) -> dict[str, str]:
+    """Return the run, the data and the training settings as names and values."""
+    n = report["n"]
+    severities = ", ".join(f"{count} {grade.replace('_', '/')}" for grade, count in n["severities"].items())
+    content = {
+        "run": report["run"],
+        "held-out folds": ", ".join(map(str, report["held_out_folds"])),
+        "held-out studies": str(n["studies"]),
+        "graded sites": f"{n['rows']} ({severities})",
+        "graded conditions": ", ".join(name.replace("_", " ") for name in graded_conditions(report)),
+        "training studies": ", ".join(str(fold["training_studies"]) for fold in report.get("fold_runs") or [report]),
+        "submission's head": WORDS[report["head"]],
+        "data set": report["fingerprint"]["dataset"][:16],
+        "checkpoint": report["fingerprint"]["checkpoint"][:16],
+    }
+    shown = {name: value for name, value in report["training_settings"].items() if value not in (None, "", [])}
+    return content | {name: str(value) for name, value in shown.items()}
+
+
+def _with_images(examples: Iterable[ExampleSite], crops: NDArray[np.uint8]) -> dict[str, list[Json]]:
+    groups: dict[str, list[Json]] = {}
+    for example in examples:
+        tiles = [
+            {
+                "view": _VIEW_WORDS[View(view)],
+                "image": tile_as_png(crops[crop], example.site.side, View(view) is View.AXIAL_T2),
+            }
+            for view, crop in zip(example.views, example.crops, strict=True)
+        ]
+        # The page shows two; a site may have more.
+        groups.setdefault(example.group, []).append({**_as_json(example), "tiles": tiles[:2]})
+    return groups
+
+
+def _as_json(example: ExampleSite) -> dict[str, Any]:
+    return {
+        "group": example.group,
+        "study_id": example.study_id,
+        "site": example.site.key,
+        "severity": Severity(example.severity).key,
+        "probabilities": list(example.probabilities),
+        "caption": example.caption,
+        "source": example.source,
+        "views": list(example.views),
+        "crops": list(example.crops),
+    }

@@ -1,0 +1,1 @@
+"""Scores: the competition's metric and others, with intervals over studies."""

@@ -1,0 +1,173 @@
+"""The score sheet of files of predictions: the metric, and what else is to be known of them, as plain values for JSON.
+
+The metric counts all scored rows. The other figures are of the rows that the file itself predicts, without the
+constants that stand for missing ones. Every figure is {"value", "interval"}; a figure without a value is null.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.sites import Severity
+from vl_model.data.site_table import CONDITIONS, LEVELS, Floats, SiteTable
+from vl_model.scoring.intervals import Interval
+from vl_model.scoring.metrics import SEVERITY_WEIGHTS, ece, row_losses
+from vl_model.scoring.prediction_table import SUM_TOLERANCE, PredictionTable, read_prediction_table
+from vl_model.scoring.score_intervals import (
+    correlation_interval,
+    loss_interval,
+    score_differences,
+    score_intervals,
+    share_interval,
+)
+from vl_model.scoring.scored_rows import Missing, ScoredRows, constant_rows, graded_rows, scored_rows, shared_rows
+from vl_model.scoring.study_influence import Figure, auc, mean_figure, quadratic_kappa, weighted_mean
+from workspace.setting_error import SettingError
+from workspace.whole_files import replacing
+
+SCHEMA_VERSION = 1
+Json = dict[str, Any]
+
+
+def score_files(files: Sequence[Path], truth: Path, missing: Missing = "refuse", normalise: bool = False) -> Json:
+    """Score files of predictions against one table of true grades; differences are to the first file.
+
+    Raises ValueError if a file cannot be read, or lacks graded rows while `missing` is "refuse".
+    """
+    if twice := [path for path in files if files.count(path) > 1]:
+        raise SettingError("score", f"{str(twice[0])!r}: is given twice; each file should be given once")
+    tables = [read_prediction_table(path, normalise) for path in files]
+    graded = graded_rows(truth)
+    scored = [scored_rows(graded, table, missing) for table in tables]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "truth": {"file": str(truth), **_counts(graded)},
+        "missing": missing,
+        "normalise": normalise,
+        "constant": {"metric": _metric(constant_rows(graded))},
+        "files": [_file(table, rows, normalise) for table, rows in zip(tables, scored, strict=True)],
+        "differences": [_difference(files, scored, other) for other in range(1, len(files))],
+    }
+
+
+def write_score_sheet(path: Path, sheet: Json) -> None:
+    """Write the sheet, of plain values, as strict JSON, by rename."""
+    text = json.dumps(sheet, indent=1, allow_nan=False) + "\n"
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def calibration_figures(table: SiteTable, prob_N3: Floats) -> Json:
+    """Return what tells how far probabilities are from frequencies, over labelled rows."""
+    return {"ece": _plain(Interval(ece(table.severity_N, prob_N3), float("nan"), float("nan")))}
+
+
+def _file(predictions: PredictionTable, rows: ScoredRows, normalise: bool) -> Json:
+    own = rows.take(~rows.filled_N)
+    by_condition = {
+        condition.value: own.take(own.table.condition_N == index) for index, condition in enumerate(CONDITIONS)
+    }
+    conditions = {name: _condition(group) for name, group in by_condition.items() if len(group.table)}
+    return {
+        "file": str(predictions.path),
+        **_counts(rows.table),
+        "filled_rows": int(rows.filled_N.sum()),
+        "normalised": not normalise and predictions.largest_deviation > SUM_TOLERANCE / 1000,
+        "largest_deviation_of_a_sum": predictions.largest_deviation,
+        "unknown_studies": list(rows.unknown),
+        "left_out_studies": list(rows.left_out),
+        "unpredicted_conditions": [CONDITIONS[index].value for index in rows.unpredicted],
+        "metric": _metric(rows),
+        **_figures(own),
+        "auc": _mean_aucs(list(by_condition.values()), own.table),
+        "calibration": calibration_figures(own.table, own.prob_N3),
+        "conditions": conditions,
+    }
+
+
+def _condition(rows: ScoredRows) -> Json:
+    levels = {level.value: rows.take(rows.table.level_N == index) for index, level in enumerate(LEVELS)}
+    return {**_group(rows), "levels": {name: _group(group) for name, group in levels.items() if len(group.table)}}
+
+
+def _group(rows: ScoredRows) -> Json:
+    """Return the figures of a condition or of one of its levels."""
+    return {
+        **_counts(rows.table),
+        **_figures(rows),
+        "auc": {cut: _plain(share_interval(figure)) for cut, figure in _aucs(rows).items()},
+        "calibration": calibration_figures(rows.table, rows.prob_N3),
+    }
+
+
+def _figures(rows: ScoredRows) -> Json:
+    """Return the losses and kappa of the most probable severity."""
+    severity_N, study_N = rows.table.severity_N, rows.table.study_N
+    loss_N, even_N = row_losses(severity_N, rows.prob_N3), np.ones(len(severity_N))
+    distance_N = ((rows.prob_N3 - np.eye(len(Severity))[severity_N]) ** 2).sum(axis=1)
+    losses = {
+        "weighted_log_loss": weighted_mean(loss_N, np.asarray(SEVERITY_WEIGHTS)[severity_N], study_N),
+        "log_loss": weighted_mean(loss_N, even_N, study_N),
+        "brier": weighted_mean(distance_N, even_N, study_N),
+    }
+    kappa = quadratic_kappa(severity_N, rows.prob_N3.argmax(axis=1), study_N)
+    return {
+        **{name: _plain(loss_interval(figure)) for name, figure in losses.items()},
+        "quadratic_kappa": _plain(correlation_interval(kappa)),
+    }
+
+
+def _aucs(rows: ScoredRows) -> dict[str, Figure]:
+    """Return the AUC of the two ordinal cuts."""
+    severity_N, study_N = rows.table.severity_N, rows.table.study_N
+    return {
+        "at_least_moderate": auc(severity_N >= Severity.MODERATE, 1 - rows.prob_N3[:, Severity.NORMAL_MILD], study_N),
+        "severe": auc(severity_N == Severity.SEVERE, rows.prob_N3[:, Severity.SEVERE], study_N),
+    }
+
+
+def _mean_aucs(conditions: Sequence[ScoredRows], table: SiteTable) -> Json:
+    """Return each cut's AUC, averaged over conditions: over pooled rows it would measure how conditions differ."""
+    study_S = np.unique(table.study_N)
+    figures: dict[str, list[Figure]] = {}
+    for rows in conditions:
+        for cut, figure in _aucs(rows).items():
+            if np.isfinite(figure.value):
+                influence_S = np.zeros(len(study_S))
+                influence_S[np.searchsorted(study_S, np.unique(rows.table.study_N))] = figure.influence_S
+                figures.setdefault(cut, []).append(Figure(figure.value, influence_S))
+            else:
+                figures.setdefault(cut, [])
+    return {cut: _plain(share_interval(mean_figure(found))) for cut, found in figures.items()}
+
+
+def _difference(files: Sequence[Path], scored: Sequence[ScoredRows], other: int) -> Json:
+    """Return a file's metric minus that of the first, on the rows that both have."""
+    ours, theirs = shared_rows(scored[other], scored[0])
+    block: Json = {"file": str(files[other]), "minus": str(files[0]), **_counts(ours.table)}
+    if not len(ours.table):
+        return {**block, "difference": None}
+    return {**block, "difference": _plain_all(score_differences(ours.sums(), theirs.sums()))}
+
+
+def _metric(rows: ScoredRows) -> Json:
+    return _plain_all(score_intervals(rows.sums()))
+
+
+def _counts(table: SiteTable) -> Json:
+    return {
+        "studies": len(table.study_ids),
+        "rows": len(table),
+        "severities": {grade.key: int((table.severity_N == grade).sum()) for grade in Severity},
+    }
+
+
+def _plain(interval: Interval) -> Json:
+    return {"value": interval.value, "interval": [interval.low, interval.high]}
+
+
+def _plain_all(intervals: Mapping[str, Interval]) -> Json:
+    return {name: _plain(interval) for name, interval in intervals.items()}
