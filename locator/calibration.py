@@ -77,27 +77,47 @@ def _held_out(locator: Locator, marked: MarkedStudy, study: Study, is_cut_off: b
     return HeldOutStudy(marked.study_id, marked.position_N3, pose, tuple(detections), count, is_cut_off)
 
 
-def calibrate(locator: Locator, held_out: Sequence[HeldOutStudy], *, fixed_deviations: bool = False) -> Locator:
+def calibrate(
+    locator: Locator,
+    held_out: Sequence[HeldOutStudy],
+    *,
+    fixed_deviations: bool = False,
+    with_direction: bool = False,
+) -> Locator:
     """Return the locator with the calibration that was measured on held-out studies and their copies.
 
-    fixed_deviations: whether the deviations of detections stay as they are.
+    Args:
+        locator: It.
+        held_out: What it found in the studies, without the directed calibration of another cohort.
+        fixed_deviations: Whether the deviations of detections stay as they are.
+        with_direction: Whether to measure in which direction it miscounts the levels of complete studies, too.
     """
-    complete = [study for study in held_out if not study.cut_off]
+    # What a wrong count of levels costs is told by the level confidence alone.
+    complete = [study for study in held_out if not study.cut_off and not _is_miscounted(locator, study)]
     deviations = locator.deviation_mm if fixed_deviations else _deviations(complete)
     measured = replace(locator, deviation_mm=deviations, error_scale=dict.fromkeys(Condition, 1.0))
     scaled = replace(measured, error_scale=_error_scales(measured, complete))
-    return replace(scaled, level_calibration=_level_calibration(scaled, held_out))
+    return replace(scaled, level_calibration=_level_calibration(scaled, held_out, with_direction))
 
 
-def _level_calibration(locator: Locator, held_out: Sequence[HeldOutStudy]) -> LevelCalibration | None:
+def _is_miscounted(locator: Locator, study: HeldOutStudy) -> bool:
+    located = study.locate(locator)
+    return located is not None and true_shift(located.position_N3, study.marked_N3) not in (None, UNSHIFTED)
+
+
+def _level_calibration(
+    locator: Locator, held_out: Sequence[HeldOutStudy], with_direction: bool
+) -> LevelCalibration | None:
     scores, shifts = [], []
     for study in held_out:
+        if study.cut_off and with_direction:
+            continue
         located = study.locate(locator)
         shift = None if located is None else true_shift(located.position_N3, study.marked_N3)
         if shift is not None and study.count.score_S is not None:
             scores.append(study.count.score_S)
             shifts.append(shift)
-    return fit_level_calibration(scores, shifts)
+    return fit_level_calibration(scores, shifts, with_log_odds=with_direction)
 
 
 def level_reliability(
@@ -177,7 +197,7 @@ def _error_scales(locator: Locator, held_out: Sequence[HeldOutStudy]) -> dict[Co
 def _error_scale(squared_ratios: Sequence[float]) -> float:
     """Return the ratio of true to expected error, from the median of the squared ratios; 1 if there are too few.
 
-    The mean would be dominated by the few studies whose levels are miscounted, by 35 mm, and describe no other study.
+    The mean would be dominated by a few sites far from their marks, and describe no other study.
     """
     if len(squared_ratios) < MIN_DETECTIONS:
         return 1.0

@@ -3,8 +3,8 @@
 A locator's largest error is a chain of levels that lies one level too high or too low. Every such chain is an
 alternative with the same shape: at a shift of +1, each level lies where the next lower one was located. Its score is
 the mean logarithm of the probabilities that the heatmaps give its sites. A softmax of the scores, whose temperature is
-fitted to studies that the locator did not learn from, is the probability of each shift; that of no shift is the level
-confidence.
+fitted to studies that the locator did not learn from, is the probability of each shift; that of the chosen one is the
+level confidence.
 
 Dimensions: S shifts, N = 25 sites, K studies.
 """
@@ -23,12 +23,16 @@ from locator.slices import DARK_GREY, SliceImage
 #: The alternatives, in levels; a positive shift is towards the sacrum.
 SHIFTS = (-2, -1, 0, 1, 2)
 UNSHIFTED = SHIFTS.index(0)
+#: The log odds of a locator that errs in neither direction more than its scores say.
+NO_DIRECTION = (0.0,) * len(SHIFTS)
 #: A site of an alternative is supported by the heatmap this near to its position: within a slice, and across slices.
 NEAR_MM, NEAR_ACROSS_MM = 12.0, 8.0
 #: The smallest probability that a heatmap gives a site: no single site rules out an alternative.
 MIN_SUPPORT = 0.02
 #: Temperatures that are tried.
 TEMPERATURES = np.geomspace(0.02, 20.0, 121)
+#: Steps of fitting the log odds of the shifts.
+LOG_ODDS_STEPS = 100
 
 _LEVEL_N = np.array([list(Level).index(site.level) for site in SITES])
 #: The sites of each sagittal channel: one of the canal, or the foramina of both sides.
@@ -45,17 +49,39 @@ class LevelCalibration:
     Attributes:
         temperature: The scores are divided by it.
         studies: The number of studies that it was fitted to.
+        log_odds_S: What is added to them then: the logarithm of how much more often each shift is the true one than its
+            score says. A locator that was trained on other spines may err in one direction.
     """
 
     temperature: float
     studies: int
+    log_odds_S: tuple[float, ...] = NO_DIRECTION
 
-    def confidence(self, score_S: Array) -> float:
-        """Return the probability that the levels are counted rightly, from the scores of `level_scores`.
+    @property
+    def is_valid(self) -> bool:
+        """Whether its numbers are possible."""
+        is_complete = len(self.log_odds_S) == len(SHIFTS) and bool(np.isfinite(self.log_odds_S).all())
+        return self.temperature > 0 and self.studies > 0 and is_complete
+
+    @property
+    def has_direction(self) -> bool:
+        """Whether it prefers a shift whatever the scores are."""
+        return self.log_odds_S != NO_DIRECTION
+
+    def best(self, score_S: Array) -> int:
+        """Return the index of the most probable shift, from the scores of `level_scores`."""
+        return int(np.argmax(self.probability(score_S)))
+
+    def confidence(self, score_S: Array, chosen: int = UNSHIFTED) -> float:
+        """Return the probability that a shift is the true one: by default, that the levels are counted rightly.
 
         It is at most (n + 1) / (n + 2), the probability after n right counts: n held-out studies show no more.
         """
-        return min(float(_softmax(score_S / self.temperature)[UNSHIFTED]), (self.studies + 1) / (self.studies + 2))
+        return min(float(self.probability(score_S)[chosen]), (self.studies + 1) / (self.studies + 2))
+
+    def probability(self, score_S: Array) -> Array:
+        """Return the probability of each shift, (..., S)."""
+        return _softmax(score_S / self.temperature + np.array(self.log_odds_S))
 
 
 def level_scores(
@@ -148,7 +174,9 @@ def true_shift(position_N3: Array, marked_N3: Array) -> int | None:
     return int(np.argmin([np.nanmedian(distance) for distance in distances]))
 
 
-def fit_level_calibration(score_KS: Sequence[Array], true_K: Sequence[int]) -> LevelCalibration | None:
+def fit_level_calibration(
+    score_KS: Sequence[Array], true_K: Sequence[int], *, with_log_odds: bool = False
+) -> LevelCalibration | None:
     """Fit the temperature by maximum likelihood; None without studies.
 
     One more study, of average scores and a level off, is added, because few held-out studies have wrong levels: the
@@ -157,6 +185,8 @@ def fit_level_calibration(score_KS: Sequence[Array], true_K: Sequence[int]) -> L
     Args:
         score_KS: The scores of each study.
         true_K: The index of its true shift.
+        with_log_odds: Whether to fit the log odds of the shifts too. Each shift then counts one more study (Laplace):
+            none is impossible.
     """
     if not len(score_KS):
         return None
@@ -164,11 +194,32 @@ def fit_level_calibration(score_KS: Sequence[Array], true_K: Sequence[int]) -> L
     others = [shift for shift in range(len(SHIFTS)) if shift != UNSHIFTED]
     second = max(others, key=lambda shift: float(average_S[shift]))
     scores, true = np.vstack([score_KS, average_S]), np.array([*true_K, second])
-    likelihoods = [
-        np.log(np.maximum(_softmax(scores / temperature)[np.arange(len(true)), true], 1e-12)).sum()
+    candidates = [
+        LevelCalibration(float(temperature), len(score_KS), _log_odds(scores / temperature, true, with_log_odds))
         for temperature in TEMPERATURES
     ]
-    return LevelCalibration(float(TEMPERATURES[int(np.argmax(likelihoods))]), len(score_KS))
+    return max(candidates, key=lambda candidate: _likelihood(candidate, scores, true))
+
+
+def _likelihood(calibration: LevelCalibration, score_KS: Array, true_K: npt.NDArray[np.intp]) -> float:
+    probability_KS = calibration.probability(score_KS)
+    return float(np.log(np.maximum(probability_KS[np.arange(len(true_K)), true_K], 1e-12)).sum())
+
+
+def _log_odds(logit_KS: Array, true_K: npt.NDArray[np.intp], is_fitted: bool) -> tuple[float, ...]:
+    """Return the log odds, 0 for no shift, under which the mean probability of each shift is its frequency.
+
+    They maximise the likelihood at a given temperature. They are found by iterative proportional fitting (Deming and
+    Stephan 1940).
+    """
+    log_odds_S = np.zeros(len(SHIFTS))
+    if is_fitted:
+        frequency_S = np.bincount(true_K, minlength=len(SHIFTS)) + 1.0
+        frequency_S /= frequency_S.sum()
+        for _ in range(LOG_ODDS_STEPS):
+            log_odds_S += np.log(frequency_S / np.maximum(_softmax(logit_KS + log_odds_S).mean(axis=0), 1e-12))
+        log_odds_S -= log_odds_S[UNSHIFTED]
+    return tuple(log_odds_S.tolist())
 
 
 def _softmax(score: Array) -> Array:

@@ -36,7 +36,7 @@ from locator.detections import (
 )
 from locator.files import ATLAS, LOCATOR, SCHEMA_VERSION, WEIGHTS
 from locator.knowledge import EVERYTHING, Knowledge, read_knowledge
-from locator.level_evidence import SHIFTS, UNSHIFTED, LevelCalibration, level_scores, shifted
+from locator.level_evidence import NO_DIRECTION, SHIFTS, UNSHIFTED, LevelCalibration, level_scores, shifted
 from locator.network import LocatorNetwork, load_weights, save_weights, to_channels_last
 from locator.site_placer import atlas_of
 from locator.slices import AXIAL_SHAPE, DARK_GREY, SAGITTAL_SHAPE, SliceImage, sagittal_images, stack_images
@@ -77,17 +77,19 @@ class LevelCount:
         error_mm: The expected error from miscounted levels.
         score_S: The score of each shift of the chain (`level_evidence`); None if the confidence does not depend on it.
         fixed_confidence: The level confidence in that case.
+        chosen: The index of the shift that was chosen.
     """
 
     error_mm: float
     score_S: Array | None = None
     fixed_confidence: float | None = None
+    chosen: int = UNSHIFTED
 
     def confidence(self, calibration: LevelCalibration | None) -> float | None:
         """Return the probability that the levels are counted rightly; None if it was never calibrated."""
         if calibration is None:
             return None
-        return self.fixed_confidence if self.score_S is None else calibration.confidence(self.score_S)
+        return self.fixed_confidence if self.score_S is None else calibration.confidence(self.score_S, self.chosen)
 
 
 @dataclass(frozen=True)
@@ -192,22 +194,48 @@ class Locator:
             return None, [], LevelCount(0.0)
         is_marked = marked_N3 is not None and bool(np.isfinite(marked_N3).any())
         detections, expected = self._search(pose, sagittal, heatmaps, self.fuse(pose, [], marked_N3), marked_N3)
-        if detected_pose is not None and not is_marked:
-            moved = self._best_count(sagittal, heatmaps, expected)
-            if moved is not None:
-                pose = moved
-                detections, expected = self._search(pose, sagittal, heatmaps, self.fuse(pose, []))
+        count: LevelCount | None = None
+        if is_marked:
+            count = LevelCount(0.0, fixed_confidence=MARKED_CONFIDENCE)
+        elif detected_pose is not None:
+            pose, detections, expected, count = self._count_levels(pose, sagittal, heatmaps, detections, expected)
         axial = level_axial_images(study, expected.position_N3) if "axial" in self.knowledge.channels else []
         axial_heatmaps = self._heatmaps("axial", axial)
-        detections += axial_detections(axial, axial_heatmaps, expected.position_N3)
-        if is_marked:
-            return pose, detections, LevelCount(0.0, fixed_confidence=MARKED_CONFIDENCE)
-        is_spine_visible = detected_pose is not None
-        error_mm = level_count_error_mm(sagittal, is_spine_visible, expected.position_N3)
-        if not is_spine_visible:
-            return pose, detections, LevelCount(error_mm, fixed_confidence=UNSEEN_SPINE_CONFIDENCE)
-        known_C = self.knowledge.channels["sagittal"]
-        return pose, detections, LevelCount(error_mm, level_scores(sagittal, heatmaps, expected.position_N3, known_C))
+        detections = [*detections, *axial_detections(axial, axial_heatmaps, expected.position_N3)]
+        return pose, detections, count or LevelCount(UNSEEN_SPINE_ERROR_MM, fixed_confidence=UNSEEN_SPINE_CONFIDENCE)
+
+    def _count_levels(
+        self,
+        pose: Pose,
+        sagittal: Sequence[SliceImage],
+        heatmaps: Sequence[Heatmaps],
+        detections: list[Detection],
+        expected: Posterior,
+    ) -> tuple[Pose, list[Detection], Posterior, LevelCount]:
+        """Move the chain by whole levels where all slices support that; return it, and what they show of its count.
+
+        A pose is chosen by peaks, and a level without one speaks neither for it nor against it. Here every site counts.
+        """
+
+        def score_of(position_N3: Array) -> Array:
+            return level_scores(sagittal, heatmaps, position_N3, self.knowledge.channels["sagittal"])
+
+        def moved(shift: int) -> bool:
+            nonlocal pose, detections, expected
+            at_shift = fit_pose(self.prior.shape_N3, shifted(expected.position_N3, SHIFTS[shift]))
+            if shift == UNSHIFTED or not at_shift.is_plausible:
+                return False
+            pose = at_shift
+            detections, expected = self._search(pose, sagittal, heatmaps, self.fuse(pose, []))
+            return True
+
+        moved(int(np.argmax(score_of(expected.position_N3))))
+        score_S, chosen = score_of(expected.position_N3), UNSHIFTED
+        if self.level_calibration is not None and self.level_calibration.has_direction:
+            best = self.level_calibration.best(score_S)
+            chosen = best if moved(best) else UNSHIFTED
+        error_mm = level_count_error_mm(sagittal, expected.position_N3)
+        return pose, detections, expected, LevelCount(error_mm, score_S, chosen=chosen)
 
     def _search(
         self,
@@ -223,20 +251,6 @@ class Locator:
             detections = sagittal_detections(sagittal, heatmaps, expected.position_N3)
             expected = self.fuse(pose, detections, marked_N3)
         return detections, expected
-
-    def _best_count(
-        self, sagittal: Sequence[SliceImage], heatmaps: Sequence[Heatmaps], expected: Posterior
-    ) -> Pose | None:
-        """Return the pose of the chain, moved by whole levels, that all slices support; None if none is better.
-
-        A pose is chosen by peaks, and a level without one speaks neither for it nor against it. Here every site counts.
-        """
-        known_C = self.knowledge.channels["sagittal"]
-        best = int(np.argmax(level_scores(sagittal, heatmaps, expected.position_N3, known_C)))
-        if best == UNSHIFTED:
-            return None
-        pose = fit_pose(self.prior.shape_N3, shifted(expected.position_N3, SHIFTS[best]))
-        return pose if pose.is_plausible else None
 
     def fuse(self, pose: Pose, detections: Sequence[Detection], marked_N3: Array | None = None) -> Posterior:
         """Return the posterior of the spine prior, given detections and marks."""
@@ -283,6 +297,7 @@ class Locator:
             and {
                 "temperature": round(self.level_calibration.temperature, 5),
                 "studies": self.level_calibration.studies,
+                "log_odds": np.round(self.level_calibration.log_odds_S, 4).tolist(),
             },
             "knows": self.knowledge.to_json(),
             "notes": dict(notes),
@@ -291,16 +306,13 @@ class Locator:
             partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def level_count_error_mm(sagittal: Sequence[SliceImage], is_spine_visible: bool, position_N3: Array) -> float:
+def level_count_error_mm(sagittal: Sequence[SliceImage], position_N3: Array) -> float:
     """Return the expected error from miscounted levels; levels are counted upwards from the sacrum.
 
     Args:
-        sagittal: The sagittal images; not empty if the spine is visible.
-        is_spine_visible: Whether the pose was found in the sagittal images.
+        sagittal: The sagittal images that show the spine; not empty.
         position_N3: Positions of `SITES`, mm.
     """
-    if not is_spine_visible:
-        return UNSEEN_SPINE_ERROR_MM
     lowest = min(_lowest_visible_mm(image) for image in sagittal)
     return 0.0 if position_N3[LOWEST_CANAL, 2] - lowest >= MIN_SACRUM_MM else UNSEEN_SACRUM_ERROR_MM
 
@@ -331,8 +343,9 @@ def load_locator(folder: Path) -> Locator:
         levels = content.get("level_confidence")  # older locators have none
         calibration = None
         if levels is not None:
-            calibration = LevelCalibration(float(levels["temperature"]), int(levels["studies"]))
-        if calibration and not (calibration.temperature > 0 and calibration.studies > 0):
+            odds = tuple(float(number) for number in levels.get("log_odds", NO_DIRECTION))
+            calibration = LevelCalibration(float(levels["temperature"]), int(levels["studies"]), odds)
+        if calibration and not calibration.is_valid:
             raise ValueError(f"the calibration of the level confidence is {levels}; its numbers should be positive")
         knowledge = read_knowledge(content.get("knows"))
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -57,7 +57,8 @@ class Settings:
 def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
     torch.set_num_threads(1)
-    trained = load_locator(Path(settings.locator))
+    # Nothing of its own calibration decides what it finds.
+    trained = replace(load_locator(Path(settings.locator)), level_calibration=None)
     processed = data_root(settings.root).processed("train")
     fold_of = {int(study): int(fold) for study, fold in read_metadata(processed)["folds"]["of_study"].items()}
     studies = [study for study in read_marked_studies(processed, fold_of) if study.fold in settings.folds]
@@ -92,7 +93,7 @@ def recalibrated(locator: Locator, held_out: Sequence[HeldOutStudy]) -> Locator:
         for kind, own in locator.deviation_mm.items()
     }
     widened = replace(locator, deviation_mm=deviation)
-    again = calibrate(widened, held_out, fixed_deviations=True)
+    again = calibrate(widened, held_out, fixed_deviations=True, with_direction=True)
     marked = [one for one in Condition if again.error_scale[one] != 1.0]
     factor = max([again.error_scale[one] / locator.error_scale[one] for one in marked], default=1.0)
     scale = {

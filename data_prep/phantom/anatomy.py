@@ -96,13 +96,10 @@ def _draw_variety(body: Body, generator: np.random.Generator) -> Body:
     discs, below = body.skeleton.discs, np.arange(body.skeleton.discs) >= body.skeleton.first_graded + 5
     scale = float(np.clip(generator.normal(0.97, 0.075), 0.8, 1.18))
     yaw, roll, pitch = np.deg2rad(generator.normal(0, (3.0, 3.0, 5.0)))
-    lordosis = np.clip(generator.normal(1.0, 0.22), 0.5, 1.5) * body.skeleton.disc_tilt_degrees
+    lordosis = np.clip(generator.normal(1.0, 0.3), 0.3, 1.7) * body.skeleton.disc_tilt_degrees
     sacral_slope = generator.normal(0, 6.0)
-    of_sacrum = np.interp(np.arange(discs), body.skeleton.first_graded + np.array([2, 3, 4]), [0.0, 0.3, 1.0])
     # The disc S1-S2 of a transitional sacrum is nearly as high as the others.
-    narrowed = np.where(generator.random(discs) < 0.2, generator.uniform(0.35, 0.8, discs), 1.0)
-    transitional = np.where(below, generator.choice([0.5, 1.0, 2.0], p=[0.3, 0.62, 0.08]), 1.0)
-    height = body.disc_height / body.scale * narrowed * transitional
+    height = body.disc_height / body.scale * np.where(below, generator.choice([0.5, 1.0, 2.0], p=[0.3, 0.5, 0.2]), 1.0)
     bend = generator.normal(0, 6.0 if generator.random() < 0.3 else 1.5) * np.sin(
         np.linspace(0, np.pi * generator.uniform(0.8, 2.2), discs) + generator.uniform(0, np.pi)
     )
@@ -110,11 +107,11 @@ def _draw_variety(body: Body, generator: np.random.Generator) -> Body:
         body,
         scale=scale,
         disc_height=height * scale * generator.uniform(0.75, 1.1),
-        tilt_degrees=lordosis + sacral_slope * of_sacrum + generator.normal(0, 2.0, discs),
+        tilt_degrees=lordosis + np.where(below, sacral_slope, sacral_slope / 3) + generator.normal(0, 2.5, discs),
         lateral_mm=body.lateral_mm + bend,
         rotation=_rotation(float(yaw), float(roll), float(pitch)),
         fat_depth=float(generator.uniform(0, 45)),
-        habitus=draw_habitus(generator, discs),
+        habitus=draw_habitus(generator),
     )
 
 
@@ -241,10 +238,7 @@ class Patient:
     @cached_property
     def half_width(self) -> Array:
         """Half the width of the vertebral column: the bodies have a waist and flare at the endplates."""
-        width = self._along_bodies(self.body.skeleton.body_half_width) * self.body.scale
-        if self.body.habitus:
-            width = width * self.body.habitus.body_width
-        return width - 2.2 * self._waist
+        return self._along_bodies(self.body.skeleton.body_half_width) * self.body.scale - 2.2 * self._waist
 
     @cached_property
     def half_depth(self) -> Array:

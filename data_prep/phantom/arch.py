@@ -19,16 +19,11 @@ def paint_arch(canvas: Canvas) -> None:
     _paint_sacrum(canvas, above_sacrum)
 
 
-def _paint_bone(canvas: Canvas, distance: Field, sclerosis: float = 0.0) -> None:
-    """Paint a bone of marrow in a shell of cortex, with a slightly uneven outline.
-
-    sclerosis: how much darker the marrow is than usual, from 0 to 1.
-    """
+def _paint_bone(canvas: Canvas, distance: Field) -> None:
+    """Paint a bone of marrow in a shell of cortex, with a slightly uneven outline."""
     distance = distance + 0.35 * canvas.texture.swell
     canvas.paint(Tissue.CORTEX, cover(distance))
     canvas.paint(Tissue.MARROW, cover(distance + 1.0), 1 + 0.08 * canvas.texture.swell)
-    if sclerosis:
-        canvas.paint(Tissue.CORTEX, cover(distance + 1.0) * sclerosis)
 
 
 def _paint_midline(canvas: Canvas, above_sacrum: Field) -> None:
@@ -61,14 +56,12 @@ def _paint_pillars(canvas: Canvas, above_sacrum: Field) -> None:
     """Paint the pedicles, and behind them the articular pillars, which widen to the facet joints beside the discs."""
     w, t, pedicle_u = canvas.w, canvas.t, canvas.by_body(canvas.patient.body.skeleton.pedicle_u)
     out = canvas.across - pedicle_u
-    habitus = canvas.patient.body.habitus
-    wide = 4.6 * habitus.pedicle_width if habitus else 4.6
-    _paint_bone(canvas, common(ellipse(out, canvas.from_body - 5, wide, 7.3), -3 - w, w - 17))
+    _paint_bone(canvas, common(ellipse(out, canvas.from_body - 5, 4.6, 7.3), -3 - w, w - 17))
     near = bump(t, 8.0)
     out = out - 2.0
     behind = w - 18 - 0.5 * near
     pillar = common(ellipse(out, behind, 5.2 + 4.2 * near, 4.0 + 4.2 * near), -above_sacrum)
-    _paint_bone(canvas, pillar, habitus.sclerosis if habitus else 0.0)
+    _paint_bone(canvas, pillar)
     # The joint space is a curved plane from anteromedial to posterolateral, between two dark plates.
     cleft = 0.78 * out - 0.62 * behind + 0.03 * behind * behind + 0.12 * t
     inside = cover(pillar) * cover(np.abs(t) - 9, 2.0)

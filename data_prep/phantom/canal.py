@@ -50,9 +50,7 @@ def _paint_foramina(canvas: Canvas) -> None:
     out = canvas.across - canvas.by_disc(foramen_u)
     deep = w - 5.8 - 0.02 * out * out
     reach = np.abs(out) - 9
-    habitus = patient.body.habitus
-    less = patient.body.skeleton.smaller_foramina + (habitus.smaller_foramina if habitus else 0)
-    smaller = canvas.by_disc(less.astype(np.float32))
+    smaller = canvas.by_disc(patient.body.skeleton.smaller_foramina.astype(np.float32))
     window = common(ellipse(deep, t - 4.3, 6.7 + 0.12 * np.maximum(t, 0), 11.3), reach) + smaller
     window = np.maximum(window, np.float32(patient.sacrum_end + 8) - canvas.s)
     middle = 4.3 + 5.2 * share

@@ -1,4 +1,4 @@
-"""What differs between people of one skeleton: widths, the facets, and the soft tissue around the spine."""
+"""The soft tissue of one patient: what differs between people of one skeleton, and around the spine."""
 
 from dataclasses import dataclass
 
@@ -27,13 +27,9 @@ class Organ:
 
 @dataclass(frozen=True)
 class Habitus:
-    """Proportions and soft tissue.
+    """Soft tissue.
 
     Attributes:
-        smaller_foramina: By how much the foramina at each disc are smaller than in the skeleton, mm, (D,).
-        body_width: Width of the bodies, as a factor.
-        pedicle_width: Width of the pedicles, as a factor.
-        sclerosis: How much darker the marrow of the facets is than other marrow, from 0 to 1.
         psoas_gap: Distance of the psoas from the side of the bodies, mm.
         psoas_size: Its size, as a factor.
         bowel: Share of the abdomen's bowel that is painted.
@@ -45,10 +41,6 @@ class Habitus:
         organs: Pelvic and abdominal organs.
     """
 
-    smaller_foramina: Array
-    body_width: float
-    pedicle_width: float
-    sclerosis: float
     psoas_gap: float
     psoas_size: float
     bowel: float
@@ -60,14 +52,10 @@ class Habitus:
     organs: tuple[Organ, ...]
 
 
-def draw_habitus(generator: np.random.Generator, discs: int) -> Habitus:
-    """Draw the soft tissue of a patient with this number of discs."""
+def draw_habitus(generator: np.random.Generator) -> Habitus:
+    """Draw the soft tissue of a patient."""
     return Habitus(
-        smaller_foramina=generator.uniform(0, 3.0) + generator.normal(0, 0.8, discs),
-        body_width=float(generator.uniform(0.98, 1.22)),
-        pedicle_width=float(generator.uniform(0.9, 1.5)),
-        sclerosis=float(generator.uniform(0, 0.8)),
-        psoas_gap=float(generator.uniform(-6, 3)),
+        psoas_gap=float(generator.uniform(-3, 6)),
         psoas_size=float(generator.uniform(0.7, 1.5)),
         bowel=float(generator.uniform(0, 1)),
         vessel_shift=float(generator.normal(0, 15)),

@@ -117,6 +117,31 @@ def test_the_temperature_calibrates_the_confidence() -> None:
             assert np.mean(true[own] == UNSHIFTED) == pytest.approx(confidence[own].mean(), abs=0.05)
 
 
+def test_a_locator_that_errs_in_one_direction_is_corrected() -> None:
+    """Fitted log odds are those that the studies were drawn with, and choose the right levels more often."""
+    random = np.random.default_rng(5)
+    odds, temperature = np.array([-2.0, -1.5, 0.0, 1.0, -2.0]), 0.3
+
+    def draw(studies: int) -> tuple[np.ndarray, np.ndarray]:
+        score_KS = random.normal(0.0, 0.4, (studies, len(SHIFTS)))
+        score_KS[:, UNSHIFTED] += 0.3
+        power = np.exp(score_KS / temperature + odds)
+        return score_KS, np.array([random.choice(len(SHIFTS), p=row / row.sum()) for row in power])
+
+    score_KS, true_K = draw(3000)
+    calibration = fit_level_calibration(score_KS, true_K, with_log_odds=True)
+    assert calibration is not None and calibration.has_direction and calibration.is_valid
+    assert calibration.temperature == pytest.approx(temperature, rel=0.1)
+    assert np.array(calibration.log_odds_S) == pytest.approx(odds, abs=0.3)
+    score_KS, true_K = draw(3000)
+    best_K = np.array([calibration.best(score_S) for score_S in score_KS])
+    confidence = [calibration.confidence(score_S, best) for score_S, best in zip(score_KS, best_K, strict=True)]
+    assert np.mean(confidence) == pytest.approx(np.mean(best_K == true_K), abs=0.03)
+    assert np.mean(best_K == true_K) > np.mean(score_KS.argmax(axis=1) == true_K) + 0.05
+    undirected = fit_level_calibration(score_KS, true_K)
+    assert undirected is not None and not undirected.has_direction
+
+
 def test_a_few_right_studies_do_not_make_it_certain() -> None:
     assert fit_level_calibration([], []) is None
     for studies in (1, 3, 10):

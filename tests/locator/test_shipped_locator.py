@@ -2,9 +2,11 @@
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from data_prep.phantom import Scanners, write_cohort
 from data_prep.placement.atlas import Atlas
@@ -14,6 +16,7 @@ from data_prep.studies.cohorts import split_cohort
 from data_prep.studies.studies import read_study
 from locator.files import LOCATOR, SHIPPED, WEIGHTS, check_locator
 from locator.knowledge import EVERYTHING
+from locator.level_evidence import SHIFTS, LevelCalibration
 from locator.locator import load_locator
 from locator.site_placer import LocatorPlacer, make_placer
 from workspace.layout import DataRoot
@@ -51,3 +54,17 @@ def test_data_without_marks_is_placed_by_it_and_the_choice_travels(tmp_path: Pat
         assert all(position.level_confidence and position.expected_error_mm for position in placed.values())
         error.append(np.linalg.norm(points_of(placed) - marked, axis=1))
     assert np.nanmedian(error) < 5 and np.nanmean(np.array(error) < 15) > 0.6
+
+
+def test_its_direction_decides_and_the_confidence_is_that_of_the_chosen_levels(tmp_path: Path) -> None:
+    """A calibration that is sure of one level lower moves the whole chain down by one, and says how sure it is."""
+    root = write_cohort(tmp_path, train=1, test=0, seed=98)
+    study, _ = read_study(split_cohort(DataRoot(root), "train").folders[0])
+    locator = replace(load_locator(SHIPPED), level_calibration=LevelCalibration(1.0, 100))
+    plain = locator.locate(study)
+    lower = tuple(50.0 if shift == 1 else 0.0 for shift in SHIFTS)
+    moved = replace(locator, level_calibration=LevelCalibration(1.0, 100, lower)).locate(study)
+    assert plain is not None and moved is not None and plain.level_confidence is not None
+    assert moved.level_confidence == pytest.approx(101 / 102)
+    step = (moved.position_N3 - plain.position_N3)[:, 2]
+    assert np.all(step < -15)

@@ -1,0 +1,45 @@
+"""The calibration of a locator: what it measures on held-out studies in which many levels are miscounted."""
+
+import numpy as np
+
+from data_prep.placement.pose import fit_pose
+from data_prep.sites import SITES, Condition, View
+from locator.calibration import HeldOutStudy, calibrate
+from locator.detections import Detection, detection_kind
+from locator.files import SHIPPED
+from locator.level_evidence import SHIFTS, UNSHIFTED, shifted
+from locator.locator import LevelCount, Locator, load_locator
+
+NOISE_MM = 2.0
+FORAMEN = Condition.NEURAL_FORAMINAL_NARROWING
+KIND = detection_kind(FORAMEN, View.SAGITTAL_T1)
+
+
+def held_out(locator: Locator, shift: int, study_id: int) -> HeldOutStudy:
+    """Return a study whose chain of levels was detected `shift` levels too low, with noise."""
+    generator = np.random.default_rng(study_id)
+    marked_N3 = locator.prior.shape_N3 + generator.normal(0, 30, 3)
+    found_N3 = shifted(marked_N3, shift)
+    found_N3 = found_N3 + generator.normal(0, NOISE_MM, found_N3.shape)
+    detections = tuple(
+        Detection(index, found_N3[index], 1.0, KIND)
+        for index, site in enumerate(SITES)
+        if site.condition is FORAMEN and np.isfinite(found_N3[index]).all()
+    )
+    score_S = np.zeros(len(SHIFTS))
+    score_S[UNSHIFTED] = 0.1
+    pose = fit_pose(locator.prior.shape_N3, found_N3)
+    return HeldOutStudy(study_id, marked_N3, pose, detections, LevelCount(0.0, score_S))
+
+
+def test_miscounted_levels_lower_the_confidence_and_do_not_widen_the_detections() -> None:
+    locator = load_locator(SHIPPED)
+    right = [held_out(locator, 0, number) for number in range(30)]
+    wrong = [held_out(locator, 1, number) for number in range(30, 50)]
+    alone, mixed = calibrate(locator, right), calibrate(locator, right + wrong)
+    assert np.allclose(alone.deviation_mm[KIND], NOISE_MM, rtol=0.25)
+    assert np.array_equal(mixed.deviation_mm[KIND], alone.deviation_mm[KIND])
+    assert mixed.error_scale == alone.error_scale
+    score_S = right[0].count.score_S
+    assert score_S is not None and alone.level_calibration is not None and mixed.level_calibration is not None
+    assert mixed.level_calibration.confidence(score_S) < 0.75 < alone.level_calibration.confidence(score_S)
