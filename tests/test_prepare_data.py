@@ -100,7 +100,7 @@ def test_a_split_that_is_not_there_is_left_out(root: Path, tmp_path: Path) -> No
     assert "train: " in done.stdout and "this split is skipped" in done.stdout
     assert LOCATOR_NOTICE in done.stdout
     dataset = read_dataset(copy / "test" / "processed_data")
-    assert {pair.source for pair in dataset.pairs} == {Source.ATLAS} and len(dataset.study_ids) == 1
+    assert {pair.source for pair in dataset.pairs} == {Source.LOCATED} and len(dataset.study_ids) == 1
     assert not (copy / "train").exists()
 
 
