@@ -1,7 +1,8 @@
 """Figures of graded rows together with each study's influence on them, from which their intervals follow.
 
 The influence of a study is what the figure changes by, to first order, as the study's rows get more weight. Over
-independent studies a figure's standard error is the root of the sum of their squares (the delta method).
+independent studies a figure's standard error is the root of the sum of their squares (the delta method). Influences on
+an AUC are exact, by leaving each study out: to first order they are too small where few studies have an event.
 
 Legend: N rows, S studies.
 """
@@ -9,6 +10,7 @@ Legend: N rows, S studies.
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import logit
 from scipy.stats import rankdata
 
 from vl_model.data.site_table import Bools, Floats, Ints
@@ -35,7 +37,12 @@ def weighted_mean(value_N: Floats, weight_N: Floats, study_N: Ints) -> Figure:
 
 
 def auc(positive_N: Bools, score_N: Floats, study_N: Ints) -> Figure:
-    """Return the area under the ROC curve; its influences are those of Obuchowski (1997), for clustered rows."""
+    """Return the area under the ROC curve (Mann-Whitney, ties count half).
+
+    The influences are those on the logit of the area, on which scale its interval is symmetric, times the slope of the
+    area by its logit. Each is the change without the study (the jackknife) or, if an area without some study is zero,
+    one or none, to first order (Obuchowski, 1997).
+    """
     positives, negatives = int(positive_N.sum()), int((~positive_N).sum())
     if not positives or not negatives:
         return NO_FIGURE
@@ -44,7 +51,31 @@ def auc(positive_N: Bools, score_N: Floats, study_N: Ints) -> Figure:
     above_N[~positive_N] = positives - (above_N[~positive_N] - rankdata(score_N[~positive_N]))
     share_N = above_N / np.where(positive_N, negatives, positives)
     area = float(share_N[positive_N].mean())
+    without_S = _auc_without_each(positive_N, score_N, study_N, above_N)
+    if ((without_S > 0) & (without_S < 1)).all():
+        logit_S, studies = logit(without_S), len(without_S)
+        return Figure(area, area * (1 - area) * (studies - 1) / studies * (logit_S.mean() - logit_S))
     return Figure(area, _by_study((share_N - area) / np.where(positive_N, positives, negatives), study_N))
+
+
+def _auc_without_each(positive_N: Bools, score_N: Floats, study_N: Ints, above_N: Floats) -> Floats:
+    """Return the area without each study (S); nan where the others have rows of one kind only.
+
+    above_N: of a positive row the number of negatives below it, of a negative row the number of positives above it.
+    """
+    studies, study_of_N = np.unique(study_N, return_inverse=True)
+    count_S, positive_S = np.bincount(study_of_N), np.bincount(study_of_N[positive_N], minlength=len(studies))
+    # Ranks by study, then by score, minus the rows of the studies before, are ranks within the study.
+    key_N = study_of_N * (len(score_N) + 1.0) + rankdata(score_N)
+    negatives_before_S = (count_S - positive_S).cumsum() - (count_S - positive_S)
+    of_positive_M = study_of_N[positive_N]
+    own_M = rankdata(key_N)[positive_N] - rankdata(key_N[positive_N]) - negatives_before_S[of_positive_M]
+    within_S = np.bincount(of_positive_M, own_M, len(studies))
+    pairs_S = above_N[positive_N].sum() - np.bincount(study_of_N, above_N) + within_S
+    all_S = (positive_S.sum() - positive_S) * (count_S.sum() - positive_S.sum() - count_S + positive_S)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        without_S: Floats = pairs_S / all_S
+    return without_S
 
 
 def quadratic_kappa(severity_N: Ints, predicted_N: Ints, study_N: Ints) -> Figure:

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
+from vl_model.scoring.intervals import LOGIT, interval_without_each
 from vl_model.scoring.score_intervals import correlation_interval, loss_interval, share_interval
 from vl_model.scoring.study_influence import NO_FIGURE, auc, mean_figure, quadratic_kappa, weighted_mean
 
@@ -60,6 +62,36 @@ def test_intervals_cover_what_a_large_cohort_shows() -> None:
         )
         covered += [one.low < value < one.high for one, value in zip(intervals, truth, strict=True)]
     assert (covered / 400 > 0.92).all() and (covered / 400 < 0.98).all(), covered / 400
+
+
+def test_the_interval_of_an_auc_is_the_jackknife_on_the_logit_scale() -> None:
+    study_N, severity_N, score_N = cohort(12, 4)
+    event_N = severity_N == 2
+    without_S = [roc_auc_score(event_N[study_N != study], score_N[study_N != study]) for study in np.unique(study_N)]
+    expected = interval_without_each(roc_auc_score(event_N, score_N), np.array(without_S), LOGIT)
+    found = share_interval(auc(event_N, score_N, study_N))
+    assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
+
+
+def test_the_interval_of_an_auc_covers_where_few_studies_have_an_event() -> None:
+    """The influences to first order, instead of those without each study, would cover 83 %."""
+    rng = np.random.default_rng(6)
+    study_N, covered = np.repeat(np.arange(66), 5), 0
+    for _ in range(500):
+        event_N = rng.random(330) < np.repeat(rng.beta(0.3, 5.7, 66), 5)
+        score_N = rng.normal(size=330) + 3 * event_N
+        found = share_interval(auc(event_N, score_N, study_N))
+        covered += found.low < ndtr(3 / np.sqrt(2)) < found.high
+    assert covered / 500 > 0.9, covered / 500
+
+
+def test_an_auc_that_one_study_alone_keeps_from_one_has_an_interval() -> None:
+    """Without the third study the area would be one, whose logit is infinite."""
+    study_N, event_N = np.repeat(np.arange(8), 2), np.tile([False, True], 8)
+    score_N = np.tile([0.0, 1.0], 8)
+    score_N[5] = -1.0
+    found = share_interval(auc(event_N, score_N, study_N))
+    assert 0 < found.low < found.value == 0.875 < found.high < 1
 
 
 def test_without_two_kinds_of_rows_there_is_no_figure() -> None:
