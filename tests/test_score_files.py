@@ -3,8 +3,10 @@
 import json
 import math
 import resource
+import signal
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from data_prep.sites import SITES, Condition
 from tests.evaluated_root import run_here
 from vl_model.data.site_table import UNLABELLED, SiteTable
 from vl_model.scoring.metrics import competition_metric
+from vl_model.scoring.prediction_table import read_prediction_table
 
 REPOSITORY = Path(__file__).parents[1]
 LABELS = ("Normal/Mild", "Moderate", "Severe")
@@ -300,6 +303,14 @@ def test_one_condition_and_two_studies_are_enough(
         (["--score", "p.csv", "--truth", "p.csv"], "or train.csv's columns"),
         (["--score", "p.csv", "p.csv", "--truth", "train.csv"], "--score 'p.csv': is given twice"),
         (["--score", "p.csv", "--truth", "train.csv", "--missing", "mean"], "--missing"),
+        (["--score", "p.csv", "--truth", "train.csv", "--jsno", "x"], "did you mean --json"),
+        (["--score", "p.csv", "--truth", "train.csv", "--json", "p.csv"], "--json 'p.csv': would replace a file that"),
+        (["--score", "p.csv", "--truth", "train.csv", "--json", "./train.csv"], "would replace a file that is read"),
+        (["--score", "p.csv", "--truth", "train.csv", "--json", "."], "--json '.': is a folder; it should be a file"),
+        (["--score", "p.csv", "--truth", "train.csv", "--json", "p.csv/x"], "p.csv is a file, not a folder"),
+        (["--score", "p.csv", "--calibrate", "p.csv", "--truth", "train.csv"], "--score and --calibrate: are two comm"),
+        (["--score", "p.csv", "--truth", "train.csv", "--folds", "all"], "--folds 'all': has no meaning with --score"),
+        (["--score", "p.csv", "--truth", "train.csv", "--compare", "x"], "--compare 'x': has no meaning with --score"),
     ],
 )
 def test_wrong_settings_are_one_line(
@@ -317,6 +328,41 @@ def test_wrong_settings_are_one_line(
     assert run_here(eval_vl, arguments, monkeypatch) == 2
     message = capsys.readouterr().err
     assert said in message and message.count("\n") == 1, message
+    assert read_prediction_table(Path("p.csv")).study_N.size == 1000 and len(Path("train.csv").read_text()) > 1000
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_file(tmp_path: Path, cohort: tuple[Grades, Rows, Rows]) -> None:
+    """Files may have a few bytes only, as on a disk that is full; the earlier file stays as it was."""
+    grades, good, _ = cohort
+    path, truth = write_predictions(tmp_path / "p.csv", good), write_truth(tmp_path / "t.csv", grades, studies_of(good))
+    (tmp_path / "out.csv").write_text("earlier\n")
+    for arguments in (["--score", str(path), "--json"], ["--calibrate", str(path), "--output"]):
+        command = [sys.executable, "eval_vl.py", *arguments, str(tmp_path / "out.csv"), "--truth", str(truth)]
+        done = subprocess.run(
+            command,
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900)),
+        )
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "File too large" in done.stderr, done.stderr
+        assert {one.name for one in tmp_path.iterdir()} == {"p.csv", "t.csv", "out.csv"}
+        assert (tmp_path / "out.csv").read_text() == "earlier\n"
+
+
+def test_ctrl_c_ends_a_calibration_without_a_traceback(tmp_path: Path, cohort: tuple[Grades, Rows, Rows]) -> None:
+    grades, good, _ = cohort
+    path, truth = write_predictions(tmp_path / "p.csv", good), write_truth(tmp_path / "t.csv", grades, studies_of(good))
+    command = [sys.executable, "eval_vl.py", "--calibrate", str(path), "--truth", str(truth)]
+    with subprocess.Popen(
+        [*command, "--output", str(tmp_path / "out.csv")], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True
+    ) as running:
+        time.sleep(1.0)
+        running.send_signal(signal.SIGINT)
+        _, message = running.communicate(timeout=60)
+    assert running.returncode in (130, -signal.SIGINT) and "Traceback" not in message, message
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_optimised_python_refuses_the_same_and_a_large_cohort_is_quick(tmp_path: Path) -> None:

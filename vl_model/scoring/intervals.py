@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, logit
 from scipy.stats import t as student_t
 
 from vl_model.data.site_table import Bools, Floats, Ints
@@ -33,8 +32,6 @@ def _same(value: Floats) -> Floats:
 
 LINEAR: _Scale = (_same, _same)
 LOG: _Scale = (np.log, np.exp)
-#: For shares and areas between zero and one.
-LOGIT: _Scale = (logit, expit)
 
 
 @dataclass(frozen=True)

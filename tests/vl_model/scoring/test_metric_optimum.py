@@ -83,7 +83,7 @@ def test_the_closed_form_equals_numerical_minimisation() -> None:
 
 
 def test_the_formula_is_the_expected_metric_over_all_gradings() -> None:
-    """All 243 gradings of five independent levels, each with its probability and its losses as the metric counts them."""
+    """All 243 gradings of five independent levels, with their probabilities and losses as the metric counts them."""
     rng = np.random.default_rng(1)
     prob_R3, answer_R3 = rng.dirichlet((3, 1, 1), size=(2, 5))
     spinal, any_severe, expected = 6.0, 1.7, 0.0
