@@ -193,7 +193,21 @@ def test_two_files_are_scored_and_compared(
     for block in (ours, *ours["conditions"].values(), ours["conditions"]["subarticular_stenosis"]["levels"]["l4_l5"]):
         for figure in (block["brier"], block["log_loss"], block["quadratic_kappa"], *block["auc"].values()):
             assert figure["interval"][0] < figure["value"] < figure["interval"][1]
-        assert block["calibration"]["ece"]["value"] >= 0
+        assert 0 < block["calibration"]["ece_floor"]["mean"] < block["calibration"]["ece_floor"]["high"]
+        assert block["calibration"]["ece"] > 0
+    assert ours["auc"]["severe"]["value"] == pytest.approx(
+        np.mean([condition["auc"]["severe"]["value"] for condition in ours["conditions"].values()])
+    )
+    removable, remaining = (ours["calibration"][f"log_loss_{name}"]["value"] for name in ("removable", "remaining"))
+    assert removable + remaining == pytest.approx(ours["log_loss"]["value"]) and removable > 0
+    cut = ours["conditions"]["neural_foraminal_narrowing"]["calibration"]["cuts"]["severe"]
+    assert cut["slope"]["interval"][0] < cut["slope"]["value"] < cut["slope"]["interval"][1]
+    words = [f"{cut[name]['value']:.2f}" for name in ("slope", "intercept")]
+    line, _ = (line for line in printed.splitlines() if line.startswith("neural foraminal narrowing, severe"))
+    assert f"slope {words[0]} (" in line and f"intercept {words[1]} (" in line
+    floor = ours["calibration"]["ece_floor"]
+    assert f"{ours['calibration']['ece']:.3f} (floor {floor['mean']:.3f}, 95 % of perfect ones up to " in printed
+    assert "what another training or another seed would change is not in it" in printed
     # A part pools the sites of its condition; the levels divide them.
     for name, part in (("spinal_canal_stenosis", "spinal"), ("neural_foraminal_narrowing", "foraminal")):
         condition = ours["conditions"][name]
