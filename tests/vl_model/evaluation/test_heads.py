@@ -91,16 +91,17 @@ def test_the_choice_does_not_depend_on_where_the_grid_ends() -> None:
 
 
 def test_the_inner_loss_is_that_of_new_studies_unless_the_embeddings_were_fitted_to_these() -> None:
-    train, image_ND = cohort(80, seed=3)
-    test, new_image_ND = cohort(80, seed=4)
+    train, image_ND = cohort(150, seed=5)
+    test, new_image_ND = cohort(400, seed=4)
     probe = LinearProbe().fit(train, image_ND)
     fitted_ND = image_ND + 2 * np.random.default_rng(1).normal(size=(3, image_ND.shape[1]))[train.severity_N]
     over_fitted = LinearProbe().fit(train, fitted_ND / np.linalg.norm(fitted_ND, axis=1, keepdims=True))
     for condition in range(3):
         rows = test.condition_N == condition
         outer = log_loss(test.severity_N[rows], np.exp(probe.predict_log_proba(test, new_image_ND))[rows])
-        assert probe.inner_loss_K_[condition] == pytest.approx(outer, rel=0.4)
-        assert over_fitted.inner_loss_K_[condition] < 0.5 * outer
+        # The standard error of a mean loss over these 150 studies is about a twentieth of it.
+        assert probe.inner_loss_K_[condition] == pytest.approx(outer, rel=0.1)
+        assert over_fitted.inner_loss_K_[condition] < 0.01 * outer
 
 
 def test_level_priors_can_be_learned_without_an_image() -> None:
