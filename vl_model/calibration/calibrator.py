@@ -75,7 +75,8 @@ class Calibrator:
 
     Learned attributes: `strength_`, `slope_KF_` (a), `bias_KC_` (b), `level_bias_KLC_` (o), `examples_KC_` (labelled
     rows), `rule_`, for metric-optimal probabilities, and, with context, `neighbours_`, `context_K2J2_` (the logit of
-    the site, the neighbour, its logit) and `ridge_K_` (infinite: no context).
+    the site, the neighbour, its logit) and `ridge_K_` (infinite: no context). `left_out_loss_PS_`, the loss of each
+    labelled study under a fit of each strength without it, is not saved.
     """
 
     def __init__(self, strengths: Sequence[Strength] = STRENGTHS, context: bool = False) -> None:
@@ -101,7 +102,8 @@ class Calibrator:
             losses = [_left_out(rows, solution, step_S) for rows, solution in zip(rows_K, solutions, strict=True)]
             fits_PK.append(solutions)
             loss_PS.append(np.sum(losses, axis=0))
-        chosen = simplest(np.array(loss_PS))
+        self.left_out_loss_PS_: Floats = np.array(loss_PS)
+        chosen = simplest(self.left_out_loss_PS_)
         self.strength_: Strength = self.strengths[chosen]
         solutions = fits_PK[chosen]
         self._learn(np.stack([solution.theta_D for solution in solutions]))

@@ -138,6 +138,22 @@ def test_the_dependence_of_levels_is_learned() -> None:
     assert rule.any_severe_weight == pytest.approx(WEIGHT_C[drawn.table.severity_N[row_SR].max(axis=1)].mean())
 
 
+def test_the_dependence_minimises_its_written_loss() -> None:
+    drawn = drawn_studies(30, seed=6)
+    prob_N3 = np.exp(drawn.log_true_N3)
+    row_SR = np.flatnonzero(drawn.table.condition_N == 0).reshape(-1, 5)
+    drawn.table.severity_N[row_SR[:2]] = 0  # fewer studies with a severe level than independent levels would give
+    is_severe_S = (drawn.table.severity_N[row_SR] == 2).any(axis=1)
+
+    def loss(dependence: float) -> float:
+        severe_S = worst_of(prob_N3[row_SR], np.ones((30, 5), dtype=bool), dependence).severe_S
+        return float(dependence**2 / 2 - np.log(np.where(is_severe_S, severe_S, 1 - severe_S)).sum())
+
+    grid = np.linspace(0, 1, 1001)
+    best = grid[np.argmin([loss(value) for value in grid])]
+    assert fit_metric_rule(prob_N3, drawn.table).dependence == pytest.approx(best, abs=2e-3) and 0.05 < best < 0.95
+
+
 def test_a_cohort_without_spinal_grades_has_the_usual_rule() -> None:
     table = site_table([(1, SITES[7], Severity.SEVERE)])
     assert fit_metric_rule(np.full((1, 3), 1 / 3), table) == USUAL_RULE
