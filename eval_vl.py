@@ -32,6 +32,7 @@ from vl_model.fold_runs import joined_checkpoint, load_fold_runs
 from workspace.cli import run_command, usable_cores
 from workspace.file_modes import check_may_write
 from workspace.layout import DataRoot, data_root, home_expanded
+from workspace.output_files import check_output
 from workspace.root_settings import FinishedRunSettings
 from workspace.setting_error import SettingError
 from workspace.setting_types import NonNegativeInteger, PositiveInteger
@@ -108,11 +109,12 @@ class Settings(FinishedRunSettings):
 
 def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
-    if settings.calibration != CalibrationSettings():
-        print_calibration(settings)
-        return
-    if settings.scoring != ScoringSettings():
-        print_scores(settings.scoring)
+    if settings.calibration != CalibrationSettings() or settings.scoring != ScoringSettings():
+        check_settings_of_files(settings)
+        if settings.calibration != CalibrationSettings():
+            print_calibration(settings)
+        else:
+            print_scores(settings.scoring)
         return
     root = data_root(settings.root)
     is_joined = settings.folds is not None
@@ -232,6 +234,20 @@ def submit(
     print(f"submission  {path} ({len(test.study_ids)} studies, {HEAD_WORDS[grader.best]})")
 
 
+def check_settings_of_files(settings: Settings) -> None:
+    """Raise SettingError for a setting that would be ignored when files are scored or calibrated."""
+    calibrates = bool(settings.calibration.calibrate)
+    if settings.scoring.score and calibrates:
+        raise SettingError("score", "and --calibrate: are two commands; calibrate first, then score what was written")
+    unused: list[tuple[str, object]] = [(name, getattr(settings, name)) for name in ("folds", "calibrators", "compare")]
+    if calibrates:
+        unused += [("json", settings.scoring.json), ("missing", settings.scoring.missing)]
+    for name, value in unused:
+        if value not in (None, ScoringSettings.missing):
+            command = "--calibrate" if calibrates else "--score"
+            raise SettingError(name, f"{value!r}: has no meaning with {command}; leave it out")
+
+
 def print_scores(scoring: ScoringSettings) -> None:
     """Score files of predictions. Raises ValueError if a file cannot be read or a setting is missing."""
     if not scoring.score or scoring.truth is None:
@@ -240,10 +256,13 @@ def print_scores(scoring: ScoringSettings) -> None:
     from vl_model.scoring.score_sheet import score_files, write_score_sheet
     from workspace.json_files import plain
 
-    files = [home_expanded(name, "score") for name in scoring.score]
-    sheet = plain(score_files(files, home_expanded(scoring.truth, "truth"), scoring.missing, scoring.normalise))
-    if scoring.json is not None:
-        write_score_sheet(home_expanded(scoring.json, "json"), sheet)
+    files, truth = [home_expanded(name, "score") for name in scoring.score], home_expanded(scoring.truth, "truth")
+    output = None if scoring.json is None else home_expanded(scoring.json, "json")
+    if output is not None:
+        check_output("json", output, [*files, truth])
+    sheet = plain(score_files(files, truth, scoring.missing, scoring.normalise))
+    if output is not None:
+        write_score_sheet(output, sheet)
     print(score_text(sheet))
 
 
@@ -257,16 +276,17 @@ def print_calibration(settings: Settings) -> None:
         )
     if calibration.apply is not None and calibration.context:
         raise ValueError("--context: a saved calibrator has its context or has none; --apply takes it as it is")
-    from vl_model.calibration.calibrated_files import apply_to_files, calibrate_files
+    from vl_model.calibration.calibrated_files import apply_to_files, calibrate_files, calibrated_path, calibrator_path
 
     files = [home_expanded(name, "calibrate") for name in calibration.calibrate]
     output = home_expanded(calibration.output, "output")
+    named = home_expanded(calibration.apply, "apply") if calibration.apply else home_expanded(str(truth), "truth")
+    for path in (output, calibrated_path(output), calibrator_path(output)):
+        check_output("output", path, [*files, named])
     if calibration.apply is not None:
-        lines = apply_to_files(home_expanded(calibration.apply, "apply"), files, output, normalise)
+        lines = apply_to_files(named, files, output, normalise)
     else:
-        lines = calibrate_files(
-            files, home_expanded(str(truth), "truth"), output, calibration.context, normalise, settings.seed
-        )
+        lines = calibrate_files(files, named, output, calibration.context, normalise, settings.seed)
     print("\n".join(lines))
 
 

@@ -6,7 +6,8 @@
 
 A byte-order mark, ``nan`` or ``NA`` for an unknown grade, and ids such as ``123.0`` are what pandas makes of such
 tables; they are read as what they were. A site that appears twice counts once if both rows agree, else the table is
-refused.
+refused, and so is a row that has fewer or more cells than the heading: cells that are cut off would pass for unknown
+grades.
 """
 
 import csv
@@ -43,13 +44,14 @@ def read_truth(path: Path, split: str | None = None) -> list[TrueSite]:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file, restval="")
+            table = csv.DictReader(file)
             columns = _site_columns(path, table.fieldnames or ())
             found: dict[tuple[int, Site], TrueSite] = {}
             for row in table:
-                if split is not None and row.get("split", split) != split:
-                    continue
                 try:
+                    check_cells(row)
+                    if split is not None and row.get("split", split) != split:
+                        continue
                     _add_once(found, _graded_columns(row, columns) if columns else [_true_site(row)])
                 except ValueError as error:
                     raise ValueError(f"{path}: line {table.line_num}: {error}") from None
@@ -74,6 +76,20 @@ def parse_study_id(text: str) -> int:
     if match is None or len(match[1]) > _LONGEST_ID:
         raise ValueError(f"study_id {text!r}: not a whole number")
     return int(match[1])
+
+
+def check_cells(row: Mapping[str | None, object]) -> None:
+    """Raise ValueError if a row of `csv.DictReader` has fewer or more cells than the heading.
+
+    A comma within a cell, such as a decimal comma, moves all cells after it into other columns.
+    """
+    columns = sum(name is not None for name in row)
+    extra, missing = len(row.get(None, ())), sum(cell is None for cell in row.values())  # type: ignore[arg-type]
+    if extra or missing:
+        raise ValueError(
+            f"has {columns + extra - missing} cells, but the heading has {columns}; a row should have as many, with "
+            "points as decimal separators"
+        )
 
 
 def _site_columns(path: Path, found: Sequence[str]) -> list[Site]:

@@ -12,6 +12,7 @@ from scipy.special import log_softmax
 
 import eval_vl
 import predict_vl
+from data_prep.conversion.pairs import read_dataset, write_dataset
 from data_prep.sites import SITES
 from tests.evaluated_root import run_here, write_run
 from tests.tiny_dataset import write_tiny_dataset
@@ -182,7 +183,34 @@ def test_fold_names_the_run_and_holds_out_that_fold(
     assert train("cv", "--fold", "3", "--max_train_steps", "0") == 0
     record = json.loads((tiny_root / "train" / "checkpoints" / "cv-3" / "run.json").read_text())
     assert record["held_out_folds"] == [3] and record["settings"]["run"] == "cv-3" and record["finished"]
+    assert train("cv", "--fold", "-1") == 2
+    assert "--fold -1: should be at least 0" in capsys.readouterr().err
     assert train("cv", "--fold", "9", "--max_train_steps", "0") == 2
     assert "held_out_folds [9]" in capsys.readouterr().err
     assert train("cv", "--fold", "2", "--held_out_folds", "0", "1", "--max_train_steps", "0") == 2
     assert "--fold 2: holds out this fold alone, but held_out_folds is [0, 1]" in capsys.readouterr().err
+
+
+def test_two_studies_of_one_condition_and_a_test_study_without_images_are_enough(
+    tmp_path: Path, tiny_base: str, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foraminal = [site for site in SITES if site.side is not None][:10]
+    write_tiny_dataset(tmp_path / "train" / "processed_data", studies=2, sites=foraminal)
+    test = tmp_path / "test" / "processed_data"
+    write_tiny_dataset(test, studies=1, seed=7, sites=foraminal)
+    dataset = read_dataset(test)
+    crops = json.loads((test / "crops.json").read_text())["fingerprint"]
+    write_dataset(test, {**dataset.metadata, "study_ids": [1, 77]}, dataset.pairs, crops)
+    for fold in (1, 2):
+        write_run(tmp_path, f"lora-{fold}", tiny_base, [fold], seed=fold)
+    assert evaluate("lora", "--folds", "all", at=tmp_path) == 0
+    printed, logs = capsys.readouterr().out, tmp_path / "train" / "logs" / "lora"
+    assert "2 held-out studies" in printed and "no graded site for spinal, subarticular and any severe" in printed
+    report = json.loads((logs / "report.json").read_text())
+    assert report["metric"]["zero_shot"]["metric_optimal"]["foraminal"] > 0
+    submission = pd.read_csv(logs / "submission.csv").set_index("row_id")
+    assert len(submission) == 50
+    assert submission[GRADES].sum(axis=1).to_numpy() == pytest.approx(np.ones(50), abs=1e-9)
+    # One study alone cannot be both fitted on and predicted.
+    assert evaluate("lora-1", at=tmp_path) == 2
+    assert "labelled held-out studies: 1; cross-fitting a calibrator requires at least two" in capsys.readouterr().err

@@ -3,8 +3,10 @@
 import json
 import math
 import resource
+import signal
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from data_prep.sites import SITES, Condition
 from tests.evaluated_root import run_here
 from vl_model.data.site_table import UNLABELLED, SiteTable
 from vl_model.scoring.metrics import competition_metric
+from vl_model.scoring.prediction_table import read_prediction_table
 
 REPOSITORY = Path(__file__).parents[1]
 LABELS = ("Normal/Mild", "Moderate", "Severe")
@@ -47,8 +50,8 @@ def competition(grades: Grades, predictions: Rows) -> dict[str, float]:
     return {part: sum(values) / sum(weights[part]) for part, values in losses.items()}
 
 
-def random_tables(rng: np.random.Generator, studies: int) -> tuple[Grades, Rows]:
-    """Return grades and predictions with what makes a metric go wrong: gaps, ties, zeros and ones."""
+def random_tables(rng: np.random.Generator, studies: int, any_sum: bool = False) -> tuple[Grades, Rows]:
+    """Return grades and predictions with what makes a metric go wrong: gaps, ties, zeros and ones, and other sums."""
     grades, predictions = {}, {}
     gaps = rng.choice([0.0, 0.2, 0.9])
     absent = rng.integers(0, 6)  # 0 to 2: a condition that nobody graded; 3: a study without a spinal grade
@@ -56,9 +59,12 @@ def random_tables(rng: np.random.Generator, studies: int) -> tuple[Grades, Rows]
     for study in rng.choice(10**9, size=studies, replace=False).tolist():
         for site in SITES:
             prob = rng.dirichlet((3 * sharp, sharp, sharp))
+            prob /= prob.sum()
             if rng.random() < 0.2:
                 prob = np.array([[1, 0, 0], [0, 0, 1], [0.5, 0.25, 0.25], [0, 0.5, 0.5]][rng.integers(4)])
-            predictions[f"{study}_{site.key}"] = tuple((prob / prob.sum()).tolist())
+            if any_sum and rng.random() < 0.5:  # the metric divides each row by its sum, but not for any severe
+                prob = prob * rng.uniform(0.5, 1.5)
+            predictions[f"{study}_{site.key}"] = tuple(prob.tolist())
             number = list(Condition).index(site.condition)
             first = len(predictions) <= len(SITES)
             if rng.random() >= gaps and number != absent and not (absent == 3 and first and number == 0):
@@ -103,8 +109,8 @@ def score(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 def test_a_thousand_random_tables_score_as_the_competitions_code_scores_them() -> None:
     rng = np.random.default_rng(0)
     parts_seen = 0
-    for _ in range(1000):
-        grades, predictions = random_tables(rng, int(rng.integers(1, 4)))
+    for number in range(1000):
+        grades, predictions = random_tables(rng, int(rng.integers(1, 4)), any_sum=number % 4 == 0)
         if grades:
             expected = competition(grades, predictions)
             found = competition_metric(*as_arrays(grades, predictions)).as_dict()
@@ -187,7 +193,21 @@ def test_two_files_are_scored_and_compared(
     for block in (ours, *ours["conditions"].values(), ours["conditions"]["subarticular_stenosis"]["levels"]["l4_l5"]):
         for figure in (block["brier"], block["log_loss"], block["quadratic_kappa"], *block["auc"].values()):
             assert figure["interval"][0] < figure["value"] < figure["interval"][1]
-        assert block["calibration"]["ece"]["value"] >= 0
+        assert 0 < block["calibration"]["ece_floor"]["mean"] < block["calibration"]["ece_floor"]["high"]
+        assert block["calibration"]["ece"] > 0
+    assert ours["auc"]["severe"]["value"] == pytest.approx(
+        np.mean([condition["auc"]["severe"]["value"] for condition in ours["conditions"].values()])
+    )
+    removable, remaining = (ours["calibration"][f"log_loss_{name}"]["value"] for name in ("removable", "remaining"))
+    assert removable + remaining == pytest.approx(ours["log_loss"]["value"]) and removable > 0
+    cut = ours["conditions"]["neural_foraminal_narrowing"]["calibration"]["cuts"]["severe"]
+    assert cut["slope"]["interval"][0] < cut["slope"]["value"] < cut["slope"]["interval"][1]
+    words = [f"{cut[name]['value']:.2f}" for name in ("slope", "intercept")]
+    line, _ = (line for line in printed.splitlines() if line.startswith("neural foraminal narrowing, severe"))
+    assert f"slope {words[0]} (" in line and f"intercept {words[1]} (" in line
+    floor = ours["calibration"]["ece_floor"]
+    assert f"{ours['calibration']['ece']:.3f} (floor {floor['mean']:.3f}, 95 % of perfect ones up to " in printed
+    assert "what another training or another seed would change is not in it" in printed
     # A part pools the sites of its condition; the levels divide them.
     for name, part in (("spinal_canal_stenosis", "spinal"), ("neural_foraminal_narrowing", "foraminal")):
         condition = ours["conditions"][name]
@@ -297,6 +317,14 @@ def test_one_condition_and_two_studies_are_enough(
         (["--score", "p.csv", "--truth", "p.csv"], "or train.csv's columns"),
         (["--score", "p.csv", "p.csv", "--truth", "train.csv"], "--score 'p.csv': is given twice"),
         (["--score", "p.csv", "--truth", "train.csv", "--missing", "mean"], "--missing"),
+        (["--score", "p.csv", "--truth", "train.csv", "--jsno", "x"], "did you mean --json"),
+        (["--score", "p.csv", "--truth", "train.csv", "--json", "p.csv"], "--json 'p.csv': would replace a file that"),
+        (["--score", "p.csv", "--truth", "train.csv", "--json", "./train.csv"], "would replace a file that is read"),
+        (["--score", "p.csv", "--truth", "train.csv", "--json", "."], "--json '.': is a folder; it should be a file"),
+        (["--score", "p.csv", "--truth", "train.csv", "--json", "p.csv/x"], "p.csv is a file, not a folder"),
+        (["--score", "p.csv", "--calibrate", "p.csv", "--truth", "train.csv"], "--score and --calibrate: are two comm"),
+        (["--score", "p.csv", "--truth", "train.csv", "--folds", "all"], "--folds 'all': has no meaning with --score"),
+        (["--score", "p.csv", "--truth", "train.csv", "--compare", "x"], "--compare 'x': has no meaning with --score"),
     ],
 )
 def test_wrong_settings_are_one_line(
@@ -314,6 +342,41 @@ def test_wrong_settings_are_one_line(
     assert run_here(eval_vl, arguments, monkeypatch) == 2
     message = capsys.readouterr().err
     assert said in message and message.count("\n") == 1, message
+    assert read_prediction_table(Path("p.csv")).study_N.size == 1000 and len(Path("train.csv").read_text()) > 1000
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_file(tmp_path: Path, cohort: tuple[Grades, Rows, Rows]) -> None:
+    """Files may have a few bytes only, as on a disk that is full; the earlier file stays as it was."""
+    grades, good, _ = cohort
+    path, truth = write_predictions(tmp_path / "p.csv", good), write_truth(tmp_path / "t.csv", grades, studies_of(good))
+    (tmp_path / "out.csv").write_text("earlier\n")
+    for arguments in (["--score", str(path), "--json"], ["--calibrate", str(path), "--output"]):
+        command = [sys.executable, "eval_vl.py", *arguments, str(tmp_path / "out.csv"), "--truth", str(truth)]
+        done = subprocess.run(
+            command,
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900)),
+        )
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and "File too large" in done.stderr, done.stderr
+        assert {one.name for one in tmp_path.iterdir()} == {"p.csv", "t.csv", "out.csv"}
+        assert (tmp_path / "out.csv").read_text() == "earlier\n"
+
+
+def test_ctrl_c_ends_a_calibration_without_a_traceback(tmp_path: Path, cohort: tuple[Grades, Rows, Rows]) -> None:
+    grades, good, _ = cohort
+    path, truth = write_predictions(tmp_path / "p.csv", good), write_truth(tmp_path / "t.csv", grades, studies_of(good))
+    command = [sys.executable, "eval_vl.py", "--calibrate", str(path), "--truth", str(truth)]
+    with subprocess.Popen(
+        [*command, "--output", str(tmp_path / "out.csv")], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True
+    ) as running:
+        time.sleep(1.0)
+        running.send_signal(signal.SIGINT)
+        _, message = running.communicate(timeout=60)
+    assert running.returncode in (130, -signal.SIGINT) and "Traceback" not in message, message
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_optimised_python_refuses_the_same_and_a_large_cohort_is_quick(tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ def test_grades_are_read_and_checked(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"line 2: .*the canal has no side"):
         read_grades(path)
     path.write_text("\ufeffseverity,study_id,condition,side,level\nsevere,7,spinal_canal_stenosis\n")
+    with pytest.raises(ValueError, match=r"line 2: has 3 cells, but the heading has 5"):
+        read_grades(path)
+    path.write_text("study_id,condition,side,level,severity\n7,spinal_canal_stenosis,,,severe\n")
     with pytest.raises(ValueError, match=r"line 2: '' is not a level"):
         read_grades(path)
     path.write_bytes(b"study_id,condition,side,level,severity\n" + b"x" * 200_000)
@@ -103,4 +106,16 @@ def test_a_site_that_appears_twice_counts_once_or_is_refused(tmp_path: Path) -> 
     ):
         path.write_text(text + other)
         with pytest.raises(ValueError, match=f"line 4: study 1: {said}"):
+            read_truth(path)
+
+
+def test_a_row_that_is_cut_off_or_too_long_is_refused(tmp_path: Path) -> None:
+    """Cells that are missing at the end of a file would pass for unknown grades."""
+    heading, row = ",".join(["study_id", *(site.key for site in SITES)]), f"9{',Severe' * 25}"
+    path = tmp_path / "train.csv"
+    path.write_text(f"{heading}\n{row}\n")
+    assert len(read_truth(path)) == 25
+    for other, cells in (("8,Severe,Sev", 3), (f"8{',Severe' * 26}", 27)):
+        path.write_text(f"{heading}\n{row}\n{other}\n")
+        with pytest.raises(ValueError, match=rf"train\.csv: line 3: has {cells} cells, but the heading has 26"):
             read_truth(path)

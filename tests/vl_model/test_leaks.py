@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import eval_vl
+import predict_vl
 from data_prep.conversion.pairs import read_dataset, write_dataset
 from tests.evaluated_root import run_here, write_run
 from tests.tiny_dataset import write_tiny_dataset
@@ -146,6 +147,21 @@ def test_heads_of_another_model_data_set_or_prompts_are_refused(root: Path, monk
     shutil.copy(others / "heads.npz", heads / "heads.npz")
     with pytest.raises(ValueError, match=r"heads\.npz is not the file that heads\.json was written for"):
         run.grader()
+
+
+def test_heads_of_another_run_grade_no_new_study(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = root / "train" / "checkpoints"
+    shutil.rmtree(runs / "first" / "heads")
+    shutil.copytree(runs / "second" / "heads", runs / "first" / "heads")
+    (tmp_path / "images").mkdir()
+    words = ["--root", str(root), "--run", "first", "--images", str(tmp_path / "images"), "--out", str(tmp_path / "o")]
+    capsys.readouterr()
+    assert run_here(predict_vl, words, monkeypatch) == 2
+    message = capsys.readouterr().err
+    assert "the heads belong to an earlier model of this run; run eval_vl.py again" in message, message
+    assert message.count("\n") == 1 and not (tmp_path / "o").exists()
 
 
 def test_a_comparison_asks_whose_predictions_these_are(root: Path, refused: Refused) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.sites import SITES
 from vl_model.calibration.blended_files import BlendedFiles, blended_files
 from vl_model.calibration.calibrator import Calibrator
-from vl_model.calibration.cross_fit import cross_fit, divisions_of
-from vl_model.data.site_table import CONDITIONS, Floats, SiteTable, site_table
+from vl_model.calibration.cross_fit import DEFAULT_GROUPS, cross_fit, divisions_of
+from vl_model.data.site_table import CONDITIONS, Bools, Floats, SiteTable, site_table
 from vl_model.scoring.metrics import GRADES, competition_metric, log_loss
 from vl_model.scoring.prediction_table import read_prediction_table, row_name
 from vl_model.scoring.priors import ColumnPrior
@@ -51,7 +52,7 @@ def calibrate_files(
     _write_calibrator(calibrator_path(output), calibrator, ColumnPrior().fit(graded), paths)
     return [
         *_counts(files, paths),
-        *_chosen(calibrator, fitted.strengths),
+        *_chosen(calibrator, fitted.strengths, files),
         *_figures(files, prob_N3, optimal_N3),
         f"metric-optimal  {output}",
         f"calibrated      {calibrated_path(output)}",
@@ -68,8 +69,10 @@ def apply_to_files(saved: Path, paths: Sequence[Path], output: Path, normalise: 
     try:
         calibrator = Calibrator.from_dict(content["calibrator"])
         prior = ColumnPrior()
-        prior.prob_SC_ = np.array(content["column_priors"]).reshape(25, 3)
+        prior.prob_SC_ = np.array(content["column_priors"], dtype=np.float64).reshape(len(SITES), len(GRADES))
         expected = [str(name) for name in content["files"]]
+        if calibrator.slope_KF_.shape[1] != len(expected):
+            raise ValueError(f"{calibrator.slope_KF_.shape[1]} slopes for {len(expected)} files")
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{saved}: not a calibrator ({error}); run eval_vl.py --calibrate again") from None
     if len(paths) != len(expected):
@@ -82,7 +85,12 @@ def apply_to_files(saved: Path, paths: Sequence[Path], output: Path, normalise: 
     covered_N = files.covered_N
     prob_N3[covered_N] = calibrator.predict_proba(files.log_prob_NF3[covered_N], files.table.take(covered_N))
     _write_probabilities(output, files, prob_N3, calibrator.metric_optimal(prob_N3, files.table))
-    return [*_counts(files, paths), f"metric-optimal  {output}", f"calibrated      {calibrated_path(output)}"]
+    return [
+        *_counts(files, paths),
+        *_as_given(calibrator, files),
+        f"metric-optimal  {output}",
+        f"calibrated      {calibrated_path(output)}",
+    ]
 
 
 def calibrated_path(output: Path) -> Path:
@@ -94,7 +102,13 @@ def calibrator_path(output: Path) -> Path:
 
 
 def _column_priors(table: SiteTable, group_of: Mapping[int, int]) -> Floats:
-    """Return the frequencies of each row's column (N, 3) in the graded studies of the other groups."""
+    """Return the frequencies of each row's column (N, 3) in the graded studies of the other groups.
+
+    A graded study may be in no group, if no file predicts one of its graded sites. It gets one: its own grades must not
+    reach it.
+    """
+    others = [study for study in table.take(table.labelled_N).study_ids if study not in group_of]
+    group_of = {**group_of, **{study: number % DEFAULT_GROUPS for number, study in enumerate(others)}}
     prob_N3 = ColumnPrior().fit(table).predict_proba(table)
     for group in set(group_of.values()):
         rows = table.of_studies(study for study, its_group in group_of.items() if its_group == group)
@@ -128,15 +142,15 @@ def _counts(files: BlendedFiles, paths: Sequence[Path]) -> list[str]:
     """Return what there was, and what no file covers."""
     table, gaps_N = files.table, files.written_N & ~files.covered_N
     shown = table.take(files.covered_N)
-    lines = [
-        f"{len(paths)} file{'s' if len(paths) > 1 else ''}, {len(table.study_ids)} studies, {len(shown)} predicted "
-        f"sites; {int(shown.labelled_N.sum())} of them graded, in {len(shown.take(shown.labelled_N).study_ids)} studies"
-    ]
+    graded = shown.take(shown.labelled_N)
+    known = f"; {len(graded)} of them graded, in {_plural(len(graded.study_ids), 'study')}" if len(graded) else ""
+    words = [_plural(len(paths), "file"), _plural(len(table.study_ids), "study"), _plural(len(shown), "predicted site")]
+    lines = [", ".join(words) + known]
     if gaps_N.any():
         gaps = table.take(gaps_N)
         lines.append(
-            f"{len(gaps)} sites of {len(gaps.study_ids)} studies are in no file ({row_name(*_first(gaps))}"
-            f"{', ...' if len(gaps) > 1 else ''}): they have the frequencies of their columns"
+            f"{_plural(len(gaps), 'site')} of {_plural(len(gaps.study_ids), 'study')} in no file "
+            f"({row_name(*_first(gaps))}{', ...' if len(gaps) > 1 else ''}): with the frequencies of the column"
         )
     absent = [condition.words for index, condition in enumerate(CONDITIONS) if index not in shown.condition_N]
     if absent:
@@ -144,28 +158,50 @@ def _counts(files: BlendedFiles, paths: Sequence[Path]) -> list[str]:
     return lines
 
 
+def _plural(count: int, noun: str) -> str:
+    plural = noun[:-1] + "ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"
+
+
 def _first(table: SiteTable) -> tuple[int, int]:
     return int(table.study_N[0]), int(table.site_N[0])
 
 
-def _chosen(calibrator: Calibrator, strengths: Mapping[str, int]) -> list[str]:
+def _as_given(calibrator: Calibrator, files: BlendedFiles) -> list[str]:
+    """Return the predicted conditions that the calibrator does not change, because none of their sites was graded."""
+    ungraded_K = files.covers_KF.any(axis=1) & ~calibrator.examples_KC_.any(axis=1)
+    words = [CONDITIONS[index].words for index in np.flatnonzero(ungraded_K)]
+    return [f"no grade of {' or '.join(words)} to fit on: these probabilities are as given"] if words else []
+
+
+def _shares(slope_F: Floats, covers_F: Bools) -> str:
+    """Return the weight of each file as a share; a file that does not predict the condition has none.
+
+    The mean of the others stood in for it, so that its slope is theirs.
+    """
+    share_F = slope_F / max(slope_F.sum(), 1e-9)
+    share_F = np.where(covers_F, share_F + share_F[~covers_F].sum() / max(covers_F.sum(), 1), np.nan)
+    return " ".join("-" if np.isnan(share) else f"{share:.2f}" for share in share_F)
+
+
+def _chosen(calibrator: Calibrator, strengths: Mapping[str, int], files: BlendedFiles) -> list[str]:
     """Return what the calibrators may change, what was left alone, and the weights of files and context."""
     counts = ", ".join(f"{name} ({count})" for name, count in sorted(strengths.items(), key=lambda pair: -pair[1]))
     lines = [f"fitted: {counts}, out of fold; of all studies: {calibrator.strength_}"]
     for index, condition in enumerate(CONDITIONS):
         alone = [GRADES[grade] for grade in np.flatnonzero(calibrator.left_alone_KC[index])]
         if calibrator.examples_KC_[index].any():
-            share_F = calibrator.slope_KF_[index] / max(calibrator.slope_KF_[index].sum(), 1e-9)
-            words = [f"slope {calibrator.slope_KF_[index].sum():.2f}"]
-            if len(share_F) > 1:
-                words.append("shares of the files " + " ".join(f"{share:.2f}" for share in share_F))
+            slope_F = calibrator.slope_KF_[index]
+            words = [f"slope {slope_F.sum():.2f}"]
+            if len(slope_F) > 1:
+                words.append(f"shares of the files {_shares(slope_F, files.covers_KF[index])}")
             if calibrator.context:
                 ridge = calibrator.ridge_K_[index]
                 words.append(f"context with ridge {ridge:g}" if np.isfinite(ridge) else "no context")
             if alone:
                 words.append(f"biases of {', '.join(alone)} left alone (fewer than ten examples)")
             lines.append(f"  {condition.words}: {'; '.join(words)}")
-    return lines
+    return lines + _as_given(calibrator, files)
 
 
 def _figures(files: BlendedFiles, prob_N3: Floats, optimal_N3: Floats) -> list[str]:

@@ -7,13 +7,13 @@ Legend: N rows, F files (one, if there is a single model), D parameters, K = 3 c
 C = 3 severities, 2 logits against Normal/Mild.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from data_prep.sites import Severity
+from data_prep.sites import SITES, Severity
 from vl_model.calibration.neighbours import NEIGHBOURS, Neighbours
 from vl_model.data.site_table import CONDITIONS, LEVELS, Bools, Floats, Ints, SiteTable
 from vl_model.scoring.metric_optimum import MetricRule, fit_metric_rule, metric_optimal
@@ -75,7 +75,8 @@ class Calibrator:
 
     Learned attributes: `strength_`, `slope_KF_` (a), `bias_KC_` (b), `level_bias_KLC_` (o), `examples_KC_` (labelled
     rows), `rule_`, for metric-optimal probabilities, and, with context, `neighbours_`, `context_K2J2_` (the logit of
-    the site, the neighbour, its logit) and `ridge_K_` (infinite: no context).
+    the site, the neighbour, its logit) and `ridge_K_` (infinite: no context). `left_out_loss_PS_`, the loss of each
+    labelled study under a fit of each strength without it, is not saved.
     """
 
     def __init__(self, strengths: Sequence[Strength] = STRENGTHS, context: bool = False) -> None:
@@ -101,7 +102,8 @@ class Calibrator:
             losses = [_left_out(rows, solution, step_S) for rows, solution in zip(rows_K, solutions, strict=True)]
             fits_PK.append(solutions)
             loss_PS.append(np.sum(losses, axis=0))
-        chosen = simplest(np.array(loss_PS))
+        self.left_out_loss_PS_: Floats = np.array(loss_PS)
+        chosen = simplest(self.left_out_loss_PS_)
         self.strength_: Strength = self.strengths[chosen]
         solutions = fits_PK[chosen]
         self._learn(np.stack([solution.theta_D for solution in solutions]))
@@ -151,18 +153,20 @@ class Calibrator:
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any]) -> "Calibrator":
+        """Return the calibrator of `as_dict`. Raises LookupError, TypeError or ValueError for anything else."""
+        conditions, levels, grades = len(CONDITIONS), len(LEVELS), len(Severity)
         calibrator = cls(context=saved["context"] is not None)
         calibrator.strength_ = Strength(**saved["strength"])
-        calibrator.slope_KF_ = np.array(saved["slope"])
-        calibrator.bias_KC_ = np.array(saved["bias"])
-        calibrator.level_bias_KLC_ = np.array(saved["level_bias"])
-        calibrator.examples_KC_ = np.array(saved["examples"])
-        calibrator.rule_ = MetricRule(**saved["rule"])
-        if context := saved["context"]:
+        calibrator.slope_KF_ = _numbers(saved, "slope", conditions, None)
+        calibrator.bias_KC_ = _numbers(saved, "bias", conditions, grades)
+        calibrator.level_bias_KLC_ = _numbers(saved, "level_bias", conditions, levels, grades)
+        calibrator.examples_KC_ = _numbers(saved, "examples", conditions, grades).astype(np.int64)
+        calibrator.rule_ = MetricRule(**{name: float(_numbers(saved["rule"], name)) for name in saved["rule"]})
+        if (context := saved["context"]) is not None:
             calibrator.neighbours_ = Neighbours()
-            calibrator.neighbours_.mean_X2_ = np.array(context["column_means"])
-            calibrator.context_K2J2_ = np.array(context["coefficients"])
-            calibrator.ridge_K_ = np.array([np.inf if ridge is None else ridge for ridge in context["ridge"]])
+            calibrator.neighbours_.mean_X2_ = _numbers(context, "column_means", len(SITES), 2)
+            calibrator.context_K2J2_ = _numbers(context, "coefficients", conditions, 2, len(NEIGHBOURS), 2)
+            calibrator.ridge_K_ = np.array([np.inf if ridge is None else float(ridge) for ridge in context["ridge"]])
         return calibrator
 
     def _learn(self, theta_KD: Floats) -> None:
@@ -295,6 +299,15 @@ def _left_alone(examples_XC: Ints) -> Bools:
     """Return which severities (..., C) have too few examples; without enough Normal/Mild ones, all have."""
     few_XC = examples_XC < FEWEST_EXAMPLES
     return few_XC | few_XC[..., :1]
+
+
+def _numbers(saved: Mapping[str, Any], name: str, *shape: int | None) -> Floats:
+    """Return saved numbers of this shape; a length of None is free. Raises ValueError for another or if not finite."""
+    found = np.array(saved[name], dtype=np.float64)
+    lengths_match = all(wanted in (None, length) for length, wanted in zip(found.shape, shape, strict=False))
+    if found.ndim != len(shape) or not lengths_match or not np.isfinite(found).all():
+        raise ValueError(f"{name!r} has other than finite numbers in the shape {shape}")
+    return found
 
 
 def _files(rows: Regression) -> int:

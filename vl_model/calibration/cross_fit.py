@@ -38,8 +38,8 @@ def check_enough(studies: int) -> None:
     """Raise ValueError for fewer than two labelled held-out studies: one cannot be both fitted on and predicted."""
     if studies < 2:
         raise ValueError(
-            f"{studies} labelled held-out studies: cross-fitting a calibrator requires at least two; "
-            "hold out more folds, or prepare more studies"
+            f"labelled held-out studies: {studies}; cross-fitting a calibrator requires at least two; hold out more "
+            "folds, or prepare more studies"
         )
 
 

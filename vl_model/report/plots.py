@@ -13,6 +13,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vl_model.report.report_text import percent
+from vl_model.scoring.calibration_content import CUT_WORDS
+
 Json = Mapping[str, Any]
 
 #: A placeholder for the text colour of the page, replaced when the SVG is written.
@@ -42,7 +45,6 @@ PART_WORDS = {
     "subarticular": "subarticular",
     "any_severe": "any severe",
 }
-_CUTS = {"at_least_moderate": "moderate or severe", "severe": "severe"}
 
 
 def metric_plot(series: Sequence[tuple[str, str, Json]]) -> str:
@@ -81,9 +83,9 @@ def reliability_plot(raw: Json, calibrated: Json) -> str:
     """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 4.9), layout="constrained")
-        panels = figure.subplots(len(_CUTS), len(calibrated), sharex=True, sharey=True, squeeze=False)
+        panels = figure.subplots(len(CUT_WORDS), len(calibrated), sharex=True, sharey=True, squeeze=False)
         for column, condition in enumerate(calibrated):
-            for row, (cut, words) in enumerate(_CUTS.items()):
+            for row, (cut, words) in enumerate(CUT_WORDS.items()):
                 axes = panels[row][column]
                 axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
                 _curve(axes, raw[condition]["reliability"][cut], GREY, "raw")
@@ -111,7 +113,7 @@ def confusion_plot(conditions: Json, grades: Sequence[str]) -> str:
                 cell.set_alpha(0.06 + 0.74 * share[row, column])
                 axes.add_patch(cell)
                 axes.text(column, row - 0.09, str(count[row, column]), ha="center", va="center")
-                axes.text(column, row + 0.26, f"{share[row, column]:.0%}", ha="center", va="center", fontsize=7)
+                axes.text(column, row + 0.26, percent(share[row, column]), ha="center", va="center", fontsize=7)
             axes.set_xticks(range(len(grades)), grades, fontsize=8)
             axes.set_yticks(range(len(grades)), grades, fontsize=8)
             axes.set(xlim=(-0.5, len(grades) - 0.5), ylim=(len(grades) - 0.5, -0.5), aspect="equal")

@@ -29,12 +29,16 @@ from vl_model.report.report_content import Json
 from vl_model.report.report_text import (
     HEAD_WORDS,
     baseline_loss,
+    chosen_here,
     differences,
+    error_and_floor,
     graded_parts,
     in_words,
     measure,
     missing_parts,
+    percent,
 )
+from vl_model.scoring.calibration_content import CUT_WORDS
 from workspace.json_files import plain
 from workspace.whole_files import ESCAPED, replacing
 
@@ -131,6 +135,8 @@ def render_report(report: Json, examples: Mapping[str, Sequence[Json]], tile_sha
         part_words=PART_WORDS,
         words=WORDS,
         number=number,
+        percent=percent,
+        cut_words=CUT_WORDS,
         conditions=conditions["calibrated"],
         losses=conditions["metric_optimal"],
         ranks=conditions["raw"],
@@ -164,13 +170,15 @@ def summary(report: Json) -> list[str]:
         sentences.append(sentence)
     if report.get("plain_baseline"):
         sentences.append(_against_baseline(report))
-    before, after = (report["ece"][head][kind]["top_label"] for kind in ("raw", "calibrated"))
-    areas = report["auc"][head]["raw"]
+    raw, calibrated = (report["calibration"][head][kind] for kind in ("raw", "calibrated"))
+    severe, moderate = (_area(raw["auc"][cut]) for cut in ("severe", "at_least_moderate"))
     sentences.append(
-        f"The AUC{_averaged(report)} is {_known(areas['severe'], 2)} for severe sites and "
-        f"{_known(areas['at_least_moderate'], 2)} for moderate or severe sites. The expected calibration error is "
-        f"{_known(after)} after calibration and {_known(before)} before."
+        f"The AUC{_averaged(report)} is {severe} for severe sites and {moderate} for moderate or severe sites. The "
+        f"expected calibration error is {number(raw['ece'])} before calibration, and after it "
+        f"{error_and_floor(calibrated)}."
     )
+    if choice := chosen_here(report):
+        sentences.append(choice)
     if n["rows_without_image"]:
         sentences.append(f"{n['rows_without_image']} of these sites have no image; they have their column's constant.")
     return sentences
@@ -300,6 +308,12 @@ def _interval(bounds: Sequence[float | None], digits: int = 3) -> str:
     if bounds[0] is None or bounds[1] is None:
         return "without an interval"
     return f"95 % interval {number(bounds[0], digits)} to {number(bounds[1], digits)}"
+
+
+def _area(figure: Json) -> str:
+    """Return an AUC in a sentence."""
+    value = _known(figure["value"], 2)
+    return value if figure["interval"][0] is None else f"{value} ({_interval(figure['interval'], 2)})"
 
 
 def _below(interval: Sequence[float | None], bound: float) -> bool:

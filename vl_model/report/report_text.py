@@ -33,6 +33,9 @@ def report_text(report: Mapping[str, Any]) -> str:
         lines.append(f"{HEAD_WORDS[name]:14s}{interval:20s}{metric_line(block)}")
     lines += places_lines(report)
     lines += head_lines(report)
+    lines += calibration_lines(report)
+    if choice := chosen_here(report):
+        lines.append(choice)
     if missing_parts(constant):
         lines.append(no_score(constant))
     if report["comparison"]:
@@ -83,6 +86,45 @@ def head_lines(report: Mapping[str, Any]) -> list[str]:
     if values := [block[measure(block)] for block in report["wordings"]]:
         lines.append(f"prompt head, single wordings by Bayes' rule: {min(values):.3f} to {max(values):.3f}")
     return lines
+
+
+def calibration_lines(report: Mapping[str, Any]) -> list[str]:
+    """Return each head's calibration error beside its floor; no line if the report is of an earlier version."""
+    return [
+        f"{HEAD_WORDS[head]}, calibrated: ECE {error_and_floor(kinds['calibrated'])}"
+        for head, kinds in report.get("calibration", {}).items()
+    ]
+
+
+def error_and_floor(block: Mapping[str, Any]) -> str:
+    """Return the ECE of a block of `scoring.calibration_content`, beside what perfect probabilities would show."""
+    floor = block["ece_floor"]
+    return (
+        f"{block['ece']:.3f} (perfect probabilities would show {floor['mean']:.3f}, and 95 % of them at most "
+        f"{floor['high']:.3f})"
+    )
+
+
+def chosen_here(report: Mapping[str, Any]) -> str:
+    """Return that `auto` chose the head by the same studies; an empty text if a person chose it, or nobody knows."""
+    if report.get("settings", {}).get("head") != "auto":
+        return ""
+    return (
+        f"The {HEAD_WORDS[report['head']]} makes the submission because it is the better head on these very studies: "
+        "its figures are slightly too good."
+    )
+
+
+def percent(share: float) -> str:
+    """Return a share in whole percent; what is not quite all or nothing is not called so.
+
+    >>> percent(0.996), percent(1.0), percent(0.004), percent(0.0), percent(0.42)
+    ('> 99 %', '100 %', '< 1 %', '0 %', '42 %')
+    """
+    words = f"{100 * share:.0f} %"
+    if share < 1 and words == "100 %":
+        return "> 99 %"
+    return "< 1 %" if share > 0 and words == "0 %" else words
 
 
 def differences(difference: Mapping[str, Any]) -> str:

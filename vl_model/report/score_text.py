@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.sites import Condition, Level
+from vl_model.scoring.calibration_content import CUT_WORDS
 from vl_model.scoring.metrics import PARTS
 
 _INDENT = 30
+_CUT_INDENT = 48
 _NAMED = 5
 #: The columns of the table by condition and level: heading, and where the figure is.
 _COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -18,6 +20,7 @@ _COLUMNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("AUC severe", ("auc", "severe")),
     ("kappa", ("quadratic_kappa",)),
     ("ECE", ("calibration", "ece")),
+    ("floor", ("calibration", "ece_floor", "mean")),
 )
 _FIGURES = (
     ("log loss, unweighted", ("log_loss",)),
@@ -25,11 +28,15 @@ _FIGURES = (
     ("AUC, moderate or severe", ("auc", "at_least_moderate")),
     ("AUC, severe", ("auc", "severe")),
     ("kappa, quadratic", ("quadratic_kappa",)),
-    ("ECE", ("calibration", "ece")),
+    ("log loss, removable", ("calibration", "log_loss_removable")),
 )
 _EXPLAINED = (
-    "Lower is better, but for AUC and kappa. Brackets: 95 % interval, by study. AUC: mean over conditions. "
-    "kappa, ECE: of the most probable severity."
+    "Lower is better, but for AUC and kappa. Brackets: 95 % interval, by study; what another training or another seed "
+    "would change is not in it.",
+    "AUC: mean over conditions. kappa, ECE: of the most probable severity. floor: the ECE that perfect probabilities "
+    "would show. log loss, removable: what a recalibration of other studies would remove.",
+    "Slope: below 1, probabilities are overconfident. Intercept, at a slope of 1: above 0, they are too low; "
+    "probabilities that were made for the metric are too high by design.",
 )
 
 
@@ -39,12 +46,12 @@ def score_text(sheet: Mapping[str, Any]) -> str:
     lines = [
         f"truth: {truth['file']}, {_counted(truth)}",
         f"best constants, learned from other studies: {_whole(constant)}",
-        _EXPLAINED,
+        *_EXPLAINED,
     ]
     for block in sheet["files"]:
         lines += ["", f"{block['file']}: {_counted(block)}"]
         lines += [f"note: {note}" for note in _notes(block, sheet)]
-        lines += [*_summary(block), *_table(block)]
+        lines += [*_summary(block), *_table(block), *_slopes(block)]
     if sheet["differences"]:
         lines += ["", "Differences, paired by study; below zero, the first is better."]
         lines += [_difference(block) for block in sheet["differences"]]
@@ -87,7 +94,10 @@ def _summary(block: Mapping[str, Any]) -> list[str]:
     elif len(parts) > 1:
         lines.append(_line("mean of these parts", metric["graded_parts"], digits=4))
     lines += [_line(part.replace("_", " "), metric[part], digits=4) for part in parts]
-    return lines + [_line(name, _at(block, path)) for name, path in _FIGURES if _at(block, path)["value"] is not None]
+    lines += [_line(name, _at(block, path)) for name, path in _FIGURES if _at(block, path)["value"] is not None]
+    error, floor = block["calibration"]["ece"], block["calibration"]["ece_floor"]
+    words = f"{error:.3f} (floor {floor['mean']:.3f}, 95 % of perfect ones up to {floor['high']:.3f})"
+    return [*lines, f"  {'ECE':{_INDENT - 2}}{words}"]
 
 
 def _table(block: Mapping[str, Any]) -> list[str]:
@@ -99,8 +109,20 @@ def _table(block: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _slopes(block: Mapping[str, Any]) -> list[str]:
+    """Return the calibration slope and intercept by condition and cut; a cut without both outcomes has none."""
+    lines = []
+    for name, condition in block["conditions"].items():
+        for cut, found in condition["calibration"]["cuts"].items():
+            if found["slope"]["value"] is not None:
+                words = f"{Condition(name).words}, {CUT_WORDS[cut]}"
+                slope, intercept = (_bracketed(found[figure], digits=2) for figure in ("slope", "intercept"))
+                lines.append(f"{words:{_CUT_INDENT}}slope {slope:24s} intercept {intercept}")
+    return lines
+
+
 def _row(name: str, group: Mapping[str, Any]) -> str:
-    cells = [(_at(group, path)["value"], _width(heading)) for heading, path in _COLUMNS]
+    cells = [(_value(_at(group, path)), _width(heading)) for heading, path in _COLUMNS]
     texts = [f"{'-' if value is None else format(value, '.3f'):>{width}}" for value, width in cells]
     return f"{name:{_INDENT}}{group['rows']:>7,}" + "".join(texts)
 
@@ -133,11 +155,16 @@ def _bracketed(figure: Mapping[str, Any], sign: str = "", digits: int = 3) -> st
     return f"{format(figure['value'], style)}{interval}"
 
 
-def _at(block: Mapping[str, Any], path: Sequence[str]) -> Mapping[str, Any]:
+def _at(block: Mapping[str, Any], path: Sequence[str]) -> Any:
     found: Any = block
     for name in path:
         found = found[name]
-    return dict(found)
+    return found
+
+
+def _value(figure: Mapping[str, Any] | float | None) -> float | None:
+    """Return the value of a figure with or without an interval."""
+    return figure["value"] if isinstance(figure, Mapping) else figure
 
 
 def _width(heading: str) -> int:

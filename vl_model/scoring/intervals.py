@@ -3,6 +3,8 @@
 The rows of one study are not independent (its levels and sides correlate), so the studies are what is counted. A
 study's influence on a number is how the number changes without that study (the jackknife: Efron and Stein, 1981).
 The standard error follows from the influences, and the interval is that of Student's t with S - 1 degrees of freedom.
+S counts the studies that have a row of the part; of the score, and of means of parts, those of the part with the
+fewest.
 Losses, which cannot be negative and are skewed, have their interval on the logarithmic scale; so have ratios.
 
 The intervals say how the number would vary with other studies, graded by the same fitted model. They leave out what
@@ -15,7 +17,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, logit
 from scipy.stats import t as student_t
 
 from vl_model.data.site_table import Bools, Floats, Ints
@@ -33,8 +34,6 @@ def _same(value: Floats) -> Floats:
 
 LINEAR: _Scale = (_same, _same)
 LOG: _Scale = (np.log, np.exp)
-#: For shares and areas between zero and one.
-LOGIT: _Scale = (logit, expit)
 
 
 @dataclass(frozen=True)
@@ -46,18 +45,22 @@ class Interval:
     high: float
 
 
-def interval_without_each(value: float, without_S: Floats, scale: _Scale = LINEAR) -> Interval:
+def interval_without_each(
+    value: float, without_S: Floats, scale: _Scale = LINEAR, fewest: int | None = None
+) -> Interval:
     """Return the interval of a number from its values without each study (S).
 
-    It is nan if there are fewer than two studies, or if the number does not exist without one of them.
+    fewest: the number of studies to which the degrees of freedom belong, if a part of the number has fewer than S. The
+    interval is nan if there are fewer than two studies, or if the number does not exist without one of them.
     """
     to_scale, from_scale = scale
     studies = len(without_S)
+    freedom = (studies if fewest is None else fewest) - 1
     with np.errstate(divide="ignore", invalid="ignore"):
         scaled_S = to_scale(np.asarray(without_S, dtype=np.float64))
         deviation_S = scaled_S - scaled_S.mean() if studies else scaled_S
         error = np.sqrt((studies - 1) / studies * (deviation_S**2).sum()) if studies > 1 else np.nan
-        half = student_t.ppf((1 + _LEVEL) / 2, max(studies - 1, 1)) * error
+        half = student_t.ppf((1 + _LEVEL) / 2, max(freedom, 1)) * error
         low, high = (float(from_scale(to_scale(np.array(value)) + sign * half)) for sign in (-1, 1))
     return Interval(float(value), low, high) if np.isfinite([low, high]).all() else Interval(value, np.nan, np.nan)
 
@@ -73,28 +76,29 @@ def mean_interval(loss_N: Floats, study_N: Ints, scale: _Scale = LOG) -> Interva
 
 def metric_intervals(sums: StudySums) -> dict[str, Interval]:
     """Return the score, its parts, and `graded_parts`, the mean of those that are graded, each with its interval."""
-    return _intervals(_scores(sums), _scores_without_each(sums), LOG)
+    return _intervals(_scores(sums), _scores_without_each(sums), sums, LOG)
 
 
 def paired_differences(ours: StudySums, theirs: StudySums) -> dict[str, Interval]:
     """Return our scores minus theirs on the same studies; below zero, ours is better."""
     _check_paired(ours, theirs)
-    return _intervals(
-        _scores(ours) - _scores(theirs), _scores_without_each(ours) - _scores_without_each(theirs), LINEAR
-    )
+    without_S6 = _scores_without_each(ours) - _scores_without_each(theirs)
+    return _intervals(_scores(ours) - _scores(theirs), without_S6, ours, LINEAR)
 
 
 def paired_ratios(ours: StudySums, theirs: StudySums) -> dict[str, Interval]:
     """Return our scores divided by theirs on the same studies; below one, ours is better."""
     _check_paired(ours, theirs)
-    return _intervals(_scores(ours) / _scores(theirs), _scores_without_each(ours) / _scores_without_each(theirs), LOG)
+    without_S6 = _scores_without_each(ours) / _scores_without_each(theirs)
+    return _intervals(_scores(ours) / _scores(theirs), without_S6, ours, LOG)
 
 
 def mean_intervals(runs: Sequence[StudySums]) -> dict[str, Interval]:
     """Return scores averaged over runs (seeds) on the same studies; the interval is over studies, not over seeds."""
     for run in runs:
         _check_paired(run, runs[0])
-    return _intervals(_mean([_scores(run) for run in runs]), _mean([_scores_without_each(run) for run in runs]), LOG)
+    without_S6 = _mean([_scores_without_each(run) for run in runs])
+    return _intervals(_mean([_scores(run) for run in runs]), without_S6, runs[0], LOG)
 
 
 def paired_mean_differences(ours: Sequence[StudySums], theirs: Sequence[StudySums]) -> dict[str, Interval]:
@@ -105,13 +109,15 @@ def paired_mean_differences(ours: Sequence[StudySums], theirs: Sequence[StudySum
     return _intervals(
         _mean([_scores(one) - _scores(other) for one, other in pairs]),
         _mean([_scores_without_each(one) - _scores_without_each(other) for one, other in pairs]),
+        ours[0],
         LINEAR,
     )
 
 
 def _check_paired(ours: StudySums, theirs: StudySums) -> None:
     same = np.array_equal(ours.study_S, theirs.study_S) and np.allclose(ours.weight_SG, theirs.weight_SG)
-    assert same, "two models can be compared only on the same studies and labels"
+    if not same:
+        raise ValueError("two models can be compared only on the same studies and labels")
 
 
 def _scores(sums: StudySums) -> Floats:
@@ -141,8 +147,16 @@ def _mean(values: Sequence[Floats]) -> Floats:
     return np.stack(values).mean(axis=0)
 
 
-def _intervals(score_6: Floats, without_S6: Floats, scale: _Scale) -> dict[str, Interval]:
-    return {
-        name: interval_without_each(float(score_6[index]), without_S6[:, index], scale)
-        for index, name in enumerate(_NAMES)
-    }
+def _intervals(score_6: Floats, without_S6: Floats, sums: StudySums, scale: _Scale) -> dict[str, Interval]:
+    """Return the interval of each of the six numbers; `sums` says which studies have rows of a part."""
+    has_rows_SG = sums.weight_SG > 0
+    fewest = int(has_rows_SG.sum(axis=0)[_graded(sums)].min(initial=len(sums.study_S)))
+    intervals = {}
+    for index, name in enumerate(_NAMES):
+        value, without_S = float(score_6[index]), without_S6[:, index]
+        if name in PARTS:
+            without_S = without_S[has_rows_SG[:, PARTS.index(name)]]
+            intervals[name] = interval_without_each(value, without_S, scale)
+        else:
+            intervals[name] = interval_without_each(value, without_S, scale, fewest)
+    return intervals

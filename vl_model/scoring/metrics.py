@@ -59,8 +59,12 @@ class StudySums:
 
 
 def study_sums(table: SiteTable, prob_N3: Floats) -> StudySums:
-    """Return the weighted losses and the weights of each study, by part. Raises ValueError if no row is labelled."""
-    assert prob_N3.shape == (len(table), len(Severity))
+    """Return the weighted losses and the weights of each study, by part.
+
+    Raises ValueError if no row is labelled, or if there are not three probabilities per row.
+    """
+    if prob_N3.shape != (len(table), len(Severity)):
+        raise ValueError(f"probabilities of shape {prob_N3.shape}: expected ({len(table)}, 3)")
     keep_N = table.labelled_N
     if not keep_N.any():
         raise ValueError("no labelled row: the metric requires severities")

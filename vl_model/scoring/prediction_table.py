@@ -1,8 +1,8 @@
 """Anyone's predictions: a CSV file of three probabilities per site, read strictly.
 
 The rows are named by ``row_id``, as in the competition's submission, or by ``study_id``, ``condition``, ``side`` and
-``level``. Rows and columns may have any order, and other columns are ignored. Nothing is guessed: a row that cannot be
-read, that appears twice or that is no distribution is refused and quoted.
+``level``. Rows and columns may have any order, and other columns are ignored. Nothing is guessed: a row is refused and
+quoted if it cannot be read, has fewer or more cells than the heading, appears twice, or is no distribution.
 
 Legend: N rows, 3 severities.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.sites import SITE_COLUMNS, SITES, Site, parse_row_id_site
-from data_prep.truth import NO_VALUE, parse_study_id
+from data_prep.truth import NO_VALUE, check_cells, parse_study_id
 from vl_model.data.site_table import SITE_INDEX, Floats, Ints
 from vl_model.scoring.metrics import EPSILON, GRADES
 
@@ -65,11 +65,12 @@ def read_prediction_table(path: Path, normalise: bool = False) -> PredictionTabl
     line_of: dict[tuple[int, int], int] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file, restval="")
+            table = csv.DictReader(file)
             table.fieldnames = heading = [name.strip().lower() for name in table.fieldnames or ()]
             identify = _identifier(path, heading)
             for cells in table:
                 try:
+                    check_cells(cells)
                     key, values = identify(cells), _probabilities([cells[grade] for grade in GRADES], normalise)
                     if key in rows:
                         raise ValueError(f"appears twice, first in line {line_of[key]}")
@@ -103,10 +104,10 @@ def _table(path: Path, rows: Mapping[tuple[int, int], tuple[float, ...]], normal
     return PredictionTable(path, key_N2[:, 0].copy(), key_N2[:, 1].copy(), prob_N3, given_N3, deviation)
 
 
-def _quoted(cells: Mapping[str, str]) -> str:
+def _quoted(cells: Mapping[str, str | None]) -> str:
     if "row_id" in cells:
         return repr(cells["row_id"])
-    return repr(", ".join(cells[name] for name in ("study_id", *SITE_COLUMNS)))
+    return repr(", ".join(cells[name] or "" for name in ("study_id", *SITE_COLUMNS)))
 
 
 def _identifier(path: Path, heading: Sequence[str]) -> _Identify:

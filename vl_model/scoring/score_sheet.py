@@ -1,7 +1,8 @@
 """The score sheet of files of predictions: the metric, and what else is to be known of them, as plain values for JSON.
 
 The metric counts all scored rows. The other figures are of the rows that the file itself predicts, without the
-constants that stand for missing ones. Every figure is {"value", "interval"}; a figure without a value is null.
+constants that stand for missing ones. Every figure is {"value", "interval"}; a figure without a value is null. Only the
+calibration error is a plain number: beside it stands its floor, what perfect probabilities would show.
 """
 
 import json
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from data_prep.sites import Severity
-from vl_model.data.site_table import CONDITIONS, LEVELS, Floats, SiteTable
+from vl_model.data.site_table import CONDITIONS, LEVELS, SiteTable
+from vl_model.scoring.calibration_content import calibration_block, ece_block, shown
+from vl_model.scoring.calibration_error import cut_events
 from vl_model.scoring.intervals import Interval
-from vl_model.scoring.metrics import SEVERITY_WEIGHTS, ece, row_losses
+from vl_model.scoring.metrics import SEVERITY_WEIGHTS, row_losses
 from vl_model.scoring.prediction_table import SUM_TOLERANCE, PredictionTable, read_prediction_table
 from vl_model.scoring.score_intervals import (
     correlation_interval,
@@ -24,7 +27,7 @@ from vl_model.scoring.score_intervals import (
     share_interval,
 )
 from vl_model.scoring.scored_rows import Missing, ScoredRows, constant_rows, graded_rows, scored_rows, shared_rows
-from vl_model.scoring.study_influence import Figure, auc, mean_figure, quadratic_kappa, weighted_mean
+from vl_model.scoring.study_influence import Figure, auc, quadratic_kappa, weighted_mean
 from workspace.setting_error import SettingError
 from workspace.whole_files import replacing
 
@@ -60,17 +63,15 @@ def write_score_sheet(path: Path, sheet: Json) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def calibration_figures(table: SiteTable, prob_N3: Floats) -> Json:
-    """Return what tells how far probabilities are from frequencies, over labelled rows."""
-    return {"ece": _plain(Interval(ece(table.severity_N, prob_N3), float("nan"), float("nan")))}
-
-
 def _file(predictions: PredictionTable, rows: ScoredRows, normalise: bool) -> Json:
     own = rows.take(~rows.filled_N)
-    by_condition = {
-        condition.value: own.take(own.table.condition_N == index) for index, condition in enumerate(CONDITIONS)
+    calibration = calibration_block(own.table, own.prob_N3)
+    by_condition = calibration.pop("conditions")
+    conditions = {
+        name: _condition(own.take(own.table.condition_N == index), by_condition[name])
+        for index, name in enumerate(condition.value for condition in CONDITIONS)
+        if name in by_condition
     }
-    conditions = {name: _condition(group) for name, group in by_condition.items() if len(group.table)}
     return {
         "file": str(predictions.path),
         **_counts(rows.table),
@@ -82,24 +83,31 @@ def _file(predictions: PredictionTable, rows: ScoredRows, normalise: bool) -> Js
         "unpredicted_conditions": [CONDITIONS[index].value for index in rows.unpredicted],
         "metric": _metric(rows),
         **_figures(own),
-        "auc": _mean_aucs(list(by_condition.values()), own.table),
-        "calibration": calibration_figures(own.table, own.prob_N3),
+        "auc": calibration.pop("auc"),
+        "calibration": {name: value for name, value in calibration.items() if name not in ("brier", "log_loss")},
         "conditions": conditions,
     }
 
 
-def _condition(rows: ScoredRows) -> Json:
+def _condition(rows: ScoredRows, calibration: Json) -> Json:
     levels = {level.value: rows.take(rows.table.level_N == index) for index, level in enumerate(LEVELS)}
-    return {**_group(rows), "levels": {name: _group(group) for name, group in levels.items() if len(group.table)}}
+    return {
+        **_group(rows, calibration),
+        "levels": {
+            name: _group(group, ece_block(group.table, group.prob_N3))
+            for name, group in levels.items()
+            if len(group.table)
+        },
+    }
 
 
-def _group(rows: ScoredRows) -> Json:
+def _group(rows: ScoredRows, calibration: Json) -> Json:
     """Return the figures of a condition or of one of its levels."""
     return {
         **_counts(rows.table),
         **_figures(rows),
-        "auc": {cut: _plain(share_interval(figure)) for cut, figure in _aucs(rows).items()},
-        "calibration": calibration_figures(rows.table, rows.prob_N3),
+        "auc": {cut: shown(share_interval(figure)) for cut, figure in _aucs(rows).items()},
+        "calibration": calibration,
     }
 
 
@@ -115,33 +123,15 @@ def _figures(rows: ScoredRows) -> Json:
     }
     kappa = quadratic_kappa(severity_N, rows.prob_N3.argmax(axis=1), study_N)
     return {
-        **{name: _plain(loss_interval(figure)) for name, figure in losses.items()},
-        "quadratic_kappa": _plain(correlation_interval(kappa)),
+        **{name: shown(loss_interval(figure)) for name, figure in losses.items()},
+        "quadratic_kappa": shown(correlation_interval(kappa)),
     }
 
 
 def _aucs(rows: ScoredRows) -> dict[str, Figure]:
     """Return the AUC of the two ordinal cuts."""
-    severity_N, study_N = rows.table.severity_N, rows.table.study_N
-    return {
-        "at_least_moderate": auc(severity_N >= Severity.MODERATE, 1 - rows.prob_N3[:, Severity.NORMAL_MILD], study_N),
-        "severe": auc(severity_N == Severity.SEVERE, rows.prob_N3[:, Severity.SEVERE], study_N),
-    }
-
-
-def _mean_aucs(conditions: Sequence[ScoredRows], table: SiteTable) -> Json:
-    """Return each cut's AUC, averaged over conditions: over pooled rows it would measure how conditions differ."""
-    study_S = np.unique(table.study_N)
-    figures: dict[str, list[Figure]] = {}
-    for rows in conditions:
-        for cut, figure in _aucs(rows).items():
-            if np.isfinite(figure.value):
-                influence_S = np.zeros(len(study_S))
-                influence_S[np.searchsorted(study_S, np.unique(rows.table.study_N))] = figure.influence_S
-                figures.setdefault(cut, []).append(Figure(figure.value, influence_S))
-            else:
-                figures.setdefault(cut, [])
-    return {cut: _plain(share_interval(mean_figure(found))) for cut, found in figures.items()}
+    cuts = cut_events(rows.table.severity_N, rows.prob_N3)
+    return {cut: auc(event_N, score_N, rows.table.study_N) for cut, (event_N, score_N) in cuts.items()}
 
 
 def _difference(files: Sequence[Path], scored: Sequence[ScoredRows], other: int) -> Json:
@@ -165,9 +155,5 @@ def _counts(table: SiteTable) -> Json:
     }
 
 
-def _plain(interval: Interval) -> Json:
-    return {"value": interval.value, "interval": [interval.low, interval.high]}
-
-
 def _plain_all(intervals: Mapping[str, Interval]) -> Json:
-    return {name: _plain(interval) for name, interval in intervals.items()}
+    return {name: shown(interval) for name, interval in intervals.items()}

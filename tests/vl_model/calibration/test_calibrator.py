@@ -62,6 +62,25 @@ def test_the_simplest_strength_within_half_a_standard_error_is_chosen() -> None:
     assert simplest(np.zeros((3, 1))) == 0
 
 
+def test_strengths_are_judged_by_fits_without_the_study() -> None:
+    """The common slope, too, is fitted without it: else a temperature would seem to help wherever it is fitted."""
+    drawn = drawn_studies(14, seed=17, slope=1.3)
+    strengths = [Strength(slope=False, pull=None), Strength(slope=True, pull=None), Strength(slope=True, pull=10.0)]
+    quick_PS = Calibrator(strengths).fit(drawn.log_head_N3, drawn.table).left_out_loss_PS_
+    for number, strength in enumerate(strengths):
+        slow_S, inside_S = np.zeros(14), np.zeros(14)
+        whole = Calibrator([strength]).fit(drawn.log_head_N3, drawn.table)
+        for study in range(14):
+            own = drawn.table.study_N == study
+            others = Calibrator([strength]).fit(drawn.log_head_N3[~own], drawn.table.take(~own))
+            severity_N, of_study = drawn.table.severity_N[own], (drawn.log_head_N3[own], drawn.table.take(own))
+            slow_S[study] = 25 * log_loss(severity_N, others.predict_proba(*of_study))
+            inside_S[study] = 25 * log_loss(severity_N, whole.predict_proba(*of_study))
+        # What the study itself adds to the fit is seen almost entirely.
+        optimism = slow_S.sum() - inside_S.sum()
+        assert quick_PS[number].sum() == pytest.approx(slow_S.sum(), abs=0.1 * optimism + 1e-9)
+
+
 def test_level_biases_are_learned_from_much_data_and_hardly_from_little() -> None:
     drawn = drawn_studies(400, seed=7, slope=1.0)
     drawn.table.severity_N[drawn.table.level_N == 0] = 0

@@ -91,16 +91,19 @@ def test_the_choice_does_not_depend_on_where_the_grid_ends() -> None:
 
 
 def test_the_inner_loss_is_that_of_new_studies_unless_the_embeddings_were_fitted_to_these() -> None:
-    train, image_ND = cohort(80, seed=3)
-    test, new_image_ND = cohort(80, seed=4)
+    train, image_ND = cohort(150, seed=5)
+    test, new_image_ND = cohort(400, seed=4)
     probe = LinearProbe().fit(train, image_ND)
     fitted_ND = image_ND + 2 * np.random.default_rng(1).normal(size=(3, image_ND.shape[1]))[train.severity_N]
     over_fitted = LinearProbe().fit(train, fitted_ND / np.linalg.norm(fitted_ND, axis=1, keepdims=True))
+    log_prob_N3, ratio_K = probe.predict_log_proba(test, new_image_ND), []
     for condition in range(3):
         rows = test.condition_N == condition
-        outer = log_loss(test.severity_N[rows], np.exp(probe.predict_log_proba(test, new_image_ND))[rows])
-        assert probe.inner_loss_K_[condition] == pytest.approx(outer, rel=0.4)
-        assert over_fitted.inner_loss_K_[condition] < 0.5 * outer
+        outer = log_loss(test.severity_N[rows], np.exp(log_prob_N3[rows]))
+        ratio_K.append(probe.inner_loss_K_[condition] / outer)
+        assert over_fitted.inner_loss_K_[condition] < 0.01 * outer
+    # Over cohorts of 150 studies the ratio of a condition has a standard deviation of 0.06, and a mean of 0.99.
+    assert ratio_K == pytest.approx(np.ones(3), abs=0.15) and np.mean(ratio_K) == pytest.approx(1, abs=0.08)
 
 
 def test_level_priors_can_be_learned_without_an_image() -> None:

@@ -30,7 +30,7 @@ from vl_model.evaluation.predictions import read_predictions, write_predictions
 from vl_model.report.example_sites import choose_example_sites, tile_as_png
 from vl_model.report.report import number, summary, write_report
 from vl_model.report.report_content import baseline_block, compare_runs, held_out_metrics
-from vl_model.report.report_text import baseline_loss, report_text
+from vl_model.report.report_text import baseline_loss, percent, report_text
 from vl_model.scoring.metrics import brier, competition_metric, weighted_log_loss
 from vl_model.scoring.priors import ColumnPrior
 from workspace.json_files import plain
@@ -193,6 +193,44 @@ def test_the_page_is_self_contained_and_complete(tiny_root: Path, tmp_path: Path
     assert {"metric", "constant_baseline", "ece", "auc", "n", "cases"} <= set(content)
     assert len(content["cases"]) == len(cases) == page.count('class="case"') > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
+
+
+def test_the_page_shows_calibration_beside_its_floor_and_says_what_intervals_leave_out(
+    tiny_root: Path, tmp_path: Path
+) -> None:
+    held_out = held_out_of(tiny_root, 2.0)
+    report = {**report_of(held_out), "settings": {"head": "auto"}}
+    processed = tiny_root / "train" / "processed_data"
+    cases = [replace(choose_example_sites(held_out, "linear_probe", read_dataset(processed).pairs)[0])]
+    cases = [replace(cases[0], probabilities=(0.9962, 0.0038, 0.0))]
+    write_report(tmp_path, report, cases, open_crops(processed))
+    page = " ".join((tmp_path / "report.html").read_text(encoding="utf-8").split())
+    assert "They leave out what another training, another seed, or another fit of heads and calibrators would" in page
+    assert "&gt; 99 % \N{MIDDLE DOT} &lt; 1 % \N{MIDDLE DOT} 0 %" in page
+    text, said = report_text(report), "because it is the better head on these very studies"
+    assert said in page and said in text and said not in report_text(report_of(held_out))
+    for head in ("zero_shot", "linear_probe"):
+        for kind in ("raw", "calibrated"):
+            block = report["calibration"][head][kind]
+            floor = f"95 % to {number(block['ece_floor']['high'])}"
+            assert f'<td>{number(block["ece_floor"]["mean"])}<br><span class="range">{floor}</span></td>' in page
+        assert f"ECE {report['ece'][head]['calibrated']['top_label']:.3f} (perfect probabilities would show" in text
+    for condition, block in report["calibration"]["linear_probe"]["calibrated"]["conditions"].items():
+        for cut, words in (("at_least_moderate", "moderate or severe"), ("severe", "severe")):
+            slope = block["cuts"][cut]["slope"]
+            low, high = (number(bound, 2) for bound in slope["interval"])
+            assert f"<td>{condition.replace('_', ' ')}, {words}</td><td>{block['cuts'][cut]['events']}</td>" in page
+            assert f'{number(slope["value"], 2)}<br><span class="range">{low} to {high}</span>' in page
+    for block in (report["metric"]["zero_shot"]["raw"], report["constant_baseline"]):
+        low, high = (number(bound) for bound in block["interval"]["foraminal"])
+        assert f'<td>{number(block["foraminal"])}<br><span class="range">{low} to {high}</span></td>' in page
+    level = report["conditions"]["linear_probe"]["raw"]["spinal_canal_stenosis"]["levels"]["l4_l5"]
+    assert level["interval"]["weighted_log_loss"][0] < level["weighted_log_loss"]
+
+
+def test_a_share_of_almost_all_is_not_called_all() -> None:
+    shares = (0.996, 0.9949, 1.0, 0.004, 0.0051, 0.0)
+    assert [percent(share) for share in shares] == ["> 99 %", "99 %", "100 %", "< 1 %", "1 %", "0 %"]
 
 
 def test_examples_belong_to_their_group(tiny_root: Path) -> None:

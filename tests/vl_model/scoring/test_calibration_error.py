@@ -33,6 +33,9 @@ def test_a_known_slope_is_found(slope: float, intercept: float) -> None:
     shifted_N = rng.random(20_000) < expit(logit(prob_N) + intercept)
     level = cut_calibration(shifted_N, prob_N, np.repeat(np.arange(2000), 10)).intercept
     assert level.value == pytest.approx(intercept, abs=0.05) and level.low < intercept < level.high
+    # The intercept is that at a slope of one, whatever the slope is: the expected events are then as many as observed.
+    held = cut_calibration(event_N, prob_N, np.repeat(np.arange(2000), 10)).intercept.value
+    assert expit(logit(prob_N) + held).sum() == pytest.approx(event_N.sum(), abs=0.1)
 
 
 def test_agreeing_rows_of_a_study_widen_the_intervals() -> None:

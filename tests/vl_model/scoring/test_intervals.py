@@ -11,7 +11,6 @@ from vl_model.data.site_table import Floats, SiteTable
 from vl_model.scoring.intervals import (
     LINEAR,
     LOG,
-    LOGIT,
     interval_without_each,
     mean_interval,
     mean_intervals,
@@ -48,9 +47,8 @@ def test_the_interval_of_a_mean_is_students() -> None:
     assert (found.low, found.high) == pytest.approx((value_S.mean() - reach, value_S.mean() + reach))
 
 
-def test_scales_keep_an_interval_where_it_belongs() -> None:
+def test_the_log_scale_keeps_a_loss_above_zero() -> None:
     without_S = np.array([0.97, 0.99, 0.999, 0.985])
-    assert interval_without_each(0.99, without_S, LOGIT).high < 1
     assert interval_without_each(0.01, 1 - without_S, LOG).low > 0
 
 
@@ -113,3 +111,23 @@ def test_intervals_cover_the_score_of_the_cohort() -> None:
             paired.low < difference < paired.high,
         ]
     assert (covered / 200 > 0.9).all() and covered[0] / 200 < 0.985
+
+
+def test_studies_without_a_row_of_a_part_do_not_narrow_its_interval() -> None:
+    """Of forty studies five have spinal grades: their part has four degrees of freedom, and so has the score."""
+    table, prob_N3 = random_table(studies=40, seed=3, unlabelled=0.0)
+    kept = (table.condition_N != 0) | (table.study_N < 105)
+    table, prob_N3 = table.take(kept), prob_N3[kept]
+    few = table.study_N < 105
+    all_studies = metric_intervals(study_sums(table, prob_N3))
+    alone = metric_intervals(study_sums(table.take(few), prob_N3[few]))
+    for part in ("spinal", "any_severe"):
+        assert all_studies[part] == alone[part]
+        ours, theirs = study_sums(table, prob_N3), study_sums(table, better(table, prob_N3))
+        few_ours, few_theirs = (study_sums(table.take(few), one[few]) for one in (prob_N3, better(table, prob_N3)))
+        assert paired_differences(ours, theirs)[part] == paired_differences(few_ours, few_theirs)[part]
+    without = [
+        competition_metric(table.take(table.study_N != s), prob_N3[table.study_N != s]).score for s in table.study_ids
+    ]
+    reach = student_t.ppf(0.975, 4) * np.sqrt(39 / 40 * ((np.log(without) - np.log(without).mean()) ** 2).sum())
+    assert all_studies["score"].high == pytest.approx(all_studies["score"].value * np.exp(reach))

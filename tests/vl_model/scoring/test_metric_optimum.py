@@ -1,5 +1,7 @@
 """The metric's optimum: against numerical minimisation, and against the metric itself on drawn studies."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -31,8 +33,11 @@ def expected_loss(prob_R3: Floats, answer_R3: Floats, worst: Worst, spinal: floa
     return float(rows - (severe * np.log(top) + other * np.log(1 - top)) / any_severe)
 
 
-def minimised(prob_R3: Floats, worst: Worst, spinal: float, any_severe: float) -> float:
-    """For each row as the one with the largest severe probability: bisection of the derivative by that probability."""
+def minimised(prob_R3: Floats, worst: Worst, spinal: float, any_severe: float) -> list[tuple[float, Floats]]:
+    """Return the answers by each row as the one with the largest severe probability, with their losses, best first.
+
+    Each is found by bisection of the derivative by that probability.
+    """
     mass_R = (prob_R3 * WEIGHT_C / spinal).sum(axis=1)
     severe_R = prob_R3[:, 2] * WEIGHT_C[2] / spinal
     severe, other = 4 * worst.severe_S[0] / any_severe, (worst.normal_S[0] + 2 * worst.moderate_S[0]) / any_severe
@@ -49,13 +54,15 @@ def minimised(prob_R3: Floats, worst: Worst, spinal: float, any_severe: float) -
         value_R[top] = low
         below_R2 = (prob_R3 * WEIGHT_C)[:, :2]
         below_R2 = below_R2 / below_R2.sum(axis=1, keepdims=True) * (1 - value_R[:, None])
-        found.append(expected_loss(prob_R3, np.column_stack([below_R2, value_R]), worst, spinal, any_severe))
-    return min(found)
+        answer_R3 = np.column_stack([below_R2, value_R])
+        found.append((expected_loss(prob_R3, answer_R3, worst, spinal, any_severe), answer_R3))
+    return sorted(found, key=lambda pair: pair[0])
 
 
 def test_the_closed_form_equals_numerical_minimisation() -> None:
+    """The answers are compared as well: near its minimum the loss itself hardly tells a wrong formula."""
     rng = np.random.default_rng(0)
-    pooled = 0
+    pooled = compared = 0
     for case in range(120):
         prob_R3 = rng.dirichlet(np.exp(rng.normal(size=3)) * rng.choice([0.3, 1, 3]), size=5) + 1e-6
         prob_R3 /= prob_R3.sum(axis=1, keepdims=True)
@@ -67,9 +74,27 @@ def test_the_closed_form_equals_numerical_minimisation() -> None:
         answer_R3 = optimal_spinal(prob_R3[None], all_SR, worst, spinal, any_severe)[0]
         pooled += int((answer_R3[:, 2] == answer_R3[:, 2].max()).sum() > 1)
         assert answer_R3.sum(axis=1) == pytest.approx(np.ones(5))
-        best = minimised(prob_R3, worst, spinal, any_severe)
+        (best, best_R3), *others = minimised(prob_R3, worst, spinal, any_severe)
         assert expected_loss(prob_R3, answer_R3, worst, spinal, any_severe) == pytest.approx(best, abs=1e-9)
-    assert pooled > 2
+        if all(loss > best + 1e-9 or np.allclose(other_R3, best_R3) for loss, other_R3 in others):
+            assert answer_R3 == pytest.approx(best_R3, abs=1e-9)
+            compared += 1
+    assert pooled > 2 and compared > 110
+
+
+def test_the_formula_is_the_expected_metric_over_all_gradings() -> None:
+    """All 243 gradings of five independent levels, with their probabilities and losses as the metric counts them."""
+    rng = np.random.default_rng(1)
+    prob_R3, answer_R3 = rng.dirichlet((3, 1, 1), size=(2, 5))
+    spinal, any_severe, expected = 6.0, 1.7, 0.0
+    for severity_R in product(range(3), repeat=5):
+        rows = np.arange(5), list(severity_R)
+        weight_R, top = WEIGHT_C[rows[1]], answer_R3[:, 2].max()
+        any_loss = -np.log(top if max(severity_R) == 2 else 1 - top)
+        loss = (weight_R * -np.log(answer_R3[rows])).sum() / spinal + weight_R.max() * any_loss / any_severe
+        expected += prob_R3[rows].prod() * loss
+    worst = worst_of(prob_R3[None], np.ones((1, 5), dtype=bool), dependence=0.0)
+    assert expected_loss(prob_R3, answer_R3, worst, spinal, any_severe) == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_row_of_the_largest_severe_probability_has_the_written_value() -> None:
@@ -111,6 +136,22 @@ def test_the_dependence_of_levels_is_learned() -> None:
     assert rule.dependence > 0.85
     assert rule.spinal_weight == pytest.approx(WEIGHT_C[drawn.table.severity_N[row_SR]].sum() / 800)
     assert rule.any_severe_weight == pytest.approx(WEIGHT_C[drawn.table.severity_N[row_SR].max(axis=1)].mean())
+
+
+def test_the_dependence_minimises_its_written_loss() -> None:
+    drawn = drawn_studies(30, seed=6)
+    prob_N3 = np.exp(drawn.log_true_N3)
+    row_SR = np.flatnonzero(drawn.table.condition_N == 0).reshape(-1, 5)
+    drawn.table.severity_N[row_SR[:2]] = 0  # fewer studies with a severe level than independent levels would give
+    is_severe_S = (drawn.table.severity_N[row_SR] == 2).any(axis=1)
+
+    def loss(dependence: float) -> float:
+        severe_S = worst_of(prob_N3[row_SR], np.ones((30, 5), dtype=bool), dependence).severe_S
+        return float(dependence**2 / 2 - np.log(np.where(is_severe_S, severe_S, 1 - severe_S)).sum())
+
+    grid = np.linspace(0, 1, 1001)
+    best = grid[np.argmin([loss(value) for value in grid])]
+    assert fit_metric_rule(prob_N3, drawn.table).dependence == pytest.approx(best, abs=2e-3) and 0.05 < best < 0.95
 
 
 def test_a_cohort_without_spinal_grades_has_the_usual_rule() -> None:

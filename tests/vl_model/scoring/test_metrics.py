@@ -107,6 +107,8 @@ def test_a_part_without_rows_is_not_a_number_and_no_labels_are_an_error() -> Non
     table = site_table([(1, SITES[0], Severity.SEVERE)])
     metric = competition_metric(table, np.full((1, 3), 1 / 3))
     assert math.isnan(metric.foraminal) and math.isnan(metric.score) and not math.isnan(metric.any_severe)
+    with pytest.raises(ValueError, match=r"shape \(2, 3\): expected \(1, 3\)"):
+        competition_metric(table, np.full((2, 3), 1 / 3))
     with pytest.raises(ValueError, match="no labelled row"):
         competition_metric(site_table([(1, SITES[0], None)]), np.full((1, 3), 1 / 3))
 
@@ -218,5 +220,5 @@ def test_weighted_log_loss_of_a_condition_is_that_part() -> None:
 def test_only_the_same_studies_are_compared() -> None:
     table, prob_N3 = random_table(studies=5, seed=10)
     fewer = table.study_N != 100
-    with pytest.raises(AssertionError, match="same studies"):
+    with pytest.raises(ValueError, match="same studies"):
         paired_differences(study_sums(table, prob_N3), study_sums(table.take(fewer), prob_N3[fewer]))

@@ -67,7 +67,11 @@ def test_sums_near_one_are_normalised_and_others_only_on_request(tmp_path: Path)
         (f"{HEADING}{ROW},inf,0.5,0.5\n", "'inf' is not finite"),
         (f"{HEADING}{ROW},,0.5,0.5\n", "'' is no number"),
         (f"{HEADING}{ROW},1.2,-0.1,-0.1\n", "1.2, -0.1, -0.1: a probability is negative"),
-        (f"{HEADING}{ROW},1,0\n", "'' is no number"),
+        (
+            f"{HEADING}{ROW},1,0\n",
+            f"line 2: row '{ROW}': has 3 cells, but the heading has 4; a row should have as many",
+        ),
+        (f"{HEADING}{ROW},0,1,0,2,0,7\n", "has 7 cells, but the heading has 4; a row should have as many, with points"),
         (f"{HEADING}{ROW},1,0,0\n{ROW},0,1,0\n", f"line 3: row '{ROW}': appears twice, first in line 2"),
         (f"{HEADING}{ROW},1,0,0\n7.0{ROW[1:]},1,0,0\n", "appears twice, first in line 2"),
         (f"{HEADING}x{ROW},1,0,0\n", "study_id 'x7': not a whole number"),

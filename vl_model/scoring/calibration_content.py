@@ -1,4 +1,7 @@
-"""The calibration of held-out probabilities in ``report.json``, with what perfect ones would show, and intervals."""
+"""The calibration of labelled rows, with what perfect probabilities would show and with intervals, as plain values.
+
+``report.json`` and the score sheet of files have the same blocks.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +16,8 @@ from vl_model.scoring.score_intervals import share_interval
 from vl_model.scoring.study_influence import Figure, auc, mean_figure
 
 Json = dict[str, Any]
+#: The cuts of `calibration_error.cut_events` in what people read.
+CUT_WORDS = {"at_least_moderate": "moderate or severe", "severe": "severe"}
 
 
 def calibration_block(table: SiteTable, prob_N3: Floats, seed: int = 0) -> Json:
@@ -25,20 +30,12 @@ def calibration_block(table: SiteTable, prob_N3: Floats, seed: int = 0) -> Json:
     conditions = {}
     for index in np.unique(table.condition_N):
         rows = table.condition_N == index
-        group, prob_M3 = table.take(rows), prob_N3[rows]
-        cuts = {
-            cut: cut_calibration(event_M, prob_M, group.study_N)
-            for cut, (event_M, prob_M) in cut_events(group.severity_N, prob_M3).items()
-        }
         conditions[CONDITIONS[index].value] = {
-            **_ece(group, prob_M3, seed),
-            "cuts": {
-                cut: {"events": found.events, "slope": shown(found.slope), "intercept": shown(found.intercept)}
-                for cut, found in cuts.items()
-            },
+            **ece_block(table.take(rows), prob_N3[rows], seed),
+            "cuts": cut_blocks(table.take(rows), prob_N3[rows]),
         }
     return {
-        **_ece(table, prob_N3, seed),
+        **ece_block(table, prob_N3, seed),
         "log_loss": shown(split.whole),
         "log_loss_removable": shown(split.removable),
         "log_loss_remaining": shown(split.remaining),
@@ -48,8 +45,26 @@ def calibration_block(table: SiteTable, prob_N3: Floats, seed: int = 0) -> Json:
     }
 
 
+def ece_block(table: SiteTable, prob_N3: Floats, seed: int = 0) -> Json:
+    """Return the calibration error beside its floor, which labels drawn from the probabilities themselves give."""
+    floor = ece_floor(prob_N3, seed=seed)
+    return {"ece": ece(table.severity_N, prob_N3), "ece_floor": {"mean": floor.mean, "high": floor.high}}
+
+
+def cut_blocks(table: SiteTable, prob_N3: Floats) -> Json:
+    """Return the calibration slope and intercept of each cut, for the rows of one condition."""
+    blocks = {}
+    for cut, (event_N, prob_N) in cut_events(table.severity_N, prob_N3).items():
+        found = cut_calibration(event_N, prob_N, table.study_N)
+        blocks[cut] = {"events": found.events, "slope": shown(found.slope), "intercept": shown(found.intercept)}
+    return blocks
+
+
 def mean_auc_intervals(table: SiteTable, prob_N3: Floats) -> Mapping[str, Interval]:
-    """Return the AUC of both cuts, averaged over the graded conditions that have one, with its interval."""
+    """Return the AUC of both cuts, averaged over the graded conditions that have one, with its interval.
+
+    With pooled rows, the AUC would measure differences between the conditions.
+    """
     studies = np.unique(table.study_N)
     found = {}
     for cut, (event_N, score_N) in cut_events(table.severity_N, prob_N3).items():
@@ -66,9 +81,5 @@ def mean_auc_intervals(table: SiteTable, prob_N3: Floats) -> Mapping[str, Interv
 
 
 def shown(interval: Interval) -> Json:
+    """Return a figure with its interval."""
     return {"value": interval.value, "interval": [interval.low, interval.high]}
-
-
-def _ece(table: SiteTable, prob_N3: Floats, seed: int) -> Json:
-    floor = ece_floor(prob_N3, seed=seed)
-    return {"ece": ece(table.severity_N, prob_N3), "ece_floor": {"mean": floor.mean, "high": floor.high}}
