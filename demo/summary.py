@@ -67,15 +67,19 @@ def print_table(reports: dict[str, dict[str, Any]]) -> None:
     n, constant = lora["n"], lora["constant_baseline"]
     print(f"\nThe competition's metric on {n['studies']} held-out studies ({n['rows']} graded sites) of the second")
     print("cohort; lower is better; the 95 % interval over studies in brackets.\n")
-    print("| | metric | ratio to the constant | spinal | foraminal | subarticular | any severe | ECE |")
+    print("| | metric | ratio to the constant | spinal | foraminal | subarticular | any severe | ECE (its floor) |")
     print("|---|---|---|---|---|---|---|---|")
     print(f"| best constant per column | {with_interval(constant)} | 1 | {parts(constant)} | |")
     baseline = lora["plain_baseline"]
-    print_row("plain baseline, without a network", baseline["metric"], baseline["ece"])
+    print_row("plain baseline, without a network", baseline["metric"]["metric_optimal"], baseline["calibration"])
     for head in HEADS:
         for run, report in reports.items():
             name = "base" if run == "base" else "after LoRA"
-            print_row(f"{HEAD_WORDS[head]}, {name}", report["metric"][head], report["ece"][head])
+            print_row(
+                f"{HEAD_WORDS[head]}, {name}", report["metric"][head]["metric_optimal"], report["calibration"][head]
+            )
+            if head == "zero_shot":
+                print_row(f"{HEAD_WORDS[head]}, {name}, no calibration: label-free", report["by_rule"][head], None)
     compared = {head: lora["comparison"]["heads"][head]["difference"] for head in HEADS}
     print(f"\nLoRA minus base, paired by study: {differences(compared)}")
     print(f"LoRA minus baseline, paired by study: {differences(baseline['heads_minus_baseline'])}")
@@ -83,13 +87,15 @@ def print_table(reports: dict[str, dict[str, Any]]) -> None:
         print(loss)
 
 
-def print_row(name: str, metric: dict[str, Any], ece: dict[str, Any]) -> None:
-    """Print a row of metric-optimal probabilities; the calibration error is that of calibrated ones."""
-    block = metric["metric_optimal"]
+def print_row(name: str, block: dict[str, Any], calibration: dict[str, Any] | None) -> None:
+    """Print a row of metric-optimal probabilities; the calibration error is that of calibrated ones, None for none."""
     ratio = block["ratio_to_constant"]["score"]
+    ece = ""
+    if calibration is not None:
+        ece = f"{calibration['calibrated']['ece']:.3f} ({calibration['calibrated']['ece_floor']['mean']:.3f}) "
     print(
         f"| {name} | {with_interval(block)} | {ratio['value']:.2f} ({ratio['interval'][0]:.2f} to "
-        f"{ratio['interval'][1]:.2f}) | {parts(block)} | {ece['calibrated']['top_label']:.3f} |"
+        f"{ratio['interval'][1]:.2f}) | {parts(block)} | {ece}|"
     )
 
 
