@@ -23,15 +23,20 @@ FEWEST_DIVISIONS, MOST_DIVISIONS, _DIVIDED_STUDIES = 2, 6, 1200
 
 @dataclass(frozen=True)
 class CrossFit:
-    """Calibrated probabilities (N, 3), the rule for the metric of each study, and the chosen strengths with counts."""
+    """Calibrated probabilities (N, 3), the rule for the metric of each study, and the chosen strengths with counts.
+
+    rule: that of all studies together, for a study that is not among those that were fitted.
+    """
 
     prob_N3: Floats
     rule_of: Mapping[int, MetricRule]
+    rule: MetricRule
     strengths: Mapping[str, int]
 
     def metric_optimal(self, prob_N3: Floats, table: SiteTable) -> Floats:
         """Return metric-optimal probabilities (N, 3) from calibrated ones of whole studies."""
-        return metric_optimal(table, prob_N3, self.rule_of)
+        rule_of = {study: self.rule_of.get(study, self.rule) for study in table.study_ids}
+        return metric_optimal(table, prob_N3, rule_of)
 
 
 def check_enough(studies: int) -> None:
@@ -98,7 +103,7 @@ def cross_fit(
                 rules[study].append(calibrator.rule_)
     prob_N3 = np.exp(log_softmax(log_sum_N3 / len(divisions), axis=1))
     rule_of = {study: _mean_rule(found or [everything.rule_]) for study, found in rules.items()}
-    return CrossFit(prob_N3, rule_of, dict(strengths))
+    return CrossFit(prob_N3, rule_of, everything.rule_, dict(strengths))
 
 
 def _mean_rule(rules: Sequence[MetricRule]) -> MetricRule:

@@ -52,6 +52,19 @@ def test_unlabelled_studies_are_predicted_too() -> None:
     assert optimal_N3.sum(axis=1) == pytest.approx(np.ones(len(drawn.table)))
 
 
+def test_a_study_that_no_image_shows_follows_the_rule_of_the_others() -> None:
+    """Its sites were not fitted, and have the frequencies of the training studies."""
+    drawn = drawn_studies(8, seed=13)
+    shown = ~drawn.table.of_studies([4])
+    table = drawn.table.take(shown)
+    fitted = cross_fit(drawn.log_head_N3[shown], table, divisions_of(table))
+    prob_N3 = np.full((len(drawn.table), 3), (0.8, 0.15, 0.05))
+    prob_N3[shown] = fitted.prob_N3
+    optimal_N3 = fitted.metric_optimal(prob_N3, drawn.table)
+    assert optimal_N3.sum(axis=1) == pytest.approx(np.ones(len(drawn.table)))
+    assert np.array_equal(optimal_N3[shown], fitted.metric_optimal(fitted.prob_N3, table))
+
+
 def test_averaging_over_divisions_makes_the_seed_matter_less() -> None:
     drawn = drawn_studies(20, seed=15, slope=1.5)
     divisions = [study_groups(drawn.table, groups=2, seed=seed) for seed in range(6)]
