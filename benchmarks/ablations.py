@@ -279,7 +279,7 @@ def format_interval(interval: Interval, form: str) -> str:
 
 def differences_by_seed(own: Sequence[StudySums], default: Sequence[StudySums]) -> str:
     pairs = zip(own, default, strict=True)
-    return " ".join(f"{paired_mean_differences([one], [other])['score'].value:+.3f}" for one, other in pairs)
+    return " ".join(f"{paired_mean_differences([one], [other])['graded_parts'].value:+.3f}" for one, other in pairs)
 
 
 if __name__ == "__main__":

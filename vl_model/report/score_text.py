@@ -114,7 +114,7 @@ def _slopes(block: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, condition in block["conditions"].items():
         for cut, found in condition["calibration"]["cuts"].items():
-            if found["slope"]["value"] is not None:
+            if found["intercept"]["value"] is not None:
                 words = f"{Condition(name).words}, {CUT_WORDS[cut]}"
                 slope, intercept = (_bracketed(found[figure], digits=2) for figure in ("slope", "intercept"))
                 lines.append(f"{words:{_CUT_INDENT}}slope {slope:24s} intercept {intercept}")
@@ -148,7 +148,9 @@ def _line(name: str, figure: Mapping[str, Any], digits: int = 3) -> str:
 
 
 def _bracketed(figure: Mapping[str, Any], sign: str = "", digits: int = 3) -> str:
-    """Return a figure with its interval in brackets, which are left out if there is none."""
+    """Return a figure with its interval in brackets, which are left out if there is none; a dash for no figure."""
+    if figure["value"] is None:
+        return "-"
     style = f"{sign}.{digits}f"
     low, high = figure["interval"]
     interval = "" if low is None or high is None else f" ({format(low, style)} to {format(high, style)})"

@@ -75,7 +75,7 @@ def mean_auc_intervals(table: SiteTable, prob_N3: Floats) -> Mapping[str, Interv
             influence_S = np.zeros(len(studies))
             if np.isfinite(area.value):
                 influence_S[np.searchsorted(studies, np.unique(table.study_N[rows]))] = area.influence_S
-            areas.append(Figure(area.value, influence_S))
+            areas.append(Figure(area.value, influence_S, area.fewest))
         found[cut] = share_interval(mean_figure(areas))
     return found
 

@@ -41,7 +41,10 @@ class Floor:
 
 @dataclass(frozen=True)
 class CutCalibration:
-    """Calibration slope and intercept of one cut, with intervals; nan if not both outcomes occur."""
+    """Calibration slope and intercept of one cut, with intervals; nan if not both outcomes occur.
+
+    The slope is nan, too, if a threshold separates all events from all others: no finite slope fits best then.
+    """
 
     events: int
     slope: Interval
@@ -106,13 +109,19 @@ def _wilson(share: float, rows: float, z: float) -> tuple[float, float]:
 
 
 def cut_calibration(event_N: Bools, prob_N: Floats, study_N: Ints) -> CutCalibration:
-    """Return the slope of the event on the logit of its probability, and the intercept at a slope of one."""
+    """Return the slope of the event on the logit of its probability, and the intercept at a slope of one.
+
+    The degrees of freedom of the intervals belong to the studies with the scarcer outcome.
+    """
     events = int(event_N.sum())
+    none = Interval(float("nan"), float("nan"), float("nan"))
     if not 0 < events < len(event_N):
-        none = Interval(float("nan"), float("nan"), float("nan"))
         return CutCalibration(events, none, none)
     logit_N = logit(np.clip(prob_N, _EDGE, 1 - _EDGE))
-    return CutCalibration(events, *(_cox(event_N, logit_N, study_N, what) for what in ("slope", "intercept")))
+    intercept = _cox(event_N, logit_N, study_N, "intercept")
+    if logit_N[event_N].min() > logit_N[~event_N].max():
+        return CutCalibration(events, none, intercept)
+    return CutCalibration(events, _cox(event_N, logit_N, study_N, "slope"), intercept)
 
 
 def loss_split(table: SiteTable, prob_N3: Floats) -> LossSplit:
@@ -150,7 +159,9 @@ def _cox(event_N: Bools, logit_N: Floats, study_N: Ints, what: str) -> Interval:
     solution = _weakly(rows, np.array([0.0, 1.0, -50.0]), held)
     _, step_SD = left_out_losses(rows, solution)
     place = 1 if what == "slope" else 0
-    return interval_without_each(float(solution.theta_D[place]), solution.theta_D[place] + step_SD[:, place])
+    fewest = min(len(np.unique(study_N[event_N])), len(np.unique(study_N[~event_N])))
+    value = float(solution.theta_D[place])
+    return interval_without_each(value, value + step_SD[:, place], fewest=fewest)
 
 
 def _weakly(rows: Regression, centre_D: Floats, held_D: Bools | None = None) -> Solution:

@@ -62,7 +62,8 @@ def interval_without_each(
         error = np.sqrt((studies - 1) / studies * (deviation_S**2).sum()) if studies > 1 else np.nan
         half = student_t.ppf((1 + _LEVEL) / 2, max(freedom, 1)) * error
         low, high = (float(from_scale(to_scale(np.array(value)) + sign * half)) for sign in (-1, 1))
-    return Interval(float(value), low, high) if np.isfinite([low, high]).all() else Interval(value, np.nan, np.nan)
+    has_interval = freedom > 0 and np.isfinite([low, high]).all()
+    return Interval(float(value), low, high) if has_interval else Interval(float(value), np.nan, np.nan)
 
 
 def mean_interval(loss_N: Floats, study_N: Ints, scale: _Scale = LOG) -> Interval:

@@ -47,12 +47,12 @@ def correlation_interval(figure: Figure) -> Interval:
 
 
 def _half_width(figure: Figure) -> float:
-    """Return the half width on the figure's own scale; nan for fewer than two studies."""
+    """Return the half width on the figure's own scale; nan for fewer than two independent studies."""
     studies = len(figure.influence_S)
-    if studies < 2:
+    if figure.independent_studies < 2:
         return float("nan")
     error = np.sqrt(studies / (studies - 1) * (figure.influence_S**2).sum())
-    return float(stdtrit(studies - 1, _TAIL) * error)
+    return float(stdtrit(figure.independent_studies - 1, _TAIL) * error)
 
 
 def _known(intervals: dict[str, Interval], sums: StudySums) -> dict[str, Interval]:

@@ -18,10 +18,20 @@ from vl_model.data.site_table import Bools, Floats, Ints
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure and the influence (S,) of each study that has a row in it; nan and empty if it has no value."""
+    """A figure and the influence (S,) of each study that has a row in it; nan and empty if it has no value.
+
+    fewest: the number of studies to which its degrees of freedom belong, if that is below S. Of an AUC these are the
+    studies with the scarcer outcome: if all severe sites are in one study, nothing tells how others would vary.
+    """
 
     value: float
     influence_S: Floats
+    fewest: int | None = None
+
+    @property
+    def independent_studies(self) -> int:
+        """Return `fewest`, or the number of studies."""
+        return len(self.influence_S) if self.fewest is None else self.fewest
 
 
 NO_FIGURE = Figure(float("nan"), np.zeros(0))
@@ -51,11 +61,16 @@ def auc(positive_N: Bools, score_N: Floats, study_N: Ints) -> Figure:
     above_N[~positive_N] = positives - (above_N[~positive_N] - rankdata(score_N[~positive_N]))
     share_N = above_N / np.where(positive_N, negatives, positives)
     area = float(share_N[positive_N].mean())
+<<<<<<< HEAD
     without_S = _auc_without_each(positive_N, score_N, study_N, above_N)
     if ((without_S > 0) & (without_S < 1)).all():
         logit_S, studies = logit(without_S), len(without_S)
         return Figure(area, area * (1 - area) * (studies - 1) / studies * (logit_S.mean() - logit_S))
     return Figure(area, _by_study((share_N - area) / np.where(positive_N, positives, negatives), study_N))
+=======
+    fewest = min(len(np.unique(study_N[positive_N])), len(np.unique(study_N[~positive_N])))
+    return Figure(area, _by_study((share_N - area) / np.where(positive_N, positives, negatives), study_N), fewest)
+>>>>>>> figures
 
 
 def _auc_without_each(positive_N: Bools, score_N: Floats, study_N: Ints, above_N: Floats) -> Floats:
@@ -98,7 +113,9 @@ def mean_figure(figures: list[Figure]) -> Figure:
     if not valued:
         return NO_FIGURE
     return Figure(
-        float(np.mean([figure.value for figure in valued])), np.mean([figure.influence_S for figure in valued], axis=0)
+        float(np.mean([figure.value for figure in valued])),
+        np.mean([figure.influence_S for figure in valued], axis=0),
+        min(figure.independent_studies for figure in valued),
     )
 
 

@@ -57,6 +57,12 @@ def test_agreeing_rows_of_a_study_widen_the_intervals() -> None:
 def test_a_cut_without_both_outcomes_has_no_slope() -> None:
     found = cut_calibration(np.zeros(5, dtype=bool), np.full(5, 0.1), np.arange(5))
     assert found.events == 0 and np.isnan(found.slope.value) and np.isnan(found.intercept.low)
+    # Events that a threshold separates have no finite slope: it would be what keeps the fit finite that is shown.
+    event_N, prob_N = np.arange(40) % 4 == 0, np.where(np.arange(40) % 4 == 0, 0.6, 0.3)
+    found = cut_calibration(event_N, prob_N, np.arange(40) // 4)
+    assert found.events == 10 and np.isnan(found.slope.value) and np.isfinite(found.intercept.high)
+    found = cut_calibration(np.roll(event_N, 1) & (np.arange(40) < 4), prob_N, np.arange(40) // 4)
+    assert found.events == 1 and np.isfinite(found.slope.value) and np.isnan(found.slope.low)
 
 
 def test_what_a_recalibration_would_remove_is_found_and_nothing_of_true_probabilities() -> None:

@@ -2,7 +2,11 @@
 
 import numpy as np
 import pytest
+<<<<<<< HEAD
 from scipy.special import ndtr
+=======
+from scipy.special import logit
+>>>>>>> figures
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from vl_model.scoring.intervals import LOGIT, interval_without_each
@@ -103,3 +107,19 @@ def test_without_two_kinds_of_rows_there_is_no_figure() -> None:
     alone = loss_interval(weighted_mean(np.ones(2), np.ones(2), np.array([1, 1])))
     assert alone.value == 1 and np.isnan(alone.low)
     assert np.isnan(share_interval(auc(np.array([False, True]), np.array([0.0, 1.0]), study_N)).low)
+
+
+def test_an_auc_whose_events_are_in_one_study_has_no_interval() -> None:
+    """Its estimated error would be that of the other outcome alone; with few such studies, t has few degrees."""
+    rng = np.random.default_rng(3)
+    study_N, score_N = np.repeat(np.arange(20), 5), rng.random(100)
+    for studies, reach in ((1, None), (2, 12.706), (4, 3.182)):
+        positive_N = (study_N < studies) & (np.arange(100) % 2 == 0)
+        figure = auc(positive_N, score_N, study_N)
+        interval = share_interval(mean_figure([figure, figure]))
+        assert figure.independent_studies == studies and 0 < interval.value < 1
+        if reach is None:
+            assert np.isnan(interval.low) and np.isnan(interval.high)
+        else:
+            error = np.sqrt(20 / 19 * (figure.influence_S**2).sum()) / (interval.value * (1 - interval.value))
+            assert logit(interval.high) - logit(interval.value) == pytest.approx(reach * error, rel=1e-3)
