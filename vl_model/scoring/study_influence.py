@@ -61,16 +61,13 @@ def auc(positive_N: Bools, score_N: Floats, study_N: Ints) -> Figure:
     above_N[~positive_N] = positives - (above_N[~positive_N] - rankdata(score_N[~positive_N]))
     share_N = above_N / np.where(positive_N, negatives, positives)
     area = float(share_N[positive_N].mean())
-<<<<<<< HEAD
+    fewest = min(len(np.unique(study_N[positive_N])), len(np.unique(study_N[~positive_N])))
     without_S = _auc_without_each(positive_N, score_N, study_N, above_N)
     if ((without_S > 0) & (without_S < 1)).all():
         logit_S, studies = logit(without_S), len(without_S)
-        return Figure(area, area * (1 - area) * (studies - 1) / studies * (logit_S.mean() - logit_S))
-    return Figure(area, _by_study((share_N - area) / np.where(positive_N, positives, negatives), study_N))
-=======
-    fewest = min(len(np.unique(study_N[positive_N])), len(np.unique(study_N[~positive_N])))
-    return Figure(area, _by_study((share_N - area) / np.where(positive_N, positives, negatives), study_N), fewest)
->>>>>>> figures
+        return Figure(area, area * (1 - area) * (studies - 1) / studies * (logit_S.mean() - logit_S), fewest)
+    influence_S = _by_study((share_N - area) / np.where(positive_N, positives, negatives), study_N)
+    return Figure(area, influence_S, fewest)
 
 
 def _auc_without_each(positive_N: Bools, score_N: Floats, study_N: Ints, above_N: Floats) -> Floats:
