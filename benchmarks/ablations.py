@@ -165,28 +165,44 @@ def measure(path: Path, plan: Plan, conditions: Sequence[Condition], seeds: int,
     print(f"{len(missing)} of {len(jobs)} results to compute", file=sys.stderr, flush=True)
     with path.open("a", encoding="utf-8") as file:
         for done, result in enumerate(compute(plan, missing, workers), start=1):
+            if (reason := result.get("refused")) is not None:
+                print(f"{done}/{len(missing)} {result['condition']} is left out: {reason}", file=sys.stderr, flush=True)
+                continue
             results[result["condition"], result["seed"]] = result
             file.write(json.dumps({"plan": identity(plan), **result}) + "\n")
             file.flush()
             seconds = result["training_seconds"] + result["evaluation_seconds"]
             progress = f"{done}/{len(missing)} {result['condition']}, seed {result['seed']}: {seconds:.0f} s"
             print(progress, file=sys.stderr, flush=True)
-    print_table(plan, conditions, seeds, results)
+    measured = [one for one in conditions if all((one.name, seed) in results for seed in range(seeds))]
+    if conditions[0] not in measured:
+        raise ValueError(f"{conditions[0].name}: the base does not allow this condition, to which others are compared")
+    print_table(plan, measured, seeds, results)
 
 
 def compute(plan: Plan, jobs: Sequence[Job], workers: int) -> Iterator[Result]:
-    """Yield the jobs' results as they finish, in processes of one thread each; one worker is this process itself."""
+    """Yield the jobs' results as they finish, in processes of one thread each; one worker is this process itself.
+
+    A condition that the base does not allow, such as adapters on convolutions, has its reason under `refused` instead.
+    """
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     if workers == 1:
-        yield from (run_condition(plan, job.condition, job.seed) for job in jobs)
+        yield from (run_job(plan, job) for job in jobs)
         return
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(run_condition, plan, job.condition, job.seed) for job in jobs]
+        futures = [pool.submit(run_job, plan, job) for job in jobs]
         try:
             yield from (future.result() for future in as_completed(futures))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def run_job(plan: Plan, job: Job) -> Result:
+    try:
+        return run_condition(plan, job.condition, job.seed)
+    except SettingError as error:
+        return {"condition": job.condition.name, "seed": job.seed, "refused": str(error)}
 
 
 def is_done(job: Job, results: dict[tuple[str, int], Result]) -> bool:

@@ -17,6 +17,7 @@ from data_prep.conversion.crops import open_crops
 from data_prep.conversion.pairs import read_dataset
 from data_prep.sites import Side
 from vl_model.data.site_rows import group_sites
+from vl_model.scoring.metrics import StudySums
 
 CHOSEN = ["right sides not mirrored", "bare base"]
 
@@ -63,6 +64,27 @@ def test_conditions_are_computed_once_and_printed(
     changed = ablations.Job(replace(conditions[1], learning_rate=1.0), 0)
     found = ablations.read_results(results, plan)
     assert not ablations.is_done(changed, found) and ablations.is_done(ablations.Job(conditions[1], 0), found)
+
+
+def test_a_condition_that_is_not_allowed_is_left_out_and_the_others_are_compared(
+    plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = named(["bare base"])[-1]
+    too_wide = replace(bare, name="too wide", view_mm=500.0)
+    results = tmp_path / "ablations.jsonl"
+    ablations.measure(results, plan, [bare, too_wide], seeds=1, workers=1)
+    out, err = capsys.readouterr()
+    assert "too wide is left out: " in err and "500" in err
+    assert "| bare base |" in out and "too wide" not in out
+    with pytest.raises(ValueError, match="to which others are compared"):
+        ablations.measure(results, plan, [too_wide, bare], seeds=1, workers=1)
+
+
+def test_differences_by_seed_are_of_the_graded_parts() -> None:
+    """A cohort that grades one condition has no whole score."""
+    weight_SG = np.tile([0.0, 1.0, 0.0, 0.0], (4, 1))
+    own, default = (StudySums(np.arange(4), weight_SG * loss, weight_SG) for loss in (0.5, 0.75))
+    assert ablations.differences_by_seed([own], [default]) == "-0.250"
 
 
 def test_an_unreadable_line_is_reported_with_its_number(plan: Plan, tmp_path: Path) -> None:
