@@ -138,7 +138,7 @@ def learning_curve_plot(points: Sequence[Json]) -> str:
         axes.set_xscale("log", base=2)
         axes.set_xticks(studies, [f"{count:g}" for count in studies])
         axes.minorticks_off()
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * max(point[name] for point in points))
         axes.set_xlabel("training studies")
         axes.set_ylabel(PART_WORDS[name])
         axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
