@@ -81,6 +81,7 @@ def write_cohort(
 
     Raises:
         ValueError: if a number is impossible, or if another ``dataset`` exists.
+        OSError: if the cohort cannot be written; nothing of it is left.
     """
     if train < 0 or test < 0 or train + test < 1:
         raise SettingError(
@@ -116,6 +117,11 @@ def write_cohort(
         (truth / "cohort.json").write_text(json.dumps(manifest, indent=1) + "\n")
         working.dataset.rename(final.dataset)
         truth.rename(final.path / "phantom_truth")
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # What pydicom writes to a full disk names no file; a traceback follows its first line.
+        raise OSError(f"{final.path}: {error.strerror or str(error).splitlines()[0]}") from error
     finally:
         discard_folder(working.path)
     return final.path
@@ -183,6 +189,9 @@ def _mapped(make: Any, jobs: list[tuple[Split, int]], workers: int) -> Iterator[
             with held():  # A pool whose start is broken off half way has processes that never end.
                 records = pool.map(make, jobs)
             yield from records
+        except Exception:  # Killing would let the pool's thread report the calls that are cancelled already.
+            pool.shutdown(cancel_futures=True)
+            raise
         except BaseException:
             for process in set(multiprocessing.active_children()) - others:
                 process.kill()  # The unfinished cohort is deleted. SIGTERM would not end a suspended process.

@@ -2,6 +2,9 @@
 
 import csv
 import hashlib
+import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -402,3 +405,19 @@ def test_a_varied_patient_s_foramina_and_sacrum_are_drawn() -> None:
     marrow = render(patient, plane_through(inside, View.SAGITTAL_T1, spacing=1.0, size=8), T1)
     assert abs(float(np.median(marrow)) - T1.signal[Tissue.MARROW]) < 0.1
     assert abs(float(np.median(below)) - T1.signal[Tissue.MARROW]) > 0.1
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_left(tmp_path: Path) -> None:
+    """The limit on the size of files stands in for the disk: the first image of a worker is larger."""
+    command = [sys.executable, "-m", "data_prep.phantom", "--root", str(tmp_path / "root"), "--workers", "2"]
+    done = subprocess.run(
+        [*command, "--train", "6", "--test", "0", "--seed", "1"],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)),
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert f"error: {tmp_path / 'root'}: " in done.stderr and "File too large" in done.stderr
+    assert not any((tmp_path / "root").iterdir())
