@@ -26,11 +26,10 @@ from benchmarks.drawn_truth import (
 from benchmarks.machine import describe_machine
 from data_prep.sites import SITES
 from vl_model.data.site_table import CONDITION_OF_SITE, CONDITIONS, Floats, Ints
-from vl_model.scoring.calibration_error import cut_events
+from vl_model.scoring.calibration_content import cut_aucs
 from vl_model.scoring.intervals import Interval, metric_intervals, paired_differences
 from vl_model.scoring.metrics import PARTS, StudySums, scores_of, study_sums
 from vl_model.scoring.score_intervals import share_interval
-from vl_model.scoring.study_influence import auc
 from workspace.cli import run_command
 from workspace.settings_parser import read_settings
 
@@ -187,8 +186,7 @@ def _aucs(severity_SX: Ints, prob_SX3: Floats) -> dict[str, Interval]:
     for index in range(len(CONDITIONS)):
         sites = index == CONDITION_OF_SITE
         severity_N, prob_N3 = severity_SX[:, sites].ravel(), prob_SX3[:, sites].reshape(-1, 3)
-        for cut, (event_N, score_N) in cut_events(severity_N, prob_N3).items():
-            figure = auc(event_N, score_N, study_SX[:, sites].ravel())
+        for cut, figure in cut_aucs(severity_N, prob_N3, study_SX[:, sites].ravel()).items():
             found[f"AUC {PARTS[index]}, {cut.replace('_', ' ')}"] = share_interval(figure)
     return found
 

@@ -17,7 +17,7 @@ from vl_model.data.site_table import CONDITIONS, LEVELS, Bools, Floats, SiteTabl
 from vl_model.evaluation.cross_fitting import HeldOut
 from vl_model.evaluation.grader import HEADS, KINDS, Kind
 from vl_model.evaluation.predictions import Predictions, matched
-from vl_model.scoring.calibration_content import calibration_block
+from vl_model.scoring.calibration_content import calibration_block, cut_aucs
 from vl_model.scoring.calibration_error import bin_intervals, cut_events
 from vl_model.scoring.intervals import Interval, metric_intervals, paired_differences, paired_ratios
 from vl_model.scoring.metrics import (
@@ -37,7 +37,7 @@ from vl_model.scoring.metrics import (
     weighted_log_loss,
 )
 from vl_model.scoring.score_intervals import loss_interval, share_interval
-from vl_model.scoring.study_influence import auc, weighted_mean
+from vl_model.scoring.study_influence import weighted_mean
 
 #: Bins of a reliability diagram; with fewer rows than MANY_ROWS, half as many.
 DIAGRAM_BINS, MANY_ROWS = 10, 1000
@@ -223,10 +223,8 @@ def _group_intervals(group: SiteTable, prob_N3: Floats) -> Json:
     """Return the intervals of the loss and of the AUC of both cuts, over the studies that have a row in the group."""
     weight_N = np.asarray(SEVERITY_WEIGHTS)[group.severity_N]
     loss = loss_interval(weighted_mean(row_losses(group.severity_N, prob_N3), weight_N, group.study_N))
-    areas = {
-        cut: share_interval(auc(event_N, score_N, group.study_N))
-        for cut, (event_N, score_N) in cut_events(group.severity_N, prob_N3).items()
-    }
+    figures = cut_aucs(group.severity_N, prob_N3, group.study_N)
+    areas = {cut: share_interval(figure) for cut, figure in figures.items()}
     return {
         "weighted_log_loss": [loss.low, loss.high],
         "auc": {cut: [area.low, area.high] for cut, area in areas.items()},

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vl_model.data.site_table import CONDITIONS, Floats, SiteTable
+from vl_model.data.site_table import CONDITIONS, Floats, Ints, SiteTable
 from vl_model.scoring.calibration_error import cut_calibration, cut_events, ece_floor, loss_split
 from vl_model.scoring.intervals import Interval, mean_interval
 from vl_model.scoring.metrics import ece
@@ -66,18 +66,21 @@ def mean_auc_intervals(table: SiteTable, prob_N3: Floats) -> Mapping[str, Interv
     With pooled rows, the AUC would measure differences between the conditions.
     """
     studies = np.unique(table.study_N)
-    found = {}
-    for cut, (event_N, score_N) in cut_events(table.severity_N, prob_N3).items():
-        areas = []
-        for index in np.unique(table.condition_N):
-            rows = table.condition_N == index
-            area = auc(event_N[rows], score_N[rows], table.study_N[rows])
+    areas: dict[str, list[Figure]] = {}
+    for index in np.unique(table.condition_N):
+        group, prob_M3 = table.take(table.condition_N == index), prob_N3[table.condition_N == index]
+        for cut, area in cut_aucs(group.severity_N, prob_M3, group.study_N).items():
             influence_S = np.zeros(len(studies))
             if np.isfinite(area.value):
-                influence_S[np.searchsorted(studies, np.unique(table.study_N[rows]))] = area.influence_S
-            areas.append(Figure(area.value, influence_S, area.fewest))
-        found[cut] = share_interval(mean_figure(areas))
-    return found
+                influence_S[np.searchsorted(studies, np.unique(group.study_N))] = area.influence_S
+            areas.setdefault(cut, []).append(Figure(area.value, influence_S, area.fewest))
+    return {cut: share_interval(mean_figure(found)) for cut, found in areas.items()}
+
+
+def cut_aucs(severity_N: Ints, prob_N3: Floats, study_N: Ints) -> dict[str, Figure]:
+    """Return the AUC of both cuts."""
+    cuts = cut_events(severity_N, prob_N3)
+    return {cut: auc(event_N, score_N, study_N) for cut, (event_N, score_N) in cuts.items()}
 
 
 def shown(interval: Interval) -> Json:

@@ -14,8 +14,7 @@ import numpy as np
 
 from data_prep.sites import Severity
 from vl_model.data.site_table import CONDITIONS, LEVELS, SiteTable
-from vl_model.scoring.calibration_content import calibration_block, ece_block, shown
-from vl_model.scoring.calibration_error import cut_events
+from vl_model.scoring.calibration_content import calibration_block, cut_aucs, ece_block, shown
 from vl_model.scoring.intervals import Interval
 from vl_model.scoring.metrics import SEVERITY_WEIGHTS, row_losses
 from vl_model.scoring.prediction_table import SUM_TOLERANCE, PredictionTable, read_prediction_table
@@ -27,7 +26,7 @@ from vl_model.scoring.score_intervals import (
     share_interval,
 )
 from vl_model.scoring.scored_rows import Missing, ScoredRows, constant_rows, graded_rows, scored_rows, shared_rows
-from vl_model.scoring.study_influence import Figure, auc, quadratic_kappa, weighted_mean
+from vl_model.scoring.study_influence import quadratic_kappa, weighted_mean
 from workspace.setting_error import SettingError
 from workspace.whole_files import replacing
 
@@ -103,10 +102,11 @@ def _condition(rows: ScoredRows, calibration: Json) -> Json:
 
 def _group(rows: ScoredRows, calibration: Json) -> Json:
     """Return the figures of a condition or of one of its levels."""
+    aucs = cut_aucs(rows.table.severity_N, rows.prob_N3, rows.table.study_N)
     return {
         **_counts(rows.table),
         **_figures(rows),
-        "auc": {cut: shown(share_interval(figure)) for cut, figure in _aucs(rows).items()},
+        "auc": {cut: shown(share_interval(figure)) for cut, figure in aucs.items()},
         "calibration": calibration,
     }
 
@@ -126,12 +126,6 @@ def _figures(rows: ScoredRows) -> Json:
         **{name: shown(loss_interval(figure)) for name, figure in losses.items()},
         "quadratic_kappa": shown(correlation_interval(kappa)),
     }
-
-
-def _aucs(rows: ScoredRows) -> dict[str, Figure]:
-    """Return the AUC of the two ordinal cuts."""
-    cuts = cut_events(rows.table.severity_N, rows.prob_N3)
-    return {cut: auc(event_N, score_N, rows.table.study_N) for cut, (event_N, score_N) in cuts.items()}
 
 
 def _difference(files: Sequence[Path], scored: Sequence[ScoredRows], other: int) -> Json:
