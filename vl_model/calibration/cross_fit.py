@@ -4,7 +4,7 @@ The studies are divided into groups several times, and a study's log probabiliti
 one division alone moves the metric of 66 studies by several thousandths.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -25,7 +25,7 @@ FEWEST_DIVISIONS, MOST_DIVISIONS, _DIVIDED_STUDIES = 2, 6, 1200
 class CrossFit:
     """Calibrated probabilities (N, 3), the rule for the metric of each study, and the chosen strengths with counts.
 
-    rule: that of all studies together, for a study that is not among those that were fitted.
+    rule: that of all studies together, for a study without a label or an image.
     """
 
     prob_N3: Floats
@@ -87,7 +87,7 @@ def cross_fit(
     """
     everything = Calibrator(context=context).fit(log_prob, table)
     log_sum_N3 = np.zeros((len(table), 3))
-    rules: dict[int, list[MetricRule]] = {study: [] for study in table.study_ids}
+    rules: dict[int, list[MetricRule]] = defaultdict(list)
     strengths: Counter[str] = Counter()
     for group_of in divisions:
         grouped_N = table.of_studies(group_of)
@@ -102,7 +102,7 @@ def cross_fit(
             for study in predicted:
                 rules[study].append(calibrator.rule_)
     prob_N3 = np.exp(log_softmax(log_sum_N3 / len(divisions), axis=1))
-    rule_of = {study: _mean_rule(found or [everything.rule_]) for study, found in rules.items()}
+    rule_of = {study: _mean_rule(found) for study, found in rules.items()}
     return CrossFit(prob_N3, rule_of, everything.rule_, dict(strengths))
 
 
