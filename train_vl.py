@@ -141,7 +141,7 @@ def training_set_of(settings: Settings, root: DataRoot) -> TrainingSet:
     training_set = read_training_set(
         root.processed("train"), held_out.held_out_folds, held_out.held_out_sites, settings.session.seed
     )
-    training_set.check_view(settings.model.view_mm)
+    training_set.geometry.check_view(settings.model.view_mm)
     return training_set
 
 

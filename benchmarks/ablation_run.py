@@ -35,7 +35,6 @@ from vl_model.model.settings import ModelSettings
 from vl_model.model.site_model import SiteModel, build_site_model
 from vl_model.scoring.metrics import StudySums, study_sums
 from vl_model.training.trainer import Trainer
-from workspace.setting_error import SettingError
 
 WARMUP = 0.05
 
@@ -71,9 +70,7 @@ def run_condition(plan: Plan, condition: Condition, seed: int) -> dict[str, Any]
     Raises SettingError if the crops or the base do not allow it.
     """
     began = time.perf_counter()
-    field_mm = read_crop_geometry(Path(plan.processed)).field_mm
-    if condition.view_mm > field_mm:
-        raise SettingError("view_mm", f"{condition.view_mm:g}: wider than the crops, {field_mm:g} mm")
+    read_crop_geometry(Path(plan.processed)).check_view(condition.view_mm)
     torch.manual_seed(seed)
     dataset = read_dataset(Path(plan.processed))
     rows = [with_first_views(row, condition.views) for row in group_sites(dataset.pairs) if row.severity is not None]

@@ -72,6 +72,15 @@ class CropGeometry:
                 "site and equally many on both sides of it",
             )
 
+    def check_view(self, view_mm: float) -> None:
+        """Raise SettingError if tiles of this width are wider than the crops."""
+        if view_mm > self.field_mm:
+            raise SettingError(
+                "view_mm",
+                f"{view_mm:g}: is wider than the crops of this data set, which have {self.field_mm:g} mm; "
+                f"lower it, or run prepare_data.py again with a larger --field_mm",
+            )
+
     @property
     def size(self) -> int:
         """The width and height of a crop in pixels."""

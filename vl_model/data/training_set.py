@@ -30,15 +30,6 @@ class TrainingSet:
     held_out: tuple[SiteRow, ...]
     held_out_studies: int
 
-    def check_view(self, view_mm: float) -> None:
-        """Raise SettingError if tiles of this width are wider than the crops."""
-        if view_mm > self.geometry.field_mm:
-            raise SettingError(
-                "view_mm",
-                f"{view_mm:g}: is wider than the crops of this data set, which have {self.geometry.field_mm:g} mm; "
-                f"lower it, or run prepare_data.py again with a larger --field_mm",
-            )
-
     @property
     def shortage(self) -> str | None:
         """What a later evaluation of the run needs and this division does not have, in words; None if all is there."""
