@@ -23,7 +23,6 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.machine import describe_machine
-from data_prep.conversion.pairs import read_metadata
 from data_prep.geometry import Array
 from data_prep.placement.placer import Placer
 from data_prep.placement.regions import points_of
@@ -31,7 +30,7 @@ from data_prep.placement.shipped_atlas import shipped_atlas
 from data_prep.sites import SITES, Condition, Level
 from locator.files import SHIPPED, SHIPPED_LOCATOR
 from locator.level_evidence import SHIFTS, true_shift
-from locator.marked_studies import MarkedStudy, read_marked_studies
+from locator.marked_studies import MarkedStudy, draw_marked_studies
 from locator.site_placer import make_placer
 from workspace.cli import run_command
 from workspace.layout import data_root
@@ -92,14 +91,7 @@ def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
     torch.set_num_threads(1)
     processed = data_root(settings.root).processed("train")
-    fold_of = {int(study): int(fold) for study, fold in read_metadata(processed)["folds"]["of_study"].items()}
-    studies = [
-        study
-        for study in read_marked_studies(processed, fold_of)
-        if not settings.folds or fold_of[study.study_id] in settings.folds
-    ]
-    order = np.random.default_rng(settings.seed).permutation(len(studies))[: settings.studies]
-    studies = [studies[index] for index in sorted(order)]
+    studies = draw_marked_studies(processed, settings.folds, settings.studies, settings.seed)
     placers: dict[str, Placer] = {"the shipped atlas": shipped_atlas()}
     for number, folder in enumerate(settings.locators, start=1):
         is_shipped = folder == SHIPPED_LOCATOR

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.conversion.pairs import read_metadata
+from data_prep.conversion.pairs import folds_of, read_metadata
 from data_prep.geometry import Array
 from data_prep.placement.atlas import Atlas, load_atlas
 from locator.files import LOCATOR, SCHEMA_VERSION, SHIPPED
@@ -43,7 +43,7 @@ def read_learning_set(processed: Path, held_out_folds: Sequence[int]) -> Learnin
     Raises ValueError if there is nothing to learn from, and SettingError for a fold that the data set does not have.
     """
     metadata = read_metadata(processed)
-    fold_of = {int(study): int(fold) for study, fold in metadata["folds"]["of_study"].items()}
+    fold_of = folds_of(metadata)
     studies = read_marked_studies(processed, fold_of)
     if unknown := set(held_out_folds) - set(fold_of.values()):
         raise SettingError(

@@ -5,7 +5,7 @@ No DICOM file is read: slices.csv has the position of each PNG in the patient, s
 
 import csv
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from data_prep.conversion.pairs import folds_of, read_metadata
 from data_prep.geometry import Array, Frame
 from data_prep.sites import SITES, Site, Source, View
 from data_prep.studies.studies import Series, Slice, Study
@@ -73,6 +74,28 @@ def read_marked_studies(processed: Path, fold_of: Mapping[int, int]) -> list[Mar
     position_of = _marked_positions(processed / SITES_TABLE)
     lines_of = _lines_by_study(processed / SLICES_TABLE, position_of.keys() & fold_of.keys())
     return [MarkedStudy(study, fold_of[study], lines_of[study], position_of[study]) for study in sorted(lines_of)]
+
+
+def draw_marked_studies(
+    processed: Path, folds: Sequence[int] = (), count: int | None = None, seed: int = 0
+) -> list[MarkedStudy]:
+    """Return marked studies, sorted by id.
+
+    Args:
+        processed: The folder ``processed_data``.
+        folds: Their folds; empty for all.
+        count: How many are drawn at random; None for all.
+        seed: The seed of that draw.
+
+    Raises:
+        ValueError: A table is missing or damaged, or no marked study is in the folds.
+    """
+    studies = read_marked_studies(processed, folds_of(read_metadata(processed)))
+    studies = [study for study in studies if not folds or study.fold in folds]
+    if not studies:
+        raise ValueError(f"{processed}: no marked study is in the folds {list(folds)}")
+    drawn = np.random.default_rng(seed).permutation(len(studies))[:count]
+    return [studies[index] for index in sorted(drawn)]
 
 
 def _marked_positions(path: Path) -> dict[int, Array]:

@@ -2,7 +2,7 @@
 
     python -m data_prep.phantom --root SYNTHETIC --scanners varied --train 320 --test 0 --seed 41 --workers 8
     python prepare_data.py --root SYNTHETIC --locator none
-    python train_locator.py --root SYNTHETIC --max_train_steps 2600
+    python train_locator.py --root SYNTHETIC --max_train_steps 1000
     python -m locator.ship_locator --locator SYNTHETIC/train/checkpoints/locator/final --root MARKED --folds 0 1
 
 The weights and the spine prior are those of the trained locator. The calibration of the level confidence and of the
@@ -20,12 +20,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data_prep.conversion.pairs import read_metadata
 from data_prep.sites import Condition
 from locator.calibration import HeldOutStudy, calibrate, detect_held_out
 from locator.files import LOCATOR, SHIPPED, WEIGHTS
 from locator.locator import Locator, load_locator
-from locator.marked_studies import read_marked_studies
+from locator.marked_studies import draw_marked_studies
 from workspace.cli import run_command
 from workspace.layout import data_root
 from workspace.setting_types import NonNegativeInteger, PositiveInteger
@@ -60,12 +59,7 @@ def main() -> None:
     # Nothing of its own calibration decides what it finds.
     trained = replace(load_locator(Path(settings.locator)), level_calibration=None)
     processed = data_root(settings.root).processed("train")
-    fold_of = {int(study): int(fold) for study, fold in read_metadata(processed)["folds"]["of_study"].items()}
-    studies = [study for study in read_marked_studies(processed, fold_of) if study.fold in settings.folds]
-    order = np.random.default_rng(0).permutation(len(studies))[: settings.studies]
-    studies = [studies[index] for index in sorted(order)]
-    if not studies:
-        raise ValueError(f"{processed}: no marked study is in the folds {list(settings.folds)}")
+    studies = draw_marked_studies(processed, settings.folds, settings.studies)
     held_out = [one for study in tqdm(studies, unit="study") for one in detect_held_out(trained, study, processed)]
     shipped = recalibrated(trained, held_out)
     notes = {

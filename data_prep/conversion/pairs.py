@@ -7,7 +7,7 @@ schema version is checked when it is read, and `pairs`, one for each (study, sit
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ class Dataset:
     @property
     def fold_of(self) -> dict[int, int]:
         """The fold of every converted study, including those without pairs; empty outside the train split."""
-        return {int(study_id): fold for study_id, fold in self.metadata["folds"]["of_study"].items()}
+        return folds_of(self.metadata)
 
 
 def read_dataset(processed: Path) -> Dataset:
@@ -134,6 +134,11 @@ def read_dataset(processed: Path) -> Dataset:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: an entry is missing or invalid ({error!r}); run prepare_data.py again") from None
     return dataset
+
+
+def folds_of(metadata: Mapping[str, Any]) -> dict[int, int]:
+    """Return the fold of every converted study from the metadata of ``dataset.json``."""
+    return {int(study_id): int(fold) for study_id, fold in metadata["folds"]["of_study"].items()}
 
 
 def read_metadata(processed: Path) -> dict[str, Any]:
