@@ -93,6 +93,15 @@ class LevelCount:
 
 
 @dataclass(frozen=True)
+class _Chain:
+    """The sites as they are found in sagittal images, from a pose; `expected` is the posterior of their positions."""
+
+    pose: Pose
+    detections: tuple[Detection, ...]
+    expected: Posterior
+
+
+@dataclass(frozen=True)
 class LocatedStudy:
     """The located sites of a study.
 
@@ -193,64 +202,60 @@ class Locator:
         if pose is None:
             return None, [], LevelCount(0.0)
         is_marked = marked_N3 is not None and bool(np.isfinite(marked_N3).any())
-        detections, expected = self._search(pose, sagittal, heatmaps, self.fuse(pose, [], marked_N3), marked_N3)
-        count: LevelCount | None = None
+        chain = self._search(pose, sagittal, heatmaps, marked_N3)
+        count = LevelCount(UNSEEN_SPINE_ERROR_MM, fixed_confidence=UNSEEN_SPINE_CONFIDENCE)
         if is_marked:
             count = LevelCount(0.0, fixed_confidence=MARKED_CONFIDENCE)
         elif detected_pose is not None:
-            pose, detections, expected, count = self._count_levels(pose, sagittal, heatmaps, detections, expected)
-        axial = level_axial_images(study, expected.position_N3) if "axial" in self.knowledge.channels else []
-        axial_heatmaps = self._heatmaps("axial", axial)
-        detections = [*detections, *axial_detections(axial, axial_heatmaps, expected.position_N3)]
-        return pose, detections, count or LevelCount(UNSEEN_SPINE_ERROR_MM, fixed_confidence=UNSEEN_SPINE_CONFIDENCE)
+            chain, count = self._count_levels(chain, sagittal, heatmaps)
+        position_N3 = chain.expected.position_N3
+        axial = level_axial_images(study, position_N3) if "axial" in self.knowledge.channels else []
+        detections = axial_detections(axial, self._heatmaps("axial", axial), position_N3)
+        return chain.pose, [*chain.detections, *detections], count
 
     def _count_levels(
-        self,
-        pose: Pose,
-        sagittal: Sequence[SliceImage],
-        heatmaps: Sequence[Heatmaps],
-        detections: list[Detection],
-        expected: Posterior,
-    ) -> tuple[Pose, list[Detection], Posterior, LevelCount]:
+        self, chain: _Chain, sagittal: Sequence[SliceImage], heatmaps: Sequence[Heatmaps]
+    ) -> tuple[_Chain, LevelCount]:
         """Move the chain by whole levels where all slices support that; return it, and what they show of its count.
 
         A pose is chosen by peaks, and a level without one speaks neither for it nor against it. Here every site counts.
         """
 
-        def score_of(position_N3: Array) -> Array:
-            return level_scores(sagittal, heatmaps, position_N3, self.knowledge.channels["sagittal"])
+        def score_of(chain: _Chain) -> Array:
+            return level_scores(sagittal, heatmaps, chain.expected.position_N3, self.knowledge.channels["sagittal"])
 
-        def moved(shift: int) -> bool:
-            nonlocal pose, detections, expected
-            at_shift = fit_pose(self.prior.shape_N3, shifted(expected.position_N3, SHIFTS[shift]))
-            if shift == UNSHIFTED or not at_shift.is_plausible:
-                return False
-            pose = at_shift
-            detections, expected = self._search(pose, sagittal, heatmaps, self.fuse(pose, []))
-            return True
-
-        moved(int(np.argmax(score_of(expected.position_N3))))
-        score_S, chosen = score_of(expected.position_N3), UNSHIFTED
+        chain = self._moved(chain, int(np.argmax(score_of(chain))), sagittal, heatmaps) or chain
+        score_S, chosen = score_of(chain), UNSHIFTED
         if self.level_calibration is not None and self.level_calibration.has_direction:
             best = self.level_calibration.best(score_S)
-            chosen = best if moved(best) else UNSHIFTED
-        error_mm = level_count_error_mm(sagittal, expected.position_N3)
-        return pose, detections, expected, LevelCount(error_mm, score_S, chosen=chosen)
+            if (moved := self._moved(chain, best, sagittal, heatmaps)) is not None:
+                chain, chosen = moved, best
+        error_mm = level_count_error_mm(sagittal, chain.expected.position_N3)
+        return chain, LevelCount(error_mm, score_S, chosen=chosen)
+
+    def _moved(
+        self, chain: _Chain, shift: int, sagittal: Sequence[SliceImage], heatmaps: Sequence[Heatmaps]
+    ) -> _Chain | None:
+        """Return the chain, moved by a shift and searched for again; None without a shift or a plausible pose."""
+        if shift == UNSHIFTED:
+            return None
+        pose = fit_pose(self.prior.shape_N3, shifted(chain.expected.position_N3, SHIFTS[shift]))
+        return self._search(pose, sagittal, heatmaps) if pose.is_plausible else None
 
     def _search(
         self,
         pose: Pose,
         sagittal: Sequence[SliceImage],
         heatmaps: Sequence[Heatmaps],
-        expected: Posterior,
         marked_N3: Array | None = None,
-    ) -> tuple[list[Detection], Posterior]:
-        """Search for the sites around their expected positions, twice; return the detections and the new posterior."""
+    ) -> _Chain:
+        """Search for the sites around their expected positions, twice."""
         detections: list[Detection] = []
+        expected = self.fuse(pose, detections, marked_N3)
         for _ in range(2):
             detections = sagittal_detections(sagittal, heatmaps, expected.position_N3)
             expected = self.fuse(pose, detections, marked_N3)
-        return detections, expected
+        return _Chain(pose, tuple(detections), expected)
 
     def fuse(self, pose: Pose, detections: Sequence[Detection], marked_N3: Array | None = None) -> Posterior:
         """Return the posterior of the spine prior, given detections and marks."""
@@ -303,7 +308,7 @@ class Locator:
             "notes": dict(notes),
         }
         with replacing(folder / LOCATOR) as partial:
-            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            partial.write_text(json.dumps(content) + "\n", encoding="utf-8")  # 6,000 numbers: not a line each
 
 
 def level_count_error_mm(sagittal: Sequence[SliceImage], position_N3: Array) -> float:
