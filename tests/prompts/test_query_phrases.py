@@ -16,6 +16,7 @@ import pytest
 
 from data_prep.sites import SITES
 from prompts.canonical import canonical_line, parse_canonical
+from prompts.formula import mean_the_same
 from prompts.parse import parse_query
 from prompts.tree import Finding, Over, leaves
 
@@ -57,7 +58,18 @@ class Outcome:
 
     @property
     def is_exact(self) -> bool:
-        return self.line in self.phrase.expected and self.phrase.said.casefold() in self.told.casefold()
+        return self.is_meant and self.phrase.said.casefold() in self.told.casefold()
+
+    @property
+    def is_meant(self) -> bool:
+        """Whether it was read as it was meant: the same line, or another one that the same grades fulfil."""
+        if self.line in self.phrase.expected:
+            return True
+        if not self.phrase.meaning or self.line in (REFUSED, NOTHING):
+            return False
+        meant, read = parse_canonical(self.phrase.meaning), parse_canonical(self.line)
+        assert meant.tree is not None and read.tree is not None
+        return meant.limits == read.limits and mean_the_same(meant.tree, read.tree)
 
     @property
     def is_silently_wrong(self) -> bool:
