@@ -4,6 +4,7 @@ The vectors are not among them, because reading them all would take longer than 
 that it uses. Legend: as in `vl_model.queries.segment`.
 """
 
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,13 @@ def check_arrays(segment: Segment, where: Path | str) -> None:
         if label_SX.min() < UNLABELLED or label_SX.max() >= len(Severity):
             raise IndexRefused(where, f"labels.npy has grades outside {UNLABELLED} to {len(Severity) - 1}")
         _check_evidence(np.asarray(segment.evidence_SX2[block]), imaged_SX, where)
+        _release(segment.evidence_SX2)
+
+
+def _release(array: NDArray[Any]) -> None:
+    """Let go of the memory that pages of a mapped file take: a query reads the evidence of its answers alone."""
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def _blocks(count: int) -> Iterator[slice]:
