@@ -73,8 +73,8 @@ def highest_cosines(segments: Sequence[Segment], text_ND: NDArray[np.float32]) -
                 block = slice(start, start + BLOCK)
                 with np.errstate(invalid="ignore"):  # infinities, which `check_cosines` refuses
                     cosine_BN = np.asarray(vector_SD[block]) @ text_DN
-                check_cosines(segment, np.abs(cosine_BN).max())
                 cosine_BN[~imaged_S[block]] = -1
+                check_cosines(segment, cosine_BN.max())
                 np.maximum(highest_N, cosine_BN.max(axis=0), out=highest_N)
     return highest_N
 

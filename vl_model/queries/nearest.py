@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.sites import SITES, Site
-from vl_model.data.site_table import Floats
 from vl_model.queries.segment import IndexRefused, Segment
 
 #: How far a cosine, or the length of a vector, may exceed 1.
@@ -61,10 +60,12 @@ def nearest_sites(
         for place, segment in enumerate(segments)
         for study_id, site, cosine in _of_segment(segment, sorted(set(sites)), vector_D, top, left_out)
     ]
-    return [
-        Similar(segments[place].name, study_id, SITES[site], -negative)
-        for negative, study_id, site, place in sorted(found)[:top]
-    ]
+    answers: dict[tuple[int, int], Similar] = {}
+    for negative, study_id, site, place in sorted(found):
+        answers.setdefault((place, study_id), Similar(segments[place].name, study_id, SITES[site], -negative))
+        if len(answers) == top:
+            break
+    return list(answers.values())
 
 
 def check_dimensions(segment: Segment, dimensions: int) -> None:
@@ -76,7 +77,7 @@ def check_dimensions(segment: Segment, dimensions: int) -> None:
 
 
 def check_cosines(segment: Segment, largest: np.float32) -> None:
-    """Raise IndexRefused unless the largest of some absolute cosines is possible; NaN is not."""
+    """Raise IndexRefused unless the largest of some cosines is possible; NaN is not."""
     if not largest <= 1 + LENGTH_TOLERANCE:
         raise IndexRefused(f"segment {segment.name!r}", "vectors.npy has vectors that are not normalised")
 
@@ -88,21 +89,29 @@ def _of_segment(
     top: int,
     left_out: tuple[str, int] | None,
 ) -> list[tuple[int, int, float]]:
-    """Return (study id, site, cosine) of the best site of at least the `top` best studies, and a few more."""
+    """Return (study id, site, cosine) of the best sites of the `top` best studies, and of what is as near."""
     check_dimensions(segment, len(vector_D))
     if not sites or not len(segment):
         return []
     cosine_MS = np.concatenate([_products(segment, run, vector_D) for run in _runs(sites)])
-    check_cosines(segment, max(cosine_MS.max(), -cosine_MS.min()))
-    for row, site in zip(cosine_MS, sites, strict=True):
-        row[np.isnan(segment.graded_SX3[:, site, 0])] = -np.inf
+    # A site that is not imaged has the vector 0. Only of these few is it read whether they are imaged.
+    site_Z, row_Z = np.nonzero(cosine_MS == 0)
+    missing_Z = np.isnan(segment.graded_SX3[row_Z, np.array(sites)[site_Z], 0])
+    cosine_MS[site_Z[missing_Z], row_Z[missing_Z]] = -np.inf
     if left_out is not None and left_out[0] == segment.name and (own := segment.row_of(left_out[1])) is not None:
         cosine_MS[:, own] = -np.inf
     best_S = cosine_MS.max(axis=0)
+    check_cosines(segment, best_S.max())
     least = np.partition(best_S, -top)[-top] if top < len(best_S) else -np.inf
     row_C = np.flatnonzero((best_S >= least - ROUNDING) & (best_S > -np.inf))
     site_K, column_K = np.nonzero(cosine_MS[:, row_C] >= best_S[row_C] - ROUNDING)
-    return _best_of_each_study(segment, np.array(sites)[site_K], row_C[column_K], vector_D)
+    site_K, row_K = np.array(sites)[site_K], row_C[column_K]
+    cosine_K = [
+        cosine
+        for start in range(0, len(row_K), BLOCK)
+        for cosine in _exact_cosines(segment, site_K[start : start + BLOCK], row_K[start : start + BLOCK], vector_D)
+    ]
+    return list(zip(segment.study_S[row_K].tolist(), site_K.tolist(), cosine_K, strict=True))
 
 
 def _runs(sites: Sequence[int]) -> Iterator[slice]:
@@ -121,29 +130,14 @@ def _products(segment: Segment, run: slice, vector_D: NDArray[np.float32]) -> ND
     return product_N.reshape(block_MSD.shape[:2])
 
 
-def _best_of_each_study(
-    segment: Segment, site_K: NDArray[np.int64], row_K: NDArray[np.int64], vector_D: NDArray[np.float32]
-) -> list[tuple[int, int, float]]:
-    """Return the best of K sites of each of their studies. Raises IndexRefused if a vector is not normalised."""
-    cosine_K = np.concatenate(
-        [
-            _exact_cosines(segment, site_K[start : start + BLOCK], row_K[start : start + BLOCK], vector_D)
-            for start in range(0, len(row_K), BLOCK)
-        ]
-        or [np.zeros(0)]
-    )
-    order = np.lexsort((site_K, -cosine_K, row_K))
-    _, first = np.unique(row_K[order], return_index=True)
-    best = order[first]
-    return list(zip(segment.study_S[row_K[best]].tolist(), site_K[best].tolist(), cosine_K[best].tolist(), strict=True))
-
-
 def _exact_cosines(
     segment: Segment, site_K: NDArray[np.int64], row_K: NDArray[np.int64], vector_D: NDArray[np.float32]
-) -> Floats:
+) -> list[float]:
+    """Return cosines in float64. Raises IndexRefused if a vector is not normalised, or of a site without an image."""
     vector_KD = np.asarray(segment.vector_XSD[site_K, row_K], dtype=np.float64)
-    length_K = np.sqrt((vector_KD**2).sum(axis=1))
-    if not (np.abs(length_K - 1) <= LENGTH_TOLERANCE).all():
+    if not (np.abs(np.linalg.norm(vector_KD, axis=1) - 1) <= LENGTH_TOLERANCE).all():
         raise IndexRefused(f"segment {segment.name!r}", "vectors.npy has vectors that are not normalised")
-    cosine_K: Floats = np.round((vector_KD * vector_D.astype(np.float64)).sum(axis=1), DIGITS)
-    return cosine_K
+    if np.isnan(segment.graded_SX3[row_K, site_K, 0]).any():
+        raise IndexRefused(f"segment {segment.name!r}", "vectors.npy and graded.npy are of different sites")
+    cosines: list[float] = np.round((vector_KD * vector_D.astype(np.float64)).sum(axis=1), DIGITS).tolist()
+    return cosines

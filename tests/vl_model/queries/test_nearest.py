@@ -175,6 +175,22 @@ def test_a_shortened_vector_among_the_answers_is_refused() -> None:
         best_sites([half.segment()], parts.image_ND[0], None, 5)
 
 
+def test_a_vector_of_a_site_that_is_not_imaged_is_no_answer() -> None:
+    parts = make_parts()
+    segment = parts.segment()
+    row, site = np.argwhere(~segment.imaged_SX)[0]
+    segment.vector_XSD[site, row] = parts.image_ND[0]
+    with pytest.raises(IndexRefused, match="of different sites"):
+        best_sites([segment], parts.image_ND[0], None, 5)
+
+
+def test_a_cosine_of_zero_is_an_answer() -> None:
+    parts = make_parts(studies=4, dimensions=2)
+    image_ND = np.tile(np.array([1, 0], np.float32), (len(parts.keys), 1))
+    found = best_sites([replace(parts, image_ND=image_ND).segment()], np.array([0, 1], np.float32), None, 9)
+    assert [(one.study_id, one.cosine) for one in found] == [(study, 0) for study in sorted(parts.study_ids)[:-1]]
+
+
 @pytest.mark.parametrize("block", [3, 2048])
 def test_highest_cosines_against_a_loop(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(likeness, "BLOCK", block)
