@@ -4,6 +4,7 @@ Nothing here imports torch, so that a missing run is refused before that import,
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,24 @@ class RunRecord:
     final_sha256: str | None = None
 
 
+def final_files(final: Path) -> list[Path]:
+    """Return the files of a run's ``final/`` that make its model."""
+    suffixes = (".safetensors", ".json", ".txt", ".model")  # the last two: files of tokenizers
+    return [path for path in sorted(final.iterdir()) if path.suffix in suffixes]
+
+
 def final_sha256(final: Path) -> str:
     """Return the SHA-256 over the names and contents of the files of a run's ``final/`` that make its model."""
+    return files_sha256(final_files(final))
+
+
+def files_sha256(paths: Iterable[Path]) -> str:
+    """Return the SHA-256 over the names and contents of some files, in their order."""
     digest = hashlib.sha256()
-    for path in sorted(final.iterdir()):
-        if path.suffix in (".safetensors", ".json", ".txt", ".model"):  # the last two: files of tokenizers
-            digest.update(path.name.encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for path in paths:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 

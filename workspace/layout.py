@@ -16,6 +16,8 @@ Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 DEFAULT_ROOT = "data/lumbarspine"
+#: What names of kept sets would be mistaken for: a query's ``--split``.
+NOT_KEPT = (*SPLITS, "both")
 #: In bytes. A folder's name may have 255, and the names of temporary folders are longer than their run's.
 LONGEST_RUN_NAME = 200
 
@@ -50,6 +52,17 @@ class DataRoot:
         """
         return self._written_to(self.path / "train" / "checkpoints" / run_name(run, setting))
 
+    def kept(self, run: str, name: str, setting: str = "keep") -> Path:
+        """Return the folder of new studies that were graded by a run and kept under a name.
+
+        Raises SettingError if `name`, the value of `setting`, cannot be the name of a kept set: it becomes the name of
+        a folder, as a run's does, and stands beside the names of the splits.
+        """
+        folder_name(name, setting, "a kept set's name")
+        if name in NOT_KEPT:
+            raise SettingError(setting, f"{name!r}: stands for a split; give the new studies another name")
+        return self._written_to(self.run(run) / "kept" / name)
+
     def logs(self, run: str) -> Path:
         """Return the folder of a run's TensorBoard events, metrics.csv and report."""
         return self._written_to(self.path / "train" / "logs" / run_name(run))
@@ -70,17 +83,23 @@ class DataRoot:
 
 
 def run_name(name: str, setting: str = "run") -> str:
-    """Return the name of a run, which becomes the name of a folder.
+    """Return the name of a run, which becomes the name of a folder. Raises SettingError as `folder_name` does."""
+    return folder_name(name, setting, "a run's name")
 
-    Raises SettingError, which names `setting`, if it is too long or has other characters than a run's name may have.
+
+def folder_name(name: str, setting: str, what: str) -> str:
+    """Return a name that becomes the name of a folder.
+
+    Raises SettingError, which names `setting` and says `what` the name is, if it is too long or has other characters
+    than a run's name may have.
     """
     if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
         raise SettingError(
             setting,
-            f"{name!r}: a run's name may contain only letters, digits, '-', '_' and '.', and must not begin with '.'",
+            f"{name!r}: {what} may contain only letters, digits, '-', '_' and '.', and must not begin with '.'",
         )
     if len(os.fsencode(name)) > LONGEST_RUN_NAME:
-        raise SettingError(setting, f"{name[:30]!r}...: a run's name has at most {LONGEST_RUN_NAME} characters")
+        raise SettingError(setting, f"{name[:30]!r}...: {what} has at most {LONGEST_RUN_NAME} characters")
     return name
 
 

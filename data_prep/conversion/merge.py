@@ -14,12 +14,11 @@ from typing import Any
 from data_prep.conversion.crop_geometry import DEFAULT_CROPS, CropGeometry
 from data_prep.conversion.crops import write_crops
 from data_prep.conversion.dataset_card import write_dataset_card
-from data_prep.conversion.pairs import TRAIN_COLUMNS, Pair, count_sites, train_row, write_dataset
+from data_prep.conversion.pairs import TRAIN_COLUMNS, Pair, count_sites, png_path, train_row, write_dataset
 from data_prep.conversion.study_records import (
     SITES_CSV_COLUMNS,
     SLICE_COLUMNS,
     StudyRecord,
-    image_path,
     needed_decoders,
     read_crops,
     read_record,
@@ -220,7 +219,7 @@ def region_pairs(
             series_id=found.series_id,
             instance_number=found.instance_number,
             instance_numbers=found.instance_numbers,
-            image=image_path(study, found.series_id, found.instance_number),
+            image=png_path(study, found.series_id, found.instance_number),
             box=found.box,
             text=caption(found.site, severity),
             severity=severity,

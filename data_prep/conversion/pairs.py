@@ -120,6 +120,11 @@ class Dataset:
         return folds_of(self.metadata)
 
 
+def png_path(study_id: int, series_id: int, instance_number: int) -> str:
+    """Return the path of a slice's PNG within ``processed_data``."""
+    return f"images/{study_id}/{series_id}/{instance_number}.png"
+
+
 def read_dataset(processed: Path) -> Dataset:
     """Read ``dataset.json``. Raises ValueError if it does not exist, is damaged, or has another version."""
     path = processed / "dataset.json"

@@ -19,6 +19,7 @@ import numpy as np
 
 from data_prep.conversion.crop_geometry import CROP_SLICES, DEFAULT_CROPS, CropGeometry
 from data_prep.conversion.crops import Crop, cut_crop
+from data_prep.conversion.pairs import png_path
 from data_prep.conversion.png import write_png
 from data_prep.conversion.twin_studies import pixel_digest
 from data_prep.conversion.work_folder import parts_folder
@@ -117,11 +118,6 @@ class ConvertedStudy:
     images: int
     size: int
     crops_size: int
-
-
-def image_path(study_id: int, series_id: int, instance_number: int) -> str:
-    """Return the path of a PNG within ``processed_data``."""
-    return f"images/{study_id}/{series_id}/{instance_number}.png"
 
 
 def convert_study(
@@ -293,7 +289,7 @@ def _write_images(study: Study, processed: Path) -> tuple[list[list[Any]], int, 
         (processed / "images" / str(study.study_id) / str(series.series_id)).mkdir(parents=True, exist_ok=True)
         stack_of = {index: number for number, stack in enumerate(series.stacks) for index in stack}
         for index, image in enumerate(series.slices):
-            name = image_path(study.study_id, series.series_id, image.instance_number)
+            name = png_path(study.study_id, series.series_id, image.instance_number)
             grey = image.grey
             size += write_png(processed / name, grey)
             digests.append(pixel_digest(grey))

@@ -11,7 +11,7 @@ from data_prep.placement.atlas import load_atlas
 from runs.run_record import read_run_record
 from vl_model.evaluation.embeddings import read_embeddings, read_text_embeddings
 from vl_model.evaluation.grader import read_grader
-from vl_model.queries.index import load_index
+from vl_model.queries.index import load_segment
 from workspace.json_files import read_object
 
 DAMAGED = {
@@ -36,7 +36,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "embeddings.json": lambda folder: read_embeddings(folder, {}),
     "text.json": lambda folder: read_text_embeddings(folder, {}),
     "heads.json": read_grader,
-    "index.json": lambda folder: load_index(folder, {}),
+    "index.json": lambda folder: load_segment(folder, {}),
     "run.json": read_run_record,
 }
 

@@ -1,262 +1,240 @@
-"""The index: its ranking against a slow one, refusal of other runs' indexes, and answers as text and images."""
+"""The index: its arrays against a slow construction, and the refusal of other, damaged and tampered ones."""
 
 import json
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from data_prep.conversion.pairs import Pair
-from data_prep.sites import SITES, Condition, Severity, Site, Source, View
-from prompts.parse import Query, parse_query
-from prompts.render import caption
-from vl_model.queries.answer_sheet import cut_box, read_slice, save_crops, save_sheet
-from vl_model.queries.answers import answer_json, answer_table, explain, query_json
-from vl_model.queries.index import BAND, Answer, Index, IndexRefused, build_index, join, load_index, rank, save_index
+from data_prep.sites import SITES, Site
+from tests.vl_model.queries.segments import FINGERPRINT, Parts, make_parts
+from vl_model.queries import index_checks
+from vl_model.queries.index import IndexRefused, Segment, build_segment, image_path, load_segment, save_segment
 
-STUDIES = [11, 22, 33, 44, 55, 66]
-FINGERPRINT = {"data": "d", "model": "m", "heads": "h"}
+ARRAYS = ("studies.npy", "graded.npy", "vectors.npy", "labels.npy", "evidence.npy")
 
 
-def pair_of(study_id: int, site: Site, view: View, crop: int) -> Pair:
-    series_id = study_id * 10 + list(View).index(view)
-    return Pair(
-        study_id=study_id,
-        site=site,
-        view=view,
-        series_id=series_id,
-        instance_number=crop % 9 + 1,
-        instance_numbers=(1, 2, 3),
-        image=f"images/{study_id}/{series_id}/{crop % 9 + 1}.png",
-        box=(10.0, 20.0, 30.5, 40.5),
-        text=caption(site, None),
-        severity=None,
-        source=Source.ANNOTATED,
-        fold=0,
-        crop=crop,
+@pytest.mark.parametrize("seed", range(3))
+def test_every_array_has_the_values_of_its_pairs_and_rows(seed: int) -> None:
+    parts = make_parts(seed)
+    segment = parts.segment()
+    assert segment.study_S.tolist() == sorted(parts.study_ids) and len(segment) == len(parts.study_ids)
+    row_of = {key: row for row, key in enumerate(parts.keys)}
+    for place, study in enumerate(segment.study_S.tolist()):
+        assert segment.row_of(study) == place and segment.row_of(study + 1) is None
+        assert segment.seen_S[place] == (study in parts.seen)
+        for index, site in enumerate(SITES):
+            row = row_of.get((study, site))
+            assert segment.imaged_SX[place, index] == (row is not None)
+            if row is None:
+                assert np.isnan(segment.graded_SX3[place, index]).all() and not segment.vector_XSD[index, place].any()
+            else:
+                assert segment.graded_SX3[place, index].tolist() == parts.prob_N3[row].astype(np.float32).tolist()
+                assert segment.vector_XSD[index, place].tolist() == parts.image_ND[row].tolist()
+            check_pairs_of(segment, parts, place, index, site)
+
+
+def check_pairs_of(segment: Segment, parts: Parts, place: int, index: int, site: Site) -> None:
+    study = int(segment.study_S[place])
+    own = sorted(
+        (pair for pair in parts.pairs if (pair.study_id, pair.site) == (study, site)),
+        key=lambda pair: site.views.index(pair.view),
     )
+    found = segment.evidence(place, index)
+    assert [(e.view, e.series_id, e.instance_number, e.source) for e in found] == [
+        (pair.view, pair.series_id, pair.instance_number, pair.source) for pair in own
+    ]
+    assert [image_path(study, e) for e in found] == [pair.image for pair in own]
+    for evidence, pair in zip(found, own, strict=True):
+        assert evidence.box == pytest.approx(pair.box, rel=1e-6)
+    labels = {-1 if pair.severity is None else int(pair.severity) for pair in own} or {-1}
+    assert {int(segment.label_SX[place, index])} == labels
 
 
-def make_index(seed: int = 0, split: str = "train", studies: list[int] | None = None) -> Index:
-    """Return an index with missing sites and with ties; in the pairs, the second view comes first."""
-    random = np.random.default_rng(seed)
-    keys = [(study, site) for study in studies or STUDIES for site in SITES if random.random() < 0.8]
-    pairs = [pair_of(study, site, view, 7 * n) for n, (study, site) in enumerate(keys) for view in site.views[::-1]]
-    probability = random.dirichlet([2, 1, 1], size=len(keys)).round(1)
-    image = random.normal(size=(len(keys), 8)).astype(np.float32)
-    image /= np.linalg.norm(image, axis=1, keepdims=True)
-    return build_index(split, keys, image, probability, pairs, training_studies=[11, 22], fingerprint=FINGERPRINT)
-
-
-def slow_ranking(index: Index, query: Query, text_D: np.ndarray | None) -> list[tuple[int, str]]:
-    """Return (study, site key) of every matching study, best first, by loops over the definition."""
-    asked = query.severities or ({Severity.MODERATE, Severity.SEVERE} if query.conditions or not query.rest else set())
-    score = {}
-    likeness = {}
-    for row in range(len(index)):
-        key = (int(index.study_N[row]), SITES[index.site_N[row]])
-        score[key] = sum(float(index.probability_N3[row, int(severity)]) for severity in sorted(asked))
-        likeness[key] = 0.0 if text_D is None else float(index.image_ND[row] @ text_D)
-    sites = defaultdict(list)
-    for (study, site), value in score.items():
-        if query.conditions and site.condition not in query.conditions:
-            continue
-        if query.levels and site.level not in query.levels:
-            continue
-        if query.sides and site.side not in query.sides and site.side is not None:
-            continue
-        if query.sides and site.side is None and Condition.SPINAL_CANAL_STENOSIS not in query.conditions:
-            continue
-        if query.both_sides and site.side is not None:
-            if (study, site.mirrored) not in score:
-                continue
-            if value > score[study, site.mirrored]:
-                continue  # the other side, which is weaker, answers for both
-        value = value if text_D is None else np.floor(value / BAND)
-        sites[study].append((-value, -likeness[study, site], study, SITES.index(site), site.key))
-    return [(best[2], best[4]) for best in sorted(min(answers) for answers in sites.values())]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "severe left foraminal narrowing at L4-L5",
-        "at least moderate canal stenosis",
-        "bilateral moderate or severe foraminal stenosis",
-        "bilateral severe stenosis",
-        "no lateral recess stenosis at L1-L2",
-        "not severe",
-        "stenosis",
-        "severe canal or left foraminal stenosis, L3 to S1",
-        "severe canal stenosis with disc herniation",
-        "disc herniation at L4-L5",
-        "scoliosis",
-    ],
-)
-@pytest.mark.parametrize("seed", range(5))
-def test_ranking_against_the_slow_one(text: str, seed: int) -> None:
-    index, query = make_index(seed), parse_query(text)
-    text_D = index.image_ND[3] if query.rest else None
-    answers = rank(index, query, text_D, top=100)
-    assert [(a.study_id, a.site.key) for a in answers] == slow_ranking(index, query, text_D)
-    assert [a.rank for a in answers] == list(range(1, len(answers) + 1))
-    assert rank(index, query, text_D, top=2) == answers[:2]
-
-
-def test_an_answer_has_the_values_of_its_row() -> None:
-    index = make_index()
-    for answer in rank(index, parse_query("severe foraminal narrowing"), None, top=9):
-        place = list(SITES).index(answer.site)
-        [row] = np.flatnonzero((index.study_N == answer.study_id) & (index.site_N == place))
-        assert answer.probabilities == tuple(index.probability_N3[row])
-        assert answer.score == answer.probabilities[Severity.SEVERE]
-        assert answer.view is View.SAGITTAL_T1, "the view that the site is marked in, not the first pair"
-        assert answer.series_id == answer.study_id * 10 + list(View).index(View.SAGITTAL_T1)
-        assert answer.image == f"images/{answer.study_id}/{answer.series_id}/{answer.instance_number}.png"
-        assert answer.in_training == (answer.study_id in (11, 22))
-        assert answer.likeness is None
-
-
-def test_likeness_alone_has_no_score() -> None:
-    index = make_index()
-    best, *_ = rank(index, parse_query("scoliosis"), index.image_ND[5], top=1)
-    assert best.score is None
-    assert best.likeness == pytest.approx(1.0)
-    assert (best.study_id, best.site) == (int(index.study_N[5]), SITES[index.site_N[5]])
-
-
-def test_an_embedding_is_required_only_for_unknown_words() -> None:
-    index = make_index()
-    with pytest.raises(ValueError, match="scoliosis"):
-        rank(index, parse_query("scoliosis"), None, top=1)
-    with pytest.raises(ValueError):
-        rank(index, parse_query("severe canal stenosis"), index.image_ND[0], top=1)
-
-
-def test_joined_splits_keep_equal_study_ids_apart() -> None:
-    train, test = make_index(0), make_index(1, "test")
-    both = join([train, test])
-    assert len(both) == len(train) + len(test)
-    answers = rank(both, parse_query("severe stenosis"), None, top=99)
-    assert sorted((a.split, a.study_id) for a in answers) == sorted((s, i) for s in ("train", "test") for i in STUDIES)
-
-
-def test_an_index_is_written_and_read(tmp_path: Path) -> None:
-    index = make_index()
-    save_index(make_index(1), tmp_path / "index")
-    save_index(index, tmp_path / "index")
-    again = load_index(tmp_path / "index", FINGERPRINT)
-    query = parse_query("at least moderate stenosis with oedema")
-    assert rank(again, query, index.image_ND[0], 9) == rank(index, query, index.image_ND[0], 9)
+def test_a_segment_is_written_and_read(tmp_path: Path) -> None:
+    segment = make_parts().segment("follow-up")
+    save_segment(make_parts(1).segment(), tmp_path / "index")
+    save_segment(segment, tmp_path / "index")
+    again = load_segment(tmp_path / "index", FINGERPRINT)
+    for field in fields(Segment):
+        ours, theirs = getattr(segment, field.name), getattr(again, field.name)
+        same = np.array_equal(ours, theirs, equal_nan=True) if field.name == "graded_SX3" else None
+        assert np.array_equal(ours, theirs) if same is None else same, field.name
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    assert all(isinstance(getattr(again, name), np.memmap) for name in ("graded_SX3", "vector_XSD", "evidence_SX2"))
+
+
+@pytest.mark.parametrize("studies", [1, 2, 5, 23])
+def test_segments_of_any_size_are_read(tmp_path: Path, studies: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_checks, "BLOCK", 5)
+    save_segment(make_parts(studies=studies, dimensions=2).segment(), tmp_path / "index")
+    assert len(load_segment(tmp_path / "index", FINGERPRINT)) == studies
 
 
 @pytest.mark.parametrize("changed", FINGERPRINT)
 def test_an_index_with_another_fingerprint_is_refused(tmp_path: Path, changed: str) -> None:
-    save_index(make_index(), tmp_path / "index")
-    with pytest.raises(ValueError, match=f"was made from other {changed}"):
-        load_index(tmp_path / "index", {**FINGERPRINT, changed: "new"})
+    save_segment(make_parts().segment(), tmp_path / "index")
+    with pytest.raises(IndexRefused, match=f"was made from other {changed}"):
+        load_segment(tmp_path / "index", {**FINGERPRINT, changed: "new"})
+    with pytest.raises(IndexRefused, match="was made from other"):
+        load_segment(tmp_path / "index", {})
 
 
-def test_a_missing_broken_or_old_index_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no query index"):
-        load_index(tmp_path / "index", FINGERPRINT)
-    save_index(make_index(), tmp_path / "index")
-    manifest = json.loads((tmp_path / "index" / "index.json").read_text())
-    (tmp_path / "index" / "index.json").write_text(json.dumps({**manifest, "schema_version": 99}))
-    with pytest.raises(ValueError, match="schema version 99"):
-        load_index(tmp_path / "index", FINGERPRINT)
-    (tmp_path / "index" / "index.json").write_text(json.dumps({**manifest, "sites": 1}))
-    with pytest.raises(ValueError, match=r"index\.json states 1"):
-        load_index(tmp_path / "index", FINGERPRINT)
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"schema_version": 1}, "schema version 1, expected 2"),
+        ({"studies": 3}, r"not an array of the shape \(3,\)"),
+        ({"studies": "many"}, "cannot be read"),
+        ({"studies": None}, "cannot be read"),
+        ({"dimensions": 9}, "vectors.npy is not"),
+        ({"dimensions": -1}, "vectors.npy is not"),
+        ({"fingerprint": [1]}, "no fingerprint"),
+    ],
+)
+def test_an_edited_index_json_is_refused(tmp_path: Path, change: dict[str, Any], complaint: str) -> None:
+    save_segment(make_parts().segment(), tmp_path / "index")
+    path = tmp_path / "index" / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(IndexRefused, match=complaint):
+        load_segment(tmp_path / "index", FINGERPRINT)
 
 
-@pytest.mark.parametrize("name", ["columns.npz", "image.npy"])
-@pytest.mark.parametrize("content", [None, b"", b"PK junk"])
-def test_an_index_with_a_broken_part_is_refused(tmp_path: Path, name: str, content: bytes | None) -> None:
-    save_index(make_index(), tmp_path / "index")
-    (tmp_path / "index" / name).unlink()
-    if content is not None:
-        (tmp_path / "index" / name).write_bytes(content)
-    with pytest.raises(IndexRefused, match="cannot be read"):
-        load_index(tmp_path / "index", FINGERPRINT)
+def test_a_missing_index_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(IndexRefused, match="no such file"):
+        load_segment(tmp_path / "index", FINGERPRINT)
 
 
-def test_a_site_without_evidence_is_refused() -> None:
-    with pytest.raises(ValueError, match="no pair in dataset"):
-        build_index("train", [(1, SITES[0])], np.ones((1, 4), np.float32), np.ones((1, 3)) / 3, [], [], {})
+@pytest.mark.parametrize("name", ARRAYS)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"PK junk"),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(path.read_bytes()[:60]),
+        lambda path: path.write_bytes(path.read_bytes().replace(b"'fortran_order': False", b"'fortran_order': True ")),
+        lambda path: path.write_bytes(path.read_bytes().replace(b"shape", b"sh\xffpe")),
+        lambda path: path.write_bytes(path.read_bytes().replace(b"shape': (", b"shape': -")),
+        lambda path: np.save(path, np.zeros(3)),
+        lambda path: np.save(path, np.load(path)[:-1]),
+        lambda path: np.save(path, np.array([{}]), allow_pickle=True),
+        lambda path: (path.unlink(), path.mkdir()),
+    ],
+)
+def test_a_damaged_array_is_refused(tmp_path: Path, name: str, damage: Callable[[Path], object]) -> None:
+    save_segment(make_parts().segment(), tmp_path / "index")
+    damage(tmp_path / "index" / name)
+    with pytest.raises(IndexRefused) as refused:
+        load_segment(tmp_path / "index", FINGERPRINT)
+    assert "\n" not in str(refused.value) and str(tmp_path) in str(refused.value)
 
 
-@pytest.fixture
-def answers() -> list[Answer]:
-    return rank(make_index(), parse_query("severe left foraminal narrowing"), None, top=3)
+def change_record(field: str, value: object) -> Callable[[np.ndarray], None]:
+    def change(evidence_SX2: np.ndarray) -> None:
+        study, site, view = np.argwhere(evidence_SX2["view"] != 255)[5]
+        evidence_SX2[field][study, site, view] = value
+
+    return change
 
 
-def test_table_and_json_agree(answers: list[Answer]) -> None:
-    truth = {(answers[0].study_id, answers[0].site): Severity.MODERATE}
-    head, *lines = answer_table(answers, truth).splitlines()
-    assert len(lines) == 3
-    assert "truth" in head
-    for answer, line in zip(answers, lines, strict=True):
-        content = json.loads(json.dumps(answer_json(answer, truth)))
-        assert f"{content['probabilities']['severe']:.3f}" in line
-        assert f"{content['series_id']}/{content['instance_number']}" in line
-        assert ("moderate" in line) == (content["truth"] == "moderate")
-    assert "truth" not in answer_json(answers[0])
+def change_site(value: object) -> Callable[[np.ndarray], None]:
+    def change(graded_SX3: np.ndarray) -> None:
+        study, site, _ = np.argwhere(np.isfinite(graded_SX3))[5]
+        graded_SX3[study, site] = value
+
+    return change
 
 
-def test_the_parsed_query_is_printed() -> None:
-    query = parse_query("severe left canal stenosis with oedema")
-    said = "\n".join(explain(query))
-    for part in ("severe, spinal canal stenosis", "with oedema", "P(severe)", "canal has no side"):
-        assert part in said
-    content = json.loads(json.dumps(query_json(query)))
-    assert (content["severities"], content["sides"], content["rest"]) == (["severe"], [], "with oedema")
+def drop_evidence(evidence_SX2: np.ndarray) -> None:
+    study, site, _ = np.argwhere(evidence_SX2["view"] != 255)[5]
+    evidence_SX2["view"][study, site] = 255
 
 
-def slow_cut(picture: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
-    x0, y0, x1, y1 = box
-    rows = [y for y in range(picture.shape[0]) if y0 <= y <= y1]
-    columns = [x for x in range(picture.shape[1]) if x0 <= x <= x1]
-    return picture[np.ix_(rows, columns)]
+@pytest.mark.parametrize(
+    ("name", "change", "complaint"),
+    [
+        ("studies.npy", lambda a: a["study_id"].__setitem__(0, -4), "negative"),
+        ("studies.npy", lambda a: a["study_id"].__setitem__(1, a["study_id"][0]), "not ascending"),
+        ("graded.npy", change_site([np.nan, 0.5, 0.5]), "only some"),
+        ("graded.npy", change_site([np.nan, np.nan, 0.5]), "only some"),
+        ("graded.npy", change_site([np.inf, -np.inf, 1]), "only some|negative"),
+        ("graded.npy", change_site([np.inf, 0, 0]), "sum is not 1"),
+        ("graded.npy", change_site([1.2, -0.2, 0]), "negative"),
+        ("graded.npy", change_site([0.9, 0.2, 0]), "sum is not 1"),
+        ("graded.npy", change_site(np.nan), "different sites"),
+        ("labels.npy", lambda a: a.__setitem__((0, 0), 3), "grades outside"),
+        ("labels.npy", lambda a: a.__setitem__((0, 0), -2), "grades outside"),
+        ("evidence.npy", change_record("view", 99), "a view that does not show"),
+        ("evidence.npy", drop_evidence, "different sites"),
+        ("evidence.npy", change_record("series_id", -1), "cannot exist"),
+        ("evidence.npy", change_record("instance_number", -1), "cannot exist"),
+        ("evidence.npy", change_record("source", 3), "cannot exist"),
+        ("evidence.npy", change_record("source", 255), "cannot exist"),
+        ("evidence.npy", change_record("box", np.nan), "not finite"),
+    ],
+)
+def test_a_value_that_cannot_be_right_is_refused(
+    tmp_path: Path, name: str, change: Callable[[np.ndarray], None], complaint: str
+) -> None:
+    save_segment(make_parts().segment(), tmp_path / "index")
+    array = np.load(tmp_path / "index" / name)
+    change(array)
+    np.save(tmp_path / "index" / name, array)
+    with pytest.raises(IndexRefused, match=complaint):
+        load_segment(tmp_path / "index", FINGERPRINT)
 
 
-def test_the_box_is_cut_at_its_pixels() -> None:
-    picture = np.arange(60 * 50, dtype=np.uint32).reshape(60, 50)
-    for box in [(10.0, 20.0, 30.5, 40.5), (10.2, 20.7, 11.0, 40.0), (-5.0, -5.0, 4.0, 4.0), (40.0, 50.0, 99.0, 99.0)]:
-        assert np.array_equal(cut_box(picture, box), slow_cut(picture, box))  # type: ignore[arg-type]
-    assert cut_box(picture, (200.0, 200.0, 210.0, 210.0)).size == 1  # type: ignore[arg-type]
+def test_a_view_of_another_condition_is_refused(tmp_path: Path) -> None:
+    """Every view exists, but a sagittal T1 does not show the canal."""
+    save_segment(make_parts().segment(), tmp_path / "index")
+    path = tmp_path / "index" / "evidence.npy"
+    evidence = np.load(path)
+    evidence["view"][evidence["view"] != 255] = 0
+    np.save(path, evidence)
+    with pytest.raises(IndexRefused, match="a view that does not show"):
+        load_segment(tmp_path / "index", FINGERPRINT)
 
 
-@pytest.fixture
-def processed(tmp_path: Path, answers: list[Answer]) -> Callable[[Answer], np.ndarray]:
-    random = np.random.default_rng(0)
-    for answer in answers:
-        path = tmp_path / answer.image
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (90, 70), dtype=np.uint8)).save(path)
-    return lambda answer: read_slice(tmp_path, answer)
+def test_parts_that_do_not_belong_together_are_refused() -> None:
+    parts = make_parts()
+    study, site = parts.keys[0]
+    without = [pair for pair in parts.pairs if (pair.study_id, pair.site) != (study, site)]
+    with pytest.raises(ValueError, match=f"study {study}, {site.words}: has an embedding, but no pair"):
+        replace(parts, pairs=without).segment()
+    fewer = replace(parts, keys=parts.keys[1:], image_ND=parts.image_ND[1:], prob_N3=parts.prob_N3[1:])
+    with pytest.raises(ValueError, match=f"study {study}, {site.words}: has a pair in dataset.json, but no embedding"):
+        fewer.segment()
+    with pytest.raises(ValueError, match=r"is not in dataset\.json"):
+        replace(parts, study_ids=[one for one in parts.study_ids if one != study]).segment()
+    with pytest.raises(IndexRefused, match="sum is not 1"):
+        replace(parts, prob_N3=parts.prob_N3 * 2).segment()
 
 
-def test_crops_and_sheet_are_written(processed: Callable, answers: list[Answer], tmp_path: Path) -> None:
-    pictures = [processed(answer) for answer in answers]
-    saved = save_crops(answers, pictures, tmp_path / "out")
-    save_sheet(tmp_path / "out" / "answers.png", "severe $left^ {x}", "a subtitle", answers, pictures, {})
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == sorted([path.name for paths in saved for path in paths] + ["answers.png"])
-    with Image.open(saved[0][0]) as shown:
-        drawn = np.asarray(shown)
-        assert drawn.shape == (90, 70, 3)
-        assert tuple(drawn[20, 15]) == tuple(drawn[30, 10]) == (255, 210, 63), "the box's edges"
-        assert tuple(drawn[30, 20]) == (pictures[0][30, 20],) * 3, "the image inside it"
+def test_an_image_that_does_not_follow_from_the_ids_is_refused() -> None:
+    parts = make_parts()
+    elsewhere = replace(parts.pairs[3], image="images/../../secret.png")
+    pairs = [*parts.pairs[:3], elsewhere, *parts.pairs[4:]]
+    with pytest.raises(ValueError, match=r"'images/\.\./\.\./secret\.png', but its ids say 'images/"):
+        replace(parts, pairs=pairs).segment()
 
 
-def test_an_image_outside_the_folder_is_refused(processed: Callable, answers: list[Answer]) -> None:
-    with pytest.raises(ValueError, match="outside"):
-        processed(replace(answers[0], image="../../secret.png"))
-    with pytest.raises(ValueError, match=r"run prepare_data\.py again"):
-        processed(replace(answers[0], image="images/1/2/3.png"))
+def test_ids_and_numbers_of_twelve_digits_are_kept(tmp_path: Path) -> None:
+    parts = make_parts(studies=2, first=10**12)
+    big = [replace(pair, instance_number=10**12 - 1, image="") for pair in parts.pairs]
+    pairs = [replace(p, image=f"images/{p.study_id}/{p.series_id}/{p.instance_number}.png") for p in big]
+    save_segment(replace(parts, pairs=pairs).segment(), tmp_path / "index")
+    segment = load_segment(tmp_path / "index", FINGERPRINT)
+    row, site = np.argwhere(segment.imaged_SX)[0].tolist()
+    assert segment.evidence(row, site)[0].instance_number == 10**12 - 1 and segment.study_S[0] == 10**12
+
+
+def test_nothing_imaged_is_an_index_too(tmp_path: Path) -> None:
+    none = build_segment("test", [4, 2], [], np.zeros((0, 3), np.float32), np.zeros((0, 3)), [], [], FINGERPRINT)
+    save_segment(none, tmp_path / "index")
+    segment = load_segment(tmp_path / "index", FINGERPRINT)
+    assert segment.study_S.tolist() == [2, 4] and not segment.imaged_SX.any()

@@ -1,0 +1,109 @@
+"""One segment of the query index in memory: the studies of a split, or new studies that were kept.
+
+Legend: S studies, X sites in the order of `data_prep.sites.SITES`, D dimensions, 3 severities, 2 views.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.conversion.pairs import png_path
+from data_prep.sites import Source, View
+
+VIEWS: tuple[View, ...] = tuple(View)
+SOURCES: tuple[Source, ...] = tuple(Source)
+#: The view and the source of a record of `EVIDENCE` without evidence: no image shows the site in this view.
+NONE = 255
+#: One view of one site. `view` and `source` are indices in `VIEWS` and `SOURCES`.
+EVIDENCE = np.dtype(
+    [
+        ("series_id", np.int64),
+        ("instance_number", np.int64),
+        ("box", np.float32, (4,)),
+        ("view", np.uint8),
+        ("source", np.uint8),
+    ],
+    align=True,
+)
+
+
+class IndexRefused(ValueError):
+    """The index does not exist, is damaged, or has other fingerprints. reason: in words, without the folder."""
+
+    def __init__(self, where: Path | str, reason: str) -> None:
+        super().__init__(f"{where}: {reason}")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What shows a site in one view: a slice, and a box (x0, y0, x1, y1) in (column, row) pixels of its PNG."""
+
+    view: View
+    series_id: int
+    instance_number: int
+    box: tuple[float, float, float, float]
+    source: Source
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """The S studies of a split or of a kept set, also those without a usable image.
+
+    Attributes:
+        name: train, test, or the name of a kept set.
+        study_S: int64, ascending.
+        seen_S: Whether the adapters and heads were trained on the study, so that its probabilities are optimistic.
+        graded_SX3: float32, calibrated probabilities; NaN where no image shows the site.
+        vector_XSD: float32, L2-normalised embeddings; 0 where no image shows the site. One site is one block.
+        label_SX: int8, the known severity; -1 if there is none.
+        evidence_SX2: Records of `EVIDENCE`, in the order of `Site.views`: first the view that readers mark.
+        fingerprint: Of the data, the model, the heads and the embeddings that the segment was made from.
+    """
+
+    name: str
+    study_S: NDArray[np.int64]
+    seen_S: NDArray[np.bool_]
+    graded_SX3: NDArray[np.float32]
+    vector_XSD: NDArray[np.float32]
+    label_SX: NDArray[np.int8]
+    evidence_SX2: NDArray[np.void]
+    fingerprint: Mapping[str, str]
+
+    def __len__(self) -> int:
+        return len(self.study_S)
+
+    @property
+    def imaged_SX(self) -> NDArray[np.bool_]:
+        """Whether an image shows the site."""
+        imaged_SX: NDArray[np.bool_] = ~np.isnan(self.graded_SX3[:, :, 0])
+        return imaged_SX
+
+    def row_of(self, study_id: int) -> int | None:
+        """Return the row of a study; None if the segment does not contain it."""
+        row = int(np.searchsorted(self.study_S, study_id))
+        return row if row < len(self) and self.study_S[row] == study_id else None
+
+    def evidence(self, row: int, site_index: int) -> tuple[Evidence, ...]:
+        """Return the evidence of a site in each view that shows it, first the one that readers mark."""
+        records = self.evidence_SX2[row, site_index]
+        return tuple(_evidence(record) for record in records if record["view"] != NONE)
+
+
+def image_path(study_id: int, evidence: Evidence) -> str:
+    """Return the path of the slice's PNG, relative to the segment's ``processed_data``."""
+    return png_path(study_id, evidence.series_id, evidence.instance_number)
+
+
+def _evidence(record: np.void) -> Evidence:
+    x0, y0, x1, y1 = record["box"].tolist()
+    return Evidence(
+        view=VIEWS[record["view"]],
+        series_id=int(record["series_id"]),
+        instance_number=int(record["instance_number"]),
+        box=(x0, y0, x1, y1),
+        source=SOURCES[record["source"]],
+    )
