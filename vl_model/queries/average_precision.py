@@ -58,8 +58,9 @@ def average_precision_without_each(score_M: Floats, match_M: Bools) -> tuple[Flo
 def _ranking(score_M: Floats, match_M: Bools) -> _Ranking:
     order = np.argsort(-score_M, kind="stable")
     score_M, match_M = score_M[order], match_M[order]
-    above_G: Floats = np.flatnonzero(np.append(score_M[1:] != score_M[:-1], True)) + 1.0
-    matches_above_G = match_M.cumsum()[above_G.astype(np.int64) - 1].astype(np.float64)
+    last_G = np.flatnonzero(np.append(score_M[1:] != score_M[:-1], True))
+    above_G = last_G.astype(np.float64) + 1
+    matches_above_G = match_M.cumsum()[last_G].astype(np.float64)
     match_G: Floats = np.diff(matches_above_G, prepend=0.0)
     return _Ranking(match_G, np.diff(above_G, prepend=0.0) - match_G, matches_above_G, above_G)
 

@@ -11,8 +11,8 @@ The penalty is  A a^2 / 2 + B (b - 1 - ln b).  It is least at a = 0, b = 1, wher
 infinite at b = 0. So the minimum is unique, because likelihood and penalty are convex, and finite, also if the score
 separates the matches from the others perfectly. The second term is that of a gamma distribution with its mode at one.
 
-Too few studies of one kind determine no slope. Then only an offset a is fitted, at b = 1, which is good enough to
-estimate how many studies match, but is not shown as a probability.
+Too few studies of one kind leave the fit to its pull. That is good enough to estimate how many studies match, with an
+interval that knows of it, but is not shown as a probability.
 
 Legend: N studies searched, M held-out studies whose grades say whether they match.
 """
@@ -75,7 +75,7 @@ class Recalibration:
 
 
 def fit_recalibration(known_score_M: Floats, known_match_M: Bools) -> Recalibration | None:
-    """Fit intercept and slope; None if fewer than ten known studies match, or fewer than ten do not.
+    """Return the fitted function; None if fewer than ten known studies match, or fewer than ten do not.
 
     Args:
         known_score_M: scores in [0, 1] of studies whose grades are known; a study with the score nan is left out.
@@ -88,12 +88,14 @@ def fit_recalibration(known_score_M: Floats, known_match_M: Bools) -> Recalibrat
     matches = int(match_M.sum())
     if min(matches, len(match_M) - matches) < LEAST_OF_EITHER_KIND:
         return None
-    return _fit(*_sorted_logits(score_M, match_M), slope_is_held=False)
+    return pulled_recalibration(score_M, match_M)
 
 
-def fit_offset(known_score_M: Floats, known_match_M: Bools) -> Recalibration:
-    """Fit the intercept alone, with a slope of one, to any number of known studies; see `fit_recalibration`."""
-    return _fit(*_sorted_logits(*assessable(known_score_M, known_match_M)), slope_is_held=True)
+def pulled_recalibration(known_score_M: Floats, known_match_M: Bools) -> Recalibration:
+    """Fit as `fit_recalibration` does, but to any number of known studies: by none, scores are taken as they are."""
+    score_M, match_M = assessable(known_score_M, known_match_M)
+    order = np.lexsort((match_M, score_M))  # sums, and so the last bits, do not depend on the order of the studies
+    return _fit(score_logit(score_M[order]), match_M[order].astype(np.float64))
 
 
 def assessable(known_score_M: Floats, known_match_M: Bools) -> tuple[Floats, Bools]:
@@ -132,18 +134,12 @@ def _logistic(logit_N: Floats) -> Floats:
     return np.where(logit_N >= 0, 1.0, smaller_N) / (1.0 + smaller_N)
 
 
-def _sorted_logits(score_M: Floats, match_M: Bools) -> tuple[Floats, Floats]:
-    """Return logits and matches in one order, so that the last bits of sums do not depend on the studies' order."""
-    order = np.lexsort((match_M, score_M))
-    return score_logit(score_M[order]), match_M[order].astype(np.float64)
-
-
-def _fit(x_M: Floats, y_M: Floats, slope_is_held: bool) -> Recalibration:
+def _fit(x_M: Floats, y_M: Floats) -> Recalibration:
     """Minimise the penalised negative log likelihood by Newton's method, with shorter steps where it would rise."""
     a, b = 0.0, 1.0
     loss = _loss(a, b, x_M, y_M)
     for _ in range(_MOST_STEPS):
-        gradient_2, covariance_22 = _derivatives(a, b, x_M, y_M, slope_is_held)
+        gradient_2, covariance_22 = _derivatives(a, b, x_M, y_M)
         step_2 = covariance_22 @ gradient_2
         if gradient_2 @ step_2 < _TOLERANCE:  # the next step is exact, but too small for the loss to show it
             a, b = a - step_2[0], b - step_2[1]
@@ -152,7 +148,7 @@ def _fit(x_M: Floats, y_M: Floats, slope_is_held: bool) -> Recalibration:
         while (tried := _loss(a - size * step_2[0], b - size * step_2[1], x_M, y_M)) > loss:
             size /= 2
         a, b, loss = a - size * step_2[0], b - size * step_2[1], tried
-    (aa, ab), (_, bb) = _derivatives(a, b, x_M, y_M, slope_is_held)[1].tolist()
+    (aa, ab), (_, bb) = _derivatives(a, b, x_M, y_M)[1].tolist()
     return Recalibration(float(a), float(b), (aa, ab, bb))
 
 
@@ -162,13 +158,11 @@ def _loss(a: float, b: float, x_M: Floats, y_M: Floats) -> float:
     return float(likelihood) + INTERCEPT_PULL * a * a / 2 + SLOPE_PULL * (b - 1 - log(b))
 
 
-def _derivatives(a: float, b: float, x_M: Floats, y_M: Floats, slope_is_held: bool) -> tuple[Floats, Floats]:
+def _derivatives(a: float, b: float, x_M: Floats, y_M: Floats) -> tuple[Floats, Floats]:
     """Return the gradient (2,) by intercept and slope, and the inverse (2, 2) of the second derivatives."""
     p_M = _logistic(a + b * x_M)
     excess_M, weight_M = p_M - y_M, p_M * (1 - p_M)
     weighted_M = weight_M * x_M
     gradient_2 = np.array([excess_M.sum() + INTERCEPT_PULL * a, excess_M @ x_M + SLOPE_PULL * (1 - 1 / b)])
     aa, ab, bb = weight_M.sum() + INTERCEPT_PULL, weighted_M.sum(), weighted_M @ x_M + SLOPE_PULL / b**2
-    if slope_is_held:
-        return gradient_2 * (1.0, 0.0), np.array([[1 / aa, 0.0], [0.0, 0.0]])
     return gradient_2, np.array([[bb, -ab], [-ab, aa]]) / (aa * bb - ab * ab)
