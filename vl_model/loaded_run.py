@@ -12,12 +12,12 @@ The scripts eval_vl.py, predict_vl.py and query_vl.py use the same object. Impor
 import neither torch nor pandas nor scikit-learn: each method imports what it needs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from runs.run_record import RUN_RECORD, RunRecord, final_sha256, read_run_record
 from workspace.json_files import read_object
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from vl_model.evaluation.embeddings import Embeddings, TextEmbeddings
     from vl_model.evaluation.grader import Grader
     from vl_model.model.site_model import SiteModel
-    from vl_model.queries.answers import Reply
+    from vl_model.queries.reply import Reply
+    from vl_model.queries.run_queries import RunQueries
 
 REPORT_SCHEMA_VERSION = 1
 
@@ -246,48 +247,69 @@ class LoadedRun:
             placer, grader, lambda dataset, processed: [self.embed_folder(dataset, processed, batch_size)], self.crops
         )
 
-    def search(self, text: str, top: int = 5, split: Literal["train", "test", "both"] = "both") -> "pd.DataFrame":
-        """Return the studies that match a text best, one row each, with the slice and the region that show it.
+    def search(
+        self,
+        text: str,
+        top: int | None = None,
+        split: str = "both",
+        *,
+        seen: bool = False,
+        least: float | None = None,
+        likeness: bool = False,
+    ) -> "pd.DataFrame":
+        """Return the studies that match a text best, one row per site that speaks for them, with what shows it.
 
-        `answer` returns the same together with how the text was understood.
+        `answer` returns the same together with how the text was read, and what the question is worth.
 
         Args:
             text: what to search for, for example "severe left foraminal narrowing at L4-L5".
-            top: how many studies.
-            split: the studies to search; "both": all that the run has embeddings of.
+            top: how many studies; by default what the text says, or 5.
+            split: the studies to search: train, test, a set that `grade` kept, or "both" splits.
+            seen: whether studies that the model was trained on are answers too.
+            least: the least probability of an answer; by default 0.05.
+            likeness: whether words that are not graded are compared with the images.
 
         Returns:
-            The columns rank, study_id, split, condition, side, level; probability (of the severities in the text);
-            normal_mild, moderate, severe (calibrated); likeness (the cosine with the words that were not understood);
-            view, series_id, instance_number, x0, y0, x1, y1 (a box in pixels of `image`), source, image (the path of
-            the slice's PNG), and in_training (the model was trained on this study: its probabilities are optimistic).
+            The columns rank, study_id, split, seen (the model was trained on the study: its probabilities are too
+            sure), score (which orders), probability (that the study matches), likeness (the cosine with words that are
+            not graded), matches (whether its known grades match); condition, side, level, normal_mild, moderate,
+            severe, truth (of the site); view, series_id, instance_number, x0, y0, x1, y1 (a box in pixels of `image`),
+            source, image (the path of the slice's PNG).
 
         Raises:
-            ValueError: the text is empty, `top` or `split` is not possible, or the run is not evaluated.
+            ValueError: nothing graded was asked, `top` or `split` is not possible, or the run is not evaluated.
         """
         from vl_model.queries.answer_frame import answer_frame
 
-        return answer_frame(self.answer(text, top, split).answers, self.processed)
+        queries = self.queries()
+        return answer_frame(self.answer(text, top, split, seen=seen, least=least, likeness=likeness), queries.processed)
 
-    def answer(self, text: str, top: int = 5, split: Literal["train", "test", "both"] = "both") -> "Reply":
-        """Return the answers of `search` as objects, with the query as it was understood.
-
-        Only words that the query parser does not understand load the text tower.
-        """
+    def answer(
+        self,
+        text: str,
+        top: int | None = None,
+        split: str = "both",
+        *,
+        seen: bool = False,
+        least: float | None = None,
+        likeness: bool = False,
+    ) -> "Reply":
+        """Return the answers of `search` as objects, with the query as it was read and what it is worth."""
         from prompts.parse import parse_query
-        from vl_model.queries.answers import Reply
-        from vl_model.queries.index import join, rank
-        from vl_model.queries.run_index import available_splits, check_evaluated, open_run_index
+        from vl_model.queries.run_queries import Asked, check_top
 
-        check_count("top", top)
-        if split not in (*SPLITS, "both"):
-            raise ValueError(f"split {split!r}: must be train, test or both")
+        if top is not None:
+            check_count("top", top)
+            check_top(top)
         query = parse_query(text)
-        check_evaluated(self.root, self.name)
-        splits = available_splits(self.root, self.name) if split == "both" else [split]
-        index = join([open_run_index(self.root, self.name, name) for name in splits])
-        text_D = self.embed_texts([query.rest])[0] if query.rest else None
-        return Reply(query, self.name, splits, index.studies, rank(index, query, text_D, top))
+        asked = Asked(None if split == "both" else split, top, least, seen or None, likeness)
+        return self.queries().ask(query, asked)
+
+    def queries(self, say: "Callable[[str], None] | None" = None) -> "RunQueries":
+        """Return the run's query index; `say` is told what takes long, and why."""
+        from vl_model.queries.run_queries import RunQueries
+
+        return RunQueries(self.root, self.name, self.embed_texts, say or (lambda _: None))
 
     def embed(self, data: str | Path = "train", batch_size: int = 64) -> "Embeddings":
         """Return the embeddings of all sites of a data set: `image_ND` (N, D), one row for each of `rows`.

@@ -1,149 +1,142 @@
-"""Answers to a query as text for people and as JSON, with the parsed query and the known grades."""
+"""The reply to a query as lines for a person: how it was read, what it is worth, and the answers."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from data_prep.sites import Condition, Level, Severity, Site
-from prompts.parse import Query
-from vl_model.queries.index import BAND, Answer, requested_severities
+from prompts.tree import Query
+from vl_model.queries.estimates import Estimate
+from vl_model.queries.reply import Reply
+from vl_model.queries.search import Answer, Found, SpeakingSite
+from vl_model.queries.worth import Worth
 
-#: (study id, site) -> the known grade.
-Truth = Mapping[tuple[int, Site], Severity]
-
-
-@dataclass(frozen=True)
-class Reply:
-    """The reply to a query: the parsed query and its answers.
-
-    splits, studies: the splits that were searched, and the number of their studies.
-    truth: the known grades; None if no table of them was given.
-    files: rank -> the files that were saved for that answer.
-    """
-
-    query: Query
-    run: str
-    splits: Sequence[str]
-    studies: int
-    answers: Sequence[Answer]
-    truth: Truth | None = None
-    files: Mapping[int, Sequence[Path]] = field(default_factory=dict)
+#: Studies without images of what was asked that are listed by name.
+_LISTED = 5
 
 
 def reply_text(reply: Reply) -> str:
     """Return the reply as lines for a person."""
-    lines = explain(reply.query)
-    lines += [f"searched    {reply.studies} studies of run {reply.run!r} ({' and '.join(reply.splits)})", ""]
-    lines.append(answer_table(reply.answers, reply.truth) if reply.answers else "no study has an image of such a site")
-    if any(answer.in_training for answer in reply.answers):
-        lines += [
-            "",
-            "training study: the model was trained on this study, so its probabilities are optimistic",
-        ]
+    lines = reading_lines(reply)
+    if reply.found is not None:
+        lines += [*worth_lines(reply.found), *searched_lines(reply)]
+    lines.append("")
+    lines += [answer_table(reply)] if reply.answers else [_why_none(reply)]
+    if any(answer.seen for answer in reply.answers):
+        lines += ["", "trained on: the model learned from this study, so its probabilities are too sure"]
     return "\n".join(lines)
 
 
-def reply_json(reply: Reply) -> dict[str, Any]:
-    """Return the reply as plain values for JSON."""
-    answers = []
+def reading_lines(reply: Reply) -> list[str]:
+    """Return how the query was read: first what was not."""
+    query = reply.query
+    lines = [f'text        "{query.text}"'] if query.text else []
+    lines += _rest_lines(reply, query)
+    if reply.line is not None:
+        lines.append(f"read as     {reply.line}")
+    return lines + [f"note        {note}" for note in reply.notes]
+
+
+def _rest_lines(reply: Reply, query: Query) -> list[str]:
+    likeness = reply.likeness
+    if likeness is not None:
+        told = f"highest cosine {likeness.highest:.3f}, where {likeness.needed:.3f} is needed"
+        if likeness.is_told:
+            return [f'likeness    to "{likeness.words}" ({told})']
+        return [f"likeness    this model cannot tell '{likeness.words}' from nonsense ({told}): it was not used"]
+    if not query.rest:
+        return []
+    return [f'not read    "{query.rest}": the answers are to the text without it']
+
+
+def worth_lines(found: Found) -> list[str]:
+    """Return what the query is worth, with the expected number of matches first."""
+    worth = found.worth
+    if not worth.known:
+        return ["expected    not known: the run has no held-out study whose grades tell whether it matches"]
+    lines = []
+    if worth.expected_matches is not None:
+        expected = worth.expected_matches
+        span = f"{expected.low:.0f} to {expected.high:.0f}"
+        lines.append(f"expected    {expected.value:.1f} of {worth.searched} studies match ({span})")
+    lines.append(f"worth       {_worth_words(worth)}")
+    return lines
+
+
+def _worth_words(worth: Worth) -> str:
+    words = [f"of {worth.known} held-out studies with known grades {worth.matches} match"]
+    if worth.average_precision is not None and worth.matches:
+        words.append(f"average precision {_with_interval(worth.average_precision)}")
+    if worth.told_precision is not None:
+        words.append(f"precision of these answers {_with_interval(worth.told_precision)}")
+    if worth.recall is not None:
+        words.append(f"recall at this cut {_with_interval(worth.recall)}")
+    if worth.recalibration is None:
+        words.append("too few of either kind to tell probabilities: the order alone is meant")
+    return "; ".join(words)
+
+
+def _with_interval(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+
+
+def searched_lines(reply: Reply) -> list[str]:
+    """Return how many studies were searched, left out, and not assessable."""
+    found = reply.found
+    assert found is not None
+    splits = " and ".join(reply.segments)
+    lines = [f"searched    {found.studies} studies of run {reply.run!r} ({splits})"]
+    if found.left_out:
+        lines[0] += f"; {found.left_out} that it was trained on are left out (--seen adds them)"
+    if found.not_assessable:
+        listed = ", ".join(str(one.study_id) for one in found.not_assessable[:_LISTED])
+        more = ", ..." if len(found.not_assessable) > _LISTED else ""
+        lines.append(f"no image    {len(found.not_assessable)} studies lack a site that is asked for: {listed}{more}")
+    return lines
+
+
+def _why_none(reply: Reply) -> str:
+    found = reply.found
+    if found is None:
+        return "nothing that is graded was asked for, so that there are no answers"
+    if not found.studies:
+        return "no answers: the model was trained on all of these studies (--seen searches them too)"
+    if found.studies == len(found.not_assessable):
+        return "no answers: no study has images of all sites that are asked for"
+    return "no answers: no study is probable enough (--least 0 shows the most probable ones)"
+
+
+def answer_table(reply: Reply) -> str:
+    """Return aligned columns: one line per site that speaks for an answer."""
+    has_truth = reply.truth is not None or any(
+        reply.known_severity(answer, site) is not None for answer in reply.answers for site in answer.sites
+    )
+    head = ["rank", "study", "P", "site", "normal/mild", "moderate", "severe", "view", "series/image", "box", "source"]
+    head += ["truth"] if has_truth else []
+    rows = [[*head, ""]]
     for answer in reply.answers:
-        files = reply.files.get(answer.rank)
-        content = answer_json(answer, reply.truth)
-        answers.append(content if files is None else {**content, "files": [str(path) for path in files]})
-    return {
-        "query": query_json(reply.query),
-        "run": reply.run,
-        "splits": list(reply.splits),
-        "studies": reply.studies,
-        "answers": answers,
-    }
-
-
-def explain(query: Query) -> list[str]:
-    """Return how a text was understood, as lines."""
-    lines = [f'text        "{query.text}"', f"understood  {query.words or 'no level, side, condition or severity'}"]
-    if query.rest:
-        lines.append(f'other words "{query.rest}"')
-    lines.append(f"ranked by   {ranking_words(query)}")
-    return lines + [f"note        {note}" for note in query.notes]
-
-
-def ranking_words(query: Query) -> str:
-    """Return in words the quantity that the answers are ranked by, for example ``P(severe)``."""
-    requested = requested_severities(query)
-    if not requested:
-        return "likeness of the image to the other words"
-    grades = " + ".join(f"P({severity.key})" for severity in sorted(requested, reverse=True))
-    side = " of the less probable side" if query.both_sides else ""
-    bands = f", in bands of {BAND:.0%}, then by likeness to the other words" if query.rest else ""
-    return f"{grades}{side}{bands}"
-
-
-def answer_table(answers: Sequence[Answer], truth: Truth | None = None) -> str:
-    """Return aligned columns, one line per answer."""
-    likeness = any(answer.likeness is not None for answer in answers)
-    head = ["rank", "study", "site", "normal/mild", "moderate", "severe", "view", "series/image", "box", "source", ""]
-    if likeness:
-        head.insert(6, "likeness")
-    if truth is not None:
-        head.insert(-1, "truth")
-    rows = [head] + [_cells(answer, likeness, truth) for answer in answers]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+        for number, site in enumerate(answer.sites):
+            rows.append(_cells(reply, answer, site, is_first=number == 0, has_truth=has_truth))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def _cells(answer: Answer, likeness: bool, truth: Truth | None) -> list[str]:
-    probabilities = [f"{p:.3f}" for p in answer.probabilities]
-    box = ",".join(f"{x:.0f}" for x in answer.box)
-    slice_name = f"{answer.series_id}/{answer.instance_number}"
-    cells = [str(answer.rank), str(answer.study_id), answer.site.words, *probabilities]
-    if likeness:
-        cells.append(f"{answer.likeness:+.3f}")
-    cells += [answer.view.words, slice_name, box, answer.source.value]
-    if truth is not None:
-        cells.append(truth_words(answer, truth))
-    return [*cells, "training study" if answer.in_training else ""]
+def _cells(reply: Reply, answer: Answer, speaking: SpeakingSite, is_first: bool, has_truth: bool) -> list[str]:
+    cells = [str(answer.rank), str(answer.study_id), chance_words(answer)] if is_first else ["", "", ""]
+    cells += [speaking.site.words, *(f"{p:.3f}" for p in speaking.probabilities), *_evidence_cells(speaking)]
+    if has_truth:
+        severity = reply.known_severity(answer, speaking)
+        cells.append("unknown" if severity is None else severity.key)
+    return [*cells, "trained on" if answer.seen and is_first else ""]
 
 
-def truth_words(answer: Answer, truth: Truth) -> str:
-    """Return the known grade of an answer's site, or "unknown"."""
-    severity = truth.get((answer.study_id, answer.site))
-    return Severity.to_column(severity) or "unknown"
+def _evidence_cells(speaking: SpeakingSite) -> Sequence[str]:
+    if not speaking.evidence:
+        return ["", "", "", ""]
+    first = speaking.evidence[0]
+    box = ",".join(f"{x:.0f}" for x in first.box)
+    return [first.view.words, f"{first.series_id}/{first.instance_number}", box, first.source.value]
 
 
-def query_json(query: Query) -> dict[str, Any]:
-    """Return the parsed query as plain values for JSON."""
-    return {
-        "text": query.text,
-        "severities": [severity.key for severity in sorted(query.severities)],
-        "sides": sorted(side.value for side in query.sides),
-        "both_sides": query.both_sides,
-        "conditions": [condition.value for condition in Condition if condition in query.conditions],
-        "levels": [level.value for level in Level if level in query.levels],
-        "rest": query.rest,
-        "notes": list(query.notes),
-        "ranked_by": ranking_words(query),
-    }
-
-
-def answer_json(answer: Answer, truth: Truth | None = None) -> dict[str, Any]:
-    """Return an answer as plain values for JSON; its image is relative to the split's ``processed_data``."""
-    known = truth.get((answer.study_id, answer.site)) if truth is not None else None
-    content = {
-        "rank": answer.rank,
-        "study_id": answer.study_id,
-        "split": answer.split,
-        "seen": answer.in_training,
-        **answer.site.columns,
-        "probabilities": {s.key: p for s, p in zip(Severity, answer.probabilities, strict=True)},
-        "score": answer.score,
-        "likeness": answer.likeness,
-        "view": answer.view.value,
-        "series_id": answer.series_id,
-        "instance_number": answer.instance_number,
-        "image": answer.image,
-        "box": list(answer.box),
-        "source": answer.source.value,
-    }
-    return content if truth is None else {**content, "truth": Severity.to_column(known)}
+def chance_words(answer: Answer) -> str:
+    """Return an answer's probability; if it is not known, that its rank alone is, or its likeness."""
+    if answer.probability is not None:
+        return f"{answer.probability:.2f}"
+    return "rank only" if answer.likeness is None else f"{answer.likeness:+.3f}"

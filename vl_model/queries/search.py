@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from data_prep.sites import SITES, Severity, Site
 from prompts.canonical import canonical_line
 from prompts.tree import Tree, tree_sites, within
+from vl_model.queries.recalibration import fit_recalibration
 from vl_model.queries.segment import Evidence, Segment
 from vl_model.queries.speaking_sites import speaking_sites
 from vl_model.queries.tree_probability import possible_severities, tree_probability, tree_truth
@@ -67,11 +68,13 @@ class NotAssessable:
 class Found:
     """What a search found.
 
-    tree: what was asked of the sites that there are. studies: how many were searched. left_out: how many were not,
-    because the model was trained on them. not_assessable: those that cannot be ranked.
+    tree: what was asked of the sites that there are. top: how many answers were asked for. studies: how many were
+    searched. left_out: how many were not, because the model was trained on them. not_assessable: those that cannot be
+    ranked.
     """
 
     tree: Tree
+    top: int
     studies: int
     left_out: int
     answers: tuple[Answer, ...]
@@ -115,16 +118,15 @@ def search(
     truth = _known_truth(tree, known)
     is_known_N = studies.rows_of(truth)
     best = _best(score_N, studies, allowed_N, bounds.top, likeness_N)
-    worth = worth_of(score_N[allowed_N], truth.score_M, truth.match_M, is_known_N[allowed_N])
-    probability_K = None if worth.recalibration is None else worth.recalibration.probability(score_N[best])
+    recalibration = fit_recalibration(truth.score_M, truth.match_M)
+    probability_K = None if recalibration is None else recalibration.probability(score_N[best])
     if probability_K is not None:
         least = LEAST_SHOWN if bounds.least is None else bounds.least
         best = [row for row, probability in zip(best, probability_K.tolist(), strict=True) if probability >= least]
     elif bounds.least is not None:
         notes.append("too few studies with known grades match or do not: P cannot be told, so its limit was ignored")
-    if best:
-        shown_K = (np.cumsum(allowed_N) - 1)[best]
-        worth = worth_of(score_N[allowed_N], truth.score_M, truth.match_M, is_known_N[allowed_N], shown_K)
+    shown_K = (np.cumsum(allowed_N) - 1)[best]
+    worth = worth_of(score_N[allowed_N], truth.score_M, truth.match_M, is_known_N[allowed_N], shown_K)
     answers = []
     for rank, row in enumerate(best, start=1):
         probability = None if probability_K is None else float(probability_K[rank - 1])
@@ -137,7 +139,7 @@ def search(
         )
     missing = tuple(studies.lacking(tree, np.flatnonzero(np.isnan(score_N) & allowed_N)))
     return Found(
-        tree, int(allowed_N.sum()), int((~allowed_N).sum()), tuple(answers), missing, worth, tuple(notes)
+        tree, bounds.top, int(allowed_N.sum()), int((~allowed_N).sum()), tuple(answers), missing, worth, tuple(notes)
     )
 
 
@@ -243,7 +245,9 @@ def _of_imaged_sites(tree: Tree, segments: Sequence[Segment]) -> tuple[Tree, lis
     if narrowed is None:
         missing = next(site for site in SITES if site in named and site not in imaged)
         raise ValueError(f"no study has an image of {missing.words}, which is asked for")
-    return narrowed, [f"no study has images of all sites that are asked for: asked instead is {canonical_line(narrowed)}"]
+    return narrowed, [
+        f"no study has images of all sites that are asked for: asked instead is {canonical_line(narrowed)}"
+    ]
 
 
 def _has_image(segment: Segment, index: int) -> bool:

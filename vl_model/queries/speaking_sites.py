@@ -32,8 +32,9 @@ def _speaking(tree: Tree, graded_X3: NDArray[np.floating]) -> list[Site]:
         case Finding():
             return _of_finding(tree, graded_X3)
         case SideAgainstSide(condition, levels, worse):
-            pairs = [(Site(condition, worse, x), Site(condition, worse.other, x)) for x in Level if x in levels]
-            return list(max(pairs, key=lambda pair: _is_worse(*pair, graded_X3)))
+            sites = [Site(condition, worse, level) for level in Level if level in levels]
+            best = max(sites, key=lambda site: _is_worse(site, site.mirrored, graded_X3))
+            return [best, best.mirrored]
         case And(parts):
             return [site for part in parts for site in _speaking(part, graded_X3)]
         case Or(parts):
@@ -41,8 +42,8 @@ def _speaking(tree: Tree, graded_X3: NDArray[np.floating]) -> list[Site]:
         case Not(part):
             return _speaking(part, graded_X3)
         case SameLevel(part):
-            levels = list(level_by_level(part).values())
-            return _speaking(max(levels, key=lambda level: _probability(level, graded_X3)), graded_X3)
+            of_levels = list(level_by_level(part).values())
+            return _speaking(max(of_levels, key=lambda one: _probability(one, graded_X3)), graded_X3)
 
 
 def _probability(tree: Tree, graded_X3: NDArray[np.floating]) -> float:

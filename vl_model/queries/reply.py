@@ -1,0 +1,283 @@
+"""The reply to a query, and its form as JSON and as CSV.
+
+Schema of the JSON (version 2): ``query`` (text, line, tree, limits, rest, notes), ``run``, ``splits``, ``studies``,
+``left_out``, ``not_assessable``, ``worth``, ``likeness``, ``answers``, ``fingerprints``, ``version``.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from data_prep.sites import SITES, Severity, Site
+from prompts.canonical import canonical_line
+from prompts.tree import And, Finding, Not, Or, Query, SameLevel, SideAgainstSide, Tree
+from vl_model.queries.estimates import Estimate
+from vl_model.queries.search import Answer, Found, SpeakingSite
+from vl_model.queries.segment import Evidence, image_path
+from vl_model.queries.worth import Worth
+
+SCHEMA_VERSION = 2
+#: (study id, site) -> the known grade.
+Truth = Mapping[tuple[int, Site], Severity]
+
+CSV_COLUMNS = (
+    *("rank", "study_id", "split", "seen", "score", "probability", "likeness", "matches"),
+    *("condition", "side", "level", *(severity.key for severity in Severity), "truth"),
+    *("view", "series_id", "instance_number", "x0", "y0", "x1", "y1", "source", "image"),
+)
+#: A spreadsheet takes a cell that begins so for a formula.
+_FORMULA = re.compile(r"^[=+\-@\t\r]")
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How free words were used.
+
+    words: the words. highest, needed: their highest cosine with any site, and the 95th percentile of neutral texts'.
+    """
+
+    words: str
+    highest: float
+    needed: float
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the model tells the words from nonsense."""
+        return self.highest > self.needed
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The reply to a query.
+
+    query: as it was read. line: its canonical line; None if nothing graded was asked. segments: those searched.
+    found: what the search of graded sites found; None if free words alone were asked. answers: the studies that were
+    found. likeness: how free words were used; None if they were not. fingerprints: of the segments. truth: known
+    grades that the user gave. files: rank -> the files that were saved for that answer.
+    """
+
+    query: Query
+    run: str
+    segments: tuple[str, ...]
+    fingerprints: Mapping[str, Mapping[str, str]]
+    found: Found | None
+    answers: tuple[Answer, ...]
+    likeness: Likeness | None = None
+    truth: Truth | None = None
+    files: Mapping[int, Sequence[Path]] = field(default_factory=dict)
+
+    @property
+    def line(self) -> str | None:
+        return None if self.query.tree is None else canonical_line(self.query.tree, self.query.limits)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How the text was read, and what was searched instead of what was asked."""
+        return (*self.query.notes, *(self.found.notes if self.found else ()))
+
+    def known_severity(self, answer: Answer, speaking: SpeakingSite) -> Severity | None:
+        """Return the known grade of a site, from the user's table if there is one, else from the data set."""
+        if self.truth is not None:
+            return self.truth.get((answer.study_id, speaking.site))
+        return speaking.severity
+
+
+def reply_json(reply: Reply) -> dict[str, Any]:
+    """Return the reply as plain values."""
+    found = reply.found
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "version": metadata.version("lumbar-vl"),
+        "query": query_json(reply),
+        "run": reply.run,
+        "splits": list(reply.segments),
+        "studies": None if found is None else found.studies,
+        "left_out": None if found is None else found.left_out,
+        "not_assessable": []
+        if found is None
+        else [
+            {"study_id": one.study_id, "split": one.segment, "missing": [site.key for site in one.missing]}
+            for one in found.not_assessable
+        ],
+        "worth": None if found is None else worth_json(found.worth),
+        "likeness": None
+        if reply.likeness is None
+        else {
+            "words": reply.likeness.words,
+            "highest": reply.likeness.highest,
+            "needed": reply.likeness.needed,
+            "is_told": reply.likeness.is_told,
+        },
+        "answers": [answer_json(reply, answer) for answer in reply.answers],
+        "fingerprints": {name: dict(fingerprint) for name, fingerprint in reply.fingerprints.items()},
+    }
+
+
+def query_json(reply: Reply) -> dict[str, Any]:
+    """Return how the query was read as plain values."""
+    query = reply.query
+    limits = query.limits
+    return {
+        "text": query.text,
+        "line": reply.line,
+        "tree": None if query.tree is None else tree_json(query.tree),
+        "limits": {
+            "top": limits.top,
+            "least": limits.least,
+            "split": limits.split,
+            "seen": limits.seen,
+            "count_first": limits.count_first,
+        },
+        "rest": query.rest,
+        "notes": list(reply.notes),
+    }
+
+
+def tree_json(tree: Tree) -> dict[str, Any]:
+    """Return a tree as nested plain values."""
+    match tree:
+        case Finding(_, severities, over, count):
+            return {
+                "finding": {
+                    "over": over.value,
+                    "count": count,
+                    "sites": [site.key for site in SITES if site in tree.sites],
+                    "severities": [severity.key for severity in sorted(severities)],
+                }
+            }
+        case SideAgainstSide(condition, levels, worse):
+            return {
+                "worse": {
+                    "condition": condition.value,
+                    "side": worse.value,
+                    "levels": [x.value for x in sorted(levels)],
+                }
+            }
+        case And(parts):
+            return {"and": [tree_json(part) for part in parts]}
+        case Or(parts):
+            return {"or": [tree_json(part) for part in parts]}
+        case Not(part):
+            return {"not": tree_json(part)}
+        case SameLevel(part):
+            return {"same_level": tree_json(part)}
+
+
+def worth_json(worth: Worth) -> dict[str, Any]:
+    """Return what a query is worth as plain values; intervals are [value, low, high]."""
+    recalibration = worth.recalibration
+    return {
+        "searched": worth.searched,
+        "known": worth.known,
+        "matches": worth.matches,
+        "recalibration": None if recalibration is None else [recalibration.intercept, recalibration.slope],
+        "average_precision": _estimate(worth.average_precision),
+        "cut": worth.cut,
+        "above": worth.above,
+        "matches_above": worth.matches_above,
+        "precision": _estimate(worth.precision),
+        "recall": _estimate(worth.recall),
+        "told_precision": _estimate(worth.told_precision),
+        "expected_matches": _estimate(worth.expected_matches),
+    }
+
+
+def _estimate(estimate: Estimate | None) -> list[float] | None:
+    return None if estimate is None else [estimate.value, estimate.low, estimate.high]
+
+
+def answer_json(reply: Reply, answer: Answer) -> dict[str, Any]:
+    """Return an answer as plain values: that of its first site, and all its sites."""
+    sites = [_site_json(reply, answer, speaking) for speaking in answer.sites]
+    content = {
+        "rank": answer.rank,
+        "study_id": answer.study_id,
+        "split": answer.segment,
+        "seen": answer.seen,
+        "score": answer.score,
+        "probability": answer.probability,
+        "likeness": answer.likeness,
+        "matches": answer.matches,
+        **(sites[0] if sites else {}),
+        "sites": sites,
+    }
+    files = reply.files.get(answer.rank)
+    return content if files is None else {**content, "files": [str(path) for path in files]}
+
+
+def _site_json(reply: Reply, answer: Answer, speaking: SpeakingSite) -> dict[str, Any]:
+    views = [_evidence_json(answer, evidence) for evidence in speaking.evidence]
+    return {
+        **speaking.site.columns,
+        "probabilities": {s.key: p for s, p in zip(Severity, speaking.probabilities, strict=True)},
+        "truth": Severity.to_column(reply.known_severity(answer, speaking)),
+        **(views[0] if views else {}),
+        "views": views,
+    }
+
+
+def _evidence_json(answer: Answer, evidence: Evidence) -> dict[str, Any]:
+    return {
+        "view": evidence.view.value,
+        "series_id": evidence.series_id,
+        "instance_number": evidence.instance_number,
+        "image": image_path(answer.study_id, evidence),
+        "box": list(evidence.box),
+        "source": evidence.source.value,
+    }
+
+
+def answer_rows(reply: Reply) -> list[dict[str, Any]]:
+    """Return one row per answer and site, with the columns `CSV_COLUMNS`; the evidence is that of the first view."""
+    return [_row(reply, answer, speaking) for answer in reply.answers for speaking in answer.sites]
+
+
+def _row(reply: Reply, answer: Answer, speaking: SpeakingSite) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(CSV_COLUMNS)
+    row |= {
+        "rank": answer.rank,
+        "study_id": answer.study_id,
+        "split": answer.segment,
+        "seen": answer.seen,
+        "score": answer.score,
+        "probability": answer.probability,
+        "likeness": answer.likeness,
+        "matches": answer.matches,
+        **speaking.site.columns,
+        **{s.key: p for s, p in zip(Severity, speaking.probabilities, strict=True)},
+        "truth": Severity.to_column(reply.known_severity(answer, speaking)),
+    }
+    if speaking.evidence:
+        evidence = speaking.evidence[0]
+        row |= {
+            "view": evidence.view.value,
+            "series_id": evidence.series_id,
+            "instance_number": evidence.instance_number,
+            **dict(zip(("x0", "y0", "x1", "y1"), evidence.box, strict=True)),
+            "source": evidence.source.value,
+            "image": image_path(answer.study_id, evidence),
+        }
+    return row
+
+
+def reply_csv(reply: Reply) -> str:
+    """Return the answers as a CSV table; text that a spreadsheet would take for a formula gets an apostrophe."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
+    table.writeheader()
+    for row in answer_rows(reply):
+        table.writerow({name: _cell(value) for name, value in row.items()})
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
