@@ -1,331 +1,247 @@
-"""Parsing of queries: a text into levels, sides, conditions, severities, and words that are not recognised.
+"""Reading of queries: a text becomes a tree of findings (`prompts.tree`), or is refused with what is wrong in it.
 
->>> query = parse_query("severe left foraminal narrowing at L4-L5")
->>> query.words
-'severe, left, neural foraminal narrowing, L4-L5'
->>> [site.key for site in query.sites]
-['left_neural_foraminal_narrowing_l4_l5']
->>> parse_query("at least moderate L5/S1 canal stenosis with disc herniation").rest
-'with disc herniation'
+>>> from prompts.canonical import canonical_line
+>>> query = parse_query("severe canal stenosis except L5-S1, without foraminal narrowing")
+>>> canonical_line(query.tree)
+'any(canal, L1-L2, L2-L3, L3-L4, L4-L5) = severe and all(foramen, L1-L2, L2-L3, L3-L4, L4-L5) = normal/mild'
 
-Nothing is dropped silently: words that are not understood are kept as `rest`, and `notes` explain every
-interpretation that a user may not have meant.
+The rules, each of which has a test:
+
+- A clause is one finding. It takes what it lacks (level, side, condition, grade) from the clause before, else from the
+  one after. If nobody says it: all levels, either side, all conditions, and moderate or severe.
+- "and" asks for both in one study; "or", "/" and "," for any of them; the last joint of a list is that of all.
+- "left and right", "bilateral" ask for both sides of one level.
+- "no", "without" and "normal" deny: all of a group's sites are normal or mild; "not severe": all are below severe.
+  "no" denies what follows it up to "but", or up to a clause with a grade of its own.
+- "without", "but no", "but normal" hold at the level that the clause before names; with "at the same level", the whole
+  holds at one level.
+- "except", "sparing", "outside", "not at" take places away. "only", "isolated": at these places and no others.
+- "above", "below", "and below", "down to", "upper", "lower", "lumbosacral" are ranges of levels.
+- "two-level", "single-level", "at three levels" are exact counts of affected levels; "multilevel" is at least two.
+- "R>L", "worse on the left" compare sides at one level; "unilateral" is one side and not the other.
+- "P > 0.8", "top 20", "unseen" limit the answers; "how many" asks for their number first.
+- Words that the vocabulary does not know are left over, with a negation before them. A clause about something that is
+  not graded ("severe disc herniation") is left over as a whole.
+- What contradicts itself, every study fulfils, is not graded or is not English is refused.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from data_prep.sites import SITES, Condition, Level, Severity, Side, Site, parse_severity
-from prompts.render import SEVERITY_WORDS
+from data_prep.sites import Severity
+from prompts.canonical import MAX_TOP
+from prompts.clause_trees import clause_tree
+from prompts.clauses import Clause, clauses_of
+from prompts.filling import filled
+from prompts.formula import is_always_true, is_contradiction
+from prompts.grouping import Grouping
 from prompts.scan import Token, clean, scan
+from prompts.spelling import corrected
+from prompts.tree import And, Finding, Limits, Over, Query, SameLevel, Tree, all_of, any_of, leaves
 
-#: Longer texts are refused: a text tower reads about 77 word pieces.
+#: Longer texts are refused before any other work.
 MAX_CHARACTERS = 1000
+#: A text of so many sentences is a report.
+_REPORT_SENTENCES = 5
 
-_CANAL = Condition.SPINAL_CANAL_STENOSIS
-#: Kinds of tokens between "no" and the finding that it negates ("no left L4-L5 stenosis", "non-severe").
-_SKIPPED = {"connective", "ignored", "side", "both", "level", "or", "and", "range"}
-_JOINTS = {"range", "or", "and"}
-_LEADING = {"connective", "break", "and", "or", "range"}
-_SITE_KINDS = {"condition", "side", "level"}
-_NAMING = {"condition", "severity", "side", "both", "finding"}
-
-
-@dataclass(frozen=True)
-class Query:
-    """A parsed text. An empty set stands for all levels, sides, conditions or severities.
-
-    Attributes:
-        both_sides: the text asks for a finding on both sides of a level at once, not on either.
-        rest: the words that were not understood, in their order.
-        notes: explanations of how the text was interpreted, for the user.
-    """
-
-    text: str
-    levels: frozenset[Level] = frozenset()
-    sides: frozenset[Side] = frozenset()
-    conditions: frozenset[Condition] = frozenset()
-    severities: frozenset[Severity] = frozenset()
-    rest: str = ""
-    both_sides: bool = False
-    notes: tuple[str, ...] = ()
-
-    @property
-    def sites(self) -> tuple[Site, ...]:
-        """The sites that match the text. If a side is named, the canal, which has none, must be named too."""
-        return tuple(site for site in SITES if self._matches(site))
-
-    @property
-    def words(self) -> str:
-        """The understood part in words; empty if nothing was understood."""
-        severities = " or ".join(SEVERITY_WORDS[s].replace(" or ", "/") for s in sorted(self.severities, reverse=True))
-        sides = "both sides" if self.both_sides else " or ".join(sorted(self.sides))
-        conditions = " or ".join(c.words for c in Condition if c in self.conditions)
-        levels = " or ".join(x.words for x in Level if x in self.levels)
-        return ", ".join(part for part in (severities, sides, conditions, levels) if part)
-
-    def _matches(self, site: Site) -> bool:
-        if self.levels and site.level not in self.levels:
-            return False
-        if self.conditions and site.condition not in self.conditions:
-            return False
-        if site.side is None:
-            return not self.sides or _CANAL in self.conditions
-        return not self.sides or site.side in self.sides
-
-
-@dataclass(frozen=True)
-class _Statement:
-    """A statement of severities in the text, which spans the tokens [start, end)."""
-
-    severities: frozenset[Severity]
-    start: int
-    end: int
-    negated: bool
+EXAMPLE = 'ask, for example, "severe left foraminal narrowing at L4-L5"'
 
 
 def parse_query(text: str) -> Query:
-    """Parse a text. Raises ValueError if it is empty or longer than MAX_CHARACTERS."""
+    """Read a text.
+
+    Raises ValueError, which quotes the words in question, if it is empty or too long, contradicts itself, asks for
+    levels or regions that are not graded, or is in another language.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(
+            f"text {text[:40]!r}...: has {len(text)} characters, and at most {MAX_CHARACTERS} are read; a report is "
+            "compared with --report"
+        )
     line = clean(text)
-    if not line:
-        raise ValueError(f'text {text!r}: is empty; ask, for example, "severe left foraminal narrowing at L4-L5"')
-    if len(line) > MAX_CHARACTERS:
-        raise ValueError(f"text {line[:40]!r}...: has {len(line)} characters; shorten it to at most {MAX_CHARACTERS}")
-    tokens = scan(line)
-    statements = _statements(tokens)
-    aside = _asides(tokens, statements)
-    inside = [token for number, token in enumerate(tokens) if number not in aside]
-    notes: list[str] = []
-    if aside:
-        notes.append("a negated finding beside another finding cannot exclude studies: its words are not parsed")
-    severities = _combine([s for s in statements if s.start not in aside], notes)
-    levels = _levels(inside, notes)
-    conditions = frozenset(Condition(token.key) for token in inside if token.kind == "condition")
-    sides, both_sides = _sides(inside)
-    if sides and conditions == {_CANAL}:
-        notes.append("the spinal canal has no side, so the side was ignored")
-        sides, both_sides = frozenset(), False
-    notes += [*_negated_sites(line, tokens), *_combined_freely(inside)]
-    understood = bool(levels) or any(token.kind in _NAMING for token in inside)
-    return Query(
-        text=line,
-        levels=levels,
-        sides=sides,
-        conditions=conditions,
-        severities=severities,
-        rest=_rest(line, tokens, statements, aside) if understood else line,
-        both_sides=both_sides,
-        notes=tuple(notes),
-    )
+    if not any(character.isalnum() for character in line):
+        raise ValueError(f"text {text!r}: nothing was asked; {EXAMPLE}")
+    _check_language(line)
+    _check_is_no_report(line)
+    spelled, spelling_notes = corrected(line)
+    tokens = scan(spelled)
+    pieces = list(Grouping(spelled, tokens).pieces())
+    try:
+        clauses = filled(clauses_of(pieces))
+    except ValueError as error:
+        raise ValueError(f'"{line}": {error}') from None
+    same_level = any(piece.kind == "same_level" for piece in pieces)
+    notes: list[str] = list(spelling_notes)
+    tree = _tree(clauses, same_level, spelled, notes)
+    return Query(line, tree, _limits(tokens), _rest(clauses, spelled), tuple(dict.fromkeys(notes)))
 
 
-def _statements(tokens: Sequence[Token]) -> list[_Statement]:
-    statements: list[_Statement] = []
-    at = 0
-    while at < len(tokens):
-        statement = _negation(tokens, at) or _severity(tokens, at)
-        if statement is not None:
-            statements.append(statement)
-        at = statement.end if statement is not None else at + 1
-    return statements
+def _check_language(line: str) -> None:
+    for token in scan(line):
+        if token.kind == "other_language":
+            word = line[token.start : token.end]
+            raise ValueError(f'"{line[:60]}": "{word}" is a word of another language, and only English is read')
+    for character in line:
+        if character.isalpha() and not unicodedata.name(character, "").startswith(("LATIN", "FULLWIDTH LATIN")):
+            raise ValueError(f'"{line[:60]}": is not English, and only English is read; {EXAMPLE}')
 
 
-def _negation(tokens: Sequence[Token], at: int) -> _Statement | None:
-    """Return the negation at token `at`: 'no stenosis' is normal or mild, 'not severe' one of the other two severities.
+def _check_is_no_report(line: str) -> None:
+    sentences = [part for part in re.split(r"[.;!?]\s", line) if len(part.split()) > 2]
+    if len(sentences) >= _REPORT_SENTENCES:
+        raise ValueError(
+            f'"{line[:60]}...": has {len(sentences)} sentences, like a report; --report FILE compares a report with '
+            "the model, clause by clause"
+        )
 
-    None if there is no negation, or one of something that is not graded.
-    """
-    if tokens[at].kind != "negation":
+
+def _tree(clauses: Sequence[Clause], same_level: bool, text: str, notes: list[str]) -> Tree | None:
+    """Return the tree of the clauses; None if nothing graded was said."""
+    asked = [clause for clause in clauses if not clause.exception and not clause.is_empty]
+    trees = [_clause_tree(clause, text, notes) for clause in asked]
+    if not trees:
         return None
-    negated = _skip(tokens, at + 1, _SKIPPED)
-    if severity := _severity(tokens, negated):
-        return _Statement(frozenset(Severity) - severity.severities, at, severity.end, negated=True)
-    # "no herniation or stenosis" negates the stenosis too.
-    negated = _skip(tokens, negated, _SKIPPED | {"word"})
-    if negated < len(tokens) and tokens[negated].kind in ("condition", "finding"):
-        return _Statement(frozenset({Severity.NORMAL_MILD}), at, negated, negated=True)
-    return None
+    tree = _combined(asked, trees)
+    if same_level:
+        tree = _at_same_level(tree)
+    if is_contradiction(tree):
+        raise ValueError(_contradiction(asked, trees, text))
+    if is_always_true(tree):
+        raise ValueError(f'"{text}": holds in every study, whatever its grades')
+    return tree
 
 
-def _severity(tokens: Sequence[Token], at: int) -> _Statement | None:
-    """Return the severities at token `at` ('severe', 'at least moderate', 'moderate or worse'), or None."""
-    first = _skip(tokens, at, {"comparison"})
-    first = _skip(tokens, first, {"connective"}) if first > at else at
-    if first == len(tokens) or tokens[first].kind != "severity":
-        return None
-    severities, end = _chain(tokens, first)
-    if first > at:
-        return _Statement(_compared(tokens[at].key, severities), at, end, negated=False)
-    if end < len(tokens) and tokens[end].key in ("or_more", "or_less"):
-        return _Statement(_compared(tokens[end].key, severities), at, end + 1, negated=False)
-    return _Statement(severities, at, end, negated=False)
+def _clause_tree(clause: Clause, text: str, notes: list[str]) -> Tree:
+    quoted = f'"{text[clause.start : clause.end]}"'
+    try:
+        tree = clause_tree(clause, notes)
+    except ValueError as error:
+        raise ValueError(f"{quoted}: {error}") from None
+    if is_contradiction(tree):
+        raise ValueError(f"{quoted}: contradicts itself")
+    return tree
 
 
-def _chain(tokens: Sequence[Token], at: int) -> tuple[frozenset[Severity], int]:
-    """Return the severities joined from token `at` on ('moderate or severe', 'mild to severe'), and the chain's end."""
-    found = [_severity_of(tokens[at])]
-    at += 1
-    while (following := _skip(tokens, at, _JOINTS)) > at:
-        if following == len(tokens) or tokens[following].kind != "severity":
-            break
-        severity = _severity_of(tokens[following])
-        if any(token.kind == "range" for token in tokens[at:following]):
-            low, high = sorted((found[-1], severity))
-            found.extend(s for s in Severity if low <= s <= high)
-        found.append(severity)
-        at = following + 1
-    return frozenset(found), at
-
-
-def _severity_of(token: Token) -> Severity:
-    return parse_severity(token.key)
-
-
-def _compared(comparison: str, severities: frozenset[Severity]) -> frozenset[Severity]:
-    low, high = min(severities), max(severities)
-    accepts = {
-        "at_least": lambda s: s >= low,
-        "or_more": lambda s: s >= low,
-        "at_most": lambda s: s <= high,
-        "or_less": lambda s: s <= high,
-        "above": lambda s: s > high,
-        "below": lambda s: s < low,
-    }[comparison]
-    # "worse than severe" and "less than normal" leave nothing; the named severity is the nearest interpretation.
-    return frozenset(filter(accepts, Severity)) or severities
-
-
-def _skip(tokens: Sequence[Token], at: int, kinds: set[str]) -> int:
-    """Return the index of the first token, from `at` on, that is of none of these kinds."""
-    while at < len(tokens) and tokens[at].kind in kinds:
-        at += 1
-    return at
-
-
-def _asides(tokens: Sequence[Token], statements: Iterable[_Statement]) -> set[int]:
-    """Return the numbers of the tokens in a negated clause that has a condition of its own beside another condition.
-
-    An example is 'severe canal stenosis without foraminal narrowing'. A query has one set of severities for all of its
-    conditions, so such a clause cannot be a filter.
-    """
-    starts = {statement.start for statement in statements}
-    clauses = [_clause(tokens, s, starts) for s in statements if s.negated]
-    negated = {number for clause in clauses for number in clause}
-    conditions = {number for number, token in enumerate(tokens) if token.kind == "condition"}
-    if not conditions - negated:
-        return set()
-    return {number for clause in clauses if conditions & set(clause) for number in clause}
-
-
-def _clause(tokens: Sequence[Token], statement: _Statement, starts: set[int]) -> range:
-    """Return the range of tokens from a negation to the next break, or to the next statement of a severity."""
-    end = statement.end
-    while end < len(tokens) and tokens[end].kind != "break" and end not in starts:
-        end += 1
-    while end > statement.end and tokens[end - 1].kind in ("and", "or", "connective"):
-        end -= 1
-    return range(statement.start, end)
-
-
-def _combine(statements: Sequence[_Statement], notes: list[str]) -> frozenset[Severity]:
-    """Combine statements: positive ones are alternatives, negated ones narrow them ('moderate but not severe')."""
-    positive = [s.severities for s in statements if not s.negated]
-    negative = [s.severities for s in statements if s.negated]
-    if len(set(positive)) > 1:
-        notes.append("several severities are named: an answer may have any of them, at any of the sites")
-    combined = frozenset[Severity]().union(*positive)
-    allowed = frozenset(Severity).intersection(*negative)
-    if not negative:
-        return combined
-    if positive and not combined & allowed:
-        notes.append("the severities contradict each other: the negation was ignored")
-    return (combined & allowed) or combined or allowed
-
-
-def _levels(tokens: Sequence[Token], notes: list[str]) -> frozenset[Level]:
-    levels: set[Level] = set()
-    for number, token in enumerate(tokens):
-        if token.kind != "level":
-            continue
-        if not token.levels:
-            notes.append(f"{token.key!r} is not a graded level ({', '.join(x.words for x in Level)})")
-        elif token.lone:
-            named = " and ".join(x.words for x in Level if x in token.levels)
-            notes.append(f"{token.key!r} names one vertebra: it was interpreted as {named}")
-        if _ends_range(tokens, number):
-            order = list(Level)
-            ends = [order.index(level) for level in tokens[number - 2].levels | token.levels]
-            levels.update(order[min(ends) : max(ends) + 1])
-        levels.update(token.levels)
-    return frozenset(levels)
-
-
-def _ends_range(tokens: Sequence[Token], number: int) -> bool:
-    """Whether this level is the end of a range such as 'L2-L3 to L4-L5'."""
-    if number < 2 or tokens[number - 1].kind != "range" or tokens[number - 2].kind != "level":
-        return False
-    return bool(tokens[number].levels and tokens[number - 2].levels)
-
-
-def _negated_sites(line: str, tokens: Sequence[Token]) -> Iterator[str]:
-    """Yield notes on negated levels and sides ('severe stenosis not at L4-L5'), which a query cannot exclude."""
-    for number, token in enumerate(tokens):
-        site = _skip(tokens, number + 1, {"connective"})
-        if token.kind != "negation" or site == len(tokens) or tokens[site].kind not in _SITE_KINDS - {"condition"}:
-            continue
-        # "no left L4-L5 stenosis" negates the stenosis.
-        negated = _skip(tokens, site, _SKIPPED)
-        if negated == len(tokens) or tokens[negated].kind not in ("severity", "condition", "finding"):
-            words = line[token.start : tokens[site].end]
-            yield f"{words!r}: a level or side cannot be excluded, so it was interpreted as included"
-
-
-def _combined_freely(tokens: Sequence[Token]) -> Iterator[str]:
-    """Yield a note if sides, conditions and levels alternate ('left foramen and right recess').
-
-    A query has independent sets of them, so it cannot represent such pairs.
-    """
-    named = dict.fromkeys((token.kind, token.levels or token.key) for token in tokens if token.kind in _SITE_KINDS)
-    turns = [kind for kind, _ in groupby(kind for kind, _ in named)]
-    if len(turns) > len(set(turns)):
-        yield "sides, conditions and levels are combined freely: each named one with all named others"
-
-
-def _sides(tokens: Sequence[Token]) -> tuple[frozenset[Side], bool]:
-    """Return the named sides, and whether both are required at once: 'bilateral', 'left and right'."""
-    both = any(token.kind == "both" for token in tokens)
-    for one, joint, other in zip(tokens, tokens[1:], tokens[2:], strict=False):
-        both |= (one.kind, joint.kind, other.kind) == ("side", "and", "side") and one.key != other.key
-    sides = frozenset(Side) if both else frozenset(Side(token.key) for token in tokens if token.kind == "side")
-    return sides, both
-
-
-def _rest(line: str, tokens: Sequence[Token], statements: Iterable[_Statement], aside: set[int]) -> str:
-    """Return the words that were not understood, together with the connectives in front of them."""
-    used = {number for s in statements for number in range(s.start, s.end)} - aside
-    kept: list[str] = []
-    leading: list[str] = []
-    for number, token in enumerate(tokens):
-        word = line[token.start : token.end]
-        if number in aside or _is_unread(token, number in used):
-            kept += [*leading, word]
-            leading = []
-        elif token.kind == "negation" or (token.kind in _LEADING and number not in used):
-            leading = [word] if token.kind == "break" else [*leading, word]
+def _combined(clauses: Sequence[Clause], trees: Sequence[Tree]) -> Tree:
+    """Join the trees of clauses: "and" binds before "or", and a comma is the next joint of its list."""
+    joints = _joints(clauses)
+    alternatives: list[list[Tree]] = [[trees[0]]]
+    for joint, tree in zip(joints[1:], trees[1:], strict=True):
+        if joint == "or":
+            alternatives.append([tree])
         else:
-            leading = []
-    return _joined(kept)
+            alternatives[-1].append(tree)
+    return any_of(_united([all_of(_united_denials(parts)) for parts in alternatives]))
 
 
-def _is_unread(token: Token, used: bool) -> bool:
-    if token.kind == "level":
-        return not token.levels
-    return token.kind == "word" or (token.kind == "comparison" and not used)
+def _joints(clauses: Sequence[Clause]) -> list[str]:
+    """Return "and" or "or" for each clause; a comma is the next "and" or "or" of its list, else "or"."""
+    joints: list[str] = []
+    following = "or"
+    for clause in reversed(clauses):
+        if clause.joint in ("and", "but", "with"):
+            following = "and" if clause.joint == "and" else following
+            joints.append("and")
+        elif clause.joint == "or":
+            following = "or"
+            joints.append("or")
+        else:
+            joints.append("and" if clause.negated else following)
+    return joints[::-1]
 
 
-def _joined(words: Sequence[str]) -> str:
-    text = " ".join(words).strip(" ,;.")
-    for sign in (",", ";", "."):
-        text = text.replace(f" {sign}", sign)
-    return text
+def _united(trees: Sequence[Tree]) -> list[Tree]:
+    """Unite alternatives that differ in their places alone: "canal or foraminal stenosis" is one finding."""
+    united: list[Tree] = []
+    for tree in trees:
+        last = united[-1] if united else None
+        if (
+            isinstance(tree, Finding)
+            and isinstance(last, Finding)
+            and tree.over is last.over is Over.ANY
+            and tree.severities == last.severities
+        ):
+            united[-1] = replace(last, sites=last.sites | tree.sites)
+        else:
+            united.append(tree)
+    return united
+
+
+def _united_denials(trees: Sequence[Tree]) -> list[Tree]:
+    """Unite denials of the same severities that follow each other: "no canal or foraminal stenosis" is one."""
+    united: list[Tree] = []
+    for tree in trees:
+        last = united[-1] if united else None
+        if (
+            isinstance(tree, Finding)
+            and isinstance(last, Finding)
+            and tree.severities == last.severities
+            and _is_denial(tree)
+            and _is_denial(last)
+        ):
+            united[-1] = Finding(last.sites | tree.sites, tree.severities, Over.ALL)
+        else:
+            united.append(tree)
+    return united
+
+
+def _is_denial(finding: Finding) -> bool:
+    is_of_all = finding.over is Over.ALL or (finding.over is Over.ANY and len(finding.sites) == 1)
+    return is_of_all and Severity.NORMAL_MILD in finding.severities
+
+
+def _at_same_level(tree: Tree) -> Tree:
+    levels = frozenset.union(*(leaf.levels for leaf in leaves(tree)))
+    return SameLevel(tree) if len(levels) > 1 else tree
+
+
+def _contradiction(clauses: Sequence[Clause], trees: Sequence[Tree], text: str) -> str:
+    quoted = [f'"{text[clause.start : clause.end]}"' for clause in clauses]
+    for one, first in enumerate(trees):
+        for other in range(one + 1, len(trees)):
+            if is_contradiction(And((first, trees[other]))):
+                return f"{quoted[one]} and {quoted[other]}: contradict each other"
+    return f"{' and '.join(quoted)}: contradict each other"
+
+
+def _limits(tokens: Sequence[Token]) -> Limits:
+    limits = Limits()
+    for token in tokens:
+        if token.kind == "top":
+            if not 1 <= token.number <= MAX_TOP:
+                raise ValueError(f"top {token.number:g}: must be a whole number from 1 to {MAX_TOP}")
+            limits = replace(limits, top=int(token.number))
+        elif token.kind == "probability":
+            if token.number > 1:
+                raise ValueError(f"P > {token.number * 100:g} %: a probability is at most 100 %")
+            limits = replace(limits, least=token.number)
+        elif token.kind == "counting":
+            limits = replace(limits, count_first=True)
+        elif token.kind in ("seen", "unseen"):
+            limits = replace(limits, seen=token.kind == "seen")
+    return limits
+
+
+def _rest(clauses: Sequence[Clause], text: str) -> str:
+    """Return the words that were not understood, with a negation in front of them."""
+    parts: list[str] = []
+    for clause in clauses:
+        if clause.is_empty and clause.rest:
+            parts.append(text[clause.start : clause.end])
+        else:
+            parts += _runs(clause, text)
+    return ", ".join(part.strip(" ,;.") for part in parts)
+
+
+def _runs(clause: Clause, text: str) -> Iterator[str]:
+    """Yield runs of words that were not understood and follow each other in the text."""
+    start, end = -1, -1
+    for first, last in clause.rest:
+        if start >= 0 and text[end:first].strip():
+            yield text[start:end]
+            start = first
+        start, end = (first if start < 0 else start), last
+    if start >= 0:
+        yield text[start:end]

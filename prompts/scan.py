@@ -1,51 +1,79 @@
-"""Scanning of a query into tokens: the phrases of ``queries.yaml``, the levels, and all other words.
+"""Scanning of a query into tokens: the phrases of ``queries.yaml``, levels, numbers of levels, and all other words.
 
 >>> [(token.kind, token.key) for token in scan("severe left foraminal narrowing at L4/5")]
-[('severity', 'severe'), ('side', 'left'), ('condition', 'neural_foraminal_narrowing'), ('finding', ''), ('connective', ''), ('level', 'L4/5')]
+[('severity', 'severe'), ('side', 'left'), ('condition', 'neural_foraminal_narrowing'), ('finding', ''), ('connective', ''), ('level', '')]
 """  # noqa: E501
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any
+from itertools import pairwise
 
-import yaml
+from data_prep.sites import Level
+from prompts.vocabulary import normal_phrase, vocabulary
 
-from data_prep.sites import Condition, Level, Severity, Side
-
-QUERIES = Path(__file__).with_name("queries.yaml")
-
-#: Sections of queries.yaml with several meanings -> the kind of their tokens, and the keys of the meanings.
-_KEYED = {
-    "conditions": ("condition", tuple(c.value for c in Condition)),
-    "severities": ("severity", tuple(s.key for s in Severity)),
-    "sides": ("side", tuple(s.value for s in Side)),
-    "comparisons": ("comparison", ("at_least", "at_most", "above", "below", "or_more", "or_less")),
-}
-_LISTS = {
-    "findings": "finding",
-    "both_sides": "both",
-    "negations": "negation",
-    "ranges": "range",
-    "joints_and": "and",
-    "joints_or": "or",
-    "breaks": "break",
-    "connectives": "connective",
-    "ignored": "ignored",
-}
-
-_VERTEBRA = r"(?:T\s?\d{1,2}|L\s?\d|S\s?\d)"
-#: Two vertebrae, or one. The second may lack its letter, after a sign (L4-5, L4/5) or directly (L45).
+_VERTEBRA = r"(?:C\s?\d|T\s?\d{1,2}|L\s?\d|S\s?\d)"
+_JOINT = r"\s*(?:-|/|\bto\b|\bthrough\b|\bthru\b|\b(?:on|over)\b(?=\s*[LS]))\s*"
+#: Vertebrae that make a level or a range of levels: L4-L5, L4/5, L45, L4L5, L4 L5, L3/4/5, L3 to S1; or a single one.
 _LEVEL = re.compile(
-    rf"(?<!\w)(?P<upper>{_VERTEBRA})"
-    rf"(?:(?:\s*(?:[-/]|\bto\b|\bthrough\b|\bthru\b)\s*(?P<lower>{_VERTEBRA}|\d))"
-    rf"|(?:\s*(?P<next>{_VERTEBRA}))|(?P<digit>\d))?(?!\w)",
+    rf"(?<!\w)(?P<first>{_VERTEBRA})"
+    rf"(?P<more>(?:{_JOINT}(?:{_VERTEBRA}|\d))+|\s*{_VERTEBRA}|\d)?(?![\w%])",
     re.IGNORECASE,
 )
+#: Two numbers of vertebrae that follow each other, without a letter: 4/5, 4-5, 5-1.
+_BARE_LEVEL = re.compile(r"(?<![\w./-])(?P<upper>[1-5])\s?[-/]\s?(?P<lower>[1-5])(?![\w.%/-])")
+_MORE = re.compile(rf"(?P<sign>{_JOINT})?(?P<vertebra>{_VERTEBRA}|\d)", re.IGNORECASE)
 _WORD = re.compile(r"\w+(?:['\u2019-]\w+)*|\S")
 _VERTEBRAE = ("L1", "L2", "L3", "L4", "L5", "S1")
+
+_NUMBER = r"(?:one|two|three|four|five|[1-9])"
+_COUNT = re.compile(
+    rf"(?<!\w)(?P<number>{_NUMBER})(?P<more>\s*(?:or more|or greater|or fewer|or less|\+))?[\s-]*"
+    r"(?P<adjacent>adjacent|consecutive|contiguous|neighbou?ring|successive)?[\s-]*"
+    r"(?:(?:different|separate|affected|diseased|lumbar|disc|spinal|involved)\s+)*"
+    r"(?:levels?|segments?|disc spaces?)(?!\w)",
+    re.IGNORECASE,
+)
+_NUMBERS = {word: number for number, word in enumerate(("one", "two", "three", "four", "five"), start=1)}
+
+_SIDE = r"(?:left|right|lt|rt|l|r)"
+_MUCH = r"(?:much |slightly |somewhat |clearly |significantly )?"
+_WORSE = r"(?:worse|greater|more severe|more pronounced|more marked|more prominent|more advanced|more|tighter|worst)"
+_MOSTLY = r"(?:predominantly|predominant|mainly|mostly|most marked|most severe|most pronounced|dominant|primarily)"
+_SIDED = r"(?:[\s-]sided?| side)?"
+_COMPARED_SIDES = (
+    re.compile(rf"(?<!\w)(?P<one>{_SIDE}){_SIDED}\s*(?P<sign>[<>])\s*(?P<other>{_SIDE}){_SIDED}(?!\w)", re.IGNORECASE),
+    re.compile(
+        rf"(?<!\w)(?:on the )?(?P<one>left|right){_SIDED} (?:is |are |being )?{_MUCH}{_WORSE} than (?:on )?(?:the )?"
+        rf"(?P<other>left|right){_SIDED}(?!\w)",
+        re.IGNORECASE,
+    ),
+    re.compile(
+        rf"(?<!\w){_MUCH}(?:{_WORSE}|{_MOSTLY})(?: severe| marked| pronounced)?(?: on| to| in| at)?(?: the)? "
+        rf"(?P<one>left|right){_SIDED}(?: than (?:on )?(?:the )?(?P<other>left|right){_SIDED})?(?!\w)",
+        re.IGNORECASE,
+    ),
+    re.compile(
+        rf"(?<!\w)(?P<one>left|right){_SIDED}[\s-](?:predominant|predominance|predominantly|dominant|dominance|worse)(?!\w)",
+        re.IGNORECASE,
+    ),
+)
+
+_PROBABILITY = re.compile(
+    r"(?<!\w)(?:with )?(?:an? )?(?:p|prob|probability|probabilities|likelihood|confidence)\s*(?:is |are |of )?\s*"
+    r"(?:>=|=>|>|≥|at least|above|over|greater than|more than|higher than|exceeding)\s*"
+    r"(?P<value>\d+(?:\.\d+)?|\.\d+)\s*(?P<percent>%|percent|per cent)?",
+    re.IGNORECASE,
+)
+_TOP = re.compile(r"(?<!\w)(?:the )?(?:top|first|best)\s+(?P<value>\d+)(?!\w)", re.IGNORECASE)
+_SCALE_VALUES = re.compile(
+    r"(?:\s+(?:grade|grades|type|class|score|classification))*\s*[:=]?\s*"
+    r"(?P<values>[0-3a-d][1-4]?(?:\s*(?:or|to|and|,|/|-)\s*[0-3a-d][1-4]?)*)"
+    r"(?P<more>\s*\+| or (?:worse|higher|more))?(?!\w)",
+    re.IGNORECASE,
+)
+_INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn"}
 
 
 @dataclass(frozen=True)
@@ -53,10 +81,12 @@ class Token:
     """A piece of a text: the characters [start, end).
 
     Attributes:
-        kind: 'condition', 'severity', 'side', 'comparison', 'level', another section of queries.yaml, or 'word'.
-        key: which condition, severity, side or comparison; for a level the characters; otherwise empty.
-        levels: the levels that a token of kind 'level' names; empty if it is not a graded level.
-        lone: the token names a single vertebra, not a level.
+        kind: 'level', 'count', 'worse', 'probability', 'top', 'scale', the singular of a section of queries.yaml, or
+            'word'.
+        key: which of the section's meanings; for 'count' how it is compared; for 'scale' its name and values.
+        levels: the graded levels of a token 'level'; empty if none of them is graded.
+        vertebra: the single vertebra that a token 'level' names; otherwise empty.
+        number: the number of a token 'count', 'probability' or 'top'.
     """
 
     kind: str
@@ -64,7 +94,17 @@ class Token:
     start: int
     end: int
     levels: frozenset[Level] = frozenset()
-    lone: bool = False
+    vertebra: str = ""
+    number: float = 0
+
+
+def clean(text: str) -> str:
+    """Return the text for `scan`: NFKC, on one line, without invisible characters, with one kind of dash."""
+    normal = unicodedata.normalize("NFKC", text)
+    visible = "".join(
+        " " if c.isspace() else c for c in normal if c.isspace() or unicodedata.category(c) not in _INVISIBLE
+    )
+    return " ".join(re.sub("[\u2010-\u2015\u2212]", "-", visible).replace("_", " ").split())
 
 
 def scan(text: str) -> tuple[Token, ...]:
@@ -72,105 +112,104 @@ def scan(text: str) -> tuple[Token, ...]:
     return tuple(_tokens(text))
 
 
-def clean(text: str) -> str:
-    """Return the text for `scan`: on one line, with one kind of dash, and without underscores."""
-    return " ".join(re.sub("[\u2010-\u2015\u2212]", "-", text).replace("_", " ").split())
-
-
-def read_vocabulary(path: Path) -> dict[str, tuple[str, str]]:
-    """Read a file of phrases as a mapping phrase -> (kind, key). Raises ValueError, which quotes file and entry."""
-    tree = _read_tree(path)
-    vocabulary: dict[str, tuple[str, str]] = {}
-    for where, kind, key, entries in _sections(tree, path.name):
-        if not isinstance(entries, list) or not entries:
-            raise ValueError(f"{where}: expected a list of words and phrases, found {entries!r}")
-        for entry in entries:
-            if not isinstance(entry, str) or not entry.strip():
-                raise ValueError(f"{where}: {entry!r} is not a word or phrase")
-            phrase = _normal(entry)
-            if phrase in vocabulary:
-                raise ValueError(
-                    f"{where}: {entry!r} occurs twice; remove it here, or where it is a {vocabulary[phrase][0]}"
-                )
-            vocabulary[phrase] = (kind, key)
-    return vocabulary
-
-
-def _read_tree(path: Path) -> dict[str, Any]:
-    try:
-        # BaseLoader leaves every scalar a string; other loaders turn the words `no` and `on` into booleans.
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path.name}: is not YAML: {error}") from None
-    _check_keys(tree, (*_KEYED, *_LISTS), path.name)
-    return dict(tree)
-
-
-def _sections(tree: dict[str, Any], name: str) -> Iterator[tuple[str, str, str, Any]]:
-    for section, (kind, keys) in _KEYED.items():
-        _check_keys(tree[section], keys, f"{name}: {section}")
-        for key in keys:
-            yield f"{name}: {section}: {key}", kind, key, tree[section][key]
-    for section, kind in _LISTS.items():
-        yield f"{name}: {section}", kind, "", tree[section]
-
-
-def _check_keys(tree: Any, keys: tuple[str, ...], where: str) -> None:
-    if not isinstance(tree, dict):
-        raise ValueError(f"{where}: expected a mapping with {', '.join(keys)}, found {tree!r}")
-    if unknown := [key for key in tree if key not in keys]:
-        raise ValueError(f"{where}: unknown entry {unknown[0]!r}; known are {', '.join(keys)}")
-    if missing := [key for key in keys if key not in tree]:
-        raise ValueError(f"{where}: {missing[0]!r} is missing")
-
-
-@cache
-def _vocabulary() -> tuple[dict[str, tuple[str, str]], re.Pattern[str]]:
-    vocabulary = read_vocabulary(QUERIES)
-    longest_first = sorted(vocabulary, key=len, reverse=True)
-    return vocabulary, re.compile("|".join(map(_phrase_pattern, longest_first)), re.IGNORECASE)
-
-
-def _phrase_pattern(phrase: str) -> str:
-    """Return a regular expression for the phrase as complete words, separated by a space or a hyphen."""
-    words = r"(?:\s|-)".join(re.escape(word) for word in phrase.split())
-    before = r"(?<!\w)" if phrase[0].isalnum() else ""
-    after = r"(?!\w)" if phrase[-1].isalnum() else ""
-    return f"{before}{words}{after}"
-
-
-def _normal(phrase: str) -> str:
-    """Return the phrase as a key of the vocabulary: in lower case, with single spaces between words."""
-    lowered = phrase.casefold().strip()
-    return lowered if len(lowered) == 1 else " ".join(lowered.replace("-", " ").split())
+def is_level(word: str) -> bool:
+    """Return whether a word names vertebrae or levels."""
+    return bool(_LEVEL.fullmatch(word) or _BARE_LEVEL.fullmatch(word))
 
 
 def _tokens(text: str) -> Iterator[Token]:
-    vocabulary, phrases = _vocabulary()
     at = 0
     while at < len(text):
         if text[at].isspace():
             at += 1
             continue
-        if found := _LEVEL.match(text, at):
-            yield _level_token(found)
-        elif found := phrases.match(text, at):
-            kind, key = vocabulary[_normal(found.group())]
-            yield Token(kind, key, found.start(), found.end())
-        else:
-            found = _WORD.match(text, at)
-            assert found is not None, "every character except a space matches"
-            yield Token("word", "", found.start(), found.end())
-        at = found.end()
+        token = _special(text, at) or _phrase(text, at) or _word(text, at)
+        yield token
+        at = token.end
+
+
+def _special(text: str, at: int) -> Token | None:
+    """Return the token at `at` if it is one that no list of words describes."""
+    if found := _PROBABILITY.match(text, at):
+        value = float(found["value"])
+        return Token("probability", "", at, found.end(), number=value / 100 if found["percent"] or value > 1 else value)
+    if found := _TOP.match(text, at):
+        return Token("top", "", at, found.end(), number=float(found["value"]))
+    for pattern in _COMPARED_SIDES:
+        if (found := pattern.match(text, at)) and (side := _worse_side(found)):
+            return Token("worse", side, at, found.end())
+    if found := _COUNT.match(text, at):
+        return _count_token(found)
+    if found := _LEVEL.match(text, at):
+        return _level_token(found)
+    if (found := _BARE_LEVEL.match(text, at)) and _follow(found["upper"], found["lower"]):
+        lower = "S1" if found["lower"] == "1" else f"L{found['lower']}"
+        return Token("level", "", at, found.end(), _between(f"L{found['upper']}", lower))
+    return None
+
+
+def _follow(upper: str, lower: str) -> bool:
+    return (int(upper), int(lower)) == (5, 1) or int(lower) == int(upper) + 1
+
+
+def _worse_side(found: re.Match[str]) -> str:
+    """Return the worse side of a comparison of sides; '' if a side is compared with itself."""
+    groups = found.groupdict()
+    one = "left" if groups["one"].casefold().startswith("l") else "right"
+    other = groups.get("other")
+    if other and other.casefold()[0] == one[0]:
+        return ""
+    opposite = "right" if one == "left" else "left"
+    return opposite if groups.get("sign") == "<" else one
+
+
+def _count_token(found: re.Match[str]) -> Token:
+    word, more = found["number"].casefold(), (found["more"] or "").split()
+    number = _NUMBERS.get(word) or int(word)
+    key = "" if not more else "at_most" if more[-1] in ("fewer", "less") else "at_least"
+    return Token("count", "adjacent" if found["adjacent"] else key, found.start(), found.end(), number=number)
+
+
+def _phrase(text: str, at: int) -> Token | None:
+    known = vocabulary()
+    found = known.pattern.match(text, at)
+    if found is None:
+        return None
+    kind, key = known.meaning[normal_phrase(found.group())]
+    if kind == "scale":
+        values = _SCALE_VALUES.match(text, found.end())
+        if values is None:
+            return None
+        more = "+" if values["more"] else ""
+        return Token("scale", f"{key} {values['values'].casefold()}{more}", at, values.end())
+    return Token(kind, key, at, found.end())
+
+
+def _word(text: str, at: int) -> Token:
+    found = _WORD.match(text, at)
+    assert found is not None, "every character except a space matches"
+    return Token("word", "", at, found.end())
 
 
 def _level_token(found: re.Match[str]) -> Token:
-    upper = "".join(found["upper"].split()).upper()
-    lower = "".join((found["lower"] or found["next"] or found["digit"] or "").split()).upper()
-    if lower.isdigit():
-        lower = "S1" if (upper, lower) == ("L5", "1") else upper[0] + lower
-    levels = _around(upper) if not lower or lower == upper else _between(upper, lower)
-    return Token("level", found.group(), found.start(), found.end(), levels, lone=lower in ("", upper))
+    first = "".join(found["first"].split()).upper()
+    names, is_range = [first], False
+    for more in _MORE.finditer(found["more"] or ""):
+        name = "".join(more["vertebra"].split()).upper()
+        if name.isdigit():
+            name = "S1" if (names[-1], name) == ("L5", "1") else names[-1][0] + name
+        is_range = is_range or (more["sign"] or "").strip(" ") not in ("/", "-", "")
+        names.append(name)
+    names = list(dict.fromkeys(names))
+    if len(names) == 1:
+        # T1 and T2 are weightings of images here, and not vertebrae.
+        if first in ("T1", "T2"):
+            return Token("ignored", "", found.start(), found.end())
+        return Token("level", "", found.start(), found.end(), _around(first), vertebra=first)
+    pairs = [(names[0], names[-1])] if is_range or len(names) == 2 else list(pairwise(names))
+    spans = [_between(*pair) for pair in pairs]
+    levels = frozenset().union(*spans) if all(spans) else frozenset[Level]()
+    return Token("level", "", found.start(), found.end(), levels)
 
 
 def _around(vertebra: str) -> frozenset[Level]:
