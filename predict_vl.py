@@ -3,12 +3,14 @@
     python predict_vl.py --root DATA --run first --images /data/new_studies --out predictions
     python predict_vl.py --root DATA --run first --images /data/new_studies --out predictions \\
         --series_descriptions descriptions.csv --workers 8
+    python predict_vl.py --root DATA --run first --images /data/new_studies --out predictions --keep ward-3
 
 `--images` is a folder of DICOM files in any layout, as ``<study>/<series>/*.dcm``, a hospital's disc or a single study:
 the headers tell the studies apart. No table is needed: without series descriptions the view of each series is read from
 the orientation and the headers of its images. The folder `--out` receives ``probabilities.csv`` (calibrated, with the
 slice and the box that show each site, and the study's folder) and ``submission.csv`` (metric-optimal), 25 rows for
 every study, whatever is wrong with its images; ``faults.csv`` lists what was wrong.
+`--keep NAME` keeps the studies in the run's folder, so that ``query_vl.py --split NAME`` searches them.
 `--run lora` may also name the runs lora-0, lora-1, ... of all folds, after ``eval_vl.py --run lora --folds all``: their
 models grade together.
 Research use only: not a medical device. In Python: ``vl_model.load_run(root, run).grade(images)``.
@@ -50,6 +52,10 @@ class Settings(FinishedRunSettings):
     """The number of processes that read DICOM files. By default one per core."""
     batch_size: PositiveInteger = 64
     """The number of sites per forward pass."""
+    keep: str | None = None
+    """The name under which the studies' slices and embeddings are kept in the run's folder, for query_vl.py --split."""
+    overwrite: bool = False
+    """Replace the studies that are kept under this name already."""
 
 
 def main() -> None:
@@ -64,11 +70,15 @@ def main() -> None:
         workers=settings.workers,
         batch_size=settings.batch_size,
         out=settings.out,
+        keep=settings.keep,
+        overwrite=settings.overwrite,
     )
     studies, imaged = table["study_id"].nunique(), table.loc[table["source"].notna(), "study_id"].nunique()
     print(f"{studies} studies, {imaged} with images of graded sites, {HEAD_WORDS[run.grader().best]}")
     for name in ("probabilities.csv", "submission.csv", "faults.csv"):
         print(Path(settings.out) / name)
+    if settings.keep is not None:
+        print(f"kept as {settings.keep!r}: query_vl.py --run {settings.run} --split {settings.keep} searches them")
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ if __name__ == "__main__":
 
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vl_model import load_run
 from workspace.cli import run_command
@@ -29,6 +29,10 @@ from workspace.root_settings import FinishedRunSettings
 from workspace.setting_error import SettingError
 from workspace.setting_types import PositiveInteger, Share
 from workspace.settings_parser import read_settings
+
+if TYPE_CHECKING:
+    from vl_model.queries.reply import Reply
+    from vl_model.queries.run_queries import Asked, RunQueries
 
 PROG = "query_vl.py"
 
@@ -76,41 +80,124 @@ class Settings(FinishedRunSettings):
 
 def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
-    check(settings)
+    check_settings(settings)
     run = load_run(settings.root, settings.run, settings.base)
 
-    from vl_model.queries.run_queries import Asked  # numpy, which --help does not need
+    from vl_model.queries.run_queries import Asked, check_top  # numpy, which --help does not need
 
+    top = None if settings.top is None else check_top(settings.top)
+    asked = Asked(settings.split, top, settings.least, settings.seen or None, settings.likeness)
     queries = run.queries(say=lambda words: print(words, file=sys.stderr))
-    asked = Asked(settings.split, settings.top, settings.least, settings.seen or None, settings.likeness)
-    if settings.queries:
-        from vl_model.queries.batch import answer_file
+    if settings.queries is not None:
+        answer_file(queries, asked, settings)
+    elif settings.report is not None:
+        check_report(queries, asked, settings)
+    else:
+        answer(queries, asked, settings)
 
-        assert settings.save is not None
-        print(answer_file(queries, Path(settings.queries), Path(settings.save), asked, settings.overwrite))
-        return
-    if settings.report:
-        from vl_model.queries.report_check import check_report
 
-        print(check_report(queries, Path(settings.report), settings.study, asked, as_json=settings.json))
+def check_settings(settings: Settings) -> None:
+    """Raise SettingError unless exactly one question is asked, with the flags that belong to it."""
+    questions = {
+        "text": settings.text,
+        **{name: getattr(settings, name) for name in ("ask", "like", "queries", "report")},
+    }
+    given = [name for name, value in questions.items() if value is not None]
+    if not given:
+        raise ValueError('nothing was asked; ask, for example, "severe left foraminal narrowing at L4-L5"')
+    if len(given) > 1:
+        raise SettingError(given[1], f"cannot be asked together with {given[0]}")
+    for flag, needed in (("any_level", "like"), ("study", "report"), ("overwrite", "save")):
+        if getattr(settings, flag) and getattr(settings, needed) is None:
+            raise SettingError(flag, f"is for --{needed} only")
+    for flag, needed in (("queries", "save"), ("report", "study")):
+        if getattr(settings, flag) is not None and getattr(settings, needed) is None:
+            raise SettingError(flag, f"{getattr(settings, flag)!r}: needs --{needed} as well")
+    check_outputs(settings)
+
+
+def check_outputs(settings: Settings) -> None:
+    """Raise SettingError if an output would replace an input, or is a folder or a file where it should not be."""
+    if settings.save is not None and Path(settings.save).exists() and not Path(settings.save).is_dir():
+        raise SettingError("save", f"{settings.save!r}: is a file; it should be a folder")
+    if settings.csv is None:
         return
-    reply = _reply(queries, settings, asked)
-    if settings.truth:
+    path = Path(settings.csv)
+    if path.is_dir():
+        raise SettingError("csv", f"{settings.csv!r}: is a folder; it should be a file")
+    inputs = [name for name in (settings.truth, settings.queries, settings.report) if name is not None]
+    if any(Path(name).exists() and path.exists() and path.samefile(name) for name in inputs):
+        raise SettingError("csv", f"{settings.csv!r}: is an input, which would be lost")
+
+
+def answer(queries: "RunQueries", asked: "Asked", settings: Settings) -> None:
+    """Answer one question."""
+    reply = ask(queries, asked, settings)
+    if settings.truth is not None:
         from data_prep.truth import read_grades
 
         reply = replace(reply, truth=read_grades(Path(settings.truth)))
-    if settings.save:
+    if settings.save is not None:
         from vl_model.queries.answer_folder import save_answers  # matplotlib
 
         reply = replace(reply, files=save_answers(reply, queries.processed, Path(settings.save), settings.overwrite))
-    if settings.csv:
+    if settings.csv is not None:
         from vl_model.queries.reply import reply_csv
         from workspace.whole_files import replacing
 
         with replacing(Path(settings.csv)) as partial:
             partial.write_text(reply_csv(reply), encoding="utf-8")
-    _print(reply, settings)
+    print_reply(reply, settings)
 
 
-def _reply(queries: "RunQueries", settings: Settings, asked: "Asked") -> "Reply":  # type: ignore[name-defined]  # noqa: F821
-    ...
+def ask(queries: "RunQueries", asked: "Asked", settings: Settings) -> "Reply":
+    """Return the reply to a text, to a canonical line, or to a site that others are compared with."""
+    if settings.like is not None:
+        from vl_model.queries.run_queries import parse_site
+
+        return queries.similar(*parse_site(settings.like), asked, settings.any_level)
+    if settings.ask is not None:
+        from prompts.canonical import parse_canonical
+
+        return queries.ask(parse_canonical(settings.ask), asked)
+    from prompts.parse import parse_query
+
+    assert settings.text is not None
+    return queries.ask(parse_query(settings.text), asked)
+
+
+def print_reply(reply: "Reply", settings: Settings) -> None:
+    if settings.json:
+        from vl_model.queries.reply import reply_json
+
+        print(json.dumps(reply_json(reply), indent=2))
+        return
+    from vl_model.queries.reply_text import reply_text
+
+    print(reply_text(reply))
+    if settings.save is not None:
+        print(f"\nsaved       {Path(settings.save) / 'answers.png'} and the crops beside it")
+
+
+def answer_file(queries: "RunQueries", asked: "Asked", settings: Settings) -> None:
+    """Answer the questions of a file: a table for each, and summary.json."""
+    from vl_model.queries.batch import answer_questions, read_questions
+
+    assert settings.queries is not None and settings.save is not None
+    questions = read_questions(Path(settings.queries))
+    summary = answer_questions(queries, questions, Path(settings.save), asked, settings.overwrite)
+    print(json.dumps(summary, indent=2) if settings.json else f"{summary['text']}\n{Path(settings.save)}")
+
+
+def check_report(queries: "RunQueries", asked: "Asked", settings: Settings) -> None:
+    """Compare the findings of a report with the model's grades."""
+    from vl_model.queries.report_check import compared_report, read_report_text, report_check_json, report_check_text
+
+    assert settings.report is not None and settings.study is not None
+    text = read_report_text(Path(settings.report))
+    compared = compared_report(queries, text, settings.study, asked)
+    print(json.dumps(report_check_json(compared), indent=2) if settings.json else report_check_text(compared))
+
+
+if __name__ == "__main__":
+    run_command(PROG, main)

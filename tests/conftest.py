@@ -27,6 +27,16 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def evaluated_root(tmp_path_factory: pytest.TempPathFactory, tiny_base: str) -> Path:
+    """A data root with a prepared phantom cohort and the evaluated run `first`."""
+    from tests.evaluated_root import write_evaluated_root
+
+    root = tmp_path_factory.mktemp("evaluated")
+    write_evaluated_root(root, tiny_base)
+    return root
+
+
 @pytest.fixture
 def train(tiny_root: Path, tiny_base: str, monkeypatch: pytest.MonkeyPatch) -> Train:
     """A function that runs ``train_vl.py --run NAME ...`` in this process and returns its exit status."""

@@ -17,17 +17,15 @@ import predict_vl
 from benchmarks import located_grades
 from data_prep.conversion.pairs import read_dataset
 from tests.data_prep.conversion.test_odd_studies import save_untrained_locator
-from tests.evaluated_root import run_here, write_evaluated_root, write_run
+from tests.evaluated_root import run_here, write_run
 from tests.training_runs import ENVIRONMENT, REPOSITORY
 
 Command = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, tiny_base: str) -> Path:
-    root = tmp_path_factory.mktemp("predict")
-    write_evaluated_root(root, tiny_base)
-    return root
+def root(evaluated_root: Path) -> Path:
+    return evaluated_root
 
 
 @pytest.fixture
@@ -58,7 +56,12 @@ def test_new_studies_are_graded_as_the_test_split_was(root: Path, predict: Comma
 
 
 def test_the_runs_of_all_folds_grade_new_studies_together(
-    root: Path, predict: Command, tiny_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path,
+    predict: Command,
+    tiny_base: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folds = sorted(set(read_dataset(root / "train" / "processed_data").fold_of.values()))
     for fold in folds:
@@ -70,6 +73,13 @@ def test_the_runs_of_all_folds_grade_new_studies_together(
     ours = pd.read_csv(out / "submission.csv").set_index("row_id").sort_index()
     theirs = pd.read_csv(root / "train" / "logs" / "joined" / "submission.csv").set_index("row_id").sort_index()
     pd.testing.assert_frame_equal(ours, theirs, atol=1e-6)
+    capsys.readouterr()
+    assert predict("--run", "joined", "--images", images, "--out", tmp_path / "none", "--keep", "ward") == 2
+    said = capsys.readouterr().err
+    assert (
+        said.startswith("predict_vl.py: error: --keep 'ward': 'joined' stands for several models")
+        and "joined-0" in said
+    )
     for name in [f"joined-{fold}" for fold in folds] + ["joined"]:
         shutil.rmtree(root / "train" / "checkpoints" / name)
 

@@ -126,10 +126,18 @@ class FoldRuns:
         workers: int = 1,
         batch_size: int = 64,
         out: str | Path | None = None,
+        keep: str | None = None,
+        overwrite: bool = False,
     ) -> "pd.DataFrame":
         """Grade new DICOM studies, as `LoadedRun.grade` does, by all models. Raises ValueError as it does, and if the
-        runs place the sites of new studies differently.
+        runs place the sites of new studies differently, or if the studies are to be kept.
         """
+        if keep is not None or overwrite:
+            raise SettingError(
+                "overwrite" if keep is None else "keep",
+                f"{overwrite if keep is None else keep!r}: {self.name!r} stands for several models, whose embeddings "
+                f"cannot be searched together; keep studies with one of its runs, for example {self.runs[0].name!r}",
+            )
         from locator.carried import placer_for_run
         from vl_model.new_studies import checked_new_studies
 

@@ -13,7 +13,7 @@ import neither torch nor pandas nor scikit-learn: each method imports what it ne
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
@@ -209,6 +209,8 @@ class LoadedRun:
         workers: int = 1,
         batch_size: int = 64,
         out: str | Path | None = None,
+        keep: str | None = None,
+        overwrite: bool = False,
     ) -> "pd.DataFrame":
         """Grade new DICOM studies: 25 rows per study, whatever is wrong with its images.
 
@@ -225,6 +227,9 @@ class LoadedRun:
             out: a folder for probabilities.csv (the returned table), submission.csv (metric-optimal probabilities)
                 and faults.csv (everything that was skipped, repaired or guessed). The slices are kept there meanwhile,
                 and without it in the system's temporary folder ($TMPDIR).
+            keep: a name under which the studies are kept in the run's folder, with their slices and embeddings, so that
+                queries search them. It stands beside the names of the splits.
+            overwrite: whether to replace what was kept under this name.
 
         Returns:
             The columns study_id, condition, side, level; normal_mild, moderate, severe (calibrated); and the evidence:
@@ -234,12 +239,15 @@ class LoadedRun:
 
         Raises:
             ValueError: a folder or table does not exist, the images contain no study, the run is not evaluated, or
-                `workers` or `batch_size` is not possible.
+                `workers`, `batch_size` or `keep` is not possible.
         """
         from locator.carried import placer_for_run
+        from vl_model.kept_studies import checked_kept_studies
         from vl_model.new_studies import checked_new_studies
 
         studies = checked_new_studies(images, series_descriptions, workers, batch_size, out)
+        kept = checked_kept_studies(self.root, self.name, keep, overwrite, studies.images)
+        studies = replace(studies, keep=kept)
         grader = self.grader()
         placer = placer_for_run(self.root, self.folder, locator)
         _ = self.model  # Reading DICOM takes long: a base that has moved is missed before.

@@ -1,6 +1,7 @@
 """Grade new studies: convert a folder of DICOM files, embed and grade its sites, and write what people read."""
 
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from data_prep.placement.placer import Placer
 from data_prep.sites import SITES, Severity
 from prompts.render import caption
 from vl_model.data.site_rows import evidence_of
-from vl_model.data.site_table import SiteTable, full_table, site_table
+from vl_model.data.site_table import Floats, SiteTable, full_table, site_table
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import Grader
 from vl_model.evaluation.predictions import site_columns
+from vl_model.kept_studies import KeptStudies
 from vl_model.loaded_run import check_count, path_of
 from vl_model.scoring.submission import write_submission
 from workspace.file_modes import check_may_write
@@ -40,6 +42,7 @@ class NewStudies:
     series_descriptions: Path | None
     workers: int
     out: Path | None
+    keep: KeptStudies | None = None
 
     def grade(
         self,
@@ -53,9 +56,8 @@ class NewStudies:
         embed: makes the embeddings of each of the grader's models from a data set and its folder. geometry: of the
         crops that these models were made for.
         """
-        out = self.out
-        with folder_within(out) if out else TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            processed = Path(folder) / "processed_data"
+        with self._folder() as folder:
+            processed = folder / "processed_data"
             convert_folder(
                 self.images,
                 processed,
@@ -68,12 +70,25 @@ class NewStudies:
             dataset = read_dataset(processed)
             embeddings = embed(dataset, processed)
             table = probability_table(dataset, embeddings, grader)
-            if out:
-                (processed / "faults.csv").replace(out / "faults.csv")
-                write_probabilities(out / "probabilities.csv", table)
+            if self.keep:
+                self.keep.complete(folder, *embeddings)
+            if self.out:
                 prob_SX3 = grader.grade_studies(dataset.study_ids, embeddings, "metric_optimal")
-                write_submission(out / "submission.csv", dataset.study_ids, prob_SX3)
+                _write_outputs(self.out, table, dataset.study_ids, prob_SX3, processed / "faults.csv")
         return table
+
+    @contextmanager
+    def _folder(self) -> Iterator[Path]:
+        """Yield the folder that the images are converted in: what is kept of them, or a temporary one."""
+        if self.keep:
+            with self.keep.written() as folder:
+                yield folder
+        elif self.out:
+            with folder_within(self.out) as folder:
+                yield folder
+        else:
+            with TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+                yield Path(temporary)
 
 
 def checked_new_studies(
@@ -132,6 +147,13 @@ def probability_table(dataset: Dataset, embeddings: Sequence[Embeddings], grader
     evidence = pd.DataFrame(_evidence(dataset, table), columns=list(EVIDENCE))
     evidence = evidence.astype({"series_id": "Int64", "instance_number": "Int64"})
     return pd.concat([rows, evidence], axis=1).assign(folder=rows["study_id"].map(dataset.folder_names))
+
+
+def _write_outputs(out: Path, table: pd.DataFrame, study_ids: Sequence[int], prob_SX3: Floats, faults: Path) -> None:
+    with replacing(out / "faults.csv") as partial:
+        shutil.copyfile(faults, partial)
+    write_probabilities(out / "probabilities.csv", table)
+    write_submission(out / "submission.csv", study_ids, prob_SX3)
 
 
 def write_probabilities(path: Path, table: pd.DataFrame) -> None:

@@ -83,7 +83,7 @@ class RunQueries:
         likeness_N = None
         if likeness is not None and likeness.is_told:
             likeness_N = self._likeness_of_studies(query.rest, query.tree, segments)
-        found = search(query.tree, segments, self._known(), bounds, likeness_N)
+        found = search(query.tree, segments, self.known_segments(), bounds, likeness_N)
         return self._reply(query, segments, found, found.answers, likeness)
 
     def similar(self, study_id: int, site: Site, asked: Asked = Asked(), any_level: bool = False) -> Reply:
@@ -125,7 +125,7 @@ class RunQueries:
             self._opened[name] = open_segment(self.root, self.run, name, self.say)
         return self._opened[name]
 
-    def _known(self) -> list[Segment]:
+    def known_segments(self) -> list[Segment]:
         """Return the segments with known grades of studies that no training saw."""
         return [self._open("train")] if "train" in available_segments(self.root, self.run) else []
 

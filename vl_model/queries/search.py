@@ -143,6 +143,29 @@ def search(
     )
 
 
+def truth_and_probability(
+    tree: Tree, segment: Segment, row: int, known: Sequence[Segment]
+) -> tuple[float, float | None, bool | None] | None:
+    """Return a study's composed score, its recalibrated probability, and whether its known grades fulfil the tree.
+
+    The probability is None if too few known grades allow one, the truth if its grades leave it open; None in all if no
+    image shows a site that the tree turns on.
+    """
+    score = float(tree_probability(tree, segment.graded_SX3[row : row + 1])[0])
+    if np.isnan(score):
+        return None
+    truth = _known_truth(tree, known)
+    recalibration = fit_recalibration(truth.score_M, truth.match_M)
+    probability = None if recalibration is None else float(recalibration.probability(np.array([score]))[0])
+    [certain], [may] = tree_truth(tree, possible_severities(segment.label_SX[row : row + 1]))
+    return score, probability, bool(certain) if certain == may else None
+
+
+def speaking(tree: Tree, segment: Segment, row: int) -> tuple[SpeakingSite, ...]:
+    """Return the sites of a study that speak for it, with what shows them."""
+    return tuple(_speaking_site(segment, row, site) for site in speaking_sites(tree, segment.graded_SX3[row]))
+
+
 def answer_of(
     segment: Segment,
     row: int,
