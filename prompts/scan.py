@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from data_prep.sites import Level
-from prompts.vocabulary import normal_phrase, vocabulary
+from prompts.vocabulary import comparable, vocabulary
 
 _VERTEBRA = r"(?:C\s?\d|T\s?\d{1,2}|L\s?\d|S\s?\d)"
 _JOINT = r"\s*(?:-|/|\bto\b|\bthrough\b|\bthru\b|\b(?:on|over)\b(?=\s*[LS]))\s*"
@@ -118,12 +118,12 @@ def is_level(word: str) -> bool:
 
 
 def _tokens(text: str) -> Iterator[Token]:
-    at = 0
+    at, words = 0, comparable(text)
     while at < len(text):
         if text[at].isspace():
             at += 1
             continue
-        token = _special(text, at) or _phrase(text, at) or _word(text, at)
+        token = _special(text, at) or _phrase(text, words, at) or _word(text, at)
         yield token
         at = token.end
 
@@ -170,19 +170,21 @@ def _count_token(found: re.Match[str]) -> Token:
     return Token("count", "adjacent" if found["adjacent"] else key, found.start(), found.end(), number=number)
 
 
-def _phrase(text: str, at: int) -> Token | None:
+def _phrase(text: str, words: str, at: int) -> Token | None:
+    """Return the longest phrase of the vocabulary at `at`; `words` is the comparable text."""
     known = vocabulary()
-    found = known.pattern.match(text, at)
-    if found is None:
+    phrase = known.longest_at(words, at)
+    if phrase is None:
         return None
-    kind, key = known.meaning[normal_phrase(found.group())]
+    kind, key = known.meaning[phrase]
+    end = at + len(phrase)
     if kind == "scale":
-        values = _SCALE_VALUES.match(text, found.end())
+        values = _SCALE_VALUES.match(text, end)
         if values is None:
             return None
         more = "+" if values["more"] else ""
         return Token("scale", f"{key} {values['values'].casefold()}{more}", at, values.end())
-    return Token(kind, key, at, found.end())
+    return Token(kind, key, at, end)
 
 
 def _word(text: str, at: int) -> Token:

@@ -58,6 +58,8 @@ _LISTS = {
     "other_languages": "other_language",
     "ignored": "ignored",
 }
+#: A hyphen within a word, which separates the words of a phrase as a space does.
+_HYPHEN = re.compile(r"(?<=\w)-(?=\w)")
 _WITHOUT_MEANING = frozenset({"ignored", "connective", "ungraded", "word", "other_language"})
 
 
@@ -65,28 +67,51 @@ _WITHOUT_MEANING = frozenset({"ignored", "connective", "ungraded", "word", "othe
 class Vocabulary:
     """The phrases and their meanings.
 
-    meaning: phrase -> (kind, key). pattern: matches the longest phrase at a place. words: of all phrases.
-    meaningful_words: those of phrases that change what is asked, sorted; a typing error may stand for one of them.
+    meaning: phrase -> (kind, key). by_initial: first character -> the phrases that begin with it, the longest first.
+    words: of all phrases. meaningful_words: those of phrases that change what is asked, sorted; a typing error may
+    stand for one of them.
     """
 
     meaning: dict[str, tuple[str, str]]
-    pattern: re.Pattern[str]
+    by_initial: dict[str, tuple[str, ...]]
     words: frozenset[str]
     meaningful_words: tuple[str, ...]
+
+    def longest_at(self, text: str, at: int) -> str | None:
+        """Return the longest phrase that stands in a `comparable` text at this place, as complete words."""
+        if at and _is_word(text[at]) and _is_word(text[at - 1]):
+            return None
+        for phrase in self.by_initial.get(text[at], ()):
+            end = at + len(phrase)
+            if text.startswith(phrase, at) and not (_is_word(phrase[-1]) and end < len(text) and _is_word(text[end])):
+                return phrase
+        return None
+
+
+def comparable(text: str) -> str:
+    """Return a text of the same length as phrases are compared with it: in lower case, hyphens in words as spaces."""
+    lowered = "".join(low if len(low := character.lower()) == 1 else character for character in text)
+    return _HYPHEN.sub(" ", lowered)
+
+
+def _is_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
 
 
 @cache
 def vocabulary() -> Vocabulary:
     """Return the vocabulary of ``queries.yaml``."""
     meaning = read_vocabulary(QUERIES)
-    longest_first = sorted(meaning, key=len, reverse=True)
-    pattern = re.compile("|".join(map(_phrase_pattern, longest_first)), re.IGNORECASE)
+    by_initial: dict[str, list[str]] = {}
+    for phrase in sorted(meaning, key=len, reverse=True):
+        by_initial.setdefault(phrase[0], []).append(phrase)
     words = {phrase: re.findall(r"\w+", phrase) for phrase in meaning}
     meaningful = {
         word for phrase, (kind, _) in meaning.items() if kind not in _WITHOUT_MEANING for word in words[phrase]
     }
     every = frozenset(word for listed in words.values() for word in listed)
-    return Vocabulary(meaning, pattern, every, tuple(sorted(word for word in meaningful if word.isalpha())))
+    initials = {initial: tuple(phrases) for initial, phrases in by_initial.items()}
+    return Vocabulary(meaning, initials, every, tuple(sorted(word for word in meaningful if word.isalpha())))
 
 
 def read_vocabulary(path: Path) -> dict[str, tuple[str, str]]:
@@ -142,11 +167,3 @@ def _check_keys(tree: Any, keys: tuple[str, ...], where: str) -> None:
         raise ValueError(f"{where}: unknown entry {unknown[0]!r}; known are {', '.join(keys)}")
     if missing := [key for key in keys if key not in tree]:
         raise ValueError(f"{where}: {missing[0]!r} is missing")
-
-
-def _phrase_pattern(phrase: str) -> str:
-    """Return a regular expression for the phrase as complete words, separated by a space or a hyphen."""
-    words = r"(?:\s|-)".join(re.escape(word) for word in phrase.split())
-    before = r"(?<!\w)" if phrase[0].isalnum() else ""
-    after = r"(?!\w)" if phrase[-1].isalnum() else ""
-    return f"{before}{words}{after}"

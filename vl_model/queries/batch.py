@@ -80,8 +80,8 @@ def answer_questions(
         entries[name] = _entry(question, reply)
     failed = {name: entry["error"] for name, entry in entries.items() if "error" in entry}
     if len(failed) == len(questions):
-        name, error = next(iter(failed.items()))
-        raise ValueError(f"none of the {len(questions)} questions could be answered; {name}: {error}")
+        name, reason = next(iter(failed.items()))
+        raise ValueError(f"none of the {len(questions)} questions could be answered; {name}: {reason}")
     summary = {
         "schema_version": SCHEMA_VERSION,
         "version": metadata.version("lumbar-vl"),

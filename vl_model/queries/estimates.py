@@ -39,7 +39,9 @@ def count_estimate(share: float, studies: int, effective: float, certain: int = 
     if not studies:
         return Estimate(float(certain), float(certain), float(certain))
     low, high = wilson(share, effective)
-    low_count, high_count = ceil(low * studies - 0.5), floor(high * studies + 0.5)
+    # Rounded to the nearest, but never past the estimate itself.
+    low_count = min(ceil(low * studies - 0.5), floor(share * studies))
+    high_count = max(floor(high * studies + 0.5), ceil(share * studies))
     return Estimate(certain + share * studies, float(certain + max(low_count, 0)), float(certain + high_count))
 
 

@@ -65,12 +65,16 @@ def _worth_words(worth: Worth) -> str:
     if worth.average_precision is not None and worth.matches:
         words.append(f"average precision {_with_interval(worth.average_precision)}")
     if worth.told_precision is not None:
-        words.append(f"precision of these answers {_with_interval(worth.told_precision)}")
+        words.append(f"of these answers {_share(worth.told_precision)} match")
     if worth.recall is not None:
         words.append(f"recall at this cut {_with_interval(worth.recall)}")
     if worth.recalibration is None:
         words.append("too few of either kind to tell probabilities: the order alone is meant")
     return "; ".join(words)
+
+
+def _share(estimate: Estimate) -> str:
+    return f"{estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%})"
 
 
 def _with_interval(estimate: Estimate) -> str:
@@ -88,7 +92,8 @@ def searched_lines(reply: Reply) -> list[str]:
     if found.not_assessable:
         listed = ", ".join(str(one.study_id) for one in found.not_assessable[:_LISTED])
         more = ", ..." if len(found.not_assessable) > _LISTED else ""
-        lines.append(f"no image    {len(found.not_assessable)} studies lack a site that is asked for: {listed}{more}")
+        lack = "study lacks" if len(found.not_assessable) == 1 else "studies lack"
+        lines.append(f"no image    {len(found.not_assessable)} {lack} a site that is asked for: {listed}{more}")
     return lines
 
 
