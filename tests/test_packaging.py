@@ -130,7 +130,7 @@ from data_prep.sites import SITES, Severity
 assert SHIPPED.is_file()
 check_locator(SHIPPED_LOCATOR)
 assert SHIPPED_LOCATOR.is_relative_to(SHIPPED.parents[2])
-assert parse_query("severe canal stenosis").conditions and caption(SITES[0], Severity.SEVERE)
+assert parse_query("severe canal stenosis").tree and caption(SITES[0], Severity.SEVERE)
 print(SHIPPED)
 """
     environment = os.environ | {"PYTHONPATH": str(installed)}

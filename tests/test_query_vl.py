@@ -1,4 +1,4 @@
-"""query_vl.py on the files of a run; the text tower is loaded only for words that are not understood."""
+"""query_vl.py on the files of a run: answers, what they are worth, many questions at once, reports, and wrong input."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from data_prep.conversion.pairs import read_dataset
-from data_prep.sites import SITES, Severity
+from data_prep.sites import SITES, Condition, Severity
 from tests.tiny_dataset import write_tiny_dataset
 from vl_model.data.site_rows import group_sites
 from vl_model.evaluation.cross_fitting import fit_grader, predict_raw, split_studies
@@ -27,10 +27,13 @@ from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
 from vl_model.model.settings import ModelSettings
 from vl_model.model.site_model import build_site_model
 from vl_model.model.site_model_files import load_site_model, save_site_model
+from vl_model.queries.likeness import neutral_texts
 
 SCRIPT = Path(__file__).parents[1] / "query_vl.py"
 SEVERE_LEFT = "severe left foraminal narrowing at L4-L5"
-STUDIES = 12
+STUDIES = 60
+#: Folds 0 and 1 of five are held out.
+UNSEEN = 24
 
 
 @pytest.fixture(scope="module")
@@ -94,104 +97,201 @@ def ask(root: Path, *arguments: str) -> Done:
     return Done(end.value.code, out.getvalue(), err.getvalue())
 
 
-def test_the_answers_are_the_studies_with_the_highest_probability(root: Path, tmp_path: Path) -> None:
-    truth = tmp_path / "truth.csv"
-    dataset = read_dataset(root / "train" / "processed_data")
-    with truth.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["study_id", "condition", "side", "level", "severity"])
-        for pair in dataset.pairs:
-            grade = "" if pair.severity is None else pair.severity.key
-            table.writerow([pair.study_id, pair.site.condition, pair.site.side or "", pair.site.level, grade])
-
-    done = ask(root, SEVERE_LEFT, "--json", "--save", str(tmp_path / "out"), "--truth", str(truth))
-    assert (done.returncode, done.stderr) == (0, "")
-    reply = json.loads(done.stdout)
-    assert reply["query"]["levels"] == ["l4_l5"]
-    assert (reply["studies"], reply["splits"]) == (STUDIES, ["train"])
-    answers = reply["answers"]
-    assert len(answers) == 5
-    scores = [answer["probabilities"]["severe"] for answer in answers]
-    assert scores == sorted(scores, reverse=True)
-
-    # The same from the run's parts, the long way.
+def severe_of(root: Path, site: str = "left_neural_foraminal_narrowing_l4_l5") -> dict[int, float]:
+    """P(severe) of a site in each study that no training saw, from the run's parts."""
     run = root / "train" / "checkpoints" / "tiny"
     embeddings = read_embeddings(run / "embeddings" / "train", {})
     prob_N3 = read_grader(run / "heads").predict_proba(embeddings.table, [embeddings], "calibrated")
-    severe = {
-        row.study_id: prob_N3[place, Severity.SEVERE]
+    return {
+        row.study_id: float(prob_N3[place, Severity.SEVERE])
         for place, row in enumerate(embeddings.rows)
-        if row.site.key == "left_neural_foraminal_narrowing_l4_l5"
+        if row.site.key == site and row.fold in (0, 1)
     }
-    assert [a["study_id"] for a in answers] == sorted(severe, key=lambda study: -severe[study])[:5]
-    assert scores == pytest.approx(sorted(severe.values(), reverse=True)[:5])
 
-    grade_of = {(p.study_id, p.site.key, p.view): p for p in dataset.pairs}
+
+def test_the_answers_are_the_unseen_studies_with_the_highest_probability(root: Path, tmp_path: Path) -> None:
+    dataset = read_dataset(root / "train" / "processed_data")
+    done = ask(root, SEVERE_LEFT, "--json", "--least", "0", "--save", str(tmp_path / "out"))
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1), done.stderr
+    assert "making the query index of 'train', for the first time" in done.stderr
+    reply = json.loads(done.stdout)
+    assert reply["query"]["line"] == "any(left foramen, L4-L5) = severe; P >= 0"
+    assert (reply["studies"], reply["left_out"], reply["splits"]) == (UNSEEN, STUDIES - UNSEEN, ["train"])
+    answers, severe = reply["answers"], severe_of(root)
+    assert [a["study_id"] for a in answers] == sorted(severe, key=lambda study: -severe[study])[:5]
+    assert [a["score"] for a in answers] == pytest.approx(sorted(severe.values(), reverse=True)[:5], abs=1e-6)
+    assert not any(answer["seen"] for answer in answers)
+
+    pair_of = {(p.study_id, p.site.key, p.view): p for p in dataset.pairs}
     for answer in answers:
-        pair = grade_of[answer["study_id"], "left_neural_foraminal_narrowing_l4_l5", answer["view"]]
+        pair = pair_of[answer["study_id"], "left_neural_foraminal_narrowing_l4_l5", answer["view"]]
         assert (answer["image"], answer["box"], answer["series_id"]) == (pair.image, list(pair.box), pair.series_id)
         assert answer["truth"] == (None if pair.severity is None else pair.severity.key)
-        assert answer["seen"] == (pair.fold not in (0, 1))
-        picture, crop = (Path(path) for path in answer["files"])
-        with Image.open(root / "train" / "processed_data" / pair.image) as whole, Image.open(picture) as drawn:
-            assert drawn.size == whole.size
-            assert drawn.getpixel((60, 60)) == (whole.getpixel((60, 60)),) * 3
-        with Image.open(crop) as cut:
-            assert cut.size == (384, 384)
+        assert answer["matches"] == (None if pair.severity is None else pair.severity is Severity.SEVERE)
+        assert answer["files"] and all(Path(path).is_file() for path in answer["files"])
     with Image.open(tmp_path / "out" / "answers.png") as sheet:
         assert sheet.width > 1000
 
 
-def test_the_printed_table_has_the_parsed_query_and_the_answers(root: Path) -> None:
-    done = ask(root, "severe left canal stenosis", "--top", "2")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "understood  severe, spinal canal stenosis" in done.stdout
-    assert "canal has no side" in done.stdout
-    assert f"searched    {STUDIES} studies of run 'tiny' (train)" in done.stdout
+def test_what_is_printed(root: Path, tmp_path: Path) -> None:
+    done = ask(
+        root, "at least moderate left canal stenosis with facet cysts", "--top", "2", "--csv", str(tmp_path / "a.csv")
+    )
+    lines = done.stdout.splitlines()
+    assert lines[1] == 'not read    "facet cysts": the answers are to the text without it'
+    assert lines[2] == "read as     any(canal) >= moderate; top 2"
+    assert "the spinal canal has no side" in lines[3]
+    assert re.match(r"expected    [\d.]+ of \d+ studies match \(\d+ to \d+\)", lines[4])
+    assert re.match(r"worth       of \d+ held-out studies with known grades \d+ match; average precision ", lines[5])
+    assert lines[6].startswith(
+        f"searched    {UNSEEN} studies of run 'tiny' (train); {STUDIES - UNSEEN} that it was trained on"
+    )
     table = done.stdout.split("\n\n")[1].splitlines()
     assert [line[:1] for line in table[1:3]] == ["1", "2"]
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["rank"] for row in rows] == ["1", "2"] and rows[0]["condition"] == "spinal_canal_stenosis"
+
+    again = ask(root, "--ask", "any(canal) >= moderate; top 2")
+    assert again.stdout.splitlines()[0] == lines[2] and again.stdout.split("\n\n")[1] == done.stdout.split("\n\n")[1]
 
 
-def test_an_understood_text_imports_no_torch(root: Path) -> None:
+def test_seen_studies_are_answers_only_if_asked_for(root: Path) -> None:
+    reply = json.loads(ask(root, SEVERE_LEFT, "--seen", "--top", "60", "--least", "0", "--json").stdout)
+    assert (reply["studies"], reply["left_out"]) == (STUDIES, 0)
+    assert {answer["study_id"] for answer in reply["answers"] if answer["seen"]}
+    assert "trained on" in ask(root, SEVERE_LEFT, "--seen", "--top", "60", "--least", "0").stdout
+
+
+def test_the_truth_of_a_file_is_shown_instead_of_the_labels(root: Path, tmp_path: Path) -> None:
+    truth = tmp_path / "train.csv"
+    sites = [site.key for site in SITES if site.condition is Condition.NEURAL_FORAMINAL_NARROWING]
+    rows = [[study, *["Moderate"] * len(sites)] for study in range(1, STUDIES)]
+    with truth.open("w", newline="") as file:
+        csv.writer(file).writerows([["study_id", *sites], *rows])
+    reply = json.loads(ask(root, SEVERE_LEFT, "--truth", str(truth), "--json").stdout)
+    assert {answer["truth"] for answer in reply["answers"]} <= {"moderate", None}
+
+
+def test_many_questions_give_the_same_bytes_twice(root: Path, tmp_path: Path) -> None:
+    questions = tmp_path / "cohort.yaml"
+    questions.write_text(
+        "canal: severe canal stenosis\nfree: all(foramen) = normal/mild; top 3\nwrong: severe normal canal\n"
+        "odd: severe canal stenosis with oedema\n"
+    )
+    for folder in ("one", "two"):
+        done = ask(root, "--queries", str(questions), "--save", str(tmp_path / folder))
+        assert done.returncode == 0, done.stderr
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == ["canal.csv", "free.csv", "odd.csv", "summary.json"]
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
+    summary = json.loads((tmp_path / "one" / "summary.json").read_text())["queries"]
+    assert "two grades are named" in summary["wrong"]["error"]
+    assert summary["canal"]["searched"] == UNSEEN == summary["canal"]["assessable"]
+    assert summary["odd"]["rest"] == "oedema" and summary["free"]["answers"] <= 3
+    assert "wrong  not answered:" in done.stdout
+
+    (tmp_path / "one" / "notes.txt").write_text("mine")
+    refused = ask(root, "--queries", str(questions), "--save", str(tmp_path / "one"))
+    assert refused.returncode == 2 and "holds other files (notes.txt, ...)" in refused.stderr
+
+
+def test_a_report_is_compared_clause_by_clause(root: Path, tmp_path: Path) -> None:
+    severe = severe_of(root)
+    study = max(severe, key=lambda one: severe[one])
+    report = tmp_path / "report.txt"
+    report.write_text(
+        "L4-L5: Severe left foraminal narrowing. No left foraminal narrowing.\n"
+        "The conus is normal in position. Cervical spine: normal.\n"
+    )
+    compared = json.loads(ask(root, "--report", str(report), "--study", str(study), "--json").stdout)
+    first, second = compared["clauses"]
+    assert first["line"] == "any(left foramen, L4-L5) = normal/mild"
+    assert second["line"] == "any(left foramen, L4-L5) = severe"
+    assert first["score"] < second["score"] == pytest.approx(severe[study], abs=1e-6)
+    assert len(compared["not_read"]) == 2
+    assert "not compared:" in ask(root, "--report", str(report), "--study", str(study)).stdout
+    for arguments, complaint in (
+        (("--report", str(report)), "needs --study as well"),
+        (("--report", str(report), "--study", "99999"), "--study 99999: not among the"),
+        (("--report", str(tmp_path / "none.txt"), "--study", "1"), "cannot be read"),
+    ):
+        done = ask(root, *arguments)
+        assert done.returncode == 2 and complaint in done.stderr
+
+
+def test_similar_cases_are_the_nearest_sites_of_other_studies(root: Path) -> None:
+    [study, *_] = severe_of(root)
+    done = ask(root, "--like", f"{study}:left foramen, L4-L5", "--seen", "--json")
+    answers = json.loads(done.stdout)["answers"]
+    embeddings = read_embeddings(root / "train" / "checkpoints" / "tiny" / "embeddings" / "train", {})
+    of_site = {
+        (row.study_id, row.site.key): image_D for row, image_D in zip(embeddings.rows, embeddings.image_ND, strict=True)
+    }
+    own = of_site[study, "left_neural_foraminal_narrowing_l4_l5"]
+    best: dict[int, float] = {}
+    for (other, key), image_D in of_site.items():
+        if other != study and key.endswith("neural_foraminal_narrowing_l4_l5"):
+            best[other] = max(best.get(other, -1.0), float(own @ image_D))
+    assert [a["study_id"] for a in answers] == sorted(best, key=lambda one: -best[one])[:5]
+    assert [a["likeness"] for a in answers] == pytest.approx(sorted(best.values(), reverse=True)[:5], abs=1e-5)
+
+
+def test_an_understood_text_imports_nothing_heavy(root: Path) -> None:
     ask(root, SEVERE_LEFT)  # leaves an index behind
     check = (
         f"import sys, runpy; sys.argv = ['query_vl.py', '--root', {str(root)!r}, '--run', 'tiny', {SEVERE_LEFT!r}]\n"
         f"try: runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
         "except SystemExit as end: assert end.code == 0\n"
-        "heavy = {'torch', 'open_clip', 'sklearn', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "heavy = {'torch', 'open_clip', 'sklearn', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=SCRIPT.parent)
     assert done.returncode == 0, done.stderr
 
 
-def test_words_that_are_not_understood_are_ranked_by_the_text_tower(root: Path) -> None:
-    done = ask(root, "facet arthropathy", "--json")
-    assert done.returncode == 0, done.stderr
-    answers = json.loads(done.stdout)["answers"]
-    assert all(answer["score"] is None for answer in answers)
+def test_free_words_are_used_only_if_asked_for_and_if_they_beat_nonsense(root: Path) -> None:
+    done = ask(root, "facet arthropathy")
+    assert done.returncode == 2 and "nothing that is graded was asked" in done.stderr and "--likeness" in done.stderr
+    reply = json.loads(ask(root, "facet arthropathy", "--likeness", "--json").stdout)
     run = root / "train" / "checkpoints" / "tiny"
     embeddings = read_embeddings(run / "embeddings" / "train", {})
-    [text_D] = load_site_model(run / "final").embed_texts(["facet arthropathy"]).numpy()
-    cosine_N = embeddings.image_ND @ text_D
-    best: dict[int, float] = {}
-    for row, cosine in zip(embeddings.rows, cosine_N, strict=True):
-        best[row.study_id] = max(cosine, best.get(row.study_id, -1.0))
-    assert [a["study_id"] for a in answers] == sorted(best, key=lambda study: -best[study])[:5]
-    assert [a["likeness"] for a in answers] == pytest.approx(sorted(best.values(), reverse=True)[:5], abs=1e-5)
+    model = load_site_model(run / "final")
+    [text_D] = model.embed_texts(["facet arthropathy"]).detach().numpy()
+    highest = float((embeddings.image_ND @ text_D).max())
+    null_ND = model.embed_texts(list(neutral_texts())).detach().numpy()
+    needed = float(np.quantile((embeddings.image_ND @ null_ND.T).max(axis=0), 0.95))
+    assert reply["likeness"]["highest"] == pytest.approx(highest, abs=1e-5)
+    assert reply["likeness"]["needed"] == pytest.approx(needed, abs=1e-5)
+    assert reply["likeness"]["is_told"] == (highest > needed) == bool(reply["answers"])
+    text = ask(root, "severe canal stenosis with facet arthropathy", "--likeness").stdout
+    assert ("this model cannot tell" in text) == (highest <= needed)
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("",), "is empty"),
+        ((), "nothing was asked; ask, for example"),
+        (("",), "is empty|nothing was asked"),
+        (("?!",), "nothing was asked"),
+        (("severe", "--ask", "any(canal) = severe"), "--ask cannot be asked together with text"),
+        (("--ask", "any(kanal) = severe"), "found 'kanal' at character 5, expected canal"),
+        (("--like", "5"), "expected STUDY:SITE"),
+        (("--like", "5:foramen"), "'foramen' is not one site"),
+        (("--like", "777:left foramen, L4-L5"), "study 777: not among the 60 studies"),
+        (("severe", "--any_level"), "--any_level is for --like only"),
         (("severe", "--top", "0"), "--top 0"),
+        (("severe", "--top", "1001"), "--top 1001: at most 1000 answers"),
+        (("severe", "--least", "2"), "--least 2"),
         (("severe", "--run", "tinny"), "--run 'tinny': no such run in .*; the runs there are tiny"),
         (("severe", "--run", "../tiny"), "a run's name may contain only letters"),
         (("severe", "--split", "test"), "test/processed_data/dataset.json: no such file; prepare_data.py writes it"),
+        (("severe", "--split", "clinic"), "'clinic': neither a split"),
         (("severe", "--truth", "nowhere.csv"), "nowhere.csv"),
         (("severe", "--tops", "3"), "did you mean --top"),
-        ((), "text"),
+        (("severe stenosis at T12-L1",), '"T12-L1": is not graded'),
+        (("--queries", "x.yaml"), "needs --save as well"),
+        (("--queries", "nowhere.yaml", "--save", "x"), "cannot be read"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(root: Path, arguments: tuple[str, ...], complaint: str) -> None:
@@ -214,10 +314,11 @@ def test_an_index_of_other_heads_is_made_again_and_embeddings_of_another_model_a
 ) -> None:
     copy = shutil.copytree(root, tmp_path / "root")
     run = copy / "train" / "checkpoints" / "tiny"
-    before = json.loads(ask(copy, SEVERE_LEFT, "--json").stdout)["answers"]
+    before = json.loads(ask(copy, SEVERE_LEFT, "--json", "--least", "0").stdout)["answers"]
     write_grader(run / "heads", replace(read_grader(run / "heads"), best="zero_shot"))
-    after = json.loads(ask(copy, SEVERE_LEFT, "--json").stdout)["answers"]
-    assert [a["score"] for a in before] != [a["score"] for a in after], "the index was not made again"
+    done = ask(copy, SEVERE_LEFT, "--json", "--least", "0")
+    assert "making the query index of 'train' again: the heads changed" in done.stderr
+    assert [a["score"] for a in before] != [a["score"] for a in json.loads(done.stdout)["answers"]]
 
     card = run / "final" / "site_model.json"
     card.write_text(card.read_text() + " ")

@@ -134,8 +134,8 @@ class SettingsParser(ArgumentParser):
 
     def _arguments(self) -> str:
         """Return the positional and the required arguments, and that there are flags."""
-        actions = [action for action in self._actions if action.required]
-        positional = [str(action.metavar) for action in actions if not action.option_strings]
+        actions = [action for action in self._actions if action.required or not action.option_strings]
+        positional = [str(a.metavar) if a.required else f"[{a.metavar}]" for a in actions if not a.option_strings]
         required = [f"{action.option_strings[0]} {action.metavar}" for action in actions if action.option_strings]
         return " ".join([*positional, *required, "[--flag value ...]"])
 
@@ -221,7 +221,9 @@ def _add_field(parser: SettingsParser, container: Any, prefix: str, entry: "Fiel
     name, options = prefix + entry.name, dict[str, Any]()
     kind = _bounded(hint)
     if entry.metadata.get("positional"):
-        container.add_argument(name, type=kind, metavar=name.upper(), help=text)
+        # A positional argument with a default may be left out.
+        is_optional = {} if entry.default is MISSING else {"nargs": "?", "default": entry.default}
+        container.add_argument(name, type=kind, metavar=name.upper(), help=text, **is_optional)
         return
     if NoneType in get_args(hint):
         parser.optional.add(name)
