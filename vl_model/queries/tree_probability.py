@@ -35,7 +35,8 @@ def tree_probability(tree: Tree, graded_SX3: NDArray[np.floating]) -> Floats:
     for start in range(0, len(graded_SX3), _BLOCK):
         block = slice(start, start + _BLOCK)
         probability_S[block] = plan.run(graded_SX3[block])
-    return probability_S
+    # Probabilities of float32 sum to 1 within rounding only.
+    return np.clip(probability_S, 0.0, 1.0)
 
 
 def tree_truth(tree: Tree, possible_SX: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
