@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from vl_model.queries.average_precision import average_precision, average_precision_without_each
+from vl_model.queries.estimates import wilson
 
 ROWS = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=25)
 
@@ -29,6 +30,20 @@ def test_it_is_scikit_learns_also_without_each_study(rows: list[tuple[int, bool]
             without_G = without_match_G if match_M[row] else without_other_G
             expected = average_precision_score(match_M[rest], score_M[rest])
             assert without_G[score_G.index(score_M[row])] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("studies", "share", "capped"), [(300, 0.15, True), (40, 0.9, False)])
+def test_the_interval_is_wilsons_of_the_jackknifes_variance(studies: int, share: float, capped: bool) -> None:
+    rng = np.random.default_rng(1)
+    score_M = rng.random(studies)
+    match_M = rng.random(studies) < (share * 2 * score_M if capped else share)
+    value, rest = average_precision_score(match_M, score_M), ~np.eye(studies, dtype=bool)
+    without_M = np.array([average_precision_score(match_M[row], score_M[row]) for row in rest])
+    variance = (studies - 1) * without_M.var()
+    assert (value * (1 - value) / variance > match_M.sum()) == capped
+    found = average_precision(score_M, match_M)
+    expected = wilson(value, min(value * (1 - value) / variance, match_M.sum()))
+    assert found is not None and (found.low, found.high) == pytest.approx(expected)
 
 
 def test_few_matches_on_top_do_not_prove_a_perfect_ranking() -> None:

@@ -23,9 +23,9 @@ def test_of_no_studies_there_is_no_share() -> None:
 
 
 def test_a_count_has_whole_numbers_around_it() -> None:
-    found = count_estimate(0.013, 100, effective=400.0, certain=3)
-    assert found.value == pytest.approx(4.3)
-    assert found.low == 3 + round(100 * 0.0055) and found.high == 3 + round(100 * 0.0298)
+    found = count_estimate(0.013, 80, effective=400.0, certain=3)
+    assert found.value == pytest.approx(4.04)
+    assert found.low == 3 + round(80 * 0.0058) == 3 and found.high == 3 + round(80 * 0.0298) == 5
     assert count_estimate(0.003, 100, effective=1e6) == Estimate(0.3, 0.0, 1.0)  # never between whole numbers
     assert count_estimate(0.0, 5, effective=1e-9) == Estimate(0.0, 0.0, 5.0)
     assert count_estimate(1.0, 5, effective=1e9, certain=2) == Estimate(7.0, 7.0, 7.0)

@@ -26,17 +26,40 @@ def draw(studies: int, a: float, b: float, seed: int = 0) -> tuple[np.ndarray, n
     return expit(logit_M), rng.random(studies) < expit(a + b * logit_M)
 
 
+def objective(theta: np.ndarray, score_M: np.ndarray, match_M: np.ndarray) -> float:
+    """Return what is minimised, as the module states it, at (a, b)."""
+    a, b = theta
+    prob_M = np.clip(expit(a + b * logit(score_M)), 1e-300, 1 - 1e-16)
+    likelihood = np.where(match_M, np.log(prob_M), np.log1p(-prob_M)).sum()
+    return float(-likelihood + INTERCEPT_PULL * a**2 / 2 + SLOPE_PULL * (b - 1 - np.log(b)))
+
+
 def scipys_minimum(score_M: np.ndarray, match_M: np.ndarray) -> np.ndarray:
-    """Minimise the objective as the module states it; the slope is the exponential of the second parameter."""
-
-    def objective(theta: np.ndarray) -> float:
-        a, b = theta[0], np.exp(theta[1])
-        prob_M = np.clip(expit(a + b * logit(score_M)), 1e-300, 1 - 1e-16)
-        likelihood = np.where(match_M, np.log(prob_M), np.log1p(-prob_M)).sum()
-        return float(-likelihood + INTERCEPT_PULL * a**2 / 2 + SLOPE_PULL * (b - 1 - np.log(b)))
-
-    found = minimize(objective, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12})
+    found = minimize(
+        lambda theta: objective(np.array([theta[0], np.exp(theta[1])]), score_M, match_M),
+        np.zeros(2),
+        method="Nelder-Mead",
+        options={"xatol": 1e-9, "fatol": 1e-12},
+    )
     return np.array([found.x[0], np.exp(found.x[1])])
+
+
+def second_derivatives(theta: np.ndarray, score_M: np.ndarray, match_M: np.ndarray, step: float = 1e-3) -> np.ndarray:
+    shift = step * np.eye(2)
+    return np.array(
+        [
+            [
+                sum(
+                    sign * other * objective(theta + sign * shift[i] / 2 + other * shift[j] / 2, score_M, match_M)
+                    for sign in (-1, 1)
+                    for other in (-1, 1)
+                )
+                / step**2
+                for j in range(2)
+            ]
+            for i in range(2)
+        ]
+    )
 
 
 @pytest.mark.parametrize(
@@ -46,7 +69,11 @@ def test_it_is_scipys_minimum(studies: int, a: float, b: float) -> None:
     score_M, match_M = draw(studies, a, b)
     found = fit_recalibration(score_M, match_M)
     assert found is not None
-    assert [found.intercept, found.slope] == pytest.approx(scipys_minimum(score_M, match_M), abs=1e-5)
+    theta = np.array([found.intercept, found.slope])
+    assert theta == pytest.approx(scipys_minimum(score_M, match_M), abs=1e-5)
+    aa, ab, bb = found.variances
+    unit = np.array([[aa, ab], [ab, bb]]) @ second_derivatives(theta, score_M, match_M)
+    assert unit == pytest.approx(np.eye(2), abs=0.01)
 
 
 def test_a_true_function_is_found() -> None:
@@ -82,6 +109,7 @@ def test_scores_of_zero_and_one_are_finite_and_apart_from_all_others() -> None:
     logit_N = score_logit(score_N)
     assert np.isfinite(logit_N).all() and (np.diff(logit_N) > 0).all()
     assert logit_N[4:6] == pytest.approx(logit(score_N[4:6]))  # below 14, it is the logit
+    assert logit_N[0] == pytest.approx(-14 - np.log1p(745.5 - 14))  # beyond, it hardly grows
     extreme_M, match_M = np.repeat([0.0, 1.0], 20), np.arange(40) % 10 == 0
     found = fit_recalibration(np.append(extreme_M, np.full(10, 0.5)), np.append(match_M, np.arange(10) < 8))
     assert found is not None and np.isfinite([found.intercept, found.slope]).all()
