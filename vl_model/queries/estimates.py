@@ -28,7 +28,8 @@ def share_estimate(count: int, of: int) -> Estimate | None:
 def count_estimate(share: float, studies: int, effective: float, certain: int = 0) -> Estimate:
     """Return how many studies match, if a share of `studies` does, and `certain` others are known to.
 
-    The ends of the interval are whole numbers, because the number of matches is one; they are rounded to the nearest.
+    The ends of the interval are whole numbers, because the number of matches is one: those nearest, with the value
+    between them.
 
     Args:
         share: the estimated share, 0 to 1.
@@ -39,10 +40,10 @@ def count_estimate(share: float, studies: int, effective: float, certain: int = 
     if not studies:
         return Estimate(float(certain), float(certain), float(certain))
     low, high = wilson(share, effective)
-    # Rounded to the nearest, but never past the estimate itself.
-    low_count = min(ceil(low * studies - 0.5), floor(share * studies))
-    high_count = max(floor(high * studies + 0.5), ceil(share * studies))
-    return Estimate(certain + share * studies, float(certain + max(low_count, 0)), float(certain + high_count))
+    value = share * studies
+    low_count = min(ceil(low * studies - 0.5), floor(value))
+    high_count = max(floor(high * studies + 0.5), ceil(value))
+    return Estimate(certain + value, float(certain + low_count), float(certain + high_count))
 
 
 def wilson(share: float, studies: float) -> tuple[float, float]:

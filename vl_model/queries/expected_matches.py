@@ -10,9 +10,9 @@ among those searched, so the share is wrong by  s^2 (1/M + 1/N).  To fit f makes
 small; each is divided by one minus its leverage, as if f had been fitted without its study (MacKinnon and White, 1985).
 
 Fewer than ten known matches, or others, do not tell s^2. Then f is the pulled fit, the variance is that of the fit and
-of independent draws, and nothing is added: the pull stands for pseudo-counts, which the residuals would undo. (On the
-studies of `benchmarks.query_truth`, intervals of the raw score with its residuals cover in 85 to 90 %, these in 94
-to 98 %, and estimates without any known match cannot fall below zero.)
+of independent draws, and nothing is added: the pull stands for pseudo-counts, which the residuals would undo. On the
+studies of `benchmarks.query_truth`, intervals of the raw score with its residuals contain the truth in 84 to 93 %,
+these in 93 to 99 %; and no estimate falls below zero where no match is known.
 
 Legend: N studies searched, M known studies.
 """
@@ -23,7 +23,10 @@ from vl_model.data.site_table import Bools, Floats
 from vl_model.queries.estimates import Estimate, count_estimate
 from vl_model.queries.recalibration import Recalibration, fit_recalibration, pulled_recalibration
 
-#: So many answers' worth does the mean probability of the answers count beside the known studies above the cut.
+#: The mean probability of the answers counts as so many known studies above the cut. On simulated studies (the mean of
+#: four cases of `benchmarks.query_truth`) the told precision of ten answers is wrong by 0.048, of which 0.036 are the
+#: chance of ten answers, and by query by 0.016 on average. The mean probability alone: 0.047 and 0.018; the known
+#: studies above the cut alone: 0.066 and 0.013, because often there is none or one; mean scores: 0.056 and 0.042.
 _PROBABILITY_COUNTS = 10
 
 

@@ -1,53 +1,73 @@
-"""Small segments of the query index for tests: random probabilities, vectors, grades and evidence."""
+"""Segments of random studies for the tests of queries, with the pairs and embeddings that they are made from."""
+
+from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.sites import SITES
-from vl_model.queries.segment import EVIDENCE, SOURCES, VIEWS, Segment
+from data_prep.conversion.pairs import Pair, png_path
+from data_prep.sites import SITES, Severity, Site, Source, View
+from prompts.render import caption
+from vl_model.queries.index import Segment, build_segment
+
+FINGERPRINT = {"data": "d", "model": "m", "heads": "h", "embeddings": "e"}
 
 
-def random_segment(
-    name: str = "train", studies: int = 40, seed: int = 0, seen: float = 0.0, missing: float = 0.0, first_id: int = 1
-) -> Segment:
-    """Return a segment; each site's grade is drawn from its probabilities, and some sites have no image."""
+@dataclass(frozen=True)
+class Parts:
+    """What a segment is made from: N imaged sites in some order, and their pairs in another."""
+
+    study_ids: list[int]
+    keys: list[tuple[int, Site]]
+    image_ND: np.ndarray
+    prob_N3: np.ndarray
+    pairs: list[Pair]
+    seen: list[int]
+
+    def segment(self, name: str = "train") -> Segment:
+        return build_segment(
+            name, self.study_ids, self.keys, self.image_ND, self.prob_N3, self.pairs, self.seen, FINGERPRINT
+        )
+
+
+def make_parts(seed: int = 0, studies: int = 12, dimensions: int = 8, first: int = 11) -> Parts:
+    """Return studies of which a fifth of the sites is not imaged, some have one view, and the last has no image."""
     random = np.random.default_rng(seed)
-    graded_SX3 = random.dirichlet([1.2, 0.5, 0.4], size=(studies, len(SITES))).astype(np.float32)
-    label_SX = (random.random((studies, len(SITES), 1)) > graded_SX3.cumsum(axis=2)).sum(axis=2).clip(0, 2)
-    vector_XSD = random.normal(size=(len(SITES), studies, 6)).astype(np.float32)
-    vector_XSD /= np.linalg.norm(vector_XSD, axis=2, keepdims=True)
-    evidence_SX2 = np.zeros((studies, len(SITES), 2), dtype=EVIDENCE)
-    for x, site in enumerate(SITES):
-        for number, view in enumerate(site.views):
-            evidence_SX2["view"][:, x, number] = VIEWS.index(view)
-            evidence_SX2["series_id"][:, x, number] = 100 + number
-            evidence_SX2["instance_number"][:, x, number] = 1 + x
-            evidence_SX2["box"][:, x, number] = (1, 2, 30, 40)
-            evidence_SX2["source"][:, x, number] = random.integers(0, len(SOURCES), studies)
-    lost_SX = random.random((studies, len(SITES))) < missing
-    graded_SX3[lost_SX], vector_XSD[lost_SX.T] = np.nan, 0
-    evidence_SX2["view"][lost_SX] = 255
-    return Segment(
-        name=name,
-        study_S=np.arange(first_id, first_id + studies, dtype=np.int64),
-        seen_S=random.random(studies) < seen,
-        graded_SX3=graded_SX3,
-        vector_XSD=vector_XSD,
-        label_SX=label_SX.astype(np.int8),
-        evidence_SX2=evidence_SX2,
-        fingerprint={"model": name},
+    study_ids = [first + 7 * study for study in range(studies)]
+    keys = [(study, site) for study in study_ids[:-1] for site in SITES if random.random() < 0.8]
+    pairs = []
+    for study, site in keys:
+        views = site.views[:1] if random.random() < 0.2 else site.views[1:] if random.random() < 0.2 else site.views
+        severity = None if random.random() < 0.2 else Severity(int(random.integers(3)))
+        pairs += [_pair(random, study, site, view, severity) for view in views]
+    image_ND = random.normal(size=(len(keys), dimensions)).astype(np.float32)
+    image_ND /= np.linalg.norm(image_ND, axis=1, keepdims=True)
+    prob_N3 = random.dirichlet([2, 1, 1], size=len(keys))
+    order = random.permutation(len(keys))
+    return Parts(
+        study_ids=[int(study) for study in random.permutation(study_ids)],
+        keys=[keys[row] for row in order],
+        image_ND=image_ND[order],
+        prob_N3=prob_N3[order],
+        pairs=[pairs[row] for row in random.permutation(len(pairs))],
+        seen=study_ids[::3],
     )
 
 
-def shuffled(segment: Segment, seed: int) -> Segment:
-    """Return the same studies in another order of rows (as no file has them)."""
-    order = np.random.default_rng(seed).permutation(len(segment))
-    return Segment(
-        name=segment.name,
-        study_S=segment.study_S[order],
-        seen_S=segment.seen_S[order],
-        graded_SX3=segment.graded_SX3[order],
-        vector_XSD=segment.vector_XSD[:, order],
-        label_SX=segment.label_SX[order],
-        evidence_SX2=segment.evidence_SX2[order],
-        fingerprint=segment.fingerprint,
+def _pair(random: np.random.Generator, study: int, site: Site, view: View, severity: Severity | None) -> Pair:
+    series, instance = study * 10 + list(View).index(view), int(random.integers(1, 30))
+    x0, y0, width, height = (float(x) for x in random.uniform(1, 50, 4))
+    return Pair(
+        study_id=study,
+        site=site,
+        view=view,
+        series_id=series,
+        instance_number=instance,
+        instance_numbers=(instance - 1, instance, instance + 1),
+        image=png_path(study, series, instance),
+        box=(x0, y0, x0 + width, y0 + height),
+        text=caption(site, severity),
+        severity=severity,
+        source=list(Source)[int(random.integers(3))],
+        fold=0,
+        crop=0,
     )

@@ -9,7 +9,7 @@ from data_prep.sites import SITES, Severity
 from prompts.canonical import parse_canonical
 from prompts.tree import Tree, tree_sites
 from tests.query_trees import holds, trees
-from tests.vl_model.queries.segments import random_segment, shuffled
+from tests.vl_model.queries.random_segments import random_segment, shuffled
 from vl_model.queries.search import LEAST_SHOWN, Bounds, search, truth_and_probability
 from vl_model.queries.segment import Segment
 from vl_model.queries.speaking_sites import speaking_sites
