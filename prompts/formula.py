@@ -90,6 +90,11 @@ def fixed(formula: Formula, site: int, severity: int) -> Formula:
             return formula
 
 
+def first_to_fix(sites: Iterable[int]) -> int:
+    """Return the site that is best fixed first: level by level, little is left of a level's sites that are known."""
+    return min(sites, key=lambda site: (SITES[site].level, site))
+
+
 @lru_cache(maxsize=10_000)
 def support(formula: Formula) -> frozenset[int]:
     """Return the sites that a formula names."""
@@ -112,7 +117,7 @@ def is_possible(formula: Formula) -> bool:
         if isinstance(one, bool):
             return one
         if one not in known:
-            site = min(support(one))
+            site = first_to_fix(support(one))
             known[one] = any(possible(fixed(one, site, severity)) for severity in Severity)
         return known[one]
 

@@ -276,6 +276,7 @@ def test_free_words_are_used_only_if_asked_for_and_if_they_beat_nonsense(root: P
         (("?!",), "nothing was asked"),
         (("severe", "--ask", "any(canal) = severe"), "--ask cannot be asked together with text"),
         (("--ask", "any(kanal) = severe"), "found 'kanal' at character 5, expected canal"),
+        (("--ask", "any(canal, L4-L5) = severe and any(canal, L4-L5) = moderate"), "contradicts itself"),
         (("--like", "5"), "expected STUDY:SITE"),
         (("--like", "5:foramen"), "'foramen' is not one site"),
         (("--like", "777:left foramen, L4-L5"), "study 777: not among the 60 studies"),

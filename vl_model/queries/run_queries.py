@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.sites import Site, parse_row_id_site
-from prompts.canonical import MAX_TOP, parse_canonical
+from prompts.canonical import MAX_TOP, canonical_line, parse_canonical
+from prompts.formula import is_contradiction
 from prompts.parse import EXAMPLE
 from prompts.tree import Query, Tree, tree_sites
 from vl_model.queries.likeness import (
@@ -72,6 +73,8 @@ class RunQueries:
                 f'"{query.text}": nothing that is graded was asked; {EXAMPLE}, or use --likeness for the likeness of '
                 "images to these words"
             )
+        if query.tree is not None and is_contradiction(query.tree):
+            raise ValueError(f'"{canonical_line(query.tree)}": contradicts itself')
         query = with_limits(query, asked)
         limits = query.limits
         segments = self.segments(limits.split or BOTH)

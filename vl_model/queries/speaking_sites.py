@@ -42,7 +42,7 @@ def _speaking(tree: Tree, graded_X3: NDArray[np.floating]) -> list[Site]:
         case Not(part):
             return _speaking(part, graded_X3)
         case SameLevel(part):
-            of_levels = list(level_by_level(part).values())
+            of_levels = list(level_by_level(part).values()) or [part]
             return _speaking(max(of_levels, key=lambda one: _probability(one, graded_X3)), graded_X3)
 
 

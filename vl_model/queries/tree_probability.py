@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.sites import SITES
-from prompts.formula import Formula, Literal, Negation, Threshold, fixed, formula_of, support
+from prompts.formula import Formula, Literal, Negation, Threshold, first_to_fix, fixed, formula_of, support
 from prompts.tree import Tree
 
 Floats = NDArray[np.float64]
@@ -149,8 +148,7 @@ class _Plan:
 
     def _by_grade(self, formula: Formula, shared: Sequence[int]) -> _ByGrade | int:
         """Split by the grades of the first shared site; grades that leave the same formula are taken together."""
-        # Level by level: what is left of a level's sites is then only what the tree counts of it.
-        site = min(shared, key=lambda site: (SITES[site].level, site))
+        site = first_to_fix(shared)
         severities_of: dict[Formula, list[int]] = {}
         for severity in _SEVERITIES:
             severities_of.setdefault(fixed(formula, site, severity), []).append(severity)
