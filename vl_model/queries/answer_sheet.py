@@ -26,8 +26,8 @@ Pictures = Mapping[tuple[int, View], EvidencePicture | None]
 
 _PAPER, _INK, _MUTED, _FAINT, _WARNING = "white", "#1c2430", "#6b7685", "#e8ebef", "#b3261e"
 _COLOURS = {Severity.NORMAL_MILD: "#5b9a8b", Severity.MODERATE: "#e3a33b", Severity.SEVERE: "#c8473f"}
-_WIDTH, _MARGIN, _PANEL, _GAP, _BETWEEN_VIEWS = 2000, 44, 300, 10, 28
-_CAPTION, _BETWEEN_ROWS, _FOOT = 30, 34, 56
+_WIDTH, _MARGIN, _PANEL, _GAP, _BETWEEN_VIEWS = 2140, 44, 300, 10, 28
+_CAPTION, _BETWEEN_ROWS, _NONE, _FOOT = 30, 34, 80, 56
 _VIEW_WIDTH = 2 * _PANEL + _GAP
 _WORDS_LEFT = _MARGIN + 2 * _VIEW_WIDTH + _BETWEEN_VIEWS + 40
 _ROW = _CAPTION + _PANEL + _BETWEEN_ROWS
@@ -53,7 +53,7 @@ def draw_sheet(reply: Reply, pictures: Pictures) -> Image.Image:
     shown = reply.answers[:SHEET_ANSWERS]
     head = _head_lines(reply)
     top = _MARGIN + sum(line.height for line in head) + 24
-    height = top + _ROW * max(len(shown), 1) + _FOOT
+    height = top + (_ROW * len(shown) or _NONE) + _FOOT
     sheet = Image.new("RGB", (_WIDTH, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
     y = _MARGIN
@@ -71,8 +71,9 @@ def draw_sheet(reply: Reply, pictures: Pictures) -> Image.Image:
 def _head_lines(reply: Reply) -> list[_Line]:
     """Return the text, how it was read, and how many studies are expected to match."""
     query, line = reply.query, reply.line
-    lines = _wrapped_lines(f"“{query.text}”" if query.text else line or "", mark_font(34, bold=True), _INK, 2)
-    if query.text and line is not None:
+    text = " ".join(printable(query.text).split())
+    lines = _wrapped_lines(f"“{text}”" if text else line or "", mark_font(34, bold=True), _INK, 2)
+    if text and line is not None:
         lines += _wrapped_lines(f"read as: {line}", mark_font(20), _MUTED, 3)
     if query.rest and reply.likeness is None:
         lines += _wrapped_lines(f"not read: “{query.rest}”", mark_font(20), _WARNING, 2)
@@ -98,6 +99,8 @@ def _expected_words(reply: Reply) -> str:
 def _foot_words(reply: Reply) -> str:
     words = "Research use only, not a medical device.   Yellow: the region that the probabilities belong to.   "
     words += "Letters: the patient's right, left, anterior, posterior, superior, inferior."
+    if any(len(answer.sites) > 1 for answer in reply.answers[:SHEET_ANSWERS]):
+        words += "   Dot: the known grade."
     if len(reply.answers) > SHEET_ANSWERS:
         words += f"   {SHEET_ANSWERS} of {len(reply.answers)} answers."
     return words
@@ -144,10 +147,11 @@ def _paste(sheet: Image.Image, panel: Image.Image, left: int, top: int) -> None:
 
 def _draw_missing(draw: ImageDraw.ImageDraw, left: int, top: int, answer: Answer) -> None:
     draw.rectangle((left, top, left + _VIEW_WIDTH - 1, top + _PANEL - 1), fill="#c9ced6")
-    words = f"picture missing: run {maker_of(answer.segment)} again"
     font = mark_font(22)
-    middle = (left + _VIEW_WIDTH / 2, top + _PANEL / 2)
-    draw.text(middle, shortened(words, font, _VIEW_WIDTH - 40), _INK, font, "mm")
+    lines = wrapped(f"picture missing: run {maker_of(answer.segment)} again", font, _VIEW_WIDTH - 40, 3)
+    for number, line in enumerate(lines):
+        y = top + _PANEL / 2 + 32 * (number - (len(lines) - 1) / 2)
+        draw.text((left + _VIEW_WIDTH / 2, y), line, _INK, font, "mm")
 
 
 def maker_of(segment: str) -> str:
@@ -213,21 +217,21 @@ def _draw_known(
 
 
 def _draw_others(draw: ImageDraw.ImageDraw, left: int, right: int, top: int, reply: Reply, answer: Answer) -> None:
-    """Draw a line for each further site: its name, a bar of its three probabilities, and its known grade as a dot."""
+    """Draw a line for each further site: its name, its known grade as a dot, and a bar of its three probabilities."""
     others = answer.sites[1:]
     # A last line that only said how many more there are could as well be the one that is left out.
     shown = others if len(others) <= _OTHER_SITES else others[: _OTHER_SITES - 1]
     font = mark_font(17)
     for number, speaking in enumerate(shown):
         y = top + 28 * number
-        start, end = right - 236, right - 84
+        start, end = right - 320, right - 190
         draw.text((left, y + 14), shortened(_capital(speaking.site.words), font, start - left - 42), _INK, font, "lm")
         known = reply.known_severity(answer, speaking)
         if known is not None:
             draw.ellipse((start - 28, y + 7, start - 14, y + 21), fill=_COLOURS[known])
         _draw_stack(draw, start, end, y + 7, speaking.probabilities)
         best = max(Severity, key=lambda severity: speaking.probabilities[severity])
-        draw.text((right, y + 14), f"{speaking.probabilities[best]:.1%}", _INK, font, "rm")
+        draw.text((end + 16, y + 14), f"{SEVERITY_WORDS[best]} {speaking.probabilities[best]:.0%}", _INK, font, "lm")
     if len(shown) < len(others):
         words = f"and {len(others) - len(shown)} more sites"
         draw.text((left, top + 28 * len(shown) + 14), words, _MUTED, font, "lm")

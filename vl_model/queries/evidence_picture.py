@@ -66,8 +66,9 @@ class EvidencePicture:
         drawn = self.grey.resize(size, Image.Resampling.LANCZOS).convert("RGB")
         x_per_pixel, y_per_pixel = size[0] / self.grey.width, size[1] / self.grey.height
         x0, y0, x1, y1 = self._shown_box
-        corners = (x0 * x_per_pixel, y0 * y_per_pixel, x1 * x_per_pixel - 1, y1 * y_per_pixel - 1)
-        ImageDraw.Draw(drawn).rectangle(corners, outline=BOX_COLOUR, width=max(1, round(longest / 250)))
+        left, top = x0 * x_per_pixel, y0 * y_per_pixel
+        corners = (left, top, max(left, x1 * x_per_pixel - 1), max(top, y1 * y_per_pixel - 1))
+        ImageDraw.Draw(drawn).rectangle(corners, outline=BOX_COLOUR, width=max(2, round(longest / 200)))
         if self.frame is not None:
             draw_marks(drawn, self.frame, per_mm)
         return drawn

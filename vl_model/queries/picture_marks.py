@@ -67,7 +67,7 @@ def draw_marks(picture: Image.Image, frame: Frame, pixels_per_mm: float) -> None
     if min(picture.size) < _LEAST_PIXELS:
         return
     draw = ImageDraw.Draw(picture)
-    font = mark_font(max(11, round(max(picture.size) / 26)), bold=True)
+    font = mark_font(max(15, round(max(picture.size) / 24)), bold=True)
     _draw_letters(draw, picture.size, edge_letters(frame), font)
     _draw_bar(draw, picture.size, pixels_per_mm, font)
 
