@@ -1,5 +1,6 @@
 """The pictures of evidence: letters, scale and proportions against what is measured on them."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,7 @@ def test_pictures_are_in_true_proportions_and_show_the_box() -> None:
         bright = np.argwhere(part > 100)
         height, width = np.ptp(bright, axis=0) + 1
         assert height == pytest.approx(width, rel=0.12)
-        assert bright.mean(axis=0)[::-1] + (left, upper) == pytest.approx(middle, abs=0.015 * drawn.height)
+        assert np.add(bright.mean(axis=0)[::-1], (left, upper)) == pytest.approx(middle, abs=0.015 * drawn.height)
 
 
 def test_a_slice_without_geometry_has_neither_letters_nor_bar() -> None:
@@ -160,10 +161,8 @@ def test_a_png_that_cannot_be_shown_is_told(tmp_path: Path) -> None:
         for place in random.integers(0, 90, 4):
             spoilt[place] = random.integers(256)
         path.write_bytes(spoilt)
-        try:
+        with suppress(NoPicture):
             read_picture(tmp_path / "processed_data", 1, evidence, None)
-        except NoPicture:
-            pass
     image.save(path, format="GIF")
     assert reason() == "it cannot be read"
     image.crop((0, 0, 100, 100)).save(path, format="PNG")
