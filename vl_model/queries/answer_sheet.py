@@ -193,7 +193,7 @@ def _draw_bar(
     draw: ImageDraw.ImageDraw, left: int, right: int, top: int, severity: Severity, probability: float
 ) -> None:
     font = mark_font(20)
-    start, end, middle = left + 152, right - 84, top + 12
+    start, end, middle = left + 162, right - 84, top + 12
     draw.text((left, middle), SEVERITY_WORDS[severity], _INK, font, "lm")
     draw.rectangle((start, top + 2, end, top + 21), fill=_FAINT)
     if (length := round((end - start) * probability)) > 0:

@@ -76,7 +76,7 @@ def _draw_letters(
     draw: ImageDraw.ImageDraw, size: tuple[int, int], letters: EdgeLetters, font: ImageFont.FreeTypeFont
 ) -> None:
     width, height = size
-    gap = round(font.size / 3)
+    gap = round(font.size / 2)
     for text, place, anchor in (
         (letters.left, (gap, height / 2), "lm"),
         (letters.right, (width - 1 - gap, height / 2), "rm"),

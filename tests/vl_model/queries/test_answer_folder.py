@@ -218,7 +218,7 @@ def test_an_answer_without_its_png_is_saved_without_that_picture(
     reply: Reply, processed: dict[str, Path], tmp_path: Path
 ) -> None:
     of_first = [(site, one) for answer, site, one in shots(reply.answers) if answer.rank == 1]
-    (missing_site, missing), (_, damaged) = of_first[:2]
+    (_, missing), (_, damaged) = of_first[:2]
     images = [image_path(reply.answers[0].study_id, one) for one in (missing, damaged)]
     (processed["train"] / images[0]).unlink()
     (processed["train"] / images[1]).write_bytes((processed["train"] / images[1]).read_bytes()[:80])
