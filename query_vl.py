@@ -140,7 +140,9 @@ def answer(queries: "RunQueries", asked: "Asked", settings: Settings) -> None:
     if settings.save is not None:
         from vl_model.queries.answer_folder import save_answers  # matplotlib
 
-        reply = replace(reply, files=save_answers(reply, queries.processed, Path(settings.save), settings.overwrite))
+        folder = Path(settings.save)
+        files = save_answers(reply, queries.processed, folder, settings.overwrite, queries.say)
+        reply = replace(reply, files=files)
     if settings.csv is not None:
         from vl_model.queries.reply import reply_csv
         from workspace.whole_files import replacing
