@@ -32,7 +32,7 @@ from dataclasses import replace
 
 from data_prep.sites import Severity
 from prompts.canonical import MAX_TOP
-from prompts.clause_trees import clause_tree
+from prompts.clause_trees import clause_tree, leaves_out
 from prompts.clauses import Clause, clauses_of
 from prompts.filling import filled
 from prompts.formula import is_always_true, is_contradiction
@@ -103,6 +103,7 @@ def _tree(clauses: Sequence[Clause], same_level: bool, text: str, notes: list[st
     trees = [_clause_tree(clause, text, notes) for clause in asked]
     if not trees:
         return None
+    _check_exceptions(clauses, asked, text)
     tree = _combined(asked, trees)
     if same_level:
         tree = _at_same_level(tree)
@@ -111,6 +112,12 @@ def _tree(clauses: Sequence[Clause], same_level: bool, text: str, notes: list[st
     if is_always_true(tree):
         raise ValueError(f'"{text}": holds in every study, whatever its grades')
     return tree
+
+
+def _check_exceptions(clauses: Sequence[Clause], asked: Sequence[Clause], text: str) -> None:
+    for clause in clauses:
+        if clause.exception and not clause.is_empty and not any(leaves_out(clause, other) for other in asked):
+            raise ValueError(f'"{text[clause.start : clause.end]}": leaves out nothing of what is asked')
 
 
 def _clause_tree(clause: Clause, text: str, notes: list[str]) -> Tree:
@@ -137,9 +144,14 @@ def _combined(clauses: Sequence[Clause], trees: Sequence[Tree]) -> Tree:
 
 
 def _joints(clauses: Sequence[Clause]) -> list[str]:
-    """Return "and" or "or" for each clause; a comma is the next "and" or "or" of its list, else "or"."""
+    """Return "and" or "or" for each clause; a comma is the next "and" or "or" of its list.
+
+    A list of commas alone asks for any of its findings; if it denies one, or begins with "although", it describes one
+    study: for all of them.
+    """
     joints: list[str] = []
-    following = "or"
+    is_description = clauses[0].joint == "but" or any(map(_denies, clauses))
+    following = "and" if is_description else "or"
     for clause in reversed(clauses):
         if clause.joint in ("and", "but", "with"):
             following = "and" if clause.joint == "and" else following
@@ -150,6 +162,10 @@ def _joints(clauses: Sequence[Clause]) -> list[str]:
         else:
             joints.append("and" if clause.negated else following)
     return joints[::-1]
+
+
+def _denies(clause: Clause) -> bool:
+    return clause.negated or (clause.grade is not None and clause.grade.is_all)
 
 
 def _united(trees: Sequence[Tree]) -> list[Tree]:

@@ -11,6 +11,7 @@ from prompts.vocabulary import vocabulary
 _SHORTEST = 4
 #: From this length on two errors are allowed.
 _LONG = 8
+_DENYING_PREFIXES = frozenset({"a", "ab", "un", "in", "ir", "non", "de"})
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
 
 
@@ -37,7 +38,11 @@ def correction(word: str) -> str | None:
     if len(lowered) < _SHORTEST or lowered in known.words or _is_plural(lowered, known.words):
         return None
     allowed = 2 if len(lowered) >= _LONG else 1
-    close = [other for other in known.meaningful_words if abs(len(other) - len(lowered)) <= allowed]
+    close = [
+        other
+        for other in known.correct_words
+        if abs(len(other) - len(lowered)) <= allowed and not _is_opposite(lowered, other)
+    ]
     candidates = get_close_matches(lowered, close, n=8, cutoff=0.7)
     # The first letter is rarely the wrong one: "sever" is "severe", and not "never".
     near = sorted(
@@ -69,6 +74,12 @@ def typing_errors(one: str, other: str) -> int:
 
 def _is_plural(word: str, known: frozenset[str]) -> bool:
     return word.endswith("s") and word[:-1] in known
+
+
+def _is_opposite(one: str, other: str) -> bool:
+    """Whether the words differ by a prefix that denies: "symmetric" and "asymmetric", "likely" and "unlikely"."""
+    long, short = (one, other) if len(one) > len(other) else (other, one)
+    return long.endswith(short) and long.removesuffix(short) in _DENYING_PREFIXES
 
 
 def _same_stem(one: str, other: str) -> bool:

@@ -1,7 +1,7 @@
 """The vocabulary of queries, ``queries.yaml``: phrases and their meanings, checked when the file is read."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,10 +21,14 @@ _KEYED = {
     "sides": ("side", tuple(s.value for s in Side)),
     "level_names": ("level_name", ("upper", "middle", "lower", "lowest", "highest", "lowest_three", "upper_three")),
     "level_counts": ("level_count", ("several", "single", "every")),
-    "comparisons": ("comparison", ("at_least", "at_most", "above", "below", "exactly", "or_more", "or_less")),
+    "comparisons": (
+        "comparison",
+        ("at_least", "at_most", "above", "below", "at_or_above", "at_or_below", "exactly", "or_more", "or_less"),
+    ),
     "scales": ("scale", ("lee", "schizas", "bartynski")),
 }
 _LISTS = {
+    "centrals": "central",
     "findings": "finding",
     "both_sides": "both_sides",
     "boths": "both",
@@ -33,12 +37,15 @@ _LISTS = {
     "alls": "all",
     "negations": "negation",
     "exceptions": "exception",
+    "excludeds": "excluded",
     "onlys": "only",
+    "meres": "mere",
     "elsewheres": "elsewhere",
     "same_levels": "same_level",
     "adjacents": "adjacent",
     "ranges": "range",
     "downs": "down",
+    "betweens": "between",
     "joints_and": "and",
     "joints_or": "or",
     "nors": "nor",
@@ -58,21 +65,22 @@ _LISTS = {
     "other_languages": "other_language",
     "ignored": "ignored",
 }
-_WITHOUT_MEANING = frozenset({"ignored", "connective", "ungraded", "word", "other_language"})
+#: Their words stand in no correction of a typing error.
+_NOT_CORRECT = frozenset({"word", "other_language"})
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """The phrases and their meanings.
 
-    meaning: phrase -> (kind, key). pattern: matches the longest phrase at a place. words: of all phrases.
-    meaningful_words: those of phrases that change what is asked, sorted; a typing error may stand for one of them.
+    meaning: phrase -> (kind, key). pattern: matches the longest phrase at a place. words: those of English, which are
+    right as they are. correct_words: those of them that a typing error may stand for, sorted.
     """
 
     meaning: dict[str, tuple[str, str]]
     pattern: re.Pattern[str]
     words: frozenset[str]
-    meaningful_words: tuple[str, ...]
+    correct_words: tuple[str, ...]
 
 
 @cache
@@ -81,12 +89,13 @@ def vocabulary() -> Vocabulary:
     meaning = read_vocabulary(QUERIES)
     longest_first = sorted(meaning, key=len, reverse=True)
     pattern = re.compile("|".join(map(_phrase_pattern, longest_first)), re.IGNORECASE)
-    words = {phrase: re.findall(r"\w+", phrase) for phrase in meaning}
-    meaningful = {
-        word for phrase, (kind, _) in meaning.items() if kind not in _WITHOUT_MEANING for word in words[phrase]
-    }
-    every = frozenset(word for listed in words.values() for word in listed)
-    return Vocabulary(meaning, pattern, every, tuple(sorted(word for word in meaningful if word.isalpha())))
+    words = _words(phrase for phrase, (kind, _) in meaning.items() if kind != "other_language")
+    correct = _words(phrase for phrase, (kind, _) in meaning.items() if kind not in _NOT_CORRECT)
+    return Vocabulary(meaning, pattern, words, tuple(sorted(word for word in correct if word.isalpha())))
+
+
+def _words(phrases: Iterable[str]) -> frozenset[str]:
+    return frozenset(word for phrase in phrases for word in re.findall(r"\w+", phrase))
 
 
 def read_vocabulary(path: Path) -> dict[str, tuple[str, str]]:
