@@ -78,6 +78,11 @@ class Clause:
         return frozenset(name for name in _SLOTS if getattr(self, name))
 
     @property
+    def denies(self) -> bool:
+        """Whether it asks that all of its sites are free of something."""
+        return self.negated or (self.grade is not None and self.grade.is_all)
+
+    @property
     def is_place(self) -> bool:
         """Whether it names places and nothing else."""
         return bool(self.said) and self.said <= {"levels", "sides", "both", "conditions", "elsewhere"}
@@ -102,8 +107,8 @@ def clauses_of(pieces: Sequence[Piece]) -> list[Clause]:
     """Return the clauses of a text: joined fragments, and denials extended to what they deny as well."""
     split = _Splitter(pieces).clauses()
     kept = [_without_ungraded(clause) for clause in split]
-    merged = _merged(kept)
-    return _denied_places(_extended_exceptions(_extended_denials(merged)))
+    merged = _merged(_said_of_the_others(kept))
+    return _denied_exceptions(_extended_exceptions(_extended_denials(merged)))
 
 
 class _Splitter:
@@ -127,8 +132,15 @@ class _Splitter:
                 self._excluded(piece)
             else:
                 self._add(piece, number)
+        self._leave_over_denial()
         self._close("")
         return self._done
+
+    def _leave_over_denial(self) -> None:
+        """Keep the words of a denial of nothing at the end: "canal or foraminal stenosis but not both"."""
+        clause = self._open
+        if clause.negated and clause.is_empty and not clause.rest:
+            self._open = replace(clause, rest=((clause.start, clause.end),))
 
     def _close(self, joint: str, negated: bool = False) -> None:
         """End the open clause, and begin the next one with this joint; an empty one only passes its joint on."""
@@ -249,6 +261,21 @@ def _without_ungraded(clause: Clause) -> Clause:
         return clause
     kept = Clause(joint=clause.joint, negated=clause.negated, start=clause.start, end=clause.end, is_ungraded=True)
     return replace(kept, levels=clause.levels, rest=((clause.start, clause.end),))
+
+
+def _said_of_the_others(clauses: Sequence[Clause]) -> list[Clause]:
+    """Return what follows an exception as said of all others: "every level except L4-L5 is normal"."""
+    done: list[Clause] = []
+    for clause in clauses:
+        is_of_others = bool(done) and bool(done[-1].said) and done[-1].said <= {"every", "all"}
+        if is_of_others and clause.levels and (clause.exception or clause.joint == "but"):
+            values = {name: getattr(clause, name) for name in ("conditions", "finding", "grade", "sides")}
+            done[-1] = replace(done[-1], **values)
+            kept = Clause(joint="and", exception=True, levels=clause.levels, start=clause.start, end=clause.end)
+            done.append(replace(kept, rest=clause.rest))
+        else:
+            done.append(clause)
+    return done
 
 
 def _merged(clauses: Sequence[Clause]) -> list[Clause]:
@@ -386,17 +413,27 @@ def _extended_exceptions(clauses: Sequence[Clause]) -> list[Clause]:
     return done
 
 
-def _denied_places(clauses: Sequence[Clause]) -> list[Clause]:
-    """Deny a finding at places that could not be left out of it: "canal stenosis at L4-L5 but not at L5-S1"."""
+def _denied_exceptions(clauses: Sequence[Clause]) -> list[Clause]:
+    """Deny what is no place that could be left out: "excluding severe NFN", "stenosis at L4-L5 but not at L5-S1"."""
+    asked = [clause for clause in clauses if not clause.exception and not clause.is_empty]
     done: list[Clause] = []
-    asked: Clause | None = None
+    before = asked[0] if asked else None
     for clause in clauses:
         if not clause.exception:
-            asked = clause
-        elif asked is not None and not asked.negated and clause.grade is None and _are_elsewhere(clause, asked):
-            clause = replace(clause, exception=False, negated=True, is_denied_too=True, joint="and")
+            before = before if clause.is_empty else clause
+        elif before is None or not before.denies:
+            clause = _denied_exception(clause, before)
         done.append(clause)
     return done
+
+
+def _denied_exception(clause: Clause, asked: Clause | None) -> Clause:
+    is_elsewhere = asked is not None and _are_elsewhere(clause, asked)
+    is_finding = clause.grade is not None or (asked is None and clause.finding)
+    if not (is_elsewhere or is_finding):
+        return clause
+    is_denied_too = not (clause.finding or is_finding)
+    return replace(clause, exception=False, negated=True, is_denied_too=is_denied_too, joint="and")
 
 
 def _are_elsewhere(one: Clause, other: Clause) -> bool:

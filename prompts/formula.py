@@ -25,6 +25,8 @@ from prompts.tree import (
 )
 
 _INDEX = {site: index for index, site in enumerate(SITES)}
+#: Sites of one level follow each other: what is compared or counted level by level is then soon decided.
+_BY_LEVEL = {_INDEX[site]: (list(Level).index(site.level), _INDEX[site]) for site in SITES}
 _ALL_SEVERITIES = (1 << len(Severity)) - 1
 
 
@@ -112,7 +114,7 @@ def is_possible(formula: Formula) -> bool:
         if isinstance(one, bool):
             return one
         if one not in known:
-            site = min(support(one))
+            site = min(support(one), key=_BY_LEVEL.__getitem__)
             known[one] = any(possible(fixed(one, site, severity)) for severity in Severity)
         return known[one]
 

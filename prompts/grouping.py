@@ -150,7 +150,7 @@ class Grouping:
         levels, last, notes = self._named(first), first, list(self._lone_note(first))
         if is_down:
             levels = frozenset(_ORDER[: _ORDER.index(max(levels, key=_ORDER.index)) + 1])
-        elif compared in ("above", "below"):
+        elif compared in ("above", "below") and self._words(at, at) not in ("<", ">"):
             levels, notes = self._beyond(token, levels, compared), []
         elif compared in ("at_or_above", "at_or_below"):
             levels, notes = levels | self._beyond(token, levels, compared.removeprefix("at_or_")), []
@@ -446,23 +446,24 @@ def _grade_of(keys: Sequence[str], compared: str, words: str) -> Grade:
     """Return the grade that severities and their comparison name."""
     named = frozenset(_SEVERITY_OF[key] for key in keys)
     low, high = min(named), max(named)
-    severities = {
-        "": named,
-        "exactly": named,
-        "at_least": frozenset(s for s in Severity if s >= low),
-        "or_more": frozenset(s for s in Severity if s >= low),
-        "at_most": frozenset(s for s in Severity if s <= high),
-        "or_less": frozenset(s for s in Severity if s <= high),
-        "above": frozenset(s for s in Severity if s > high),
-        "below": frozenset(s for s in Severity if s < low),
-    }[compared]
+    match compared:
+        case "at_least" | "or_more" | "at_or_above":
+            severities = frozenset(s for s in Severity if s >= low)
+        case "at_most" | "or_less" | "at_or_below":
+            severities = frozenset(s for s in Severity if s <= high)
+        case "above":
+            severities = frozenset(s for s in Severity if s > high)
+        case "below":
+            severities = frozenset(s for s in Severity if s < low)
+        case _:
+            severities = named
     if not severities:
         raise ValueError(f'"{words}": no grade is {"worse" if compared == "above" else "better"} than that')
     if len(severities) == len(Severity):
         raise ValueError(
             f'"{words}": names every grade, because normal and mild are one grade here; ask for moderate or severe'
         )
-    is_upper_bound = compared in ("at_most", "or_less", "below")
+    is_upper_bound = compared in ("at_most", "or_less", "at_or_below", "below")
     is_normal = Severity.NORMAL_MILD in named and (bool({"normal", "normal_mild"} & set(keys)))
     is_mild = "mild" in keys and not is_normal and not is_upper_bound and compared not in ("above",)
     return Grade(severities, is_all=is_upper_bound or is_normal, is_mild=is_mild)

@@ -101,9 +101,9 @@ def _tree(clauses: Sequence[Clause], same_level: bool, text: str, notes: list[st
     """Return the tree of the clauses; None if nothing graded was said."""
     asked = [clause for clause in clauses if not clause.exception and not clause.is_empty]
     trees = [_clause_tree(clause, text, notes) for clause in asked]
+    _check_exceptions(clauses, asked, text)
     if not trees:
         return None
-    _check_exceptions(clauses, asked, text)
     tree = _combined(asked, trees)
     if same_level:
         tree = _at_same_level(tree)
@@ -150,7 +150,7 @@ def _joints(clauses: Sequence[Clause]) -> list[str]:
     study: for all of them.
     """
     joints: list[str] = []
-    is_description = clauses[0].joint == "but" or any(map(_denies, clauses))
+    is_description = clauses[0].joint == "but" or any(clause.denies for clause in clauses)
     following = "and" if is_description else "or"
     for clause in reversed(clauses):
         if clause.joint in ("and", "but", "with"):
@@ -162,10 +162,6 @@ def _joints(clauses: Sequence[Clause]) -> list[str]:
         else:
             joints.append("and" if clause.negated else following)
     return joints[::-1]
-
-
-def _denies(clause: Clause) -> bool:
-    return clause.negated or (clause.grade is not None and clause.grade.is_all)
 
 
 def _united(trees: Sequence[Tree]) -> list[Tree]:

@@ -37,11 +37,19 @@ _COUNT = re.compile(
     r"(?:levels?|lvls?|segments?|disc spaces?)(?!\w)(?P<after>\s+or (?:more|fewer|less)(?!\w))?",
     re.IGNORECASE,
 )
+_COUNT_RANGE = re.compile(
+    rf"(?<![\w/-]){_NUMBER}\s*(?:-|/|to|or)\s*{_NUMBER}\s(?:levels|segments)(?!\w)", re.IGNORECASE
+)
+#: "3-4 and 4-5 levels" are names.
+_NAMED_BEFORE = re.compile(r"\d\s*(?:,|&|and|or)\s*$", re.IGNORECASE)
 _NUMBERS = {word: number for number, word in enumerate(("one", "two", "three", "four", "five"), start=1)}
 
 _SIDE = r"(?:left|right|lt|rt|l|r)"
 _MUCH = r"(?:much |slightly |somewhat |clearly |significantly )?"
-_WORSE = r"(?:worse|greater|more severely|more severe|more pronounced|more marked|more prominent|more advanced|more|tighter|worst)"
+_WORSE = (
+    r"(?:worse|greater|more severely|more severe|more pronounced|more marked|more prominent|more advanced|more|tighter|"
+    r"worst)"
+)
 _LESS = r"(?:less severely|less severe|less|milder|better)"
 _NARROWED = r"(?: narrowed| stenosed| stenotic| affected| involved| compromised)?"
 _MOSTLY = r"(?:predominantly|predominant|mainly|mostly|most marked|most severe|most pronounced|dominant|primarily)"
@@ -54,9 +62,10 @@ _COMPARED_SIDES = (
         rf"(?:{_WORSE}|(?P<less>{_LESS})){_NARROWED} than (?:on )?(?:the )?(?P<other>left|right){_SIDED}(?!\w)",
         re.IGNORECASE,
     ),
-    # The side that is compared stands before the finding: "right recess narrower than the left".
+    # The side that is compared stands before the finding: "right recess worse than the left".
     re.compile(
-        rf"(?<!\w){_MUCH}(?:{_WORSE}|(?P<less>{_LESS})){_NARROWED} than (?:on )?(?:the )?(?P<other>left|right){_SIDED}(?!\w)",
+        rf"(?<!\w){_MUCH}(?:{_WORSE}|(?P<less>{_LESS})){_NARROWED} than (?:on )?(?:the )?"
+        rf"(?P<other>left|right){_SIDED}(?!\w)",
         re.IGNORECASE,
     ),
     re.compile(
@@ -79,13 +88,13 @@ _PROBABILITY = re.compile(
     r"(?P<value>\d+(?:\.\d+)?|\.\d+)\s*(?P<percent>%|percent|per cent)?",
     re.IGNORECASE,
 )
-_ANSWERS = {"five": 5, "ten": 10, "twenty": 20, "fifty": 50}
+_ANSWERS = {"five": "5", "ten": "10", "twenty": "20", "fifty": "50"}
 _ANSWER = rf"(?P<value>\d+|{'|'.join(_ANSWERS)})"
 _TOP = (
     re.compile(rf"(?<!\w)(?:the )?(?:top|first|best)\s+{_ANSWER}(?!\w)", re.IGNORECASE),
     re.compile(
-        rf"(?<!\w)(?:the )?{_ANSWER}\s+(?=(?:(?:most likely|likeliest|best|top) )?"
-        r"(?:studies|patients|cases|examples|exams|examinations|scans|mris)(?!\w))(?:most likely |likeliest |best |top )?",
+        rf"(?<!\w)(?:the )?{_ANSWER}(?: most likely| likeliest| best| top)?"
+        r"(?=\s(?:studies|patients|cases|examples|exams|examinations|scans|mris)(?!\w))",
         re.IGNORECASE,
     ),
 )
@@ -160,11 +169,13 @@ def _special(text: str, at: int) -> Token | None:
         return Token("probability", "", at, found.end(), number=value / 100 if found["percent"] or value > 1 else value)
     for pattern in _TOP:
         if found := pattern.match(text, at):
-            value = found["value"].casefold()
-            return Token("top", "", at, found.end(), number=float(_ANSWERS.get(value, value)))
+            word = found["value"].casefold()
+            return Token("top", "", at, found.end(), number=float(_ANSWERS.get(word, word)))
     for pattern in _COMPARED_SIDES:
         if (found := pattern.match(text, at)) and (side := _worse_side(found)):
             return Token("worse", side, at, found.end())
+    if (found := _COUNT_RANGE.match(text, at)) and not _NAMED_BEFORE.search(text, max(0, at - 8), at):
+        raise ValueError(f'"{found.group()}": is not one number of levels; ask for at least or for at most so many')
     if found := _COUNT.match(text, at):
         return _count_token(found)
     if found := _WEIGHTING.match(text, at):

@@ -9,6 +9,8 @@ from prompts.vocabulary import vocabulary
 
 #: Shorter words are too close to too many others.
 _SHORTEST = 4
+#: Shorter words are not taken for one that changes nothing: "table" is not "stable".
+_SHORTEST_HARMLESS = 6
 #: From this length on two errors are allowed.
 _LONG = 8
 _DENYING_PREFIXES = frozenset({"a", "ab", "un", "in", "ir", "non", "de"})
@@ -38,17 +40,16 @@ def correction(word: str) -> str | None:
     if len(lowered) < _SHORTEST or lowered in known.words or _is_plural(lowered, known.words):
         return None
     allowed = 2 if len(lowered) >= _LONG else 1
-    close = [
-        other
-        for other in known.correct_words
-        if abs(len(other) - len(lowered)) <= allowed and not _is_opposite(lowered, other)
-    ]
+    words = known.meaningful_words + (known.harmless_words if len(lowered) >= _SHORTEST_HARMLESS else ())
+    close = [other for other in words if abs(len(other) - len(lowered)) <= allowed and not _is_opposite(lowered, other)]
     candidates = get_close_matches(lowered, close, n=8, cutoff=0.7)
     # The first letter is rarely the wrong one: "sever" is "severe", and not "never".
     near = sorted(
         (errors, lowered[0] != other[0], other)
         for other in candidates
-        if len(other) >= _SHORTEST and (errors := typing_errors(lowered, other)) <= allowed
+        if len(other) >= _SHORTEST
+        and not _is_another_word(lowered, other)
+        and (errors := typing_errors(lowered, other)) <= allowed
     )
     if not near or (len(near) > 1 and near[0][:2] == near[1][:2] and not _same_stem(near[0][2], near[1][2])):
         return None
@@ -74,6 +75,11 @@ def typing_errors(one: str, other: str) -> int:
 
 def _is_plural(word: str, known: frozenset[str]) -> bool:
     return word.endswith("s") and word[:-1] in known
+
+
+def _is_another_word(one: str, other: str) -> bool:
+    """Whether a letter of a short word is replaced: "room" is not "root", and "wide" not "side"."""
+    return len(one) == len(other) == _SHORTEST and sorted(one) != sorted(other)
 
 
 def _is_opposite(one: str, other: str) -> bool:

@@ -65,8 +65,8 @@ _LISTS = {
     "other_languages": "other_language",
     "ignored": "ignored",
 }
-#: Their words stand in no correction of a typing error.
-_NOT_CORRECT = frozenset({"word", "other_language"})
+_WITHOUT_MEANING = frozenset({"ignored", "connective", "ungraded", "word", "other_language"})
+_HARMLESS = frozenset({"ignored", "connective", "ungraded"})
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,15 @@ class Vocabulary:
     """The phrases and their meanings.
 
     meaning: phrase -> (kind, key). pattern: matches the longest phrase at a place. words: those of English, which are
-    right as they are. correct_words: those of them that a typing error may stand for, sorted.
+    right as they are. meaningful_words, harmless_words: those that a typing error may stand for, sorted; the former
+    change what is asked.
     """
 
     meaning: dict[str, tuple[str, str]]
     pattern: re.Pattern[str]
     words: frozenset[str]
-    correct_words: tuple[str, ...]
+    meaningful_words: tuple[str, ...]
+    harmless_words: tuple[str, ...]
 
 
 @cache
@@ -89,9 +91,12 @@ def vocabulary() -> Vocabulary:
     meaning = read_vocabulary(QUERIES)
     longest_first = sorted(meaning, key=len, reverse=True)
     pattern = re.compile("|".join(map(_phrase_pattern, longest_first)), re.IGNORECASE)
-    words = _words(phrase for phrase, (kind, _) in meaning.items() if kind != "other_language")
-    correct = _words(phrase for phrase, (kind, _) in meaning.items() if kind not in _NOT_CORRECT)
-    return Vocabulary(meaning, pattern, words, tuple(sorted(word for word in correct if word.isalpha())))
+    english = _words(phrase for phrase, (kind, _) in meaning.items() if kind != "other_language")
+    meaningful = _words(phrase for phrase, (kind, _) in meaning.items() if kind not in _WITHOUT_MEANING)
+    harmless = _words(phrase for phrase, (kind, _) in meaning.items() if kind in _HARMLESS) - meaningful
+    return Vocabulary(
+        meaning, pattern, english, *(tuple(sorted(filter(str.isalpha, x))) for x in (meaningful, harmless))
+    )
 
 
 def _words(phrases: Iterable[str]) -> frozenset[str]:
