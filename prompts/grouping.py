@@ -83,6 +83,7 @@ class Grouping:
     def __init__(self, text: str, tokens: Sequence[Token]) -> None:
         self._text = text
         self._tokens = tokens
+        self._list_ends: dict[int, bool] = {}
 
     def pieces(self) -> Iterator[Piece]:
         """Yield the pieces in the order of the text."""
@@ -318,9 +319,12 @@ class Grouping:
 
     def _ends_list(self, at: int) -> bool:
         """Return whether the severity at `at`, after a comma, is followed by the last of a list."""
-        following = self._skip(at + 1, _JOINTS)
-        joints = {self._kind(number) for number in range(at + 1, following)}
-        return self._kind(following) == "severity" and bool(joints & {"or", "and"} or self._ends_list(following))
+        if at not in self._list_ends:
+            following = self._skip(at + 1, _JOINTS)
+            joints = {self._kind(number) for number in range(at + 1, following)}
+            is_last = bool(joints & {"or", "and"})
+            self._list_ends[at] = self._kind(following) == "severity" and (is_last or self._ends_list(following))
+        return self._list_ends[at]
 
     def _ends_chain(self, at: int) -> bool:
         """Return whether nothing in front of these severities is graded by the first one alone."""

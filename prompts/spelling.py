@@ -1,7 +1,6 @@
 """Typing errors in a query: a word that is one error away from a word of the vocabulary is read as that word."""
 
 import re
-from difflib import get_close_matches
 from functools import lru_cache
 
 from prompts.scan import is_level
@@ -41,19 +40,26 @@ def correction(word: str) -> str | None:
         return None
     allowed = 2 if len(lowered) >= _LONG else 1
     words = known.meaningful_words + (known.harmless_words if len(lowered) >= _SHORTEST_HARMLESS else ())
-    close = [other for other in words if abs(len(other) - len(lowered)) <= allowed and not _is_opposite(lowered, other)]
-    candidates = get_close_matches(lowered, close, n=8, cutoff=0.7)
     # The first letter is rarely the wrong one: "sever" is "severe", and not "never".
     near = sorted(
         (errors, lowered[0] != other[0], other)
-        for other in candidates
-        if len(other) >= _SHORTEST
-        and not _is_another_word(lowered, other)
-        and (errors := typing_errors(lowered, other)) <= allowed
+        for other in words
+        if _may_be(lowered, other, allowed) and (errors := typing_errors(lowered, other)) <= allowed
     )
     if not near or (len(near) > 1 and near[0][:2] == near[1][:2] and not _same_stem(near[0][2], near[1][2])):
         return None
     return near[0][2]
+
+
+def _may_be(word: str, other: str, allowed: int) -> bool:
+    """Whether a word may be another one with so many errors, each of which changes two letters at most."""
+    return (
+        len(other) >= _SHORTEST
+        and abs(len(other) - len(word)) <= allowed
+        and len(set(other).symmetric_difference(word)) <= 2 * allowed
+        and not _is_opposite(word, other)
+        and not _is_another_word(word, other)
+    )
 
 
 def typing_errors(one: str, other: str) -> int:
