@@ -121,6 +121,7 @@ def is_possible(formula: Formula) -> bool:
     return possible(formula)
 
 
+@lru_cache(maxsize=1000)
 def is_contradiction(tree: Tree) -> bool:
     """Return whether no grades make the tree true."""
     return not is_possible(formula_of(tree))

@@ -9,13 +9,17 @@ The rules, each of which has a test:
 
 - A clause is one finding. It takes what it lacks (level, side, condition, grade) from the clause before, else from the
   one after. If nobody says it: all levels, either side, all conditions, and moderate or severe.
-- "and" asks for both in one study; "or", "/" and "," for any of them; the last joint of a list is that of all.
+- "and" asks for both in one study; "or", "/" and "," for any of them; the last joint of a list is that of all. Commas
+  alone, with a denial between them ("severe canal stenosis, foramina patent"), ask for all of them.
+- What follows the last of several regions is said of all: "canal and foramina are patent".
 - "left and right", "bilateral" ask for both sides of one level.
 - "no", "without" and "normal" deny: all of a group's sites are normal or mild; "not severe": all are below severe.
   "no" denies what follows it up to "but", or up to a clause with a grade of its own.
 - "without", "but no", "but normal" hold at the level that the clause before names; with "at the same level", the whole
   holds at one level.
-- "except", "sparing", "outside", "not at" take places away. "only", "isolated": at these places and no others.
+- "except", "sparing", "outside", "not at" take places away; if they could not have been meant ("at L4-L5 but not at
+  L5-S1"), the finding is denied there, and "excluding severe NFN" denies a finding. "only", "isolated": at these places
+  and no others; "only moderate": and nothing worse.
 - "above", "below", "and below", "down to", "upper", "lower", "lumbosacral" are ranges of levels.
 - "two-level", "single-level", "at three levels" are exact counts of affected levels; "multilevel" is at least two.
 - "R>L", "worse on the left" compare sides at one level; "unilateral" is one side and not the other.
