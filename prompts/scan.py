@@ -100,7 +100,7 @@ _TOP = (
 )
 _SCALE_VALUES = re.compile(
     r"(?:\s+(?:grade|grades|type|class|score|classification))*\s*[:=]?\s*"
-    r"(?P<values>[0-3a-d][1-4]?(?:\s*(?:or|to|and|,|/|-)\s*[0-3a-d][1-4]?)*)"
+    r"(?P<values>[0-3a-d][1-4]?(?:(?:\s+(?:or|to|and)\s+|\s*[,/-]\s*)[0-3a-d][1-4]?(?!\w))*)"
     r"(?P<more>\s*\+| or (?:worse|higher|more))?(?!\w)",
     re.IGNORECASE,
 )

@@ -199,6 +199,7 @@ def test_rules(text: str, line: str) -> None:
         ("canal stenosis worse on the left", "the spinal canal has no sides to compare"),
         ("Schizas E severe canal", "|"),
         ("Lee 7", "|"),
+        ("Schizas cord", "|"),
         ("top 5000 severe stenosis", "top 5000: must be a whole number from 1 to 1000"),
         ("severe stenosis P < 0.5", "only a least probability"),
         ("canal stenosis at 2-3 levels", "is not one number of levels"),
