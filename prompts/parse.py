@@ -67,10 +67,11 @@ def parse_query(text: str) -> Query:
     line = clean(text)
     if not any(character.isalnum() for character in line):
         raise ValueError(f"text {text!r}: nothing was asked; {EXAMPLE}")
-    _check_language(line)
+    tokens = scan(line)
+    _check_language(line, tokens)
     _check_is_no_report(line)
     spelled, spelling_notes = corrected(line)
-    tokens = scan(spelled)
+    tokens = tokens if spelled == line else scan(spelled)
     pieces = list(Grouping(spelled, tokens).pieces())
     try:
         clauses = filled(clauses_of(pieces))
@@ -82,8 +83,8 @@ def parse_query(text: str) -> Query:
     return Query(line, tree, _limits(tokens), _rest(clauses, spelled), tuple(dict.fromkeys(notes)))
 
 
-def _check_language(line: str) -> None:
-    for token in scan(line):
+def _check_language(line: str, tokens: Sequence[Token]) -> None:
+    for token in tokens:
         if token.kind == "other_language":
             word = line[token.start : token.end]
             raise ValueError(f'"{line[:60]}": "{word}" is a word of another language, and only English is read')

@@ -171,7 +171,7 @@ def _special(text: str, at: int) -> Token | None:
         if found := pattern.match(text, at):
             word = found["value"].casefold()
             return Token("top", "", at, found.end(), number=float(_ANSWERS.get(word, word)))
-    for pattern in _COMPARED_SIDES:
+    for pattern in _COMPARED_SIDES if text[at].isalpha() else ():
         if (found := pattern.match(text, at)) and (side := _worse_side(found)):
             return Token("worse", side, at, found.end())
     if (found := _COUNT_RANGE.match(text, at)) and not _NAMED_BEFORE.search(text, max(0, at - 8), at):

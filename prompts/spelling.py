@@ -44,7 +44,9 @@ def correction(word: str) -> str | None:
     near = sorted(
         (errors, lowered[0] != other[0], other)
         for other in words
-        if _may_be(lowered, other, allowed) and (errors := typing_errors(lowered, other)) <= allowed
+        if abs(len(other) - len(lowered)) <= allowed
+        and _may_be(lowered, other, allowed)
+        and (errors := typing_errors(lowered, other)) <= allowed
     )
     if not near or (len(near) > 1 and near[0][:2] == near[1][:2] and not _same_stem(near[0][2], near[1][2])):
         return None
@@ -52,10 +54,9 @@ def correction(word: str) -> str | None:
 
 
 def _may_be(word: str, other: str, allowed: int) -> bool:
-    """Whether a word may be another one with so many errors, each of which changes two letters at most."""
+    """Whether a word may be another of about its length with so many errors, each of which changes two letters."""
     return (
         len(other) >= _SHORTEST
-        and abs(len(other) - len(word)) <= allowed
         and len(set(other).symmetric_difference(word)) <= 2 * allowed
         and not _is_opposite(word, other)
         and not _is_another_word(word, other)

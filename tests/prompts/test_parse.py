@@ -1,6 +1,6 @@
 """Reading of queries: one test per rule, and properties that hold for every caption and every wording of it.
 
-The meaning of some five hundred phrases is in ``tests/query_phrases.csv`` (test_query_phrases.py).
+The meaning of some nine hundred phrases is in ``tests/query_phrases.csv`` (test_query_phrases.py).
 """
 
 from contextlib import suppress
