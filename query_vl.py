@@ -162,7 +162,7 @@ def ask(queries: "RunQueries", asked: "Asked", settings: Settings) -> "Reply":
         from prompts.canonical import parse_canonical
 
         return queries.ask(parse_canonical(settings.ask), asked)
-    from prompts.parse import parse_query
+    from prompts.reading.parse import parse_query
 
     assert settings.text is not None
     return queries.ask(parse_query(settings.text), asked)

@@ -124,7 +124,7 @@ def test_an_installed_command_reads_the_files_that_the_packages_bring(installed:
     code = """
 from data_prep.placement.shipped_atlas import SHIPPED
 from locator.files import SHIPPED as SHIPPED_LOCATOR, check_locator
-from prompts.parse import parse_query
+from prompts.reading.parse import parse_query
 from prompts.render import caption
 from data_prep.sites import SITES, Severity
 assert SHIPPED.is_file()

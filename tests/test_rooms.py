@@ -22,6 +22,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "data_prep.phantom": ("workspace", *VOCABULARY, "data_prep.studies"),
     "prompts": VOCABULARY,
+    "prompts.reading": (*VOCABULARY, "prompts"),
     "runs.processes": ("workspace",),
     "runs": ("workspace", "runs.processes"),
     "locator": ("workspace", *VOCABULARY, "data_prep.studies", "data_prep.placement", "data_prep.conversion", "runs"),
@@ -47,11 +48,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("vl_model.data", "vl_model.scoring", "vl_model.evaluation"),
     ),
     "vl_model.queries": (
-        *("workspace", *VOCABULARY, "data_prep.conversion", "prompts", "runs"),
+        *("workspace", *VOCABULARY, "data_prep.conversion", "prompts", "prompts.reading", "runs"),
         *("vl_model.data", "vl_model.evaluation"),
     ),
     "vl_model": (
-        *("workspace", *VOCABULARY, "data_prep.placement", "data_prep.conversion", "prompts", "runs", "runs.processes"),
+        *("workspace", *VOCABULARY, "data_prep.placement", "data_prep.conversion", "runs", "runs.processes"),
+        *("prompts", "prompts.reading"),
         *("locator", "vl_model.data", "vl_model.model", "vl_model.scoring", "vl_model.evaluation", "vl_model.baseline"),
         *("vl_model.calibration", "vl_model.queries"),
     ),

@@ -303,7 +303,7 @@ class LoadedRun:
         likeness: bool = False,
     ) -> "Reply":
         """Return the answers of `search` as objects, with the query as it was read and what it is worth."""
-        from prompts.parse import parse_query
+        from prompts.reading.parse import parse_query
         from vl_model.queries.run_queries import Asked, check_top
 
         if top is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from prompts.canonical import MAX_TOP, parse_canonical
-from prompts.parse import parse_query
+from prompts.reading.parse import parse_query
 from prompts.tree import Query
 from vl_model.queries.reply import Reply, query_json, reply_csv, worth_json
 from vl_model.queries.run_queries import Asked, RunQueries

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from prompts.canonical import canonical_line
-from prompts.parse import parse_query
-from prompts.scan import clean, scan
+from prompts.reading.parse import parse_query
+from prompts.reading.scan import clean, scan
 from prompts.tree import And, Or, Tree
 from vl_model.queries.reply import tree_json
 from vl_model.queries.run_queries import BOTH, Asked, RunQueries

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from data_prep.sites import Site, parse_row_id_site
 from prompts.canonical import MAX_TOP, canonical_line, parse_canonical
 from prompts.formula import is_contradiction
-from prompts.parse import EXAMPLE
+from prompts.reading.parse import EXAMPLE
 from prompts.tree import Query, Tree, tree_sites
 from vl_model.queries.likeness import (
     NULL_QUANTILE,

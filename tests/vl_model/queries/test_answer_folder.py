@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data_prep.sites import Source
-from prompts.parse import parse_query
+from prompts.reading.parse import parse_query
 from prompts.tree import Query
 from tests.data_prep.conversion.slice_table import slice_row, write_slices
 from tests.vl_model.queries.segments import make_parts

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from data_prep.sites import SITES, Condition, Level, Severity, Side
 from prompts.canonical import canonical_line, parse_canonical
 from prompts.formula import is_contradiction, mean_the_same
-from prompts.parse import MAX_CHARACTERS, parse_query
+from prompts.reading.parse import MAX_CHARACTERS, parse_query
+from prompts.reading.spelling import correction, typing_errors
+from prompts.reading.vocabulary import QUERIES, read_vocabulary, vocabulary
 from prompts.render import caption, training_captions, zero_shot_prompts
-from prompts.spelling import correction, typing_errors
 from prompts.tree import Finding, Not, Tree
-from prompts.vocabulary import QUERIES, read_vocabulary, vocabulary
 
 MILD, MODERATE, SEVERE = Severity
 

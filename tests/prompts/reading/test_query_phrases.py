@@ -4,7 +4,8 @@
 meaning as a canonical line, empty if the text is to be refused or if nothing graded is in it; and what must be said of
 it: a part of its notes, of its words that were left over, or of the error.
 
-``python -m tests.prompts.test_query_phrases`` prints how each kind was read, and the phrases that were read otherwise.
+``python -m tests.prompts.reading.test_query_phrases`` prints how each kind was read, and the phrases that
+were read otherwise.
 """
 
 import csv
@@ -17,10 +18,10 @@ import pytest
 from data_prep.sites import SITES
 from prompts.canonical import canonical_line, parse_canonical
 from prompts.formula import mean_the_same
-from prompts.parse import parse_query
+from prompts.reading.parse import parse_query
 from prompts.tree import Finding, Over, leaves
 
-TABLE = Path(__file__).parents[1] / "query_phrases.csv"
+TABLE = Path(__file__).parents[2] / "query_phrases.csv"
 #: Kind -> the fewest phrases that say something about it.
 LEAST_ROWS = {
     **dict.fromkeys(("levels", "grade", "except", "count", "and", "and not", "sides"), 30),

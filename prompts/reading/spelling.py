@@ -3,8 +3,8 @@
 import re
 from functools import lru_cache
 
-from prompts.scan import is_level
-from prompts.vocabulary import vocabulary
+from prompts.reading.scan import is_level
+from prompts.reading.vocabulary import vocabulary
 
 #: Shorter words are too close to too many others.
 _SHORTEST = 4

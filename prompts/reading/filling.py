@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from data_prep.sites import Condition, Level
-from prompts.clauses import Clause
+from prompts.reading.clause import Clause
 
 
 def filled(clauses: Sequence[Clause]) -> list[Clause]:

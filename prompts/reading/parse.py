@@ -36,13 +36,14 @@ from dataclasses import replace
 
 from data_prep.sites import Severity
 from prompts.canonical import MAX_TOP
-from prompts.clause_trees import clause_tree, leaves_out
-from prompts.clauses import Clause, clauses_of
-from prompts.filling import filled
 from prompts.formula import is_always_true, is_contradiction
-from prompts.grouping import Grouping
-from prompts.scan import Token, clean, scan
-from prompts.spelling import corrected
+from prompts.reading.clause import Clause
+from prompts.reading.clause_trees import clause_tree, leaves_out
+from prompts.reading.clauses import clauses_of
+from prompts.reading.filling import filled
+from prompts.reading.grouping import pieces_of
+from prompts.reading.scan import Token, clean, scan
+from prompts.reading.spelling import corrected
 from prompts.tree import And, Finding, Limits, Over, Query, SameLevel, Tree, all_of, any_of, leaves
 
 #: Longer texts are refused before any other work.
@@ -72,7 +73,7 @@ def parse_query(text: str) -> Query:
     _check_is_no_report(line)
     spelled, spelling_notes = corrected(line)
     tokens = tokens if spelled == line else scan(spelled)
-    pieces = list(Grouping(spelled, tokens).pieces())
+    pieces = list(pieces_of(spelled, tokens))
     try:
         clauses = filled(clauses_of(pieces))
     except ValueError as error:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from data_prep.sites import Level
-from prompts.vocabulary import comparable, vocabulary
+from prompts.reading.vocabulary import comparable, vocabulary
 
 _VERTEBRA = r"(?:C\s?\d|T\s?\d{1,2}|L\s?\d|S\s?\d)"
 _JOINT = r"\s*(?:-|/|\bto\b|\bthrough\b|\bthru\b|\b(?:on|over)\b(?=\s*[LS]))\s*"

@@ -11,7 +11,7 @@ import yaml
 
 from data_prep.sites import SITES, Condition, Side
 
-QUERIES = Path(__file__).with_name("queries.yaml")
+QUERIES = Path(__file__).parents[1] / "queries.yaml"
 
 #: Sections with several meanings -> the kind of their tokens, and the keys of the meanings.
 _KEYED = {

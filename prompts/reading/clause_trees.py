@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from data_prep.sites import SITES, Condition, Level, Severity, Side, Site
-from prompts.clauses import Clause
+from prompts.reading.clause import Clause
 from prompts.tree import DISEASED, And, Finding, Not, Over, SameLevel, SideAgainstSide, Tree, all_of, any_of
 
 _CANAL = Condition.SPINAL_CANAL_STENOSIS
