@@ -25,10 +25,10 @@ class Clause:
     exceptions that are left out of this one. both: both sides of a level at once. count: so many levels.
     worse: the side or sides that are graded higher than the other. elsewhere: all levels but those of the clause
     before. ungraded: a word of it is not graded; is_ungraded: nothing else was asked, but its levels are those of the
-    clauses around it. has_trailing_side: its side follows the finding; is_judged_after: its grade, or what denies it,
-    follows its condition ("foramina are patent"), and holds for what is joined before it too. negates_all: the denial
-    is of "all" or "every" ("not every level"). rest: the words that were not understood. start,
-    end: its characters in the text.
+    clauses around it. has_trailing_side, has_trailing_level: its side, or its level, follows the finding.
+    is_judged_after: its grade, or what denies it, follows its condition ("foramina are patent"), and holds for what is
+    joined before it too. negates_all: the denial is of "all" or "every" ("not every level"). rest: the words that were
+    not understood. start, end: its characters in the text.
     """
 
     joint: str = ""
@@ -53,6 +53,7 @@ class Clause:
     ungraded: bool = False
     is_ungraded: bool = False
     has_trailing_side: bool = False
+    has_trailing_level: bool = False
     is_judged_after: bool = False
     negates_all: bool = False
     rest: tuple[tuple[int, int], ...] = ()

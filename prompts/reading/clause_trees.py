@@ -18,6 +18,8 @@ def clause_tree(clause: Clause, notes: list[str]) -> Tree:
     clause = _without_side_of_canal(clause, notes)
     if clause.grade is not None and clause.grade.is_mild and not clause.negated:
         notes.append(MILD_NOTE)
+    if clause.only and clause.conditions and not (clause.levels or clause.sides or clause.both):
+        notes.append('"only" is read as: no other condition')
     sites = _sites(clause)
     if not sites:
         raise ValueError("the exceptions leave no site that is asked for")
@@ -107,10 +109,12 @@ def _counted(clause: Clause, sites: frozenset[Site], severities: frozenset[Sever
 
 
 def _only(sites: frozenset[Site], severities: frozenset[Severity]) -> Tree:
-    """Return "only at L4-L5" as only here; if all places are asked for, as nothing worse."""
+    """Return "only at L4-L5" as only here, "isolated canal stenosis" as no other condition; else as nothing worse."""
     conditions = {site.condition for site in sites}
     if len(sites) < sum(site.condition in conditions for site in SITES):
         return Finding(sites, severities, Over.ONLY_HERE)
+    if others := frozenset(SITES) - sites:
+        return all_of([_plain(sites, severities, is_all=False), _plain(others, _ALL - severities, is_all=True)])
     return _no_worse(sites, severities)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from prompts.reading.clause import Clause
 from prompts.reading.denials import denied_exceptions, extended_denials, extended_exceptions
+from prompts.reading.level_lists import with_lists
 from prompts.reading.merging import merged
 from prompts.reading.piece import Piece
 from prompts.reading.splitting import split_clauses
@@ -14,7 +15,7 @@ def clauses_of(pieces: Sequence[Piece]) -> list[Clause]:
     """Return the clauses of a text, before their gaps are filled. Raises ValueError as `split_clauses` does."""
     kept = [_without_ungraded(clause) for clause in split_clauses(pieces)]
     joined = merged(_said_of_the_others(kept))
-    return denied_exceptions(extended_exceptions(extended_denials(joined)))
+    return denied_exceptions(extended_exceptions(extended_denials(with_lists(joined))))
 
 
 def _without_ungraded(clause: Clause) -> Clause:

@@ -51,6 +51,9 @@ def denied_exceptions(clauses: Sequence[Clause]) -> list[Clause]:
     for clause in clauses:
         if not clause.exception:
             before = before if clause.is_empty else clause
+        elif before is not None and clause.said == {"every"}:
+            # "but not at every level" denies, and leaves nothing out.
+            clause = replace(clause, exception=False, negated=True, negates_all=True, joint="and")
         elif before is None or not before.denies:
             clause = _denied_exception(clause, before)
         done.append(clause)

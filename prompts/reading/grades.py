@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from data_prep.sites import Condition, Severity
 from prompts.reading.piece import DROPPED, JOINTS, Grade, Piece, TokenRow
+from prompts.tree import DISEASED
 
 _SEVERITY_OF = {
     "normal": Severity.NORMAL_MILD,
@@ -26,6 +27,9 @@ def grade_pieces(row: TokenRow, at: int) -> list[Piece]:
     """Return the severities at token `at` ("severe", "at least moderate", "moderate or worse", "only mild")."""
     if row.kind(at) == "scale":
         return _scale(row, at)
+    if row.kind(at) == "exception" and (severity := _degree_left_out(row, at)) is not None:
+        left = DISEASED - {_SEVERITY_OF[row.tokens[severity].key]}
+        return [row.piece("grade", at, severity, grade=Grade(left, is_of_list=True))]
     if row.kind(at) == "mere" and row.kind(at + 1) == "severity" and row.tokens[at + 1].key != "severe":
         [graded] = grade_pieces(row, at + 1)
         assert graded.grade is not None
@@ -44,6 +48,15 @@ def grade_pieces(row: TokenRow, at: int) -> list[Piece]:
         last += 1
         grade = replace(grade, is_mere=True)
     return [row.piece("grade", at, last, grade=grade)]
+
+
+def _degree_left_out(row: TokenRow, at: int) -> int | None:
+    """Return the severity that an exception takes from the degrees before it: "of any degree except severe"."""
+    severity = row.skip(at + 1, DROPPED)
+    after = row.skip(severity + 1, DROPPED)
+    is_of_degrees = at > 0 and row.words(at - 1, at - 1).casefold().endswith(("degree", "degrees", "grade", "grades"))
+    is_alone = row.kind(severity) == "severity" and row.kind(after) not in ("finding", "condition", "side")
+    return severity if is_of_degrees and is_alone else None
 
 
 def _chain(row: TokenRow, at: int) -> tuple[list[str], int]:

@@ -16,6 +16,15 @@ _LEVELS_OF_NAME = {
     "lowest_three": (Level.L3_L4, Level.L4_L5, Level.L5_S1),
     "upper_three": (Level.L1_L2, Level.L2_L3, Level.L3_L4),
 }
+#: Comparisons of where levels lie; all others, as "worse than", are of grades.
+_PLACES = frozenset(
+    f"{word}{to}"
+    for words, to in (
+        (("above", "over", "beyond", "below", "beneath", "under", "higher than", "lower than"), ""),
+        (("cranial", "proximal", "superior", "caudal", "distal", "inferior"), " to"),
+    )
+    for word in words
+)
 _ORDER = list(Level)
 
 
@@ -32,7 +41,8 @@ def level_pieces(row: TokenRow, at: int) -> list[Piece]:
     levels, last, notes = _named(row, first), first, list(_lone_note(row, first))
     if is_down:
         levels = frozenset(_ORDER[: _ORDER.index(max(levels, key=_ORDER.index)) + 1])
-    elif compared in ("above", "below") and row.words(at, at) not in ("<", ">"):
+    elif compared in ("above", "below"):
+        _check_is_of_places(row, at, first)
         levels, notes = _beyond(token, levels, compared), []
     elif compared in ("at_or_above", "at_or_below"):
         levels, notes = levels | _beyond(token, levels, compared.removeprefix("at_or_")), []
@@ -45,6 +55,12 @@ def level_pieces(row: TokenRow, at: int) -> list[Piece]:
     if not levels:
         raise ValueError(f'"{row.words(at, last)}": no graded level lies there')
     return [row.piece("levels", at, last, levels=levels, notes=tuple(notes))]
+
+
+def _check_is_of_places(row: TokenRow, at: int, last: int) -> None:
+    """Raise ValueError for "worse than L3-L4": levels lie above each other, but their grades are not compared."""
+    if row.words(at, at).casefold() not in _PLACES:
+        raise ValueError(f'"{row.words(at, last)}": levels are not compared with each other, only sides are')
 
 
 def _between(row: TokenRow, at: int) -> list[Piece]:

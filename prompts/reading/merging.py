@@ -14,18 +14,33 @@ def merged(clauses: Sequence[Clause]) -> list[Clause]:
     """Join fragments after a comma or "with" to the clause before, if that lacks what they say."""
     done: list[Clause] = []
     for clause in clauses:
+        if clause.grade is not None and clause.grade.is_of_list:
+            _grade_list(done, clause)
         if done and _shares_count(done[-1], clause):
             values = _joined(done[-1], clause)
             done[-1] = replace(values, conditions=done[-1].conditions | clause.conditions)
         elif done and _is_place_of_ungraded(done[-1], clause):
             start, joint, levels = done[-1].start, done[-1].joint, clause.levels or done[-1].levels
             done[-1] = replace(clause, joint=joint, levels=levels, start=start, rest=((start, clause.end),))
-        elif done and _belongs_together(done[-1], clause):
+        elif done and not _ends_list(done, clause) and _belongs_together(done[-1], clause):
             _spread(done, clause)
             done[-1] = _joined(done[-1], clause)
         else:
             done.append(clause)
     return done
+
+
+def _ends_list(done: Sequence[Clause], other: Clause) -> bool:
+    """Whether the clause before is the last of a list, so that what follows is not said of it alone.
+
+    "severe canal stenosis at L3-L4 and L4-L5, no foraminal narrowing"; "right L4-5 and L5-S1 NFN, left normal".
+    """
+    if len(done) < 2 or done[-1].joint not in ("and", "or", "comma"):
+        return False
+    one, last = done[-2:]
+    is_of_levels = one.has_trailing_level and last.said == {"levels"} and not other.is_fragment
+    is_of_sides = one.is_fragment and bool(one.sides) and not last.sides and bool(other.sides)
+    return is_of_levels or (is_of_sides and not last.is_fragment)
 
 
 def _shares_count(one: Clause, other: Clause) -> bool:
@@ -85,6 +100,17 @@ def _spread(done: list[Clause], trailing: Clause) -> None:
         number -= 1
         if done[number].grade is None and not done[number].negated:
             done[number] = replace(done[number], grade=trailing.grade)
+
+
+def _grade_list(done: list[Clause], last: Clause) -> None:
+    """Give the grade of the last member of a list to all: "at L3-L4 and L4-L5 of any degree except severe"."""
+    joint = last.joint
+    for number in range(len(done) - 1, -1, -1):
+        if joint not in ("and", "or", "comma") or done[number].grade is not None:
+            return
+        done[number], joint = replace(done[number], grade=last.grade), done[number].joint
+        if not done[number].is_fragment:
+            return
 
 
 def _joined(one: Clause, other: Clause) -> Clause:

@@ -18,13 +18,14 @@ class Grade:
 
     severities: may be empty or all three, which asks nothing. is_all: a group has this grade if all of its sites have
     it ("normal", "at most moderate"). is_mild: the text says mild, which has no grade of its own. is_mere: and nothing
-    worse ("only moderate").
+    worse ("only moderate"). is_of_list: it is said of all places before it ("of any degree except severe").
     """
 
     severities: frozenset[Severity]
     is_all: bool = False
     is_mild: bool = False
     is_mere: bool = False
+    is_of_list: bool = False
 
 
 @dataclass(frozen=True)

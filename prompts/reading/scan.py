@@ -37,6 +37,13 @@ _COUNT = re.compile(
     r"(?:levels?|lvls?|segments?|disc spaces?)(?!\w)(?P<after>\s+or (?:more|fewer|less)(?!\w))?",
     re.IGNORECASE,
 )
+#: "two of five levels"; "two of the lower three levels", of which the name follows.
+_COUNT_OF = re.compile(
+    rf"(?<!\w)(?P<number>{_NUMBER})\s+(?:out )?of\s+(?:the\s+|these\s+|all\s+)?"
+    rf"(?:{_NUMBER}\s+(?:lumbar |graded )?levels(?!\w)|"
+    r"(?=(?:upper|lower|lowest|highest|top|bottom|last) (?:two|three)))",
+    re.IGNORECASE,
+)
 _COUNT_RANGE = re.compile(
     rf"(?<![\w/-]){_NUMBER}\s*(?:-|/|to|or)\s*{_NUMBER}\s(?:levels|segments)(?!\w)", re.IGNORECASE
 )
@@ -176,6 +183,9 @@ def _special(text: str, at: int) -> Token | None:
             return Token("worse", side, at, found.end())
     if (found := _COUNT_RANGE.match(text, at)) and not _NAMED_BEFORE.search(text, max(0, at - 8), at):
         raise ValueError(f'"{found.group()}": is not one number of levels; ask for at least or for at most so many')
+    if found := _COUNT_OF.match(text, at):
+        word = found["number"].casefold()
+        return Token("count", "", at, found.end(), number=_NUMBERS.get(word) or int(word))
     if found := _COUNT.match(text, at):
         return _count_token(found)
     if found := _WEIGHTING.match(text, at):

@@ -32,6 +32,8 @@ def side_pieces(row: TokenRow, at: int) -> list[Piece]:
 def _both(row: TokenRow, at: int) -> Piece:
     """Return "both" as both sides beside one condition, and as nothing before two ("both canal and foramen")."""
     is_before = _names_one_condition(row, at + 1)
+    if at and row.kind(at - 1) in ("negation", "exception") and not is_before:
+        return row.piece("word", at, at)  # "canal or foraminal stenosis but not both" has no reading here
     return row.piece("both" if is_before or _follows_condition(row, at) else "ignored", at, at, sides=_BOTH_SIDES)
 
 

@@ -48,9 +48,9 @@ class _Splitter:
         return self._done
 
     def _leave_over_denial(self) -> None:
-        """Keep the words of a denial of nothing at the end: "canal or foraminal stenosis but not both"."""
+        """Keep the words of a denial or exception of nothing at the end: "canal or foraminal stenosis but not both"."""
         clause = self._open
-        if clause.negated and clause.is_empty and not clause.rest:
+        if (clause.negated or clause.exception) and clause.is_empty and not clause.rest:
             self._open = replace(clause, rest=((clause.start, clause.end),))
 
     def _close(self, joint: str, negated: bool = False) -> None:
@@ -123,7 +123,8 @@ class _Splitter:
                 is_trailing = not self._open.is_fragment
                 self._set(piece, sides=self._open.sides | piece.sides, has_trailing_side=is_trailing)
             case "levels":
-                self._set(piece, levels=self._open.levels | piece.levels)
+                is_trailing = self._open.has_trailing_level or not self._open.is_fragment
+                self._set(piece, levels=self._open.levels | piece.levels, has_trailing_level=is_trailing)
             case "count" | "fewer":
                 assert piece.over is not None
                 self._set(piece, count=(piece.over, piece.number), fewer=piece.kind == "fewer")
@@ -141,8 +142,9 @@ class _Splitter:
         """Return whether a piece begins another finding, without a joint: "severe canal stenosis moderate NFN"."""
         clause = self._open
         if clause.is_fragment:
+            # "severe facet arthropathy causing moderate canal stenosis"
             repeated = piece.kind == "grade" and clause.grade is not None
-            return repeated and clause.levels != frozenset()
+            return repeated and (clause.levels != frozenset() or clause.ungraded)
         has = clause.said | ({"sides"} if clause.both else set())
         if piece.kind == "condition" and clause.conditions:
             return piece.condition not in clause.conditions
