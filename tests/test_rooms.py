@@ -49,7 +49,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "vl_model.queries": (
         *("workspace", *VOCABULARY, "data_prep.conversion", "prompts", "prompts.reading", "runs"),
-        *("vl_model.data", "vl_model.evaluation"),
+        *("vl_model.data", "vl_model.model", "vl_model.evaluation"),
     ),
     "vl_model": (
         *("workspace", *VOCABULARY, "data_prep.placement", "data_prep.conversion", "runs", "runs.processes"),

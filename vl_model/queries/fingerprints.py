@@ -13,9 +13,10 @@ from typing import Any
 from runs.run_record import files_sha256
 
 #: Nanoseconds. A file that was changed so recently may be changed again within the resolution of its time.
-_UNSETTLED = 2 * 10**9
+UNSETTLED = 2 * 10**9
 
-#: Name -> [size in bytes, time of change in ns] of the files of one part.
+#: Name -> [size in bytes, time of modification, time of change, both in ns] of the files of one part. A copy
+#: may keep the former (``cp -p``, archives), and weights of one shape have one size: the latter tells them apart.
 Stamps = dict[str, list[int]]
 
 
@@ -48,8 +49,9 @@ def fingerprint_of(parts: Mapping[str, Sequence[Path]], known: Fingerprint) -> F
 
 
 def _stamps(paths: Sequence[Path]) -> Stamps:
-    return {path.name: [(status := path.stat()).st_size, status.st_mtime_ns] for path in paths}
+    found = {path.name: path.stat() for path in paths}
+    return {name: [status.st_size, status.st_mtime_ns, status.st_ctime_ns] for name, status in found.items()}
 
 
 def _is_settled(stamps: Stamps) -> bool:
-    return all(changed < time.time_ns() - _UNSETTLED for _, changed in stamps.values())
+    return all(max(times) < time.time_ns() - UNSETTLED for _, *times in stamps.values())

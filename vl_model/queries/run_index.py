@@ -107,8 +107,9 @@ def processed_of(root: DataRoot, run: str, name: str) -> Path:
 def open_segment(root: DataRoot, run: str, name: str, say: Callable[[str], None]) -> Segment:
     """Return a segment; it is made and written if it is missing or not current.
 
-    say: is told that it is made, and why. Raises ValueError if the run's embeddings or heads are missing, or belong to
-    another model or data set; SettingError if there is no segment of this name.
+    say: is told that it is made, and why. Raises ValueError if the run's embeddings or heads are missing, belong to
+    another model or data set, or change meanwhile, or if the model was trained on a study that the run calls held out;
+    SettingError if there is no segment of this name.
     """
     files = segment_files(root, run, name)
     known = _known(files.index)
@@ -118,6 +119,10 @@ def open_segment(root: DataRoot, run: str, name: str, say: Callable[[str], None]
     except IndexRefused as refused:
         say(_why(files, refused, known, expected))
         segment = _build(files, expected.digests)
+        if _current(files, expected).digests != expected.digests:
+            raise ValueError(
+                f"run {run!r}: its files changed while the query index was made from them; ask again"
+            ) from None
         try:
             save_segment(segment, files.index, expected.files)
         except OSError as error:  # a read-only run, a full disk, or another query that writes the same index
@@ -173,8 +178,17 @@ def _build(files: SegmentFiles, digests: Mapping[str, str]) -> Segment:
     from data_prep.conversion.pairs import read_dataset
     from vl_model.evaluation.embeddings import read_embeddings
     from vl_model.evaluation.grader import read_grader
+    from vl_model.model.held_out_check import check_held_out
 
     dataset, record = read_dataset(files.processed), read_run_record(files.run)
+    if files.name == "train" and dataset.fingerprint != record.dataset_fingerprint:
+        raise SettingError(
+            "run",
+            f"{files.run.name!r}: was trained on another data set than the one in {files.processed}, whose folds may "
+            "be others, so that it is not known which studies it was trained on; train a new run on it",
+        )
+    if files.name == "train":
+        check_held_out(files.run, record, dataset)
     expected = {"checkpoint": digests["model"], "dataset": dataset.fingerprint}
     try:
         embeddings = read_embeddings(files.embeddings, expected)
@@ -185,12 +199,6 @@ def _build(files: SegmentFiles, digests: Mapping[str, str]) -> Segment:
             f"{files.name!r}: the embeddings of these new studies are damaged or of another model than the run's; run "
             f"predict_vl.py --keep {files.name} --overwrite again"
         ) from error
-    if files.name == "train" and dataset.fingerprint != record.dataset_fingerprint:
-        raise SettingError(
-            "run",
-            f"{files.run.name!r}: was trained on another data set than the one in {files.processed}, whose folds may "
-            "be others, so that it is not known which studies it was trained on; train a new run on it",
-        )
     grader = read_grader(files.run / "heads", {"checkpoint": digests["model"], "dataset": record.dataset_fingerprint})
     seen = [] if files.is_kept else [s for s, fold in dataset.fold_of.items() if fold not in record.held_out_folds]
     return build_segment(

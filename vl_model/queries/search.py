@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from data_prep.sites import SITES, Severity, Site
 from prompts.canonical import canonical_line
+from prompts.formula import formula_of, support
 from prompts.tree import Tree, tree_sites, within
 from vl_model.queries.recalibration import fit_recalibration
 from vl_model.queries.segment import Evidence, Segment
@@ -130,10 +131,9 @@ def search(
     answers = []
     for rank, row in enumerate(best, start=1):
         probability = None if probability_K is None else float(probability_K[rank - 1])
-        match = None if is_known_N[row] == UNKNOWN else bool(truth.match_M[is_known_N[row]])
         likeness = None if likeness_N is None else float(likeness_N[row])
         segment, at = studies.place(row)
-        sites = speaking_sites(tree, segment.graded_SX3[at])
+        sites, match = speaking_sites(tree, segment.graded_SX3[at]), _match(tree, segment, at)
         answers.append(
             answer_of(segment, at, sites, rank, float(score_N[row]), probability, likeness=likeness, matches=match)
         )
@@ -157,8 +157,13 @@ def truth_and_probability(
     truth = _known_truth(tree, known)
     recalibration = fit_recalibration(truth.score_M, truth.match_M)
     probability = None if recalibration is None else float(recalibration.probability(np.array([score]))[0])
+    return score, probability, _match(tree, segment, row)
+
+
+def _match(tree: Tree, segment: Segment, row: int) -> bool | None:
+    """Return whether a study's known grades fulfil the tree; None if they leave it open."""
     [certain], [may] = tree_truth(tree, possible_severities(segment.label_SX[row : row + 1]))
-    return score, probability, bool(certain) if certain == may else None
+    return bool(certain) if certain == may else None
 
 
 def speaking(tree: Tree, segment: Segment, row: int) -> tuple[SpeakingSite, ...]:
@@ -234,7 +239,7 @@ class _Studies:
 
 @dataclass(frozen=True)
 class _Truth:
-    """The M unseen studies whose known grades say whether they match. of_segments: (name, rows, first of M)."""
+    """The M unseen studies with known grades at all sites of the tree. of_segments: (name, rows, first of M)."""
 
     score_M: NDArray[np.float64]
     match_M: NDArray[np.bool_]
@@ -242,14 +247,20 @@ class _Truth:
 
 
 def _known_truth(tree: Tree, known: Sequence[Segment]) -> _Truth:
+    """Return the studies that tell what the tree is worth.
+
+    A study of which only some sites are graded may be decided by them ("any severe" by one that is), but only if it
+    matches: such studies would make matches look more frequent than they are. So whether a study is known must not
+    depend on its grades.
+    """
+    sites = sorted(support(formula_of(tree)))
     scores, matches, places = [np.empty(0)], [np.empty(0, dtype=bool)], []
     first = 0
     for segment in known:
-        unseen_K = np.flatnonzero(~segment.seen_S & (np.asarray(segment.label_SX).max(axis=1, initial=-1) >= 0))
-        certain_K, may_K = tree_truth(tree, possible_severities(segment.label_SX[unseen_K]))
-        row_K = unseen_K[certain_K == may_K]
+        row_K = np.flatnonzero(~segment.seen_S & (segment.label_SX[:, sites] >= 0).all(axis=1))
+        certain_K, _ = tree_truth(tree, possible_severities(segment.label_SX[row_K]))
         scores.append(tree_probability(tree, segment.graded_SX3[row_K]))
-        matches.append(certain_K[certain_K == may_K])
+        matches.append(certain_K)
         places.append((segment.name, row_K, first))
         first += len(row_K)
     return _Truth(np.concatenate(scores), np.concatenate(matches), tuple(places))

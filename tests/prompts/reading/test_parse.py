@@ -243,7 +243,6 @@ def test_what_is_refused_is_quoted(text: str, complaint: str) -> None:
             "no spondylolisthesis",
             "any(canal, L4-L5) = severe",
         ),
-        ("severe canal stenosis at L4-L5 > L3-L4", ">", "any(canal, L3-L4, L4-L5) = severe"),
     ],
 )
 def test_words_that_are_not_understood_are_left_over(text: str, rest: str, line: str) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from tests.vl_model.queries.indexed_run import (
 from tests.vl_model.queries.segments import make_parts
 from vl_model.evaluation.embeddings import read_embeddings
 from vl_model.evaluation.grader import read_grader, write_grader
-from vl_model.queries import fingerprints
+from vl_model.queries import fingerprints, run_index
 from vl_model.queries.index import Segment
 from vl_model.queries.run_index import (
     available_segments,
@@ -50,8 +51,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def root(written: Path, tmp_path: Path) -> DataRoot:
-    """A copy of the root whose files were written long ago."""
+def root(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataRoot:
+    """A copy of the root whose files were written long ago (when they were changed cannot be set)."""
+    monkeypatch.setattr(fingerprints, "UNSETTLED", 0)
     shutil.copytree(written, tmp_path / "root")
     settle(tmp_path / "root")
     return DataRoot(tmp_path / "root")
@@ -133,17 +135,58 @@ def test_weights_that_are_touched_do_not_make_it_again_but_changed_bytes_of_the_
     manifest = root.run(RUN) / "index" / "train" / "index.json"
     os.utime(weights, ns=(LONG_AGO + 7, LONG_AGO + 7))
     assert opened(root)[1] == []
-    assert json.loads(manifest.read_text())["files"]["model"][weights.name] == [weights.stat().st_size, LONG_AGO + 7]
+    assert json.loads(manifest.read_text())["files"]["model"][weights.name] == [
+        weights.stat().st_size,
+        LONG_AGO + 7,
+        weights.stat().st_ctime_ns,
+    ]
     change_byte(weights)
     # The run's embeddings are those of the earlier weights: it is not answered with them.
     with pytest.raises(ValueError, match=r"embeddings of another checkpoint; run eval_vl\.py again"):
         opened(root)
 
 
+def test_other_weights_of_the_same_size_and_time_of_modification_are_noticed(root: DataRoot) -> None:
+    """As ``cp -p`` and archives leave them."""
+    opened(root)
+    weights = root.run(RUN) / "final" / "adapter_model.safetensors"
+    change_byte(weights)
+    os.utime(weights, ns=(LONG_AGO, LONG_AGO))
+    with pytest.raises(ValueError, match="embeddings of another checkpoint"):
+        opened(root)
+
+
+def test_a_run_that_was_trained_on_a_study_it_calls_held_out_is_refused(root: DataRoot) -> None:
+    """Its known grades would tell what a question is worth."""
+    record = root.run(RUN) / "run.json"
+    content = json.loads(record.read_text())
+    record.write_text(json.dumps(content | {"held_out_folds": [*content["held_out_folds"], 7]}))
+    card = root.run(RUN) / "final" / "site_model.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"held_out_folds": content["held_out_folds"]}))
+    with pytest.raises(ValueError, match="held out"):
+        opened(root)
+
+
+def test_files_that_change_while_the_index_is_made_are_refused(root: DataRoot, monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = root.run(RUN) / "heads" / "heads.json"
+    build = run_index._build
+
+    def slow_build(*given: Any) -> Any:
+        segment = build(*given)
+        heads.write_text(heads.read_text() + " ")
+        return segment
+
+    monkeypatch.setattr(run_index, "_build", slow_build)
+    with pytest.raises(ValueError, match=r"'[a-z]+': its files changed while the query index was made .* ask again"):
+        opened(root)
+    assert not (root.run(RUN) / "index").exists()
+
+
 def test_a_file_that_was_just_written_is_read_again_until_its_time_can_be_trusted(
     root: DataRoot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within the resolution of its time it may change once more, without a new size or time."""
+    monkeypatch.setattr(fingerprints, "UNSETTLED", 2 * 10**9)
     weights = root.run(RUN) / "final" / "adapter_model.safetensors"
     weights.touch()
     now = weights.stat().st_mtime_ns

@@ -76,6 +76,25 @@ def test_known_grades_tell_the_worth(tree: Tree) -> None:
         assert answer.matches == holds(tree, grades)
 
 
+def test_whether_a_study_is_known_does_not_depend_on_its_grades() -> None:
+    """A study that is graded at some sites only would be known if one of them matches, and else not."""
+    segment = random_segment("train", 400, 11)
+    label_SX = segment.label_SX.copy()
+    label_SX[np.random.default_rng(1).random(label_SX.shape) < 0.05] = -1
+    partly = Segment(**{**vars(segment), "label_SX": label_SX})
+    tree = tree_of("any(site, L4-L5, L5-S1) = severe")
+    sites = [x for x, site in enumerate(SITES) if site in tree_sites(tree)]
+    whole_S = (label_SX[:, sites] >= 0).all(axis=1)
+    match_S = (segment.label_SX[:, sites] == 2).any(axis=1)
+    found = search(tree, [partly], [partly], Bounds(400, 0.0))
+    assert (found.worth.known, found.worth.matches) == (whole_S.sum(), match_S[whole_S].sum())
+    told = {answer.study_id: answer.matches for answer in found.answers}
+    severe_S = (label_SX[:, sites] == 2).any(axis=1)
+    for row, study in enumerate(segment.study_S.tolist()):
+        if study in told:
+            assert told[study] == (True if severe_S[row] else False if whole_S[row] else None)
+
+
 def test_improbable_studies_are_answers_only_if_asked_for() -> None:
     segment = random_segment("train", 300, 5)
     tree = tree_of("any(canal, L4-L5) = severe")
@@ -89,7 +108,7 @@ def test_improbable_studies_are_answers_only_if_asked_for() -> None:
 def test_without_known_grades_only_ranks_are_told() -> None:
     segment = random_segment("test", 20, 6)
     found = search(tree_of("any(canal) = severe"), [segment], [], Bounds(3, 0.9))
-    assert all(answer.probability is None and answer.matches is None for answer in found.answers)
+    assert all(answer.probability is None for answer in found.answers)
     assert found.worth.known == 0 and "its limit was ignored" in found.notes[0]
 
 
