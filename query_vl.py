@@ -35,6 +35,12 @@ if TYPE_CHECKING:
     from vl_model.queries.run_queries import Asked, RunQueries
 
 PROG = "query_vl.py"
+#: Question -> the flags that it does not use, and that would be ignored in silence.
+UNUSED = {
+    "like": ("least", "likeness"),
+    "queries": ("csv", "truth"),
+    "report": ("seen", "top", "least", "likeness", "csv", "save", "truth"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +119,9 @@ def check_settings(settings: Settings) -> None:
     for flag, needed in (("queries", "save"), ("report", "study")):
         if getattr(settings, flag) is not None and getattr(settings, needed) is None:
             raise SettingError(flag, f"{getattr(settings, flag)!r}: needs --{needed} as well")
+    for flag in UNUSED.get(given[0], ()):
+        if getattr(settings, flag):
+            raise SettingError(flag, f"is not for --{given[0]}")
     check_outputs(settings)
 
 
@@ -183,7 +192,8 @@ def print_reply(reply: "Reply", settings: Settings) -> None:
 
 def answer_file(queries: "RunQueries", asked: "Asked", settings: Settings) -> None:
     """Answer the questions of a file: a table for each, and summary.json."""
-    from vl_model.queries.batch import answer_questions, read_questions
+    from vl_model.queries.batch import answer_questions
+    from vl_model.queries.question_file import read_questions
 
     assert settings.queries is not None and settings.save is not None
     questions = read_questions(Path(settings.queries))

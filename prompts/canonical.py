@@ -23,6 +23,7 @@ the tree holds of that level's sites alone.
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
 from data_prep.sites import SITES, Condition, Level, Severity, Side, Site
 from prompts.tree import NO_LIMITS, And, Finding, Limits, Not, Or, Over, Query, SameLevel, SideAgainstSide, Tree
@@ -57,6 +58,8 @@ _GRADES = {
 }
 _GRADES_OF = {severities: text for text, severities in reversed(_GRADES.items()) if 0 < len(severities) < len(Severity)}
 _COUNTED = re.compile(r"(at_least|exactly|adjacent)_(\d)_levels?")
+#: The name of a split or of a kept set, which is that of a folder.
+_SPLIT_NAME = re.compile(r"\s*([\w.-]+)")
 _TOKEN = re.compile(r"\s*([A-Za-z][\w-]*(?:/[A-Za-z]+)?|\d+(?:\.\d+)?|>=|<=|!=|[=();,])")
 
 
@@ -131,7 +134,7 @@ def _place_words(regions: Sequence[_Region], levels: Sequence[Level]) -> list[st
 def _limit_texts(limits: Limits) -> list[str]:
     parts = [
         None if limits.top is None else f"top {limits.top}",
-        None if limits.least is None else f"P >= {limits.least:g}",
+        None if limits.least is None else f"P >= {Decimal(repr(limits.least)):f}",
         None if limits.split is None else f"split {limits.split}",
         None if limits.seen is None else "seen" if limits.seen else "unseen",
         "count" if limits.count_first else None,
@@ -163,12 +166,13 @@ class _Reader:
         return Query(self._line, tree, limits)
 
     def _split(self, line: str) -> Iterable[_Word]:
-        at = 0
+        at, word = 0, ""
         while line[at:].strip():
-            found = _TOKEN.match(line, at)
+            found = (_SPLIT_NAME if word == "split" else _TOKEN).match(line, at)
             if found is None:
                 start = at + len(line[at:]) - len(line[at:].lstrip())
                 raise _line_error(line, start, repr(line[start]), "a word, a number or a sign")
+            word = found[1].casefold()
             yield _Word(found[1], found.start(1))
             at = found.end()
 
@@ -293,7 +297,7 @@ class _Reader:
             self._need(">=")
             return replace(limits, least=self._number(0, 1, is_whole=False))
         if self._take("split"):
-            if not re.fullmatch(r"[\w-]+", self._next):
+            if not _SPLIT_NAME.fullmatch(self._next):
                 raise self._error("the name of a split")
             name = self._words[self._at].text
             self._at += 1

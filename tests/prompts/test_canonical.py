@@ -70,3 +70,12 @@ def test_a_count_of_levels_and_a_comparison() -> None:
 def test_an_error_names_its_place(line: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         parse_canonical(line)
+
+
+@pytest.mark.parametrize("split", ["train", "ward-3", "ward.3", "2024", "2024-ward_b", "Zürich", "top", "P"])
+@pytest.mark.parametrize("least", [None, 1e-7, 0.1234567891, 1.0, 0.0])
+def test_all_names_of_kept_sets_and_all_probabilities_are_read_back(split: str, least: float | None) -> None:
+    tree = parse_canonical("any(canal) = severe").tree
+    assert tree is not None
+    limits = Limits(top=3, least=least, split=split, seen=True)
+    assert parse_canonical(canonical_line(tree, limits)).limits == limits

@@ -10,41 +10,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from prompts.canonical import MAX_TOP, parse_canonical
 from prompts.reading.parse import parse_query
 from prompts.tree import Query
+from vl_model.queries.question_file import RESERVED
 from vl_model.queries.reply import Reply, query_json, reply_csv, worth_json
 from vl_model.queries.run_queries import Asked, RunQueries
+from workspace.json_files import read_object
 from workspace.setting_error import SettingError
 from workspace.whole_files import replacing
 
 SCHEMA_VERSION = 1
-SUMMARY = "summary.json"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+SUMMARY = f"{RESERVED}.json"
 #: A canonical line begins with a term, a bracket or "not".
 _LINE = re.compile(r"\s*(?:not\b\s*)*\(*\s*(?:any|all|both_sides|only_here|worse|same_level|\w+_\d_levels?)\s*\(")
-
-
-def read_questions(path: Path) -> dict[str, str]:
-    """Read a YAML file of names and questions. Raises SettingError that quotes the file and the entry."""
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except OSError as error:
-        raise SettingError("queries", f"{str(path)!r}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingError("queries", f"{str(path)!r}: is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict) or not tree:
-        raise SettingError("queries", f"{str(path)!r}: expected lines such as  stenosis: severe canal stenosis")
-    for name, question in tree.items():
-        if not _NAME.fullmatch(name) or name == Path(SUMMARY).stem:
-            raise SettingError("queries", f"{str(path)!r}: {name!r} cannot be the name of a table")
-        if not isinstance(question, str):
-            raise SettingError("queries", f"{str(path)!r}: {name}: expected a question, found {question!r}")
-    if len({name.casefold() for name in tree}) < len(tree):
-        raise SettingError("queries", f"{str(path)!r}: two names differ in upper and lower case alone")
-    return dict(tree)
 
 
 def parse_question(question: str) -> Query:
@@ -60,10 +39,11 @@ def answer_questions(
     A question that cannot be read or answered is set aside, with the reason in the summary. Raises SettingError if the
     folder holds other files and `overwrite` is not set, and ValueError if none of the questions could be answered.
     """
-    written = [*(f"{name}.csv" for name in questions), SUMMARY]
-    _check_folder(folder, written, overwrite)
+    if not overwrite:
+        _check_folder(folder, questions)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / SUMMARY).unlink(missing_ok=True)
+    # Written before the first table, so that what an interrupted command left is known to be its own.
+    _write_summary(folder, {"run": queries.run, "complete": False, "queries": dict.fromkeys(questions)})
     entries: dict[str, dict[str, Any]] = {}
     for name, question in questions.items():
         try:
@@ -82,27 +62,38 @@ def answer_questions(
     if len(failed) == len(questions):
         name, reason = next(iter(failed.items()))
         raise ValueError(f"none of the {len(questions)} questions could be answered; {name}: {reason}")
-    summary = {
-        "schema_version": SCHEMA_VERSION,
-        "version": metadata.version("lumbar-vl"),
-        "run": queries.run,
-        "queries": entries,
-        "text": _text(entries),
-    }
+    return _write_summary(folder, {"run": queries.run, "complete": True, "queries": entries, "text": _text(entries)})
+
+
+def _write_summary(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Write ``summary.json`` by rename, and return it."""
+    summary = {"schema_version": SCHEMA_VERSION, "version": metadata.version("lumbar-vl"), **content}
     with replacing(folder / SUMMARY) as partial:
         partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
-def _check_folder(folder: Path, written: list[str], overwrite: bool) -> None:
-    """Raise SettingError if the folder holds files of another batch, or others, that would stay beside these."""
+def _check_folder(folder: Path, questions: Mapping[str, str]) -> None:
+    """Raise SettingError unless the folder is empty, or holds only tables of these names that its summary lists."""
     if not folder.is_dir():
         return
-    others = sorted(path.name for path in folder.iterdir() if path.name not in written)
-    if others and not overwrite:
+    held = sorted(path.name for path in folder.iterdir())
+    own = {SUMMARY, *(f"{name}.csv" for name in _listed(folder) if name in questions)}
+    if others := [name for name in held if name not in own]:
         raise SettingError(
-            "save", f"{str(folder)!r}: holds other files ({others[0]}, ...); choose another folder, or use --overwrite"
+            "save",
+            f"{str(folder)!r}: holds {others[0]!r}, which is not a table of these questions; choose another folder, or "
+            "use --overwrite",
         )
+
+
+def _listed(folder: Path) -> list[str]:
+    """Return the names in the folder's ``summary.json``; none if it cannot be read."""
+    try:
+        queries = read_object(folder / SUMMARY, "query_vl.py --queries", SCHEMA_VERSION).get("queries")
+    except ValueError:
+        return []
+    return list(queries) if isinstance(queries, dict) else []
 
 
 def _entry(question: str, reply: Reply) -> dict[str, Any]:

@@ -19,6 +19,7 @@ LENGTH_TOLERANCE = 1e-3
 ROUNDING = 1e-5
 #: Digits that cosines are compared by: sites with equal ones are in the order of study ids.
 DIGITS = 9
+_REMEDY = "remove its folder (index/ in the run, or kept/.../index/), and the next question makes it again"
 #: Vectors that are converted to float64 together.
 BLOCK = 4096
 
@@ -79,7 +80,7 @@ def check_dimensions(segment: Segment, dimensions: int) -> None:
 def check_cosines(segment: Segment, largest: np.float32) -> None:
     """Raise IndexRefused unless the largest of some cosines is possible; NaN is not."""
     if not largest <= 1 + LENGTH_TOLERANCE:
-        raise IndexRefused(f"segment {segment.name!r}", "vectors.npy has vectors that are not normalised")
+        raise IndexRefused(f"segment {segment.name!r}", f"vectors.npy has vectors that are not normalised; {_REMEDY}")
 
 
 def _of_segment(
@@ -136,8 +137,8 @@ def _exact_cosines(
     """Return cosines in float64. Raises IndexRefused if a vector is not normalised, or of a site without an image."""
     vector_KD = np.asarray(segment.vector_XSD[site_K, row_K], dtype=np.float64)
     if not (np.abs(np.linalg.norm(vector_KD, axis=1) - 1) <= LENGTH_TOLERANCE).all():
-        raise IndexRefused(f"segment {segment.name!r}", "vectors.npy has vectors that are not normalised")
+        raise IndexRefused(f"segment {segment.name!r}", f"vectors.npy has vectors that are not normalised; {_REMEDY}")
     if np.isnan(segment.graded_SX3[row_K, site_K, 0]).any():
-        raise IndexRefused(f"segment {segment.name!r}", "vectors.npy and graded.npy are of different sites")
+        raise IndexRefused(f"segment {segment.name!r}", f"vectors.npy and graded.npy are of different sites; {_REMEDY}")
     cosines: list[float] = np.round((vector_KD * vector_D.astype(np.float64)).sum(axis=1), DIGITS).tolist()
     return cosines

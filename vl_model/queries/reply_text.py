@@ -71,7 +71,7 @@ def _worth_words(worth: Worth) -> str:
     if worth.recall is not None:
         words.append(f"recall at this cut {_with_interval(worth.recall)}")
     if worth.recalibration is None:
-        words.append("too few of either kind to tell probabilities: the order alone is meant")
+        words.append("too few match, or too few do not, to tell probabilities: only the order is told")
     return "; ".join(words)
 
 
@@ -101,8 +101,12 @@ def searched_lines(reply: Reply) -> list[str]:
 
 def _why_none(reply: Reply) -> str:
     found = reply.found
+    if found is None and reply.likeness is None:
+        return (
+            "no answers: no other study has an image of such a site, or the model was trained on all that do (--seen)"
+        )
     if found is None:
-        return "nothing that is graded was asked for, so that there are no answers"
+        return "no answers: these words were not used, and nothing that is graded was asked for"
     if not found.studies:
         return "no answers: the model was trained on all of these studies (--seen searches them too)"
     if found.studies == len(found.not_assessable):

@@ -22,6 +22,8 @@ from workspace.setting_error import SettingError
 SCHEMA_VERSION = 1
 MAX_REPORT_CHARACTERS = 20_000
 _KNOWN = {True: " (its known grades agree)", False: " (its known grades disagree)", None: ""}
+#: Kinds of tokens within a list or a range of levels.
+_WITHIN_LIST = frozenset({"level", "and", "or", "break", "range", "down", "connective"})
 _SENTENCE_END = re.compile(r"(?<=[.;!?])\s+")
 
 
@@ -60,7 +62,8 @@ class ComparedReport:
 def read_report_text(path: Path) -> str:
     """Read a report. Raises SettingError if it cannot be read, is empty, or has more than 20,000 characters."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            text = file.read(MAX_REPORT_CHARACTERS + 1)
     except OSError as error:
         raise SettingError("report", f"{str(path)!r}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
@@ -68,7 +71,7 @@ def read_report_text(path: Path) -> str:
     if not text.strip():
         raise SettingError("report", f"{str(path)!r}: is empty")
     if len(text) > MAX_REPORT_CHARACTERS:
-        raise SettingError("report", f"{str(path)!r}: has {len(text)} characters; at most {MAX_REPORT_CHARACTERS}")
+        raise SettingError("report", f"{str(path)!r}: has more than {MAX_REPORT_CHARACTERS} characters")
     return text
 
 
@@ -114,11 +117,24 @@ def sentences(text: str) -> Iterator[str]:
     for line in text.splitlines():
         level = ""
         for sentence in _SENTENCE_END.split(clean(line)):
-            tokens = [token for token in scan(sentence) if token.kind == "level" and token.levels]
-            if tokens:
-                level = sentence[tokens[-1].start : tokens[-1].end]
+            named = _last_levels(sentence)
             if any(character.isalnum() for character in sentence):
-                yield sentence if tokens or not level else f"{level}: {sentence}"
+                yield sentence if named or not level else f"{level}: {sentence}"
+            level = named or level
+
+
+def _last_levels(sentence: str) -> str:
+    """Return the words of the last level that a sentence names, or of the list or range that it belongs to."""
+    tokens = scan(sentence)
+    named = [number for number, token in enumerate(tokens) if token.kind == "level" and token.levels]
+    if not named:
+        return ""
+    first = last = named[-1]
+    for number in range(last - 1, -1, -1):
+        if tokens[number].kind not in _WITHIN_LIST:
+            break
+        first = number if number in named else first
+    return sentence[tokens[first].start : tokens[last].end]
 
 
 def _parts(tree: Tree) -> tuple[Tree, ...]:
