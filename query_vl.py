@@ -132,8 +132,8 @@ def check_outputs(settings: Settings) -> None:
     if settings.csv is None:
         return
     path = Path(settings.csv)
-    if path.is_dir():
-        raise SettingError("csv", f"{settings.csv!r}: is a folder; it should be a file")
+    if path.exists() and not path.is_file():
+        raise SettingError("csv", f"{settings.csv!r}: is a folder or a device; it should be a file")
     inputs = [name for name in (settings.truth, settings.queries, settings.report) if name is not None]
     if any(Path(name).exists() and path.exists() and path.samefile(name) for name in inputs):
         raise SettingError("csv", f"{settings.csv!r}: is an input, which would be lost")

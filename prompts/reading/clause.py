@@ -26,6 +26,8 @@ class Clause:
     worse: the side or sides that are graded higher than the other. elsewhere: all levels but those of the clause
     before. ungraded: a word of it is not graded; is_ungraded: nothing else was asked, but its levels are those of the
     clauses around it. has_trailing_side, has_trailing_level: its side, or its level, follows the finding.
+    begins_with_level: its level, with a side, comes first. is_listed: it is a member of a list of levels whose last one
+    says what it is about ("L3-L4 and L4-L5: severe canal stenosis").
     is_judged_after: its grade, or what denies it, follows its condition ("foramina are patent"), and holds for what is
     joined before it too. negates_all: the denial is of "all" or "every" ("not every level"). rest: the words that were
     not understood. start, end: its characters in the text.
@@ -54,6 +56,8 @@ class Clause:
     is_ungraded: bool = False
     has_trailing_side: bool = False
     has_trailing_level: bool = False
+    begins_with_level: bool = False
+    is_listed: bool = False
     is_judged_after: bool = False
     negates_all: bool = False
     rest: tuple[tuple[int, int], ...] = ()

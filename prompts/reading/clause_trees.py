@@ -78,7 +78,8 @@ def _finding(clause: Clause, sites: frozenset[Site]) -> Tree:
         return _denied_if(clause, _only(sites, severities))
     if clause.grade is not None and clause.grade.is_mere:
         return _denied_if(clause, _no_worse(sites, severities))
-    if clause.both and not is_all:
+    # "no bilateral narrowing" denies that both sides have it, "both foramina: no narrowing" that either has.
+    if clause.both and not is_all and not (clause.negated and clause.is_judged_after):
         return _denied_if(clause, Finding(sites, severities, Over.BOTH_SIDES))
     if not clause.negated:
         return _plain(sites, severities, is_all)

@@ -124,7 +124,13 @@ class _Splitter:
                 self._set(piece, sides=self._open.sides | piece.sides, has_trailing_side=is_trailing)
             case "levels":
                 is_trailing = self._open.has_trailing_level or not self._open.is_fragment
-                self._set(piece, levels=self._open.levels | piece.levels, has_trailing_level=is_trailing)
+                is_first = self._open.begins_with_level or self._open.said <= {"sides"}
+                self._set(
+                    piece,
+                    levels=self._open.levels | piece.levels,
+                    has_trailing_level=is_trailing,
+                    begins_with_level=is_first and not self._open.negated,
+                )
             case "count" | "fewer":
                 assert piece.over is not None
                 self._set(piece, count=(piece.over, piece.number), fewer=piece.kind == "fewer")

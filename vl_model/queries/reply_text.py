@@ -102,9 +102,7 @@ def searched_lines(reply: Reply) -> list[str]:
 def _why_none(reply: Reply) -> str:
     found = reply.found
     if found is None and reply.likeness is None:
-        return (
-            "no answers: no other study has an image of such a site, or the model was trained on all that do (--seen)"
-        )
+        return "no answers: no other unseen study has an image of such a site (--seen adds those it was trained on)"
     if found is None:
         return "no answers: these words were not used, and nothing that is graded was asked for"
     if not found.studies:
