@@ -79,11 +79,6 @@ def region_name(condition: Condition, side: Side | None) -> str:
     return _NAMES[condition] if side is None else f"{side.value} {_NAMES[condition]}"
 
 
-def grades_text(severities: frozenset[Severity]) -> str:
-    """Return the grades of a finding in a canonical line: ``>= moderate``."""
-    return _GRADES_OF[severities]
-
-
 def _tree_text(tree: Tree) -> str:
     match tree:
         case Finding():

@@ -8,7 +8,8 @@
 The rules, each of which has a test:
 
 - A clause is one finding. It takes what it lacks (level, side, condition, grade) from the clause before, else from the
-  one after. If nobody says it: all levels, either side, all conditions, and moderate or severe.
+  one after; of a list of levels ("at L3-L4 and L4-L5") it takes all, and what is said of the list is said of each. If
+  nobody says it: all levels, either side, all conditions, and moderate or severe.
 - "and" asks for both in one study; "or", "/" and "," for any of them; the last joint of a list is that of all. Commas
   alone, with a denial between them ("severe canal stenosis, foramina patent"), ask for all of them.
 - What follows the last of several regions is said of all: "canal and foramina are patent".
@@ -20,6 +21,7 @@ The rules, each of which has a test:
 - "except", "sparing", "outside", "not at" take places away; if they could not have been meant ("at L4-L5 but not at
   L5-S1"), the finding is denied there, and "excluding severe NFN" denies a finding. "only", "isolated": at these places
   and no others; "only moderate": and nothing worse.
+- "canal stenosis except L5-S1" is about all other levels; "isolated canal stenosis": and no other condition.
 - "above", "below", "and below", "down to", "upper", "lower", "lumbosacral" are ranges of levels.
 - "two-level", "single-level", "at three levels" are exact counts of affected levels; "multilevel" is at least two.
 - "R>L", "worse on the left" compare sides at one level; "unilateral" is one side and not the other.

@@ -94,12 +94,12 @@ def null_of(segment: Segment, folder: Path, embed: EmbedTexts) -> NDArray[np.flo
     return null_N
 
 
-def beats_null(cosine: float, nulls: Sequence[NDArray[np.float32]]) -> bool:
-    """Return whether a text's highest cosine over some segments exceeds the 95th percentile of their null.
+def needed_cosine(nulls: Sequence[NDArray[np.float32]]) -> float:
+    """Return what a text's highest cosine over some segments must exceed: the 95th percentile of their null.
 
     nulls: `null_of` each of these segments: a neutral text's highest cosine over all is the highest of its cosines.
     """
-    return cosine > float(np.quantile(np.max(np.stack(nulls), axis=0), NULL_QUANTILE))
+    return float(np.quantile(np.max(np.stack(nulls), axis=0), NULL_QUANTILE))
 
 
 def _texts_sha256() -> str:

@@ -14,14 +14,14 @@ from prompts.formula import is_contradiction
 from prompts.reading.parse import EXAMPLE
 from prompts.tree import Query, Tree, tree_sites
 from vl_model.queries.likeness import (
-    NULL_QUANTILE,
     EmbedTexts,
     best_sites,
     highest_cosines,
+    needed_cosine,
     null_of,
 )
 from vl_model.queries.reply import Likeness, Reply
-from vl_model.queries.run_index import available_segments, check_evaluated, open_segment, segment_files
+from vl_model.queries.run_index import available_segments, check_evaluated, open_segment, processed_of, segment_files
 from vl_model.queries.search import Answer, Bounds, Found, answer_of, search
 from vl_model.queries.segment import Segment
 from vl_model.queries.similar import similar_sites
@@ -122,7 +122,7 @@ class RunQueries:
     def processed(self) -> Mapping[str, Path]:
         """Split or kept set -> its ``processed_data`` folder, which the paths of answers' images are relative to."""
         names = {*SPLITS, *available_segments(self.root, self.run)}
-        return {name: segment_files(self.root, self.run, name).processed for name in sorted(names)}
+        return {name: processed_of(self.root, self.run, name) for name in sorted(names)}
 
     def _open(self, name: str) -> Segment:
         if name not in self._opened:
@@ -157,8 +157,7 @@ class RunQueries:
         nulls = [
             null_of(segment, segment_files(self.root, self.run, segment.name).index, self.embed) for segment in segments
         ]
-        needed = float(np.quantile(np.max(np.stack(nulls), axis=0), NULL_QUANTILE))
-        return Likeness(words, float(highest_cosines(segments, text_1D)[0]), needed)
+        return Likeness(words, float(highest_cosines(segments, text_1D)[0]), needed_cosine(nulls))
 
     def _by_words(self, words: str, segments: Sequence[Segment], bounds: Bounds) -> tuple[Answer, ...]:
         """Return the studies with the sites that are most like the words."""

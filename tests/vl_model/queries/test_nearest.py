@@ -15,7 +15,7 @@ from tests.immutable import immutable
 from tests.vl_model.queries.segments import FINGERPRINT, Parts, make_parts
 from vl_model.queries import likeness, nearest
 from vl_model.queries.index import IndexRefused, Segment, load_segment, save_segment
-from vl_model.queries.likeness import beats_null, best_sites, highest_cosines, neutral_texts, null_of
+from vl_model.queries.likeness import best_sites, highest_cosines, needed_cosine, neutral_texts, null_of
 from vl_model.queries.similar import similar_sites
 
 Answer = tuple[str, int, str, float]
@@ -265,9 +265,9 @@ def test_a_null_that_cannot_be_kept_is_used(segment: Segment, tmp_path: Path) ->
 def test_a_text_must_exceed_the_95th_percentile_over_all_segments() -> None:
     first, second = np.linspace(0, 0.5, 200, dtype=np.float32), np.full(200, 0.1, np.float32)
     limit = float(np.quantile(first, 0.95))
-    assert beats_null(limit + 1e-3, [first]) and not beats_null(limit - 1e-3, [first])
-    assert beats_null(0.11, [second]) and not beats_null(0.1, [second])
-    assert beats_null(limit + 1e-3, [first, second]) and not beats_null(limit - 1e-3, [first, second])
+    assert needed_cosine([first]) == pytest.approx(limit, abs=1e-3)
+    assert 0.1 <= needed_cosine([second]) < 0.11
+    assert needed_cosine([first, second]) == pytest.approx(limit, abs=1e-3)
 
 
 def phrases_of(entry: object) -> list[str]:
