@@ -25,7 +25,8 @@ class Clause:
     exceptions that are left out of this one. both: both sides of a level at once. count: so many levels.
     worse: the side or sides that are graded higher than the other. elsewhere: all levels but those of the clause
     before. ungraded: a word of it is not graded; is_ungraded: nothing else was asked, but its levels are those of the
-    clauses around it. has_trailing_side, has_trailing_level: its side, or its level, follows the finding.
+    clauses around it. has_trailing_side: its side follows the finding; has_trailing_level: its level
+    follows what it says.
     begins_with_level: its level, with a side, comes first. is_listed: it is a member of a list of levels whose last one
     says what it is about ("L3-L4 and L4-L5: severe canal stenosis").
     is_judged_after: its grade, or what denies it, follows its condition ("foramina are patent"), and holds for what is

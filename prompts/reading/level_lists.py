@@ -42,7 +42,8 @@ def with_lists(clauses: Sequence[Clause]) -> list[Clause]:
     clauses = _with_judged_lists(_with_leading_lists(clauses))
     done: list[Clause] = []
     for number, clause in enumerate(clauses):
-        if done and _are_listed(done[-1], clause, _is_level) and _is_one_finding(done[-1], clauses, number):
+        is_listed = bool(done) and _are_listed(done[-1], clause, _is_level)
+        if is_listed and (_is_level(clause) or clause.count) and _is_one_finding(done[-1], clauses, number):
             before = done.pop()
             told, levels = (clause if _is_level(before) else before), before.levels | clause.levels
             joined = replace(told, joint=before.joint, levels=levels, rest=(*before.rest, *clause.rest))

@@ -123,7 +123,7 @@ class _Splitter:
                 is_trailing = not self._open.is_fragment
                 self._set(piece, sides=self._open.sides | piece.sides, has_trailing_side=is_trailing)
             case "levels":
-                is_trailing = self._open.has_trailing_level or not self._open.is_fragment
+                is_trailing = self._open.has_trailing_level or not self._open.said <= {"sides"}
                 is_first = self._open.begins_with_level or self._open.said <= {"sides"}
                 self._set(
                     piece,
