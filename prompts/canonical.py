@@ -129,7 +129,7 @@ def _place_words(regions: Sequence[_Region], levels: Sequence[Level]) -> list[st
 def _limit_texts(limits: Limits) -> list[str]:
     parts = [
         None if limits.top is None else f"top {limits.top}",
-        None if limits.least is None else f"P >= {Decimal(repr(limits.least)):f}",
+        None if limits.least is None else f"P >= {Decimal(repr(limits.least)).normalize():f}",
         None if limits.split is None else f"split {limits.split}",
         None if limits.seen is None else "seen" if limits.seen else "unseen",
         "count" if limits.count_first else None,

@@ -194,7 +194,7 @@ def test_many_questions_give_the_same_bytes_twice(root: Path, tmp_path: Path) ->
 
     (tmp_path / "one" / "notes.txt").write_text("mine")
     refused = ask(root, "--queries", str(questions), "--save", str(tmp_path / "one"))
-    assert refused.returncode == 2 and "holds other files (notes.txt, ...)" in refused.stderr
+    assert refused.returncode == 2 and "holds 'notes.txt', which is not a table of these questions" in refused.stderr
 
 
 def test_a_report_is_compared_clause_by_clause(root: Path, tmp_path: Path) -> None:
