@@ -2,6 +2,7 @@
 
 import { get, post } from "./api.js";
 import { card, worthWords } from "./answers.js";
+import * as geometry from "./geometry.js";
 import { showChips } from "./reading.js";
 import { StudyPart } from "./study.js";
 
@@ -46,8 +47,11 @@ async function ask(question, isNew = true) {
   if (!question.more) remember({ line: plainLine(), like: question.like, split: options.split, seen: options.seen }, isNew);
 }
 
-/** The canonical line without the number of answers that this page asks for by itself. */
-const plainLine = () => (state.reply.query.line ?? "").replace(`; top ${state.top}`, "");
+/** The canonical line without the limits that the page's own controls set. */
+function plainLine() {
+  const own = [`; top ${state.top}`, `; split ${$("split").value}`, $("seen").checked ? "; seen" : ""];
+  return own.reduce((line, limit) => (limit ? line.replace(limit, "") : line), state.reply.query.line ?? "");
+}
 
 function show() {
   const { reply } = state;
@@ -147,6 +151,7 @@ $("export").addEventListener("click", () => save().catch(problem));
 $("close").addEventListener("click", () => { study.close(); remember({ study: null, site: null }); });
 $("similar").addEventListener("click", () => ask({ like: `${study.study.study_id}:${study.site.key}` }));
 addEventListener("popstate", follow);
+window.geometry_for_tests = geometry;
 new IntersectionObserver(([seen]) => { if (seen.isIntersecting && !$("more").hidden) $("more").click(); }).observe($("more"));
 
 get("run").then((run) => {

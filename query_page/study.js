@@ -24,6 +24,7 @@ export class StudyPart {
     name.textContent = `Study ${studyId} (${split}${this.study.seen ? ", trained on: too sure" : ""})`;
     this.viewer?.close();
     this.viewer = new Viewer(document.getElementById("panes"), split, this.study.slices);
+    window.viewer_for_tests = this.viewer;
     this.drawGrid();
     const site = this.study.sites.find((one) => one.key === siteKey) ?? this.study.sites.find((one) => one.views.length);
     if (site) this.choose(site);

@@ -50,6 +50,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("workspace", *VOCABULARY, "data_prep.conversion", "prompts", "runs"),
         *("vl_model.data", "vl_model.evaluation"),
     ),
+    "query_page": (),
+    "vl_model.page": (
+        *("workspace", *VOCABULARY, "data_prep.conversion", "prompts", "query_page", "vl_model.queries"),
+    ),
     "vl_model": (
         *("workspace", *VOCABULARY, "data_prep.placement", "data_prep.conversion", "prompts", "runs", "runs.processes"),
         *("locator", "vl_model.data", "vl_model.model", "vl_model.scoring", "vl_model.evaluation", "vl_model.baseline"),

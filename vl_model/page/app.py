@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
-from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
 
+import query_page
 from data_prep.sites import SITES
 from prompts import tree as trees
 from prompts.canonical import MAX_TOP, canonical_line, parse_canonical
@@ -24,7 +24,14 @@ from vl_model.queries.reply import reply_csv, reply_json, tree_from_json, tree_j
 from vl_model.queries.run_queries import Asked, RunQueries, parse_site
 from vl_model.queries.search import truth_and_probability
 
-PAGE = Path(__file__).parents[2] / "query_page"
+_MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+#: Name -> the file of the page. Nothing else of a folder is ever served.
+PAGE_FILES = {path.name: path for path in Path(query_page.__file__).parent.iterdir() if path.suffix in _MEDIA_TYPES}
 #: Questions that are answered at the same time; others are told to come back.
 AT_ONCE = 4
 
@@ -199,7 +206,7 @@ def make_app(server: Server, run: str) -> FastAPI:
         path = server.slices(split).picture(number)
         if path is None:
             return JSONResponse({"error": f"slice {number} of {split!r}: there is no such picture"}, status_code=404)
-        return FileResponse(path, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+        return FileResponse(path, media_type="image/png")
 
     @app.get("/api/slice/{split}/{study_id}/{series_id}/{instance_number}")
     def slice_image(split: str, study_id: _StudyId, series_id: _StudyId, instance_number: _StudyId) -> Response:
@@ -229,7 +236,14 @@ def make_app(server: Server, run: str) -> FastAPI:
             matches = {(n.line, n.split, n.study_id): _matches(queries, n.line, n.split, n.study_id) for n in notes}
         return Response(notes_csv(notes, matches), media_type="text/csv; charset=utf-8")
 
-    app.mount("/", StaticFiles(directory=PAGE, html=True))
+    @app.get("/", include_in_schema=False)
+    @app.get("/{name}", include_in_schema=False)
+    def static(name: str = "index.html") -> Response:
+        path = PAGE_FILES.get(name)
+        if path is None:
+            return JSONResponse({"error": f"{name}: there is no such page"}, status_code=404)
+        return FileResponse(path, media_type=_MEDIA_TYPES[path.suffix])
+
     return app
 
 
