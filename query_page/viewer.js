@@ -166,10 +166,10 @@ class Pane {
     if (!this.slice) return this.tell(context, "this study has no such series");
     const layout = this.layout();
     const pixels = this.viewer.pixels(this.slice, () => this.viewer.draw());
-    if (pixels === false) this.tell(context, "picture missing: run prepare_data.py again");
-    else if (pixels) this.drawPixels(context, pixels, layout);
+    if (pixels) this.drawPixels(context, pixels, layout);
     this.drawMarks(context, layout);
     this.describe();
+    if (pixels === false) this.tell(context, "picture missing: run prepare_data.py again");
     for (let step = 1; step <= AHEAD; step += 1) {
       for (const near of [this.slices[this.at + step], this.slices[this.at - step]]) if (near) this.viewer.pixels(near, () => {});
     }

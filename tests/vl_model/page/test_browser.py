@@ -143,7 +143,7 @@ def test_what_is_wrong_is_told_and_what_was_there_stays(page: Page) -> None:
     page.wait_for_selector("#problem:not([hidden])")
     assert "is not graded" in page.inner_text("#problem")
     assert page.input_value("#line") == "any(left foramen, L4-L5) = severe"
-    page.fill("#text", "<img src=x onerror=alert(1)> severe canal stenosis")
+    page.fill("#text", "severe canal stenosis with <img src=x onerror=alert(1)>")
     page.keyboard.press("Enter")
     page.wait_for_selector("#rest:not([hidden])")
     assert page.locator("#rest img").count() == 0
