@@ -6,6 +6,7 @@
     python query_vl.py --root DATA --run first --like "123456:left foramen, L4-L5" --top 10
     python query_vl.py --root DATA --run first --queries cohort.yaml --save cohort
     python query_vl.py --root DATA --run first --report report.txt --study 123456
+    python query_vl.py --root DATA --run first --serve
 
 How a text was read is printed first, as a line that --ask takes. The answers are ranked by calibrated probability;
 what the question is worth is told from the held-out studies whose grades are known. Requires the output of
@@ -27,7 +28,7 @@ from vl_model import load_run
 from workspace.cli import run_command
 from workspace.root_settings import FinishedRunSettings
 from workspace.setting_error import SettingError
-from workspace.setting_types import PositiveInteger, Share
+from workspace.setting_types import Port, PositiveInteger, Share
 from workspace.settings_parser import read_settings
 
 if TYPE_CHECKING:
@@ -61,6 +62,14 @@ class Settings(FinishedRunSettings):
     """A text file with a report, whose findings are compared with the model's grades of --study."""
     study: str | None = None
     """With --report: the study that the report is of."""
+    serve: bool = False
+    """Open a page in which questions are asked and slices are looked at. Ctrl-C ends it."""
+    host: str = "127.0.0.1"
+    """With --serve: the address. Any other than this machine's own needs a token, which is made and printed."""
+    port: Port = 8017
+    """With --serve: the port; 0 for any free one."""
+    token: str | None = None
+    """With --serve: what the browsers of others must know."""
     split: str | None = None
     """The studies to search: train, test, or a set that predict_vl.py kept. By default both splits."""
     seen: bool = False
@@ -94,6 +103,11 @@ def main() -> None:
     top = None if settings.top is None else check_top(settings.top)
     asked = Asked(settings.split, top, settings.least, settings.seen or None, settings.likeness)
     queries = run.queries(say=lambda words: print(words, file=sys.stderr))
+    if settings.serve:
+        from vl_model.page.serve import serve
+
+        serve(queries, run.logs, settings.host, settings.port, settings.token)
+        return
     if settings.queries is not None:
         answer_file(queries, asked, settings)
     elif settings.report is not None:
@@ -107,6 +121,7 @@ def check_settings(settings: Settings) -> None:
     questions = {
         "text": settings.text,
         **{name: getattr(settings, name) for name in ("ask", "like", "queries", "report")},
+        "serve": settings.serve or None,
     }
     given = [name for name, value in questions.items() if value is not None]
     if not given:

@@ -44,6 +44,7 @@ def main() -> None:
     print(f"submission  {root.logs('lora') / 'submission.csv'}")
     for sheet in sorted(root.path.parent.glob("answers/*/answers.png")):
         print(f"answers     {sheet}")
+    print(f"\nTo ask and to look at slices: .venv/bin/python query_vl.py --root {settings.second} --run lora --serve")
 
 
 def read_report(root: DataRoot, run: str) -> dict[str, Any]:

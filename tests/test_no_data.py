@@ -14,7 +14,7 @@ from data_prep.studies.tables import read_train_tables
 
 REPOSITORY = Path(__file__).parents[1]
 #: Pictures of phantoms. Every other picture has to be looked at before its name is added here.
-PICTURES = {"docs/answers.png", "docs/located.png", "docs/phantom.png", "docs/regions.png"}
+PICTURES = {"docs/answers.png", "docs/located.png", "docs/page.png", "docs/phantom.png", "docs/regions.png"}
 #: Weights of the shipped locator, which learned from synthetic spines.
 ARRAYS = {"locator/shipped/locator.safetensors"}
 PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".ima", ".nii"}

@@ -51,6 +51,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("workspace", *VOCABULARY, "data_prep.conversion", "prompts", "prompts.reading", "runs"),
         *("vl_model.data", "vl_model.model", "vl_model.evaluation"),
     ),
+    "query_page": (),
+    "vl_model.page": (
+        *("workspace", *VOCABULARY, "data_prep.conversion", "prompts", "query_page", "vl_model.queries"),
+    ),
     "vl_model": (
         *("workspace", *VOCABULARY, "data_prep.placement", "data_prep.conversion", "runs", "runs.processes"),
         *("prompts", "prompts.reading"),

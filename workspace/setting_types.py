@@ -15,6 +15,8 @@ Share = Annotated[float, ClosedUnitInterval]
 #: jsonargparse's own PositiveFloat admits infinity.
 PositiveNumber = Annotated[float, restricted_number_type("PositiveNumber", float, [(">", 0), ("<", math.inf)])]
 NonNegativeNumber = Annotated[float, restricted_number_type("NonNegativeNumber", float, [(">=", 0), ("<", math.inf)])]
+#: A TCP port; 0 stands for any free one.
+Port = Annotated[int, restricted_number_type("Port", int, [(">=", 0), ("<=", 65535)])]
 #: torch's seeds have 63 bits.
 Seed = Annotated[int, restricted_number_type("Seed", int, [(">=", 0), ("<", 2**63)])]
 #: Worker processes of one data loader.

@@ -13,9 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from data_prep.sites import SITES, Severity, Site
-from prompts.canonical import canonical_line
-from prompts.tree import And, Finding, Not, Or, Query, SameLevel, SideAgainstSide, Tree
+from data_prep.sites import SITES, Condition, Level, Severity, Side, Site, parse_row_id_site, parse_severity
+from prompts.canonical import MAX_DEPTH, canonical_line
+from prompts.tree import And, Finding, Not, Or, Over, Query, SameLevel, SideAgainstSide, Tree
 from vl_model.queries.estimates import Estimate
 from vl_model.queries.search import Answer, Found, SpeakingSite
 from vl_model.queries.segment import Evidence, image_path
@@ -168,6 +168,31 @@ def tree_json(tree: Tree) -> dict[str, Any]:
             return {"same_level": tree_json(part)}
 
 
+def tree_from_json(content: Any, depth: int = 0) -> Tree:
+    """Return the tree of `tree_json`. Raises ValueError for anything else, also for a tree that is too deep."""
+    if depth > MAX_DEPTH or not isinstance(content, dict) or len(content) != 1:
+        raise ValueError("not a tree of findings")
+    [(kind, inside)] = content.items()
+    try:
+        match kind:
+            case "finding":
+                sites = frozenset(parse_row_id_site(key) for key in inside["sites"])
+                severities = frozenset(parse_severity(key) for key in inside["severities"])
+                return Finding(sites, severities, Over(inside["over"]), int(inside["count"]))
+            case "worse":
+                levels = frozenset(Level(level) for level in inside["levels"])
+                return SideAgainstSide(Condition(inside["condition"]), levels, Side(inside["side"]))
+            case "and" | "or" if len(inside) > 1:
+                parts = tuple(tree_from_json(part, depth + 1) for part in inside)
+                return And(parts) if kind == "and" else Or(parts)
+            case "not" | "same_level":
+                part = tree_from_json(inside, depth + 1)
+                return Not(part) if kind == "not" else SameLevel(part)
+    except (AttributeError, KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"not a tree of findings: {kind} ({error})") from None
+    raise ValueError(f"not a tree of findings: {kind!r}")
+
+
 def worth_json(worth: Worth) -> dict[str, Any]:
     """Return what a query is worth as plain values; intervals are [value, low, high]."""
     recalibration = worth.recalibration
@@ -271,11 +296,12 @@ def reply_csv(reply: Reply) -> str:
     table = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
     table.writeheader()
     for row in answer_rows(reply):
-        table.writerow({name: _cell(value) for name, value in row.items()})
+        table.writerow({name: csv_cell(value) for name, value in row.items()})
     return text.getvalue()
 
 
-def _cell(value: object) -> object:
+def csv_cell(value: object) -> object:
+    """Return a cell of a CSV table: text that a spreadsheet would take for a formula gets an apostrophe."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):

@@ -1,0 +1,32 @@
+// The server's JSON API. Errors are Error objects whose message is for a person.
+
+async function reply(response) {
+  if (response.ok) return response;
+  const text = await response.text();
+  let message = text;
+  try {
+    const content = JSON.parse(text);
+    message = content.error ?? (content.detail ?? []).map((one) => `${one.loc?.at(-1)}: ${one.msg}`).join("; ");
+  } catch { /* the text is the message */ }
+  throw new Error(message || `the server answered ${response.status}`);
+}
+
+export async function get(path, parameters = {}) {
+  const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value != null && value !== ""));
+  return (await reply(await fetch(`api/${path}?${query}`))).json();
+}
+
+export async function post(path, content) {
+  const response = await fetch(`api/${path}`, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(content),
+  });
+  const answered = await reply(response);
+  return answered.headers.get("Content-Type").startsWith("application/json") ? answered.json() : answered.text();
+}
+
+export const picture = (split, number) => `api/image/${encodeURIComponent(split)}/${number}`;
+
+export const slicePicture = (split, study, series, instance) =>
+  `api/slice/${encodeURIComponent(split)}/${study}/${series}/${instance}`;

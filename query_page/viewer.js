@@ -1,0 +1,264 @@
+// Three panes of one study: slices that are turned, windowed and linked through the patient.
+
+import { centre, cut, letters, nearest, ordered, toPatient, toPixel } from "./geometry.js";
+import { picture } from "./api.js";
+
+const VIEWS = [["sagittal_t1", "Sagittal T1"], ["sagittal_t2_stir", "Sagittal T2/STIR"], ["axial_t2", "Axial T2"]];
+const KEPT = 400; // decoded slices
+const AHEAD = 3;
+const COLOURS = ["#7fd4ff", "#ffb27f", "#a6f08c"];
+
+export class Viewer {
+  /** root: the element of the panes. split: of the study. slices: its slices. */
+  constructor(root, split, slices) {
+    this.split = split;
+    this.pictures = new Map();
+    this.point = null;
+    root.replaceChildren();
+    this.panes = VIEWS.map(([view, words], i) => {
+      const isSagittal = view !== "axial_t2";
+      return new Pane(this, root, words, ordered(slices.filter((s) => s.view === view), isSagittal), COLOURS[i]);
+    });
+    this.watcher = new ResizeObserver(() => this.draw());
+    this.panes.forEach((pane) => this.watcher.observe(pane.canvas));
+  }
+
+  close() { this.watcher.disconnect(); }
+
+  /** Turn every pane to the slice that is nearest to a point in the patient. */
+  moveTo(point, but = null) {
+    this.point = point;
+    for (const pane of this.panes) if (pane.slices.length && pane !== but) pane.at = nearest(pane.slices, point);
+    this.draw();
+  }
+
+  /** Show a site: the slices that its probabilities come from, with their boxes. */
+  showSite(site) {
+    for (const pane of this.panes) {
+      pane.boxes = site.views.filter((v) => pane.slices.some((s) => isOf(s, v)));
+      if (pane.boxes.length) pane.at = pane.slices.findIndex((s) => isOf(s, pane.boxes[0]));
+    }
+    const first = this.panes.find((pane) => pane.boxes.length);
+    if (!first) return this.draw();
+    const [x0, y0, x1, y1] = first.boxes[0].box;
+    const point = toPatient(first.slice.place, [(x0 + x1) / 2, (y0 + y1) / 2]);
+    this.point = point;
+    for (const pane of this.panes) if (!pane.boxes.length && pane.slices.length) pane.at = nearest(pane.slices, point);
+    this.draw();
+  }
+
+  draw() { this.panes.forEach((pane) => pane.draw()); }
+
+  /** The decoded grey values of a slice; null while they are loaded, false if there is no picture. */
+  pixels(slice, then) {
+    const known = this.pictures.get(slice.number);
+    if (known !== undefined) return known;
+    this.pictures.set(slice.number, null);
+    if (this.pictures.size > KEPT) this.pictures.delete(this.pictures.keys().next().value);
+    const image = new Image();
+    image.onload = () => {
+      const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
+      const context = canvas.getContext("2d", { willReadFrequently: true });
+      context.drawImage(image, 0, 0);
+      this.pictures.set(slice.number, context.getImageData(0, 0, canvas.width, canvas.height));
+      then();
+    };
+    image.onerror = () => { this.pictures.set(slice.number, false); then(); };
+    image.src = picture(this.split, slice.number);
+    return null;
+  }
+}
+
+const isOf = (slice, view) => slice.series_id === view.series_id && slice.instance_number === view.instance_number;
+
+class Pane {
+  constructor(viewer, root, words, slices, colour) {
+    Object.assign(this, { viewer, words, slices, colour, boxes: [], at: Math.floor(slices.length / 2), window: null });
+    const figure = document.createElement("figure");
+    figure.className = "pane";
+    this.canvas = document.createElement("canvas");
+    this.canvas.tabIndex = 0;
+    this.canvas.setAttribute("role", "img");
+    this.caption = document.createElement("figcaption");
+    figure.append(this.canvas, this.caption);
+    root.append(figure);
+    this.listen();
+  }
+
+  get slice() { return this.slices[this.at]; }
+
+  turn(by) {
+    this.at = Math.min(Math.max(this.at + by, 0), this.slices.length - 1);
+    this.viewer.draw();
+  }
+
+  listen() {
+    const on = (kind, act) => this.canvas.addEventListener(kind, act, { passive: false });
+    on("wheel", (event) => { event.preventDefault(); if (event.deltaY) this.turn(Math.sign(event.deltaY)); });
+    on("contextmenu", (event) => event.preventDefault());
+    on("keydown", (event) => {
+      const steps = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1, PageDown: 5, PageUp: -5, Home: -1e6, End: 1e6 };
+      if (event.key in steps) this.turn(steps[event.key]);
+      else if (event.key === "r") { this.window = null; this.viewer.draw(); }
+      else return;
+      event.preventDefault();
+    });
+    let start = null;
+    on("pointerdown", (event) => {
+      start = { x: event.clientX, y: event.clientY, window: this.currentWindow(), at: this.at, moved: false, button: event.button };
+      this.canvas.setPointerCapture(event.pointerId);
+    });
+    on("pointermove", (event) => {
+      if (!start || !this.slice) return;
+      const [dx, dy] = [event.clientX - start.x, event.clientY - start.y];
+      start.moved ||= Math.hypot(dx, dy) > 4;
+      if (start.button === 2) this.drag(start.window, dx, dy);
+      else if (event.pointerType === "touch" && start.moved) this.turn(start.at + Math.round(dy / 12) - this.at);
+    });
+    on("pointerup", (event) => {
+      if (start && !start.moved && start.button === 0 && this.slice) {
+        const pixel = this.pixelAt(event.offsetX, event.offsetY);
+        if (pixel) this.viewer.moveTo(toPatient(this.slice.place, pixel), this);
+      }
+      start = null;
+    });
+  }
+
+  /** The window in the scanner's units: what the PNG holds, or what the reader has set. */
+  currentWindow() { return this.window ?? this.slice?.window ?? [0, 255]; }
+
+  drag([low, high], dx, dy) {
+    const width = high - low;
+    const middle = (low + high) / 2 + (dy * width) / 200;
+    const half = Math.max((width / 2) * Math.exp(dx / 150), 1);
+    this.window = [middle - half, middle + half];
+    this.viewer.draw();
+  }
+
+  /** Where the picture lies in the canvas, in CSS pixels: its left and upper edge, and its scale per pixel. */
+  layout() {
+    const [width, height] = [this.canvas.clientWidth, this.canvas.clientHeight];
+    const { rows, columns, place } = this.slice;
+    const [tall, wide] = [rows * place.spacing_mm[0], columns * place.spacing_mm[1]];
+    const perMm = Math.min(width / wide, height / tall);
+    return {
+      left: (width - wide * perMm) / 2, top: (height - tall * perMm) / 2, perMm,
+      perColumn: place.spacing_mm[1] * perMm, perRow: place.spacing_mm[0] * perMm, wide: wide * perMm, tall: tall * perMm,
+    };
+  }
+
+  pixelAt(x, y) {
+    const { left, top, perColumn, perRow } = this.layout();
+    const [column, row] = [(x - left) / perColumn - 0.5, (y - top) / perRow - 0.5];
+    const inside = column >= -0.5 && row >= -0.5 && column < this.slice.columns - 0.5 && row < this.slice.rows - 0.5;
+    return inside ? [column, row] : null;
+  }
+
+  draw() {
+    const context = this.canvas.getContext("2d");
+    const ratio = devicePixelRatio || 1;
+    const [width, height] = [this.canvas.clientWidth, this.canvas.clientHeight];
+    if (this.canvas.width !== Math.round(width * ratio)) this.canvas.width = Math.round(width * ratio);
+    if (this.canvas.height !== Math.round(height * ratio)) this.canvas.height = Math.round(height * ratio);
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.clearRect(0, 0, width, height);
+    context.font = "13px system-ui, sans-serif";
+    if (!this.slice) return this.tell(context, "this study has no such series");
+    const layout = this.layout();
+    const pixels = this.viewer.pixels(this.slice, () => this.viewer.draw());
+    if (pixels) this.drawPixels(context, pixels, layout);
+    this.drawMarks(context, layout);
+    this.describe();
+    if (pixels === false) this.tell(context, "picture missing: run prepare_data.py again");
+    for (let step = 1; step <= AHEAD; step += 1) {
+      for (const near of [this.slices[this.at + step], this.slices[this.at - step]]) if (near) this.viewer.pixels(near, () => {});
+    }
+  }
+
+  drawPixels(context, pixels, layout) {
+    const stored = this.slice.window ?? [0, 255];
+    const [low, high] = this.currentWindow();
+    const table = new Uint8ClampedArray(256).map((_, grey) => {
+      const value = stored[0] + (grey / 255) * (stored[1] - stored[0]);
+      return (255 * (value - low)) / (high - low);
+    });
+    const copy = new ImageData(pixels.width, pixels.height);
+    for (let i = 0; i < copy.data.length; i += 4) {
+      copy.data[i] = copy.data[i + 1] = copy.data[i + 2] = table[pixels.data[i]];
+      copy.data[i + 3] = 255;
+    }
+    this.scratch ??= new OffscreenCanvas(1, 1);
+    [this.scratch.width, this.scratch.height] = [pixels.width, pixels.height];
+    this.scratch.getContext("2d").putImageData(copy, 0, 0);
+    context.drawImage(this.scratch, layout.left, layout.top, layout.wide, layout.tall);
+  }
+
+  drawMarks(context, layout) {
+    const on = ([column, row]) => [layout.left + (column + 0.5) * layout.perColumn, layout.top + (row + 0.5) * layout.perRow];
+    for (const other of this.viewer.panes) {
+      const line = other === this || !other.slice ? null : cut(this.slice, other.slice);
+      if (line) this.stroke(context, line.map(on), other.colour);
+    }
+    for (const shown of this.boxes.filter((box) => isOf(this.slice, box))) {
+      const [[x0, y0], [x1, y1]] = [on(shown.box.slice(0, 2)), on(shown.box.slice(2))];
+      context.strokeStyle = "#ffd23f";
+      context.lineWidth = 2;
+      context.strokeRect(x0, y0, x1 - x0, y1 - y0);
+    }
+    if (this.viewer.point) {
+      const [x, y] = on(toPixel(this.slice.place, this.viewer.point));
+      this.stroke(context, [[x - 7, y], [x + 7, y]], "#fff");
+      this.stroke(context, [[x, y - 7], [x, y + 7]], "#fff");
+    }
+    this.drawLetters(context);
+    const length = 20 * layout.perMm;
+    const [right, bottom] = [this.canvas.clientWidth - 10, this.canvas.clientHeight - 10];
+    this.stroke(context, [[right - length, bottom], [right, bottom]], "#fff");
+    this.write(context, "20 mm", right - length / 2, bottom - 8, "center");
+  }
+
+  drawLetters(context) {
+    const { row_direction, column_direction } = this.slice.place;
+    const back = (direction) => direction.map((x) => -x);
+    const [width, height] = [this.canvas.clientWidth, this.canvas.clientHeight];
+    this.write(context, letters(back(row_direction)), 6, height / 2, "left");
+    this.write(context, letters(row_direction), width - 6, height / 2, "right");
+    this.write(context, letters(back(column_direction)), width / 2, 16, "center");
+    this.write(context, letters(column_direction), width / 2, height - 8, "center");
+  }
+
+  stroke(context, [[x0, y0], [x1, y1]], colour) {
+    for (const [style, width] of [["rgb(0 0 0 / .6)", 3], [colour, 1.2]]) {
+      context.strokeStyle = style;
+      context.lineWidth = width;
+      context.beginPath();
+      context.moveTo(x0, y0);
+      context.lineTo(x1, y1);
+      context.stroke();
+    }
+  }
+
+  write(context, text, x, y, align) {
+    context.textAlign = align;
+    context.lineWidth = 3;
+    context.strokeStyle = "#000";
+    context.strokeText(text, x, y);
+    context.fillStyle = "#fff";
+    context.fillText(text, x, y);
+  }
+
+  tell(context, text) {
+    this.caption.textContent = `${this.words}: ${text}`;
+    this.canvas.setAttribute("aria-label", this.caption.textContent);
+    this.write(context, text, this.canvas.clientWidth / 2, this.canvas.clientHeight / 2, "center");
+  }
+
+  describe() {
+    const [low, high] = this.currentWindow().map(Math.round);
+    const [x, , z] = centre(this.slice).map((mm) => mm.toFixed(0));
+    this.caption.textContent =
+      `${this.words}, series ${this.slice.series_id}, slice ${this.slice.instance_number} ` +
+      `(${this.at + 1} of ${this.slices.length}), x ${x}, z ${z} mm, window ${low} to ${high}`;
+    this.canvas.setAttribute("aria-label", this.caption.textContent);
+  }
+}

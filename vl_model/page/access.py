@@ -1,0 +1,122 @@
+"""Who may ask the server: checks of each request before any work, and the headers of each response.
+
+A page of another site must not read a hospital's studies through the browser of somebody who has this page open: the
+Host header must be the server's own (DNS rebinding), questions are JSON (which other sites cannot send unasked), and
+a server that others can reach needs a token.
+"""
+
+import hmac
+import ipaddress
+from collections.abc import Awaitable, Callable
+from urllib.parse import parse_qs, urlencode
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+COOKIE = "lumbar_token"
+#: Questions and notes are short.
+MAX_BODY = 20_000
+_POLICY = (
+    "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def allowed_hosts(host: str, port: int) -> frozenset[str]:
+    """Return the Host headers of requests that were meant for this server."""
+    names = {host, "localhost", "127.0.0.1", "[::1]"} if is_loopback(host) else {host}
+    bracketed = {f"[{name}]" if ":" in name and not name.startswith("[") else name for name in names}
+    return frozenset({f"{name}:{port}" for name in bracketed} | (bracketed if port == 80 else set()))
+
+
+class Access:
+    """ASGI middleware: refuses what may not ask, and adds the headers that keep the page to itself.
+
+    Args:
+        app: what answers.
+        hosts: the Host headers that are answered; empty: any, for a server behind every address of the machine.
+        token: what a client must know; None: none is needed.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], token: str | None) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._token = token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refused = self._refusal(scope)
+        app: Callable[[Scope, Receive, Send], Awaitable[None]] = refused if refused is not None else self._app
+        await app(scope, receive, _with_headers(send))
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
+        if self._hosts and headers.get("host", "").lower() not in self._hosts:
+            return _refused(421, "this server is not the one that the request was meant for")
+        if scope["method"] not in ("GET", "HEAD", "POST"):
+            return _refused(405, "only GET and POST are answered")
+        if scope["method"] == "POST":
+            if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+                return _refused(415, "questions are sent as application/json")
+            length = headers.get("content-length", "")
+            if not length.isdecimal() or int(length) > MAX_BODY:
+                return _refused(413, f"a question has at most {MAX_BODY} bytes")
+        return self._without_token(scope, headers)
+
+    def _without_token(self, scope: Scope, headers: Headers) -> Response | None:
+        """Return a refusal to a client that does not know the token; a token in the address becomes a cookie."""
+        if self._token is None:
+            return None
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        given = query.pop("token", [""])[0]
+        if given and self._is_token(given):
+            rest = urlencode(query, doseq=True)
+            response = RedirectResponse(f"{scope['path']}?{rest}" if rest else scope["path"], status_code=303)
+            response.set_cookie(COOKIE, given, httponly=True, samesite="strict")
+            return response
+        known = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        if self._is_token(known) or self._is_token(bearer):
+            return None
+        return _refused(401, "open the address with the token that query_vl.py printed")
+
+    def _is_token(self, given: str) -> bool:
+        assert self._token is not None
+        return hmac.compare_digest(given.encode(), self._token.encode())
+
+
+def _refused(status: int, reason: str) -> Response:
+    return JSONResponse({"error": reason}, status_code=status)
+
+
+def _with_headers(send: Send) -> Send:
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in _HEADERS.items():
+                headers[name] = value
+            headers.setdefault("Cache-Control", "no-store")
+        await send(message)
+
+    return sent

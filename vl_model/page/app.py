@@ -1,0 +1,275 @@
+"""The JSON API of one run, and the page. The replies are those of the command line, made by the same functions."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from threading import BoundedSemaphore, Lock
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+import query_page
+from data_prep.sites import SITES
+from prompts import tree as trees
+from prompts.canonical import MAX_TOP, canonical_line, parse_canonical
+from prompts.parse import MAX_CHARACTERS, parse_query
+from vl_model.page.reading_session import ReadingSession, notes_csv
+from vl_model.page.slices import SliceTable
+from vl_model.page.study import study_json
+from vl_model.queries.reply import reply_csv, reply_json, tree_from_json, tree_json
+from vl_model.queries.run_queries import Asked, RunQueries, parse_site
+from vl_model.queries.search import truth_and_probability
+
+_MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+#: Name -> the file of the page. Nothing else of a folder is ever served.
+PAGE_FILES = {path.name: path for path in Path(query_page.__file__).parent.iterdir() if path.suffix in _MEDIA_TYPES}
+#: Questions that are answered at the same time; others are told to come back.
+AT_ONCE = 4
+
+_StudyId = Annotated[int, Field(ge=0, lt=10**18)]
+_Split = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Question(BaseModel):
+    """A text, or a canonical line, and how it is asked (`vl_model.queries.run_queries.Asked`)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str | None = Field(default=None, max_length=MAX_CHARACTERS)
+    line: str | None = Field(default=None, max_length=MAX_CHARACTERS)
+    split: _Split | None = None
+    top: int | None = Field(default=None, ge=1, le=MAX_TOP)
+    least: float | None = Field(default=None, ge=0, le=1)
+    seen: bool | None = None
+    likeness: bool = False
+
+    def query(self) -> trees.Query:
+        """Return the question as it is read. Raises ValueError."""
+        if (self.text is None) == (self.line is None):
+            raise ValueError("ask by a text or by a line")
+        return parse_query(self.text) if self.text is not None else parse_canonical(self.line or "")
+
+    @property
+    def asked(self) -> Asked:
+        return Asked(self.split, self.top, self.least, self.seen, self.likeness)
+
+
+class TreeOfChips(BaseModel):
+    """A tree as ``/api/read`` returns it, changed by a reader."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tree: dict[str, Any]
+
+
+class NoteOnAnswer(BaseModel):
+    """What a reader notes of one answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reader: str = Field(max_length=50)
+    line: str = Field(max_length=MAX_CHARACTERS)
+    split: _Split
+    study_id: _StudyId
+    verdict: str = Field(max_length=20)
+    note: str = Field(default="", max_length=1000)
+
+
+@dataclass
+class Server:
+    """What the routes share: the run's queries, opened again when its index or heads were written anew."""
+
+    open: Callable[[], RunQueries]
+    stamp: Callable[[], object]
+    session: ReadingSession
+    _queries: RunQueries | None = None
+    _stamp: object = None
+    _lock: Lock = field(default_factory=Lock)
+    _places: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(AT_ONCE))
+    _slices: dict[str, SliceTable] = field(default_factory=dict)
+
+    @contextmanager
+    def place(self) -> Iterator[RunQueries]:
+        """Yield the queries while there is a free place. Raises Busy if there is none."""
+        if not self._places.acquire(blocking=False):
+            raise Busy
+        try:
+            yield self.queries()
+        finally:
+            self._places.release()
+
+    def queries(self) -> RunQueries:
+        with self._lock:
+            stamp = self.stamp()
+            if self._queries is None or stamp != self._stamp:
+                self._queries, self._stamp = self.open(), stamp
+                self._slices.clear()
+            return self._queries
+
+    def slices(self, split: str) -> SliceTable:
+        processed = self.queries().processed
+        if split not in processed:
+            raise ValueError(f"split {split!r}: not a split or kept set of this run")
+        return self._slices.setdefault(split, SliceTable(processed[split]))
+
+
+class Busy(Exception):
+    """All places are taken."""
+
+
+def make_app(server: Server, run: str) -> FastAPI:
+    """Return the application: the API under ``/api``, and the page."""
+    app = FastAPI(title=f"Lumbar VL: run {run}", version=metadata.version("lumbar-vl"), docs_url=None, redoc_url=None)
+    app.add_exception_handler(ValueError, _told)
+    app.add_exception_handler(OSError, _not_written)
+    app.add_exception_handler(Busy, _busy)
+
+    @app.get("/api/run")
+    def about() -> dict[str, Any]:
+        """Return the run, its studies, and the words that questions are made of."""
+        with server.place() as queries:
+            segments = queries.segments("both")
+            return {
+                "run": run,
+                "version": metadata.version("lumbar-vl"),
+                "splits": list(queries.processed),
+                "studies": {segment.name: len(segment) for segment in segments},
+                "sites": [{"key": site.key, "words": site.words, **site.columns} for site in SITES],
+            }
+
+    @app.post("/api/read")
+    def read(question: Question) -> dict[str, Any]:
+        """Return how a question is read: its line, its tree, what is left over, and notes."""
+        query = question.query()
+        return {
+            "line": None if query.tree is None else canonical_line(query.tree, query.limits),
+            "tree": None if query.tree is None else tree_json(query.tree),
+            "rest": query.rest,
+            "notes": list(query.notes),
+        }
+
+    @app.post("/api/write")
+    def write(chips: TreeOfChips) -> dict[str, Any]:
+        """Return the canonical line of a tree."""
+        return {"line": canonical_line(tree_from_json(chips.tree))}
+
+    @app.post("/api/ask")
+    def ask(question: Question) -> dict[str, Any]:
+        """Return the reply to a question: the JSON of ``query_vl.py --json``."""
+        query = question.query()
+        with server.place() as queries:
+            return reply_json(queries.ask(query, question.asked))
+
+    @app.post("/api/export")
+    def export(question: Question) -> Response:
+        """Return the answers to a question as the CSV of ``query_vl.py --csv``."""
+        query = question.query()
+        with server.place() as queries:
+            text = reply_csv(queries.ask(query, question.asked))
+        return Response(text, media_type="text/csv; charset=utf-8")
+
+    @app.get("/api/like")
+    def like(
+        site: Annotated[str, Query(max_length=200)],
+        split: Annotated[str | None, Query(max_length=200)] = None,
+        top: Annotated[int | None, Query(ge=1, le=MAX_TOP)] = None,
+        seen: bool | None = None,
+        any_level: bool = False,
+    ) -> dict[str, Any]:
+        """Return the studies that look most like STUDY:SITE: the JSON of ``query_vl.py --like``."""
+        study_id, place = parse_site(site)
+        with server.place() as queries:
+            return reply_json(queries.similar(study_id, place, Asked(split, top, None, seen), any_level))
+
+    @app.get("/api/study/{split}/{study_id}")
+    def study(split: str, study_id: _StudyId) -> dict[str, Any]:
+        """Return a study: its 25 sites, and its slices with their places in the patient."""
+        with server.place() as queries:
+            [segment] = queries.segments(split)
+            row = segment.row_of(study_id)
+            if row is None:
+                raise ValueError(f"study {study_id}: not among the {len(segment)} studies of {split!r}")
+            return study_json(segment, row, server.slices(split))
+
+    @app.get("/api/image/{split}/{number}")
+    def image(split: str, number: int) -> Response:
+        """Return the PNG of a slice by its number."""
+        path = server.slices(split).picture(number)
+        if path is None:
+            return JSONResponse({"error": f"slice {number} of {split!r}: there is no such picture"}, status_code=404)
+        return FileResponse(path, media_type="image/png")
+
+    @app.get("/api/slice/{split}/{study_id}/{series_id}/{instance_number}")
+    def slice_image(split: str, study_id: _StudyId, series_id: _StudyId, instance_number: _StudyId) -> Response:
+        """Return the PNG of a slice by its three numbers."""
+        number = server.slices(split).number_of(study_id, series_id, instance_number)
+        if number is None:
+            return JSONResponse({"error": "there is no such slice"}, status_code=404)
+        return image(split, number)
+
+    @app.post("/api/notes")
+    def add_note(note: NoteOnAnswer) -> dict[str, Any]:
+        """Keep a reader's note on an answer. It changes no grade."""
+        parse_canonical(note.line)
+        server.session.add(note.reader, note.line, note.split, note.study_id, note.verdict, note.note)
+        return {"kept": True}
+
+    @app.get("/api/notes")
+    def all_notes() -> list[dict[str, Any]]:
+        """Return the last note of each reader on each question and study."""
+        return [vars(note) for note in server.session.notes()]
+
+    @app.get("/api/notes.csv")
+    def exported_notes() -> Response:
+        """Return the notes as CSV, each beside whether the known grades fulfil the question."""
+        notes = server.session.notes()
+        with server.place() as queries:
+            matches = {(n.line, n.split, n.study_id): _matches(queries, n.line, n.split, n.study_id) for n in notes}
+        return Response(notes_csv(notes, matches), media_type="text/csv; charset=utf-8")
+
+    @app.get("/", include_in_schema=False)
+    @app.get("/{name}", include_in_schema=False)
+    def static(name: str = "index.html") -> Response:
+        path = PAGE_FILES.get(name)
+        if path is None:
+            return JSONResponse({"error": f"{name}: there is no such page"}, status_code=404)
+        return FileResponse(path, media_type=_MEDIA_TYPES[path.suffix])
+
+    return app
+
+
+def _matches(queries: RunQueries, line: str, split: str, study_id: int) -> bool | None:
+    """Return whether a study's known grades fulfil a line; None if they leave it open."""
+    try:
+        tree = parse_canonical(line).tree
+        [segment] = queries.segments(split)
+    except ValueError:
+        return None
+    row = segment.row_of(study_id)
+    if row is None or tree is None:
+        return None
+    found = truth_and_probability(tree, segment, row, [])
+    return None if found is None else found[2]
+
+
+async def _told(_: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, status_code=400)
+
+
+async def _not_written(_: Request, error: Exception) -> Response:
+    return JSONResponse({"error": f"cannot be read or written ({error.strerror or error})"}, status_code=507)  # type: ignore[attr-defined]
+
+
+async def _busy(_: Request, error: Exception) -> Response:  # noqa: ARG001
+    return PlainTextResponse(
+        f"{AT_ONCE} questions are being answered; ask again in a moment", 503, headers={"Retry-After": "1"}
+    )

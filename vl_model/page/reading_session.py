@@ -1,0 +1,84 @@
+"""A reading session: what readers noted of answers, one line of JSON per note, in a file beside the run per reader.
+
+Nothing of it changes a grade. A later note of the same reader on the same question and study replaces an earlier one.
+"""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from vl_model.queries.reply import csv_cell
+
+Verdict = Literal["agree", "disagree", "unsure"]
+MAX_NOTE = 1000
+_READER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,49}")
+COLUMNS = ("reader", "time", "line", "split", "study_id", "verdict", "note", "matches")
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a reader noted of one answer. line: the canonical line of the question. time: in UTC."""
+
+    reader: str
+    time: str
+    line: str
+    split: str
+    study_id: int
+    verdict: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ReadingSession:
+    """The notes on one run, in ``logs/<run>/reading/<reader>.jsonl``."""
+
+    folder: Path
+
+    def add(self, reader: str, line: str, split: str, study_id: int, verdict: str, note: str) -> Note:
+        """Append a note. Raises ValueError for a wrong name or verdict, or a long note, and OSError if it cannot."""
+        if not _READER.fullmatch(reader):
+            raise ValueError(f"reader {reader!r}: a name has 1 to 50 letters, digits, '-' and '_'")
+        if verdict not in get_args(Verdict):
+            raise ValueError(f"verdict {verdict!r}: must be agree, disagree or unsure")
+        if len(note) > MAX_NOTE:
+            raise ValueError(f"a note has at most {MAX_NOTE} characters")
+        added = Note(reader, datetime.now(UTC).isoformat(timespec="seconds"), line, split, study_id, verdict, note)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f"{reader}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(added)) + "\n")
+        return added
+
+    def notes(self) -> list[Note]:
+        """Return the last note of each reader on each question and study, oldest first; damaged lines are left out."""
+        last: dict[tuple[str, str, str, int], Note] = {}
+        for path in sorted(self.folder.glob("*.jsonl")):
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                if (note := _read(line)) is not None:
+                    key = (note.reader, note.line, note.split, note.study_id)
+                    last.pop(key, None)
+                    last[key] = note
+        return list(last.values())
+
+
+def _read(line: str) -> Note | None:
+    try:
+        return Note(**json.loads(line))
+    except (TypeError, ValueError):
+        return None
+
+
+def notes_csv(notes: Iterable[Note], matches: Mapping[tuple[str, str, int], bool | None]) -> str:
+    """Return notes as CSV, each beside whether known grades fulfil the question: (line, split, study) -> matches."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    for note in notes:
+        row: dict[str, Any] = asdict(note) | {"matches": matches.get((note.line, note.split, note.study_id))}
+        table.writerow({name: csv_cell(value) for name, value in row.items()})
+    return text.getvalue()
