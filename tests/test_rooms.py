@@ -53,7 +53,15 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "query_page": (),
     "vl_model.page": (
-        *("workspace", *VOCABULARY, "data_prep.conversion", "prompts", "query_page", "vl_model.queries"),
+        *(
+            "workspace",
+            *VOCABULARY,
+            "data_prep.conversion",
+            "prompts",
+            "prompts.reading",
+            "query_page",
+            "vl_model.queries",
+        ),
     ),
     "vl_model": (
         *("workspace", *VOCABULARY, "data_prep.placement", "data_prep.conversion", "runs", "runs.processes"),

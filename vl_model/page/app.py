@@ -16,7 +16,7 @@ import query_page
 from data_prep.sites import SITES
 from prompts import tree as trees
 from prompts.canonical import MAX_TOP, canonical_line, parse_canonical
-from prompts.parse import MAX_CHARACTERS, parse_query
+from prompts.reading.parse import MAX_CHARACTERS, parse_query
 from vl_model.page.reading_session import ReadingSession, notes_csv
 from vl_model.page.slices import SliceTable
 from vl_model.page.study import study_json

@@ -15,7 +15,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from prompts.canonical import parse_canonical
-from prompts.parse import parse_query
+from prompts.reading.parse import parse_query
 from vl_model import load_run
 from vl_model.page.access import Access, allowed_hosts, is_loopback
 from vl_model.page.app import AT_ONCE, Server, make_app
