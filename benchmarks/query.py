@@ -40,7 +40,7 @@ from workspace.settings_parser import read_settings
 
 PROG = "-m benchmarks.query"
 #: Other libraries take as many threads as they find, unless the environment says otherwise before they are imported.
-ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LANCE_CPU_THREADS")}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LANCE_CPU_THREADS"), "1")
 KNOWN = (400, 2000)
 KINDS = {
     "one finding": "any(left foramen, L4-L5) = severe",

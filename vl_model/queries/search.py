@@ -22,6 +22,8 @@ from vl_model.queries.worth import UNKNOWN, Worth, worth_of
 LEAST_SHOWN = 0.05
 #: Among studies whose scores lie in one band of this width, the words that were not graded decide.
 BAND = 0.05
+#: Studies that are looked at together for one with an image of a site.
+_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -127,13 +129,14 @@ def search(
         notes.append("too few studies with known grades match or do not: P cannot be told, so its limit was ignored")
     shown_K = (np.cumsum(allowed_N) - 1)[best]
     worth = worth_of(score_N[allowed_N], truth.score_M, truth.match_M, is_known_N[allowed_N], shown_K)
+    places = [studies.place(row) for row in best]
+    graded_KX3 = np.array([segment.graded_SX3[at] for segment, at in places]).reshape(-1, len(SITES), len(Severity))
+    sites_K = speaking_sites(tree, graded_KX3)
     answers = []
-    for rank, row in enumerate(best, start=1):
+    for rank, (row, (segment, at), sites) in enumerate(zip(best, places, sites_K, strict=True), start=1):
         probability = None if probability_K is None else float(probability_K[rank - 1])
         match = None if is_known_N[row] == UNKNOWN else bool(truth.match_M[is_known_N[row]])
         likeness = None if likeness_N is None else float(likeness_N[row])
-        segment, at = studies.place(row)
-        sites = speaking_sites(tree, segment.graded_SX3[at])
         answers.append(
             answer_of(segment, at, sites, rank, float(score_N[row]), probability, likeness=likeness, matches=match)
         )
@@ -163,7 +166,8 @@ def truth_and_probability(
 
 def speaking(tree: Tree, segment: Segment, row: int) -> tuple[SpeakingSite, ...]:
     """Return the sites of a study that speak for it, with what shows them."""
-    return tuple(_speaking_site(segment, row, site) for site in speaking_sites(tree, segment.graded_SX3[row]))
+    [sites] = speaking_sites(tree, segment.graded_SX3[row : row + 1])
+    return tuple(_speaking_site(segment, row, site) for site in sites)
 
 
 def answer_of(
@@ -274,7 +278,8 @@ def _of_imaged_sites(tree: Tree, segments: Sequence[Segment]) -> tuple[Tree, lis
 
 
 def _has_image(segment: Segment, index: int) -> bool:
-    return bool((~np.isnan(segment.graded_SX3[:, index, 0])).any())
+    starts = range(0, len(segment), _BLOCK)  # most often, the first block tells
+    return any(not np.isnan(segment.graded_SX3[start : start + _BLOCK, index, 0]).all() for start in starts)
 
 
 def _best(
