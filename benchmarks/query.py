@@ -3,11 +3,11 @@
     python -m benchmarks.query              # 50,000 and 1,000,000 sites: 6 GB of disk, 5 GB of memory, ten minutes
     python -m benchmarks.query --quick      # 5,000 sites, a few turns
 
-The studies are random (`benchmarks.random_index`): 25 sites each, vectors of 512 dimensions, written as a segment of the
-query index and opened as a question opens it. All times are CPU time, of one thread, because other programs may be
-using the machine: the median of several turns. Searches of vectors are measured in turn with other programs on the same
-vectors, those that are installed (`benchmarks.vector_search`); the time of a text's embedding is not part of them.
-Trees are a list of kinds, and every meaning in ``tests/query_phrases.csv``. Aims are for an otherwise idle machine.
+The studies are random (`benchmarks.random_index`): 25 sites each, vectors of 512 dimensions, written as a segment of
+the query index and opened as a question opens it. All times are CPU time, of one thread, because other programs may be
+using the machine: the median of several turns. Searches of vectors are measured in turn with other programs on the
+same vectors, those that are installed (`benchmarks.vector_search`); the time of a text's embedding is not part of them.
+Trees are a list of kinds, and every meaning in ``tests/query_phrases.csv``. Nothing is kept from one turn to the next.
 """
 
 import os
@@ -29,6 +29,7 @@ from benchmarks.random_index import DIMENSIONS, FINGERPRINT, RUN, random_segment
 from benchmarks.vector_search import TOP, Search, faiss_flat, is_installed, lance_flat, numpy_product
 from data_prep.sites import SITES
 from prompts.canonical import parse_canonical
+from prompts.formula import support
 from prompts.parse import parse_query
 from prompts.tree import Tree
 from vl_model.queries.index import load_segment, save_segment
@@ -228,7 +229,11 @@ def measure_trees(size: Size, segment: Segment) -> None:
     """Measure trees by their kind, all meanings of the phrases, and what it takes to tell a question's worth."""
 
     def searched(tree: Tree, *known: Segment) -> Callable[[], object]:
-        return lambda: search(tree, [segment], known, Bounds(TOP))
+        def call() -> object:
+            support.cache_clear()  # a question that was not asked before
+            return search(tree, [segment], known, Bounds(TOP))
+
+        return call
 
     trees = {kind: _tree(line) for kind, line in KINDS.items()}
     for kind, tree in trees.items():

@@ -227,7 +227,10 @@ class _Studies:
 
     def lacking(self, tree: Tree, rows: NDArray[np.int64]) -> list[NotAssessable]:
         """Return which of the tree's sites no image shows, for these studies."""
-        needed = [index for index, site in enumerate(SITES) if site in tree_sites(tree)]
+        if not len(rows):
+            return []
+        named = tree_sites(tree)
+        needed = [index for index, site in enumerate(SITES) if site in named]
         found = []
         for row in rows.tolist():
             segment, at = self.place(row)

@@ -3,6 +3,7 @@
 Of a denial they are the ones that contradict it most, because a reader looks there first.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -33,7 +34,7 @@ def speaking_sites(tree: Tree, graded_KX3: NDArray[np.floating]) -> list[tuple[S
 def _speaking(tree: Tree, graded_KX3: NDArray[np.float64]) -> list[list[Site]]:
     match tree:
         case Finding():
-            return [_of_finding(tree, graded_X3) for graded_X3 in graded_KX3.tolist()]
+            return _of_finding(tree, graded_KX3)
         case SideAgainstSide():
             return [_of_comparison(tree, graded_X3) for graded_X3 in graded_KX3.tolist()]
         case And(parts):
@@ -70,11 +71,21 @@ def _is_worse(one: Site, other: Site, graded_X3: Graded) -> float:
     return sum(sum(first[high:]) * second[low] for low, high in pairwise(range(len(Severity))))
 
 
-def _of_finding(finding: Finding, graded_X3: Graded) -> list[Site]:
-    severities = sorted(int(severity) for severity in finding.severities)
+def _of_finding(finding: Finding, graded_KX3: NDArray[np.float64]) -> list[list[Site]]:
     sites = sorted(finding.sites, key=_INDEX.__getitem__)
-    chance = {site: sum(graded_X3[_INDEX[site]][severity] for severity in severities) for site in sites}
-    by_chance = sorted(sites, key=chance.__getitem__, reverse=True)  # sites of equal chance stay in their order
+    severities = sorted(finding.severities)
+    chance_KM = graded_KX3[:, [_INDEX[site] for site in sites]][:, :, severities].sum(axis=2)
+    order_KM = np.argsort(-chance_KM, axis=1, kind="stable")  # sites of equal chance stay in their order
+    found = []
+    for chance_M, order_M in zip(chance_KM.tolist(), order_KM.tolist(), strict=True):
+        by_chance = {sites[place]: chance_M[place] for place in order_M}
+        found.append(_of_chances(finding, by_chance))
+    return found
+
+
+def _of_chances(finding: Finding, chance: dict[Site, float]) -> list[Site]:
+    """Return the sites that speak for a finding; `chance` has all its sites, the most probable first."""
+    by_chance = list(chance)
     match finding.over:
         case Over.ALL:
             return by_chance[-1:]
@@ -106,5 +117,5 @@ def _best_row(by_chance: Sequence[Site], chance: dict[Site, float], count: int) 
     whole = [row for row in rows if all(level in best for level in row)]
     if not whole:
         return list(by_chance[:1])
-    chosen = max(whole, key=lambda row: float(np.prod([chance[best[level]] for level in row])))
+    chosen = max(whole, key=lambda row: math.prod(chance[best[level]] for level in row))
     return [best[level] for level in chosen]
