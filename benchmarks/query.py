@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -146,9 +147,9 @@ def measure_reading() -> None:
     begun = time.process_time()
     read(texts[0])
     row("the first one, which reads the vocabulary", 1000 * (time.process_time() - begun), "ms")
-    of_texts = [median_ms(lambda text=text: read(text), 3) for text in texts]
+    of_texts = [median_ms(partial(read, text), 3) for text in texts]
     row("mean of the phrases", float(np.mean(of_texts)), "ms", 1, f"worst {max(of_texts):.2f} ms")
-    of_long = {name: median_ms(lambda text=text: read(text), 3) for name, text in long_texts().items()}
+    of_long = {name: median_ms(partial(read, text), 3) for name, text in long_texts().items()}
     worst = max(of_long, key=of_long.__getitem__)
     row("worst of 1,000 characters", of_long[worst], "ms", 50, worst)
 
@@ -280,11 +281,8 @@ def measure_vectors(size: Size, segment: Segment, folder: Path) -> None:
     for name, sites in places.items():
         first, last = sites.start * len(segment), sites.stop * len(segment)
         calls: dict[str, Callable[[], object]] = {
-            "ours": lambda sites=sites: best_sites([segment], vector_D, [SITES[i] for i in sites], TOP),
-            **{
-                other: lambda search=search, first=first, last=last: search(first, last, vector_D)
-                for other, search in others.items()
-            },
+            "ours": partial(best_sites, [segment], vector_D, [SITES[index] for index in sites], TOP),
+            **{other: partial(search_rows, first, last, vector_D) for other, search_rows in others.items()},
         }
         times = in_turn(calls, size.turns)
         print_vectors(size, f"free words, {name}", times, is_all=name == "all sites")

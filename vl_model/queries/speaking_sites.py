@@ -50,6 +50,8 @@ def _speaking(tree: Tree, graded_KX3: NDArray[np.float64]) -> list[list[Site]]:
 
 def _of_most_probable(parts: Sequence[Tree], graded_KX3: NDArray[np.float64]) -> list[list[Site]]:
     """Return what speaks for the part that is most probable in each study; of equal ones, for the first."""
+    if not parts:  # no level has all that is asked for at the same level
+        return [[] for _ in graded_KX3]
     probability_PK = np.stack([tree_probability(part, graded_KX3) for part in parts])
     best_K = np.where(np.isnan(probability_PK), -1.0, probability_PK).argmax(axis=0)
     sites_K: list[list[Site]] = [[] for _ in best_K]

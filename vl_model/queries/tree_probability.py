@@ -74,9 +74,9 @@ class _AtLeast(NamedTuple):
 
 
 class _Exactly(NamedTuple):
-    """A step: exactly `count` of the independent results of the steps `of` hold."""
+    """A step: exactly `number` of the independent results of the steps `of` hold."""
 
-    count: int
+    number: int
     of: tuple[int, ...]
 
 
@@ -116,8 +116,8 @@ class _Plan:
                     results.append(1.0 - results[of])
                 case _AtLeast(needed, of):
                     results.append(_at_least(needed, [results[number] for number in of]))
-                case _Exactly(count, of):
-                    results.append(_counts(count + 1, [results[number] for number in of])[count])
+                case _Exactly(number, of):
+                    results.append(_counts(number + 1, [results[step] for step in of])[number])
                 case _ByGrade(groups):
                     results.append(_sum([_of_grades(p_3B_of, grades) * results[rest] for grades, rest in groups]))
                 case _Constant(value):
@@ -206,7 +206,8 @@ def _groups(parts: Iterable[Formula]) -> list[tuple[Formula, ...]]:
     """Return the parts in groups: two groups have no site in common."""
     groups: list[tuple[frozenset[int], tuple[Formula, ...]]] = []
     for part in parts:
-        sites, members = support(part), (part,)
+        sites: frozenset[int] = support(part)
+        members: tuple[Formula, ...] = (part,)
         apart = []
         for other in groups:
             if other[0] & sites:

@@ -45,7 +45,7 @@ def test_what_speaks_for_a_study(line: str, expected: list[str]) -> None:
         "left recess L2-L3": 0.4,
         "right recess L2-L3": 0.3,
         "left recess L5-S1": 0.6,
-        "left foramen L3-L4": 0.05,
+        "left foramen L3-L4": 0.3,
     }
     graded_X3 = np.tile([0.9, 0.09, 0.01], (len(SITES), 1))
     for words, chance in severe.items():
