@@ -106,7 +106,7 @@ class _Plan:
 
     def run(self, graded_BX3: NDArray[np.floating]) -> Floats:
         """Return the probability (B,) of the formula in each study of a block."""
-        p_3B_of = {site: np.array(graded_BX3[:, site].T, dtype=np.float64, order="C") for site in self._sites}
+        p_3B_of = {site: _probabilities(graded_BX3[:, site]) for site in self._sites}
         results: list[Floats] = []
         for step in self._steps:
             match step:
@@ -176,6 +176,13 @@ class _Plan:
             return self._plan(next(iter(severities_of)))
         groups = ((_Grades(site, tuple(s)), self._plan(rest)) for rest, s in severities_of.items())
         return _ByGrade(tuple(groups))
+
+
+def _probabilities(graded_B3: NDArray[np.floating]) -> Floats:
+    """Return the probabilities of a site (3, B), which sum to one: those of float32 miss it by their rounding."""
+    p_3B = np.array(graded_B3.T, dtype=np.float64, order="C")
+    p_3B /= p_3B[0] + p_3B[1] + p_3B[2]
+    return p_3B
 
 
 def _exactly_counted(needed: int, parts: tuple[Formula, ...]) -> Threshold | None:
