@@ -8,6 +8,7 @@ Legend: S studies, X 25 sites in the order of `SITES`, 3 severities, B studies o
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -86,13 +87,19 @@ class _ByGrade(NamedTuple):
     groups: tuple[tuple[_Grades, int], ...]
 
 
+class _Signed(NamedTuple):
+    """A step: a sum and difference of the results of other steps, which is a probability."""
+
+    terms: tuple[tuple[int, int], ...]
+
+
 class _Constant(NamedTuple):
     """A step: a probability that is the same in all studies."""
 
     value: float
 
 
-_Step = _Grades | _Complement | _AtLeast | _Exactly | _ByGrade | _Constant
+_Step = _Grades | _Complement | _AtLeast | _Exactly | _ByGrade | _Signed | _Constant
 
 
 class _Plan:
@@ -120,6 +127,8 @@ class _Plan:
                     results.append(_counts(number + 1, [results[step] for step in of])[number])
                 case _ByGrade(groups):
                     results.append(_sum([_of_grades(p_3B_of, grades) * results[rest] for grades, rest in groups]))
+                case _Signed(terms):
+                    results.append(np.clip(_sum([sign * results[step] for sign, step in terms]), 0.0, 1.0))
                 case _Constant(value):
                     results.append(np.full(len(graded_BX3), value))
         return results[self._last]
@@ -160,6 +169,8 @@ class _Plan:
         groups = [_joined(is_or, group) for group in _groups(parts)]
         if len(groups) > 1:
             return _AtLeast(1 if is_or else len(groups), tuple(map(self._plan, groups)))
+        if terms := _signed_terms(is_or, parts):
+            return _Signed(tuple((sign, self._plan(term)) for sign, term in terms))
         [whole] = groups
         return self._by_grade(whole) if len(parts) > 1 and isinstance(whole, Threshold) else self._plan(whole)
 
@@ -192,6 +203,19 @@ def _exactly_counted(needed: int, parts: tuple[Formula, ...]) -> Threshold | Non
             is_count = needed == len(parts) and more == least + 1 and others == counted
             return Threshold(least, counted) if is_count and len(_groups(counted)) == len(counted) else None
     return None
+
+
+def _signed_terms(is_or: bool, parts: tuple[Formula, ...]) -> list[tuple[int, Formula]]:
+    """Return the terms of an "and" of "or"s, or an "or" of "and"s, by inclusion and exclusion.
+
+    P(A and B) = P(A) + P(B) - P(A or B): if A and B are "or"s over the same levels, "A or B" falls into as many groups
+    that share no site, while "A and B" does not. Empty if this does not hold, or if there are many terms.
+    """
+    are_dual = all(isinstance(part, Threshold) and part.needed == (len(part.parts) if is_or else 1) for part in parts)
+    if not are_dual or not 2 <= len(parts) <= 3 or len(_groups(_flat(not is_or, parts))) <= 2:
+        return []
+    chosen = [some for size in range(1, len(parts) + 1) for some in combinations(parts, size)]
+    return [((-1) ** (len(some) + 1), _joined(not is_or, some)) for some in chosen]
 
 
 def _flat(is_or: bool, parts: Iterable[Formula]) -> tuple[Formula, ...]:

@@ -111,7 +111,7 @@ def test_a_count_of_levels_and_sides_that_share_sites() -> None:
         "worse(left recess) or worse(right recess)",
         "exactly_2_levels(canal, foramen) = severe",
         "exactly_3_levels(recess) >= moderate and any(left recess) = severe",
-        "at_least_2_levels(foramen) >= moderate and not any(foramen, canal) = severe or adjacent_2_levels(canal) = severe",
+        "at_least_2_levels(foramen) >= moderate and not any(foramen) = severe or adjacent_2_levels(canal) = severe",
         "(any(canal) = severe or any(recess) = severe) and (any(canal) = moderate or any(foramen) = severe)",
     ):
         tree = parse_canonical(line).tree
