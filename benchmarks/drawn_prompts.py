@@ -182,31 +182,36 @@ def _count(draw: Draw) -> tuple[str, Tree]:
     return drawn[int(draw.rng.integers(len(drawn)))]
 
 
-def _finding(draw: Draw, condition: Condition) -> tuple[str, Finding]:
+def _finding(draw: Draw, condition: Condition, has_side: bool) -> tuple[str, Finding]:
     """A grade and a condition at a level, at one side of it or at either."""
     words, grade = draw.grade()
     level = draw.level()
-    side = None if condition is CANAL or draw.rng.random() < 0.5 else draw.side()
+    side = draw.side() if has_side and condition is not CANAL else None
     text = f"{words} {draw.name(condition, side)} at {draw.place(level)}"
     return text, Finding(sites_of([condition], [level], (None, *Side) if side is None else [side]), grade)
 
 
-def _and(draw: Draw) -> tuple[str, Tree]:
+def _two_findings(draw: Draw) -> tuple[tuple[str, Finding], tuple[str, Finding]]:
+    """Two findings, both with a side or none: a clause without a side would take that of its neighbour."""
     one, other = draw.two_conditions()
-    (first, meant), (second, also) = _finding(draw, one), _finding(draw, other)
+    has_side = bool(draw.rng.random() < 0.5)
+    return _finding(draw, one, has_side), _finding(draw, other, has_side)
+
+
+def _and(draw: Draw) -> tuple[str, Tree]:
+    (first, meant), (second, also) = _two_findings(draw)
     joint = draw.one(("and", "together with", "as well as", "plus"))
     return f"{first} {joint} {second}", And((meant, also))
 
 
 def _or(draw: Draw) -> tuple[str, Tree]:
-    one, other = draw.two_conditions()
-    (first, meant), (second, also) = _finding(draw, one), _finding(draw, other)
+    (first, meant), (second, also) = _two_findings(draw)
     return draw.one((f"{first} or {second}", f"either {first} or {second}")), Or((meant, also))
 
 
 def _and_not(draw: Draw) -> tuple[str, Tree]:
     one, other = draw.two_conditions()
-    first, meant = _finding(draw, one)
+    first, meant = _finding(draw, one, has_side=bool(draw.rng.random() < 0.5))
     if one is other:  # of one condition: at another level, which is named
         level = next(x for x in draw.levels(2) if x not in meant.levels)
         denied = f"without {draw.name(other)} at {draw.place(level)}"

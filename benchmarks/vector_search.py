@@ -64,7 +64,7 @@ def lance_flat(vector_ND: np.ndarray, folder: Path) -> Search:
     table = lancedb.connect(str(folder)).create_table("vectors", batches(), schema=schema)
 
     def search(first: int, last: int, vector_D: np.ndarray) -> object:
-        found = table.search(vector_D).distance_type("dot").select(["row"])
+        found = table.search(vector_D).distance_type("dot").select(["row", "_distance"])
         if (first, last) != (0, len(vector_ND)):
             found = found.where(f"row >= {first} AND row < {last}", prefilter=True)
         return found.limit(TOP).to_arrow()
