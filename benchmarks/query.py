@@ -249,7 +249,8 @@ def measure_trees(size: Size, segment: Segment) -> None:
     times_of = {line: median_ms(searched(_tree(line)), turns) for line in sorted(meanings)}
     worst = max(times_of, key=times_of.__getitem__)
     row(f"trees: median of {len(meanings)} meanings", float(np.median([*times_of.values()])), "ms", size.tree_ms)
-    row("trees: the slowest of them", times_of[worst], "ms", size.tree_ms, worst)
+    slow = sum(milliseconds > size.tree_ms for milliseconds in times_of.values())
+    row("trees: the slowest of them", times_of[worst], "ms", size.tree_ms, f"{worst}; {slow} exceed the aim")
     for count in KNOWN:
         known = random_segment("known", count, seed=count, dimensions=2, labelled=True)
         of_kinds = [median_ms(searched(tree, known), size.turns) for tree in trees.values()]

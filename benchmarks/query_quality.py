@@ -32,6 +32,7 @@ from prompts.formula import mean_the_same
 from prompts.parse import parse_query
 from prompts.tree import Query, tree_sites
 from vl_model import load_run
+from vl_model.queries.likeness import highest_cosines, neutral_texts
 from vl_model.queries.run_queries import Asked, RunQueries
 from vl_model.queries.search import Bounds, search
 from vl_model.queries.segment import Segment
@@ -142,7 +143,9 @@ def ranking_lines(queries: RunQueries, cohort: Segment, prompts: Sequence[Prompt
     answers = with_segments(queries, None, searched)
     text_PD = queries.embed([prompt.text for prompt in prompts])
     order = {
-        "answers": np.stack([ranked_by_answers(answers, prompt, searched) for prompt in prompts]),
+        "answers": np.stack(
+            [ranked_by_answers(answers, p, searched, match_N) for p, match_N in zip(prompts, match_PN, strict=True)]
+        ),
         "cosine": np.stack([ranked_by_cosine(p, text_D, cohort) for p, text_D in zip(prompts, text_PD, strict=True)]),
     }
     compared = compare(match_PN, order)
@@ -160,6 +163,10 @@ def ranking_lines(queries: RunQueries, cohort: Segment, prompts: Sequence[Prompt
         rows = np.flatnonzero(of_kind_P & possible_P)
         counts = f"{of_kind_P.sum():>8}{(of_kind_P & ~possible_P).sum():>9}{is_read_P[of_kind_P].sum():>6}"
         lines.append(f"{kind:<20}{counts}  " + (quality_row(compared, rows) if len(rows) else ""))
+    matches_P = match_PN.sum(axis=1)
+    for words, chosen_P in ((f"all, matches < {TOP}", matches_P < TOP), (f"all, matches >= {TOP}", matches_P >= TOP)):
+        rows = np.flatnonzero(chosen_P & possible_P)
+        lines.append(f"{words:<20}{len(rows):>8}{'':>15}  " + (quality_row(compared, rows) if len(rows) else ""))
     lines += aim_lines(compared, {kind: np.flatnonzero(rows & possible_P) for kind, rows in places.items()})
     misread = [f'  "{p.text}"' for p, is_right in zip(prompts, is_read_P, strict=True) if not is_right]
     return [*lines, f"prompts that were not read as they are meant: {len(misread)}", *misread]
@@ -205,14 +212,18 @@ def is_read(prompt: Prompt) -> bool:
     return query is not None and query.tree is not None and mean_the_same(query.tree, prompt.meaning)
 
 
-def ranked_by_answers(queries: RunQueries, prompt: Prompt, cohort: Segment) -> np.ndarray:
-    """Return the studies in the order of the answers, then those that are no answers, as if they were ranked last."""
+def ranked_by_answers(queries: RunQueries, prompt: Prompt, cohort: Segment, match_N: np.ndarray) -> np.ndarray:
+    """Return the studies in the order of the answers.
+
+    Those that are no answers, as after a prompt that is refused, follow in the worst order: matches come last.
+    """
     query = read(prompt)
     found: list[int] = []
     if query is not None and query.tree is not None:
         reply = queries.ask(query, Asked(cohort.name, top=len(cohort), least=0.0))
         found = [row for answer in reply.answers if (row := cohort.row_of(answer.study_id)) is not None]
-    return np.array(found + sorted(set(range(len(cohort))) - set(found)))
+    others = set(range(len(cohort))) - set(found)
+    return np.array(found + sorted(others, key=lambda row: (bool(match_N[row]), row)))
 
 
 def ranked_by_cosine(prompt: Prompt, text_D: np.ndarray, cohort: Segment) -> np.ndarray:
@@ -257,12 +268,21 @@ def likeness_lines(queries: RunQueries, split: str) -> list[str]:
     """Return how many nonsense texts and how many captions are told from neutral texts."""
     answered = [text for text in NONSENSE if is_answered(queries, _query_of(text), split)]
     captions = [text for text in CAPTIONS if is_answered(queries, Query(text, None, rest=text), split)]
+    segments = queries.segments(split)
+    highest = {
+        name: highest_cosines(segments, queries.embed(list(texts)))
+        for name, texts in (("neutral", neutral_texts()), ("nonsense", NONSENSE), ("captions", CAPTIONS))
+    }
+    above = {name: int((cosines > highest["neutral"].max()).sum()) for name, cosines in highest.items()}
     return [
         f"nonsense, with --likeness: {len(answered)} of {len(NONSENSE)} texts have answers; aim: none, "
         f"{'MISSED' if answered else 'met'}",
         *(f'  "{text}"' for text in answered),
         f"captions of training as free words: {len(captions)} of {len(CAPTIONS)} have answers; aim: at least one, "
         f"{'met' if captions else 'MISSED'}",
+        "highest cosines, median and largest: "
+        + ", ".join(f"{name} {np.median(cosines):.3f}, {cosines.max():.3f}" for name, cosines in highest.items()),
+        f"above the largest of the neutral texts: {above['nonsense']} nonsense texts, {above['captions']} captions",
     ]
 
 

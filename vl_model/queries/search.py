@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from data_prep.sites import SITES, Severity, Site
 from prompts.canonical import canonical_line
 from prompts.tree import Tree, tree_sites, within
+from vl_model.data.site_table import SITE_INDEX
 from vl_model.queries.recalibration import fit_recalibration
 from vl_model.queries.segment import Evidence, Segment
 from vl_model.queries.speaking_sites import speaking_sites
@@ -195,7 +196,7 @@ def answer_of(
 
 
 def _speaking_site(segment: Segment, row: int, site: Site) -> SpeakingSite:
-    index = SITES.index(site)
+    index = SITE_INDEX[site]
     normal_mild, moderate, severe = (float(p) for p in segment.graded_SX3[row, index])
     label = int(segment.label_SX[row, index])
     severity = None if label < 0 else Severity(label)

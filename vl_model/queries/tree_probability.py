@@ -36,7 +36,8 @@ def tree_probability(tree: Tree, graded_SX3: NDArray[np.floating]) -> Floats:
     for start in range(0, len(graded_SX3), _BLOCK):
         block = slice(start, start + _BLOCK)
         probability_S[block] = plan.run(graded_SX3[block])
-    return probability_S
+    # Probabilities of float32 have a sum of one as far as they are rounded, and so have products of these sums.
+    return np.clip(probability_S, 0.0, 1.0, out=probability_S)
 
 
 def tree_truth(tree: Tree, possible_SX: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -113,7 +114,7 @@ class _Plan:
 
     def run(self, graded_BX3: NDArray[np.floating]) -> Floats:
         """Return the probability (B,) of the formula in each study of a block."""
-        p_3B_of = {site: _probabilities(graded_BX3[:, site]) for site in self._sites}
+        p_3B_of = {site: np.array(graded_BX3[:, site].T, dtype=np.float64, order="C") for site in self._sites}
         results: list[Floats] = []
         for step in self._steps:
             match step:
@@ -187,13 +188,6 @@ class _Plan:
             return self._plan(next(iter(severities_of)))
         groups = ((_Grades(site, tuple(s)), self._plan(rest)) for rest, s in severities_of.items())
         return _ByGrade(tuple(groups))
-
-
-def _probabilities(graded_B3: NDArray[np.floating]) -> Floats:
-    """Return the probabilities of a site (3, B), which sum to one: those of float32 miss it by their rounding."""
-    p_3B = np.array(graded_B3.T, dtype=np.float64, order="C")
-    p_3B /= p_3B[0] + p_3B[1] + p_3B[2]
-    return p_3B
 
 
 def _exactly_counted(needed: int, parts: tuple[Formula, ...]) -> Threshold | None:
