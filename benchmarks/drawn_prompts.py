@@ -182,20 +182,23 @@ def _count(draw: Draw) -> tuple[str, Tree]:
     return drawn[int(draw.rng.integers(len(drawn)))]
 
 
-def _finding(draw: Draw, condition: Condition, has_side: bool) -> tuple[str, Finding]:
+def _finding(draw: Draw, condition: Condition, level: Level, has_side: bool) -> tuple[str, Finding]:
     """A grade and a condition at a level, at one side of it or at either."""
     words, grade = draw.grade()
-    level = draw.level()
     side = draw.side() if has_side and condition is not CANAL else None
     text = f"{words} {draw.name(condition, side)} at {draw.place(level)}"
     return text, Finding(sites_of([condition], [level], (None, *Side) if side is None else [side]), grade)
 
 
 def _two_findings(draw: Draw) -> tuple[tuple[str, Finding], tuple[str, Finding]]:
-    """Two findings, both with a side or none: a clause without a side would take that of its neighbour."""
+    """Two findings, both with a side or none: a clause without a side would take that of its neighbour.
+
+    Those of one condition are at two levels, because two grades of one site would contradict each other.
+    """
     one, other = draw.two_conditions()
+    levels = draw.levels(2) if one is other else (draw.level(), draw.level())
     has_side = bool(draw.rng.random() < 0.5)
-    return _finding(draw, one, has_side), _finding(draw, other, has_side)
+    return _finding(draw, one, levels[0], has_side), _finding(draw, other, levels[1], has_side)
 
 
 def _and(draw: Draw) -> tuple[str, Tree]:
@@ -211,16 +214,16 @@ def _or(draw: Draw) -> tuple[str, Tree]:
 
 def _and_not(draw: Draw) -> tuple[str, Tree]:
     one, other = draw.two_conditions()
-    first, meant = _finding(draw, one, has_side=bool(draw.rng.random() < 0.5))
-    if one is other:  # of one condition: at another level, which is named
-        level = next(x for x in draw.levels(2) if x not in meant.levels)
-        denied = f"without {draw.name(other)} at {draw.place(level)}"
+    if one is other:  # at another level, which is named
+        here, there = draw.levels(2)
+        first, meant = _finding(draw, one, here, has_side=False)
+        denied = f"without {draw.name(other)} at {draw.place(there)}"
     else:
-        [level] = meant.levels
-        denied = draw.one(
-            (f"without {draw.name(other)}", f"but normal {_NORMAL_NAMES[other]}", f"w/o {draw.name(other)}")
-        )
-    return f"{first} {denied}", And((meant, Finding(sites_of([other], [level]), NORMAL, Over.ALL)))
+        here = there = draw.level()
+        first, meant = _finding(draw, one, here, has_side=bool(draw.rng.random() < 0.5))
+        ways = (f"without {draw.name(other)}", f"but normal {_NORMAL_NAMES[other]}", f"w/o {draw.name(other)}")
+        denied = draw.one(ways)
+    return f"{first} {denied}", And((meant, Finding(sites_of([other], [there]), NORMAL, Over.ALL)))
 
 
 def _against(draw: Draw) -> tuple[str, Tree]:

@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.drawn_prompts import KINDS, Prompt, draw_prompts
 from benchmarks.machine import machine_lines
 from benchmarks.nonsense import CAPTIONS, NONSENSE
-from benchmarks.ranking_quality import MEASURES, TOP, Compared, compare
+from benchmarks.ranking_quality import MEASURES, TOP, Compared, compare, measures
 from benchmarks.told_worth import Told, told_lines, told_of
 from data_prep.sites import SITES, Condition
 from data_prep.truth import read_grades
@@ -36,7 +36,7 @@ from vl_model.queries.likeness import highest_cosines, neutral_texts
 from vl_model.queries.run_queries import Asked, RunQueries
 from vl_model.queries.search import Bounds, search
 from vl_model.queries.segment import Segment
-from vl_model.queries.tree_probability import possible_severities, tree_truth
+from vl_model.queries.tree_probability import possible_severities, tree_probability, tree_truth
 from workspace.cli import run_command
 from workspace.root_settings import FinishedRunSettings
 from workspace.setting_error import SettingError
@@ -80,10 +80,11 @@ def main() -> None:
     cohort = of_studies(segment, np.flatnonzero(~segment.seen_S))
     if settings.truth is not None:
         cohort = replace(cohort, label_SX=labels_of(cohort, Path(settings.truth)))
-    cohort = of_studies(cohort, np.flatnonzero((cohort.label_SX >= 0).any(axis=1)))
-    if len(cohort) < 2 * TOP:
-        raise SettingError("split", f"{settings.split!r}: has {len(cohort)} unseen studies with known grades")
     conditions = [c for c in Condition if cohort.imaged_SX[:, [s.condition is c for s in SITES]].any()]
+    named_X = np.array([site.condition in conditions for site in SITES])
+    cohort = of_studies(cohort, np.flatnonzero((cohort.label_SX[:, named_X] >= 0).all(axis=1)))
+    if len(cohort) < 2 * TOP:
+        raise SettingError("split", f"{settings.split!r}: has {len(cohort)} unseen studies whose grades are all known")
     prompts = draw_prompts(settings.seed, settings.prompts, conditions)
 
     lines = [*([settings.data] if settings.data else []), *machine_lines("numpy")]
@@ -91,7 +92,7 @@ def main() -> None:
         f"{len(cohort)} unseen studies of {settings.split!r}, {len(prompts)} prompts, the first {TOP} answers",
         "",
     ]
-    lines += ranking_lines(queries, cohort, prompts)
+    lines += ["", *ranking_lines(queries, cohort, prompts)]
     lines += ["", *told_lines(told_of_all(queries, cohort, prompts, settings), list(KINDS))]
     lines += ["", *likeness_lines(queries, settings.split)]
     print("\n".join(lines))
@@ -127,18 +128,32 @@ def with_segments(queries: RunQueries, telling: Segment | None, searched: Segmen
     return replace(queries, _opened=opened)
 
 
-def matches_of(prompts: Sequence[Prompt], label_SX: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return whether each study matches each prompt (P, N), and whether that is known."""
+def matches_of(prompts: Sequence[Prompt], label_SX: np.ndarray) -> np.ndarray:
+    """Return whether each study matches each prompt (P, N). All grades that the prompts turn on are known."""
     possible_SX = possible_severities(label_SX)
-    truths = [tree_truth(prompt.meaning, possible_SX) for prompt in prompts]
-    certain_PN, may_PN = np.stack([certain for certain, _ in truths]), np.stack([may for _, may in truths])
-    return certain_PN, certain_PN == may_PN
+    return np.stack([tree_truth(prompt.meaning, possible_SX)[0] for prompt in prompts])
+
+
+def attainable_precisions(cohort: Segment, prompts: Sequence[Prompt], draws: int = 10) -> np.ndarray:
+    """Return the precision (P,) of a perfect ranking by these probabilities, if grades were drawn from them.
+
+    A model that is no surer than this cannot do better, however its probabilities are combined.
+    """
+    rng = np.random.default_rng(0)
+    cut_SX2 = np.nan_to_num(cohort.graded_SX3, nan=1 / 3).cumsum(axis=2)[..., :2]
+    score_PN = np.stack([tree_probability(prompt.meaning, cohort.graded_SX3) for prompt in prompts])
+    order_PN = np.argsort(-np.nan_to_num(score_PN, nan=-1.0), axis=1, kind="stable")
+    once_PN = np.ones_like(order_PN)
+    drawn = []
+    for _ in range(draws):
+        match_PN = matches_of(prompts, (rng.random((*cut_SX2.shape[:2], 1)) > cut_SX2).sum(axis=2))
+        drawn.append(measures(np.take_along_axis(match_PN, order_PN, axis=1), once_PN)[MEASURES[0]])
+    return np.ma.masked_invalid(drawn).mean(axis=0).filled(np.nan)
 
 
 def ranking_lines(queries: RunQueries, cohort: Segment, prompts: Sequence[Prompt]) -> list[str]:
     """Return the quality of the answers by kind of prompt, beside that of cosine alone."""
-    match_PN, known_PN = matches_of(prompts, cohort.label_SX)
-    match_PN &= known_PN
+    match_PN = matches_of(prompts, cohort.label_SX)
     searched = of_studies(cohort, np.arange(len(cohort)), _SEARCHED)
     answers = with_segments(queries, None, searched)
     text_PD = queries.embed([prompt.text for prompt in prompts])
@@ -151,22 +166,28 @@ def ranking_lines(queries: RunQueries, cohort: Segment, prompts: Sequence[Prompt
     compared = compare(match_PN, order)
     possible_P = match_PN.any(axis=1)
     lines = [
-        f"precision at {TOP} over its ceiling, average precision and nDCG at {TOP}: mean with 95 % interval",
-        f"{'kind':<20}{'prompts':>8}{'no match':>9}{'read':>6}  {'answers':<22}{'cosine alone':<22}"
+        f"precision at {TOP} over its ceiling, average precision and nDCG at {TOP}: mean with 95 % interval;",
+        "attainable: the precision of a perfect ranking, if grades were drawn from the model's probabilities",
+        f"{'kind':<20}{'prompts':>8}{'no match':>9}{'read':>6}{'attainable':>11}  {'answers':<22}{'cosine alone':<22}"
         f"{'difference':<22}{'average precision':<22}{'cosine':<8}{'nDCG':<22}{'cosine':<6}",
     ]
     places = {kind: np.array([p.kind == kind for p in prompts]) for kind in KINDS} | {
         "all": np.ones(len(prompts), bool)
     }
     is_read_P = np.array([is_read(prompt) for prompt in prompts])
+    attainable_P = attainable_precisions(cohort, prompts)
     for kind, of_kind_P in places.items():
         rows = np.flatnonzero(of_kind_P & possible_P)
         counts = f"{of_kind_P.sum():>8}{(of_kind_P & ~possible_P).sum():>9}{is_read_P[of_kind_P].sum():>6}"
+        counts += f"{np.nanmean(attainable_P[of_kind_P]):>11.2f}"
         lines.append(f"{kind:<20}{counts}  " + (quality_row(compared, rows) if len(rows) else ""))
     matches_P = match_PN.sum(axis=1)
     for words, chosen_P in ((f"all, matches < {TOP}", matches_P < TOP), (f"all, matches >= {TOP}", matches_P >= TOP)):
         rows = np.flatnonzero(chosen_P & possible_P)
-        lines.append(f"{words:<20}{len(rows):>8}{'':>15}  " + (quality_row(compared, rows) if len(rows) else ""))
+        lines.append(
+            f"{words:<20}{len(rows):>8}{'':>15}{np.nanmean(attainable_P[rows]):>11.2f}  "
+            + (quality_row(compared, rows) if len(rows) else "")
+        )
     lines += aim_lines(compared, {kind: np.flatnonzero(rows & possible_P) for kind, rows in places.items()})
     misread = [f'  "{p.text}"' for p, is_right in zip(prompts, is_read_P, strict=True) if not is_right]
     return [*lines, f"prompts that were not read as they are meant: {len(misread)}", *misread]
@@ -251,11 +272,10 @@ def told_of_all(queries: RunQueries, cohort: Segment, prompts: Sequence[Prompt],
 def told_once(queries: RunQueries, telling: Segment, searched: Segment, prompts: Sequence[Prompt]) -> list[Told]:
     """Ask every prompt, and compare what is told with the truth of the studies searched."""
     asked = with_segments(queries, telling, replace(searched, label_SX=np.full_like(searched.label_SX, -1)))
-    match_PN, known_PN = matches_of(prompts, searched.label_SX)
     told = []
-    for prompt, match_N, known_N in zip(prompts, match_PN, known_PN, strict=True):
+    for prompt, match_N in zip(prompts, matches_of(prompts, searched.label_SX), strict=True):
         query = read(prompt)
-        if query is None or query.tree is None or not known_N.all():
+        if query is None or query.tree is None:
             continue
         reply = asked.ask(query, Asked(searched.name, top=TOP, least=0.0))
         assert reply.found is not None

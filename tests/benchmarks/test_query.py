@@ -1,6 +1,7 @@
 """The benchmarks of queries: drawn prompts, measures of rankings against slow ones, what is told, timed segments."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from benchmarks import query, told_worth
 from benchmarks.drawn_prompts import KINDS, draw_prompts
-from benchmarks.query_quality import is_read, matches_of, of_studies, ranked_by_cosine
+from benchmarks.query_quality import attainable_precisions, is_read, matches_of, of_studies, ranked_by_cosine
 from benchmarks.random_index import random_segment
 from benchmarks.ranking_quality import compare, measures
 from benchmarks.told_worth import Told
@@ -79,13 +80,19 @@ def test_intervals_are_paired_and_contain_the_mean() -> None:
 
 def test_matches_are_those_of_the_meaning() -> None:
     label_SX = np.random.default_rng(2).integers(0, 3, (20, len(SITES)))
-    label_SX[0, :] = -1
     prompts = draw_prompts(5, 39)
-    match_PN, known_PN = matches_of(prompts, label_SX)
-    assert known_PN[:, 1:].all() and not known_PN[:, 0].all()
-    for prompt, match_N in zip(prompts, match_PN, strict=True):
-        grades = [{site: Severity(s) for site, s in zip(SITES, row, strict=True)} for row in label_SX[1:].tolist()]
-        assert match_N[1:].tolist() == [holds(prompt.meaning, of_study) for of_study in grades]
+    grades = [{site: Severity(s) for site, s in zip(SITES, row, strict=True)} for row in label_SX.tolist()]
+    for prompt, match_N in zip(prompts, matches_of(prompts, label_SX), strict=True):
+        assert match_N.tolist() == [holds(prompt.meaning, of_study) for of_study in grades]
+
+
+def test_what_is_attainable_with_sure_and_with_unsure_probabilities() -> None:
+    prompts = draw_prompts(5, 26)
+    segment = random_segment("some", 60, seed=1, dimensions=2)
+    sure = replace(segment, graded_SX3=np.eye(3, dtype=np.float32)[segment.graded_SX3.argmax(axis=2)])
+    unsure = replace(segment, graded_SX3=np.full_like(segment.graded_SX3, 1 / 3))
+    of_sure, of_unsure = attainable_precisions(sure, prompts), attainable_precisions(unsure, prompts)
+    assert np.nanmin(of_sure) == 1.0 and np.nanmean(of_unsure) < 0.6
 
 
 def test_cosine_ranks_by_the_best_of_the_sites_that_are_meant() -> None:
