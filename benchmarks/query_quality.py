@@ -134,10 +134,10 @@ def matches_of(prompts: Sequence[Prompt], label_SX: np.ndarray) -> np.ndarray:
     return np.stack([tree_truth(prompt.meaning, possible_SX)[0] for prompt in prompts])
 
 
-def attainable_precisions(cohort: Segment, prompts: Sequence[Prompt], draws: int = 10) -> np.ndarray:
-    """Return the precision (P,) of a perfect ranking by these probabilities, if grades were drawn from them.
+def promised_precisions(cohort: Segment, prompts: Sequence[Prompt], draws: int = 10) -> np.ndarray:
+    """Return the precision (P,) of a ranking by these probabilities, if grades were drawn from them independently.
 
-    A model that is no surer than this cannot do better, however its probabilities are combined.
+    Where sites are independent and the probabilities are right, no ranking by them does better.
     """
     rng = np.random.default_rng(0)
     cut_SX2 = np.nan_to_num(cohort.graded_SX3, nan=1 / 3).cumsum(axis=2)[..., :2]
@@ -167,25 +167,25 @@ def ranking_lines(queries: RunQueries, cohort: Segment, prompts: Sequence[Prompt
     possible_P = match_PN.any(axis=1)
     lines = [
         f"precision at {TOP} over its ceiling, average precision and nDCG at {TOP}: mean with 95 % interval;",
-        "attainable: the precision of a perfect ranking, if grades were drawn from the model's probabilities",
-        f"{'kind':<20}{'prompts':>8}{'no match':>9}{'read':>6}{'attainable':>11}  {'answers':<22}{'cosine alone':<22}"
+        "promised: the precision that the same ranking would have, if grades were drawn from the model's probabilities",
+        f"{'kind':<20}{'prompts':>8}{'no match':>9}{'read':>6}{'promised':>11}  {'answers':<22}{'cosine alone':<22}"
         f"{'difference':<22}{'average precision':<22}{'cosine':<8}{'nDCG':<22}{'cosine':<6}",
     ]
     places = {kind: np.array([p.kind == kind for p in prompts]) for kind in KINDS} | {
         "all": np.ones(len(prompts), bool)
     }
     is_read_P = np.array([is_read(prompt) for prompt in prompts])
-    attainable_P = attainable_precisions(cohort, prompts)
+    promised_P = promised_precisions(cohort, prompts)
     for kind, of_kind_P in places.items():
         rows = np.flatnonzero(of_kind_P & possible_P)
         counts = f"{of_kind_P.sum():>8}{(of_kind_P & ~possible_P).sum():>9}{is_read_P[of_kind_P].sum():>6}"
-        counts += f"{np.nanmean(attainable_P[of_kind_P]):>11.2f}"
+        counts += f"{np.nanmean(promised_P[of_kind_P]):>11.2f}"
         lines.append(f"{kind:<20}{counts}  " + (quality_row(compared, rows) if len(rows) else ""))
     matches_P = match_PN.sum(axis=1)
     for words, chosen_P in ((f"all, matches < {TOP}", matches_P < TOP), (f"all, matches >= {TOP}", matches_P >= TOP)):
         rows = np.flatnonzero(chosen_P & possible_P)
         lines.append(
-            f"{words:<20}{len(rows):>8}{'':>15}{np.nanmean(attainable_P[rows]):>11.2f}  "
+            f"{words:<20}{len(rows):>8}{'':>15}{np.nanmean(promised_P[rows]):>11.2f}  "
             + (quality_row(compared, rows) if len(rows) else "")
         )
     lines += aim_lines(compared, {kind: np.flatnonzero(rows & possible_P) for kind, rows in places.items()})

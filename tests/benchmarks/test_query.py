@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import query, told_worth
 from benchmarks.drawn_prompts import KINDS, draw_prompts
-from benchmarks.query_quality import attainable_precisions, is_read, matches_of, of_studies, ranked_by_cosine
+from benchmarks.query_quality import is_read, matches_of, of_studies, promised_precisions, ranked_by_cosine
 from benchmarks.random_index import random_segment
 from benchmarks.ranking_quality import compare, measures
 from benchmarks.told_worth import Told
@@ -86,12 +86,12 @@ def test_matches_are_those_of_the_meaning() -> None:
         assert match_N.tolist() == [holds(prompt.meaning, of_study) for of_study in grades]
 
 
-def test_what_is_attainable_with_sure_and_with_unsure_probabilities() -> None:
+def test_what_is_promised_by_sure_and_with_unsure_probabilities() -> None:
     prompts = draw_prompts(5, 26)
     segment = random_segment("some", 60, seed=1, dimensions=2)
     sure = replace(segment, graded_SX3=np.eye(3, dtype=np.float32)[segment.graded_SX3.argmax(axis=2)])
     unsure = replace(segment, graded_SX3=np.full_like(segment.graded_SX3, 1 / 3))
-    of_sure, of_unsure = attainable_precisions(sure, prompts), attainable_precisions(unsure, prompts)
+    of_sure, of_unsure = promised_precisions(sure, prompts), promised_precisions(unsure, prompts)
     assert np.nanmin(of_sure) == 1.0 and np.nanmean(of_unsure) < 0.6
 
 
