@@ -88,10 +88,7 @@ def main() -> None:
     prompts = draw_prompts(settings.seed, settings.prompts, conditions)
 
     lines = [*([settings.data] if settings.data else []), *machine_lines("numpy")]
-    lines += [
-        f"{len(cohort)} unseen studies of {settings.split!r}, {len(prompts)} prompts, the first {TOP} answers",
-        "",
-    ]
+    lines += [f"{len(cohort)} unseen studies of {settings.split!r}, {len(prompts)} prompts, the first {TOP} answers"]
     lines += ["", *ranking_lines(queries, cohort, prompts)]
     lines += ["", *told_lines(told_of_all(queries, cohort, prompts, settings), list(KINDS))]
     lines += ["", *likeness_lines(queries, settings.split)]
