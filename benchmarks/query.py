@@ -296,19 +296,21 @@ def measure_vectors(size: Size, segment: Segment, folder: Path) -> None:
 
 
 def in_turn(calls: Mapping[str, Callable[[], object]], turns: int) -> dict[str, float]:
-    """Return the median CPU time of each call in ms, measured in turn after one turn that is not measured.
+    """Return the median CPU time of each call in ms, measured in turn.
 
-    Each call finds the processor's cache without the vectors: two programs that share them would help each other.
+    Before it is timed, each call is made once, and then the processor's cache is emptied. So none pays for memory that
+    was not used for a while, as after another program's long call, and none finds the vectors in the cache.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     other = np.ones(_CACHE_BYTES, dtype=np.uint8)
-    for _ in range(turns + 1):
+    for _ in range(turns):
         for name, call in calls.items():
+            call()
             other += 1
             begun = time.process_time()
             call()
             times[name].append(1000 * (time.process_time() - begun))
-    return {name: float(np.median(of_call[1:])) for name, of_call in times.items()}
+    return {name: float(np.median(of_call)) for name, of_call in times.items()}
 
 
 def print_vectors(size: Size, quantity: str, times: Mapping[str, float], is_all: bool) -> None:
