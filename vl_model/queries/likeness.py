@@ -40,7 +40,11 @@ def neutral_texts() -> tuple[str, ...]:
 
 
 def best_sites(
-    segments: Sequence[Segment], text_D: NDArray[np.float32], sites: Iterable[Site] | None, top: int
+    segments: Sequence[Segment],
+    text_D: NDArray[np.float32],
+    sites: Iterable[Site] | None,
+    top: int,
+    seen: bool = True,
 ) -> list[Similar]:
     """Return the `top` studies with the site that is most like a text, each once, best first.
 
@@ -49,13 +53,14 @@ def best_sites(
         text_D: the text's L2-normalised embedding.
         sites: the sites that may be answers; None for all.
         top: at least 1.
+        seen: whether studies that the model was trained on may be answers.
 
     Raises:
         ValueError: the embedding has another length than the segments'.
         IndexRefused: a vector of a segment is damaged.
     """
     indices = range(len(SITES)) if sites is None else [SITE_INDEX[site] for site in sites]
-    return nearest_sites(segments, indices, text_D, top)
+    return nearest_sites(segments, indices, text_D, top, seen=seen)
 
 
 def highest_cosines(segments: Sequence[Segment], text_ND: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -40,6 +40,7 @@ def nearest_sites(
     vector_D: NDArray[np.float32],
     top: int,
     left_out: tuple[str, int] | None = None,
+    seen: bool = True,
 ) -> list[Similar]:
     """Return the `top` studies with the highest cosine, each with its best site, best first.
 
@@ -51,6 +52,7 @@ def nearest_sites(
         vector_D: L2-normalised.
         top: at least 1.
         left_out: the segment's name and the id of a study that is no answer.
+        seen: whether studies that the model was trained on may be answers.
 
     Raises:
         ValueError: the vector has another length than the segments'.
@@ -59,7 +61,7 @@ def nearest_sites(
     found = [
         (-cosine, study_id, site, place)
         for place, segment in enumerate(segments)
-        for study_id, site, cosine in _of_segment(segment, sorted(set(sites)), vector_D, top, left_out)
+        for study_id, site, cosine in _of_segment(segment, sorted(set(sites)), vector_D, top, left_out, seen)
     ]
     answers: dict[tuple[int, int], Similar] = {}
     for negative, study_id, site, place in sorted(found):
@@ -89,6 +91,7 @@ def _of_segment(
     vector_D: NDArray[np.float32],
     top: int,
     left_out: tuple[str, int] | None,
+    seen: bool,
 ) -> list[tuple[int, int, float]]:
     """Return (study id, site, cosine) of the best sites of the `top` best studies, and of what is as near."""
     check_dimensions(segment, len(vector_D))
@@ -103,6 +106,8 @@ def _of_segment(
         cosine_MS[:, own] = -np.inf
     best_S = cosine_MS.max(axis=0)
     check_cosines(segment, best_S.max())
+    if not seen:
+        best_S[segment.seen_S] = -np.inf
     least = np.partition(best_S, -top)[-top] if top < len(best_S) else -np.inf
     row_C = np.flatnonzero((best_S >= least - ROUNDING) & (best_S > -np.inf))
     site_K, column_K = np.nonzero(cosine_MS[:, row_C] >= best_S[row_C] - ROUNDING)

@@ -20,6 +20,7 @@ from vl_model.queries.likeness import (
     needed_cosine,
     null_of,
 )
+from vl_model.queries.nearest import Similar
 from vl_model.queries.reply import Likeness, Reply
 from vl_model.queries.run_index import available_segments, check_evaluated, open_segment, processed_of, segment_files
 from vl_model.queries.search import Answer, Bounds, Found, answer_of, search
@@ -95,19 +96,11 @@ class RunQueries:
         Raises ValueError as `ask` does, and if no image shows the site.
         """
         segments = self.segments(asked.split or BOTH)
-        everything = sum(len(segment) for segment in segments)
-        similar = similar_sites(segments, study_id, site, everything, any_level)
+        top, seen = asked.top or DEFAULT_TOP, bool(asked.seen)
+        similar = similar_sites(segments, study_id, site, top, any_level, seen)
         levels = ", at any level" if any_level else ""
         query = Query(f"like study {study_id}, {site.words}{levels}", None)
-        by_name = {segment.name: segment for segment in segments}
-        answers: list[Answer] = []
-        for one in similar:
-            segment = by_name[one.segment]
-            row = segment.row_of(one.study_id)
-            assert row is not None
-            if len(answers) < (asked.top or DEFAULT_TOP) and (asked.seen or not segment.seen_S[row]):
-                answers.append(answer_of(segment, row, [one.site], len(answers) + 1, likeness=one.cosine))
-        return self._reply(query, segments, None, tuple(answers), None)
+        return self._reply(query, segments, None, _by_likeness(segments, similar), None)
 
     def segments(self, split: str) -> list[Segment]:
         """Return the segments of a split, of a kept set, or of `BOTH` splits. Raises ValueError if there is none."""
@@ -162,15 +155,7 @@ class RunQueries:
     def _by_words(self, words: str, segments: Sequence[Segment], bounds: Bounds) -> tuple[Answer, ...]:
         """Return the studies with the sites that are most like the words."""
         [text_D] = self.embed([words])
-        by_name = {segment.name: segment for segment in segments}
-        answers: list[Answer] = []
-        for one in best_sites(segments, text_D, None, sum(len(segment) for segment in segments)):
-            segment = by_name[one.segment]
-            row = segment.row_of(one.study_id)
-            assert row is not None
-            if len(answers) < bounds.top and (bounds.seen or not segment.seen_S[row]):
-                answers.append(answer_of(segment, row, [one.site], len(answers) + 1, likeness=one.cosine))
-        return tuple(answers)
+        return _by_likeness(segments, best_sites(segments, text_D, None, bounds.top, bounds.seen))
 
     def _likeness_of_studies(self, words: str, tree: Tree, segments: Sequence[Segment]) -> NDArray[np.float64]:
         """Return the cosine of each study's best site, among those of the tree, with the words; -1 if it has none."""
@@ -182,6 +167,18 @@ class RunQueries:
                 cosine_S[segment.row_of(one.study_id)] = one.cosine
             of_segments.append(cosine_S)
         return np.concatenate(of_segments)
+
+
+def _by_likeness(segments: Sequence[Segment], similar: Sequence[Similar]) -> tuple[Answer, ...]:
+    """Return studies with the site that is most like something, in their order, as answers."""
+    by_name = {segment.name: segment for segment in segments}
+    answers = []
+    for rank, one in enumerate(similar, start=1):
+        segment = by_name[one.segment]
+        row = segment.row_of(one.study_id)
+        assert row is not None
+        answers.append(answer_of(segment, row, [one.site], rank, likeness=one.cosine))
+    return tuple(answers)
 
 
 def parse_site(text: str) -> tuple[int, Site]:

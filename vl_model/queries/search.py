@@ -13,6 +13,7 @@ from data_prep.sites import SITES, Severity, Site
 from prompts.canonical import canonical_line
 from prompts.formula import formula_of, support
 from prompts.tree import Tree, tree_sites, within
+from vl_model.data.site_table import SITE_INDEX
 from vl_model.queries.recalibration import fit_recalibration
 from vl_model.queries.segment import Evidence, Segment
 from vl_model.queries.speaking_sites import speaking_sites
@@ -23,6 +24,8 @@ from vl_model.queries.worth import UNKNOWN, Worth, worth_of
 LEAST_SHOWN = 0.05
 #: Among studies whose scores lie in one band of this width, the words that were not graded decide.
 BAND = 0.05
+#: Studies that are looked at together for one with an image of a site.
+_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -128,12 +131,14 @@ def search(
         notes.append("too few studies with known grades match or do not: P cannot be told, so its limit was ignored")
     shown_K = (np.cumsum(allowed_N) - 1)[best]
     worth = worth_of(score_N[allowed_N], truth.score_M, truth.match_M, is_known_N[allowed_N], shown_K)
+    places = [studies.place(row) for row in best]
+    graded_KX3 = np.array([segment.graded_SX3[at] for segment, at in places]).reshape(-1, len(SITES), len(Severity))
+    sites_K = speaking_sites(tree, graded_KX3)
     answers = []
-    for rank, row in enumerate(best, start=1):
+    for rank, (row, (segment, at), sites) in enumerate(zip(best, places, sites_K, strict=True), start=1):
         probability = None if probability_K is None else float(probability_K[rank - 1])
         likeness = None if likeness_N is None else float(likeness_N[row])
-        segment, at = studies.place(row)
-        sites, match = speaking_sites(tree, segment.graded_SX3[at]), _match(tree, segment, at)
+        match = _match(tree, segment, at)
         answers.append(
             answer_of(segment, at, sites, rank, float(score_N[row]), probability, likeness=likeness, matches=match)
         )
@@ -168,7 +173,8 @@ def _match(tree: Tree, segment: Segment, row: int) -> bool | None:
 
 def speaking(tree: Tree, segment: Segment, row: int) -> tuple[SpeakingSite, ...]:
     """Return the sites of a study that speak for it, with what shows them."""
-    return tuple(_speaking_site(segment, row, site) for site in speaking_sites(tree, segment.graded_SX3[row]))
+    [sites] = speaking_sites(tree, segment.graded_SX3[row : row + 1])
+    return tuple(_speaking_site(segment, row, site) for site in sites)
 
 
 def answer_of(
@@ -196,7 +202,7 @@ def answer_of(
 
 
 def _speaking_site(segment: Segment, row: int, site: Site) -> SpeakingSite:
-    index = SITES.index(site)
+    index = SITE_INDEX[site]
     normal_mild, moderate, severe = (float(p) for p in segment.graded_SX3[row, index])
     label = int(segment.label_SX[row, index])
     severity = None if label < 0 else Severity(label)
@@ -228,7 +234,10 @@ class _Studies:
 
     def lacking(self, tree: Tree, rows: NDArray[np.int64]) -> list[NotAssessable]:
         """Return which of the tree's sites no image shows, for these studies."""
-        needed = [index for index, site in enumerate(SITES) if site in tree_sites(tree)]
+        if not len(rows):
+            return []
+        named = tree_sites(tree)
+        needed = [index for index, site in enumerate(SITES) if site in named]
         found = []
         for row in rows.tolist():
             segment, at = self.place(row)
@@ -285,7 +294,8 @@ def _of_imaged_sites(tree: Tree, segments: Sequence[Segment]) -> tuple[Tree, lis
 
 
 def _has_image(segment: Segment, index: int) -> bool:
-    return bool((~np.isnan(segment.graded_SX3[:, index, 0])).any())
+    starts = range(0, len(segment), _BLOCK)  # most often, the first block tells
+    return any(not np.isnan(segment.graded_SX3[start : start + _BLOCK, index, 0]).all() for start in starts)
 
 
 def _best(

@@ -15,7 +15,12 @@ from vl_model.queries.segment import Segment
 
 
 def similar_sites(
-    segments: Sequence[Segment], study_id: int, site: Site, top: int, any_level: bool = False
+    segments: Sequence[Segment],
+    study_id: int,
+    site: Site,
+    top: int,
+    any_level: bool = False,
+    seen: bool = True,
 ) -> list[Similar]:
     """Return the `top` studies with the most similar site of the same condition, left or right, best first.
 
@@ -27,6 +32,7 @@ def similar_sites(
         study_id, site: the site that others are compared with.
         top: at least 1.
         any_level: whether sites of other levels are answers too.
+        seen: whether studies that the model was trained on may be answers.
 
     Raises:
         ValueError: no segment contains the study, or no image of it shows the site.
@@ -39,7 +45,7 @@ def similar_sites(
         for index, other in enumerate(SITES)
         if other.condition is site.condition and (any_level or other.level is site.level)
     ]
-    return nearest_sites(segments, sites, vector_D, top, left_out=(segment.name, study_id))
+    return nearest_sites(segments, sites, vector_D, top, left_out=(segment.name, study_id), seen=seen)
 
 
 def _find(segments: Sequence[Segment], study_id: int, site: Site) -> tuple[Segment, int]:

@@ -3,6 +3,7 @@
 Of a denial they are the ones that contradict it most, because a reader looks there first.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -14,51 +15,77 @@ from prompts.formula import level_by_level
 from prompts.tree import And, Finding, Not, Or, Over, SameLevel, SideAgainstSide, Tree
 from vl_model.queries.tree_probability import tree_probability
 
+#: The probabilities of one study's 25 sites, three each: Python's numbers are faster here than numpy's.
+Graded = list[list[float]]
+
 _INDEX = {site: index for index, site in enumerate(SITES)}
 
 
-def speaking_sites(tree: Tree, graded_X3: NDArray[np.floating]) -> tuple[Site, ...]:
-    """Return the sites of one study that speak for it, each once, the most important first.
+def speaking_sites(tree: Tree, graded_KX3: NDArray[np.floating]) -> list[tuple[Site, ...]]:
+    """Return, for each of some studies, the sites that speak for it, each once, the most important first.
 
     Args:
         tree: what was asked.
-        graded_X3: the study's probabilities (25, 3); none of the sites that the tree turns on is NaN.
+        graded_KX3: the probabilities (K, 25, 3) of K studies; none of the sites that the tree turns on is NaN.
     """
-    return tuple(dict.fromkeys(_speaking(tree, graded_X3)))
+    return [tuple(dict.fromkeys(sites)) for sites in _speaking(tree, np.asarray(graded_KX3, dtype=np.float64))]
 
 
-def _speaking(tree: Tree, graded_X3: NDArray[np.floating]) -> list[Site]:
+def _speaking(tree: Tree, graded_KX3: NDArray[np.float64]) -> list[list[Site]]:
     match tree:
         case Finding():
-            return _of_finding(tree, graded_X3)
-        case SideAgainstSide(condition, levels, worse):
-            sites = [Site(condition, worse, level) for level in Level if level in levels]
-            best = max(sites, key=lambda site: _is_worse(site, site.mirrored, graded_X3))
-            return [best, best.mirrored]
+            return _of_finding(tree, graded_KX3)
+        case SideAgainstSide():
+            return [_of_comparison(tree, graded_X3) for graded_X3 in graded_KX3.tolist()]
         case And(parts):
-            return [site for part in parts for site in _speaking(part, graded_X3)]
+            of_parts = [_speaking(part, graded_KX3) for part in parts]
+            return [[site for sites in of_study for site in sites] for of_study in zip(*of_parts, strict=True)]
         case Or(parts):
-            return _speaking(max(parts, key=lambda part: _probability(part, graded_X3)), graded_X3)
+            return _of_most_probable(parts, graded_KX3)
         case Not(part):
-            return _speaking(part, graded_X3)
+            return _speaking(part, graded_KX3)
         case SameLevel(part):
-            of_levels = list(level_by_level(part).values()) or [part]
-            return _speaking(max(of_levels, key=lambda one: _probability(one, graded_X3)), graded_X3)
+            return _of_most_probable(list(level_by_level(part).values()) or [part], graded_KX3)
 
 
-def _probability(tree: Tree, graded_X3: NDArray[np.floating]) -> float:
-    return float(tree_probability(tree, graded_X3[None])[0])
+def _of_most_probable(parts: Sequence[Tree], graded_KX3: NDArray[np.float64]) -> list[list[Site]]:
+    """Return what speaks for the part that is most probable in each study; of equal ones, for the first."""
+    probability_PK = np.stack([tree_probability(part, graded_KX3) for part in parts])
+    best_K = np.where(np.isnan(probability_PK), -1.0, probability_PK).argmax(axis=0)
+    sites_K: list[list[Site]] = [[] for _ in best_K]
+    for number in np.unique(best_K).tolist():
+        rows = np.flatnonzero(best_K == number)
+        for row, sites in zip(rows.tolist(), _speaking(parts[number], graded_KX3[rows]), strict=True):
+            sites_K[row] = sites
+    return sites_K
 
 
-def _is_worse(one: Site, other: Site, graded_X3: NDArray[np.floating]) -> float:
+def _of_comparison(tree: SideAgainstSide, graded_X3: Graded) -> list[Site]:
+    sites = [Site(tree.condition, tree.worse, level) for level in Level if level in tree.levels]
+    best = max(sites, key=lambda site: _is_worse(site, site.mirrored, graded_X3))
+    return [best, best.mirrored]
+
+
+def _is_worse(one: Site, other: Site, graded_X3: Graded) -> float:
     first, second = graded_X3[_INDEX[one]], graded_X3[_INDEX[other]]
-    return float(sum(first[high:].sum() * second[low] for low, high in pairwise(range(len(Severity)))))
+    return sum(sum(first[high:]) * second[low] for low, high in pairwise(range(len(Severity))))
 
 
-def _of_finding(finding: Finding, graded_X3: NDArray[np.floating]) -> list[Site]:
-    severities = sorted(int(severity) for severity in finding.severities)
-    chance = {site: float(graded_X3[_INDEX[site], severities].sum()) for site in SITES if site in finding.sites}
-    by_chance = sorted(chance, key=lambda site: (-chance[site], _INDEX[site]))
+def _of_finding(finding: Finding, graded_KX3: NDArray[np.float64]) -> list[list[Site]]:
+    sites = sorted(finding.sites, key=_INDEX.__getitem__)
+    severities = sorted(finding.severities)
+    chance_KM = graded_KX3[:, [_INDEX[site] for site in sites]][:, :, severities].sum(axis=2)
+    order_KM = np.argsort(-chance_KM, axis=1, kind="stable")  # sites of equal chance stay in their order
+    found = []
+    for chance_M, order_M in zip(chance_KM.tolist(), order_KM.tolist(), strict=True):
+        by_chance = {sites[place]: chance_M[place] for place in order_M}
+        found.append(_of_chances(finding, by_chance))
+    return found
+
+
+def _of_chances(finding: Finding, chance: dict[Site, float]) -> list[Site]:
+    """Return the sites that speak for a finding; `chance` has all its sites, the most probable first."""
+    by_chance = list(chance)
     match finding.over:
         case Over.ALL:
             return by_chance[-1:]
@@ -90,5 +117,5 @@ def _best_row(by_chance: Sequence[Site], chance: dict[Site, float], count: int) 
     whole = [row for row in rows if all(level in best for level in row)]
     if not whole:
         return list(by_chance[:1])
-    chosen = max(whole, key=lambda row: float(np.prod([chance[best[level]] for level in row])))
+    chosen = max(whole, key=lambda row: math.prod(chance[best[level]] for level in row))
     return [best[level] for level in chosen]

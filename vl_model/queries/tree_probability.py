@@ -7,7 +7,8 @@ Legend: S studies, X 25 sites in the order of `SITES`, 3 severities, B studies o
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -34,8 +35,8 @@ def tree_probability(tree: Tree, graded_SX3: NDArray[np.floating]) -> Floats:
     for start in range(0, len(graded_SX3), _BLOCK):
         block = slice(start, start + _BLOCK)
         probability_S[block] = plan.run(graded_SX3[block])
-    # Probabilities of float32 sum to 1 within rounding only.
-    return np.clip(probability_S, 0.0, 1.0)
+    # Probabilities of float32 have a sum of one as far as they are rounded, and so have products of these sums.
+    return np.clip(probability_S, 0.0, 1.0, out=probability_S)
 
 
 def tree_truth(tree: Tree, possible_SX: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -73,10 +74,23 @@ class _AtLeast(NamedTuple):
     of: tuple[int, ...]
 
 
+class _Exactly(NamedTuple):
+    """A step: exactly `number` of the independent results of the steps `of` hold."""
+
+    number: int
+    of: tuple[int, ...]
+
+
 class _ByGrade(NamedTuple):
     """A step: a sum over grades of one site; for each group of them, the step that the rest of the formula is."""
 
     groups: tuple[tuple[_Grades, int], ...]
+
+
+class _Signed(NamedTuple):
+    """A step: a sum and difference of the results of other steps, which is a probability."""
+
+    terms: tuple[tuple[int, int], ...]
 
 
 class _Constant(NamedTuple):
@@ -85,11 +99,14 @@ class _Constant(NamedTuple):
     value: float
 
 
+_Step = _Grades | _Complement | _AtLeast | _Exactly | _ByGrade | _Signed | _Constant
+
+
 class _Plan:
     """The steps that compute a formula: each is computed once per block, from the results of earlier ones."""
 
     def __init__(self, formula: Formula) -> None:
-        self._steps: list[_Grades | _Complement | _AtLeast | _ByGrade | _Constant] = []
+        self._steps: list[_Step] = []
         self._step_of: dict[Formula, int] = {}
         self._sites = sorted(support(formula))
         self._last = self._plan(formula)
@@ -106,8 +123,12 @@ class _Plan:
                     results.append(1.0 - results[of])
                 case _AtLeast(needed, of):
                     results.append(_at_least(needed, [results[number] for number in of]))
+                case _Exactly(number, of):
+                    results.append(_counts(number + 1, [results[step] for step in of])[number])
                 case _ByGrade(groups):
                     results.append(_sum([_of_grades(p_3B_of, grades) * results[rest] for grades, rest in groups]))
+                case _Signed(terms):
+                    results.append(np.clip(_sum([sign * results[step] for sign, step in terms]), 0.0, 1.0))
                 case _Constant(value):
                     results.append(np.full(len(graded_BX3), value))
         return results[self._last]
@@ -122,7 +143,7 @@ class _Plan:
             self._step_of[formula] = len(self._steps) - 1
         return self._step_of[formula]
 
-    def _step(self, formula: Formula) -> _Grades | _Complement | _AtLeast | _ByGrade | _Constant | int:
+    def _step(self, formula: Formula) -> _Step | int:
         match formula:
             case Literal(site, mask):
                 return _Grades(site, tuple(s for s in _SEVERITIES if mask >> s & 1))
@@ -133,22 +154,30 @@ class _Plan:
             case _:
                 return _Constant(float(formula))
 
-    def _threshold(self, needed: int, parts: tuple[Formula, ...]) -> _AtLeast | _ByGrade | int:
-        named = Counter(site for part in parts for site in support(part))
-        if max(named.values()) == 1:
-            return _AtLeast(needed, tuple(self._plan(part) for part in parts))
-        apart = [part for part in parts if all(named[s] == 1 for s in support(part))]
-        if not apart or needed not in (1, len(parts)):
-            return self._by_grade(Threshold(needed, parts), [site for site in named if named[site] > 1])
-        # "or" and "and" may be taken in groups: those that share sites, and each of the others.
-        shared = tuple(part for part in parts if part not in apart)
-        together = Threshold(1 if needed == 1 else len(shared), shared)
-        groups = (self._plan(together), *(self._plan(part) for part in apart))
-        return _AtLeast(1 if needed == 1 else len(groups), groups)
+    def _threshold(self, needed: int, parts: tuple[Formula, ...]) -> _Step | int:
+        counted = _exactly_counted(needed, parts)
+        if counted is not None:
+            return _Exactly(counted.needed, tuple(map(self._plan, counted.parts)))
+        if needed in (1, len(parts)):
+            return self._joint(needed == 1, _flat(needed == 1, parts))
+        if len(_groups(parts)) == len(parts):
+            return _AtLeast(needed, tuple(map(self._plan, parts)))
+        return self._by_grade(Threshold(needed, parts))
 
-    def _by_grade(self, formula: Formula, shared: Sequence[int]) -> _ByGrade | int:
+    def _joint(self, is_or: bool, parts: tuple[Formula, ...]) -> _Step | int:
+        """Plan "or" or "and" of parts by the groups of them that share no site, which are independent."""
+        groups = [_joined(is_or, group) for group in _groups(parts)]
+        if len(groups) > 1:
+            return _AtLeast(1 if is_or else len(groups), tuple(map(self._plan, groups)))
+        if terms := _signed_terms(is_or, parts):
+            return _Signed(tuple((sign, self._plan(term)) for sign, term in terms))
+        [whole] = groups
+        return self._by_grade(whole) if len(parts) > 1 and isinstance(whole, Threshold) else self._plan(whole)
+
+    def _by_grade(self, formula: Threshold) -> _ByGrade | int:
         """Split by the grades of the first shared site; grades that leave the same formula are taken together."""
-        site = first_to_fix(shared)
+        named = Counter(site for part in formula.parts for site in support(part))
+        site = first_to_fix([site for site in named if named[site] > 1])
         severities_of: dict[Formula, list[int]] = {}
         for severity in _SEVERITIES:
             severities_of.setdefault(fixed(formula, site, severity), []).append(severity)
@@ -156,6 +185,59 @@ class _Plan:
             return self._plan(next(iter(severities_of)))
         groups = ((_Grades(site, tuple(s)), self._plan(rest)) for rest, s in severities_of.items())
         return _ByGrade(tuple(groups))
+
+
+def _exactly_counted(needed: int, parts: tuple[Formula, ...]) -> Threshold | None:
+    """Return "at least k of some independent parts" if the formula is this, and not "at least k + 1 of them"."""
+    match parts:
+        case (Threshold(least, counted), Negation(Threshold(more, others))):
+            is_count = needed == len(parts) and more == least + 1 and others == counted
+            return Threshold(least, counted) if is_count and len(_groups(counted)) == len(counted) else None
+    return None
+
+
+def _signed_terms(is_or: bool, parts: tuple[Formula, ...]) -> list[tuple[int, Formula]]:
+    """Return the terms of an "and" of "or"s, or an "or" of "and"s, by inclusion and exclusion.
+
+    P(A and B) = P(A) + P(B) - P(A or B): if A and B are "or"s over the same levels, "A or B" falls into as many groups
+    that share no site, while "A and B" does not. Empty if this does not hold, or if there are many terms.
+    """
+    are_dual = all(isinstance(part, Threshold) and part.needed == (len(part.parts) if is_or else 1) for part in parts)
+    if not are_dual or not 2 <= len(parts) <= 3 or len(_groups(_flat(not is_or, parts))) <= 2:
+        return []
+    chosen = [some for size in range(1, len(parts) + 1) for some in combinations(parts, size)]
+    return [((-1) ** (len(some) + 1), _joined(not is_or, some)) for some in chosen]
+
+
+def _flat(is_or: bool, parts: Iterable[Formula]) -> tuple[Formula, ...]:
+    """Return the distinct parts of "or" or "and", with those of an "or" in an "or", or an "and" in an "and"."""
+    flat: list[Formula] = []
+    for part in parts:
+        if isinstance(part, Threshold) and part.needed == (1 if is_or else len(part.parts)):
+            flat += _flat(is_or, part.parts)
+        else:
+            flat.append(part)
+    return tuple(dict.fromkeys(flat))
+
+
+def _joined(is_or: bool, parts: tuple[Formula, ...]) -> Formula:
+    return parts[0] if len(parts) == 1 else Threshold(1 if is_or else len(parts), parts)
+
+
+def _groups(parts: Iterable[Formula]) -> list[tuple[Formula, ...]]:
+    """Return the parts in groups: two groups have no site in common."""
+    groups: list[tuple[frozenset[int], tuple[Formula, ...]]] = []
+    for part in parts:
+        sites: frozenset[int] = support(part)
+        members: tuple[Formula, ...] = (part,)
+        apart = []
+        for other in groups:
+            if other[0] & sites:
+                sites, members = other[0] | sites, other[1] + members
+            else:
+                apart.append(other)
+        groups = [*apart, (sites, members)]
+    return [members for _, members in groups]
 
 
 def _of_grades(p_3B_of: Mapping[int, Floats], grades: _Grades) -> Floats:
@@ -174,14 +256,18 @@ def _at_least(count: int, parts: Sequence[Floats]) -> Floats:
         return _product(parts)
     if count == 1:
         return 1.0 - _product([1.0 - part for part in parts])
-    # exactly[j]: j of the parts so far hold; the last one: `count` or more.
-    exactly = [np.ones_like(parts[0]), *(np.zeros_like(parts[0]) for _ in range(count))]
+    return _counts(count, parts)[count]
+
+
+def _counts(most: int, parts: Sequence[Floats]) -> list[Floats]:
+    """Return the probabilities that 0, 1, ... `most` - 1 of independent parts hold, and that `most` or more do."""
+    counts = [np.ones_like(parts[0]), *(np.zeros_like(parts[0]) for _ in range(most))]
     for part in parts:
-        exactly[count] = exactly[count] + exactly[count - 1] * part
-        for j in range(count - 1, 0, -1):
-            exactly[j] = exactly[j] * (1.0 - part) + exactly[j - 1] * part
-        exactly[0] = exactly[0] * (1.0 - part)
-    return exactly[count]
+        counts[most] = counts[most] + counts[most - 1] * part
+        for j in range(most - 1, 0, -1):
+            counts[j] = counts[j] * (1.0 - part) + counts[j - 1] * part
+        counts[0] = counts[0] * (1.0 - part)
+    return counts
 
 
 def _product(parts: Sequence[Floats]) -> Floats:

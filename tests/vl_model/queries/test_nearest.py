@@ -74,6 +74,16 @@ def test_best_sites_against_the_slow_ranking(choice: str, seed: int) -> None:
             check(best_sites(segments, text_D, None if choice == "all" else sites, top), expected[:top])
 
 
+@pytest.mark.parametrize("top", [1, 3, 10, 999])
+def test_best_sites_of_unseen_studies(top: int) -> None:
+    named = [("train", with_twins(make_parts(1))), ("ward", make_parts(51, studies=5))]
+    segments = [parts.segment(name) for name, parts in named]
+    for text_D in (named[0][1].image_ND[0], -named[1][1].image_ND[1]):
+        seen = {(name, study) for name, parts in named for study in parts.seen}
+        ranking = [answer for answer in slow_ranking(named, SITES, text_D, None) if answer[:2] not in seen]
+        check(best_sites(segments, text_D, None, top, seen=False), ranking[:top])
+
+
 @pytest.mark.parametrize("any_level", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 def test_similar_sites_against_the_slow_ranking(any_level: bool, seed: int) -> None:

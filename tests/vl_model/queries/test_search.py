@@ -182,4 +182,5 @@ def test_the_sites_that_speak_for_a_study(line: str, expected: list[str]) -> Non
     }.items():
         severe[keyed[key]] = chance
     graded_X3 = np.array([[1 - severe[site], 0, severe[site]] for site in SITES])
-    assert [site.key for site in speaking_sites(tree_of(line), graded_X3)] == expected
+    [sites] = speaking_sites(tree_of(line), graded_X3[None])
+    assert [site.key for site in sites] == expected

@@ -92,6 +92,34 @@ def test_rows_in_any_order_have_the_same_probability(tree: Tree) -> None:
     assert (tree_probability(tree, graded_SX3)[order] == tree_probability(tree, graded_SX3[order])).all()
 
 
+@given(trees())
+@settings(max_examples=50, deadline=None)
+def test_probabilities_of_float32_do_not_exceed_one(tree: Tree) -> None:
+    graded_SX3 = np.random.default_rng(3).dirichlet([1, 1, 1e-3], size=(200, len(SITES))).astype(np.float32)
+    assert graded_SX3.sum(axis=2, dtype=np.float64).max() > 1 + 1e-9
+    probability_S = tree_probability(tree, graded_SX3)
+    assert probability_S.min() >= -1e-12 and probability_S.max() <= 1 + 1e-12
+
+
+def test_a_count_of_levels_and_sides_that_share_sites() -> None:
+    """Trees that share sites at every level, against draws of the grades."""
+    graded_X3 = graded(9, 1)[0]
+    random = np.random.default_rng(4)
+    grade_BX = (random.random((20_000, len(SITES), 1)) > graded_X3.cumsum(axis=1)[:, :2]).sum(axis=2)
+    for line in (
+        "both_sides(foramen) >= moderate and worse(right foramen)",
+        "worse(left recess) or worse(right recess)",
+        "exactly_2_levels(canal, foramen) = severe",
+        "exactly_3_levels(recess) >= moderate and any(left recess) = severe",
+        "at_least_2_levels(foramen) >= moderate and not any(foramen) = severe or adjacent_2_levels(canal) = severe",
+        "(any(canal) = severe or any(recess) = severe) and (any(canal) = moderate or any(foramen) = severe)",
+    ):
+        tree = parse_canonical(line).tree
+        assert tree is not None
+        certain_B, _ = tree_truth(tree, possible_severities(grade_BX))
+        assert tree_probability(tree, graded_X3[None])[0] == pytest.approx(certain_B.mean(), abs=0.015), line
+
+
 def test_blocks_of_studies_join_up() -> None:
     graded_SX3 = graded(2, studies=5000).astype(np.float32)
     tree = parse_canonical("at_least_2_levels(foramen) >= moderate and any(canal) = severe").tree
