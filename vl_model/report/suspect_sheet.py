@@ -26,7 +26,7 @@ _ANATOMY = {
     Condition.NEURAL_FORAMINAL_NARROWING: "foramen",
     Condition.SUBARTICULAR_STENOSIS: "lateral recess",
 }
-_TILE, _WORDS, _GAP, _ROW, _HEAD, _FOOT, _MARGIN = 1.9, 2.75, 0.1, 2.3, 0.95, 0.35, 0.25  # inches
+_TILE, _WORDS, _GAP, _ROW, _HEAD, _FOOT, _MARGIN = 1.9, 3.0, 0.1, 2.3, 0.95, 0.35, 0.25  # inches
 _CELL = 2 * (_TILE + _GAP) + _WORDS + 0.25
 _PIXELS_PER_INCH = 120
 
@@ -119,7 +119,7 @@ def _draw_words(axes: Axes, label: SuspectLabel) -> None:
     axes.set_ylim(_TILE, 0)
     axes.text(0, 0.12, f"{label.rank}", fontsize=13, color=_MUTED, weight="bold", va="center")
     title = label.site.words
-    axes.text(0.38, 0.12, title[:1].upper() + title[1:], fontsize=8.5, color=_INK, weight="bold", va="center")
+    axes.text(0.38, 0.12, title[:1].upper() + title[1:], fontsize=8, color=_INK, weight="bold", va="center")
     axes.text(0.38, 0.34, f"study {label.study_id}", fontsize=7.5, color=_MUTED, va="center")
     _draw_known_grade(axes, 0.38, 0.62, label.severity)
     for row, severity in enumerate(sorted(Severity, reverse=True)):
