@@ -7,7 +7,7 @@
     python train_vl.py --root DATA --run first --config recipes/vit-b-16-openai.yaml --resume_from_checkpoint latest
     python train_vl.py --root DATA --run first --config recipes/vit-b-16-openai.yaml --doctor
     python train_vl.py --root DATA --run first --config recipes/vit-b-16-openai.yaml --fold 3
-    python train_vl.py --root DATA --run clean --drop_suspects DATA/train/logs/first/suspect_labels.csv
+    python train_vl.py --root DATA --run clean --drop_suspects DATA/train/logs/lora/suspect_labels.csv
     python train_vl.py --root DATA --run first --export FOLDER
 
 `python train_vl.py` is one process of what `accelerate launch train_vl.py` starts. Checkpoints are written to
