@@ -109,7 +109,8 @@ def _draw_view(axes: Axes, view: ShownView, tile_share: float) -> None:
     first = (size - inner) / 2 - 0.5
     axes.add_patch(Rectangle((first, first), inner, inner, fill=False, edgecolor=_BOX, linewidth=0.8))
     if view.is_axial:
-        axes.text(0.02, 0.5, "R", transform=axes.transAxes, fontsize=7, color=_BOX, va="center")
+        on_black = {"facecolor": "black", "edgecolor": "none", "alpha": 0.6, "pad": 1.0}
+        axes.text(0.02, 0.5, "R", transform=axes.transAxes, fontsize=7, color=_BOX, va="center", bbox=on_black)
     axes.text(0.0, -0.025, view.caption, transform=axes.transAxes, fontsize=6.5, color=_MUTED, va="top")
 
 
