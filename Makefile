@@ -33,7 +33,7 @@ lint: setup
 
 # The latest output of each benchmark is kept in docs/results. The ones in BY_HAND are not run here: they take longer than
 # all others together, or need a trained run or real data.
-BY_HAND := -e ablations -e located_grades -e resume -e real_foraminal -e locate_real
+BY_HAND := -e ablations -e located_grades -e resume -e real_foraminal -e locate_real -e suspect_
 bench: setup
 	@mkdir -p docs/results; for file in $$(grep -l 'python -m benchmarks' benchmarks/*.py | grep -v $(BY_HAND)); do \
 		name=$$(basename $$file .py); \

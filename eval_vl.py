@@ -9,8 +9,8 @@
 
 Embeds both splits once, fits both heads on the training studies and calibrators on the held-out ones (cross-fitted by
 study), and compares them with a plain baseline that uses no network. Writes ``report.html``, ``report.json``,
-``predictions.csv`` and, if there is a test split, ``submission.csv`` into ``<root>/train/logs/<run>/``; embeddings and
-heads go to ``<root>/train/checkpoints/<run>/``.
+``predictions.csv``, ``suspect_labels.csv`` and, if there is a test split, ``submission.csv`` into
+``<root>/train/logs/<run>/``; embeddings and heads go to ``<root>/train/checkpoints/<run>/``.
 With `--folds all` the runs lora-0, lora-1, ... of all folds are evaluated as one: every study is predicted by the model
 that held it out, and the test split by the mean of all models. A run that held nothing out has no figures of its own;
 with `--calibrators` it is graded by the calibrators of such joined runs.
@@ -148,6 +148,7 @@ def main() -> None:
     from vl_model.report.report import write_report
     from vl_model.report.report_content import baseline_block, compare_runs, held_out_metrics, places_block
     from vl_model.report.report_text import report_text
+    from vl_model.report.suspect_list import write_suspect_list
     from workspace.json_files import plain
 
     other = read_predictions(runs[0].comparable_predictions(settings.compare)) if settings.compare else None
@@ -193,6 +194,7 @@ def main() -> None:
     tile_share = runs[0].view_mm / runs[0].crops.field_mm
     write_report(logs, plain(report), examples, crops, tile_share)
     print(report_text(plain(report)))
+    print(write_suspect_list(logs, held_out, best, train, crops, tile_share))
     print(f"report      {logs / 'report.html'}")
     submit(root, settings.run, test, grader, [one.new for one in evaluated if one.new is not None])
 

@@ -7,6 +7,7 @@
     python train_vl.py --root DATA --run first --config recipes/vit-b-16-openai.yaml --resume_from_checkpoint latest
     python train_vl.py --root DATA --run first --config recipes/vit-b-16-openai.yaml --doctor
     python train_vl.py --root DATA --run first --config recipes/vit-b-16-openai.yaml --fold 3
+    python train_vl.py --root DATA --run clean --drop_suspects DATA/train/logs/lora/suspect_labels.csv
     python train_vl.py --root DATA --run first --export FOLDER
 
 `python train_vl.py` is one process of what `accelerate launch train_vl.py` starts. Checkpoints are written to
@@ -37,6 +38,7 @@ from vl_model.training.settings import (
     DurationSettings,
     HeldOutSettings,
     LossSettings,
+    SuspectLabelSettings,
     check_loss,
 )
 from workspace.cli import run_command
@@ -57,6 +59,7 @@ class Settings:
     model: ModelSettings
     duration: DurationSettings
     held_out: HeldOutSettings
+    suspect_labels: SuspectLabelSettings
     optimization: OptimizationSettings
     loss: LossSettings
     augmentation: Augmentation
@@ -118,6 +121,8 @@ def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
     training_set = training_set_of(settings, root)
     if training_set.shortage and own_rank() == 0:
         print(f"note: {training_set.shortage}", flush=True)
+    if training_set.dropped and own_rank() == 0:
+        print(f"note: {training_set.dropped.words}", flush=True)
     set_environment_of_torch()
 
     from runs.session import run_training
@@ -139,7 +144,11 @@ def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
 def training_set_of(settings: Settings, root: DataRoot) -> TrainingSet:
     held_out = settings.held_out
     training_set = read_training_set(
-        root.processed("train"), held_out.held_out_folds, held_out.held_out_sites, settings.session.seed
+        root.processed("train"),
+        held_out.held_out_folds,
+        held_out.held_out_sites,
+        settings.session.seed,
+        settings.suspect_labels.request(),
     )
     training_set.geometry.check_view(settings.model.view_mm)
     return training_set

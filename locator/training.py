@@ -57,6 +57,7 @@ class LocatorTraining:
         self.seed = seed
         self.settings = settings
         self.dataset_fingerprint = studies.fingerprint
+        self.facts: dict[str, Any] = {}
 
     def build_model(self) -> LocatorNetwork:
         """Return the untrained network."""

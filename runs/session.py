@@ -86,10 +86,12 @@ class Training(Protocol):
     """The parts of a training that differ between kinds of training.
 
     settings: the resolved settings, to be recorded. dataset_fingerprint: the fingerprint of the training data.
+    facts: what else ``run.json`` says of this training.
     """
 
     settings: dict[str, Any]
     dataset_fingerprint: str
+    facts: dict[str, Any]
 
     def build_model(self) -> nn.Module:
         """Return the model on the CPU, ready to train. The seed is set before."""
@@ -153,7 +155,7 @@ def run_training(
             launch,
             ignored | dict(clock.ignored),
         )
-        record |= {"processes_a_machine": hosts.count(hosts[0]), "short_starts": short_starts}
+        record |= {"processes_a_machine": hosts.count(hosts[0]), "short_starts": short_starts, **training.facts}
         write_record(run, record)
         print(f"{_processes_in_words(accelerator, record['sharded'])}\n{training.describe(trainer)}", flush=True)
     accelerator.wait_for_everyone()

@@ -53,6 +53,7 @@ def test_the_whole_evaluation(root: Path, evaluate: Evaluate, capsys: pytest.Cap
     assert evaluate("first", "--batch_size", "50") == 0
     logs, run = root / "train" / "logs" / "first", root / "train" / "checkpoints" / "first"
     written = {"report.html", "report.json", "predictions.csv", "predictions.json", "submission.csv"}
+    written |= {"suspect_labels.csv", "suspect_labels.png"}
     assert {path.name for path in logs.iterdir()} == written
     printed = capsys.readouterr().out
     assert "constant" in printed and str(logs / "submission.csv") in printed

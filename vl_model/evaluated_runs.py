@@ -6,7 +6,7 @@ calibrated, so that every study of the data set is predicted once, by a model th
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -84,7 +84,8 @@ def evaluate_run(
 ) -> EvaluatedRun:
     """Embed both splits, fit the heads on the training studies, and predict the held-out ones.
 
-    The model is released: those of all folds need not fit into memory together.
+    The model is released: those of all folds need not fit into memory together. The linear probe does not learn from
+    sites that the run left out of its training; constants, priors and the plain baseline are those of all labels.
 
     Args:
         run: the run.
@@ -100,8 +101,9 @@ def evaluate_run(
     if workers:
         found = embed_located(run, dataset, split.held_out.study_ids, embeddings, batch_size, workers)
     run.release()
-    heads = fit_heads(split.train, embeddings, prompts.text_SCD, prompts.logit_scale)
-    others = predict_others(split, embeddings, prompts)
+    learning = replace(split, train=split.train.without_grades(run.dropped_sites))
+    heads = fit_heads(learning.train, embeddings, prompts.text_SCD, prompts.logit_scale)
+    others = predict_others(learning, embeddings, prompts)
     others[PLAIN_BASELINE] = baseline_log_probabilities(
         run.folder / "heads", split, embeddings, crops, run.crops.pixel_mm
     )
@@ -147,7 +149,8 @@ def fit_on_all(
     theirs = siblings.grader()
     embeddings, prompts = run.embed("train", batch_size), run.embed_prompts()
     new = run.embed("test", batch_size) if has_test else None
-    heads = fit_heads(labels, embeddings, prompts.text_SCD, prompts.logit_scale)
+    learning = labels.without_grades(run.dropped_sites)
+    heads = fit_heads(learning, embeddings, prompts.text_SCD, prompts.logit_scale)
     fingerprint = run.fingerprint
     return Grader({run.name: heads}, theirs.calibrators, ColumnPrior().fit(labels), theirs.best, fingerprint), new
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.conversion.pairs import Dataset, read_dataset
 from runs.run_record import RUN_RECORD
+from vl_model.data.dropped_sites import DROPPED
 from vl_model.loaded_run import LoadedRun, is_joined, load_run, read_report
 from vl_model.model.model_card import CARD
 from workspace.json_files import read_object
@@ -35,6 +36,7 @@ FREE_SETTINGS = frozenset(
         *("resume_from_checkpoint", "checkpointing_steps", "checkpoints_total_limit", "stop_margin", "join_timeout"),
         *("report_to", "dataloader_num_workers", "gradient_checkpointing", "compile", "doctor", "export", "base"),
         "push_to_hub",
+        *("drop_suspects", "drop_share", "drop_first"),  # which are compared by the sites that they choose
     }
 )
 #: Settings that name the base, which is compared by its weights instead if their digest is recorded.
@@ -211,8 +213,9 @@ def _check_held_out(run: LoadedRun, fold: int) -> None:
 
 def _compared(run: LoadedRun) -> dict[str, Any]:
     """Return the settings that two runs of a join must share, with the digest of their base."""
-    digest = read_object(run.folder / "final" / CARD, "train_vl.py").get("base_sha256")
+    card = read_object(run.folder / "final" / CARD, "train_vl.py")
+    digest, dropped = card.get("base_sha256"), card.get(DROPPED) or {}
     settings = {name: value for name, value in run.record.settings.items() if name not in FREE_SETTINGS}
     if digest:
         settings = {name: value for name, value in settings.items() if name not in BASE_SETTINGS}
-    return settings | {"the base's sha256": digest}
+    return settings | {"the base's sha256": digest, "the suspect labels' sha256": dropped.get("sha256")}

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from data_prep.conversion.crop_geometry import CropGeometry
     from data_prep.conversion.pairs import Dataset
+    from data_prep.sites import Site
     from vl_model.evaluation.embeddings import Embeddings, TextEmbeddings
     from vl_model.evaluation.grader import Grader
     from vl_model.model.site_model import SiteModel
@@ -153,6 +154,21 @@ class LoadedRun:
 
         card = read_object(self.folder / "final" / CARD, "train_vl.py")
         return float(card["preprocessing"]["view_mm"])
+
+    @property
+    def dropped_sites(self) -> "frozenset[tuple[int, Site]]":
+        """The sites with suspect labels that the run left out of its training (``--drop_suspects``), by study id.
+
+        Raises ValueError if the record of them is damaged.
+        """
+        from vl_model.data.dropped_sites import recorded_sites
+        from vl_model.model.model_card import CARD
+
+        path = self.folder / "final" / CARD
+        try:
+            return recorded_sites(read_object(path, "train_vl.py"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: has no valid record of dropped sites ({error!r}); train the run again") from None
 
     def has_split(self, split: Split) -> bool:
         """Whether the split has been prepared."""

@@ -4,7 +4,7 @@ There are N rows, each of one site of one study. A site is given as its index in
 severity as 0, 1, 2 or, if there is none, `UNLABELLED`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,14 @@ class SiteTable:
     def take(self, rows: NDArray[Any]) -> "SiteTable":
         """Return the rows that a mask or a list of row numbers selects, in that order."""
         return SiteTable(self.study_N[rows], self.site_N[rows], self.severity_N[rows])
+
+    def without_grades(self, keys: Collection[tuple[int, Site]]) -> "SiteTable":
+        """Return the table with the sites `keys`, (study id, site), unlabelled."""
+        if not keys:
+            return self
+        indices = {(study_id, SITE_INDEX[site]) for study_id, site in keys}
+        hidden_N = np.array([key in indices for key in row_keys(self)], dtype=bool)
+        return SiteTable(self.study_N, self.site_N, np.where(hidden_N, UNLABELLED, self.severity_N))
 
     def of_studies(self, study_ids: Iterable[int]) -> Bools:
         """Return the mask of the rows that belong to these studies."""

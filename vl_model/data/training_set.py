@@ -10,6 +10,7 @@ from data_prep.conversion.crop_geometry import CropGeometry
 from data_prep.conversion.crops import open_crops, read_crop_geometry
 from data_prep.conversion.pairs import Dataset, read_dataset
 from runs.random_streams import Stream, random_stream
+from vl_model.data.dropped_sites import DroppedSites, DropRequest
 from vl_model.data.site_rows import SiteRow, group_sites
 from vl_model.data.twin_studies import check_twins
 from workspace.setting_error import SettingError
@@ -21,6 +22,7 @@ class TrainingSet:
 
     geometry: that of the crops.
     held_out_studies: the number of studies with a labelled held-out site; `held_out` may be a draw of these sites.
+    dropped: the suspect labels that `training` lacks; None if none were to be left out.
     """
 
     dataset: Dataset
@@ -29,6 +31,7 @@ class TrainingSet:
     training: tuple[SiteRow, ...]
     held_out: tuple[SiteRow, ...]
     held_out_studies: int
+    dropped: DroppedSites | None = None
 
     @property
     def shortage(self) -> str | None:
@@ -41,11 +44,18 @@ class TrainingSet:
         )
 
 
-def read_training_set(processed: Path, held_out_folds: Collection[int], held_out_sites: int, seed: int) -> TrainingSet:
+def read_training_set(
+    processed: Path,
+    held_out_folds: Collection[int],
+    held_out_sites: int,
+    seed: int,
+    drop: DropRequest | None = None,
+) -> TrainingSet:
     """Read the labelled sites of `processed_data`, divided by fold.
 
-    At most `held_out_sites` of the held-out sites are kept, drawn by `seed`. Raises ValueError for unknown folds, and
-    if no site to train on is left.
+    At most `held_out_sites` of the held-out sites are kept, drawn by `seed`. The sites of training studies that `drop`
+    names are left out. Raises ValueError for unknown folds, if no site to train on is left, and if the table of
+    suspect labels does not fit.
     """
     dataset = read_dataset(processed)
     crops_R3HW, geometry = open_crops(processed), read_crop_geometry(processed)
@@ -56,7 +66,9 @@ def read_training_set(processed: Path, held_out_folds: Collection[int], held_out
             "held_out_folds", f"{sorted(unknown)}: the data set has no such folds; it has {sorted(folds, key=str)}"
         )
     check_twins(dataset, held_out_folds, "held_out_folds", str(sorted(held_out_folds)))
+    dropped = None if drop is None else drop.choose(labelled, held_out_folds, dataset.fingerprint)
     training = [row for row in labelled if row.fold not in held_out_folds]
+    training = training if dropped is None else dropped.kept(training)
     held_out = [row for row in labelled if row.fold in held_out_folds]
     if not training:
         raise SettingError(
@@ -66,4 +78,4 @@ def read_training_set(processed: Path, held_out_folds: Collection[int], held_out
     if len(held_out) > held_out_sites:
         chosen = random_stream(seed, Stream.HELD_OUT).choice(len(held_out), held_out_sites, replace=False)
         held_out = [held_out[index] for index in sorted(chosen)]
-    return TrainingSet(dataset, crops_R3HW, geometry, tuple(training), tuple(held_out), studies)
+    return TrainingSet(dataset, crops_R3HW, geometry, tuple(training), tuple(held_out), studies, dropped)

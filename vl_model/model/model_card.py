@@ -79,6 +79,7 @@ def _facts(card: Mapping[str, Any]) -> list[str]:
         "fingerprint of the training data": card.get("dataset_fingerprint"),
         "held-out folds": ", ".join(map(str, card["held_out_folds"])) if card.get("held_out_folds") else None,
         "steps": card.get("steps"),
+        "sites with suspect labels, left out of training": card.get("dropped_sites", {}).get("count"),
     }
     return [f"- {name}: {value}" for name, value in facts.items() if value is not None]
 

@@ -14,6 +14,7 @@ from runs.session import Session
 from runs.settings import OptimizationSettings
 from vl_model.data.augmentation import Augmentation
 from vl_model.data.batches import TrainingBatches
+from vl_model.data.dropped_sites import DROPPED
 from vl_model.data.training_set import TrainingSet
 from vl_model.model.base_places import base_path, is_there, place_named
 from vl_model.model.lineage import (
@@ -135,6 +136,8 @@ class ContrastiveTraining:
         self.shards = shards
         self.settings = settings
         self.dataset_fingerprint = training_set.dataset.fingerprint
+        dropped = training_set.dropped
+        self.facts: dict[str, Any] = {} if dropped is None else {DROPPED: dropped.counts}
         self._trained_series: SeriesByStudy = {}
 
     def check_base(self, run: Path) -> None:
@@ -172,6 +175,7 @@ class ContrastiveTraining:
             "dataset_fingerprint": self.dataset_fingerprint,
             "captions_sha256": captions_sha256(),
             "base_sha256": self._base_sha256(model),
+            **({} if self.training_set.dropped is None else {DROPPED: self.training_set.dropped.sha256}),
         }
 
     def _base_sha256(self, model: SiteModel) -> str | None:
@@ -256,6 +260,8 @@ class ContrastiveTraining:
             return
         trained_on = {name: session.record[name] for name in ("dataset_fingerprint", "held_out_folds", "steps")}
         crops = crops_record(self.training_set.geometry, self.model.view_mm)
+        if self.training_set.dropped is not None:
+            trained_on[DROPPED] = self.training_set.dropped.record
         save_site_model(model, session.run / "final", trained_on | {SERIES: self._trained_series, CROPS: crops})
         self.carried.copy_to(session.run)
 

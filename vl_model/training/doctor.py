@@ -230,6 +230,7 @@ def check_data(training_set: TrainingSet) -> tuple[bool, str]:
         f"{len(held_out)} held out"
     )
     shortage = training_set.shortage if held_out else "no site can be evaluated; set --held_out_folds"
+    message += f"; {training_set.dropped.words}" if training_set.dropped else ""
     return bool(held_out), message + (f": {shortage}" if shortage else "")
 
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vl_model.data.augmentation import Augmentation
+from vl_model.data.dropped_sites import DEFAULT_SHARE, DropRequest
+from workspace.layout import home_expanded
 from workspace.setting_error import SettingError
 from workspace.setting_types import LoaderWorkers, NonNegativeInteger, NonNegativeNumber, PositiveInteger, Share
 
@@ -47,6 +49,31 @@ class HeldOutSettings:
             raise SettingError(
                 "fold", f"{self.fold}: holds out this fold alone, but held_out_folds is {list(self.held_out_folds)}"
             )
+
+
+@dataclass(frozen=True)
+class SuspectLabelSettings:
+    """Suspect labels."""
+
+    drop_suspects: str | None = None
+    """A table of suspect labels (suspect_labels.csv, which eval_vl.py writes). The sites at its head are left out of
+    training, and of nothing else."""
+    drop_share: Share | None = None
+    """The share of all graded sites that is left out, those most suspect. By default 0.01."""
+    drop_first: PositiveInteger | None = None
+    """The number of sites that are left out, instead of a share."""
+
+    def request(self) -> DropRequest | None:
+        """Return what is to be left out, or None. Raises SettingError if the settings contradict each other."""
+        for name, value in (("drop_share", self.drop_share), ("drop_first", self.drop_first)):
+            if value is not None and self.drop_suspects is None:
+                raise SettingError(name, f"{value:g}: of which table? name it with --drop_suspects, or leave this out")
+        if self.drop_suspects is None:
+            return None
+        if self.drop_share is not None and self.drop_first is not None:
+            raise SettingError("drop_first", f"{self.drop_first}: and --drop_share: say one of the two")
+        share = DEFAULT_SHARE if self.drop_share is None else self.drop_share
+        return DropRequest(home_expanded(self.drop_suspects, "drop_suspects"), share, self.drop_first)
 
 
 @dataclass(frozen=True)
