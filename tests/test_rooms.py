@@ -51,7 +51,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("vl_model.data", "vl_model.evaluation"),
     ),
     "vl_model": (
-        *("workspace", *VOCABULARY, "data_prep.placement", "data_prep.conversion", "prompts", "runs", "runs.processes"),
+        *("workspace", *VOCABULARY, "data_prep.studies", "data_prep.placement", "data_prep.conversion", "prompts"),
+        *("runs", "runs.processes"),
         *("locator", "vl_model.data", "vl_model.model", "vl_model.scoring", "vl_model.evaluation", "vl_model.baseline"),
         *("vl_model.calibration", "vl_model.queries"),
     ),

@@ -25,6 +25,7 @@ from vl_model.evaluation.raw_predictions import PLAIN_BASELINE, RawHeldOut, join
 from vl_model.fold_runs import FoldRuns, check_siblings
 from vl_model.loaded_run import LoadedRun
 from vl_model.located_places import Located, embed_located
+from vl_model.scoring.constant_baseline import best_constants
 from vl_model.scoring.priors import ColumnPrior
 from workspace.setting_error import SettingError
 
@@ -149,7 +150,8 @@ def fit_on_all(
     new = run.embed("test", batch_size) if has_test else None
     heads = fit_heads(labels, embeddings, prompts.text_SCD, prompts.logit_scale)
     fingerprint = run.fingerprint
-    return Grader({run.name: heads}, theirs.calibrators, ColumnPrior().fit(labels), theirs.best, fingerprint), new
+    prior, constants = ColumnPrior().fit(labels), best_constants(labels)
+    return Grader({run.name: heads}, theirs.calibrators, prior, theirs.best, fingerprint, theirs.levels, constants), new
 
 
 def fold_blocks(evaluated: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:

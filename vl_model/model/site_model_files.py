@@ -110,6 +110,18 @@ def find_base(settings: ModelSettings, sha256: str | None, final: Path) -> Model
     )
 
 
+def check_base_is_there(folder: Path, base: str | None = None) -> None:
+    """Raise ValueError as `load_site_model` does if the base is not found; if it is, its weights are not compared."""
+    card = _read_card(folder)
+    settings = _settings_of(card)
+    if settings.tune == "full":
+        return
+    if base:
+        place_named(settings, base)
+    else:
+        find_base(settings, card.get("base_sha256"), folder)
+
+
 def state_sha256(state: dict[str, Tensor]) -> str:
     """Return the SHA-256 of a state dict: of the tensors' names and bytes, sorted by name."""
     digest = hashlib.sha256()
