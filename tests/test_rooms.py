@@ -56,6 +56,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("locator", "vl_model.data", "vl_model.model", "vl_model.scoring", "vl_model.evaluation", "vl_model.baseline"),
         *("vl_model.calibration", "vl_model.queries"),
     ),
+    "offline": (
+        *("workspace", *VOCABULARY, "data_prep.conversion"),
+        *("vl_model", "vl_model.data", "vl_model.model", "vl_model.scoring"),
+    ),
 }
 #: pydicom is the business of these alone.
 READ_DICOM = ("data_prep.dicom", "data_prep.phantom")

@@ -107,6 +107,7 @@ class NewStudies:
             caption=caption,
             workers=self.workers,
             studies_per_batch=self.studies_per_batch * models.loads_per_batch,
+            keeps_images=self.keep is not None,
             may_go_on=self.budget.may_go_on,
             geometry=models.geometry,
         )

@@ -18,7 +18,7 @@ from data_prep.conversion.executors import open_pool
 from data_prep.conversion.merge import Caption, merge_parts, region_pairs
 from data_prep.conversion.pairs import Pair
 from data_prep.conversion.study_records import ConvertedStudy, convert_study, read_crops, read_record
-from data_prep.conversion.work_folder import clear_parts, locked_folder
+from data_prep.conversion.work_folder import clear_parts, locked_folder, remove_stale_images
 from data_prep.dicom.pixels import MAX_PIXELS
 from data_prep.placement.placer import Placer
 from data_prep.studies.cohorts import Cohort
@@ -44,6 +44,7 @@ def convert_in_batches(
     caption: Caption,
     workers: int = 1,
     studies_per_batch: int,
+    keeps_images: bool = True,
     may_go_on: Callable[[], bool] = lambda: True,
     max_pixels: int = MAX_PIXELS,
     geometry: CropGeometry = DEFAULT_CROPS,
@@ -61,6 +62,8 @@ def convert_in_batches(
         caption: Makes the caption of a site and severity.
         workers: Processes that read DICOM files.
         studies_per_batch: Largest number of studies in a batch.
+        keeps_images: Whether the PNGs remain; else those of each batch are removed when the caller is done with it, so
+            that the space of one batch is enough.
         may_go_on: Asked before each batch whether it is still to be converted.
         max_pixels: Largest number of pixels of an image that is read.
         geometry: The geometry of the crops.
@@ -80,6 +83,8 @@ def convert_in_batches(
                 converted.extend(islice(results, studies_per_batch))
                 study_ids = [study.folder.study_id for study in inputs[first : len(converted)]]
                 yield _batch(parts, study_ids, caption, geometry)  # a batch of no study if there is none
+                for study in [] if keeps_images else study_ids:
+                    remove_stale_images(processed, study, set())
                 if len(converted) == len(inputs):
                     break
             results.close()  # type: ignore[attr-defined]
