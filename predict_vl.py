@@ -66,6 +66,8 @@ class Settings(FinishedRunSettings):
     """Seconds after which no further studies are read: these have constants. Those being read are finished."""
     studies_per_batch: PositiveInteger = 8
     """The number of studies after which submission.csv is written again."""
+    share: str | None = None
+    """K/N: grade the K-th of N shares of the folders directly within --images."""
     keep: str | None = None
     """The name under which the studies' slices and embeddings are kept in the run's folder, for query_vl.py --split."""
     overwrite: bool = False
@@ -92,6 +94,7 @@ def main() -> None:
         prevalence=settings.prevalence,
         time_budget=settings.time_budget,
         studies_per_batch=settings.studies_per_batch,
+        share=settings.share,
     )
     studies, imaged = table["study_id"].nunique(), table.loc[table["source"].notna(), "study_id"].nunique()
     print(f"{studies} studies, {imaged} with images of graded sites, {HEAD_WORDS[run.grader().best]}")

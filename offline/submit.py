@@ -13,7 +13,6 @@ if __name__ == "__main__":
 
     end_at_ctrl_c()  # until run_command handles it: the imports take time
 
-import csv
 import os
 import shutil
 import subprocess
@@ -24,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.folders import is_id
+from data_prep.studies.image_tree import Share, share_of_folders
 from workspace.cli import run_command, usable_cores
 from workspace.json_files import read_object
 from workspace.layout import home_expanded
@@ -35,7 +34,7 @@ from workspace.whole_files import ESCAPED, replacing
 
 PROG = "-m offline.submit"
 SCHEMA_VERSION = 1
-SUBMISSION = "submission.csv"
+SUBMISSION, SAMPLE = "submission.csv", "sample_submission.csv"
 #: Tables of the processes, which are joined at the end.
 TABLES = ("probabilities.csv", "fallbacks.csv", "faults.csv")
 #: Seconds between two looks at what the processes have written.
@@ -63,23 +62,13 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Share:
-    """The studies of one process: a folder with links to them, their part of the sample, and where it writes."""
+class Work:
+    """What one process does: its share of the studies, and the folder that it writes into."""
 
-    folder: Path
+    share: Share
+    studies: frozenset[str]
+    out: Path
     gpu: int | None
-
-    @property
-    def images(self) -> Path:
-        return self.folder / "images"
-
-    @property
-    def sample(self) -> Path:
-        return self.folder / "sample.csv"
-
-    @property
-    def out(self) -> Path:
-        return self.folder / "out"
 
 
 def main() -> int:
@@ -89,24 +78,29 @@ def main() -> int:
     card = read_object(bundle / "bundle.json", "offline.bundle", SCHEMA_VERSION)
     if not (data / "test_images").is_dir():
         raise SettingError("data", f"{str(data)!r}: has no folder test_images")
-    row_ids = _row_ids(data / "sample_submission.csv")
+    if not (working / SUBMISSION).is_file():
+        raise SettingError("working", f"{str(working)!r}: has no {SUBMISSION}; start.py of the bundle writes it first")
     gpus = _gpus(settings.gpus)
     count = settings.processes or max(gpus, 1)
-    shares = _divide(data, row_ids, working / ".shares", [number if number < gpus else None for number in range(count)])
+    of = [number if number < gpus else None for number in range(count)]
+    works = _divide(data / "test_images", working / ".shares", of)
     budget = [] if settings.time_budget is None else ["--time_budget", f"{settings.time_budget:g}"]
     flags = [*budget, "--studies_per_batch", str(settings.studies_per_batch)]
-    processes = [_start(bundle, card, data, share, max(usable_cores() // count, 1), flags) for share in shares]
+    processes = [_start(bundle, card, data, work, max(usable_cores() // count, 1), flags) for work in works]
     try:
-        _join_until_done(processes, shares, working / SUBMISSION)
+        _join_until_done(processes, works, working / SUBMISSION)
     finally:
         for process in processes:
             process.kill()
-    _join_tables(shares, working)
+    _join_tables(works, working)
     shutil.rmtree(working / ".shares", ignore_errors=True)
     failed = [process.returncode for process in processes if process.returncode]
-    print(f"{working / SUBMISSION}: {len(row_ids)} rows in {time.monotonic() - started:.0f} s, by {count} processes")
+    taken = time.monotonic() - started
+    print(f"{working / SUBMISSION}: graded in {taken:.0f} s by {len(works)} process{'es' if len(works) > 1 else ''}")
     if failed:
-        print(f"{len(failed)} of {count} processes failed (status {failed[0]}): their other studies have constants")
+        print(
+            f"{len(failed)} of {len(works)} processes failed (status {failed[0]}): their other studies have constants"
+        )
     return 1 if failed else 0
 
 
@@ -124,65 +118,49 @@ def _gpus(promised: int) -> int:
     return min(promised, there)
 
 
-def _row_ids(sample: Path) -> list[str]:
-    if not sample.is_file():
-        raise SettingError("data", f"{str(sample.parent)!r}: has no {sample.name}")
-    with sample.open(newline="", encoding="utf-8-sig") as file:
-        return [row["row_id"] for row in csv.DictReader(file)]
-
-
-def _divide(data: Path, row_ids: Sequence[str], folder: Path, gpus: Sequence[int | None]) -> list[Share]:
-    """Divide the studies among processes: links to the folders of their images, and samples of their rows."""
+def _divide(images: Path, folder: Path, gpus: Sequence[int | None]) -> list[Work]:
+    """Divide the folders of studies among processes; a process without any is left out."""
     shutil.rmtree(folder, ignore_errors=True)
-    images = data / "test_images"
-    named = dict.fromkeys(row_id.partition("_")[0] for row_id in row_ids)
-    found = [path.name for path in sorted(images.iterdir()) if is_id(path.name) and path.is_dir()]
-    studies = list(dict.fromkeys([*found, *named]))
-    shares = [Share(folder / str(number), gpu) for number, gpu in enumerate(gpus)]
-    for number, share in enumerate(shares):
-        own = set(studies[number :: len(shares)])
-        share.images.mkdir(parents=True)
-        for name in found:
-            if name in own:
-                (share.images / name).symlink_to((images / name).resolve(), target_is_directory=True)
-        rows = [row_id for row_id in row_ids if row_id.partition("_")[0] in own]
-        share.sample.write_text("\n".join(["row_id", *rows, ""]), encoding="utf-8")
-    return [share for share in shares if any(share.images.iterdir())]
+    shares = [Share(number, len(gpus)) for number in range(len(gpus))]
+    names = [frozenset(path.name for path in share_of_folders(images, share)) for share in shares]
+    parts = zip(shares, names, gpus, strict=True)
+    return [Work(share, own, folder / str(share.number), gpu) for share, own, gpu in parts if own]
 
 
 def _start(
-    bundle: Path, card: Mapping[str, Any], data: Path, share: Share, workers: int, flags: Sequence[str]
+    bundle: Path, card: Mapping[str, Any], data: Path, work: Work, workers: int, flags: Sequence[str]
 ) -> "subprocess.Popen[bytes]":
     """Start predict_vl.py for a share of the studies."""
-    words = ["--root", bundle / "root", "--run", card["run"], "--images", share.images, "--out", share.out]
-    words += ["--sample_submission", share.sample, "--workers", workers, *flags]
+    words: list[object] = ["--root", bundle / "root", "--run", card["run"], "--images", data / "test_images"]
+    words += ["--share", f"{work.share.number + 1}/{work.share.count}", "--out", work.out, "--workers", workers, *flags]
     words += ["--base", bundle / card["base"]] if card["base"] else []
-    descriptions = data / "test_series_descriptions.csv"
-    words += ["--series_descriptions", descriptions] if descriptions.is_file() else []
-    visible = {} if share.gpu is None else {"CUDA_VISIBLE_DEVICES": str(share.gpu)}
+    for setting, name in (("sample_submission", SAMPLE), ("series_descriptions", "test_series_descriptions.csv")):
+        words += [f"--{setting}", data / name] if (data / name).is_file() else []
+    visible = {} if work.gpu is None else {"CUDA_VISIBLE_DEVICES": str(work.gpu)}
     environment = {**os.environ, "OMP_NUM_THREADS": str(workers), **visible}
     return subprocess.Popen([sys.executable, "-m", "predict_vl", *map(str, words)], env=environment)
 
 
-def _join_until_done(processes: Sequence["subprocess.Popen[bytes]"], shares: Sequence[Share], submission: Path) -> None:
+def _join_until_done(processes: Sequence["subprocess.Popen[bytes]"], works: Sequence[Work], submission: Path) -> None:
     """Put what the processes have graded into the submission, again and again until all have ended."""
     seen: dict[Path, int] = {}
     while True:
         is_done = all(process.poll() is not None for process in processes)
-        written = {path: path.stat().st_mtime_ns for share in shares if (path := share.out / SUBMISSION).is_file()}
+        written = {path: path.stat().st_mtime_ns for work in works if (path := work.out / SUBMISSION).is_file()}
         if written != seen:
             seen = written
-            _join(submission, list(written))
+            _join(submission, [work for work in works if work.out / SUBMISSION in written])
         if is_done:
             return
         time.sleep(LOOK)
 
 
-def _join(submission: Path, parts: Sequence[Path]) -> None:
-    """Replace rows of a submission by those of parts of it, by rename; its order stays."""
+def _join(submission: Path, works: Sequence[Work]) -> None:
+    """Replace each process's rows of the submission by what it has written, by rename; the order stays."""
     line_of = _lines(submission)
-    for part in parts:
-        line_of |= {row_id: line for row_id, line in _lines(part).items() if row_id in line_of}
+    for work in works:
+        own = _lines(work.out / SUBMISSION).items()
+        line_of |= {row: line for row, line in own if row in line_of and row.partition("_")[0] in work.studies}
     with replacing(submission) as partial:
         partial.write_text("".join(line_of.values()), encoding="utf-8")
 
@@ -192,16 +170,20 @@ def _lines(path: Path) -> dict[str, str]:
         return {line.partition(",")[0]: line for line in file}
 
 
-def _join_tables(shares: Sequence[Share], working: Path) -> None:
-    """Write each table of all processes below one header, as far as it is there."""
+def _join_tables(works: Sequence[Work], working: Path) -> None:
+    """Write the tables of all processes: the rows of each one's studies, and once those of studies without a folder."""
+    of_others = [frozenset().union(*(other.studies for other in works if other is not work)) for work in works]
     for name in TABLES:
-        parts = [path for share in shares if (path := share.out / name).is_file()]
+        found = [(work.out / name, work.studies, others) for work, others in zip(works, of_others, strict=True)]
+        parts = [part for part in found if part[0].is_file()]
         if parts:
             with replacing(working / name) as partial, partial.open("w", encoding="utf-8", errors=ESCAPED) as file:
-                for number, part in enumerate(parts):
-                    with part.open(encoding="utf-8", newline="") as lines:
-                        header = next(lines, "")
-                        file.writelines(lines if number else (header, *lines))
+                for number, (path, own, others) in enumerate(parts):
+                    with path.open(encoding="utf-8", newline="") as lines:
+                        for line in lines:
+                            study = line.partition(",")[0]
+                            if study in own or not study or (not number and study not in others):
+                                file.write(line)
 
 
 if __name__ == "__main__":

@@ -133,6 +133,7 @@ class FoldRuns:
         prevalence: str | Path | None = None,
         time_budget: float | None = None,
         studies_per_batch: int = 8,
+        share: str | None = None,
     ) -> "pd.DataFrame":
         """Grade new DICOM studies, as `LoadedRun.grade` does, by all models. Raises ValueError as it does, and if the
         runs place the sites of new studies differently, or if the studies are to be kept.
@@ -151,7 +152,7 @@ class FoldRuns:
             return [_embed_and_release(run, batch, batch_size) for run in self.runs]
 
         inputs = (images, series_descriptions, workers, batch_size, out, sample_submission, prevalence)
-        studies = checked_new_studies(*inputs, time_budget, studies_per_batch)
+        studies = checked_new_studies(*inputs, time_budget, studies_per_batch, share)
         grader = self.grader()
         placers = {run.name: placer_for_run(self.root, run.folder, locator) for run in self.runs}
         first, *others = placers.items()

@@ -216,6 +216,7 @@ class LoadedRun:
         prevalence: str | Path | None = None,
         time_budget: float | None = None,
         studies_per_batch: int = 8,
+        share: str | None = None,
     ) -> "pd.DataFrame":
         """Grade new DICOM studies: 25 rows per study, whatever is wrong with its images.
 
@@ -244,6 +245,8 @@ class LoadedRun:
             time_budget: seconds from now on. Studies that are not read until then have constants; a batch that has
                 begun is finished.
             studies_per_batch: studies after which submission.csv is written again.
+            share: "K/N" for the K-th of N shares of the folders directly within `images`, so that N processes grade
+                them together; sample_submission still names all studies.
 
         Returns:
             The columns study_id, condition, side, level; normal_mild, moderate, severe (calibrated); and the evidence:
@@ -254,7 +257,8 @@ class LoadedRun:
 
         Raises:
             ValueError: a folder or table does not exist or has a wrong row, the images contain no study, the run is not
-                evaluated, or `workers`, `batch_size`, `keep`, `time_budget` or `studies_per_batch` is not possible.
+                evaluated, or `workers`, `batch_size`, `keep`, `time_budget`, `studies_per_batch` or `share` is not
+                possible.
         """
         from locator.carried import placer_for_run
         from vl_model.kept_studies import checked_kept_studies
@@ -264,7 +268,7 @@ class LoadedRun:
         if keep is not None and time_budget is not None:
             raise SettingError("time_budget", f"{time_budget!r}: would keep some of the studies only; leave out --keep")
         inputs = (images, series_descriptions, workers, batch_size, out, sample_submission, prevalence)
-        studies = checked_new_studies(*inputs, time_budget, studies_per_batch)
+        studies = checked_new_studies(*inputs, time_budget, studies_per_batch, share)
         kept = checked_kept_studies(self.root, self.name, keep, overwrite, studies.images)
         studies = replace(studies, keep=kept)
         grader = self.grader()

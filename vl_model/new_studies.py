@@ -21,6 +21,7 @@ from data_prep.conversion.pairs import read_dataset
 from data_prep.folders import is_id
 from data_prep.placement.placer import Placer
 from data_prep.studies.cohorts import Cohort, folder_cohort
+from data_prep.studies.image_tree import Share, share_of_folders
 from prompts.render import caption
 from vl_model.data.site_rows import SiteRow, group_sites
 from vl_model.evaluation.embeddings import Embeddings
@@ -68,15 +69,16 @@ class NewStudies:
     prevalences: Prevalences | None = None
     budget: TimeBudget = field(default_factory=lambda: TimeBudget(None))
     studies_per_batch: int = STUDIES_PER_BATCH
+    share: Share = field(default_factory=Share)
     keep: KeptStudies | None = None
 
     def grade(self, placer: Placer, grader: Grader, models: OpenModels) -> pd.DataFrame:
         """Return the table of probabilities; write the files if there is a folder for them."""
         if self.prevalences:
             grader = grader.shifted(self.prevalences)
-        named = studies_named(self.images)
+        named = studies_named(self.images, self.share)
         self._write_submission(GradedStudies(grader, named), named)
-        cohort = folder_cohort(self.images, self.series_descriptions)
+        cohort = folder_cohort(self.images, self.series_descriptions, self.share)
         self._say(cohort, grader)
         graded = GradedStudies(grader, [folder.study_id for folder in cohort.folders])
         self._write_submission(graded, cohort.study_ids)
@@ -161,12 +163,12 @@ def fallback_line(table: pd.DataFrame) -> str:
     return "sites graded from " + ", ".join(f"{kind.words} {counts.get(kind.value, 0)}" for kind in GradedFrom)
 
 
-def studies_named(images: Path) -> list[int]:
+def studies_named(images: Path, share: Share) -> list[int]:
     """Return the studies that folders directly in `images` name: numbers that hold folders, or nothing, but no files.
 
     No file is opened. The headers may tell the studies apart otherwise.
     """
-    folders = [path for path in images.iterdir() if is_id(path.name) and path.is_dir()]
+    folders = [path for path in share_of_folders(images, share) if is_id(path.name)]
     return sorted(int(path.name) for path in folders if all(entry.is_dir() for entry in path.iterdir()))
 
 
@@ -180,6 +182,7 @@ def checked_new_studies(
     prevalence: str | Path | None = None,
     time_budget: float | None = None,
     studies_per_batch: int = STUDIES_PER_BATCH,
+    share: str | None = None,
 ) -> NewStudies:
     """Return the studies to grade. Raises ValueError if a path or a number is not possible."""
     check_count("workers", workers)
@@ -196,16 +199,27 @@ def checked_new_studies(
     prevalences = None if prevalence is None else _file("prevalence", prevalence)
     if sample is not None and written_to is not None and sample.resolve() == (written_to / SUBMISSION).resolve():
         raise SettingError("sample_submission", f"{str(sample)!r}: would be replaced; choose another --out")
+    own = Share() if share is None else _share(share)
+    others = set(studies_named(images, Share())) - set(studies_named(images, own))
     return NewStudies(
         images,
         descriptions,
         workers,
         written_to,
-        None if sample is None else read_sample_submission(sample),
+        None if sample is None else read_sample_submission(sample).without(others),
         None if prevalences is None else read_prevalences(prevalences),
         budget,
         studies_per_batch,
+        own,
     )
+
+
+def _share(text: str) -> Share:
+    """Return the share of a text such as 1/2, the first of two. Raises SettingError for other text."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise SettingError("share", f"{text!r}: expected K/N with K from 1 to N, such as 1/2")
+    return Share(int(number) - 1, int(count))
 
 
 def _file(setting: str, name: str | Path) -> Path:

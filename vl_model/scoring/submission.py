@@ -4,7 +4,7 @@ Probabilities of studies are (S, 25, 3), studies in the order given, sites in th
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,10 @@ class SampleSubmission:
     @property
     def study_ids(self) -> tuple[int, ...]:
         return tuple(dict.fromkeys(study for study, _ in self.rows))
+
+    def without(self, study_ids: Collection[int]) -> "SampleSubmission":
+        """Return it without the rows of these studies."""
+        return replace(self, rows=tuple(row for row in self.rows if row[0] not in study_ids))
 
     def notes(self, study_ids: Collection[int]) -> list[str]:
         """Return in words what differs between its rows and 25 rows for each of these studies, and the usual order."""
