@@ -25,7 +25,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_prep.conversion.pairs import read_metadata
-from offline.wheels import add_missing_wheels, build_own_wheel, download, pack_installed, read_image, this_environment
+from locator.carried import CARRIED_FOLDER, find_carried_files
+from offline.wheels import (
+    add_missing_wheels,
+    build_own_wheel,
+    download_missing,
+    pack_installed,
+    read_image,
+    this_environment,
+)
 from vl_model import LoadedRun, load_folds, load_run
 from vl_model.fold_runs import FoldRuns
 from vl_model.loaded_run import is_joined
@@ -74,8 +82,10 @@ def main() -> None:
         wheels = folder / "wheels"
         wheels.mkdir()
         own = build_own_wheel(HERE.parent, wheels)
-        fetch = pack_installed if settings.target == "here" else download(HERE.parent / "constraints.txt", image)
-        add_missing_wheels(own, wheels, image, fetch)
+        if settings.target == "here":
+            add_missing_wheels(own, wheels, image, pack_installed)
+        else:
+            download_missing(own, wheels, image, HERE.parent / "constraints.txt")
         shutil.copyfile(HERE / "start.py", folder / "start.py")
         write_notebook(folder / "submit.ipynb", out.name)
         card["files"] = {name: _sha256(folder / name) for name in _files(folder)}
@@ -100,9 +110,11 @@ def bundle_run(run: LoadedRun | FoldRuns, folder: Path) -> dict[str, Any]:
     target = DataRoot(folder / "root")
     for one in {part.name: part for part in (*runs, run)}.values():
         there = target.run(one.name)
-        for name in ("final", "heads", "placing"):
+        for name in ("final", "heads", CARRIED_FOLDER):
             if (one.folder / name).is_dir():
                 shutil.copytree(one.folder / name, there / name)
+        if one in runs and not (there / CARRIED_FOLDER).is_dir():
+            find_carried_files(one.root).copy_to(there)  # a run that carries no placer uses what the data root has
         if (one.folder / "run.json").is_file():
             shutil.copyfile(one.folder / "run.json", there / "run.json")
     if isinstance(run, FoldRuns):

@@ -1,7 +1,7 @@
 """The wheels that an image lacks: which ones, and from where.
 
-A wheel is needed if the image has no version of a package that satisfies the requirement. Requirements are followed
-from wheel to wheel; those of packages that the image has are the image's business.
+They are downloaded at versions that fit the image (`download_missing`), or made of the packages that are installed here
+(`add_missing_wheels` with `pack_installed`), for an image with the same versions.
 """
 
 import base64
@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from email.parser import HeaderParser
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from packaging.markers import default_environment
 from packaging.requirements import InvalidRequirement, Requirement
@@ -22,8 +23,10 @@ from packaging.utils import canonicalize_name
 
 from workspace.setting_error import SettingError
 
-#: Tags of the wheels that are downloaded for another Python than this one.
+#: Tags of the wheels that are downloaded.
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+#: They are built for the image's CUDA and for each other.
+NEVER_REPLACED = ("torch", "torchvision")
 
 Image = Mapping[str, str]
 """Package -> version of what the target has; "python" is one of them."""
@@ -66,7 +69,8 @@ def this_environment(names: Sequence[str]) -> dict[str, str]:
 def add_missing_wheels(first: Path, folder: Path, image: Image, fetch: FetchWheel) -> list[Path]:
     """Put the wheels that the wheel `first` requires and that `image` lacks into `folder`; return all, `first` too.
 
-    Raises ValueError or OSError if a wheel cannot be had.
+    A wheel is needed if the image has no version of a package that satisfies the requirement. Requirements are followed
+    from wheel to wheel. Raises ValueError or OSError if a wheel cannot be had.
     """
     wheels: dict[str, Path] = {"": first}
     waiting = deque([(first, frozenset[str]())])
@@ -82,30 +86,57 @@ def add_missing_wheels(first: Path, folder: Path, image: Image, fetch: FetchWhee
     return list(wheels.values())
 
 
-def download(constraints: Path, image: Image) -> FetchWheel:
-    """Return a function that downloads wheels for the image's Python with pip, at the versions of `constraints`.
+def download_missing(first: Path, folder: Path, image: Image, constraints: Path) -> list[Path]:
+    """Download the wheels that the wheel `first` requires and that `image` lacks; return all, `first` too.
 
-    Where the constraint does not satisfy the requirement, or has no wheel for that Python, any version that does will.
+    uv chooses the versions: those of the image wherever they fit together, else those of `constraints`, else the lowest
+    that will do, because these ask the least of the image's other packages. Raises ValueError if no choice fits, or if
+    a wheel cannot be downloaded.
     """
-    wanted = image["python"].split(".")[:2]
-    other = wanted != [str(number) for number in sys.version_info[:2]]
-    platform = [f"--platform={name}" for name in PLATFORMS] if other else []
-    python = [f"--python-version={'.'.join(wanted)}", "--implementation=cp", *platform] if other else []
+    with TemporaryDirectory() as work:
+        needed = needed_versions(_choose_versions(first, Path(work), image, constraints), image)
+    python = ".".join(image["python"].split(".")[:2])
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
+    target = [f"--python-version={python}", "--implementation=cp", *(f"--platform={name}" for name in PLATFORMS)]
+    _run([*pip, "--only-binary=:all:", *target, f"--dest={folder}", *needed], "the wheels cannot be downloaded")
+    return sorted(folder.glob("*.whl"))
 
-    def fetch(requirement: Requirement, folder: Path) -> Path:
-        before = set(folder.glob("*.whl"))
-        plain = f"{requirement.name}{requirement.specifier}"
-        for constraint in ([f"--constraint={constraints}"], []):
-            words = [*pip, "--only-binary=:all:", *python, *constraint, f"--dest={folder}", plain]
-            done = subprocess.run(words, capture_output=True, text=True, check=False)
-            if done.returncode == 0:
-                [wheel] = set(folder.glob("*.whl")) - before
-                return wheel
-        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ValueError(f"{plain}: pip cannot download a wheel for Python {'.'.join(wanted)} ({said})")
 
-    return fetch
+def needed_versions(chosen: str, image: Image) -> list[str]:
+    """Return those NAME==VERSION of uv's choice, one per line, that the image does not have."""
+    lines = [line.partition(";")[0].strip() for line in chosen.splitlines() if "==" in line]
+    pairs = [line.split("==") for line in lines]
+    return [f"{name}=={version}" for name, version in pairs if image.get(canonicalize_name(name)) != version]
+
+
+def _choose_versions(first: Path, work: Path, image: Image, constraints: Path) -> str:
+    """Return uv's choice of all packages. What its output file holds before are preferences, not conditions."""
+    preferred = {name: version for name, version in image.items() if name != "python"}
+    for line in constraints.read_text(encoding="utf-8").splitlines():
+        name, separator, version = line.partition("==")
+        if separator:
+            preferred.setdefault(canonicalize_name(name), version)
+    requirements, overrides, chosen = work / "requirements.in", work / "overrides.txt", work / "chosen.txt"
+    requirements.write_text("\n".join(line for line in _requires(first) if "extra ==" not in line), encoding="utf-8")
+    overrides.write_text("".join(f'{name} ; python_version < "3"\n' for name in NEVER_REPLACED), encoding="utf-8")
+    chosen.write_text("".join(f"{name}=={version}\n" for name, version in preferred.items()), encoding="utf-8")
+    beside = Path(sys.executable).with_name("uv")
+    uv = str(beside) if beside.is_file() else shutil.which("uv")
+    if uv is None:
+        raise ValueError("uv is needed to choose the versions of the wheels; make setup installs it")
+    python = ".".join(image["python"].split(".")[:2])
+    words = [uv, "pip", "compile", str(requirements), "--override", str(overrides), "--resolution", "lowest-direct"]
+    words += ["--python-version", python, "--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:"]
+    _run([*words, "--no-annotate", "--no-header", "--quiet", "-o", str(chosen)], "no versions fit the image")
+    return chosen.read_text(encoding="utf-8")
+
+
+def _run(words: Sequence[str], problem: str) -> None:
+    """Run a program. Raises ValueError with the problem and the last line that it said if it fails."""
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["no message"]
+        raise ValueError(f"{problem} ({said[-1].strip()})")
 
 
 def pack_installed(requirement: Requirement, folder: Path) -> Path:

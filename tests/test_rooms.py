@@ -57,7 +57,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("vl_model.calibration", "vl_model.queries"),
     ),
     "offline": (
-        *("workspace", *VOCABULARY, "data_prep.studies", "data_prep.conversion"),
+        *("workspace", *VOCABULARY, "data_prep.studies", "data_prep.conversion", "locator"),
         *("vl_model", "vl_model.data", "vl_model.model", "vl_model.scoring"),
     ),
 }

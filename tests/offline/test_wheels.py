@@ -7,7 +7,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from offline.bundle import IMAGE
-from offline.wheels import add_missing_wheels, pack_installed, read_image, this_environment
+from offline.wheels import add_missing_wheels, needed_versions, pack_installed, read_image, this_environment
 
 
 def write_wheel(folder: Path, name: str, *requires: str) -> Path:
@@ -64,3 +64,9 @@ def test_the_images_list_is_read_and_a_wrong_line_is_refused(tmp_path: Path) -> 
     wrong.write_text("torch==2\n")
     with pytest.raises(ValueError, match="says no python"):
         read_image(wrong)
+
+
+def test_of_the_chosen_versions_those_are_needed_that_the_image_does_not_have() -> None:
+    chosen = "numpy==1.26.4\nfsspec==2025.3.0\nopen-clip-torch==3.3.0\ntorch==2.6.0 ; python_version < '3'\n"
+    image = {"python": "3.11.13", "numpy": "1.26.4", "fsspec": "2025.3.2", "torch": "2.6.0"}
+    assert needed_versions(chosen, image) == ["fsspec==2025.3.0", "open-clip-torch==3.3.0"]
