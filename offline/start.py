@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 BUNDLE = Path(__file__).resolve().parent
+THIRDS = ("0.333333333333", "0.333333333333", "0.333333333334")
 
 
 def main() -> int:
@@ -25,8 +26,16 @@ def main() -> int:
     parser.add_argument("--run", help="the run that the bundle should hold; another one is refused")
     settings, others = parser.parse_known_args()
     data, working = Path(settings.data), Path(settings.working)
-    rows = write_constants(data / "sample_submission.csv", working / "submission.csv")
+    if not (data / "test_images").is_dir() and not (data / "sample_submission.csv").is_file():
+        print(
+            f"start.py: error: --data {str(data)!r}: has neither sample_submission.csv nor test_images/",
+            file=sys.stderr,
+        )
+        return 2
+    rows = write_constants(data, working / "submission.csv")
     print(f"{working / 'submission.csv'}: {rows} rows, all of them constants so far", flush=True)
+    if not (BUNDLE / "bundle.json").is_file():
+        return fail("bundle.json: is missing from the bundle; attach it whole, or make it again")
     card = json.loads((BUNDLE / "bundle.json").read_text(encoding="utf-8"))
     if settings.run not in (None, card["run"]):
         return fail(f"--run {settings.run!r}: this bundle was made for the run {card['run']!r}")
@@ -48,19 +57,26 @@ def fail(message: str) -> int:
     return 2
 
 
-def write_constants(sample: Path, submission: Path) -> int:
-    """Write the best constants for the rows of a sample, by rename; return the number of rows."""
+def write_constants(data: Path, submission: Path) -> int:
+    """Write the best constants for the rows of the sample, or of all studies without one; return their number.
+
+    The file is written by rename. A row that is no site's, which no other file can help either, has one third of each.
+    """
     with (BUNDLE / "constants.csv").open(newline="", encoding="utf-8") as file:
         constants = {row[0]: row[1:] for row in csv.reader(file)}
     grades = constants.pop("site")
-    with sample.open(newline="", encoding="utf-8-sig") as file:
-        row_ids = [row["row_id"] for row in csv.DictReader(file)]
+    if (data / "sample_submission.csv").is_file():
+        with (data / "sample_submission.csv").open(newline="", encoding="utf-8-sig") as file:
+            row_ids = [row["row_id"] for row in csv.DictReader(file)]
+    else:
+        studies = sorted(int(path.name) for path in (data / "test_images").iterdir() if path.name.isdigit())
+        row_ids = [f"{study}_{site}" for study in studies for site in constants]
     submission.parent.mkdir(parents=True, exist_ok=True)
     partial = submission.with_name(f".{submission.name}.partial")
     with partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["row_id", *grades])
-        table.writerows([row_id, *constants[row_id.partition("_")[2]]] for row_id in row_ids)
+        table.writerows([row_id, *constants.get(row_id.partition("_")[2], THIRDS)] for row_id in row_ids)
     partial.replace(submission)
     return len(row_ids)
 

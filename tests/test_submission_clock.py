@@ -167,6 +167,7 @@ def test_wrong_settings_are_refused_before_anything_is_written(
     assert "no such file" in refused("--sample_submission", tmp_path / "none.csv")
     assert "has no column 'condition'" in refused("--prevalence", wrong)
     assert "--time_budget" in refused("--time_budget", 0)
+    assert "expected K/N with K from 1 to N" in refused("--share", "3/2")
     assert "leave out --keep" in refused("--time_budget", 10, "--keep", "ward")
     out.mkdir()
     shutil.copy(wrong, out / "submission.csv")

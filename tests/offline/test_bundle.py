@@ -154,6 +154,10 @@ def test_what_is_missing_is_said_and_constants_are_left(notebook: Notebook, tmp_
         return done.stderr
 
     assert "--run 'second': this bundle was made for the run 'first'" in refused("--run", "second")
+    card = copy / "bundle.json"
+    card.rename(tmp_path / "bundle.json")
+    assert "bundle.json: is missing from the bundle" in refused()
+    (tmp_path / "bundle.json").rename(card)
     [wheel] = copy.glob("wheels/pydicom-*.whl")
     wheel.unlink()
     assert f"wheels/{wheel.name}: is missing from the bundle" in refused()
