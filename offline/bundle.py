@@ -112,7 +112,7 @@ def bundle_run(run: LoadedRun | FoldRuns, folder: Path) -> dict[str, Any]:
         there = target.run(one.name)
         for name in ("final", "heads", CARRIED_FOLDER):
             if (one.folder / name).is_dir():
-                shutil.copytree(one.folder / name, there / name)
+                shutil.copytree(one.folder / name, there / name, ignore=shutil.ignore_patterns("baseline.*"))
         if one in runs and not (there / CARRIED_FOLDER).is_dir():
             find_carried_files(one.root).copy_to(there)  # a run that carries no placer uses what the data root has
         if (one.folder / "run.json").is_file():
