@@ -8,7 +8,7 @@ PY := .venv/bin/python
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint bench kaggle-bundle kaggle-test clean
 
 setup: .venv/.ready
 
@@ -25,6 +25,17 @@ demo: setup
 
 test: setup
 	$(PY) -m pytest -n 2 --dist loadfile --durations 15
+
+# A run for a notebook without internet: make kaggle-bundle RUN=lora ROOT=DATA (docs/kaggle.md).
+ROOT ?= data/lumbarspine
+OUT ?= bundles/$(RUN)
+kaggle-bundle: setup
+	@test -n "$(RUN)" || { echo "make: name the run: make kaggle-bundle RUN=lora ROOT=DATA" >&2; exit 2; }
+	$(PY) -m offline.bundle --root $(ROOT) --run $(RUN) --out $(OUT) --overwrite $(FLAGS)
+
+# The same as `make test` does, alone: a bundle in an empty environment, without network.
+kaggle-test: setup
+	$(PY) -m pytest tests/offline --durations 5
 
 lint: setup
 	.venv/bin/ruff check .

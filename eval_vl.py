@@ -232,8 +232,10 @@ def submit(
         return
     path = root.logs(run) / "submission.csv"
     prob_SX3 = grader.grade_studies(test.study_ids, embeddings, "metric_optimal")
-    write_submission(path, test.study_ids, prob_SX3, root.table("sample_submission.csv"))
+    why = write_submission(path, test.study_ids, prob_SX3, root.table("sample_submission.csv"))
     print(f"submission  {path} ({len(test.study_ids)} studies, {HEAD_WORDS[grader.best]})")
+    if why:
+        print(f"submission  {why}")
 
 
 def check_settings_of_files(settings: Settings) -> None:

@@ -4,12 +4,17 @@
     python predict_vl.py --root DATA --run first --images /data/new_studies --out predictions \\
         --series_descriptions descriptions.csv --workers 8
     python predict_vl.py --root DATA --run first --images /data/new_studies --out predictions --keep ward-3
+    python predict_vl.py --root DATA --run first --images test_images --out predictions \\
+        --sample_submission sample_submission.csv --time_budget 28800
+    python predict_vl.py --root DATA --run first --images /data/new_studies --out predictions --prevalence ours.csv
 
 `--images` is a folder of DICOM files in any layout, as ``<study>/<series>/*.dcm``, a hospital's disc or a single study:
 the headers tell the studies apart. No table is needed: without series descriptions the view of each series is read from
 the orientation and the headers of its images. The folder `--out` receives ``probabilities.csv`` (calibrated, with the
 slice and the box that show each site, and the study's folder) and ``submission.csv`` (metric-optimal), 25 rows for
-every study, whatever is wrong with its images; ``faults.csv`` lists what was wrong.
+every study, whatever is wrong with its images; ``faults.csv`` lists what was wrong, and ``fallbacks.csv`` the sites
+that were not graded from all their views. ``submission.csv`` is there before the first image is read, filled with
+constants, and is replaced whole, a few studies at a time: whatever ends the command, a valid file is left.
 `--keep NAME` keeps the studies in the run's folder, so that ``query_vl.py --split NAME`` searches them.
 `--run lora` may also name the runs lora-0, lora-1, ... of all folds, after ``eval_vl.py --run lora --folds all``: their
 models grade together.
@@ -30,7 +35,7 @@ from vl_model.report.report_text import HEAD_WORDS
 from workspace.cli import run_command, usable_cores
 from workspace.layout import data_root
 from workspace.root_settings import FinishedRunSettings
-from workspace.setting_types import PositiveInteger
+from workspace.setting_types import PositiveInteger, PositiveNumber
 from workspace.settings_parser import read_settings
 
 PROG = "predict_vl.py"
@@ -43,7 +48,7 @@ class Settings(FinishedRunSettings):
     images: str
     """The folder of the DICOM studies, in any layout."""
     out: str
-    """The folder into which probabilities.csv, submission.csv and faults.csv are written."""
+    """The folder into which probabilities.csv, submission.csv, fallbacks.csv and faults.csv are written."""
     series_descriptions: str | None = None
     """A CSV file with the columns study_id, series_id (numbers, UIDs or folders' names) and series_description."""
     locator: str | None = None
@@ -52,6 +57,17 @@ class Settings(FinishedRunSettings):
     """The number of processes that read DICOM files. By default one per core."""
     batch_size: PositiveInteger = 64
     """The number of sites per forward pass."""
+    sample_submission: str | None = None
+    """A CSV file with a column row_id: submission.csv has its order, and rows for all studies that it names."""
+    prevalence: str | None = None
+    """A CSV file with the columns condition, severity and prevalence, of another hospital: all probabilities are
+    shifted to it from the prevalences in the studies that the calibrators learned from."""
+    time_budget: PositiveNumber | None = None
+    """Seconds after which no further studies are read: these have constants. Those being read are finished."""
+    studies_per_batch: PositiveInteger = 8
+    """The number of studies after which submission.csv is written again."""
+    share: str | None = None
+    """K/N: grade the K-th of N shares of the folders directly within --images."""
     keep: str | None = None
     """The name under which the studies' slices and embeddings are kept in the run's folder, for query_vl.py --split."""
     overwrite: bool = False
@@ -63,6 +79,8 @@ def main() -> None:
     root = data_root(settings.root)
     load = load_folds if is_joined(root, settings.run) else load_run
     run = load(root, settings.run, settings.base)
+    from vl_model.new_studies import fallback_line  # imports pandas, which --help and a refusal need not wait for
+
     table = run.grade(
         settings.images,
         series_descriptions=settings.series_descriptions,
@@ -72,10 +90,16 @@ def main() -> None:
         out=settings.out,
         keep=settings.keep,
         overwrite=settings.overwrite,
+        sample_submission=settings.sample_submission,
+        prevalence=settings.prevalence,
+        time_budget=settings.time_budget,
+        studies_per_batch=settings.studies_per_batch,
+        share=settings.share,
     )
     studies, imaged = table["study_id"].nunique(), table.loc[table["source"].notna(), "study_id"].nunique()
     print(f"{studies} studies, {imaged} with images of graded sites, {HEAD_WORDS[run.grader().best]}")
-    for name in ("probabilities.csv", "submission.csv", "faults.csv"):
+    print(fallback_line(table))
+    for name in ("probabilities.csv", "submission.csv", "fallbacks.csv", "faults.csv"):
         print(Path(settings.out) / name)
     if settings.keep is not None:
         print(f"kept as {settings.keep!r}: query_vl.py --run {settings.run} --split {settings.keep} searches them")

@@ -21,6 +21,7 @@ from tests.evaluated_root import run_here, write_run
 from tests.training_runs import ENVIRONMENT, REPOSITORY
 
 Command = Callable[..., int]
+OUTPUTS = {"probabilities.csv", "submission.csv", "fallbacks.csv", "faults.csv"}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_new_studies_are_graded_as_the_test_split_was(root: Path, predict: Comma
     descriptions = root / "dataset" / "test_series_descriptions.csv"
     out = tmp_path / "out"
     assert predict("--run", "first", "--images", images, "--out", out, "--series_descriptions", descriptions) == 0
-    assert {path.name for path in out.iterdir()} == {"probabilities.csv", "submission.csv", "faults.csv"}
+    assert {path.name for path in out.iterdir()} == OUTPUTS
     ours = pd.read_csv(out / "submission.csv").set_index("row_id").sort_index()
     theirs = pd.read_csv(root / "train" / "logs" / "first" / "submission.csv").set_index("row_id").sort_index()
     pd.testing.assert_frame_equal(ours, theirs, atol=1e-6)

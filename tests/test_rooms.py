@@ -64,10 +64,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         ),
     ),
     "vl_model": (
-        *("workspace", *VOCABULARY, "data_prep.placement", "data_prep.conversion", "runs", "runs.processes"),
-        *("prompts", "prompts.reading"),
+        *("workspace", *VOCABULARY, "data_prep.studies", "data_prep.placement", "data_prep.conversion"),
+        *("runs", "runs.processes", "prompts", "prompts.reading"),
         *("locator", "vl_model.data", "vl_model.model", "vl_model.scoring", "vl_model.evaluation", "vl_model.baseline"),
         *("vl_model.calibration", "vl_model.queries"),
+    ),
+    "offline": (
+        *("workspace", *VOCABULARY, "data_prep.studies", "data_prep.conversion", "locator"),
+        *("vl_model", "vl_model.data", "vl_model.model", "vl_model.scoring"),
     ),
 }
 #: pydicom is the business of these alone.

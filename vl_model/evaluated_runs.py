@@ -25,6 +25,7 @@ from vl_model.evaluation.raw_predictions import PLAIN_BASELINE, RawHeldOut, join
 from vl_model.fold_runs import FoldRuns, check_siblings
 from vl_model.loaded_run import LoadedRun
 from vl_model.located_places import Located, embed_located
+from vl_model.scoring.constant_baseline import best_constants
 from vl_model.scoring.priors import ColumnPrior
 from workspace.setting_error import SettingError
 
@@ -152,7 +153,8 @@ def fit_on_all(
     learning = labels.without_grades(run.dropped_sites)
     heads = fit_heads(learning, embeddings, prompts.text_SCD, prompts.logit_scale)
     fingerprint = run.fingerprint
-    return Grader({run.name: heads}, theirs.calibrators, ColumnPrior().fit(labels), theirs.best, fingerprint), new
+    prior, constants = ColumnPrior().fit(labels), best_constants(labels)
+    return Grader({run.name: heads}, theirs.calibrators, prior, theirs.best, fingerprint, theirs.levels, constants), new
 
 
 def fold_blocks(evaluated: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:

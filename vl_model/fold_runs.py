@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.conversion.pairs import Dataset, read_dataset
+from data_prep.conversion.pairs import read_dataset
 from runs.run_record import RUN_RECORD
 from vl_model.data.dropped_sites import DROPPED
 from vl_model.loaded_run import LoadedRun, is_joined, load_run, read_report
@@ -26,6 +26,7 @@ from workspace.setting_error import SettingError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from data_prep.conversion.folder_batches import StudyBatch
     from vl_model.evaluation.embeddings import Embeddings
     from vl_model.evaluation.grader import Grader
 
@@ -130,6 +131,11 @@ class FoldRuns:
         out: str | Path | None = None,
         keep: str | None = None,
         overwrite: bool = False,
+        sample_submission: str | Path | None = None,
+        prevalence: str | Path | None = None,
+        time_budget: float | None = None,
+        studies_per_batch: int = 8,
+        share: str | None = None,
     ) -> "pd.DataFrame":
         """Grade new DICOM studies, as `LoadedRun.grade` does, by all models. Raises ValueError as it does, and if the
         runs place the sites of new studies differently, or if the studies are to be kept.
@@ -141,12 +147,14 @@ class FoldRuns:
                 f"cannot be searched together; keep studies with one of its runs, for example {self.runs[0].name!r}",
             )
         from locator.carried import placer_for_run
-        from vl_model.new_studies import checked_new_studies
+        from vl_model.model.site_model_files import check_base_is_there
+        from vl_model.new_studies import OpenModels, checked_new_studies
 
-        def embed(dataset: Dataset, processed: Path) -> list["Embeddings"]:
-            return [_embed_and_release(run, dataset, processed, batch_size) for run in self.runs]
+        def embed(batch: "StudyBatch") -> list["Embeddings"]:
+            return [_embed_and_release(run, batch, batch_size) for run in self.runs]
 
-        studies = checked_new_studies(images, series_descriptions, workers, batch_size, out)
+        inputs = (images, series_descriptions, workers, batch_size, out, sample_submission, prevalence)
+        studies = checked_new_studies(*inputs, time_budget, studies_per_batch, share)
         grader = self.grader()
         placers = {run.name: placer_for_run(self.root, run.folder, locator) for run in self.runs}
         first, *others = placers.items()
@@ -155,8 +163,10 @@ class FoldRuns:
                 raise SettingError(
                     "run", f"{name!r}: places sites otherwise than {first[0]!r}; name a locator with --locator"
                 )
-        _ = self.runs[0].model  # Reading DICOM takes long: a base that has moved is missed before.
-        return studies.grade(first[1], grader, embed, self.runs[0].crops)
+        for run in self.runs:  # now: nothing is written for runs that cannot grade
+            check_base_is_there(run.folder / "final", run.base)
+        models = OpenModels(lambda: self.runs[0].model, embed, self.runs[0].crops, len(self.runs))
+        return studies.grade(first[1], grader, models)
 
     def report(self) -> dict[str, Any]:
         """Return the content of the joined ``report.json``. Raises ValueError if it does not exist."""
@@ -175,9 +185,9 @@ def load_folds(root: str | Path | DataRoot | None = None, run: str = "default", 
     return FoldRuns(root, run, load_fold_runs(root, run, base))
 
 
-def _embed_and_release(run: LoadedRun, dataset: Dataset, processed: Path, batch_size: int) -> "Embeddings":
+def _embed_and_release(run: LoadedRun, batch: "StudyBatch", batch_size: int) -> "Embeddings":
     """Return a run's embeddings of new studies, and let go of its model: those of all folds may not fit into memory."""
-    embeddings = run.embed_folder(dataset, processed, batch_size, f"embedding ({run.name})")
+    embeddings = run.embed_batch(batch, batch_size)
     run.release()
     return embeddings
 

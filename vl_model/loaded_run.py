@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from data_prep.conversion.crop_geometry import CropGeometry
+    from data_prep.conversion.folder_batches import StudyBatch
     from data_prep.conversion.pairs import Dataset
     from data_prep.sites import Site
     from vl_model.evaluation.embeddings import Embeddings, TextEmbeddings
@@ -227,6 +228,11 @@ class LoadedRun:
         out: str | Path | None = None,
         keep: str | None = None,
         overwrite: bool = False,
+        sample_submission: str | Path | None = None,
+        prevalence: str | Path | None = None,
+        time_budget: float | None = None,
+        studies_per_batch: int = 8,
+        share: str | None = None,
     ) -> "pd.DataFrame":
         """Grade new DICOM studies: 25 rows per study, whatever is wrong with its images.
 
@@ -240,36 +246,52 @@ class LoadedRun:
             workers: processes that read DICOM files. A Python script that sets more than one needs the guard
                 ``if __name__ == "__main__":``, because the processes import it.
             batch_size: sites per forward pass.
-            out: a folder for probabilities.csv (the returned table), submission.csv (metric-optimal probabilities)
-                and faults.csv (everything that was skipped, repaired or guessed). The slices are kept there meanwhile,
-                and without it in the system's temporary folder ($TMPDIR).
+            out: a folder for probabilities.csv (the returned table), submission.csv (metric-optimal probabilities),
+                faults.csv (everything that was skipped, repaired or guessed) and fallbacks.csv (the sites that were not
+                graded from all their views). The slices are kept there meanwhile, and without it in the system's
+                temporary folder ($TMPDIR). submission.csv is there before the first image is read, filled with the
+                best constants; studies take their place batch by batch.
             keep: a name under which the studies are kept in the run's folder, with their slices and embeddings, so that
                 queries search them. It stands beside the names of the splits.
             overwrite: whether to replace what was kept under this name.
+            sample_submission: a table of row ids, whose order submission.csv has; the studies that it names have 25
+                rows even if there are no images of them.
+            prevalence: a CSV with the columns condition, severity and prevalence: of the hospital whose studies these
+                are. All probabilities are shifted to it from those of the studies that the calibrators learned from.
+            time_budget: seconds from now on. Studies that are not read until then have constants; a batch that has
+                begun is finished.
+            studies_per_batch: studies after which submission.csv is written again.
+            share: "K/N" for the K-th of N shares of the folders directly within `images`, so that N processes grade
+                them together; sample_submission still names all studies.
 
         Returns:
             The columns study_id, condition, side, level; normal_mild, moderate, severe (calibrated); and the evidence:
             source, view, series_id, instance_number, x0, y0, x1, y1 (a box in pixels of that slice); and the study's
-            folder. The evidence is empty for a site that no image shows; its probabilities are the frequencies of the
-            training studies.
+            folder, and graded_from: all_views, fewer_views, neighbouring_levels or constant. The evidence is empty for
+            a site that no image shows; if no image shows its neighbouring levels either, its probabilities are the
+            frequencies of the training studies.
 
         Raises:
-            ValueError: a folder or table does not exist, the images contain no study, the run is not evaluated, or
-                `workers`, `batch_size` or `keep` is not possible.
+            ValueError: a folder or table does not exist or has a wrong row, the images contain no study, the run is not
+                evaluated, or `workers`, `batch_size`, `keep`, `time_budget`, `studies_per_batch` or `share` is not
+                possible.
         """
         from locator.carried import placer_for_run
         from vl_model.kept_studies import checked_kept_studies
-        from vl_model.new_studies import checked_new_studies
+        from vl_model.model.site_model_files import check_base_is_there
+        from vl_model.new_studies import OpenModels, checked_new_studies
 
-        studies = checked_new_studies(images, series_descriptions, workers, batch_size, out)
+        if keep is not None and time_budget is not None:
+            raise SettingError("time_budget", f"{time_budget!r}: would keep some of the studies only; leave out --keep")
+        inputs = (images, series_descriptions, workers, batch_size, out, sample_submission, prevalence)
+        studies = checked_new_studies(*inputs, time_budget, studies_per_batch, share)
         kept = checked_kept_studies(self.root, self.name, keep, overwrite, studies.images)
         studies = replace(studies, keep=kept)
         grader = self.grader()
         placer = placer_for_run(self.root, self.folder, locator)
-        _ = self.model  # Reading DICOM takes long: a base that has moved is missed before.
-        return studies.grade(
-            placer, grader, lambda dataset, processed: [self.embed_folder(dataset, processed, batch_size)], self.crops
-        )
+        check_base_is_there(self.folder / "final", self.base)  # now: nothing is written for a run that cannot grade
+        models = OpenModels(lambda: self.model, lambda batch: [self.embed_batch(batch, batch_size)], self.crops)
+        return studies.grade(placer, grader, models)
 
     def search(
         self,
@@ -444,6 +466,16 @@ class LoadedRun:
         rows = group_sites(dataset.pairs)
         image_ND = embed_rows(self.model, rows, open_crops(processed), batch_size, label, self.crops)
         return Embeddings(rows, image_ND, {"checkpoint": self.checkpoint, "dataset": dataset.fingerprint})
+
+    def embed_batch(self, batch: "StudyBatch", batch_size: int) -> "Embeddings":
+        """Compute the embeddings of all sites of converted studies."""
+        from vl_model.data.site_rows import group_sites
+        from vl_model.evaluation.embed import embed_rows
+        from vl_model.evaluation.embeddings import Embeddings
+
+        rows = group_sites(batch.pairs)
+        image_ND = embed_rows(self.model, rows, batch.crop_N3HW, batch_size, None, self.crops)
+        return Embeddings(rows, image_ND, {"checkpoint": self.checkpoint})
 
     def release(self) -> None:
         """Let go of the model, so that those of several runs need not fit into memory together."""

@@ -23,7 +23,7 @@ import numpy as np
 from data_prep.conversion.crop_geometry import DEFAULT_CROPS, CropGeometry
 from data_prep.conversion.crops import SCHEMA_VERSION as CROPS_VERSION
 from data_prep.conversion.crops import open_crops
-from data_prep.conversion.executors import IN_PROCESS, Pool, open_pool
+from data_prep.conversion.executors import IN_PROCESS, Pool
 from data_prep.conversion.folds import assign_folds
 from data_prep.conversion.merge import OUTPUTS, Caption, Summary, merge_parts, summary_of, write_faults
 from data_prep.conversion.pairs import read_metadata
@@ -47,7 +47,7 @@ from data_prep.placement.placer import Placer
 from data_prep.placement.regions import marked_positions
 from data_prep.placement.shipped_atlas import shipped_atlas
 from data_prep.sites import SITES, Severity
-from data_prep.studies.cohorts import Cohort, folder_cohort
+from data_prep.studies.cohorts import Cohort
 from data_prep.studies.studies import read_study
 
 #: Largest number of marked studies that the atlas is learned from: more would not improve its means.
@@ -173,7 +173,7 @@ def _examples(
     geometry: CropGeometry = DEFAULT_CROPS,
 ) -> Iterator[tuple[Example | None, ConvertedStudy | None]]:
     work = partial(_example, processed=processed, max_pixels=max_pixels, geometry=geometry)
-    yield from pool.map(work, marked, description="learning the atlas", name=_name, weight=_files)
+    yield from pool.map(work, marked, description="learning the atlas", name=study_name, weight=number_of_files)
 
 
 def _example(
@@ -189,28 +189,6 @@ def _example(
         all_faults = [*faults, *mark_faults]
         converted = write_study(study_input, processed, study, positions, all_faults, None, max_pixels, geometry)
     return example_of(study, positions, shipped_atlas().shape_N3), converted
-
-
-def convert_folder(
-    images: Path,
-    processed: Path,
-    *,
-    descriptions: Path | None,
-    placer: Placer,
-    caption: Caption,
-    workers: int = 1,
-    max_pixels: int = MAX_PIXELS,
-    geometry: CropGeometry = DEFAULT_CROPS,
-) -> Summary:
-    """Convert new studies, in any layout of folders, to their own ``processed_data``; print how they are told apart.
-
-    Raises ValueError if `images` holds no study.
-    """
-    cohort = folder_cohort(images, descriptions)
-    print(cohort.layout, flush=True)
-    with open_pool(min(workers, len(cohort.folders) or 1)) as pool:
-        work: dict[str, Any] = {"placer": placer, "pool": pool, "max_pixels": max_pixels, "geometry": geometry}
-        return convert_cohort(cohort, processed, atlas=None, caption=caption, **work)
 
 
 def convert_cohort(
@@ -265,7 +243,7 @@ def convert_cohort(
     if cohort.split == "train" and not any(study.files for study in inputs):
         raise NothingReadable(f"{nothing}; nothing is written")
     converted: list[ConvertedStudy] = []
-    with locked_folder(processed), _disk_full_estimated(processed, inputs, converted):
+    with locked_folder(processed), disk_full_estimated(processed, inputs, converted):
         set_aside(processed, FINAL_FILES)
         if learn:
             atlas = _learn_converting(_atlas_studies(inputs, seed), processed, pool, max_pixels, geometry, converted)
@@ -313,11 +291,13 @@ def _convert_studies(
             yield found
     work = partial(convert_study, processed=processed, placer=placer, max_pixels=max_pixels, geometry=geometry)
     found_before = len(inputs) - len(todo)
-    yield from pool.map(work, todo, description=f"converting {split}", name=_name, weight=_files, done=found_before)
+    yield from pool.map(
+        work, todo, description=f"converting {split}", name=study_name, weight=number_of_files, done=found_before
+    )
 
 
 @contextmanager
-def _disk_full_estimated(
+def disk_full_estimated(
     processed: Path, inputs: Sequence[StudyInput], converted: Sequence[ConvertedStudy]
 ) -> Iterator[None]:
     """Turn the error of a full disk or an exceeded quota into `DiskFull`, with an estimate of the missing space.
@@ -347,9 +327,9 @@ def folds_of(cohort: Cohort, folds: int, seed: int) -> dict[int, int]:
     return assign_folds(severities, folds, seed) if cohort.split == "train" else {}
 
 
-def _name(study_input: StudyInput) -> str:
+def study_name(study_input: StudyInput) -> str:
     return study_input.name
 
 
-def _files(study_input: StudyInput) -> int:
+def number_of_files(study_input: StudyInput) -> int:
     return study_input.files

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data_prep.faults import Action, Fault, FaultKind
 from data_prep.folders import Listing, fault_path, is_id, list_folder
-from data_prep.studies.image_tree import read_image_tree
+from data_prep.studies.image_tree import Share, read_image_tree
 from data_prep.studies.misplaced_series import misplaced_series
 from data_prep.studies.new_studies import find_new_studies
 from data_prep.studies.studies import StudyFolder
@@ -58,15 +58,17 @@ def split_cohort(root: DataRoot, split: Split) -> Cohort:
     return _cohort(split, images, tables, studies, misplaced)
 
 
-def folder_cohort(images: Path, descriptions: Path | None) -> Cohort:
-    """Return the cohort of new studies in a folder: studies as their headers tell them apart (`new_studies`).
+def folder_cohort(images: Path, descriptions: Path | None, share: Share | None = None) -> Cohort:
+    """Return the cohort of new studies in a folder, or in a share of the folders directly within it.
+
+    Their headers tell the studies apart (`new_studies`).
 
     Raises ValueError if `images` holds no image, ValueError or OSError if `descriptions` is not a table.
     """
     if not images.is_dir():
         raise ValueError(f"{images}: no such folder; it should hold DICOM files")
     images = images.resolve()
-    tree = read_image_tree(images)
+    tree = read_image_tree(images, share)
     if not tree.folders:
         raise ValueError(f"{images}: holds no study: no file below it is a DICOM image")
     found, root = find_new_studies(tree), images

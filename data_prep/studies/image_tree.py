@@ -1,7 +1,7 @@
 """Find the images below a folder of new studies, at any depth, with the identity that each has in its header."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,13 +48,31 @@ class ImageTree:
         self.faults.append(Fault(None, None, fault_path(path, self.root), kind, "skipped", message))
 
 
-def read_image_tree(images: Path) -> ImageTree:
-    """Read the identity of every file below `images`; links that point outside are not followed.
+@dataclass(frozen=True)
+class Share:
+    """One of several equal shares of the folders directly within a folder: `number`, from 0, of `count`."""
 
-    A folder whose files are none of them images, such as the viewer of a disc, is one fault, whatever it contains.
+    number: int = 0
+    count: int = 1
+
+    def of(self, folders: Sequence[Path]) -> list[Path]:
+        """Return this share of folders that are sorted by name."""
+        return list(folders[self.number :: self.count])
+
+
+def share_of_folders(images: Path, share: Share) -> list[Path]:
+    """Return a share of the folders directly within `images`, as `read_image_tree` takes it."""
+    return share.of(list_folder(images, images).folders)
+
+
+def read_image_tree(images: Path, share: Share | None = None) -> ImageTree:
+    """Read the identity of every file below `images`, or below a share of the folders in it.
+
+    Links that point outside are not followed. A folder whose files are none of them images, such as the viewer of a
+    disc, is one fault, whatever it contains.
     """
     tree = ImageTree(images)
-    listings = list(_listings(tree, images))
+    listings = list(_listings(tree, images, share or Share()))
     files = sum(len(listing.files) for _, listing in listings)
     with tqdm(total=files, unit="file", desc="reading headers", delay=_BAR_AFTER, leave=False) as bar:
         for path, listing in listings:
@@ -84,7 +102,7 @@ def _add(tree: ImageTree, found: ImageFolder, listing: Listing) -> None:
         tree.empty.append(found.path)
 
 
-def _listings(tree: ImageTree, images: Path) -> Iterator[tuple[Path, Listing]]:
+def _listings(tree: ImageTree, images: Path, share: Share) -> Iterator[tuple[Path, Listing]]:
     """Yield every folder below `images` and what it contains, each folder once.
 
     Of two names of one folder, the folder's own name comes before those of links to it.
@@ -104,6 +122,8 @@ def _listings(tree: ImageTree, images: Path) -> Iterator[tuple[Path, Listing]]:
             tree.note(path, FaultKind.MISPLACED, f"a folder {depth} levels deep: expected at most {DEEPEST}")
             continue
         listing = list_folder(path, tree.root)
+        if depth == 0:
+            listing.folders = share.of(listing.folders)
         yield path, listing
         for folder in reversed(listing.folders):
             (links if folder.is_symlink() else todo).append((folder, depth + 1))

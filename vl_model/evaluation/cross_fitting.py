@@ -17,8 +17,9 @@ from vl_model.data.site_table import Bools, Floats, SiteTable
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import HEADS, Grader, HeadName, Heads, Kind
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
+from vl_model.evaluation.neighbouring_levels import NeighbouringLevels
 from vl_model.evaluation.raw_predictions import RawHeldOut
-from vl_model.scoring.constant_baseline import constant_baseline
+from vl_model.scoring.constant_baseline import best_constants, constant_baseline
 from vl_model.scoring.metrics import competition_metric
 from vl_model.scoring.priors import ColumnPrior
 
@@ -149,4 +150,8 @@ def fit_grader(
     """
     shown = raw.table.take(raw.imaged_N)
     calibrators = {head: Calibrator().fit(raw.log_prob_N3[head][raw.imaged_N], shown) for head in HEADS}
-    return Grader(models, calibrators, ColumnPrior().fit(graded), best, fingerprint)
+    prior = ColumnPrior().fit(graded)
+    prob_N3 = prior.predict_proba(raw.table)
+    prob_N3[raw.imaged_N] = calibrators[best].predict_proba(raw.log_prob_N3[best][raw.imaged_N], shown)
+    levels = NeighbouringLevels().fit(prob_N3, raw.imaged_N, prior.prob_SC_, raw.table)
+    return Grader(models, calibrators, prior, best, fingerprint, levels, best_constants(graded))

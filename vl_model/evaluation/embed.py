@@ -26,7 +26,7 @@ def embed_rows(
     rows: Sequence[SiteRow],
     crops: NDArray[np.uint8],
     batch_size: int,
-    label: str = "embedding",
+    label: str | None = "embedding",
     geometry: CropGeometry = DEFAULT_CROPS,
 ) -> NDArray[np.float32]:
     """Return L2-normalised embeddings (N, D) of sites.
@@ -36,12 +36,12 @@ def embed_rows(
         rows: the sites, which do not influence one another.
         crops: (R, 3, H, W), the tiles that the rows refer to.
         batch_size: sites per forward pass.
-        label: the name of the progress bar.
+        label: the name of the progress bar; None for no bar.
         geometry: the geometry of the crops.
     """
     towers = model.towers
     image_ND = np.zeros((len(rows), towers.embed_dim), dtype=np.float32)
-    with tqdm(total=len(rows), desc=label, unit="site", disable=not rows) as bar:
+    with tqdm(total=len(rows), desc=label, unit="site", disable=not rows or label is None) as bar:
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
             stored = load_batch(batch, crops, geometry=geometry).to(model.device)

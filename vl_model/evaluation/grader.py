@@ -10,7 +10,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +19,13 @@ from scipy.special import log_softmax
 
 from data_prep.sites import SITES, Severity
 from vl_model.calibration.calibrator import Calibrator
-from vl_model.data.site_table import Floats, SiteTable, full_table, site_table
+from vl_model.data.site_table import Bools, Floats, SiteTable, full_table, site_table
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
+from vl_model.evaluation.neighbouring_levels import NeighbouringLevels
 from vl_model.evaluation.predictions_card import check_fingerprint
+from vl_model.scoring.metric_optimum import metric_optimal
+from vl_model.scoring.prevalence import Prevalences, PrevalenceShift, prevalence_shift
 from vl_model.scoring.priors import ColumnPrior
 from workspace.json_files import read_object
 from workspace.whole_files import replacing
@@ -43,6 +46,8 @@ class Grader:
 
     models: the heads of each model by the name of its run; there is one if the run grades by itself. best: the head
     with the better metric on held-out studies. fingerprint: of the checkpoint, the data set and the zero-shot prompts.
+    levels: what neighbouring levels say about a site without an image. constant_X3: the best constants for the metric;
+    None of heads of an earlier version. shift: to the prevalences of another hospital.
     """
 
     models: Mapping[str, Heads]
@@ -50,14 +55,33 @@ class Grader:
     prior: ColumnPrior
     best: HeadName
     fingerprint: Mapping[str, str]
+    levels: NeighbouringLevels = field(default_factory=lambda: NeighbouringLevels.from_list(None))
+    constant_X3: Floats | None = None
+    shift: PrevalenceShift | None = None
+
+    def shifted(self, prevalences: Prevalences) -> "Grader":
+        """Return a grader of the same heads for another hospital.
+
+        Raises ValueError if the calibrator of the best head learned from no site of a severity that is to shift.
+        """
+        return replace(self, shift=prevalence_shift(prevalences, self.calibrators[self.best].examples_KC_))
+
+    def constants(self) -> Floats:
+        """Return (25, 3): the best constant answer for the metric, sites in the order of `SITES`."""
+        if self.constant_X3 is not None and self.shift is None:
+            return self.constant_X3
+        table = full_table([0], site_table([]))
+        prob_X3 = self.prior.prob_SC_ if self.shift is None else self.shift.shift(self.prior.prob_SC_, table)
+        return self._metric_optimal(prob_X3, table, self.best)
 
     def predict_proba(
         self, table: SiteTable, embeddings: Sequence[Embeddings], kind: Kind, head: HeadName | None = None
     ) -> Floats:
         """Return (N, 3) for every row of `table`, by `head` or, if None, the best one.
 
-        embeddings: of each model, in the order of `models`. A site that no image shows has the frequencies of its
-        column. Metric-optimal probabilities require all spinal rows of a study at once.
+        embeddings: of each model, in the order of `models`. A site that no image shows is graded from its neighbouring
+        levels; if no image shows these either, it has the frequencies of its column. All rows of a study are required
+        at once. Only calibrated and metric-optimal probabilities depend on neighbours and on the prevalences.
         """
         head = head or self.best
         row_N = embeddings[0].rows_of(table)
@@ -71,14 +95,36 @@ class Grader:
                     for heads, own in zip(self.models.values(), embeddings, strict=True)
                 ]
             )
-            raw = kind == "raw"
-            prob_N3[imaged] = np.exp(log_prob_M3) if raw else self.calibrators[head].predict_proba(log_prob_M3, shown)
-        return self.calibrators[head].metric_optimal(prob_N3, table) if kind == "metric_optimal" else prob_N3
+            if kind == "raw":
+                prob_N3[imaged] = np.exp(log_prob_M3)
+                return prob_N3
+            prob_N3[imaged] = self.calibrators[head].predict_proba(log_prob_M3, shown)
+            guessed = self.guessed_from_neighbours(imaged, table)
+            prob_N3[guessed] = self.levels.predict_proba(prob_N3, imaged, self.prior.prob_SC_, table)[guessed]
+        if self.shift is not None and kind != "raw":
+            prob_N3 = self.shift.shift(prob_N3, table)
+        return self._metric_optimal(prob_N3, table, head) if kind == "metric_optimal" else prob_N3
+
+    def guessed_from_neighbours(self, imaged_N: Bools, table: SiteTable) -> Bools:
+        """Return which rows are graded from their neighbouring levels; `imaged_N`: which ones an image shows."""
+        guessed_N: Bools = ~imaged_N & self.levels.speaks_for(imaged_N, table)
+        return guessed_N
+
+    def _metric_optimal(self, prob_N3: Floats, table: SiteTable, head: HeadName) -> Floats:
+        rule = self.calibrators[head].rule_
+        return metric_optimal(table, prob_N3, rule if self.shift is None else self.shift.rule(rule))
 
     def grade_studies(self, study_ids: Sequence[int], embeddings: Sequence[Embeddings], kind: Kind) -> Floats:
-        """Return (S, 25, 3) for all sites of each study, in the order of `SITES`, by the best head."""
+        """Return (S, 25, 3) for all sites of each study, in the order of `SITES`, by the best head.
+
+        Metric-optimal ones of a study without any image are the best constants.
+        """
         table = full_table(study_ids, site_table([]))
-        return self.predict_proba(table, embeddings, kind).reshape(-1, len(SITES), len(Severity))
+        prob_SX3 = self.predict_proba(table, embeddings, kind).reshape(-1, len(SITES), len(Severity))
+        if kind == "metric_optimal":
+            is_shown_S = (embeddings[0].rows_of(table) >= 0).reshape(-1, len(SITES)).any(axis=1)
+            prob_SX3[~is_shown_S] = self.constants()
+        return prob_SX3
 
 
 def mean_log_proba(log_probs: Sequence[Floats]) -> Floats:
@@ -99,6 +145,8 @@ def write_grader(folder: Path, grader: Grader) -> None:
         for key, array in head.arrays().items()
     }
     arrays["prior"] = grader.prior.prob_SC_
+    if grader.constant_X3 is not None:
+        arrays["constant"] = grader.constant_X3
     with replacing(folder / "heads.npz") as partial, partial.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     card = {
@@ -108,6 +156,7 @@ def write_grader(folder: Path, grader: Grader) -> None:
         "fingerprint": dict(grader.fingerprint),
         "arrays_sha256": _sha256(folder / "heads.npz"),
         "calibrators": {head: calibrator.as_dict() for head, calibrator in grader.calibrators.items()},
+        "neighbouring_levels": grader.levels.as_list(),
     }
     with replacing(folder / "heads.json") as partial:
         partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
@@ -147,6 +196,8 @@ def _from_saved(card: dict[str, Any], arrays: dict[str, Any]) -> Grader:
         prior=_prior(arrays["prior"]),
         best=card["best"],
         fingerprint=dict(card["fingerprint"]),
+        levels=NeighbouringLevels.from_list(card.get("neighbouring_levels")),
+        constant_X3=arrays.get("constant"),
     )
 
 

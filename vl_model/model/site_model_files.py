@@ -110,6 +110,23 @@ def find_base(settings: ModelSettings, sha256: str | None, final: Path) -> Model
     )
 
 
+def check_base_is_there(folder: Path, base: str | None = None) -> None:
+    """Raise ValueError as `load_site_model` does if the base is not found; if it is, its weights are not compared."""
+    recorded_base(folder, base)
+
+
+def recorded_base(folder: Path, base: str | None = None) -> ModelSettings | None:
+    """Return the settings with the place at which the base of a run lies now; None for tune "full", which has none.
+
+    Raises ValueError if it is not found.
+    """
+    card = _read_card(folder)
+    settings = _settings_of(card)
+    if settings.tune == "full":
+        return None
+    return place_named(settings, base) if base else find_base(settings, card.get("base_sha256"), folder)
+
+
 def state_sha256(state: dict[str, Tensor]) -> str:
     """Return the SHA-256 of a state dict: of the tensors' names and bytes, sorted by name."""
     digest = hashlib.sha256()

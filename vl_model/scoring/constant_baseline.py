@@ -19,7 +19,12 @@ _PSEUDO_STUDIES = 1.0
 
 
 def constant_baseline(train: SiteTable, held_out: SiteTable) -> Floats:
-    """Return (N, 3): the best constant of each column, learned on `train`, for the rows of `held_out`.
+    """Return (N, 3): the best constant of each column, learned on `train`, for the rows of `held_out`."""
+    return best_constants(train)[held_out.site_N]
+
+
+def best_constants(train: SiteTable) -> Floats:
+    """Return (25, 3): the best constant of each column, rows in the order of `SITES`.
 
     They are the metric-optimal probabilities of a model that gives each site the frequencies of its column, and knows
     how often a study has a severe level (which is less often than if the levels were independent).
@@ -32,7 +37,7 @@ def constant_baseline(train: SiteTable, held_out: SiteTable) -> Floats:
     worst = _observed_worst(train, worst_of(spinal_SR3, all_SR, dependence=0.0))
     weights = (rule.spinal_weight, rule.any_severe_weight)
     constant_SC[SPINAL_SITES] = optimal_spinal(spinal_SR3, all_SR, worst, *weights)[0]
-    return constant_SC[held_out.site_N]
+    return constant_SC
 
 
 def _observed_worst(train: SiteTable, independent: Worst) -> Worst:

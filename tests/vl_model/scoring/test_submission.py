@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from data_prep.sites import SITES, SUBMISSION_SITES
-from vl_model.scoring.submission import FLOOR, _check, floored, write_submission
+from vl_model.scoring.submission import FLOOR, _check, floored, read_sample_submission, write_submission
 
 
 def random_probabilities(studies: int, seed: int = 0) -> np.ndarray:
@@ -75,3 +75,52 @@ def test_a_damaged_submission_is_a_defect_that_no_flag_hides(tmp_path: Path) -> 
     path.write_text("\n".join([*lines[:-1], f"{name},0.5,0.5,0.5"]))
     with pytest.raises(RuntimeError, match="of another sum than 1"):
         _check(path, 1)
+
+
+def write_sample(path: Path, row_ids: list[str]) -> Path:
+    pd.DataFrame({"row_id": row_ids, "severe": 1 / 3}).to_csv(path, index=False)
+    return path
+
+
+def test_a_samples_order_is_kept_and_what_differs_is_said(tmp_path: Path) -> None:
+    own = [f"{study}_{site.key}" for study in (20, 3) for site in reversed(SUBMISSION_SITES)]
+    lacking = own.pop(7)
+    sample = read_sample_submission(write_sample(tmp_path / "sample.csv", own))
+    assert sample.study_ids == (20, 3)
+    study_ids = [3, 20, 5]
+    path = tmp_path / "submission.csv"
+    assert write_submission(path, study_ids, random_probabilities(3), order=sample.order(study_ids)) == ""
+    rows = list(pd.read_csv(path)["row_id"])
+    assert rows[: len(own)] == own
+    assert set(rows[len(own) :]) == {lacking, *(f"5_{site.key}" for site in SITES)}
+    surplus, lacks = sample.notes([3, 20, 5])
+    assert surplus == "sample.csv has no row for 1 study (5), whose rows follow its own"
+    assert lacks == f"sample.csv lacks 1 row ({lacking}) of its own studies, which follow its own rows"
+    usual = [f"{study}_{site.key}" for study in (3, 20) for site in SUBMISSION_SITES]
+    (named,) = read_sample_submission(write_sample(tmp_path / "b.csv", usual)).notes([3])
+    assert named == "b.csv names 1 study (20) without images, which get the best constants"
+    (other,) = read_sample_submission(write_sample(tmp_path / "c.csv", usual[::-1])).notes([3, 20])
+    assert other == "c.csv has another order than by study id and site, which is kept"
+
+
+def test_an_order_that_cannot_be_kept_is_said(tmp_path: Path) -> None:
+    usual = [f"{study}_{site.key}" for study in (3, 20) for site in SUBMISSION_SITES]
+    sample = write_sample(tmp_path / "sample.csv", usual)
+    path = tmp_path / "submission.csv"
+    assert write_submission(path, [20, 3], random_probabilities(2), sample) == ""
+    why = write_submission(path, [20, 4], random_probabilities(2), sample)
+    assert why == "sample.csv lacks 25 of its rows and has 25 others: the order is by study id and site"
+
+
+@pytest.mark.parametrize(
+    ("row_ids", "said"),
+    [
+        (["7_knee"], "line 2: 'knee' is not a site"),
+        (["x_spinal_canal_stenosis_l1_l2"], "line 2: row id 'x_spinal_canal_stenosis_l1_l2' does not begin with"),
+        (["7_spinal_canal_stenosis_l1_l2"] * 2, "line 3: row id '7_spinal_canal_stenosis_l1_l2' appears twice"),
+    ],
+)
+def test_a_wrong_sample_is_refused(row_ids: list[str], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"sample\.csv") as refused:
+        read_sample_submission(write_sample(tmp_path / "sample.csv", row_ids))
+    assert said in str(refused.value)
