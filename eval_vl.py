@@ -166,7 +166,7 @@ def main() -> None:
     fingerprint = runs[0].fingerprint | {"checkpoint": joined_checkpoint(runs)}
     graded = labels if is_joined else splits[0].train
     models = {one.run.name: one.heads for one in evaluated}
-    grader = fit_grader(models, located or raw, graded, best, fingerprint)
+    grader = fit_grader(models, located or raw, graded, best, fingerprint, in_use)
     baseline = cross_fit_kinds(raw.log_prob_N3[PLAIN_BASELINE], raw, settings.seed)
     unsaved = {"root", "base", "workers", *plain_settings(settings.scoring), *plain_settings(settings.calibration)}
     report = {
@@ -187,7 +187,7 @@ def main() -> None:
     }
 
     write_grader(folder / "heads", grader)
-    write_predictions(logs / "predictions.csv", held_out)
+    write_predictions(logs / "predictions.csv", held_out, settings.seed)
     write_predictions_card(logs / "predictions.csv", fingerprint, report["held_out_folds"])
     examples = choose_example_sites(held_out, best, train.pairs)
     tile_share = runs[0].view_mm / runs[0].crops.field_mm

@@ -48,7 +48,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "vl_model.queries": (
         *("workspace", *VOCABULARY, "data_prep.conversion", "prompts", "runs"),
-        *("vl_model.data", "vl_model.evaluation"),
+        *("vl_model.data", "vl_model.calibration", "vl_model.evaluation"),
     ),
     "vl_model": (
         *("workspace", *VOCABULARY, "data_prep.placement", "data_prep.conversion", "prompts", "runs", "runs.processes"),

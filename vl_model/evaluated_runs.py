@@ -6,7 +6,7 @@ calibrated, so that every study of the data set is predicted once, by a model th
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -148,8 +148,8 @@ def fit_on_all(
     embeddings, prompts = run.embed("train", batch_size), run.embed_prompts()
     new = run.embed("test", batch_size) if has_test else None
     heads = fit_heads(labels, embeddings, prompts.text_SCD, prompts.logit_scale)
-    fingerprint = run.fingerprint
-    return Grader({run.name: heads}, theirs.calibrators, ColumnPrior().fit(labels), theirs.best, fingerprint), new
+    grader = replace(theirs, models={run.name: heads}, prior=ColumnPrior().fit(labels), fingerprint=run.fingerprint)
+    return grader, new
 
 
 def fold_blocks(evaluated: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:

@@ -224,15 +224,17 @@ class LoadedRun:
             workers: processes that read DICOM files. A Python script that sets more than one needs the guard
                 ``if __name__ == "__main__":``, because the processes import it.
             batch_size: sites per forward pass.
-            out: a folder for probabilities.csv (the returned table), submission.csv (metric-optimal probabilities)
-                and faults.csv (everything that was skipped, repaired or guessed). The slices are kept there meanwhile,
+            out: a folder for probabilities.csv (the returned table), studies.csv (the probabilities of any severe
+                canal stenosis and of any severe finding), submission.csv (metric-optimal probabilities) and faults.csv
+                (everything that was skipped, repaired or guessed). The slices are kept there meanwhile,
                 and without it in the system's temporary folder ($TMPDIR).
             keep: a name under which the studies are kept in the run's folder, with their slices and embeddings, so that
                 queries search them. It stands beside the names of the splits.
             overwrite: whether to replace what was kept under this name.
 
         Returns:
-            The columns study_id, condition, side, level; normal_mild, moderate, severe (calibrated); and the evidence:
+            The columns study_id, condition, side, level; normal_mild, moderate, severe (calibrated); set_90 and set_95
+            (the grades that the site may have: `vl_model.calibration.prediction_sets`); and the evidence:
             source, view, series_id, instance_number, x0, y0, x1, y1 (a box in pixels of that slice); and the study's
             folder. The evidence is empty for a site that no image shows; its probabilities are the frequencies of the
             training studies.

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from data_prep.conversion.convert import convert_folder
@@ -17,11 +18,13 @@ from data_prep.conversion.pairs import Dataset, read_dataset
 from data_prep.placement.placer import Placer
 from data_prep.sites import SITES, Severity
 from prompts.render import caption
+from vl_model.calibration.prediction_sets import SET_LEVELS, set_column
+from vl_model.calibration.study_answers import QUESTIONS
 from vl_model.data.site_rows import evidence_of
 from vl_model.data.site_table import Floats, SiteTable, full_table, site_table
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import Grader
-from vl_model.evaluation.predictions import site_columns
+from vl_model.evaluation.predictions import set_texts, site_columns
 from vl_model.kept_studies import KeptStudies
 from vl_model.loaded_run import check_count, path_of
 from vl_model.scoring.submission import write_submission
@@ -74,7 +77,8 @@ class NewStudies:
                 self.keep.complete(folder, *embeddings)
             if self.out:
                 prob_SX3 = grader.grade_studies(dataset.study_ids, embeddings, "metric_optimal")
-                _write_outputs(self.out, table, dataset.study_ids, prob_SX3, processed / "faults.csv")
+                studies = study_table(table, grader)
+                _write_outputs(self.out, table, studies, dataset.study_ids, prob_SX3, processed / "faults.csv")
         return table
 
     @contextmanager
@@ -140,24 +144,57 @@ def folder_within(out: Path) -> Iterator[Path]:
 
 
 def probability_table(dataset: Dataset, embeddings: Sequence[Embeddings], grader: Grader) -> pd.DataFrame:
-    """Return calibrated probabilities, one row per site, with the slice and box that show it best and the folder."""
+    """Return calibrated probabilities, one row per site, with its sets, the slice and box that show it best, and the
+    study's folder.
+    """
     table = full_table(dataset.study_ids, site_table([]))
     prob_N3 = grader.predict_proba(table, embeddings, "calibrated")
     rows = site_columns(table).assign(**{severity.key: prob_N3[:, severity] for severity in Severity})
+    for level in SET_LEVELS:
+        rows[set_column(level)] = set_texts(grader.prediction_sets(table, embeddings, prob_N3, level))
     evidence = pd.DataFrame(_evidence(dataset, table), columns=list(EVIDENCE))
     evidence = evidence.astype({"series_id": "Int64", "instance_number": "Int64"})
     return pd.concat([rows, evidence], axis=1).assign(folder=rows["study_id"].map(dataset.folder_names))
 
 
-def _write_outputs(out: Path, table: pd.DataFrame, study_ids: Sequence[int], prob_SX3: Floats, faults: Path) -> None:
+def study_table(probabilities: pd.DataFrame, grader: Grader) -> pd.DataFrame:
+    """Return one row per study of a `probability_table`, in its order: the study answers and which sites are imaged.
+
+    A question whose conditions have no graded held-out site has no answer: nan.
+    """
+    studies = probabilities["study_id"].drop_duplicates()
+    table = full_table(studies, site_table([]))
+    prob_N3 = probabilities[[severity.key for severity in Severity]].to_numpy(np.float64)
+    columns: dict[str, Any] = {"study_id": studies.to_numpy()}
+    for question in QUESTIONS:
+        found_S, probability_S = grader.answers.predict(question, prob_N3, table)
+        columns[f"p_{question}"] = probability_S[np.searchsorted(found_S, studies)]
+    is_imaged_SX = probabilities["source"].notna().to_numpy().reshape(-1, len(SITES))
+    columns["imaged_sites"] = is_imaged_SX.sum(axis=1)
+    columns["missing_sites"] = [
+        "|".join(site.key for site, is_imaged in zip(SITES, imaged_X, strict=True) if not is_imaged)
+        for imaged_X in is_imaged_SX
+    ]
+    return pd.DataFrame(columns | {"folder": probabilities["folder"].to_numpy()[:: len(SITES)]})
+
+
+def _write_outputs(
+    out: Path,
+    table: pd.DataFrame,
+    studies: pd.DataFrame,
+    study_ids: Sequence[int],
+    prob_SX3: Floats,
+    faults: Path,
+) -> None:
     with replacing(out / "faults.csv") as partial:
         shutil.copyfile(faults, partial)
     write_probabilities(out / "probabilities.csv", table)
+    write_probabilities(out / "studies.csv", studies)
     write_submission(out / "submission.csv", study_ids, prob_SX3)
 
 
 def write_probabilities(path: Path, table: pd.DataFrame) -> None:
-    """Write a `probability_table` as CSV, by rename."""
+    """Write a `probability_table` or a `study_table` as CSV, by rename."""
     with replacing(path) as partial:
         table.to_csv(partial, index=False, float_format="%.9g", lineterminator="\n", errors=ESCAPED)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from data_prep.sites import SITES, Severity, Site
 from prompts.canonical import canonical_line
 from prompts.tree import Tree, tree_sites, within
-from vl_model.queries.recalibration import fit_recalibration
+from vl_model.calibration.recalibration import fit_recalibration
 from vl_model.queries.segment import Evidence, Segment
 from vl_model.queries.speaking_sites import speaking_sites
 from vl_model.queries.tree_probability import possible_severities, tree_probability, tree_truth
