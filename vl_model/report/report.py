@@ -264,8 +264,8 @@ def _answers(report: Json) -> list[str]:
         if block and block["auc"]["value"] is not None:
             found = block["sensitivity_at_specificity"]["90"]
             sentences.append(
-                f"Whether a study has {question_words(question, block)} ({block['events']} of {block['studies']} have) is "
-                f"told with an AUC of {_area(block['auc'])}; at a specificity of 90 %, the sensitivity is "
+                f"Whether a study has {question_words(question, block)} ({block['events']} of {block['studies']} have) "
+                f"is told with an AUC of {_area(block['auc'])}; at a specificity of 90 %, the sensitivity is "
                 f"{number(found['value'], 2)} ({_interval(found['interval'], 2)})."
             )
     return sentences
