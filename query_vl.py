@@ -1,8 +1,8 @@
 """Ask the studies of a run: print the studies that answer a question, with the slices that speak for them.
 
     python query_vl.py --root DATA --run first "severe left foraminal narrowing at L4-L5"
-    python query_vl.py --root DATA --run first "severe canal stenosis except L5-S1, normal foramina" --save answers
-    python query_vl.py --root DATA --run first --ask "any(canal, L4-L5) >= moderate and all(foramen) = normal/mild"
+    python query_vl.py --root DATA --run first "severe canal stenosis except L5-S1 and normal foramina" --save answers
+    python query_vl.py --root DATA --run first --ask "any(canal) = severe and all(foramen) = normal/mild"
     python query_vl.py --root DATA --run first --like "123456:left foramen, L4-L5" --top 10
     python query_vl.py --root DATA --run first --queries cohort.yaml --save cohort
     python query_vl.py --root DATA --run first --report report.txt --study 123456
@@ -72,7 +72,7 @@ class Settings(FinishedRunSettings):
     save: str | None = None
     """The folder into which the answers' slices, crops and answers.png are written."""
     overwrite: bool = False
-    """Replace what --save holds of another question, and the file of --csv."""
+    """Replace what --save holds of another question."""
     truth: str | None = None
     """A CSV file of known grades to show instead of those in dataset.json. Its columns are study_id, condition, side,
     level and severity, or those of train.csv."""
@@ -140,7 +140,9 @@ def answer(queries: "RunQueries", asked: "Asked", settings: Settings) -> None:
     if settings.save is not None:
         from vl_model.queries.answer_folder import save_answers  # matplotlib
 
-        reply = replace(reply, files=save_answers(reply, queries.processed, Path(settings.save), settings.overwrite))
+        folder = Path(settings.save)
+        files = save_answers(reply, queries.processed, folder, settings.overwrite, queries.say)
+        reply = replace(reply, files=files)
     if settings.csv is not None:
         from vl_model.queries.reply import reply_csv
         from workspace.whole_files import replacing

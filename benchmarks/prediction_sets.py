@@ -78,9 +78,7 @@ def coverage_lines(table: SiteTable, prob_N3: Floats) -> list[str]:
     for level in SET_LEVELS:
         single = [single_threshold_sets(table, prob_N3, division, level) for division in divisions]
         lines.append(f"\n{level} % sets, % of sites whose set has the true grade, by condition and grade")
-        lines.append(
-            f"{'':44s}{'sites':>6s}{'covered':>9s}{'interval':>15s}{'size':>6s}   one threshold: covered, size"
-        )
+        lines.append(f"{'':44s}{'sites':>6s}{'covered':>9s}{'interval':>15s}{'size':>6s}{'one threshold, size':>31s}")
         groups = [("all", np.ones(len(table), dtype=bool))]
         groups += [(each.words, table.condition_N == index) for index, each in enumerate(CONDITIONS)]
         for name, rows in groups:
@@ -113,13 +111,10 @@ def answer_lines(held_out: HeldOut, head: HeadName) -> list[str]:
     lines = ["\nanswers about whole studies (95 % intervals over studies)"]
     for question, block in answers_block(held_out, head).items():
         if block is None:
-            conditions = ", ".join(block["conditions"])
-        lines.append(f"{question}: {block['events']} of {block['studies']} studies; asked of {conditions}")
+            lines.append(f"{question}: no site is graded")
             continue
-        floor = block["ece_floor"]
-        lines.append(
-            f"{question}: {block['events']} of {block['studies']} studies, of {', '.join(block['conditions'])}"
-        )
+        floor, conditions = block["ece_floor"], ", ".join(block["conditions"])
+        lines.append(f"{question}: {block['events']} of {block['studies']} studies; asked of {conditions}")
         names = {"auc": "AUC", "slope": "slope", "intercept": "intercept"}
         lines.append("  " + ", ".join(f"{words} {_figure(block[name])}" for name, words in names.items()))
         for percent, figure in block["sensitivity_at_specificity"].items():

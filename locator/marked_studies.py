@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from data_prep.conversion.pairs import folds_of, read_metadata
+from data_prep.conversion.slice_frames import frame_of
 from data_prep.geometry import Array, Frame
 from data_prep.sites import SITES, Site, Source, View
 from data_prep.studies.studies import Series, Slice, Study
@@ -164,22 +165,8 @@ def _slice_row(row: Mapping[str, str]) -> _SliceRow:
         row["image"],
         View(row["view"]) if row["view"] else None,
         int(row["stack"]) if row["stack"] else None,
-        _frame(row) if row["position_x_mm"] else None,
+        frame_of(row),
         (float(row["window_low"]), float(row["window_high"])),
-    )
-
-
-def _frame(row: Mapping[str, str]) -> Frame:
-    def three(*names: str) -> tuple[float, float, float]:
-        x, y, z = (float(row[name]) for name in names)
-        return x, y, z
-
-    return Frame(
-        three("position_x_mm", "position_y_mm", "position_z_mm"),
-        three("row_x", "row_y", "row_z"),
-        three("column_x", "column_y", "column_z"),
-        (float(row["spacing_row_mm"]), float(row["spacing_column_mm"])),
-        (int(row["rows"]), int(row["columns"])),
     )
 
 

@@ -68,16 +68,20 @@ def _finding(clause: Clause, sites: frozenset[Site]) -> Tree:
     severities = clause.grade.severities if clause.grade is not None else DISEASED
     is_all = clause.all or (clause.grade is not None and clause.grade.is_all)
     levels = {site.level for site in sites}
-    if clause.every and not clause.negated and not is_all:
+    if clause.every and (clause.negates_all or not clause.negated) and not is_all:
         clause = replace(clause, count=(Over.AT_LEAST, len(levels)))
     if clause.count is not None:
         return _denied_if(clause, _counted(clause, sites, severities, is_all))
     if clause.only:
         return _denied_if(clause, _only(sites, severities))
+    if clause.grade is not None and clause.grade.is_mere:
+        return _denied_if(clause, _no_worse(sites, severities))
     if clause.both and not is_all:
         return _denied_if(clause, Finding(sites, severities, Over.BOTH_SIDES))
     if not clause.negated:
         return _plain(sites, severities, is_all)
+    if clause.negates_all:
+        return _plain(sites, _ALL - severities, is_all=False)
     if clause.grade is not None and (clause.grade.is_all or clause.grade.is_mild):
         return _plain(sites, _ALL - severities, is_all=False)
     return _plain(sites, _ALL - severities, is_all=True)
@@ -103,15 +107,20 @@ def _counted(clause: Clause, sites: frozenset[Site], severities: frozenset[Sever
 
 
 def _only(sites: frozenset[Site], severities: frozenset[Severity]) -> Tree:
-    """Return "only at L4-L5" as only here; "only moderate", without a place, as moderate and nothing worse."""
+    """Return "only at L4-L5" as only here; if all places are asked for, as nothing worse."""
     conditions = {site.condition for site in sites}
     if len(sites) < sum(site.condition in conditions for site in SITES):
         return Finding(sites, severities, Over.ONLY_HERE)
+    return _no_worse(sites, severities)
+
+
+def _no_worse(sites: frozenset[Site], severities: frozenset[Severity]) -> Tree:
+    """Return "only moderate" as moderate and nothing worse."""
     at_most = frozenset(s for s in Severity if s <= max(severities))
     if at_most == severities:
         return _plain(sites, severities, is_all=True)
     some = _plain(sites, severities, is_all=False)
-    return some if at_most == _ALL else all_of([some, _plain(sites, at_most, is_all=True)])
+    return some if at_most == _ALL or len(sites) == 1 else all_of([some, _plain(sites, at_most, is_all=True)])
 
 
 def _compared(clause: Clause, sites: frozenset[Site]) -> Tree:
@@ -143,6 +152,11 @@ def _unilateral(clause: Clause, sites: frozenset[Site]) -> Tree:
     else:
         tree = And((one, Not(Finding(sites, severities, Over.BOTH_SIDES))))
     return SameLevel(tree) if len({site.level for site in sites}) > 1 else tree
+
+
+def leaves_out(exception: Clause, clause: Clause) -> bool:
+    """Return whether an exception takes any of the clause's sites away."""
+    return any(_is_excepted(exception, site) for site in SITES if _has(clause, site))
 
 
 def _denied_if(clause: Clause, tree: Tree) -> Tree:

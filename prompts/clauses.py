@@ -27,7 +27,9 @@ class Clause:
     exceptions that are left out of this one. both: both sides of a level at once. count: so many levels.
     worse: the side or sides that are graded higher than the other. elsewhere: all levels but those of the clause
     before. ungraded: a word of it is not graded; is_ungraded: nothing else was asked, but its levels are those of the
-    clauses around it. has_trailing_side: its side follows the finding. rest: the words that were not understood. start,
+    clauses around it. has_trailing_side: its side follows the finding; is_judged_after: its grade, or what denies it,
+    follows its condition ("foramina are patent"), and holds for what is joined before it too. negates_all: the denial
+    is of "all" or "every" ("not every level"). rest: the words that were not understood. start,
     end: its characters in the text.
     """
 
@@ -53,6 +55,8 @@ class Clause:
     ungraded: bool = False
     is_ungraded: bool = False
     has_trailing_side: bool = False
+    is_judged_after: bool = False
+    negates_all: bool = False
     rest: tuple[tuple[int, int], ...] = ()
     start: int = -1
     end: int = -1
@@ -74,6 +78,11 @@ class Clause:
         return frozenset(name for name in _SLOTS if getattr(self, name))
 
     @property
+    def denies(self) -> bool:
+        """Whether it asks that all of its sites are free of something."""
+        return self.negated or (self.grade is not None and self.grade.is_all)
+
+    @property
     def is_place(self) -> bool:
         """Whether it names places and nothing else."""
         return bool(self.said) and self.said <= {"levels", "sides", "both", "conditions", "elsewhere"}
@@ -90,14 +99,16 @@ _SLOTS = tuple(
 )
 #: What follows a complete finding only as the beginning of the next one.
 _BEGINS = frozenset({"condition", "grade", "sides", "both"})
+#: Kinds of pieces that are not named like what a clause says.
+_SLOT_OF = {"condition": "conditions", "fewer": "count"}
 
 
 def clauses_of(pieces: Sequence[Piece]) -> list[Clause]:
     """Return the clauses of a text: joined fragments, and denials extended to what they deny as well."""
     split = _Splitter(pieces).clauses()
     kept = [_without_ungraded(clause) for clause in split]
-    merged = _merged(kept)
-    return _extended_exceptions(_extended_denials(merged))
+    merged = _merged(_said_of_the_others(kept))
+    return _denied_exceptions(_extended_exceptions(_extended_denials(merged)))
 
 
 class _Splitter:
@@ -117,10 +128,19 @@ class _Splitter:
             elif piece.kind == "exception":
                 self._close("and")
                 self._set(piece, exception=True)
+            elif piece.kind == "excluded":
+                self._excluded(piece)
             else:
                 self._add(piece, number)
+        self._leave_over_denial()
         self._close("")
         return self._done
+
+    def _leave_over_denial(self) -> None:
+        """Keep the words of a denial of nothing at the end: "canal or foraminal stenosis but not both"."""
+        clause = self._open
+        if clause.negated and clause.is_empty and not clause.rest:
+            self._open = replace(clause, rest=((clause.start, clause.end),))
 
     def _close(self, joint: str, negated: bool = False) -> None:
         """End the open clause, and begin the next one with this joint; an empty one only passes its joint on."""
@@ -138,23 +158,43 @@ class _Splitter:
 
     def _negation(self, number: int) -> None:
         piece = self._pieces[number]
-        if self._denies_grade(number):
-            self._set(piece, negated=not self._open.negated)
+        following = _meaningful(self._pieces[number + 1 :])
+        negates_all = bool(following) and following[0].kind in ("all", "every")
+        if self._denies_grade(following) or self._denies_subject(following):
+            is_judged_after = bool(self._open.conditions)
+            self._set(piece, negated=not self._open.negated, is_judged_after=is_judged_after, negates_all=negates_all)
             return
         if not self._open.is_empty or self._open.rest:
             self._close("and" if self._open.joint != "or" else "or")
-        self._set(piece, negated=not self._open.negated)
+        self._set(piece, negated=not self._open.negated, negates_all=negates_all)
 
-    def _denies_grade(self, number: int) -> bool:
+    def _excluded(self, piece: Piece) -> None:
+        """Leave out the places before "excluded"; deny a finding before it."""
+        if self._open.is_empty:
+            self._set(piece, rest=(*self._open.rest, (piece.start, piece.end)))
+            return
+        if not self._open.is_place:
+            self._set(piece, negated=not self._open.negated, is_judged_after=bool(self._open.conditions))
+            return
+        number, joint = len(self._done), self._open.joint
+        while number > 0 and joint in ("and", "or") and self._done[number - 1].is_place:
+            number -= 1
+            joint = self._done[number].joint
+            self._done[number] = replace(self._done[number], joint="and", exception=True)
+        self._set(piece, exception=True, joint="and")
+
+    def _denies_grade(self, following: Sequence[Piece]) -> bool:
         """Return whether a negation within a clause denies the grade after it: "canal stenosis that is not severe"."""
         clause = self._open
-        if clause.is_fragment or clause.grade is not None:
+        if clause.is_fragment or clause.grade is not None or not following or following[0].kind != "grade":
             return False
-        following = [p for p in self._pieces[number + 1 :] if p.kind not in ("connective", "ignored")]
-        if not following or following[0].kind != "grade":
-            return False
-        after = [p.kind for p in _until_joint(following[1:])]
-        return not {"condition", "finding"} & set(after)
+        return not {"condition", "finding"} & {piece.kind for piece in _until_joint(following[1:])}
+
+    def _denies_subject(self, following: Sequence[Piece]) -> bool:
+        """Return whether a negation after places denies what is said of them: "L4-L5 no NFN", "canal not narrowed"."""
+        kinds = {_SLOT_OF.get(piece.kind, piece.kind) for piece in _until_joint(following)}
+        is_of_finding = bool({"finding", "conditions"} & kinds) and "ungraded" not in kinds
+        return self._open.is_place and is_of_finding and not self._open.said & kinds
 
     def _add(self, piece: Piece, number: int) -> None:
         if self._begins_another(piece, number):
@@ -166,7 +206,8 @@ class _Splitter:
             case "grade":
                 if self._open.grade is not None:
                     raise ValueError("two grades are named for one finding")
-                self._set(piece, grade=piece.grade)
+                is_judged_after = self._open.is_judged_after or bool(self._open.conditions)
+                self._set(piece, grade=piece.grade, is_judged_after=is_judged_after)
             case "sides":
                 is_trailing = not self._open.is_fragment
                 self._set(piece, sides=self._open.sides | piece.sides, has_trailing_side=is_trailing)
@@ -179,7 +220,7 @@ class _Splitter:
                 self._set(piece, worse=piece.sides)
             case "finding" | "both" | "all" | "every" | "only" | "unilateral" | "elsewhere":
                 self._set(piece, **{piece.kind: True})
-            case "word" | "ungraded" | "comparison" | "root" | "exiting" | "traversing" | "down":
+            case "word" | "ungraded" | "comparison" | "root" | "exiting" | "traversing" | "down" | "between":
                 rest = (*self._open.rest, (piece.start, piece.end))
                 self._set(piece, rest=rest, ungraded=self._open.ungraded or piece.kind == "ungraded")
             case _:
@@ -201,6 +242,10 @@ class _Splitter:
         return False
 
 
+def _meaningful(pieces: Iterable[Piece]) -> list[Piece]:
+    return [piece for piece in pieces if piece.kind not in ("connective", "ignored")]
+
+
 def _until_joint(pieces: Iterable[Piece]) -> list[Piece]:
     found = []
     for piece in pieces:
@@ -218,6 +263,21 @@ def _without_ungraded(clause: Clause) -> Clause:
     return replace(kept, levels=clause.levels, rest=((clause.start, clause.end),))
 
 
+def _said_of_the_others(clauses: Sequence[Clause]) -> list[Clause]:
+    """Return what follows an exception as said of all others: "every level except L4-L5 is normal"."""
+    done: list[Clause] = []
+    for clause in clauses:
+        is_of_others = bool(done) and bool(done[-1].said) and done[-1].said <= {"every", "all"}
+        if is_of_others and clause.levels and (clause.exception or clause.joint == "but"):
+            values = {name: getattr(clause, name) for name in ("conditions", "finding", "grade", "sides")}
+            done[-1] = replace(done[-1], **values)
+            kept = Clause(joint="and", exception=True, levels=clause.levels, start=clause.start, end=clause.end)
+            done.append(replace(kept, rest=clause.rest))
+        else:
+            done.append(clause)
+    return done
+
+
 def _merged(clauses: Sequence[Clause]) -> list[Clause]:
     """Join fragments after a comma or "with" to the clause before, if that lacks what they say."""
     done: list[Clause] = []
@@ -225,6 +285,9 @@ def _merged(clauses: Sequence[Clause]) -> list[Clause]:
         if done and _shares_count(done[-1], clause):
             values = _joined(done[-1], clause)
             done[-1] = replace(values, conditions=done[-1].conditions | clause.conditions)
+        elif done and _is_place_of_ungraded(done[-1], clause):
+            start, joint, levels = done[-1].start, done[-1].joint, clause.levels or done[-1].levels
+            done[-1] = replace(clause, joint=joint, levels=levels, start=start, rest=((start, clause.end),))
         elif done and _belongs_together(done[-1], clause):
             _spread(done, clause)
             done[-1] = _joined(done[-1], clause)
@@ -239,20 +302,28 @@ def _shares_count(one: Clause, other: Clause) -> bool:
     return has_only_condition and other.joint == "or" and bool(other.conditions and other.count) and not other.grade
 
 
+def _is_place_of_ungraded(one: Clause, other: Clause) -> bool:
+    """Whether a place belongs to something after it that is not graded: "L3-L4: disc bulge"."""
+    is_place = one.is_place and not one.conditions and not one.exception
+    return is_place and other.is_ungraded and other.joint in ("comma", "with", "")
+
+
 def _belongs_together(one: Clause, other: Clause) -> bool:
     if other.joint not in ("comma", "with", "") or one.exception or other.exception or (one.negated and other.negated):
         return False
     if one.is_empty or other.is_empty:
         return False
-    if _is_grade_of_a_scale(one, other):
+    if _is_grade_of_a_scale(one, other) or _is_finding_of_subject(one, other):
         return True
     if not (one.is_fragment or other.is_fragment) or _said(one) & _said(other):
         return False
     if other.negated:
         return other.said == {"grade"} or (one.is_place and not other.is_fragment)
-    if one.negated and one.is_fragment and one.grade is None:
+    if one.negated and (other.grade is not None or (one.is_fragment and one.grade is None)):
         return False
     if one.count and not one.is_fragment and {"grade", "levels"} <= other.said:
+        return False
+    if one.conditions == {Condition.SPINAL_CANAL_STENOSIS} and other.sides:
         return False
     return not (other.worse and other.grade)
 
@@ -260,6 +331,11 @@ def _belongs_together(one: Clause, other: Clause) -> bool:
 def _is_grade_of_a_scale(one: Clause, other: Clause) -> bool:
     """Whether `other` grades the same condition again, which names its scale: "left foramen, Lee grade 2"."""
     return other.said == {"conditions", "grade"} and other.conditions == one.conditions and one.grade is None
+
+
+def _is_finding_of_subject(one: Clause, other: Clause) -> bool:
+    """Whether `other` says what a region named before it has: "canal: severe stenosis", "foramina with narrowing"."""
+    return one.is_place and not one.is_fragment and other.finding and not _said(one) & _said(other)
 
 
 def _said(clause: Clause) -> frozenset[str]:
@@ -286,11 +362,18 @@ def _joined(one: Clause, other: Clause) -> Clause:
         **values,
         negated=one.negated or other.negated,
         fewer=one.fewer or other.fewer,
+        negates_all=one.negates_all or other.negates_all,
+        is_judged_after=one.is_judged_after or other.is_judged_after or _judges(one, other),
         rest=(*one.rest, *other.rest),
         start=min(one.start, other.start),
         end=max(one.end, other.end),
         notes=(*one.notes, *other.notes),
     )
+
+
+def _judges(one: Clause, other: Clause) -> bool:
+    """Whether the region of one clause is graded, or denied, by the next one."""
+    return bool(one.conditions) and one.is_place and (other.grade is not None or other.negated)
 
 
 def _extended_denials(clauses: Sequence[Clause]) -> list[Clause]:
@@ -322,8 +405,42 @@ def _extended_exceptions(clauses: Sequence[Clause]) -> list[Clause]:
     for clause in clauses:
         follows = bool(done) and done[-1].exception and clause.joint in ("and", "or", "comma") and clause.is_place
         is_denied = clause.negated and not clause.is_denied_too
-        is_place_denied = is_denied and clause.is_place and not clause.conditions and bool(done)
-        if follows or is_place_denied:
+        is_place = clause.is_place and not clause.conditions and not clause.is_ungraded and bool(done)
+        # "At any level but L4-L5": what "but" joins is left out if it is a place alone.
+        if follows or (is_place and (is_denied or clause.joint == "but")):
             clause = replace(clause, exception=True, negated=False)
         done.append(clause)
     return done
+
+
+def _denied_exceptions(clauses: Sequence[Clause]) -> list[Clause]:
+    """Deny what is no place that could be left out: "excluding severe NFN", "stenosis at L4-L5 but not at L5-S1"."""
+    asked = [clause for clause in clauses if not clause.exception and not clause.is_empty]
+    done: list[Clause] = []
+    before = asked[0] if asked else None
+    for clause in clauses:
+        if not clause.exception:
+            before = before if clause.is_empty else clause
+        elif before is None or not before.denies:
+            clause = _denied_exception(clause, before)
+        done.append(clause)
+    return done
+
+
+def _denied_exception(clause: Clause, asked: Clause | None) -> Clause:
+    is_elsewhere = asked is not None and _are_elsewhere(clause, asked)
+    is_finding = clause.grade is not None or (asked is None and clause.finding)
+    if not (is_elsewhere or is_finding):
+        return clause
+    is_denied_too = not (clause.finding or is_finding)
+    return replace(clause, exception=False, negated=True, is_denied_too=is_denied_too, joint="and")
+
+
+def _are_elsewhere(one: Clause, other: Clause) -> bool:
+    """Whether both clauses name places, and none of them is the same."""
+    named = (
+        (one.levels, other.levels),
+        (one.sides if not one.both else frozenset(), other.sides),
+        (one.conditions, other.conditions),
+    )
+    return any(first and second and not first & second for first, second in named)

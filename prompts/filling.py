@@ -27,17 +27,23 @@ def _filled(clause: Clause, done: Sequence[Clause], following: Sequence[Clause])
     values |= _levels(clause, [c for c in done if not c.exception], [c for c in following if not c.exception])
     if values.get("conditions", clause.conditions) != {Condition.SPINAL_CANAL_STENOSIS}:
         values |= _sides(clause, before, after)
-    values |= _grade(clause, before, after)
+    values |= _judgement(clause, before, following) or _grade(clause, before, after)
     return replace(clause, **values)  # type: ignore[arg-type]
 
 
 def _conditions(clause: Clause, before: Clause | None, after: Sequence[Clause]) -> dict[str, object]:
     if clause.conditions:
         return {}
-    if before is not None:
+    if before is not None and not _is_parallel(clause, after):
         return {"conditions": before.conditions}
     donor = next((c for c in after if c.conditions), None) if clause.is_fragment else None
     return {} if donor is None else {"conditions": donor.conditions}
+
+
+def _is_parallel(clause: Clause, after: Sequence[Clause]) -> bool:
+    """Whether a side begins a pair that is named at its end: "severe left and mild right foraminal narrowing"."""
+    begins = clause.is_fragment and clause.joint == "comma" and bool(clause.sides) and not clause.levels
+    return begins and bool(after) and after[0].joint in ("and", "or") and bool(after[0].sides and after[0].conditions)
 
 
 def _levels(clause: Clause, done: Sequence[Clause], following: Sequence[Clause]) -> dict[str, object]:
@@ -78,6 +84,25 @@ def _denies_another_condition(clause: Clause, before: Clause) -> bool:
     """Whether a clause calls another condition normal: "left recess stenosis with clear foramina", both of them."""
     is_denial = clause.negated or (clause.grade is not None and clause.grade.is_all)
     return is_denial and bool(clause.conditions) and clause.conditions != before.conditions
+
+
+def _judgement(clause: Clause, before: Clause | None, following: Sequence[Clause]) -> dict[str, object]:
+    """Return grade and denial that follow the last of several regions: "canal and foramina are patent"."""
+    is_begun_anew = before is None or before.finding or before.is_judged_after
+    if not (is_begun_anew and _is_bare_region(clause)):
+        return {}
+    for other in following:
+        if other.joint not in ("and", "or", "comma") or not other.conditions:
+            return {}
+        if other.is_judged_after:
+            return {"grade": other.grade, "negated": other.negated}
+        if not _is_bare_region(other):
+            return {}
+    return {}
+
+
+def _is_bare_region(clause: Clause) -> bool:
+    return clause.is_place and bool(clause.conditions) and not clause.negated
 
 
 def _grade(clause: Clause, before: Clause | None, after: Sequence[Clause]) -> dict[str, object]:

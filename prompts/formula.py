@@ -25,6 +25,7 @@ from prompts.tree import (
 )
 
 _INDEX = {site: index for index, site in enumerate(SITES)}
+#: Sites of one level follow each other: what is compared or counted level by level is then soon decided.
 _ALL_SEVERITIES = (1 << len(Severity)) - 1
 
 
@@ -124,6 +125,7 @@ def is_possible(formula: Formula) -> bool:
     return possible(formula)
 
 
+@lru_cache(maxsize=1000)
 def is_contradiction(tree: Tree) -> bool:
     """Return whether no grades make the tree true."""
     return not is_possible(formula_of(tree))

@@ -6,10 +6,10 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from data_prep.sites import Condition, Level, Severity, Side
-from prompts.scan import Token
+from prompts.scan import Token, levels_between
 from prompts.tree import Over
 
 _SEVERITY_OF = {
@@ -34,9 +34,11 @@ _SCALES = {
     "schizas": (Condition.SPINAL_CANAL_STENOSIS, {"a": "normal", "b": "moderate", "c": "severe", "d": "severe"}),
     "bartynski": (Condition.SUBARTICULAR_STENOSIS, {"0": "normal", "1": "mild", "2": "moderate", "3": "severe"}),
 }
+_FORAMEN, _RECESS = Condition.NEURAL_FORAMINAL_NARROWING, Condition.SUBARTICULAR_STENOSIS
 _JOINTS = frozenset({"range", "or", "and", "break"})
 _DROPPED = frozenset({"connective", "ignored"})
 _ORDER = list(Level)
+_BOTH_SIDES = frozenset(Side)
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,14 @@ class Grade:
     """Severities as a text names them.
 
     severities: may be empty or all three, which asks nothing. is_all: a group has this grade if all of its sites have
-    it ("normal", "at most moderate"). is_mild: the text says mild, which has no grade of its own.
+    it ("normal", "at most moderate"). is_mild: the text says mild, which has no grade of its own. is_mere: and nothing
+    worse ("only moderate").
     """
 
     severities: frozenset[Severity]
     is_all: bool = False
     is_mild: bool = False
+    is_mere: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class Grouping:
     def __init__(self, text: str, tokens: Sequence[Token]) -> None:
         self._text = text
         self._tokens = tokens
+        self._list_ends: dict[int, bool] = {}
 
     def pieces(self) -> Iterator[Piece]:
         """Yield the pieces in the order of the text."""
@@ -110,7 +115,7 @@ class Grouping:
     def _count(self, at: int) -> list[Piece]:
         compared = self._tokens[at].key if self._kind(at) == "comparison" else ""
         first = self._skip(at + 1, _DROPPED) if compared else at
-        if self._kind(first) == "only" and self._kind(first + 1) == "count":
+        if self._kind(first) in ("only", "mere") and self._kind(first + 1) == "count":
             first += 1
         if self._kind(first) != "count":
             return []
@@ -135,6 +140,8 @@ class Grouping:
 
     def _levels(self, at: int) -> list[Piece]:
         """Return a set of levels: a level or its name, a range, or what lies above or below a level."""
+        if self._kind(at) == "between":
+            return self._between(at)
         compared = self._tokens[at].key if self._kind(at) in ("comparison", "down") else ""
         is_down = self._kind(at) == "down"
         first = self._skip(at + 1, _DROPPED) if compared or is_down else at
@@ -144,8 +151,10 @@ class Grouping:
         levels, last, notes = self._named(first), first, list(self._lone_note(first))
         if is_down:
             levels = frozenset(_ORDER[: _ORDER.index(max(levels, key=_ORDER.index)) + 1])
-        elif compared in ("above", "below"):
+        elif compared in ("above", "below") and self._words(at, at) not in ("<", ">"):
             levels, notes = self._beyond(token, levels, compared), []
+        elif compared in ("at_or_above", "at_or_below"):
+            levels, notes = levels | self._beyond(token, levels, compared.removeprefix("at_or_")), []
         elif compared:
             return []
         else:
@@ -155,6 +164,20 @@ class Grouping:
         if not levels:
             raise ValueError(f'"{self._words(at, last)}": no graded level lies there')
         return [self._piece("levels", at, last, levels=levels, notes=tuple(notes))]
+
+    def _between(self, at: int) -> list[Piece]:
+        """Return the levels of "between L3 and L4" (vertebrae), "between L2-L3 and L4-L5"."""
+        first = self._skip(at + 1, _DROPPED)
+        last = self._skip(first + 2, _DROPPED)
+        if (self._kind(first), self._kind(first + 1), self._kind(last)) != ("level", "and", "level"):
+            return []
+        one, other = self._tokens[first], self._tokens[last]
+        levels = self._span(self._named(first), self._named(last))
+        if one.vertebra and other.vertebra:
+            levels = levels_between(one.vertebra, other.vertebra)
+        if not levels:
+            raise ValueError(f'"{self._words(at, last)}": no graded level lies there')
+        return [self._piece("levels", at, last, levels=levels)]
 
     def _named(self, at: int) -> frozenset[Level]:
         token = self._tokens[at]
@@ -221,9 +244,10 @@ class Grouping:
         if not where and self._kind(where_after) in ("exiting", "traversing"):
             where, last = self._kind(where_after), where_after
             between = [piece for number in range(root + 1, last) for piece in self._single(number)]
+        where = where or self._where_root_lies(root + 1)
         level = self._root_level(at, root, self._tokens[vertebra].vertebra, where)
         is_exiting = where == "exiting"
-        condition = Condition.NEURAL_FORAMINAL_NARROWING if is_exiting else Condition.SUBARTICULAR_STENOSIS
+        condition = _FORAMEN if is_exiting else _RECESS
         place = "the foramen of its own level" if is_exiting else "the recess of the level above"
         note = f'"{self._words(at, last)}" is read as {place}, {level.words}'
         pieces = [
@@ -232,6 +256,13 @@ class Grouping:
         ]
         sides = [] if side is None else self._sides(side) or self._single(side)
         return [*sides, *between, *pieces]
+
+    def _where_root_lies(self, at: int) -> str:
+        """Return where a root is affected if its region follows: "compression of the L3 root in the left foramen"."""
+        region = self._skip(at, _DROPPED | {"finding", "side", "word"})
+        if self._kind(region) != "condition":
+            return ""
+        return {_FORAMEN: "exiting", _RECESS: "traversing"}.get(Condition(self._tokens[region].key), "")
 
     def _root_level(self, at: int, last: int, vertebra: str, where: str) -> Level:
         parts = [level.words.split("-") for level in Level]
@@ -245,9 +276,13 @@ class Grouping:
     # Grades
 
     def _grade(self, at: int) -> list[Piece]:
-        """Return the severities at token `at` ("severe", "at least moderate", "moderate or worse")."""
+        """Return the severities at token `at` ("severe", "at least moderate", "moderate or worse", "only mild")."""
         if self._kind(at) == "scale":
             return self._scale(at)
+        if self._kind(at) == "mere" and self._kind(at + 1) == "severity" and self._tokens[at + 1].key != "severe":
+            [graded] = self._grade(at + 1)
+            assert graded.grade is not None
+            return [self._piece("grade", at, graded.last, grade=replace(graded.grade, is_mere=True))]
         compared = self._tokens[at].key if self._kind(at) == "comparison" else ""
         first = self._skip(at + 1, _DROPPED) if compared else at
         if self._kind(first) != "severity" or compared in ("or_more", "or_less"):
@@ -257,7 +292,11 @@ class Grouping:
             following = self._tokens[last + 1].key
             if following in ("or_more", "or_less"):
                 compared, last = following, last + 1
-        return [self._piece("grade", at, last, grade=_grade_of(keys, compared, self._words(at, last)))]
+        grade = _grade_of(keys, compared, self._words(at, last))
+        if self._kind(last + 1) == "mere" and "severe" not in keys and self._kind(last + 2) in ("break", ""):
+            last += 1
+            grade = replace(grade, is_mere=True)
+        return [self._piece("grade", at, last, grade=grade)]
 
     def _chain(self, at: int) -> tuple[list[str], int]:
         """Return the severities joined from token `at` on ("moderate or severe"), and the last token."""
@@ -280,9 +319,12 @@ class Grouping:
 
     def _ends_list(self, at: int) -> bool:
         """Return whether the severity at `at`, after a comma, is followed by the last of a list."""
-        following = self._skip(at + 1, _JOINTS)
-        joints = {self._kind(number) for number in range(at + 1, following)}
-        return self._kind(following) == "severity" and bool(joints & {"or", "and"} or self._ends_list(following))
+        if at not in self._list_ends:
+            following = self._skip(at + 1, _JOINTS)
+            joints = {self._kind(number) for number in range(at + 1, following)}
+            is_last = bool(joints & {"or", "and"})
+            self._list_ends[at] = self._kind(following) == "severity" and (is_last or self._ends_list(following))
+        return self._list_ends[at]
 
     def _ends_chain(self, at: int) -> bool:
         """Return whether nothing in front of these severities is graded by the first one alone."""
@@ -342,6 +384,12 @@ class Grouping:
         match token.kind:
             case "condition":
                 return [self._piece("condition", at, at, condition=Condition(token.key))]
+            case "central" if self._begins_list(at):
+                return [self._piece("condition", at, at, condition=Condition.SPINAL_CANAL_STENOSIS)]
+            case "central":
+                return [self._piece("word", at, at)]
+            case "mere":
+                return [self._piece("only", at, at)]
             case "both_sides":
                 return [self._piece("both", at, at, sides=frozenset(Side))]
             case "both":
@@ -363,15 +411,30 @@ class Grouping:
             case _:
                 return [self._piece(token.kind, at, at, number=0)]
 
+    def _begins_list(self, at: int) -> bool:
+        """Return whether a joint follows, and another condition: "central and foraminal stenosis"."""
+        condition = self._skip(at + 1, _JOINTS | _DROPPED | {"side", "severity"})
+        return self._kind(at + 1) in _JOINTS and self._kind(condition) == "condition"
+
     def _both(self, at: int) -> Piece:
-        """Return "both" as both sides before one condition, and as nothing before two ("both canal and foramen")."""
-        condition = self._skip(at + 1, _DROPPED)
-        if self._kind(condition) != "condition":
-            return self._piece("ignored", at, at)
+        """Return "both" as both sides beside one condition, and as nothing before two ("both canal and foramen")."""
+        is_before = self._names_one_condition(at + 1)
+        return self._piece("both" if is_before or self._follows_condition(at) else "ignored", at, at, sides=_BOTH_SIDES)
+
+    def _names_one_condition(self, at: int) -> bool:
+        """Return whether a condition follows, with its level and grade, that "and" joins to no other condition."""
+        condition = self._skip(at, _DROPPED | {"level", "severity", "finding"})
         after = self._skip(condition + 1, frozenset({"finding"}))
-        if self._kind(after) == "and" and self._kind(after + 1) == "condition":
-            return self._piece("ignored", at, at)
-        return self._piece("both", at, at, sides=frozenset(Side))
+        other = self._skip(after + 1, _DROPPED | {"severity", "side"})
+        return self._kind(condition) == "condition" and (self._kind(after), self._kind(other)) != ("and", "condition")
+
+    def _follows_condition(self, at: int) -> bool:
+        """Return whether "both" stands after a condition, before its grade: "foramina both severely narrowed"."""
+        before = at - 1
+        while before >= 0 and self._kind(before) in _DROPPED:
+            before -= 1
+        following = self._skip(at + 1, _DROPPED)
+        return before >= 0 and self._kind(before) == "condition" and self._kind(following) in ("severity", "finding")
 
     def _level_count(self, at: int) -> Piece:
         match self._tokens[at].key:
@@ -387,23 +450,24 @@ def _grade_of(keys: Sequence[str], compared: str, words: str) -> Grade:
     """Return the grade that severities and their comparison name."""
     named = frozenset(_SEVERITY_OF[key] for key in keys)
     low, high = min(named), max(named)
-    severities = {
-        "": named,
-        "exactly": named,
-        "at_least": frozenset(s for s in Severity if s >= low),
-        "or_more": frozenset(s for s in Severity if s >= low),
-        "at_most": frozenset(s for s in Severity if s <= high),
-        "or_less": frozenset(s for s in Severity if s <= high),
-        "above": frozenset(s for s in Severity if s > high),
-        "below": frozenset(s for s in Severity if s < low),
-    }[compared]
+    match compared:
+        case "at_least" | "or_more" | "at_or_above":
+            severities = frozenset(s for s in Severity if s >= low)
+        case "at_most" | "or_less" | "at_or_below":
+            severities = frozenset(s for s in Severity if s <= high)
+        case "above":
+            severities = frozenset(s for s in Severity if s > high)
+        case "below":
+            severities = frozenset(s for s in Severity if s < low)
+        case _:
+            severities = named
     if not severities:
         raise ValueError(f'"{words}": no grade is {"worse" if compared == "above" else "better"} than that')
     if len(severities) == len(Severity):
         raise ValueError(
             f'"{words}": names every grade, because normal and mild are one grade here; ask for moderate or severe'
         )
-    is_upper_bound = compared in ("at_most", "or_less", "below")
+    is_upper_bound = compared in ("at_most", "or_less", "at_or_below", "below")
     is_normal = Severity.NORMAL_MILD in named and (bool({"normal", "normal_mild"} & set(keys)))
     is_mild = "mild" in keys and not is_normal and not is_upper_bound and compared not in ("above",)
     return Grade(severities, is_all=is_upper_bound or is_normal, is_mild=is_mild)

@@ -9,13 +9,17 @@ The rules, each of which has a test:
 
 - A clause is one finding. It takes what it lacks (level, side, condition, grade) from the clause before, else from the
   one after. If nobody says it: all levels, either side, all conditions, and moderate or severe.
-- "and" asks for both in one study; "or", "/" and "," for any of them; the last joint of a list is that of all.
+- "and" asks for both in one study; "or", "/" and "," for any of them; the last joint of a list is that of all. Commas
+  alone, with a denial between them ("severe canal stenosis, foramina patent"), ask for all of them.
+- What follows the last of several regions is said of all: "canal and foramina are patent".
 - "left and right", "bilateral" ask for both sides of one level.
 - "no", "without" and "normal" deny: all of a group's sites are normal or mild; "not severe": all are below severe.
   "no" denies what follows it up to "but", or up to a clause with a grade of its own.
 - "without", "but no", "but normal" hold at the level that the clause before names; with "at the same level", the whole
   holds at one level.
-- "except", "sparing", "outside", "not at" take places away. "only", "isolated": at these places and no others.
+- "except", "sparing", "outside", "not at" take places away; if they could not have been meant ("at L4-L5 but not at
+  L5-S1"), the finding is denied there, and "excluding severe NFN" denies a finding. "only", "isolated": at these places
+  and no others; "only moderate": and nothing worse.
 - "above", "below", "and below", "down to", "upper", "lower", "lumbosacral" are ranges of levels.
 - "two-level", "single-level", "at three levels" are exact counts of affected levels; "multilevel" is at least two.
 - "R>L", "worse on the left" compare sides at one level; "unilateral" is one side and not the other.
@@ -32,7 +36,7 @@ from dataclasses import replace
 
 from data_prep.sites import Severity
 from prompts.canonical import MAX_TOP
-from prompts.clause_trees import clause_tree
+from prompts.clause_trees import clause_tree, leaves_out
 from prompts.clauses import Clause, clauses_of
 from prompts.filling import filled
 from prompts.formula import is_always_true, is_contradiction
@@ -63,10 +67,11 @@ def parse_query(text: str) -> Query:
     line = clean(text)
     if not any(character.isalnum() for character in line):
         raise ValueError(f"text {text!r}: nothing was asked; {EXAMPLE}")
-    _check_language(line)
+    tokens = scan(line)
+    _check_language(line, tokens)
     _check_is_no_report(line)
     spelled, spelling_notes = corrected(line)
-    tokens = scan(spelled)
+    tokens = tokens if spelled == line else scan(spelled)
     pieces = list(Grouping(spelled, tokens).pieces())
     try:
         clauses = filled(clauses_of(pieces))
@@ -78,8 +83,8 @@ def parse_query(text: str) -> Query:
     return Query(line, tree, _limits(tokens), _rest(clauses, spelled), tuple(dict.fromkeys(notes)))
 
 
-def _check_language(line: str) -> None:
-    for token in scan(line):
+def _check_language(line: str, tokens: Sequence[Token]) -> None:
+    for token in tokens:
         if token.kind == "other_language":
             word = line[token.start : token.end]
             raise ValueError(f'"{line[:60]}": "{word}" is a word of another language, and only English is read')
@@ -101,6 +106,7 @@ def _tree(clauses: Sequence[Clause], same_level: bool, text: str, notes: list[st
     """Return the tree of the clauses; None if nothing graded was said."""
     asked = [clause for clause in clauses if not clause.exception and not clause.is_empty]
     trees = [_clause_tree(clause, text, notes) for clause in asked]
+    _check_exceptions(clauses, asked, text)
     if not trees:
         return None
     tree = _combined(asked, trees)
@@ -111,6 +117,12 @@ def _tree(clauses: Sequence[Clause], same_level: bool, text: str, notes: list[st
     if is_always_true(tree):
         raise ValueError(f'"{text}": holds in every study, whatever its grades')
     return tree
+
+
+def _check_exceptions(clauses: Sequence[Clause], asked: Sequence[Clause], text: str) -> None:
+    for clause in clauses:
+        if clause.exception and not clause.is_empty and not any(leaves_out(clause, other) for other in asked):
+            raise ValueError(f'"{text[clause.start : clause.end]}": leaves out nothing of what is asked')
 
 
 def _clause_tree(clause: Clause, text: str, notes: list[str]) -> Tree:
@@ -137,9 +149,14 @@ def _combined(clauses: Sequence[Clause], trees: Sequence[Tree]) -> Tree:
 
 
 def _joints(clauses: Sequence[Clause]) -> list[str]:
-    """Return "and" or "or" for each clause; a comma is the next "and" or "or" of its list, else "or"."""
+    """Return "and" or "or" for each clause; a comma is the next "and" or "or" of its list.
+
+    A list of commas alone asks for any of its findings; if it denies one, or begins with "although", it describes one
+    study: for all of them.
+    """
     joints: list[str] = []
-    following = "or"
+    is_description = clauses[0].joint == "but" or any(clause.denies for clause in clauses)
+    following = "and" if is_description else "or"
     for clause in reversed(clauses):
         if clause.joint in ("and", "but", "with"):
             following = "and" if clause.joint == "and" else following

@@ -1,7 +1,6 @@
 """Typing errors in a query: a word that is one error away from a word of the vocabulary is read as that word."""
 
 import re
-from difflib import get_close_matches
 from functools import lru_cache
 
 from prompts.scan import is_level
@@ -9,8 +8,11 @@ from prompts.vocabulary import vocabulary
 
 #: Shorter words are too close to too many others.
 _SHORTEST = 4
+#: Shorter words are not taken for one that changes nothing: "table" is not "stable".
+_SHORTEST_HARMLESS = 6
 #: From this length on two errors are allowed.
 _LONG = 8
+_DENYING_PREFIXES = frozenset({"a", "ab", "un", "in", "ir", "non", "de"})
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*")
 
 
@@ -37,17 +39,28 @@ def correction(word: str) -> str | None:
     if len(lowered) < _SHORTEST or lowered in known.words or _is_plural(lowered, known.words):
         return None
     allowed = 2 if len(lowered) >= _LONG else 1
-    close = [other for other in known.meaningful_words if abs(len(other) - len(lowered)) <= allowed]
-    candidates = get_close_matches(lowered, close, n=8, cutoff=0.7)
+    words = known.meaningful_words + (known.harmless_words if len(lowered) >= _SHORTEST_HARMLESS else ())
     # The first letter is rarely the wrong one: "sever" is "severe", and not "never".
     near = sorted(
         (errors, lowered[0] != other[0], other)
-        for other in candidates
-        if len(other) >= _SHORTEST and (errors := typing_errors(lowered, other)) <= allowed
+        for other in words
+        if abs(len(other) - len(lowered)) <= allowed
+        and _may_be(lowered, other, allowed)
+        and (errors := typing_errors(lowered, other)) <= allowed
     )
     if not near or (len(near) > 1 and near[0][:2] == near[1][:2] and not _same_stem(near[0][2], near[1][2])):
         return None
     return near[0][2]
+
+
+def _may_be(word: str, other: str, allowed: int) -> bool:
+    """Whether a word may be another of about its length with so many errors, each of which changes two letters."""
+    return (
+        len(other) >= _SHORTEST
+        and len(set(other).symmetric_difference(word)) <= 2 * allowed
+        and not _is_opposite(word, other)
+        and not _is_another_word(word, other)
+    )
 
 
 def typing_errors(one: str, other: str) -> int:
@@ -69,6 +82,17 @@ def typing_errors(one: str, other: str) -> int:
 
 def _is_plural(word: str, known: frozenset[str]) -> bool:
     return word.endswith("s") and word[:-1] in known
+
+
+def _is_another_word(one: str, other: str) -> bool:
+    """Whether a letter of a short word is replaced: "room" is not "root", and "wide" not "side"."""
+    return len(one) == len(other) == _SHORTEST and sorted(one) != sorted(other)
+
+
+def _is_opposite(one: str, other: str) -> bool:
+    """Whether the words differ by a prefix that denies: "symmetric" and "asymmetric", "likely" and "unlikely"."""
+    long, short = (one, other) if len(one) > len(other) else (other, one)
+    return long.endswith(short) and long.removesuffix(short) in _DENYING_PREFIXES
 
 
 def _same_stem(one: str, other: str) -> bool:

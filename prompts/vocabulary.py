@@ -1,7 +1,7 @@
 """The vocabulary of queries, ``queries.yaml``: phrases and their meanings, checked when the file is read."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,10 +21,14 @@ _KEYED = {
     "sides": ("side", tuple(s.value for s in Side)),
     "level_names": ("level_name", ("upper", "middle", "lower", "lowest", "highest", "lowest_three", "upper_three")),
     "level_counts": ("level_count", ("several", "single", "every")),
-    "comparisons": ("comparison", ("at_least", "at_most", "above", "below", "exactly", "or_more", "or_less")),
+    "comparisons": (
+        "comparison",
+        ("at_least", "at_most", "above", "below", "at_or_above", "at_or_below", "exactly", "or_more", "or_less"),
+    ),
     "scales": ("scale", ("lee", "schizas", "bartynski")),
 }
 _LISTS = {
+    "centrals": "central",
     "findings": "finding",
     "both_sides": "both_sides",
     "boths": "both",
@@ -33,12 +37,15 @@ _LISTS = {
     "alls": "all",
     "negations": "negation",
     "exceptions": "exception",
+    "excludeds": "excluded",
     "onlys": "only",
+    "meres": "mere",
     "elsewheres": "elsewhere",
     "same_levels": "same_level",
     "adjacents": "adjacent",
     "ranges": "range",
     "downs": "down",
+    "betweens": "between",
     "joints_and": "and",
     "joints_or": "or",
     "nors": "nor",
@@ -61,6 +68,7 @@ _LISTS = {
 #: A hyphen within a word, which separates the words of a phrase as a space does.
 _HYPHEN = re.compile(r"(?<=\w)-(?=\w)")
 _WITHOUT_MEANING = frozenset({"ignored", "connective", "ungraded", "word", "other_language"})
+_HARMLESS = frozenset({"ignored", "connective", "ungraded"})
 
 
 @dataclass(frozen=True)
@@ -68,14 +76,15 @@ class Vocabulary:
     """The phrases and their meanings.
 
     meaning: phrase -> (kind, key). by_initial: first character -> the phrases that begin with it, the longest first.
-    words: of all phrases. meaningful_words: those of phrases that change what is asked, sorted; a typing error may
-    stand for one of them.
+    words: those of English, which are right as they are. meaningful_words, harmless_words: those that a typing error
+    may stand for, sorted; the former change what is asked.
     """
 
     meaning: dict[str, tuple[str, str]]
     by_initial: dict[str, tuple[str, ...]]
     words: frozenset[str]
     meaningful_words: tuple[str, ...]
+    harmless_words: tuple[str, ...]
 
     def longest_at(self, text: str, at: int) -> str | None:
         """Return the longest phrase that stands in a `comparable` text at this place, as complete words."""
@@ -105,13 +114,16 @@ def vocabulary() -> Vocabulary:
     by_initial: dict[str, list[str]] = {}
     for phrase in sorted(meaning, key=len, reverse=True):
         by_initial.setdefault(phrase[0], []).append(phrase)
-    words = {phrase: re.findall(r"\w+", phrase) for phrase in meaning}
-    meaningful = {
-        word for phrase, (kind, _) in meaning.items() if kind not in _WITHOUT_MEANING for word in words[phrase]
-    }
-    every = frozenset(word for listed in words.values() for word in listed)
+    english = _words(phrase for phrase, (kind, _) in meaning.items() if kind != "other_language")
+    meaningful = _words(phrase for phrase, (kind, _) in meaning.items() if kind not in _WITHOUT_MEANING)
+    harmless = _words(phrase for phrase, (kind, _) in meaning.items() if kind in _HARMLESS) - meaningful
     initials = {initial: tuple(phrases) for initial, phrases in by_initial.items()}
-    return Vocabulary(meaning, initials, every, tuple(sorted(word for word in meaningful if word.isalpha())))
+    spellable = (tuple(sorted(filter(str.isalpha, words))) for words in (meaningful, harmless))
+    return Vocabulary(meaning, initials, english, *spellable)
+
+
+def _words(phrases: Iterable[str]) -> frozenset[str]:
+    return frozenset(word for phrase in phrases for word in re.findall(r"\w+", phrase))
 
 
 def read_vocabulary(path: Path) -> dict[str, tuple[str, str]]:

@@ -30,9 +30,14 @@ def invoked_as(prog: str) -> str:
     return name if name.startswith("lumbar-") else prog
 
 
+def printable(text: str) -> str:
+    """Return a text with its control characters as escapes: quoted input must not reach the terminal as commands."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def fail(prog: str, message: str) -> NoReturn:
     """Print on one line of stderr what is wrong, and exit with status 2."""
-    print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(f"{prog}: error: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
     raise SystemExit(EXIT_BAD_INPUT)
 
 

@@ -121,6 +121,8 @@ class SettingsParser(ArgumentParser):
         line = one_line(message, list(self._option_string_actions))
         if re.match(r"unrecognized arguments: (?!-)", line) and self._has_positional():
             line += " (put a text of several words in quotation marks)"
+        if re.match(r"unrecognized arguments: -[^-]", line) and self._has_positional():
+            line += " (a text that begins with a dash is written after --)"
         if self.settings_file is not None and "--config" not in line:
             line = f"--config {self.settings_file!r}: {line}"
         fail(self.prog, f"{line}; see {self._command()} --help")

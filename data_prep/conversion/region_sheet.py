@@ -16,6 +16,7 @@ from typing import Literal
 from PIL import Image, ImageDraw, ImageFont
 
 from data_prep.conversion.pairs import Pair, read_dataset
+from data_prep.conversion.slice_frames import frame_of
 from data_prep.geometry import Frame, Vector
 from data_prep.sites import SITES, Condition, Level, Side, Site, View
 from workspace.cli import run_command
@@ -100,20 +101,9 @@ def _positions(processed: Path, study_id: int) -> Positions:
 def _frames(processed: Path, study_id: int) -> dict[SliceKey, Frame]:
     frames = {}
     for row in _rows(processed / "slices.csv", study_id):
-        if not row["position_x_mm"]:
-            continue
-        position, along_row, down_column = (
-            tuple(float(row[name]) for name in names)
-            for names in (
-                ("position_x_mm", "position_y_mm", "position_z_mm"),
-                ("row_x", "row_y", "row_z"),
-                ("column_x", "column_y", "column_z"),
-            )
-        )
-        spacing = (float(row["spacing_row_mm"]), float(row["spacing_column_mm"]))
-        shape = (int(row["rows"]), int(row["columns"]))
-        frame = Frame(position, along_row, down_column, spacing, shape)  # type: ignore[arg-type]
-        frames[int(row["series_id"]), int(row["instance_number"])] = frame
+        frame = frame_of(row)
+        if frame is not None:
+            frames[int(row["series_id"]), int(row["instance_number"])] = frame
     return frames
 
 

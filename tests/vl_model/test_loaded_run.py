@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from vl_model.queries.answers import reply_json
 
 from data_prep.conversion.pairs import read_dataset
 from data_prep.sites import SITES
 from tests.evaluated_root import write_evaluated_root
 from vl_model import LoadedRun, load_run
 from vl_model.evaluation.embeddings import read_embeddings
+from vl_model.queries.reply import reply_json
 
 REPOSITORY = Path(__file__).parents[2]
 SEVERE_LEFT = "severe left foraminal narrowing at L4-L5"
@@ -76,10 +76,10 @@ def test_search_returns_the_answers_as_a_table(run: LoadedRun) -> None:
     reply = reply_json(run.answer(SEVERE_LEFT, top=3))
     assert table["rank"].tolist() == [1, 2, 3] and reply["splits"] == ["train", "test"]
     for row, answer in zip(table.to_dict("records"), reply["answers"], strict=True):
-        assert (row["study_id"], row["split"], row["in_training"]) == tuple(
+        assert (row["study_id"], row["split"], row["seen"]) == tuple(
             answer[name] for name in ("study_id", "split", "seen")
         )
-        assert row["probability"] == row["severe"] == answer["probabilities"]["severe"] == answer["score"]
+        assert row["score"] == row["severe"] == answer["probabilities"]["severe"] == answer["score"]
         assert (row["condition"], row["side"], row["level"]) == ("neural_foraminal_narrowing", "left", "l4_l5")
         assert [row[name] for name in ("x0", "y0", "x1", "y1")] == answer["box"]
         assert Path(row["image"]).is_file() and row["image"].endswith(answer["image"])
@@ -88,11 +88,14 @@ def test_search_returns_the_answers_as_a_table(run: LoadedRun) -> None:
 
 
 def test_words_that_are_not_understood_rank_by_likeness(run: LoadedRun) -> None:
-    table = run.search("facet arthropathy", top=2)
-    assert table["probability"].isna().all()
+    with pytest.raises(ValueError, match="nothing that is graded was asked"):
+        run.search("facet arthropathy")
+    reply = run.answer("facet arthropathy", top=2, likeness=True)
     embeddings, [text_D] = run.embed("train"), run.embed_texts(["facet arthropathy"])
     likeness = np.concatenate([embeddings.image_ND @ text_D, run.embed("test").image_ND @ text_D])
-    assert table["likeness"][0] == pytest.approx(likeness.max(), abs=1e-6)
+    assert reply.likeness is not None
+    assert reply.likeness.highest == pytest.approx(likeness.max(), abs=1e-6)
+    assert bool(reply.answers) == reply.likeness.is_told
 
 
 def test_embeddings_are_kept_for_a_split_and_computed_for_a_folder(run: LoadedRun, root: Path, tmp_path: Path) -> None:
@@ -148,8 +151,10 @@ def test_wrong_use_is_one_line_that_quotes_it(root: Path, run: LoadedRun, tmp_pa
     assert "images '': is empty" in refused(run.grade, "")
     for texts in ("severe", []):
         assert f"texts {texts!r}: must be a list" in refused(run.embed_texts, texts)
-    assert refused(run.search, "severe", split="validation") == "split 'validation': must be train, test or both"
-    assert "is empty" in refused(run.search, " ")
+    assert "split 'validation': neither a split (train, test) nor a kept set" in refused(
+        run.search, "severe", split="validation"
+    )
+    assert "nothing was asked" in refused(run.search, " ")
     assert "dataset.json: no such file" in refused(run.embed, tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -16,7 +16,9 @@ def reply_text(reply: Reply) -> str:
     """Return the reply as lines for a person."""
     lines = reading_lines(reply)
     if reply.found is not None:
-        lines += [*worth_lines(reply.found), *searched_lines(reply)]
+        worth = worth_lines(reply.found)
+        lines = [*worth, *lines] if reply.query.limits.count_first else [*lines, *worth]
+        lines += searched_lines(reply)
     lines.append("")
     lines += [answer_table(reply)] if reply.answers else [_why_none(reply)]
     if any(answer.seen for answer in reply.answers):

@@ -131,10 +131,7 @@ def report_check_text(compared: ComparedReport) -> str:
     seen = "; the model was trained on it, so its probabilities are too sure" if compared.seen else ""
     lines = [f"report of study {compared.study_id} ({compared.segment}){seen}", ""]
     for clause in compared.clauses:
-        known = {True: ", as its known grades do", False: ", and its known grades contradict it", None: ""}
-        lines.append(
-            f"P {clause.chance:.2f}  {clause.words}{known[clause.matches] if clause.matches is not None else ''}"
-        )
+        lines.append(f"P {clause.chance:.2f}  {clause.words.rstrip('.;')}{_KNOWN[clause.matches]}")
         lines.append(f"        read as {canonical_line(clause.tree)}")
         for site in clause.sites:
             chances = zip(("normal/mild", "moderate", "severe"), site.probabilities, strict=True)

@@ -97,7 +97,8 @@ class RunQueries:
         segments = self.segments(asked.split or BOTH)
         everything = sum(len(segment) for segment in segments)
         similar = similar_sites(segments, study_id, site, everything, any_level)
-        query = Query(f"like study {study_id}, {site.words}", None)
+        levels = ", at any level" if any_level else ""
+        query = Query(f"like study {study_id}, {site.words}{levels}", None)
         by_name = {segment.name: segment for segment in segments}
         answers: list[Answer] = []
         for one in similar:
