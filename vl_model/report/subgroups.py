@@ -34,21 +34,29 @@ class SiteFacts:
     """What is known of the images of N rows, in the series that readers mark the site in; nan or empty without one.
 
     source_N: where the position comes from. spacing_N: the in-plane pixel spacing in mm, along columns. slices_N: the
-    slices of the series. axial_N: the number of axial series of the study.
+    slices of the series. axial_N: the number of axial series of the study. reason: why these three are not known.
     """
 
     source_N: NDArray[np.str_]
     spacing_N: Floats
     slices_N: Floats
     axial_N: Floats
+    reason: str = ""
 
 
 def site_facts(dataset: Dataset, table: SiteTable, slices: Path) -> SiteFacts:
     """Return the facts of the rows from the data set and its ``slices.csv``.
 
-    Raises ValueError if that file is missing or damaged.
+    If that file is missing or damaged, the reason stands in for what it tells: nothing else of a report depends on it.
     """
-    spacing_of, slices_of, axial_of = _series(slices)
+    reason = ""
+    try:
+        spacing_of, slices_of, axial_of = _series(slices)
+    except (OSError, KeyError, ValueError) as error:
+        reason = (
+            f"{slices.name} cannot be read ({getattr(error, 'strerror', None) or error}); run prepare_data.py again"
+        )
+        spacing_of, slices_of, axial_of = {}, Counter(), {}
     best = evidence_of(dataset.pairs)
     source, spacing, count = [], [], []
     for study, site in zip(table.study_N.tolist(), table.site_N.tolist(), strict=True):
@@ -57,10 +65,9 @@ def site_facts(dataset: Dataset, table: SiteTable, slices: Path) -> SiteFacts:
         source.append(pair.source.value if pair else "")
         spacing.append(spacing_of.get(key, np.nan) if key else np.nan)
         count.append(slices_of.get(key, np.nan) if key else np.nan)
-    axial = [len(axial_of.get(study, ())) for study in table.study_N.tolist()]
-    return SiteFacts(
-        np.array(source, dtype=str), *(np.array(values, dtype=float) for values in (spacing, count, axial))
-    )
+    axial = [np.nan if reason else len(axial_of.get(study, ())) for study in table.study_N.tolist()]
+    spacing_N, slices_N, axial_N = (np.array(values, dtype=np.float64) for values in (spacing, count, axial))
+    return SiteFacts(np.array(source, dtype=str), spacing_N, slices_N, axial_N, reason)
 
 
 def subgroups_block(held_out: HeldOut, head: HeadName, facts: SiteFacts) -> Json:
@@ -77,6 +84,7 @@ def subgroups_block(held_out: HeldOut, head: HeadName, facts: SiteFacts) -> Json
     # A kind with one group compares nothing.
     return {
         "groups": {kind: groups for kind, groups in blocks.items() if len(groups) > 1},
+        "unknown": facts.reason,
         "alike": [kind for kind, groups in blocks.items() if len(groups) == 1],
         "thirds": {
             "in-plane spacing": _edges(table, facts.spacing_N[known_N]),
@@ -147,18 +155,18 @@ def _figures(group: SiteTable, optimal_N3: Floats, raw_N3: Floats, baseline_N3: 
 
 
 def _series(path: Path) -> tuple[dict[tuple[int, int], float], Counter[tuple[int, int]], dict[int, set[int]]]:
-    """Return the pixel spacing and the number of slices of each (study, series), and the axial series of each study."""
+    """Return the pixel spacing and the number of slices of each (study, series), and the axial series of each study.
+
+    Raises OSError, KeyError or ValueError if the file is missing or damaged.
+    """
     spacing_of: dict[tuple[int, int], float] = {}
     slices_of: Counter[tuple[int, int]] = Counter()
     axial_of: dict[int, set[int]] = defaultdict(set)
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                key = int(row["study_id"]), int(row["series_id"])
-                spacing_of.setdefault(key, float(row["spacing_column_mm"] or "nan"))
-                slices_of[key] += 1
-                if row["view"] == View.AXIAL_T2.value:
-                    axial_of[key[0]].add(key[1])
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); run prepare_data.py again") from None
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            key = int(row["study_id"]), int(row["series_id"])
+            spacing_of.setdefault(key, float(row["spacing_column_mm"] or "nan"))
+            slices_of[key] += 1
+            if row["view"] == View.AXIAL_T2.value:
+                axial_of[key[0]].add(key[1])
     return spacing_of, slices_of, axial_of

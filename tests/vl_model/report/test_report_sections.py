@@ -193,8 +193,10 @@ def test_facts_of_images_are_read_from_the_data_set(tiny_root: Path, tmp_path: P
     assert facts.spacing_N.tolist() == [0.5] * 3 and (facts.slices_N >= 1).all()
     assert facts.source_N.tolist() == [dataset.pairs[0].source.value] * 3
     (tmp_path / "slices.csv").write_text("study_id\nx\n")
-    with pytest.raises(ValueError, match=r"slices\.csv: cannot be read .*run prepare_data\.py again"):
-        site_facts(dataset, table, tmp_path / "slices.csv")
+    for damaged in (tmp_path / "slices.csv", tmp_path / "nowhere"):
+        unknown = site_facts(dataset, table, damaged)
+        assert "cannot be read" in unknown.reason and np.isnan(unknown.spacing_N).all()
+        assert np.isnan(unknown.axial_N).all() and np.array_equal(unknown.source_N, facts.source_N)
 
 
 def test_the_flow_adds_up_and_tells_why(tmp_path: Path) -> None:
