@@ -124,7 +124,7 @@ def main() -> None:
         )
     open_runs = load_fold_runs if is_joined else load_one_run
     runs = open_runs(root, settings.run, settings.base)
-    folder, logs = root.run(settings.run), root.logs(settings.run)
+    folder, logs, processed = root.run(settings.run), root.logs(settings.run), root.processed("train")
     for written in (folder / "heads", logs, *(run.folder / "embeddings" for run in runs)):
         check_may_write(written)  # now, and not when everything is computed
     train = runs[0].training_dataset()
@@ -144,15 +144,26 @@ def main() -> None:
     from vl_model.evaluation.raw_predictions import PLAIN_BASELINE, join_folds
     from vl_model.loaded_run import REPORT_SCHEMA_VERSION
     from vl_model.report.example_sites import choose_example_sites
-    from vl_model.report.head_checks import head_blocks
+    from vl_model.report.failures import failures_block
+    from vl_model.report.head_checks import calibrators_block, head_blocks
     from vl_model.report.report import write_report
-    from vl_model.report.report_content import baseline_block, compare_runs, held_out_metrics, places_block
+    from vl_model.report.report_content import (
+        baseline_block,
+        compare_runs,
+        curves_block,
+        held_out_metrics,
+        places_block,
+    )
     from vl_model.report.report_text import report_text
+    from vl_model.report.set_content import sets_block
+    from vl_model.report.study_answer_content import answers_block
+    from vl_model.report.study_flow import flow_block
+    from vl_model.report.subgroups import site_facts, subgroups_block
     from vl_model.report.suspect_list import write_suspect_list
     from workspace.json_files import plain
 
     other = read_predictions(runs[0].comparable_predictions(settings.compare)) if settings.compare else None
-    labels, crops = known_labels(root, train), open_crops(root.processed("train"))
+    labels, crops = known_labels(root, train), open_crops(processed)
     splits = split_by_run(runs, labels, train)
     workers = settings.workers if settings.located else 0
     evaluated = [
@@ -167,7 +178,7 @@ def main() -> None:
     fingerprint = runs[0].fingerprint | {"checkpoint": joined_checkpoint(runs)}
     graded = labels if is_joined else splits[0].train
     models = {one.run.name: one.heads for one in evaluated}
-    grader = fit_grader(models, located or raw, graded, best, fingerprint)
+    grader = fit_grader(models, located or raw, graded, best, fingerprint, in_use)
     baseline = cross_fit_kinds(raw.log_prob_N3[PLAIN_BASELINE], raw, settings.seed)
     unsaved = {"root", "base", "workers", *plain_settings(settings.scoring), *plain_settings(settings.calibration)}
     report = {
@@ -184,11 +195,18 @@ def main() -> None:
         "places": places_block(held_out, in_use, sources, why_not_located),
         **head_blocks(raw, held_out, [one.probe for one in evaluated], [one.graded for one in evaluated]),
         "plain_baseline": baseline_block(held_out, baseline, settings.seed),
+        "study_flow": flow_block(train, labels, held_out, processed / "faults.csv"),
+        "study_answers": answers_block(held_out, best, settings.seed),
+        "prediction_sets": sets_block(held_out, best, grader.sets, settings.seed),
+        "curves": curves_block(held_out, best),
+        "subgroups": subgroups_block(held_out, best, site_facts(train, held_out.table, processed / "slices.csv")),
+        "calibrators": calibrators_block(grader),
+        "failures": failures_block(held_out, best),
         "comparison": compare_runs(held_out, settings.compare, other) if other and settings.compare else None,
     }
 
     write_grader(folder / "heads", grader)
-    write_predictions(logs / "predictions.csv", held_out)
+    write_predictions(logs / "predictions.csv", held_out, settings.seed)
     write_predictions_card(logs / "predictions.csv", fingerprint, report["held_out_folds"])
     examples = choose_example_sites(held_out, best, train.pairs)
     tile_share = runs[0].view_mm / runs[0].crops.field_mm

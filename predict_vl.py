@@ -11,10 +11,12 @@
 `--images` is a folder of DICOM files in any layout, as ``<study>/<series>/*.dcm``, a hospital's disc or a single study:
 the headers tell the studies apart. No table is needed: without series descriptions the view of each series is read from
 the orientation and the headers of its images. The folder `--out` receives ``probabilities.csv`` (calibrated, with the
-slice and the box that show each site, and the study's folder) and ``submission.csv`` (metric-optimal), 25 rows for
-every study, whatever is wrong with its images; ``faults.csv`` lists what was wrong, and ``fallbacks.csv`` the sites
-that were not graded from all their views. ``submission.csv`` is there before the first image is read, filled with
-constants, and is replaced whole, a few studies at a time: whatever ends the command, a valid file is left.
+prediction sets of 90 and 95 %, the slice and the box that show each site, and the study's folder) and
+``submission.csv`` (metric-optimal), 25 rows for every study, whatever is wrong with its images. ``studies.csv`` has the
+probabilities of any severe canal stenosis and of any severe finding; ``faults.csv`` lists what was wrong, and
+``fallbacks.csv`` the sites that were not graded from all their views. ``submission.csv`` is there before the first
+image is read, filled with constants, and is replaced whole, a few studies at a time: whatever ends the command, a valid
+file is left.
 `--keep NAME` keeps the studies in the run's folder, so that ``query_vl.py --split NAME`` searches them.
 `--run lora` may also name the runs lora-0, lora-1, ... of all folds, after ``eval_vl.py --run lora --folds all``: their
 models grade together.
@@ -30,8 +32,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vl_model import load_folds, load_run
+from vl_model.calibration.prediction_sets import SET_LEVELS
 from vl_model.loaded_run import is_joined
-from vl_model.report.report_text import HEAD_WORDS
+from vl_model.report.report_text import HEAD_WORDS, always_words
 from workspace.cli import run_command, usable_cores
 from workspace.layout import data_root
 from workspace.root_settings import FinishedRunSettings
@@ -48,7 +51,8 @@ class Settings(FinishedRunSettings):
     images: str
     """The folder of the DICOM studies, in any layout."""
     out: str
-    """The folder into which probabilities.csv, submission.csv, fallbacks.csv and faults.csv are written."""
+    """The folder into which probabilities.csv, studies.csv, submission.csv, fallbacks.csv and faults.csv are
+    written."""
     series_descriptions: str | None = None
     """A CSV file with the columns study_id, series_id (numbers, UIDs or folders' names) and series_description."""
     locator: str | None = None
@@ -97,9 +101,13 @@ def main() -> None:
         share=settings.share,
     )
     studies, imaged = table["study_id"].nunique(), table.loc[table["source"].notna(), "study_id"].nunique()
-    print(f"{studies} studies, {imaged} with images of graded sites, {HEAD_WORDS[run.grader().best]}")
+    grader = run.grader()
+    print(f"{studies} studies, {imaged} with images of graded sites, {HEAD_WORDS[grader.best]}")
     print(fallback_line(table))
-    for name in ("probabilities.csv", "submission.csv", "fallbacks.csv", "faults.csv"):
+    for level in SET_LEVELS:
+        if sentence := always_words(level, grader.sets.always_in(level)):
+            print(sentence)
+    for name in ("probabilities.csv", "studies.csv", "submission.csv", "fallbacks.csv", "faults.csv"):
         print(Path(settings.out) / name)
     if settings.keep is not None:
         print(f"kept as {settings.keep!r}: query_vl.py --run {settings.run} --split {settings.keep} searches them")

@@ -26,10 +26,10 @@ import numpy as np
 
 from benchmarks.drawn_queries import KINDS, Kind, draw_studies, matches
 from benchmarks.machine import describe_machine
+from vl_model.calibration.recalibration import Recalibration, fit_recalibration
 from vl_model.data.site_table import Bools, Floats, Ints
 from vl_model.queries.average_precision import average_precision
 from vl_model.queries.estimates import Estimate
-from vl_model.queries.recalibration import Recalibration, fit_recalibration
 from vl_model.queries.worth import UNKNOWN, worth_of
 from workspace.cli import run_command
 from workspace.settings_parser import read_settings

@@ -40,6 +40,7 @@ def random_segment(name: str, studies: int, seed: int, dimensions: int = DIMENSI
         study_S=np.sort(rng.choice(100 * studies, size=studies, replace=False)).astype(np.int64),
         seen_S=np.zeros(studies, dtype=bool),
         graded_SX3=graded_SX3,
+        sets_SX=np.full((studies, len(SITES)), 7, dtype=np.uint8),
         vector_XSD=random_vectors(rng, studies, dimensions),
         label_SX=label_SX,
         evidence_SX2=_evidence(rng, studies),

@@ -110,6 +110,26 @@ def test_a_changed_sentence_or_a_new_test_split_embeds_no_other_image(
     assert third[0] == first[0] and third[1] != first[1] and third[2] == second[2]
 
 
+def test_embeddings_that_are_older_than_the_predictions_are_made_again(
+    root: Path, evaluate: Evaluate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A report never mixes the predictions of one model with the embeddings of another."""
+    assert evaluate("first") == 0
+    logs, card = root / "train" / "logs" / "first", root / "train/checkpoints/first/embeddings/train/embeddings.json"
+    report, right = json.loads((logs / "report.json").read_text()), card.read_text()
+    content = json.loads(right)
+    card.write_text(json.dumps({**content, "fingerprint": {**content["fingerprint"], "checkpoint": "e" * 64}}))
+    capsys.readouterr()
+    assert evaluate("first") == 0
+    assert json.loads(card.read_text()) == content
+    again = json.loads((logs / "report.json").read_text())
+    names = ("metric", "prediction_sets", "study_answers", "subgroups", "study_flow")
+    assert all(again[name] == report[name] for name in names)
+    flow = again["study_flow"]["studies"]
+    assert (flow["named"], flow["held_out"], flow["scored"]) == (12, 5, again["n"]["studies"])
+    assert "cannot be read" in again["subgroups"]["unknown"]  # this data set has no slices.csv
+
+
 def test_two_runs_are_compared_on_the_same_studies(root: Path, evaluate: Evaluate) -> None:
     if not (root / "train" / "logs" / "first" / "predictions.csv").is_file():
         assert evaluate("first") == 0

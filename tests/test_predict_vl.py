@@ -19,9 +19,12 @@ from data_prep.conversion.pairs import read_dataset
 from tests.data_prep.conversion.test_odd_studies import save_untrained_locator
 from tests.evaluated_root import run_here, write_run
 from tests.training_runs import ENVIRONMENT, REPOSITORY
+from vl_model.calibration.prediction_sets import set_words
+from vl_model.data.site_table import full_table, site_table
+from vl_model.evaluation.grader import read_grader
 
 Command = Callable[..., int]
-OUTPUTS = {"probabilities.csv", "submission.csv", "fallbacks.csv", "faults.csv"}
+OUTPUTS = {"probabilities.csv", "studies.csv", "submission.csv", "fallbacks.csv", "faults.csv"}
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,35 @@ def test_new_studies_are_graded_as_the_test_split_was(root: Path, predict: Comma
     for row in shown.itertuples():
         assert (images / str(row.study_id) / str(int(row.series_id)) / f"{int(row.instance_number)}.dcm").is_file()
         assert row.x1 > row.x0 and row.y1 > row.y0
+
+
+def test_new_studies_get_prediction_sets_and_answers_about_the_whole_study(
+    root: Path, predict: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict("--run", "first", "--images", root / "dataset" / "test_images", "--out", tmp_path) == 0
+    assert "In every 95 % set, for want of graded sites: " in capsys.readouterr().out
+    rows = pd.read_csv(tmp_path / "probabilities.csv", keep_default_na=False, na_values={"source": [""]})
+    grader = read_grader(root / "train" / "checkpoints" / "first" / "heads")
+    table = full_table(rows["study_id"].unique(), site_table([]))
+    prob_N3 = rows[["normal_mild", "moderate", "severe"]].to_numpy(np.float64)
+    for level in (90, 95):
+        thresholds = grader.sets.threshold_KC_[level][table.condition_N]
+        clear = (np.abs(prob_N3 - thresholds) > 1e-8).all(axis=1)  # the table is rounded
+        for row in np.flatnonzero(clear):
+            expected = set_words(int(grader.sets.sets(prob_N3[[row]], table.take([row]), level)[0]))
+            no_image = pd.isna(rows["source"][row])
+            assert rows[f"set_{level}"][row] == ("normal_mild|moderate|severe" if no_image else expected)
+    studies = pd.read_csv(tmp_path / "studies.csv", keep_default_na=False)
+    assert studies["study_id"].tolist() == rows["study_id"].unique().tolist()
+    for row in studies.itertuples():
+        of_study = rows[rows["study_id"] == row.study_id]
+        assert row.imaged_sites == of_study["source"].notna().sum()
+        assert len([name for name in row.missing_sites.split("|") if name]) == 25 - row.imaged_sites
+        canal = of_study.loc[of_study["condition"] == "spinal_canal_stenosis", "severe"].to_numpy()
+        score = np.array([1 - np.prod(1 - canal)])
+        fitted = grader.answers.recalibration_["any_severe_canal"]
+        assert fitted is not None and row.p_any_severe_canal == pytest.approx(fitted.probability(score)[0], abs=1e-6)
+        assert 0 < row.p_any_severe < 1
 
 
 def test_the_runs_of_all_folds_grade_new_studies_together(

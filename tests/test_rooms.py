@@ -45,11 +45,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "vl_model.baseline": (*("workspace", *VOCABULARY, "data_prep.conversion", "vl_model.data", "vl_model.evaluation"),),
     "vl_model.report": (
         *("workspace", *VOCABULARY, "data_prep.conversion"),
-        *("vl_model.data", "vl_model.scoring", "vl_model.evaluation"),
+        *("vl_model.data", "vl_model.scoring", "vl_model.calibration", "vl_model.evaluation"),
     ),
     "vl_model.queries": (
         *("workspace", *VOCABULARY, "data_prep.conversion", "prompts", "prompts.reading", "runs"),
-        *("vl_model.data", "vl_model.model", "vl_model.evaluation"),
+        *("vl_model.data", "vl_model.model", "vl_model.calibration", "vl_model.evaluation"),
     ),
     "query_page": (),
     "vl_model.page": (

@@ -152,9 +152,10 @@ def fit_on_all(
     new = run.embed("test", batch_size) if has_test else None
     learning = labels.without_grades(run.dropped_sites)
     heads = fit_heads(learning, embeddings, prompts.text_SCD, prompts.logit_scale)
-    fingerprint = run.fingerprint
     prior, constants = ColumnPrior().fit(labels), best_constants(labels)
-    return Grader({run.name: heads}, theirs.calibrators, prior, theirs.best, fingerprint, theirs.levels, constants), new
+    models = {run.name: heads}
+    grader = replace(theirs, models=models, prior=prior, fingerprint=run.fingerprint, constant_X3=constants)
+    return grader, new
 
 
 def fold_blocks(evaluated: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ study, so that it has the constant of its column.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import pandas as pd
 
 from data_prep.conversion.pairs import Pair
 from data_prep.sites import SITES, Severity, View
+from vl_model.calibration.prediction_sets import ALL_GRADES, SET_LEVELS, Bits, set_column
 from vl_model.data.site_rows import evidence_of
 from vl_model.data.site_table import SITE_INDEX, Bools, Floats, SiteTable, full_table, site_table
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import Grader
-from vl_model.evaluation.predictions import site_columns
+from vl_model.evaluation.predictions import set_texts, site_columns
 from workspace.whole_files import replacing
 
 #: Columns of probabilities.csv after the probabilities: empty for a site that no image shows.
@@ -54,6 +56,7 @@ class GradedStudies:
         self._from: dict[int, list[GradedFrom]] = {}
         self._shown_in: dict[int, list[frozenset[View]]] = {}
         self._evidence: dict[int, list[dict[str, Any]]] = {}
+        self._sets: dict[int, dict[int, Bits]] = {}
 
     def add(self, study_ids: Sequence[int], pairs: Sequence[Pair], embeddings: Sequence[Embeddings]) -> None:
         """Grade some studies. embeddings: of each of the grader's models."""
@@ -63,6 +66,7 @@ class GradedStudies:
         table = full_table(study_ids, site_table([]))
         calibrated_SX3 = self.grader.grade_studies(study_ids, embeddings, "calibrated")
         optimal_SX3 = self.grader.grade_studies(study_ids, embeddings, "metric_optimal")
+        set_SXof = self._prediction_sets(table, embeddings)
         imaged_N = embeddings[0].rows_of(table) >= 0
         guessed_SX = self.grader.guessed_from_neighbours(imaged_N, table).reshape(-1, len(SITES))
         views = {(row.study_id, row.site): frozenset(row.views) for row in embeddings[0].rows}
@@ -70,9 +74,20 @@ class GradedStudies:
         for index, study in enumerate(study_ids):
             shown_in = [views.get((study, site), frozenset()) for site in SITES]
             self._calibrated[study], self._optimal[study] = calibrated_SX3[index], optimal_SX3[index]
+            self._sets[study] = {level: set_SX[index] for level, set_SX in set_SXof.items()}
             self._shown_in[study] = shown_in
             self._from[study] = _graded_from(shown_in, guessed_SX[index])
             self._evidence[study] = [_cells(best.get((study, site))) for site in SITES]
+
+    def _prediction_sets(self, table: SiteTable, embeddings: Sequence[Embeddings]) -> dict[int, Bits]:
+        """Return level -> the sets (S, 25) of some studies, as bits.
+
+        Their thresholds belong to probabilities that are not shifted: sets by grade cover as often at any prevalence.
+        """
+        grader = replace(self.grader, shift=None)
+        prob_N3 = grader.predict_proba(table, embeddings, "calibrated")
+        sets = {level: grader.prediction_sets(table, embeddings, prob_N3, level) for level in SET_LEVELS}
+        return {level: set_N.reshape(-1, len(SITES)) for level, set_N in sets.items()}
 
     def submission(self, study_ids: Sequence[int]) -> Floats:
         """Return metric-optimal probabilities (S, 25, 3)."""
@@ -81,12 +96,19 @@ class GradedStudies:
         return np.array(graded).reshape(-1, len(SITES), len(Severity))
 
     def table(self, study_ids: Sequence[int], folder_names: Mapping[int, str]) -> pd.DataFrame:
-        """Return calibrated probabilities, a row per site, with the slice and box that show it best, and the folder."""
+        """Return calibrated probabilities, a row per site.
+
+        Beside them are its prediction sets, the slice and box that show it best, and the study's folder.
+        """
         table = full_table(study_ids, site_table([]))
         nothing = Embeddings((), np.zeros((0, 1), dtype=np.float32), {})
         prior_X3 = self.grader.grade_studies([0], [nothing] * len(self.grader.models), "calibrated")[0]
         prob_N3 = np.concatenate([self._calibrated.get(study, prior_X3) for study in study_ids] or [prior_X3[:0]])
         rows = site_columns(table).assign(**{severity.key: prob_N3[:, severity] for severity in Severity})
+        for level in SET_LEVELS:
+            every = np.full(len(SITES), ALL_GRADES, dtype=np.uint8)
+            sets = [self._sets[study][level] if study in self._sets else every for study in study_ids]
+            rows[set_column(level)] = set_texts(np.concatenate(sets or [every[:0]]))
         none: list[dict[str, Any]] = [{} for _ in SITES]
         cells = [cell for study in study_ids for cell in self._evidence.get(study, none)]
         evidence = pd.DataFrame(cells, columns=list(EVIDENCE))

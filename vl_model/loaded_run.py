@@ -246,9 +246,10 @@ class LoadedRun:
             workers: processes that read DICOM files. A Python script that sets more than one needs the guard
                 ``if __name__ == "__main__":``, because the processes import it.
             batch_size: sites per forward pass.
-            out: a folder for probabilities.csv (the returned table), submission.csv (metric-optimal probabilities),
-                faults.csv (everything that was skipped, repaired or guessed) and fallbacks.csv (the sites that were not
-                graded from all their views). The slices are kept there meanwhile, and without it in the system's
+            out: a folder for probabilities.csv (the returned table), studies.csv (the probabilities of any severe
+                canal stenosis and of any severe finding), submission.csv (metric-optimal probabilities), faults.csv
+                (everything that was skipped, repaired or guessed) and fallbacks.csv (the sites that were not graded
+                from all their views). The slices are kept there meanwhile, and without it in the system's
                 temporary folder ($TMPDIR). submission.csv is there before the first image is read, filled with the
                 best constants; studies take their place batch by batch.
             keep: a name under which the studies are kept in the run's folder, with their slices and embeddings, so that
@@ -265,7 +266,8 @@ class LoadedRun:
                 them together; sample_submission still names all studies.
 
         Returns:
-            The columns study_id, condition, side, level; normal_mild, moderate, severe (calibrated); and the evidence:
+            The columns study_id, condition, side, level; normal_mild, moderate, severe (calibrated); set_90 and set_95
+            (the grades that the site may have: `vl_model.calibration.prediction_sets`); and the evidence:
             source, view, series_id, instance_number, x0, y0, x1, y1 (a box in pixels of that slice); and the study's
             folder, and graded_from: all_views, fewer_views, neighbouring_levels or constant. The evidence is empty for
             a site that no image shows; if no image shows its neighbouring levels either, its probabilities are the

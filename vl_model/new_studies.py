@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,10 +21,13 @@ from data_prep.conversion.folder_batches import StudyBatch, convert_in_batches
 from data_prep.conversion.pairs import read_dataset
 from data_prep.folders import is_id
 from data_prep.placement.placer import Placer
+from data_prep.sites import SITES, Severity
 from data_prep.studies.cohorts import Cohort, folder_cohort
 from data_prep.studies.image_tree import Share, share_of_folders
 from prompts.render import caption
+from vl_model.calibration.study_answers import QUESTIONS
 from vl_model.data.site_rows import SiteRow, group_sites
+from vl_model.data.site_table import full_table, site_table
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import Grader
 from vl_model.graded_studies import GradedFrom, GradedStudies
@@ -41,6 +45,7 @@ from workspace.whole_files import ESCAPED, replacing
 STUDIES_PER_BATCH = 8
 
 SUBMISSION, PROBABILITIES, FALLBACKS, FAULTS = "submission.csv", "probabilities.csv", "fallbacks.csv", "faults.csv"
+STUDIES = "studies.csv"
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class NewStudies:
                 with replacing(self.out / FAULTS) as partial:
                     shutil.copyfile(processed / "faults.csv", partial)
                 write_probabilities(self.out / PROBABILITIES, table)
+                write_probabilities(self.out / STUDIES, study_table(table, grader))
         return table
 
     def _grade_batches(
@@ -260,8 +266,29 @@ def folder_within(out: Path) -> Iterator[Path]:
             out.rmdir()  # fails unless it is empty
 
 
+def study_table(probabilities: pd.DataFrame, grader: Grader) -> pd.DataFrame:
+    """Return one row per study of a `probability_table`, in its order: the study answers and which sites are imaged.
+
+    A question whose conditions have no graded held-out site has no answer: nan.
+    """
+    studies = probabilities["study_id"].drop_duplicates()
+    table = full_table(studies, site_table([]))
+    prob_N3 = probabilities[[severity.key for severity in Severity]].to_numpy(np.float64)
+    columns: dict[str, Any] = {"study_id": studies.to_numpy()}
+    for question in QUESTIONS:
+        found_S, probability_S = grader.answers.predict(question, prob_N3, table)
+        columns[f"p_{question}"] = probability_S[np.searchsorted(found_S, studies)]
+    is_imaged_SX = probabilities["source"].notna().to_numpy().reshape(-1, len(SITES))
+    columns["imaged_sites"] = is_imaged_SX.sum(axis=1)
+    columns["missing_sites"] = [
+        "|".join(site.key for site, is_imaged in zip(SITES, imaged_X, strict=True) if not is_imaged)
+        for imaged_X in is_imaged_SX
+    ]
+    return pd.DataFrame(columns | {"folder": probabilities["folder"].to_numpy()[:: len(SITES)]})
+
+
 def write_probabilities(path: Path, table: pd.DataFrame) -> None:
-    """Write a table of probabilities as CSV, by rename."""
+    """Write a table of probabilities or a `study_table` as CSV, by rename."""
     with replacing(path) as partial:
         table.to_csv(partial, index=False, float_format="%.9g", lineterminator="\n", errors=ESCAPED)
 

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vl_model.calibration.calibrator import Calibrator
-from vl_model.calibration.cross_fit import cross_fit, divisions_of
+from vl_model.calibration.cross_fit import cross_fit, divisions_of, study_groups
+from vl_model.calibration.prediction_sets import ALL_GRADES, Bits, PredictionSets, cross_fitted_sets
+from vl_model.calibration.study_answers import StudyAnswers
 from vl_model.data.site_table import Bools, Floats, SiteTable
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import HEADS, Grader, HeadName, Heads, Kind
@@ -141,17 +143,52 @@ def better_head(held_out: HeldOut) -> HeadName:
 
 
 def fit_grader(
-    models: Mapping[str, Heads], raw: RawHeldOut, graded: SiteTable, best: HeadName, fingerprint: Mapping[str, str]
+    models: Mapping[str, Heads],
+    raw: RawHeldOut,
+    graded: SiteTable,
+    best: HeadName,
+    fingerprint: Mapping[str, str],
+    held_out: HeldOut | None = None,
 ) -> Grader:
-    """Return the grader for new studies, with calibrators fitted on all held-out studies.
+    """Return the grader for new studies, with calibrators, prediction sets and study answers of all held-out studies.
 
-    models: the heads of one run, or of the runs of all folds, by the run's name. raw: their held-out predictions.
-    graded: the studies whose frequencies the sites without an image get. fingerprint: of the models and the data set.
+    Args:
+        models: the heads of one run, or of the runs of all folds, by the run's name.
+        raw: their held-out predictions.
+        graded: the studies whose frequencies the sites without an image get.
+        best: the head of the prediction sets and of the study answers.
+        fingerprint: of the models and the data set.
+        held_out: the cross-fitted probabilities of `raw`, which sets and answers are fitted on; None: made here.
     """
+    held_out = held_out or cross_fit_heads(raw, seed=0)
+    prob_N3, imaged_N = held_out.prob_N3[best, "calibrated"], held_out.imaged_N
     shown = raw.table.take(raw.imaged_N)
     calibrators = {head: Calibrator().fit(raw.log_prob_N3[head][raw.imaged_N], shown) for head in HEADS}
     prior = ColumnPrior().fit(graded)
-    prob_N3 = prior.predict_proba(raw.table)
-    prob_N3[raw.imaged_N] = calibrators[best].predict_proba(raw.log_prob_N3[best][raw.imaged_N], shown)
-    levels = NeighbouringLevels().fit(prob_N3, raw.imaged_N, prior.prob_SC_, raw.table)
-    return Grader(models, calibrators, prior, best, fingerprint, levels, best_constants(graded))
+    fitted_N3 = prior.predict_proba(raw.table)
+    fitted_N3[raw.imaged_N] = calibrators[best].predict_proba(raw.log_prob_N3[best][raw.imaged_N], shown)
+    return Grader(
+        models=models,
+        calibrators=calibrators,
+        prior=prior,
+        best=best,
+        sets=PredictionSets().fit(prob_N3[imaged_N], held_out.table.take(imaged_N)),
+        answers=StudyAnswers().fit(prob_N3, held_out.table),
+        fingerprint=fingerprint,
+        levels=NeighbouringLevels().fit(fitted_N3, raw.imaged_N, prior.prob_SC_, raw.table),
+        constant_X3=best_constants(graded),
+    )
+
+
+def held_out_sets(held_out: HeldOut, head: HeadName, seed: int) -> dict[int, Bits]:
+    """Return level -> the prediction sets (N,) of the held-out sites, by thresholds fitted without their own study.
+
+    A site without an image has every grade in its set.
+    """
+    shown = held_out.table.take(held_out.imaged_N)
+    prob_M3 = held_out.prob_N3[head, "calibrated"][held_out.imaged_N]
+    found = {}
+    for level, set_M in cross_fitted_sets(prob_M3, shown, study_groups(shown, seed=seed)).items():
+        found[level] = np.full(len(held_out.table), ALL_GRADES, dtype=np.uint8)
+        found[level][held_out.imaged_N] = set_M
+    return found

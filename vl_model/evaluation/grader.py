@@ -2,7 +2,8 @@
 
 A grader has one model, or the models of all folds: their predictions are averaged in log-probability before they are
 calibrated. The files are in a run's ``heads/``: ``heads.npz`` (arrays) and, written last, ``heads.json`` (the
-calibrators, the better head, the names of the runs, and the fingerprints of the checkpoint and the data set).
+calibrators, the prediction sets and the study answers of the better head, its name, the names of the runs, and the
+fingerprints of the checkpoint and the data set).
 """
 
 import hashlib
@@ -19,6 +20,8 @@ from scipy.special import log_softmax
 
 from data_prep.sites import SITES, Severity
 from vl_model.calibration.calibrator import Calibrator
+from vl_model.calibration.prediction_sets import ALL_GRADES, Bits, PredictionSets
+from vl_model.calibration.study_answers import StudyAnswers
 from vl_model.data.site_table import Bools, Floats, SiteTable, full_table, site_table
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
@@ -30,7 +33,7 @@ from vl_model.scoring.priors import ColumnPrior
 from workspace.json_files import read_object
 from workspace.whole_files import replacing
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 HeadName = Literal["zero_shot", "linear_probe"]
 Kind = Literal["raw", "calibrated", "metric_optimal"]
 HEADS: tuple[HeadName, ...] = ("zero_shot", "linear_probe")
@@ -45,15 +48,17 @@ class Grader:
     """Fitted heads, the calibrator of each, and the column priors of sites without an image.
 
     models: the heads of each model by the name of its run; there is one if the run grades by itself. best: the head
-    with the better metric on held-out studies. fingerprint: of the checkpoint, the data set and the zero-shot prompts.
-    levels: what neighbouring levels say about a site without an image. constant_X3: the best constants for the metric;
-    None of heads of an earlier version. shift: to the prevalences of another hospital.
+    with the better metric on held-out studies. sets, answers: of that head. fingerprint: of the checkpoint, the data
+    set and the zero-shot prompts. levels: what neighbouring levels say about a site without an image. constant_X3: the
+    best constants for the metric; None of heads of an earlier version. shift: to the prevalences of another hospital.
     """
 
     models: Mapping[str, Heads]
     calibrators: Mapping[HeadName, Calibrator]
     prior: ColumnPrior
     best: HeadName
+    sets: PredictionSets
+    answers: StudyAnswers
     fingerprint: Mapping[str, str]
     levels: NeighbouringLevels = field(default_factory=lambda: NeighbouringLevels.from_list(None))
     constant_X3: Floats | None = None
@@ -126,6 +131,14 @@ class Grader:
             prob_SX3[~is_shown_S] = self.constants()
         return prob_SX3
 
+    def prediction_sets(self, table: SiteTable, embeddings: Sequence[Embeddings], prob_N3: Floats, level: int) -> Bits:
+        """Return the grades (N,) that each site may have at a level, as bits; all of them if no image shows the site.
+
+        prob_N3: the calibrated probabilities of the best head.
+        """
+        set_N = self.sets.sets(prob_N3, table, level)
+        return np.where(embeddings[0].rows_of(table) >= 0, set_N, ALL_GRADES).astype(np.uint8)
+
 
 def mean_log_proba(log_probs: Sequence[Floats]) -> Floats:
     """Return the mean (N, 3) of several models' log-probabilities, normalised; that of one model as it is."""
@@ -157,6 +170,8 @@ def write_grader(folder: Path, grader: Grader) -> None:
         "arrays_sha256": _sha256(folder / "heads.npz"),
         "calibrators": {head: calibrator.as_dict() for head, calibrator in grader.calibrators.items()},
         "neighbouring_levels": grader.levels.as_list(),
+        "prediction_sets": grader.sets.as_dict(),
+        "study_answers": grader.answers.as_dict(),
     }
     with replacing(folder / "heads.json") as partial:
         partial.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
@@ -195,6 +210,8 @@ def _from_saved(card: dict[str, Any], arrays: dict[str, Any]) -> Grader:
         calibrators={head: Calibrator.from_dict(card["calibrators"][head]) for head in HEADS},
         prior=_prior(arrays["prior"]),
         best=card["best"],
+        sets=PredictionSets.from_dict(card["prediction_sets"]),
+        answers=StudyAnswers.from_dict(card["study_answers"]),
         fingerprint=dict(card["fingerprint"]),
         levels=NeighbouringLevels.from_list(card.get("neighbouring_levels")),
         constant_X3=arrays.get("constant"),

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.model_selection import GroupKFold
@@ -217,42 +218,60 @@ def _regressions(
     if len(classes) < 2:
         # A fold of a small set may have only one class, which then has the probability one.
         return [(classes, np.zeros((1, feature_NF.shape[1])), np.zeros(1))] * len(strengths)
-    truth_NC = np.eye(len(classes))[class_N]
-    parameters = np.zeros(len(classes) * (feature_NF.shape[1] + 1))
+    truth_CN = np.eye(len(classes))[:, class_N]
+    design_NG = np.concatenate([feature_NF, np.ones((len(feature_NF), 1))], axis=1)
+    curvature_GG = _mean_variance(truth_CN) * (design_NG.T @ design_NG)
+    weight_CG = np.zeros((len(classes), design_NG.shape[1]))
     path = []
     for strength in strengths:
-        penalty_F = np.full(feature_NF.shape[1], 1 / strength)
-        penalty_F[-len(LEVELS) :] = level_penalty
+        penalty_G = np.full(design_NG.shape[1], 1 / strength)
+        penalty_G[-1 - len(LEVELS) : -1], penalty_G[-1] = level_penalty, 0.0  # the last one is the bias's
+        factor_GG = cholesky(curvature_GG + np.diag(penalty_G), lower=True)
         # With a weak penalty the data may be nearly separable; a fit that stops early is then only more regular.
         found = minimize(
             _penalised_loss,
-            parameters,
-            args=(feature_NF, truth_NC, penalty_F),
+            (weight_CG @ factor_GG).ravel(),
+            args=(factor_GG, design_NG, truth_CN, penalty_G),
             jac=True,
             method="L-BFGS-B",
             options={"maxiter": 300, "gtol": 1e-3},
         )
-        parameters = found.x
-        weight_CF, bias_C = _weights_and_biases(parameters, len(classes))
-        path.append((classes, weight_CF.copy(), bias_C.copy()))
+        weight_CG = _weights(found.x, factor_GG)
+        path.append((classes, weight_CG[:, :-1].copy(), weight_CG[:, -1].copy()))
     return path
 
 
 def _penalised_loss(
-    parameters: Floats, feature_NF: Floats, truth_NC: Floats, penalty_F: Floats
+    parameters: Floats, factor_GG: Floats, design_NG: Floats, truth_CN: Floats, penalty_G: Floats
 ) -> tuple[float, Floats]:
-    """Return the summed log loss plus half the penalties times the squared weights, and its gradient."""
-    weight_CF, bias_C = _weights_and_biases(parameters, truth_NC.shape[1])
-    log_prob_NC = log_softmax(feature_NF @ weight_CF.T + bias_C, axis=1)
-    by_logit_NC = np.exp(log_prob_NC) - truth_NC
-    loss = -(log_prob_NC * truth_NC).sum() + (penalty_F * weight_CF**2).sum() / 2
-    by_weight_CF = by_logit_NC.T @ feature_NF + penalty_F * weight_CF
-    return float(loss), np.concatenate([by_weight_CF.ravel(), by_logit_NC.sum(axis=0)])
+    """Return the summed log loss plus half the penalties times the squared weights, and its gradient.
+
+    The parameters are the weights (C, G) times the Cholesky factor of about the second derivatives, by which the
+    search takes a sixth of the steps: the directions of embeddings differ a thousandfold in their variance.
+    """
+    weight_CG = _weights(parameters, factor_GG)
+    logit_CN = weight_CG @ design_NG.T
+    logit_CN -= logit_CN.max(axis=0)
+    prob_CN = np.exp(logit_CN)
+    sum_N = prob_CN.sum(axis=0)
+    loss = np.log(sum_N).sum() - (logit_CN * truth_CN).sum() + (penalty_G * weight_CG**2).sum() / 2
+    prob_CN /= sum_N
+    by_weight_CG = (prob_CN - truth_CN) @ design_NG + penalty_G * weight_CG
+    by_parameter_GC = solve_triangular(factor_GG, by_weight_CG.T, lower=True, check_finite=False)
+    return float(loss), by_parameter_GC.T.ravel()
 
 
-def _weights_and_biases(parameters: Floats, classes: int) -> tuple[Floats, Floats]:
-    """(C F + C) -> (C, F), (C,)."""
-    return parameters[:-classes].reshape(classes, -1), parameters[-classes:]
+def _weights(parameters: Floats, factor_GG: Floats) -> Floats:
+    """Return the weights (C, G), the last of which are the biases."""
+    parameter_CG = parameters.reshape(-1, len(factor_GG))
+    weight_CG: Floats = solve_triangular(factor_GG, parameter_CG.T, lower=True, trans="T", check_finite=False).T
+    return weight_CG
+
+
+def _mean_variance(truth_CN: Floats) -> float:
+    """Return the variance of a class among the rows, averaged over the classes."""
+    share_C = truth_CN.mean(axis=1)
+    return float((share_C * (1 - share_C)).mean())
 
 
 def _held_out_losses(model: _Regression, feature_NF: Floats, severity_N: Ints) -> Floats:

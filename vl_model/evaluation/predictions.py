@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from data_prep.sites import SITE_COLUMNS, SITES, Severity, Site
+from vl_model.calibration.prediction_sets import SET_LEVELS, Bits, set_column, set_words
 from vl_model.data.site_table import UNLABELLED, Floats, SiteTable, row_keys, site_table
-from vl_model.evaluation.cross_fitting import HeldOut
+from vl_model.evaluation.cross_fitting import HeldOut, held_out_sets
 from vl_model.evaluation.grader import HEADS, KINDS, HeadName, Kind
 from vl_model.scoring.metrics import GRADES
 from workspace.whole_files import replacing
@@ -23,16 +24,29 @@ def site_columns(table: SiteTable) -> pd.DataFrame:
     )
 
 
-def write_predictions(path: Path, held_out: HeldOut) -> None:
-    """Write held-out, cross-fitted probabilities, by rename; severity is empty if unlabelled."""
+def write_predictions(path: Path, held_out: HeldOut, seed: int = 0) -> None:
+    """Write held-out, cross-fitted probabilities, by rename; severity is empty if unlabelled.
+
+    Rows of calibrated probabilities have prediction sets, cross-fitted too, in groups of this seed.
+    """
     rows = site_columns(held_out.table)
     rows["severity"] = ["" if grade == UNLABELLED else GRADES[grade] for grade in held_out.table.severity_N]
     parts = []
     for (head, kind), prob_N3 in held_out.prob_N3.items():
         part = rows.assign(head=head, kind=kind)
-        parts.append(part.assign(**{grade: prob_N3[:, index] for index, grade in enumerate(GRADES)}))
+        part = part.assign(**{grade: prob_N3[:, index] for index, grade in enumerate(GRADES)})
+        set_N_of = held_out_sets(held_out, head, seed) if kind == "calibrated" else {}
+        parts.append(part.assign(**{set_column(level): set_texts(set_N_of.get(level)) for level in SET_LEVELS}))
     with replacing(path) as partial:
         pd.concat(parts).to_csv(partial, index=False, float_format="%.9g", lineterminator="\n")
+
+
+def set_texts(set_N: Bits | None) -> list[str] | str:
+    """Return prediction sets as a column; an empty text if there are none."""
+    if set_N is None:
+        return ""
+    words = [set_words(bits) for bits in range(8)]
+    return [words[bits] for bits in set_N]
 
 
 def read_predictions(path: Path) -> Predictions:

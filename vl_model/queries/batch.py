@@ -14,7 +14,7 @@ from prompts.canonical import MAX_TOP, parse_canonical
 from prompts.reading.parse import parse_query
 from prompts.tree import Query
 from vl_model.queries.question_file import RESERVED
-from vl_model.queries.reply import Reply, query_json, reply_csv, worth_json
+from vl_model.queries.reply import Reply, buckets_json, query_json, reply_csv, worth_json
 from vl_model.queries.run_queries import Asked, RunQueries
 from workspace.json_files import read_object
 from workspace.setting_error import SettingError
@@ -106,6 +106,7 @@ def _entry(question: str, reply: Reply) -> dict[str, Any]:
             "left_out_as_seen": found.left_out,
             "not_assessable": len(found.not_assessable),
             "assessable": found.studies - len(found.not_assessable),
+            "buckets": buckets_json(found.buckets),
             "worth": worth_json(found.worth),
         }
     entry["answers"] = len(reply.answers)
@@ -122,6 +123,9 @@ def _text(entries: Mapping[str, Mapping[str, Any]]) -> str:
             continue
         expected = (entry.get("worth") or {}).get("expected_matches")
         words = "" if expected is None else f", {expected[0]:.1f} ({expected[1]:.0f} to {expected[2]:.0f}) expected"
+        told = entry.get("buckets")
+        if told:
+            words += f", by sets {told['matches']} match and {told['cannot_tell']} cannot be told"
         read = f"  not read: {entry['rest']!r}" if entry["rest"] else ""
         assessable = entry.get("assessable", "?")
         lines.append(

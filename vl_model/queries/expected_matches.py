@@ -19,9 +19,9 @@ Legend: N studies searched, M known studies.
 
 from dataclasses import dataclass
 
+from vl_model.calibration.recalibration import Recalibration, fit_recalibration, pulled_recalibration
 from vl_model.data.site_table import Bools, Floats
 from vl_model.queries.estimates import Estimate, count_estimate
-from vl_model.queries.recalibration import Recalibration, fit_recalibration, pulled_recalibration
 
 #: The mean probability of the answers counts as so many known studies above the cut. On simulated studies (the mean of
 #: four cases of `benchmarks.query_truth`) the told precision of ten answers is wrong by 0.048, of which 0.036 are the

@@ -1,8 +1,8 @@
 """The query index on the disk: one folder of arrays per segment, which are memory-mapped when it is read.
 
-``studies.npy``, ``graded.npy``, ``vectors.npy``, ``labels.npy``, ``evidence.npy`` and, written last, ``index.json``
-with the fingerprints of the data, the model, the heads and the embeddings. A segment with other fingerprints, or with
-arrays that cannot be right (`index_checks`), is refused. Nothing here imports more than numpy.
+``studies.npy``, ``graded.npy``, ``sets.npy``, ``vectors.npy``, ``labels.npy``, ``evidence.npy`` and, written last,
+``index.json`` with the fingerprints of the data, the model, the heads and the embeddings. A segment with other
+fingerprints, or with arrays that cannot be right (`index_checks`), is refused. Nothing here imports more than numpy.
 
 Legend: as in `vl_model.queries.segment`.
 """
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from data_prep.conversion.pairs import Pair, png_path
 from data_prep.sites import SITES, Severity, Site
+from vl_model.calibration.prediction_sets import ALL_GRADES
 from vl_model.data.site_table import SITE_INDEX, UNLABELLED, Floats
 from vl_model.queries.index_checks import check_arrays
 from vl_model.queries.segment import (
@@ -47,7 +48,7 @@ __all__ = [
     "write_files",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 STUDIES = np.dtype([("study_id", np.int64), ("seen", np.bool_)])
 
 
@@ -60,6 +61,7 @@ def build_segment(
     pairs: Iterable[Pair],
     seen_studies: Iterable[int],
     fingerprint: Mapping[str, str],
+    set_N: NDArray[np.uint8] | None = None,
 ) -> Segment:
     """Return a segment in memory.
 
@@ -72,6 +74,7 @@ def build_segment(
         pairs: the pairs of the data set: evidence and labels.
         seen_studies: the studies that the adapters and heads were trained on.
         fingerprint: of the data, the model, the heads and the embeddings.
+        set_N: the 90 % prediction sets of the N sites, as bits; None if nothing is known of them.
 
     Raises:
         ValueError: a site has an embedding but no pair, or a pair but no embedding; a study of `keys` is not among
@@ -87,12 +90,16 @@ def build_segment(
         raise ValueError(f"segment {name!r}: a study has an embedding, but is not in dataset.json")
     graded_SX3[row_N, site_N] = prob_N3
     vector_XSD[site_N, row_N] = image_ND
+    sets_SX = np.full(shape_SX, ALL_GRADES, dtype=np.uint8)
+    if set_N is not None:
+        sets_SX[row_N, site_N] = np.where(set_N == 0, ALL_GRADES, set_N)
     label_SX, evidence_SX2 = _labels_and_evidence(study_S, pairs)
     segment = Segment(
         name=name,
         study_S=study_S,
         seen_S=np.isin(study_S, np.fromiter(seen_studies, dtype=np.int64)),
         graded_SX3=graded_SX3,
+        sets_SX=sets_SX,
         vector_XSD=vector_XSD,
         label_SX=label_SX,
         evidence_SX2=evidence_SX2,
@@ -153,6 +160,7 @@ def save_segment(segment: Segment, folder: Path, files: Mapping[str, Any] | None
     with whole_folder(folder, is_shared=True) as partial:
         np.save(partial / "studies.npy", studies_S)
         np.save(partial / "graded.npy", segment.graded_SX3)
+        np.save(partial / "sets.npy", segment.sets_SX)
         np.save(partial / "vectors.npy", segment.vector_XSD)
         np.save(partial / "labels.npy", segment.label_SX)
         np.save(partial / "evidence.npy", segment.evidence_SX2)
@@ -195,6 +203,7 @@ def load_segment(folder: Path, fingerprint: Mapping[str, str]) -> Segment:
             study_S=np.ascontiguousarray(study_S["study_id"]),
             seen_S=np.ascontiguousarray(study_S["seen"]),
             graded_SX3=_mapped(folder / "graded.npy", np.float32, (*shape_SX, len(Severity))),
+            sets_SX=_mapped(folder / "sets.npy", np.uint8, shape_SX),
             vector_XSD=_mapped(folder / "vectors.npy", np.float32, (*shape_SX[::-1], dimensions)),
             label_SX=_mapped(folder / "labels.npy", np.int8, shape_SX),
             evidence_SX2=_mapped(folder / "evidence.npy", EVIDENCE, (*shape_SX, 2)),

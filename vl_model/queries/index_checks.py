@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.sites import SITES, Severity
+from vl_model.calibration.prediction_sets import ALL_GRADES
 from vl_model.data.site_table import UNLABELLED
 from vl_model.queries.segment import NONE, SOURCES, VIEWS, IndexRefused, Segment
 
@@ -36,6 +37,7 @@ def check_arrays(segment: Segment, where: Path | str) -> None:
         if label_SX.min() < UNLABELLED or label_SX.max() >= len(Severity):
             raise IndexRefused(where, f"labels.npy has grades outside {UNLABELLED} to {len(Severity) - 1}")
         _check_evidence(np.asarray(segment.evidence_SX2[block]), imaged_SX, where)
+        _check_sets(np.asarray(segment.sets_SX[block]), imaged_SX, where)
         _release(segment.evidence_SX2)
 
 
@@ -62,6 +64,13 @@ def _check_graded(graded_SX3: NDArray[np.float32], where: Path | str) -> NDArray
         raise IndexRefused(where, "graded.npy has probabilities that are negative or whose sum is not 1")
     imaged_SX: NDArray[np.bool_] = ~missing_SX
     return imaged_SX
+
+
+def _check_sets(sets_SX: NDArray[np.uint8], imaged_SX: NDArray[np.bool_], where: Path | str) -> None:
+    if sets_SX.min(initial=ALL_GRADES) < 1 or sets_SX.max(initial=1) > ALL_GRADES:
+        raise IndexRefused(where, f"sets.npy has sets outside 1 to {ALL_GRADES}")
+    if (sets_SX[~imaged_SX] != ALL_GRADES).any():
+        raise IndexRefused(where, "sets.npy tells the grade of a site that no image shows")
 
 
 def _check_evidence(evidence_SX2: NDArray[Any], imaged_SX: NDArray[np.bool_], where: Path | str) -> None:

@@ -1,7 +1,7 @@
 """The reply to a query, and its form as JSON and as CSV.
 
 Schema of the JSON (version 2): ``query`` (text, line, tree, limits, rest, notes), ``run``, ``splits``, ``studies``,
-``left_out``, ``not_assessable``, ``worth``, ``likeness``, ``answers``, ``fingerprints``, ``version``.
+``left_out``, ``not_assessable``, ``buckets``, ``worth``, ``likeness``, ``answers``, ``fingerprints``, ``version``.
 """
 
 import csv
@@ -16,6 +16,7 @@ from typing import Any
 from data_prep.sites import SITES, Condition, Level, Severity, Side, Site, parse_row_id_site, parse_severity
 from prompts.canonical import MAX_DEPTH, canonical_line
 from prompts.tree import And, Finding, Not, Or, Over, Query, SameLevel, SideAgainstSide, Tree
+from vl_model.queries.buckets import SET_LEVEL, Buckets
 from vl_model.queries.estimates import Estimate
 from vl_model.queries.search import Answer, Found, SpeakingSite
 from vl_model.queries.segment import Evidence, image_path
@@ -104,6 +105,7 @@ def reply_json(reply: Reply) -> dict[str, Any]:
             {"study_id": one.study_id, "split": one.segment, "missing": [site.key for site in one.missing]}
             for one in found.not_assessable
         ],
+        "buckets": None if found is None else buckets_json(found.buckets),
         "worth": None if found is None else worth_json(found.worth),
         "likeness": None
         if reply.likeness is None
@@ -193,6 +195,16 @@ def tree_from_json(content: Any, depth: int = 0) -> Tree:
     raise ValueError(f"not a tree of findings: {kind!r}")
 
 
+def buckets_json(buckets: Buckets) -> dict[str, int]:
+    """Return how many of the searched studies match, cannot be told and do not match, by sets of which level."""
+    return {
+        "level": SET_LEVEL,
+        "matches": buckets.matches,
+        "cannot_tell": buckets.cannot_tell,
+        "does_not": buckets.does_not,
+    }
+
+
 def worth_json(worth: Worth) -> dict[str, Any]:
     """Return what a query is worth as plain values; intervals are [value, low, high]."""
     recalibration = worth.recalibration
@@ -228,6 +240,7 @@ def answer_json(reply: Reply, answer: Answer) -> dict[str, Any]:
         "probability": answer.probability,
         "likeness": answer.likeness,
         "matches": answer.matches,
+        "by_sets": answer.by_sets,
         **(sites[0] if sites else {}),
         "sites": sites,
     }

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from prompts.tree import Query
+from vl_model.queries.buckets import SET_LEVEL
 from vl_model.queries.estimates import Estimate
 from vl_model.queries.reply import Reply
 from vl_model.queries.search import Answer, Found, SpeakingSite
@@ -91,6 +92,11 @@ def searched_lines(reply: Reply) -> list[str]:
     lines = [f"searched    {found.studies} studies of run {reply.run!r} ({splits})"]
     if found.left_out:
         lines[0] += f"; {found.left_out} that it was trained on are left out (--seen adds them)"
+    told = found.buckets
+    lines.append(
+        f"by sets     {told.matches} match, {told.cannot_tell} cannot be told, {told.does_not} do not "
+        f"(prediction sets of {SET_LEVEL} %)"
+    )
     if found.not_assessable:
         listed = ", ".join(str(one.study_id) for one in found.not_assessable[:_LISTED])
         more = ", ..." if len(found.not_assessable) > _LISTED else ""

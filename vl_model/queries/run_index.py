@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from runs.run_record import final_files, read_run_record
+from vl_model.queries.buckets import SET_LEVEL
 from vl_model.queries.fingerprints import Fingerprint, fingerprint_of
 from vl_model.queries.index import (
     IndexRefused,
@@ -200,14 +201,16 @@ def _build(files: SegmentFiles, digests: Mapping[str, str]) -> Segment:
             f"predict_vl.py --keep {files.name} --overwrite again"
         ) from error
     grader = read_grader(files.run / "heads", {"checkpoint": digests["model"], "dataset": record.dataset_fingerprint})
+    prob_N3 = grader.predict_proba(embeddings.table, [embeddings], "calibrated")
     seen = [] if files.is_kept else [s for s, fold in dataset.fold_of.items() if fold not in record.held_out_folds]
     return build_segment(
         name=files.name,
         study_ids=dataset.study_ids,
         keys=[(row.study_id, row.site) for row in embeddings.rows],
         image_ND=embeddings.image_ND,
-        prob_N3=grader.predict_proba(embeddings.table, [embeddings], "calibrated"),
+        prob_N3=prob_N3,
         pairs=dataset.pairs,
         seen_studies=seen,
         fingerprint=digests,
+        set_N=grader.prediction_sets(embeddings.table, [embeddings], prob_N3, SET_LEVEL),
     )

@@ -13,8 +13,9 @@ from data_prep.sites import SITES, Severity, Site
 from prompts.canonical import canonical_line
 from prompts.formula import formula_of, support
 from prompts.tree import Tree, tree_sites, within
+from vl_model.calibration.recalibration import fit_recalibration
 from vl_model.data.site_table import SITE_INDEX
-from vl_model.queries.recalibration import fit_recalibration
+from vl_model.queries.buckets import Buckets, bucket_of, count_buckets, told_by_sets
 from vl_model.queries.segment import Evidence, Segment
 from vl_model.queries.speaking_sites import speaking_sites
 from vl_model.queries.tree_probability import possible_severities, tree_probability, tree_truth
@@ -45,7 +46,7 @@ class Answer:
     segment: the split or kept set that it is in. seen: the model was trained on it. score: the composed probability,
     which orders; None if free words alone were asked. probability: recalibrated for this query, None where too few
     known grades allow it. likeness: the cosine of its best site with the free words, if they were used. matches:
-    whether its known grades fulfil the tree; None if they leave it open.
+    whether its known grades fulfil the tree; None if they leave it open. by_sets: the same by its prediction sets.
     """
 
     rank: int
@@ -57,6 +58,7 @@ class Answer:
     sites: tuple[SpeakingSite, ...]
     likeness: float | None = None
     matches: bool | None = None
+    by_sets: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Found:
 
     tree: what was asked of the sites that there are. top: how many answers were asked for. studies: how many were
     searched. left_out: how many were not, because the model was trained on them. not_assessable: those that cannot be
-    ranked.
+    ranked. buckets: what the prediction sets tell of all that were searched.
     """
 
     tree: Tree
@@ -84,6 +86,7 @@ class Found:
     answers: tuple[Answer, ...]
     not_assessable: tuple[NotAssessable, ...]
     worth: Worth
+    buckets: Buckets
     notes: tuple[str, ...] = field(default=())
 
 
@@ -134,17 +137,36 @@ def search(
     places = [studies.place(row) for row in best]
     graded_KX3 = np.array([segment.graded_SX3[at] for segment, at in places]).reshape(-1, len(SITES), len(Severity))
     sites_K = speaking_sites(tree, graded_KX3)
+    certain_N, may_N = told_by_sets(tree, segments)
     answers = []
     for rank, (row, (segment, at), sites) in enumerate(zip(best, places, sites_K, strict=True), start=1):
         probability = None if probability_K is None else float(probability_K[rank - 1])
         likeness = None if likeness_N is None else float(likeness_N[row])
         match = _match(tree, segment, at)
         answers.append(
-            answer_of(segment, at, sites, rank, float(score_N[row]), probability, likeness=likeness, matches=match)
+            answer_of(
+                segment,
+                at,
+                sites,
+                rank,
+                float(score_N[row]),
+                probability,
+                likeness=likeness,
+                matches=match,
+                by_sets=bucket_of(bool(certain_N[row]), bool(may_N[row])),
+            )
         )
     missing = tuple(studies.lacking(tree, np.flatnonzero(np.isnan(score_N) & allowed_N)))
     return Found(
-        tree, bounds.top, int(allowed_N.sum()), int((~allowed_N).sum()), tuple(answers), missing, worth, tuple(notes)
+        tree,
+        bounds.top,
+        int(allowed_N.sum()),
+        int((~allowed_N).sum()),
+        tuple(answers),
+        missing,
+        worth,
+        count_buckets(certain_N[allowed_N], may_N[allowed_N]),
+        tuple(notes),
     )
 
 
@@ -186,6 +208,7 @@ def answer_of(
     probability: float | None = None,
     likeness: float | None = None,
     matches: bool | None = None,
+    by_sets: bool | None = None,
 ) -> Answer:
     """Return a study of a segment as an answer, with what shows these sites of it."""
     return Answer(
@@ -198,6 +221,7 @@ def answer_of(
         sites=tuple(_speaking_site(segment, row, site) for site in sites),
         likeness=likeness,
         matches=matches,
+        by_sets=by_sets,
     )
 
 

@@ -58,6 +58,8 @@ class Segment:
         study_S: int64, ascending.
         seen_S: Whether the adapters and heads were trained on the study, so that its probabilities are optimistic.
         graded_SX3: float32, calibrated probabilities; NaN where no image shows the site.
+        sets_SX: uint8, the grades of the site's 90 % prediction set, as bits; all of them where no image shows the site
+            or where the set is empty.
         vector_XSD: float32, L2-normalised embeddings; 0 where no image shows the site. One site is one block.
         label_SX: int8, the known severity; -1 if there is none.
         evidence_SX2: Records of `EVIDENCE`, in the order of `Site.views`: first the view that readers mark.
@@ -68,6 +70,7 @@ class Segment:
     study_S: NDArray[np.int64]
     seen_S: NDArray[np.bool_]
     graded_SX3: NDArray[np.float32]
+    sets_SX: NDArray[np.uint8]
     vector_XSD: NDArray[np.float32]
     label_SX: NDArray[np.int8]
     evidence_SX2: NDArray[np.void]

@@ -1,7 +1,7 @@
 """The probability of a tree in each study, from the probabilities of its sites' grades, taken as independent.
 
 This orders studies well. It is not the probability that a study matches: the sites of one spine are alike, so that
-products of their probabilities are too small (or too large). `vl_model.queries.recalibration` corrects the number.
+products of their probabilities are too small (or too large). `vl_model.calibration.recalibration` corrects the number.
 
 Legend: S studies, X 25 sites in the order of `SITES`, 3 severities, B studies of a block.
 """

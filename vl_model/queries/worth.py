@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vl_model.calibration.recalibration import Recalibration, assessable, checked_scores
 from vl_model.data.site_table import Bools, Floats, Ints
 from vl_model.queries.average_precision import average_precision
 from vl_model.queries.estimates import Estimate, share_estimate
 from vl_model.queries.expected_matches import Forecast, forecast
-from vl_model.queries.recalibration import Recalibration, assessable, checked_scores
 
 #: `is_known_N` of a study whose grades are not known.
 UNKNOWN = -1

@@ -38,9 +38,9 @@ class ExampleSite:
 def choose_example_sites(
     held_out: HeldOut, head: HeadName, pairs: Iterable[Pair], count: int = EXAMPLES_PER_GROUP
 ) -> list[ExampleSite]:
-    """Return the most certain correct severe sites, and the wrong predictions with the highest loss.
+    """Return the most certain correct severe sites, and the wrong predictions of each kind with the highest loss.
 
-    Wrong predictions are missed severe or moderate sites, and false alarms. Each group has at most one site per
+    Each group has at most one site per
     study, so that one unusual study does not fill the page, and at most `count` sites.
     """
     prob_N3 = held_out.prob_N3[head, "calibrated"]
@@ -57,8 +57,11 @@ def choose_example_sites(
             graded & (truth_N == Severity.SEVERE) & (predicted_N == Severity.SEVERE),
             prob_N3[:, Severity.SEVERE],
         ),
-        ("severe or moderate, predicted normal or mild", graded & (truth_N > 0) & (predicted_N == 0), loss_N),
-        ("normal or mild, predicted moderate or severe", graded & (truth_N == 0) & (predicted_N > 0), loss_N),
+        ("severe, predicted normal or mild", graded & (truth_N == 2) & (predicted_N == 0), loss_N),
+        ("severe, predicted moderate", graded & (truth_N == 2) & (predicted_N == 1), loss_N),
+        ("moderate, predicted normal or mild", graded & (truth_N == 1) & (predicted_N == 0), loss_N),
+        ("normal or mild, predicted severe", graded & (truth_N == 0) & (predicted_N == 2), loss_N),
+        ("normal or mild, predicted moderate", graded & (truth_N == 0) & (predicted_N == 1), loss_N),
     ]
     pairs_of: dict[tuple[int, Site], list[Pair]] = {}
     for pair in pairs:

@@ -12,11 +12,11 @@ import numpy as np
 from vl_model.data.site_table import CONDITIONS, Floats
 from vl_model.evaluation.cross_fitting import HeldOut
 from vl_model.evaluation.further_predictions import SHARES, share_name, studies_in, wording_name
-from vl_model.evaluation.grader import HEADS
+from vl_model.evaluation.grader import HEADS, Grader
 from vl_model.evaluation.heads import LinearProbe
 from vl_model.evaluation.raw_predictions import RawHeldOut
 from vl_model.report.report_content import metric_block, metric_values
-from vl_model.scoring.metrics import SEVERITY_WEIGHTS, log_loss
+from vl_model.scoring.metrics import GRADES, SEVERITY_WEIGHTS, log_loss
 
 Json = dict[str, Any]
 
@@ -39,6 +39,25 @@ def head_blocks(
         "probe_losses": probe_losses(raw, probes),
         "learning_curve": _learning_curve(raw, rule_N3, training_studies),
     }
+
+
+def calibrators_block(grader: Grader) -> Json:
+    """Return, by head, what its calibrator for new studies learned: its strength, and by condition its numbers.
+
+    A condition without a graded site is left out.
+    """
+    blocks: Json = {}
+    for head, calibrator in grader.calibrators.items():
+        conditions = {}
+        for index, condition in enumerate(CONDITIONS):
+            if calibrator.examples_KC_[index].sum():
+                conditions[condition.value] = {
+                    "sites": dict(zip(GRADES, calibrator.examples_KC_[index].tolist(), strict=True)),
+                    "slope": float(calibrator.slope_KF_[index].sum()),
+                    "bias": dict(zip(GRADES, calibrator.bias_KC_[index].tolist(), strict=True)),
+                }
+        blocks[head] = {"strength": str(calibrator.strength_), "conditions": conditions}
+    return blocks
 
 
 def by_rule(raw: RawHeldOut, log_prob_N3: Floats) -> Floats:

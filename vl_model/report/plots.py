@@ -21,7 +21,7 @@ Json = Mapping[str, Any]
 #: A placeholder for the text colour of the page, replaced when the SVG is written.
 _INK = "#010203"
 BLUE, ORANGE, GREY, VIOLET = "#3b7dd8", "#d9822b", "#8a8f98", "#8b5fbf"
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9,
     "svg.fonttype": "none",
@@ -55,7 +55,7 @@ def metric_plot(series: Sequence[tuple[str, str, Json]]) -> str:
     rows = [part for part in PART_WORDS if series[0][2][part] is not None]
     if "score" in rows or len(rows) == 2:  # the mean is then the score, or the only part
         rows.remove("graded_parts")
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 2.9))
         axes = figure.subplots()
         offsets = np.linspace(-0.22, 0.22, len(series))
@@ -73,7 +73,7 @@ def metric_plot(series: Sequence[tuple[str, str, Json]]) -> str:
         axes.tick_params(axis="y", length=0)
         figure.legend(loc="outside upper left", ncols=len(series), handletextpad=0.2, columnspacing=1.4)
         figure.set_layout_engine("constrained")
-        return _svg(figure, "The metric and its parts with intervals")
+        return svg_of(figure, "The metric and its parts with intervals")
 
 
 def reliability_plot(raw: Json, calibrated: Json) -> str:
@@ -81,7 +81,7 @@ def reliability_plot(raw: Json, calibrated: Json) -> str:
 
     The area of a point is proportional to its number of sites.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 4.9), layout="constrained")
         panels = figure.subplots(len(CUT_WORDS), len(calibrated), sharex=True, sharey=True, squeeze=False)
         for column, condition in enumerate(calibrated):
@@ -97,12 +97,12 @@ def reliability_plot(raw: Json, calibrated: Json) -> str:
                     axes.set_ylabel(f"share that is\n{words}")
         panels[0][0].legend(loc="upper left", handletextpad=0.4, borderpad=0, fontsize=8)
         figure.supxlabel("predicted probability", fontsize=9)
-        return _svg(figure, "Reliability diagrams")
+        return svg_of(figure, "Reliability diagrams")
 
 
 def confusion_plot(conditions: Json, grades: Sequence[str]) -> str:
     """Plot confusion matrices: true severity in rows, most probable one in columns, shade by share of the row."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 2.5), layout="constrained")
         panels = figure.subplots(1, len(conditions), sharey=True, squeeze=False)[0]
         for axes, (condition, block) in zip(panels, conditions.items(), strict=True):
@@ -122,7 +122,7 @@ def confusion_plot(conditions: Json, grades: Sequence[str]) -> str:
             axes.spines[:].set_visible(False)
         panels[0].set_ylabel("truth")
         figure.supxlabel("most probable class", fontsize=9)
-        return _svg(figure, "Confusion matrices")
+        return svg_of(figure, "Confusion matrices")
 
 
 def learning_curve_plot(points: Sequence[Json]) -> str:
@@ -131,7 +131,7 @@ def learning_curve_plot(points: Sequence[Json]) -> str:
     studies = [point["studies"] for point in points]
     if len(set(studies)) < 2:
         return ""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 2.4), layout="constrained")
         axes = figure.subplots()
         axes.plot(studies, [point[name] for point in points], "o-", color=BLUE, linewidth=1.4, markersize=5)
@@ -142,7 +142,7 @@ def learning_curve_plot(points: Sequence[Json]) -> str:
         axes.set_xlabel("training studies")
         axes.set_ylabel(PART_WORDS[name])
         axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
-        return _svg(figure, "Learning curve over studies")
+        return svg_of(figure, "Learning curve over studies")
 
 
 def _curve(axes: Axes, bins: Json, colour: str, name: str) -> None:
@@ -156,7 +156,7 @@ def _curve(axes: Axes, bins: Json, colour: str, name: str) -> None:
     axes.scatter(confidence, frequency, s=10 + 90 * count / count.sum(), color=colour, linewidths=0)
 
 
-def _svg(figure: Figure, title: str) -> str:
+def svg_of(figure: Figure, title: str) -> str:
     """Return the figure as an element of a page: no prolog, no fixed size, the page's text colour and font."""
     file = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": title}):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from data_prep.conversion.crop_geometry import FIELD_MM, VIEW_MM
 from data_prep.sites import Condition, Severity, View
 from vl_model.evaluation.grader import HEADS, KINDS
+from vl_model.report.curve_plots import answer_plot, question_words, rank_plot
 from vl_model.report.example_sites import ExampleSite, tile_as_png
 from vl_model.report.plots import (
     BLUE,
@@ -28,6 +29,7 @@ from vl_model.report.plots import (
 from vl_model.report.report_content import Json
 from vl_model.report.report_text import (
     HEAD_WORDS,
+    always_words,
     baseline_loss,
     chosen_here,
     differences,
@@ -38,6 +40,7 @@ from vl_model.report.report_text import (
     missing_parts,
     percent,
 )
+from vl_model.report.use_and_limits import guideline_items, limits
 from vl_model.scoring.calibration_content import CUT_WORDS
 from workspace.json_files import plain
 from workspace.whole_files import ESCAPED, replacing
@@ -117,6 +120,8 @@ def render_report(report: Json, examples: Mapping[str, Sequence[Json]], tile_sha
         "reliability": reliability_plot(conditions["raw"], conditions["calibrated"]),
         "confusion": confusion_plot(conditions["calibrated"], _GRADE_WORDS),
         "curve": learning_curve_plot(report.get("learning_curve") or []),
+        "ranks": rank_plot(curves) if (curves := report.get("curves")) else "",
+        "answers": answer_plot(report.get("study_answers") or {}),
     }
     return environment.get_template("report.html.jinja").render(
         report=report,
@@ -142,6 +147,13 @@ def render_report(report: Json, examples: Mapping[str, Sequence[Json]], tile_sha
         ranks=conditions["raw"],
         examples=examples,
         provenance=_provenance(report),
+        question_words=question_words,
+        grade_words={grade.key: words.replace("\n", " ") for grade, words in zip(Severity, _GRADE_WORDS, strict=True)},
+        always_words=always_words,
+        share=share,
+        span=span,
+        limits=limits(report),
+        guidelines=guideline_items(),
         tile_margin=round(50 * (1 - tile_share), 2),
     )
 
@@ -177,10 +189,13 @@ def summary(report: Json) -> list[str]:
         f"expected calibration error is {number(raw['ece'])} before calibration, and after it "
         f"{error_and_floor(calibrated)}."
     )
+    sentences += [*_sets(report), *_answers(report)]
     if choice := chosen_here(report):
         sentences.append(choice)
     if n["rows_without_image"]:
-        sentences.append(f"{n['rows_without_image']} of these sites have no image; they have their column's constant.")
+        sentences.append(
+            f"{n['rows_without_image']} of the graded sites have no image; they have their column's constant."
+        )
     return sentences
 
 
@@ -224,6 +239,36 @@ def _against_baseline(report: Json) -> str:
     difference = report["plain_baseline"]["heads_minus_baseline"][report["head"]]
     words = differences(difference).replace("-", _MINUS)
     return f"The {WORDS[report['head']]} minus the plain baseline, which uses no network, is {words}."
+
+
+def _sets(report: Json) -> list[str]:
+    """Return one sentence on the prediction sets; none if the report knows of none."""
+    if "prediction_sets" not in report:
+        return []
+    words = []
+    for level in report["prediction_sets"]["levels_of_coverage"]:
+        grades = report["prediction_sets"][str(level)]["grades"]
+        covered = ", ".join(
+            f"{share(block['coverage']['value'])} of the {grade.replace('_', ' or ')} sites"
+            for grade, block in grades.items()
+        )
+        words.append(f"the {level} % prediction sets contain the true grade of {covered}")
+    sentence = f"{'; '.join(words)}."
+    return [sentence[0].upper() + sentence[1:]]
+
+
+def _answers(report: Json) -> list[str]:
+    """Return one sentence on each question about whole studies that has an AUC."""
+    sentences = []
+    for question, block in (report.get("study_answers") or {}).items():
+        if block and block["auc"]["value"] is not None:
+            found = block["sensitivity_at_specificity"]["90"]
+            sentences.append(
+                f"Whether a study has {question_words(question, block)} ({block['events']} of {block['studies']} have) "
+                f"is told with an AUC of {_area(block['auc'])}; at a specificity of 90 %, the sensitivity is "
+                f"{number(found['value'], 2)} ({_interval(found['interval'], 2)})."
+            )
+    return sentences
 
 
 def graded_conditions(report: Json) -> dict[str, int]:
@@ -295,7 +340,27 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     """Format with fixed digits and a minus sign; None, which could not be measured, is a dash."""
     if value is None:
         return _DASH
+    value = round(value, digits) + 0.0  # never minus zero
     return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", _MINUS)
+
+
+def share(value: float) -> str:
+    r"""Return a share in percent with one digit.
+
+    >>> share(0.9016).replace("\N{NO-BREAK SPACE}", " ")
+    '90.2 %'
+    """
+    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+
+
+def span(bounds: Sequence[float]) -> str:
+    """Return two values, or one if they are equal, with no more digits than they need.
+
+    >>> span([0.5, 0.78125]), span([4.0, 4.0])
+    ('0.5 to 0.781', '4')
+    """
+    low, high = (f"{bound:.3g}" for bound in bounds)
+    return low if low == high else f"{low} to {high}"
 
 
 def _known(value: float | None, digits: int = 3) -> str:

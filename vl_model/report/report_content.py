@@ -15,7 +15,7 @@ import numpy as np
 from data_prep.sites import Severity
 from vl_model.data.site_table import CONDITIONS, LEVELS, Bools, Floats, SiteTable
 from vl_model.evaluation.cross_fitting import HeldOut
-from vl_model.evaluation.grader import HEADS, KINDS, Kind
+from vl_model.evaluation.grader import HEADS, KINDS, HeadName, Kind
 from vl_model.evaluation.predictions import Predictions, matched
 from vl_model.scoring.calibration_content import calibration_block, cut_aucs
 from vl_model.scoring.calibration_error import bin_intervals, cut_events
@@ -36,6 +36,7 @@ from vl_model.scoring.metrics import (
     study_sums,
     weighted_log_loss,
 )
+from vl_model.scoring.operating_points import average_precision, precision_recall_curve, roc_curve
 from vl_model.scoring.score_intervals import loss_interval, share_interval
 from vl_model.scoring.study_influence import weighted_mean
 
@@ -98,6 +99,28 @@ def held_out_metrics(held_out: HeldOut, seed: int = 0) -> Json:
     report["auc"] = {head: {kind: _mean_aucs(blocks[head, kind]) for kind in KINDS} for head in HEADS}
     report["conditions"] = {head: {kind: blocks[head, kind] for kind in KINDS} for head in HEADS}
     return report
+
+
+def curves_block(held_out: HeldOut, head: HeadName) -> Json:
+    """Return, by graded condition and cut that has both outcomes, the ROC and the precision-recall curve of raw
+    probabilities, with the average precision and the share of events, which a guess has.
+    """
+    graded = held_out.table.labelled_N
+    table, prob_N3 = held_out.table.take(graded), held_out.prob_N3[head, "raw"][graded]
+    blocks: Json = {}
+    for index in np.unique(table.condition_N):
+        rows = table.condition_N == index
+        for cut, (event_N, score_N) in cut_events(table.severity_N[rows], prob_N3[rows]).items():
+            if 0 < event_N.sum() < len(event_N):
+                false_P, true_P = roc_curve(event_N, score_N)
+                recall_P, precision_P = precision_recall_curve(event_N, score_N)
+                blocks.setdefault(CONDITIONS[index].value, {})[cut] = {
+                    "roc": {"false_positive_rate": false_P, "sensitivity": true_P},
+                    "precision_recall": {"recall": recall_P, "precision": precision_P},
+                    "average_precision": average_precision(event_N, score_N),
+                    "events": float(event_N.mean()),
+                }
+    return blocks
 
 
 def compare_runs(held_out: HeldOut, run: str, predictions: Predictions) -> Json:

@@ -115,6 +115,20 @@ def chosen_here(report: Mapping[str, Any]) -> str:
     )
 
 
+def always_words(level: int, always: Mapping[str, Sequence[str]]) -> str:
+    """Return which grades are in every set of a level because too few sites have them; an empty text if none are.
+
+    >>> always_words(95, {"spinal_canal_stenosis": ["severe"], "subarticular_stenosis": []})
+    'In every 95 % set, for want of graded sites: severe (spinal canal stenosis).'
+    """
+    named = [
+        f"{' and '.join(grades).replace('_', ' or ')} ({condition.replace('_', ' ')})"
+        for condition, grades in always.items()
+        if grades
+    ]
+    return f"In every {level} % set, for want of graded sites: {', '.join(named)}." if named else ""
+
+
 def percent(share: float) -> str:
     """Return a share in whole percent; what is not quite all or nothing is not called so.
 

@@ -20,7 +20,7 @@ from scipy.stats import t as student_t
 
 from data_prep.sites import Severity
 from vl_model.data.site_table import CONDITIONS, Bools, Floats, Ints, SiteTable
-from vl_model.scoring.intervals import LINEAR, LOG, Interval, interval_without_each
+from vl_model.scoring.intervals import LINEAR, LOG, Interval, interval_without_each, wilson_bounds
 from vl_model.scoring.metrics import DEFAULT_BINS, bins_of_equal_mass, row_losses
 from vl_model.scoring.pulled_regression import Regression, Solution, fit, left_out_losses
 
@@ -62,7 +62,11 @@ class LossSplit:
 
 def ece_floor(prob_N3: Floats, bins: int = DEFAULT_BINS, draws: int = _DRAWS, seed: int = 0) -> Floor:
     """Return the floor of `metrics.ece` (top label, bins of equal mass) for these probabilities."""
-    confidence_N = prob_N3.max(axis=1)
+    return event_ece_floor(prob_N3.max(axis=1), bins, draws, seed)
+
+
+def event_ece_floor(confidence_N: Floats, bins: int = DEFAULT_BINS, draws: int = _DRAWS, seed: int = 0) -> Floor:
+    """Return the floor of the error of `metrics.reliability` for these probabilities of an event."""
     if not len(confidence_N):
         return Floor(float("nan"), float("nan"))
     bin_N = bins_of_equal_mass(confidence_N, bins)
@@ -98,14 +102,8 @@ def bin_intervals(event_N: Bools, bin_N: Ints, study_N: Ints) -> list[tuple[floa
         independent = share * (1 - share) * rows
         together = (np.bincount(study_of_M, event_M - share) ** 2).sum() * studies / max(studies - 1, 1)
         effect = max(together / independent, 1.0) if independent > 0 else rows / studies
-        intervals.append(_wilson(share, rows / effect, student_t.ppf(0.975, max(studies - 1, 1))))
+        intervals.append(wilson_bounds(share, rows / effect, student_t.ppf(0.975, max(studies - 1, 1))))
     return intervals
-
-
-def _wilson(share: float, rows: float, z: float) -> tuple[float, float]:
-    centre = (share + z**2 / (2 * rows)) / (1 + z**2 / rows)
-    reach = z / (1 + z**2 / rows) * np.sqrt(share * (1 - share) / rows + (z / (2 * rows)) ** 2)
-    return float(centre - reach), float(centre + reach)
 
 
 def cut_calibration(event_N: Bools, prob_N: Floats, study_N: Ints) -> CutCalibration:

@@ -66,6 +66,13 @@ def interval_without_each(
     return Interval(float(value), low, high) if has_interval else Interval(float(value), np.nan, np.nan)
 
 
+def wilson_bounds(share: float, rows: float, z: float) -> tuple[float, float]:
+    """Return Wilson's interval (1927) of a share of so many independent rows; z: its half width in standard errors."""
+    centre = (share + z**2 / (2 * rows)) / (1 + z**2 / rows)
+    reach = z / (1 + z**2 / rows) * np.sqrt(share * (1 - share) / rows + (z / (2 * rows)) ** 2)
+    return float(centre - reach), float(centre + reach)
+
+
 def mean_interval(loss_N: Floats, study_N: Ints, scale: _Scale = LOG) -> Interval:
     """Return the mean of a loss over rows, with its interval over studies."""
     studies, study_of_N = np.unique(study_N, return_inverse=True)

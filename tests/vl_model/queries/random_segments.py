@@ -26,11 +26,14 @@ def random_segment(
     lost_SX = random.random((studies, len(SITES))) < missing
     graded_SX3[lost_SX], vector_XSD[lost_SX.T] = np.nan, 0
     evidence_SX2["view"][lost_SX] = 255
+    sets_SX = random.integers(1, 8, label_SX.shape).astype(np.uint8)
+    sets_SX[lost_SX] = 7
     return Segment(
         name=name,
         study_S=np.arange(first_id, first_id + studies, dtype=np.int64),
         seen_S=random.random(studies) < seen,
         graded_SX3=graded_SX3,
+        sets_SX=sets_SX,
         vector_XSD=vector_XSD,
         label_SX=label_SX.astype(np.int8),
         evidence_SX2=evidence_SX2,
@@ -46,6 +49,7 @@ def shuffled(segment: Segment, seed: int) -> Segment:
         study_S=segment.study_S[order],
         seen_S=segment.seen_S[order],
         graded_SX3=segment.graded_SX3[order],
+        sets_SX=segment.sets_SX[order],
         vector_XSD=segment.vector_XSD[:, order],
         label_SX=segment.label_SX[order],
         evidence_SX2=segment.evidence_SX2[order],

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from vl_model.calibration.recalibration import fit_recalibration, pulled_recalibration
 from vl_model.queries.estimates import wilson
 from vl_model.queries.expected_matches import forecast
-from vl_model.queries.recalibration import fit_recalibration, pulled_recalibration
 
 
 def draw(

@@ -14,7 +14,7 @@ from tests.vl_model.queries.segments import FINGERPRINT, Parts, make_parts
 from vl_model.queries import index_checks
 from vl_model.queries.index import IndexRefused, Segment, build_segment, image_path, load_segment, save_segment
 
-ARRAYS = ("studies.npy", "graded.npy", "vectors.npy", "labels.npy", "evidence.npy")
+ARRAYS = ("studies.npy", "graded.npy", "sets.npy", "vectors.npy", "labels.npy", "evidence.npy")
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -86,7 +86,7 @@ def test_an_index_with_another_fingerprint_is_refused(tmp_path: Path, changed: s
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"schema_version": 1}, "schema version 1, expected 2"),
+        ({"schema_version": 2}, "schema version 2, expected 3"),
         ({"studies": 3}, r"not an array of the shape \(3,\)"),
         ({"studies": "many"}, "cannot be read"),
         ({"studies": None}, "cannot be read"),
@@ -167,6 +167,9 @@ def drop_evidence(evidence_SX2: np.ndarray) -> None:
         ("graded.npy", change_site([1.2, -0.2, 0]), "negative"),
         ("graded.npy", change_site([0.9, 0.2, 0]), "sum is not 1"),
         ("graded.npy", change_site(np.nan), "different sites"),
+        ("sets.npy", lambda a: a.__setitem__((0, 0), 0), "sets outside 1 to 7"),
+        ("sets.npy", lambda a: a.__setitem__((0, 0), 8), "sets outside 1 to 7"),
+        ("sets.npy", lambda a: a.__setitem__(-1, 1), "a site that no image shows"),
         ("labels.npy", lambda a: a.__setitem__((0, 0), 3), "grades outside"),
         ("labels.npy", lambda a: a.__setitem__((0, 0), -2), "grades outside"),
         ("evidence.npy", change_record("view", 99), "a view that does not show"),

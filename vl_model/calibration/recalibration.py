@@ -55,7 +55,12 @@ class Recalibration:
 
     def probability(self, score_N: Floats) -> Floats:
         """Return the probability of a match for scores in [0, 1]; nan where the score is nan."""
-        return _logistic(self.intercept + self.slope * score_logit(score_N))
+        return _logistic(self.logit(score_N))
+
+    def logit(self, score_N: Floats) -> Floats:
+        """Return the logit of `probability`."""
+        logit_N: Floats = self.intercept + self.slope * score_logit(score_N)
+        return logit_N
 
     def variance_of_mean(self, score_N: Floats) -> float:
         """Return the variance of the mean probability of these studies that is due to the fit (the delta method)."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-from vl_model.queries.recalibration import (
+from vl_model.calibration.recalibration import (
     INTERCEPT_PULL,
     LEAST_OF_EITHER_KIND,
     SLOPE_PULL,
