@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from vl_model.queries.answers import reply_json
 
 from data_prep.conversion.pairs import read_dataset
 from data_prep.sites import SITES
 from tests.evaluated_root import write_evaluated_root
 from vl_model import LoadedRun, load_run
 from vl_model.evaluation.embeddings import read_embeddings
+from vl_model.queries.answers import reply_json
 
 REPOSITORY = Path(__file__).parents[2]
 SEVERE_LEFT = "severe left foraminal narrowing at L4-L5"
