@@ -39,7 +39,7 @@ _FORMULA = re.compile(r"^[=+\-@\t\r]")
 class Likeness:
     """How free words were used.
 
-    words: the words. highest, needed: their highest cosine with any site, and the 95th percentile of neutral texts'.
+    words: the words. highest, needed: their highest cosine with any site, and the largest of neutral texts'.
     """
 
     words: str
