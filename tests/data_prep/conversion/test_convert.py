@@ -16,7 +16,6 @@ from data_prep.conversion import convert as convert_module
 from data_prep.conversion import study_records
 from data_prep.conversion.convert import (
     convert_cohort,
-    convert_folder,
     input_key,
     learn_from,
     read_inputs,
@@ -24,6 +23,7 @@ from data_prep.conversion.convert import (
 )
 from data_prep.conversion.crops import open_crops
 from data_prep.conversion.executors import open_pool
+from data_prep.conversion.folder_batches import convert_in_batches
 from data_prep.conversion.merge import Summary
 from data_prep.conversion.pairs import TRAIN_COLUMNS, read_dataset, read_metadata
 from data_prep.conversion.work_folder import parts_folder
@@ -32,6 +32,7 @@ from data_prep.dicom.pixels import read_image
 from data_prep.faults import Fault
 from data_prep.phantom import write_cohort
 from data_prep.placement.atlas import load_atlas
+from data_prep.placement.placer import Placer
 from data_prep.series.windows import series_window, to_grey
 from data_prep.sites import SITES, Severity, Site, Source
 from data_prep.studies.cohorts import Cohort, folder_cohort, split_cohort
@@ -52,6 +53,15 @@ def caption(site: Site, severity: Severity | None) -> str:
 def convert(cohort: Cohort, processed: Path, workers: int = 1) -> Summary:
     with open_pool(workers) as pool:
         return convert_cohort(cohort, processed, atlas=None, learn=True, caption=caption, folds=2, pool=pool, key="k")
+
+
+def convert_folder(images: Path, processed: Path, placer: Placer) -> set[str]:
+    """Convert new studies, and return the kinds of their faults."""
+    batches = convert_in_batches(
+        folder_cohort(images, None), processed, placer=placer, caption=caption, studies_per_batch=3
+    )
+    assert [study for batch in batches for study in batch.study_ids] == list(read_dataset(processed).study_ids)
+    return {row["kind"] for row in rows(processed / "faults.csv")}
 
 
 def content(processed: Path) -> dict[str, bytes]:
@@ -205,13 +215,13 @@ def test_new_studies_need_only_their_folder(root: DataRoot, processed: Path, tmp
     atlas = learn_from(split_cohort(root, "train"))
     assert atlas is not None
     images = root.images("test")
-    summary = convert_folder(images, tmp_path / "new", descriptions=None, placer=atlas, caption=caption)
-    assert summary.studies == 1 and summary.faults.keys() == {"view_guessed"}
+    assert convert_folder(images, tmp_path / "new", atlas) == {"view_guessed"}
     dataset = read_dataset(tmp_path / "new")
+    assert len(dataset.study_ids) == 1
     assert {pair.source for pair in dataset.pairs} == {Source.ATLAS}
     assert all(pair.fold is None and pair.severity is None for pair in dataset.pairs)
     study = next(images.iterdir())
-    convert_folder(study, tmp_path / "one", descriptions=None, placer=atlas, caption=caption)
+    convert_folder(study, tmp_path / "one", atlas)
     assert read_dataset(tmp_path / "one").pairs == dataset.pairs
 
 
@@ -223,7 +233,7 @@ def test_without_a_readable_image_new_studies_are_written_and_training_studies_r
     bad.write_bytes(b"junk")
     atlas = learn_from(cohort)
     assert atlas is not None
-    convert_folder(tmp_path / "images", tmp_path / "out", descriptions=None, placer=atlas, caption=caption)
+    convert_folder(tmp_path / "images", tmp_path / "out", atlas)
     dataset = read_dataset(tmp_path / "out")
     assert dataset.study_ids == (1,)
     assert dataset.pairs == ()
@@ -265,8 +275,8 @@ def test_no_name_or_date_reaches_an_output(cohort: Cohort, tmp_path: Path) -> No
     assert all(b"Secret^Name" in path.read_bytes() for path in series.iterdir())
     atlas = learn_from(cohort)
     assert atlas is not None
-    summary = convert_folder(tmp_path / "images", tmp_path / "out", descriptions=None, placer=atlas, caption=caption)
-    assert summary.slices == 2 and {"no_geometry", "truncated", "not_grey"} <= summary.faults.keys()
+    faults = convert_folder(tmp_path / "images", tmp_path / "out", atlas)
+    assert {"no_geometry", "truncated", "not_grey"} <= faults and len(rows(tmp_path / "out" / "slices.csv")) == 2
     for name, written in content(tmp_path / "out").items():
         for secret in (b"Secret", b"19700102", b"20010203"):
             assert secret not in written, name
