@@ -162,7 +162,7 @@ def answer(queries: "RunQueries", asked: "Asked", settings: Settings) -> None:
 
         reply = replace(reply, truth=read_grades(Path(settings.truth)))
     if settings.save is not None:
-        from vl_model.queries.answer_folder import save_answers  # matplotlib
+        from vl_model.queries.answer_folder import save_answers  # Pillow
 
         folder = Path(settings.save)
         files = save_answers(reply, queries.processed, folder, settings.overwrite, queries.say)

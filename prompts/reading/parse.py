@@ -33,7 +33,7 @@ The rules, each of which has a test:
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from data_prep.sites import Severity
@@ -148,7 +148,7 @@ def _combined(clauses: Sequence[Clause], trees: Sequence[Tree]) -> Tree:
             alternatives.append([tree])
         else:
             alternatives[-1].append(tree)
-    return any_of(_united([all_of(_united_denials(parts)) for parts in alternatives]))
+    return any_of(_united([all_of(_united(parts, _both_denied)) for parts in alternatives], _either))
 
 
 def _joints(clauses: Sequence[Clause]) -> list[str]:
@@ -172,39 +172,29 @@ def _joints(clauses: Sequence[Clause]) -> list[str]:
     return joints[::-1]
 
 
-def _united(trees: Sequence[Tree]) -> list[Tree]:
-    """Unite alternatives that differ in their places alone: "canal or foraminal stenosis" is one finding."""
-    united: list[Tree] = []
+def _united(trees: Sequence[Tree], united: Callable[[Finding, Finding], Finding | None]) -> list[Tree]:
+    """Return the trees with those findings in one that follow each other and that `united` makes one of."""
+    found: list[Tree] = []
     for tree in trees:
-        last = united[-1] if united else None
-        if (
-            isinstance(tree, Finding)
-            and isinstance(last, Finding)
-            and tree.over is last.over is Over.ANY
-            and tree.severities == last.severities
-        ):
-            united[-1] = replace(last, sites=last.sites | tree.sites)
+        last = found[-1] if found else None
+        both = united(last, tree) if isinstance(last, Finding) and isinstance(tree, Finding) else None
+        if both is None:
+            found.append(tree)
         else:
-            united.append(tree)
-    return united
+            found[-1] = both
+    return found
 
 
-def _united_denials(trees: Sequence[Tree]) -> list[Tree]:
-    """Unite denials of the same severities that follow each other: "no canal or foraminal stenosis" is one."""
-    united: list[Tree] = []
-    for tree in trees:
-        last = united[-1] if united else None
-        if (
-            isinstance(tree, Finding)
-            and isinstance(last, Finding)
-            and tree.severities == last.severities
-            and _is_denial(tree)
-            and _is_denial(last)
-        ):
-            united[-1] = Finding(last.sites | tree.sites, tree.severities, Over.ALL)
-        else:
-            united.append(tree)
-    return united
+def _either(one: Finding, other: Finding) -> Finding | None:
+    """Alternatives that differ in their places alone: "canal or foraminal stenosis" is one finding."""
+    is_same = one.over is other.over is Over.ANY and one.severities == other.severities
+    return replace(one, sites=one.sites | other.sites) if is_same else None
+
+
+def _both_denied(one: Finding, other: Finding) -> Finding | None:
+    """Denials of the same severities: "no canal or foraminal stenosis" is one."""
+    is_same = one.severities == other.severities and _is_denial(one) and _is_denial(other)
+    return Finding(one.sites | other.sites, one.severities, Over.ALL) if is_same else None
 
 
 def _is_denial(finding: Finding) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import BoundedSemaphore, Lock
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request
+from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,7 +21,7 @@ from vl_model.page.reading_session import ReadingSession, notes_csv
 from vl_model.page.slices import SliceTable
 from vl_model.page.study import study_json
 from vl_model.queries.reply import reply_csv, reply_json, tree_from_json, tree_json
-from vl_model.queries.run_queries import Asked, RunQueries, parse_site
+from vl_model.queries.run_queries import BOTH, Asked, RunQueries, parse_site
 from vl_model.queries.search import truth_and_probability
 
 _MEDIA_TYPES = {
@@ -115,8 +115,9 @@ class Server:
                 self._slices.clear()
             return self._queries
 
-    def slices(self, split: str) -> SliceTable:
-        processed = self.queries().processed
+    def slices(self, queries: RunQueries, split: str) -> SliceTable:
+        """Return the slices of a split or kept set, of which each is read once. Raises ValueError if there is none."""
+        processed = queries.processed
         if split not in processed:
             raise ValueError(f"split {split!r}: not a split or kept set of this run")
         return self._slices.setdefault(split, SliceTable(processed[split]))
@@ -133,11 +134,29 @@ def make_app(server: Server, run: str) -> FastAPI:
     app.add_exception_handler(OSError, _not_written)
     app.add_exception_handler(Busy, _busy)
 
-    @app.get("/api/run")
+    for routes in (_question_routes(server, run), _study_routes(server), _note_routes(server)):
+        app.include_router(routes, prefix="/api")
+
+    @app.get("/", include_in_schema=False)
+    @app.get("/{name}", include_in_schema=False)
+    def static(name: str = "index.html") -> Response:
+        path = PAGE_FILES.get(name)
+        if path is None:
+            return JSONResponse({"error": f"{name}: there is no such page"}, status_code=404)
+        return FileResponse(path, media_type=_MEDIA_TYPES[path.suffix])
+
+    return app
+
+
+def _question_routes(server: Server, run: str) -> APIRouter:
+    """Return the routes that read and answer questions."""
+    routes = APIRouter()
+
+    @routes.get("/run")
     def about() -> dict[str, Any]:
         """Return the run, its studies, and the words that questions are made of."""
         with server.place() as queries:
-            segments = queries.segments("both")
+            segments = queries.segments(BOTH)
             return {
                 "run": run,
                 "version": metadata.version("lumbar-vl"),
@@ -146,7 +165,7 @@ def make_app(server: Server, run: str) -> FastAPI:
                 "sites": [{"key": site.key, "words": site.words, **site.columns} for site in SITES],
             }
 
-    @app.post("/api/read")
+    @routes.post("/read")
     def read(question: Question) -> dict[str, Any]:
         """Return how a question is read: its line, its tree, what is left over, and notes."""
         query = question.query()
@@ -157,19 +176,19 @@ def make_app(server: Server, run: str) -> FastAPI:
             "notes": list(query.notes),
         }
 
-    @app.post("/api/write")
+    @routes.post("/write")
     def write(chips: TreeOfChips) -> dict[str, Any]:
         """Return the canonical line of a tree."""
         return {"line": canonical_line(tree_from_json(chips.tree))}
 
-    @app.post("/api/ask")
+    @routes.post("/ask")
     def ask(question: Question) -> dict[str, Any]:
         """Return the reply to a question: the JSON of ``query_vl.py --json``."""
         query = question.query()
         with server.place() as queries:
             return reply_json(queries.ask(query, question.asked))
 
-    @app.post("/api/export")
+    @routes.post("/export")
     def export(question: Question) -> Response:
         """Return the answers to a question as the CSV of ``query_vl.py --csv``."""
         query = question.query()
@@ -177,7 +196,7 @@ def make_app(server: Server, run: str) -> FastAPI:
             text = reply_csv(queries.ask(query, question.asked))
         return Response(text, media_type="text/csv; charset=utf-8")
 
-    @app.get("/api/like")
+    @routes.get("/like")
     def like(
         site: Annotated[str, Query(max_length=200)],
         split: Annotated[str | None, Query(max_length=200)] = None,
@@ -190,7 +209,14 @@ def make_app(server: Server, run: str) -> FastAPI:
         with server.place() as queries:
             return reply_json(queries.similar(study_id, place, Asked(split, top, None, seen), any_level))
 
-    @app.get("/api/study/{split}/{study_id}")
+    return routes
+
+
+def _study_routes(server: Server) -> APIRouter:
+    """Return the routes that show a study and its slices."""
+    routes = APIRouter()
+
+    @routes.get("/study/{split}/{study_id}")
     def study(split: str, study_id: _StudyId) -> dict[str, Any]:
         """Return a study: its 25 sites, and its slices with their places in the patient."""
         with server.place() as queries:
@@ -198,37 +224,44 @@ def make_app(server: Server, run: str) -> FastAPI:
             row = segment.row_of(study_id)
             if row is None:
                 raise ValueError(f"study {study_id}: not among the {len(segment)} studies of {split!r}")
-            return study_json(segment, row, server.slices(split))
+            return study_json(segment, row, server.slices(queries, split))
 
-    @app.get("/api/image/{split}/{number}")
+    @routes.get("/image/{split}/{number}")
     def image(split: str, number: int) -> Response:
         """Return the PNG of a slice by its number."""
-        path = server.slices(split).picture(number)
+        path = server.slices(server.queries(), split).picture(number)
         if path is None:
             return JSONResponse({"error": f"slice {number} of {split!r}: there is no such picture"}, status_code=404)
         return FileResponse(path, media_type="image/png")
 
-    @app.get("/api/slice/{split}/{study_id}/{series_id}/{instance_number}")
+    @routes.get("/slice/{split}/{study_id}/{series_id}/{instance_number}")
     def slice_image(split: str, study_id: _StudyId, series_id: _StudyId, instance_number: _StudyId) -> Response:
         """Return the PNG of a slice by its three numbers."""
-        number = server.slices(split).number_of(study_id, series_id, instance_number)
+        number = server.slices(server.queries(), split).number_of(study_id, series_id, instance_number)
         if number is None:
             return JSONResponse({"error": "there is no such slice"}, status_code=404)
         return image(split, number)
 
-    @app.post("/api/notes")
+    return routes
+
+
+def _note_routes(server: Server) -> APIRouter:
+    """Return the routes of a reading session."""
+    routes = APIRouter()
+
+    @routes.post("/notes")
     def add_note(note: NoteOnAnswer) -> dict[str, Any]:
         """Keep a reader's note on an answer. It changes no grade."""
         parse_canonical(note.line)
         server.session.add(note.reader, note.line, note.split, note.study_id, note.verdict, note.note)
         return {"kept": True}
 
-    @app.get("/api/notes")
+    @routes.get("/notes")
     def all_notes() -> list[dict[str, Any]]:
         """Return the last note of each reader on each question and study."""
         return [vars(note) for note in server.session.notes()]
 
-    @app.get("/api/notes.csv")
+    @routes.get("/notes.csv")
     def exported_notes() -> Response:
         """Return the notes as CSV, each beside whether the known grades fulfil the question."""
         notes = server.session.notes()
@@ -236,15 +269,7 @@ def make_app(server: Server, run: str) -> FastAPI:
             matches = {(n.line, n.split, n.study_id): _matches(queries, n.line, n.split, n.study_id) for n in notes}
         return Response(notes_csv(notes, matches), media_type="text/csv; charset=utf-8")
 
-    @app.get("/", include_in_schema=False)
-    @app.get("/{name}", include_in_schema=False)
-    def static(name: str = "index.html") -> Response:
-        path = PAGE_FILES.get(name)
-        if path is None:
-            return JSONResponse({"error": f"{name}: there is no such page"}, status_code=404)
-        return FileResponse(path, media_type=_MEDIA_TYPES[path.suffix])
-
-    return app
+    return routes
 
 
 def _matches(queries: RunQueries, line: str, split: str, study_id: int) -> bool | None:

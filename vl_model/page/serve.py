@@ -10,7 +10,7 @@ from vl_model.page.access import Access, allowed_hosts, is_loopback
 from vl_model.page.app import Server, make_app
 from vl_model.page.reading_session import ReadingSession
 from vl_model.queries.run_index import available_segments
-from vl_model.queries.run_queries import RunQueries
+from vl_model.queries.run_queries import BOTH, RunQueries
 from workspace.layout import DataRoot
 from workspace.setting_error import SettingError
 
@@ -34,7 +34,7 @@ def serve(queries: RunQueries, logs: Path, host: str, port: int, token: str | No
         token = secrets.token_urlsafe(24)
     bound = _bound(host, port)
     port = bound.getsockname()[1]
-    queries.segments("both")  # so that the first question is not the one that waits
+    queries.segments(BOTH)  # so that the first question is not the one that waits
     server = Server(
         open=lambda: RunQueries(queries.root, queries.run, queries.embed, queries.say),
         stamp=lambda: _stamp(queries.root, queries.run),

@@ -4,6 +4,7 @@ from typing import Any
 
 from data_prep.sites import SITES, Severity
 from vl_model.page.slices import SliceTable
+from vl_model.queries.reply import evidence_json
 from vl_model.queries.segment import Segment
 
 
@@ -27,14 +28,5 @@ def _site_json(segment: Segment, row: int, index: int) -> dict[str, Any]:
         "words": site.words,
         "probabilities": [float(p) for p in segment.graded_SX3[row, index]] if imaged else None,
         "truth": None if label < 0 else Severity(label).key,
-        "views": [
-            {
-                "view": evidence.view.value,
-                "series_id": evidence.series_id,
-                "instance_number": evidence.instance_number,
-                "box": list(evidence.box),
-                "source": evidence.source.value,
-            }
-            for evidence in segment.evidence(row, index)
-        ],
+        "views": [evidence_json(evidence) for evidence in segment.evidence(row, index)],
     }

@@ -6,6 +6,7 @@ The same file on the same index gives the same bytes.
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,7 @@ def answer_questions(
     for name, question in questions.items():
         try:
             query = parse_question(question)
-            limits = Asked(
-                asked.split, asked.top or query.limits.top or MAX_TOP, asked.least, asked.seen, asked.likeness
-            )
-            reply = queries.ask(query, limits)
+            reply = queries.ask(query, replace(asked, top=asked.top or query.limits.top or MAX_TOP))
         except ValueError as error:
             entries[name] = {"question": question, "error": str(error)}
             continue

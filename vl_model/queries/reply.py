@@ -232,14 +232,7 @@ def answer_json(reply: Reply, answer: Answer) -> dict[str, Any]:
     """Return an answer as plain values: that of its first site, and all its sites."""
     sites = [_site_json(reply, answer, speaking) for speaking in answer.sites]
     content = {
-        "rank": answer.rank,
-        "study_id": answer.study_id,
-        "split": answer.segment,
-        "seen": answer.seen,
-        "score": answer.score,
-        "probability": answer.probability,
-        "likeness": answer.likeness,
-        "matches": answer.matches,
+        **_study_columns(answer),
         "by_sets": answer.by_sets,
         **(sites[0] if sites else {}),
         "sites": sites,
@@ -248,8 +241,24 @@ def answer_json(reply: Reply, answer: Answer) -> dict[str, Any]:
     return content if files is None else {**content, "files": [str(path) for path in files]}
 
 
+def _study_columns(answer: Answer) -> dict[str, Any]:
+    """Return what JSON and CSV tell of the study of an answer."""
+    return {
+        "rank": answer.rank,
+        "study_id": answer.study_id,
+        "split": answer.segment,
+        "seen": answer.seen,
+        "score": answer.score,
+        "probability": answer.probability,
+        "likeness": answer.likeness,
+        "matches": answer.matches,
+    }
+
+
 def _site_json(reply: Reply, answer: Answer, speaking: SpeakingSite) -> dict[str, Any]:
-    views = [_evidence_json(answer, evidence) for evidence in speaking.evidence]
+    views = [
+        {**evidence_json(evidence), "image": image_path(answer.study_id, evidence)} for evidence in speaking.evidence
+    ]
     return {
         **speaking.site.columns,
         "probabilities": {s.key: p for s, p in zip(Severity, speaking.probabilities, strict=True)},
@@ -259,12 +268,12 @@ def _site_json(reply: Reply, answer: Answer, speaking: SpeakingSite) -> dict[str
     }
 
 
-def _evidence_json(answer: Answer, evidence: Evidence) -> dict[str, Any]:
+def evidence_json(evidence: Evidence) -> dict[str, Any]:
+    """Return what shows a site in one view as plain values."""
     return {
         "view": evidence.view.value,
         "series_id": evidence.series_id,
         "instance_number": evidence.instance_number,
-        "image": image_path(answer.study_id, evidence),
         "box": list(evidence.box),
         "source": evidence.source.value,
     }
@@ -278,28 +287,16 @@ def answer_rows(reply: Reply) -> list[dict[str, Any]]:
 def _row(reply: Reply, answer: Answer, speaking: SpeakingSite) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(CSV_COLUMNS)
     row |= {
-        "rank": answer.rank,
-        "study_id": answer.study_id,
-        "split": answer.segment,
-        "seen": answer.seen,
-        "score": answer.score,
-        "probability": answer.probability,
-        "likeness": answer.likeness,
-        "matches": answer.matches,
+        **_study_columns(answer),
         **speaking.site.columns,
         **{s.key: p for s, p in zip(Severity, speaking.probabilities, strict=True)},
         "truth": Severity.to_column(reply.known_severity(answer, speaking)),
     }
     if speaking.evidence:
         evidence = speaking.evidence[0]
-        row |= {
-            "view": evidence.view.value,
-            "series_id": evidence.series_id,
-            "instance_number": evidence.instance_number,
-            **dict(zip(("x0", "y0", "x1", "y1"), evidence.box, strict=True)),
-            "source": evidence.source.value,
-            "image": image_path(answer.study_id, evidence),
-        }
+        shown = evidence_json(evidence)
+        row |= dict(zip(("x0", "y0", "x1", "y1"), shown.pop("box"), strict=True))
+        row |= {**shown, "image": image_path(answer.study_id, evidence)}
     return row
 
 

@@ -89,6 +89,7 @@ def compared_report(queries: RunQueries, text: str, study: str, asked: Asked) ->
         names = " and ".join(segment.name for segment in segments)
         raise SettingError("study", f"{study_id}: not among the {sum(map(len, segments))} studies of {names}")
     segment, row = found[0]
+    known_segments = queries.known_segments()
     clauses, not_read = [], []
     for words in sentences(text):
         try:
@@ -100,7 +101,7 @@ def compared_report(queries: RunQueries, text: str, study: str, asked: Asked) ->
             not_read.append((words, "nothing graded"))
             continue
         for tree in _parts(query.tree):
-            known = truth_and_probability(tree, segment, row, queries.known_segments())
+            known = truth_and_probability(tree, segment, row, known_segments)
             if known is None:
                 not_read.append((words, f"no image shows all sites of {canonical_line(tree)}"))
                 continue

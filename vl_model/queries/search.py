@@ -13,9 +13,10 @@ from data_prep.sites import SITES, Severity, Site
 from prompts.canonical import canonical_line
 from prompts.formula import formula_of, support
 from prompts.tree import Tree, tree_sites, within
-from vl_model.calibration.recalibration import fit_recalibration
+from vl_model.calibration.recalibration import assessable, fit_recalibration
 from vl_model.data.site_table import SITE_INDEX
 from vl_model.queries.buckets import Buckets, bucket_of, count_buckets, told_by_sets
+from vl_model.queries.expected_matches import forecast
 from vl_model.queries.segment import Evidence, Segment
 from vl_model.queries.speaking_sites import speaking_sites
 from vl_model.queries.tree_probability import possible_severities, tree_probability, tree_truth
@@ -125,15 +126,15 @@ def search(
     truth = _known_truth(tree, known)
     is_known_N = studies.rows_of(truth)
     best = _best(score_N, studies, allowed_N, bounds.top, likeness_N)
-    recalibration = fit_recalibration(truth.score_M, truth.match_M)
-    probability_K = None if recalibration is None else recalibration.probability(score_N[best])
+    told = forecast(*assessable(truth.score_M, truth.match_M))
+    probability_K = None if told.shown is None else told.shown.probability(score_N[best])
     if probability_K is not None:
         least = LEAST_SHOWN if bounds.least is None else bounds.least
         best = [row for row, probability in zip(best, probability_K.tolist(), strict=True) if probability >= least]
     elif bounds.least is not None:
         notes.append("too few studies with known grades match or do not: P cannot be told, so its limit was ignored")
     shown_K = (np.cumsum(allowed_N) - 1)[best]
-    worth = worth_of(score_N[allowed_N], truth.score_M, truth.match_M, is_known_N[allowed_N], shown_K)
+    worth = worth_of(score_N[allowed_N], truth.score_M, truth.match_M, is_known_N[allowed_N], shown_K, told)
     places = [studies.place(row) for row in best]
     graded_KX3 = np.array([segment.graded_SX3[at] for segment, at in places]).reshape(-1, len(SITES), len(Severity))
     sites_K = speaking_sites(tree, graded_KX3)

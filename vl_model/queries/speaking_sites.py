@@ -10,15 +10,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.sites import SITES, Level, Severity, Side, Site
+from data_prep.sites import Level, Severity, Side, Site
 from prompts.formula import level_by_level
 from prompts.tree import And, Finding, Not, Or, Over, SameLevel, SideAgainstSide, Tree
+from vl_model.data.site_table import SITE_INDEX
 from vl_model.queries.tree_probability import tree_probability
 
 #: The probabilities of one study's 25 sites, three each: Python's numbers are faster here than numpy's.
 Graded = list[list[float]]
-
-_INDEX = {site: index for index, site in enumerate(SITES)}
 
 
 def speaking_sites(tree: Tree, graded_KX3: NDArray[np.floating]) -> list[tuple[Site, ...]]:
@@ -67,14 +66,14 @@ def _of_comparison(tree: SideAgainstSide, graded_X3: Graded) -> list[Site]:
 
 
 def _is_worse(one: Site, other: Site, graded_X3: Graded) -> float:
-    first, second = graded_X3[_INDEX[one]], graded_X3[_INDEX[other]]
+    first, second = graded_X3[SITE_INDEX[one]], graded_X3[SITE_INDEX[other]]
     return sum(sum(first[high:]) * second[low] for low, high in pairwise(range(len(Severity))))
 
 
 def _of_finding(finding: Finding, graded_KX3: NDArray[np.float64]) -> list[list[Site]]:
-    sites = sorted(finding.sites, key=_INDEX.__getitem__)
+    sites = sorted(finding.sites, key=SITE_INDEX.__getitem__)
     severities = sorted(finding.severities)
-    chance_KM = graded_KX3[:, [_INDEX[site] for site in sites]][:, :, severities].sum(axis=2)
+    chance_KM = graded_KX3[:, [SITE_INDEX[site] for site in sites]][:, :, severities].sum(axis=2)
     order_KM = np.argsort(-chance_KM, axis=1, kind="stable")  # sites of equal chance stay in their order
     found = []
     for chance_M, order_M in zip(chance_KM.tolist(), order_KM.tolist(), strict=True):

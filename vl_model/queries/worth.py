@@ -55,6 +55,7 @@ def worth_of(
     known_match_M: Bools,
     is_known_N: Ints | None = None,
     shown_K: Ints | None = None,
+    told: Forecast | None = None,
 ) -> Worth:
     """Return what a query is worth.
 
@@ -64,6 +65,7 @@ def worth_of(
         known_match_M: whether they match.
         is_known_N: the row in M of each study searched, or `UNKNOWN`; without it, none is known.
         shown_K: the rows in N of the answers shown.
+        told: the forecast of the known studies that have a score, if it is there already.
 
     Raises:
         ValueError: a score is outside [0, 1], lengths differ, a row does not exist, or an answer cannot be assessed.
@@ -80,7 +82,7 @@ def worth_of(
     cut = float(score_N[shown_K].min()) if len(shown_K) else None
     if not known:
         return Worth(searched, known, matches, cut=cut)
-    told = forecast(score_M, match_M)
+    told = told or forecast(score_M, match_M)
     above_M = score_M >= cut if cut is not None else np.zeros(known, dtype=bool)
     above, matches_above = int(above_M.sum()), int(match_M[above_M].sum())
     return Worth(
