@@ -20,7 +20,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -32,6 +31,7 @@ import numpy as np
 
 from benchmarks.ablation_conditions import CONDITIONS, ONE_VIEW_CONDITIONS, Condition, named
 from benchmarks.ablation_run import Plan, run_condition, write_unmirrored
+from benchmarks.command_line import TWO_PROCESSES, run_command_line
 from vl_model.evaluation.grader import HEADS
 from vl_model.scoring.intervals import Interval, mean_intervals, paired_mean_differences
 from vl_model.scoring.metrics import StudySums
@@ -46,7 +46,6 @@ from workspace.whole_files import replacing
 
 PROG = "-m benchmarks.ablations"
 RESULTS = "ablations.jsonl"
-TWO_PROCESSES = ("--config_file", "accelerate_configs/cpu_2.yaml")
 Result = dict[str, Any]
 
 
@@ -135,17 +134,6 @@ def make_cohort(root: Path, studies: int, scanners: str, seed: int) -> None:
     size = ("--train", str(studies), "--test", "0", "--seed", str(seed), "--scanners", scanners)
     run_command_line("-m", "data_prep.phantom", "--root", str(root), *size, "--workers", "2")
     run_command_line("prepare_data.py", "--root", str(root), "--workers", "2")
-
-
-def run_command_line(*arguments: str) -> None:
-    """Run one of this project's commands.
-
-    Raises:
-        ValueError: It failed; the command itself has printed why.
-    """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    if subprocess.run([sys.executable, *arguments], env=environment, stdout=sys.stderr).returncode:
-        raise ValueError(f"python {' '.join(arguments)}: failed; repeat the benchmark's command to continue")
 
 
 def plan_of(folder: Path, root: DataRoot, base: str, steps: int, batch_size: int) -> Plan:

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.ablations import TWO_PROCESSES, run_command_line
+from benchmarks.command_line import TWO_PROCESSES, run_command_line
 from benchmarks.foraminal_table import foraminal_rows, table_lines
 from benchmarks.machine import machine_lines
 from data_prep.conversion.pairs import read_dataset

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.ablations import run_command_line
+from benchmarks.command_line import run_command_line
 from benchmarks.machine import describe_machine
 from benchmarks.planted_labels import Grades, copy_cohort, plant, true_grades
 from data_prep.sites import SITES, Severity, Site
