@@ -1,23 +1,21 @@
 """The notebooks: their cells run from top to bottom on a small root, and no outputs are stored."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.evaluated_root import write_evaluated_root
-
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(path: Path, tiny_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_runs(path: Path, evaluated_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
     import matplotlib
 
-    root = tmp_path / "root"
-    write_evaluated_root(root, tiny_base)
+    root = shutil.copytree(evaluated_root, tmp_path / "root")
     matplotlib.use("Agg")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("LUMBAR_ROOT", str(root))

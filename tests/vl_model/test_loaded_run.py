@@ -12,7 +12,6 @@ import pytest
 
 from data_prep.conversion.pairs import read_dataset
 from data_prep.sites import SITES
-from tests.evaluated_root import write_evaluated_root
 from vl_model import LoadedRun, load_run
 from vl_model.evaluation.embeddings import read_embeddings
 from vl_model.queries.reply import reply_json
@@ -22,10 +21,8 @@ SEVERE_LEFT = "severe left foraminal narrowing at L4-L5"
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, tiny_base: str) -> Path:
-    root = tmp_path_factory.mktemp("root")
-    write_evaluated_root(root, tiny_base)
-    return root
+def root(evaluated_root: Path) -> Path:
+    return evaluated_root
 
 
 @pytest.fixture
