@@ -111,13 +111,13 @@ def prepared(source: DataRoot, copy: DataRoot, grades: Grades, folds: int) -> Da
 
 
 def train(root: DataRoot, run: str, fold: int, settings: Settings, *more: str) -> None:
-    """Train the run of a fold, unless it is finished."""
+    """Train the run of a fold, unless it is finished; an interrupted one starts anew."""
     if (root.run(fold_run_name(run, fold)) / "final").is_dir():
         return
     length = ("--max_train_steps", str(settings.steps), "--evaluation_steps", str(settings.steps))
     flags = ("--config", "recipes/demo.yaml", "--held_out_folds", "0", "--per_device_train_batch_size", "64", *length)
     where = ("--root", str(root.path), "--run", run, "--fold", str(fold), "--model", settings.base)
-    run_command_line("train_vl.py", *where, *flags, "--report_to", "none", *more)
+    run_command_line("train_vl.py", *where, *flags, "--report_to", "none", "--overwrite", *more)
 
 
 def evaluate(root: DataRoot, run: str, *more: str) -> None:
