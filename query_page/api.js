@@ -5,8 +5,7 @@ async function reply(response) {
   const text = await response.text();
   let message = text;
   try {
-    const content = JSON.parse(text);
-    message = content.error ?? (content.detail ?? []).map((one) => `${one.loc?.at(-1)}: ${one.msg}`).join("; ");
+    message = JSON.parse(text).error;
   } catch { /* the text is the message */ }
   throw new Error(message || `the server answered ${response.status}`);
 }

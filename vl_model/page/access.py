@@ -12,8 +12,10 @@ from urllib.parse import parse_qs, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vl_model.page.errors import refusal
 
 COOKIE = "lumbar_token"
 #: Questions and notes are short.
@@ -73,15 +75,15 @@ class Access:
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         if self._hosts and headers.get("host", "").lower() not in self._hosts:
-            return _refused(421, "this server is not the one that the request was meant for")
+            return refusal(421, "this server is not the one that the request was meant for")
         if scope["method"] not in ("GET", "HEAD", "POST"):
-            return _refused(405, "only GET and POST are answered")
+            return refusal(405, "only GET and POST are answered")
         if scope["method"] == "POST":
             if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-                return _refused(415, "questions are sent as application/json")
+                return refusal(415, "questions are sent as application/json")
             length = headers.get("content-length", "")
             if not length.isdecimal() or int(length) > MAX_BODY:
-                return _refused(413, f"a question has at most {MAX_BODY} bytes")
+                return refusal(413, f"a question has at most {MAX_BODY} bytes")
         return self._without_token(scope, headers)
 
     def _without_token(self, scope: Scope, headers: Headers) -> Response | None:
@@ -99,15 +101,11 @@ class Access:
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
         if self._is_token(known) or self._is_token(bearer):
             return None
-        return _refused(401, "open the address with the token that query_vl.py printed")
+        return refusal(401, "open the address with the token that query_vl.py printed")
 
     def _is_token(self, given: str) -> bool:
         assert self._token is not None
         return hmac.compare_digest(given.encode(), self._token.encode())
-
-
-def _refused(status: int, reason: str) -> Response:
-    return JSONResponse({"error": reason}, status_code=status)
 
 
 def _with_headers(send: Send) -> Send:

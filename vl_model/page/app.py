@@ -8,15 +8,14 @@ from pathlib import Path
 from threading import BoundedSemaphore, Lock
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Query, Request
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, FastAPI, Query
+from fastapi.responses import FileResponse, Response
 
 import query_page
 from data_prep.sites import SITES
-from prompts import tree as trees
-from prompts.canonical import MAX_TOP, canonical_line, parse_canonical
-from prompts.reading.parse import MAX_CHARACTERS, parse_query
+from prompts.canonical import canonical_line, parse_canonical
+from vl_model.page.errors import ERRORS, Busy, NotThere, add_error_handlers
+from vl_model.page.messages import Identifier, NoteOnAnswer, Question, Top, TreeOfChips
 from vl_model.page.reading_session import ReadingSession, notes_csv
 from vl_model.page.slices import SliceTable
 from vl_model.page.study import study_json
@@ -35,53 +34,17 @@ PAGE_FILES = {path.name: path for path in Path(query_page.__file__).parent.iterd
 #: Questions that are answered at the same time; others are told to come back.
 AT_ONCE = 4
 
-_StudyId = Annotated[int, Field(ge=0, lt=10**18)]
-_Split = Annotated[str, Field(min_length=1, max_length=200)]
+
+class Csv(Response):
+    """A table as CSV."""
+
+    media_type = "text/csv"
 
 
-class Question(BaseModel):
-    """A text, or a canonical line, and how it is asked (`vl_model.queries.run_queries.Asked`)."""
+class Png(FileResponse):
+    """The picture of a slice."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    text: str | None = Field(default=None, max_length=MAX_CHARACTERS)
-    line: str | None = Field(default=None, max_length=MAX_CHARACTERS)
-    split: _Split | None = None
-    top: int | None = Field(default=None, ge=1, le=MAX_TOP)
-    least: float | None = Field(default=None, ge=0, le=1)
-    seen: bool | None = None
-    likeness: bool = False
-
-    def query(self) -> trees.Query:
-        """Return the question as it is read. Raises ValueError."""
-        if (self.text is None) == (self.line is None):
-            raise ValueError("ask by a text or by a line")
-        return parse_query(self.text) if self.text is not None else parse_canonical(self.line or "")
-
-    @property
-    def asked(self) -> Asked:
-        return Asked(self.split, self.top, self.least, self.seen, self.likeness)
-
-
-class TreeOfChips(BaseModel):
-    """A tree as ``/api/read`` returns it, changed by a reader."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    tree: dict[str, Any]
-
-
-class NoteOnAnswer(BaseModel):
-    """What a reader notes of one answer."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    reader: str = Field(max_length=50)
-    line: str = Field(max_length=MAX_CHARACTERS)
-    split: _Split
-    study_id: _StudyId
-    verdict: str = Field(max_length=20)
-    note: str = Field(default="", max_length=1000)
+    media_type = "image/png"
 
 
 @dataclass
@@ -101,7 +64,7 @@ class Server:
     def place(self) -> Iterator[RunQueries]:
         """Yield the queries while there is a free place. Raises Busy if there is none."""
         if not self._places.acquire(blocking=False):
-            raise Busy
+            raise Busy(f"{AT_ONCE} questions are being answered; ask again in a moment")
         try:
             yield self.queries()
         finally:
@@ -116,33 +79,27 @@ class Server:
             return self._queries
 
     def slices(self, queries: RunQueries, split: str) -> SliceTable:
-        """Return the slices of a split or kept set, of which each is read once. Raises ValueError if there is none."""
+        """Return the slices of a split or kept set, of which each is read once. Raises NotThere if there is none."""
         processed = queries.processed
         if split not in processed:
-            raise ValueError(f"split {split!r}: not a split or kept set of this run")
+            raise NotThere(f"split {split!r}: not a split or kept set of this run")
         return self._slices.setdefault(split, SliceTable(processed[split]))
-
-
-class Busy(Exception):
-    """All places are taken."""
 
 
 def make_app(server: Server, run: str) -> FastAPI:
     """Return the application: the API under ``/api``, and the page."""
-    app = FastAPI(title=f"Lumbar VL: run {run}", version=metadata.version("lumbar-vl"), docs_url=None, redoc_url=None)
-    app.add_exception_handler(ValueError, _told)
-    app.add_exception_handler(OSError, _not_written)
-    app.add_exception_handler(Busy, _busy)
-
+    title, version = f"Lumbar VL: run {run}", metadata.version("lumbar-vl")
+    app = FastAPI(title=title, version=version, docs_url=None, redoc_url=None)
+    add_error_handlers(app)
     for routes in (_question_routes(server, run), _study_routes(server), _note_routes(server)):
-        app.include_router(routes, prefix="/api")
+        app.include_router(routes, prefix="/api", responses=ERRORS)
 
     @app.get("/", include_in_schema=False)
     @app.get("/{name}", include_in_schema=False)
     def static(name: str = "index.html") -> Response:
         path = PAGE_FILES.get(name)
         if path is None:
-            return JSONResponse({"error": f"{name}: there is no such page"}, status_code=404)
+            raise NotThere(f"{name}: there is no such page")
         return FileResponse(path, media_type=_MEDIA_TYPES[path.suffix])
 
     return app
@@ -188,19 +145,19 @@ def _question_routes(server: Server, run: str) -> APIRouter:
         with server.place() as queries:
             return reply_json(queries.ask(query, question.asked))
 
-    @routes.post("/export")
+    @routes.post("/export", response_class=Csv)
     def export(question: Question) -> Response:
         """Return the answers to a question as the CSV of ``query_vl.py --csv``."""
         query = question.query()
         with server.place() as queries:
             text = reply_csv(queries.ask(query, question.asked))
-        return Response(text, media_type="text/csv; charset=utf-8")
+        return Csv(text)
 
     @routes.get("/like")
     def like(
         site: Annotated[str, Query(max_length=200)],
         split: Annotated[str | None, Query(max_length=200)] = None,
-        top: Annotated[int | None, Query(ge=1, le=MAX_TOP)] = None,
+        top: Top | None = None,
         seen: bool | None = None,
         any_level: bool = False,
     ) -> dict[str, Any]:
@@ -217,29 +174,30 @@ def _study_routes(server: Server) -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/study/{split}/{study_id}")
-    def study(split: str, study_id: _StudyId) -> dict[str, Any]:
+    def study(split: str, study_id: Identifier) -> dict[str, Any]:
         """Return a study: its 25 sites, and its slices with their places in the patient."""
         with server.place() as queries:
+            slices = server.slices(queries, split)
             [segment] = queries.segments(split)
             row = segment.row_of(study_id)
             if row is None:
-                raise ValueError(f"study {study_id}: not among the {len(segment)} studies of {split!r}")
-            return study_json(segment, row, server.slices(queries, split))
+                raise NotThere(f"study {study_id}: not among the {len(segment)} studies of {split!r}")
+            return study_json(segment, row, slices)
 
-    @routes.get("/image/{split}/{number}")
+    @routes.get("/image/{split}/{number}", response_class=Png)
     def image(split: str, number: int) -> Response:
         """Return the PNG of a slice by its number."""
         path = server.slices(server.queries(), split).picture(number)
         if path is None:
-            return JSONResponse({"error": f"slice {number} of {split!r}: there is no such picture"}, status_code=404)
-        return FileResponse(path, media_type="image/png")
+            raise NotThere(f"slice {number} of {split!r}: there is no such picture")
+        return Png(path)
 
-    @routes.get("/slice/{split}/{study_id}/{series_id}/{instance_number}")
-    def slice_image(split: str, study_id: _StudyId, series_id: _StudyId, instance_number: _StudyId) -> Response:
+    @routes.get("/slice/{split}/{study_id}/{series_id}/{instance_number}", response_class=Png)
+    def slice_image(split: str, study_id: Identifier, series_id: Identifier, instance_number: Identifier) -> Response:
         """Return the PNG of a slice by its three numbers."""
         number = server.slices(server.queries(), split).number_of(study_id, series_id, instance_number)
         if number is None:
-            return JSONResponse({"error": "there is no such slice"}, status_code=404)
+            raise NotThere("there is no such slice")
         return image(split, number)
 
     return routes
@@ -261,13 +219,13 @@ def _note_routes(server: Server) -> APIRouter:
         """Return the last note of each reader on each question and study."""
         return [vars(note) for note in server.session.notes()]
 
-    @routes.get("/notes.csv")
+    @routes.get("/notes.csv", response_class=Csv)
     def exported_notes() -> Response:
         """Return the notes as CSV, each beside whether the known grades fulfil the question."""
         notes = server.session.notes()
         with server.place() as queries:
             matches = {(n.line, n.split, n.study_id): _matches(queries, n.line, n.split, n.study_id) for n in notes}
-        return Response(notes_csv(notes, matches), media_type="text/csv; charset=utf-8")
+        return Csv(notes_csv(notes, matches))
 
     return routes
 
@@ -284,17 +242,3 @@ def _matches(queries: RunQueries, line: str, split: str, study_id: int) -> bool 
         return None
     found = truth_and_probability(tree, segment, row, [])
     return None if found is None else found[2]
-
-
-async def _told(_: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, status_code=400)
-
-
-async def _not_written(_: Request, error: Exception) -> Response:
-    return JSONResponse({"error": f"cannot be read or written ({error.strerror or error})"}, status_code=507)  # type: ignore[attr-defined]
-
-
-async def _busy(_: Request, error: Exception) -> Response:  # noqa: ARG001
-    return PlainTextResponse(
-        f"{AT_ONCE} questions are being answered; ask again in a moment", 503, headers={"Retry-After": "1"}
-    )

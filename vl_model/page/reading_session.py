@@ -17,7 +17,9 @@ from vl_model.queries.reply import csv_cell
 
 Verdict = Literal["agree", "disagree", "unsure"]
 MAX_NOTE = 1000
-_READER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,49}")
+MAX_READER = 50
+#: What a reader's name is made of.
+READER = rf"^[A-Za-z0-9][A-Za-z0-9_-]{{0,{MAX_READER - 1}}}$"
 COLUMNS = ("reader", "time", "line", "split", "study_id", "verdict", "note", "matches")
 
 
@@ -42,8 +44,8 @@ class ReadingSession:
 
     def add(self, reader: str, line: str, split: str, study_id: int, verdict: str, note: str) -> Note:
         """Append a note. Raises ValueError for a wrong name or verdict, or a long note, and OSError if it cannot."""
-        if not _READER.fullmatch(reader):
-            raise ValueError(f"reader {reader!r}: a name has 1 to 50 letters, digits, '-' and '_'")
+        if not re.fullmatch(READER, reader):
+            raise ValueError(f"reader {reader!r}: a name has 1 to {MAX_READER} letters, digits, '-' and '_'")
         if verdict not in get_args(Verdict):
             raise ValueError(f"verdict {verdict!r}: must be agree, disagree or unsure")
         if len(note) > MAX_NOTE:

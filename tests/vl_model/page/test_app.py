@@ -130,14 +130,14 @@ def test_similar_cases(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("path", "status"),
     [
-        ("/api/study/train/1", 400),
-        ("/api/study/clinic/1", 400),
+        ("/api/study/train/1", 404),
+        ("/api/study/clinic/1", 404),
         ("/api/study/..%2f..%2fetc/1", 404),
         ("/api/study/train/-1", 422),
         ("/api/study/train/99999999999999999999999", 422),
         ("/api/image/train/999999", 404),
         ("/api/image/train/-1", 404),
-        ("/api/image/clinic/0", 400),
+        ("/api/image/clinic/0", 404),
         ("/api/image/train/..%2f..%2f", 404),
         ("/api/slice/train/1/2/3", 404),
         ("/api/like?site=nobody", 400),
@@ -255,8 +255,8 @@ def test_notes_of_readers_are_kept_and_compared(server: Server, client: TestClie
     }
     assert client.post("/api/notes", json={**note, "verdict": "agree"}).status_code == 200
     assert client.post("/api/notes", json=note).json() == {"kept": True}
-    assert client.post("/api/notes", json={**note, "reader": "../x"}).status_code == 400
-    assert client.post("/api/notes", json={**note, "verdict": "maybe"}).status_code == 400
+    assert client.post("/api/notes", json={**note, "reader": "../x"}).status_code == 422
+    assert client.post("/api/notes", json={**note, "verdict": "maybe"}).status_code == 422
     assert client.post("/api/notes", json={**note, "line": "any("}).status_code == 400
     [kept] = client.get("/api/notes").json()
     assert kept["verdict"] == "disagree" and kept["note"] == note["note"]

@@ -1,0 +1,85 @@
+"""What clients of the API send: questions, trees, and notes."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prompts import tree as trees
+from prompts.canonical import MAX_TOP, parse_canonical
+from prompts.reading.parse import MAX_CHARACTERS, parse_query
+from vl_model.page.reading_session import MAX_NOTE, MAX_READER, READER, Verdict
+from vl_model.queries.run_queries import Asked
+
+#: A number that DICOM's UIDs, the competition's tables, or this program give to a study, a series or an instance.
+Identifier = Annotated[int, Field(ge=0, lt=10**18)]
+SplitName = Annotated[str, Field(min_length=1, max_length=200)]
+Top = Annotated[int, Field(ge=1, le=MAX_TOP)]
+
+
+class Question(BaseModel):
+    """A text, or a canonical line, and how it is asked (`vl_model.queries.run_queries.Asked`)."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"text": "severe canal stenosis except L5-S1, without foraminal narrowing"},
+                {"line": "any(left foramen, L4-L5) >= moderate; top 3", "seen": True},
+            ]
+        },
+    )
+
+    text: str | None = Field(default=None, max_length=MAX_CHARACTERS)
+    line: str | None = Field(default=None, max_length=MAX_CHARACTERS)
+    split: SplitName | None = None
+    top: Top | None = None
+    least: float | None = Field(default=None, ge=0, le=1)
+    seen: bool | None = None
+    likeness: bool = False
+
+    def query(self) -> trees.Query:
+        """Return the question as it is read. Raises ValueError."""
+        if (self.text is None) == (self.line is None):
+            raise ValueError("ask by a text or by a line")
+        return parse_query(self.text) if self.text is not None else parse_canonical(self.line or "")
+
+    @property
+    def asked(self) -> Asked:
+        return Asked(self.split, self.top, self.least, self.seen, self.likeness)
+
+
+class TreeOfChips(BaseModel):
+    """A tree as ``/api/read`` returns it, changed by a reader."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "tree": {
+                        "finding": {
+                            "over": "any",
+                            "count": 0,
+                            "sites": ["spinal_canal_stenosis_l4_l5"],
+                            "severities": ["severe"],
+                        }
+                    }
+                }
+            ]
+        },
+    )
+
+    tree: dict[str, Any]
+
+
+class NoteOnAnswer(BaseModel):
+    """What a reader notes of one answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reader: str = Field(max_length=MAX_READER, pattern=READER)
+    line: str = Field(max_length=MAX_CHARACTERS)
+    split: SplitName
+    study_id: Identifier
+    verdict: Verdict
+    note: str = Field(default="", max_length=MAX_NOTE)
