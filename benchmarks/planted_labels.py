@@ -8,12 +8,15 @@ import csv
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from data_prep.conversion.pairs import read_dataset, write_dataset
 from data_prep.sites import SITES, Severity, Site
 from data_prep.truth import read_grades
+from workspace.json_files import read_object
 from workspace.layout import DataRoot
 
 Grades = dict[tuple[int, Site], Severity]
@@ -58,3 +61,18 @@ def write_grades(path: Path, grades: Mapping[tuple[int, Site], Severity]) -> Non
         for study_id in sorted({study_id for study_id, _ in grades}):
             known = [grades.get((study_id, site)) for site in SITES]
             table.writerow([study_id, *("" if grade is None else grade.label for grade in known)])
+
+
+def take_folds(source: DataRoot, copy: DataRoot) -> None:
+    """Divide a prepared copy into the folds of another one.
+
+    Folds are balanced by the grades, so two copies with different grades have different held-out studies otherwise.
+    """
+    fold_of, dataset = read_dataset(source.processed("train")).fold_of, read_dataset(copy.processed("train"))
+    if dataset.fold_of == fold_of:
+        return
+    of_study = {str(study_id): fold for study_id, fold in fold_of.items()}
+    metadata = {**dataset.metadata, "folds": {**dataset.metadata["folds"], "of_study": of_study}}
+    pairs = (replace(pair, fold=fold_of[pair.study_id]) for pair in dataset.pairs)
+    crops = read_object(copy.processed("train") / "crops.json", "prepare_data.py")["fingerprint"]
+    write_dataset(copy.processed("train"), metadata, pairs, crops)

@@ -30,7 +30,7 @@ import numpy as np
 
 from benchmarks.command_line import run_command_line
 from benchmarks.machine import describe_machine
-from benchmarks.planted_labels import Grades, copy_cohort, plant, true_grades
+from benchmarks.planted_labels import Grades, copy_cohort, plant, take_folds, true_grades
 from data_prep.sites import SITES, Severity, Site
 from vl_model.data.site_table import SITE_INDEX, Floats, Ints, SiteTable, row_keys
 from vl_model.data.suspect_labels import SUSPECT_LABELS, read_suspect_labels
@@ -85,6 +85,7 @@ def main() -> None:
         prepared(source, DataRoot(Path(settings.folder).absolute() / name), grades, settings.folds)
         for name, grades in ((NOISY, {**truth, **moved}), (CLEAN, truth))
     )
+    take_folds(noisy, clean)
     describe_machine("torch")
     print(f"{len(truth)} graded sites of {len({study for study, _ in truth})} studies, {len(moved)} of them moved")
     for fold in range(settings.folds):

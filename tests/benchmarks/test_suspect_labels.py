@@ -1,13 +1,17 @@
 """The benchmark of suspect labels: what it plants, and that its figures are those of the planted labels."""
 
+import json
+import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.planted_labels import copy_cohort, plant, true_grades, write_grades
+from benchmarks.planted_labels import copy_cohort, plant, take_folds, true_grades, write_grades
 from benchmarks.suspect_labels import joined_sums, orders
+from data_prep.conversion.pairs import read_dataset, write_dataset
 from data_prep.phantom.cohort import write_cohort
 from data_prep.sites import SITES, Severity
 from data_prep.truth import read_grades
@@ -41,6 +45,21 @@ def test_a_copy_has_the_true_grades_and_the_same_images(tmp_path: Path) -> None:
     assert images[0] == images[1] and len(images[0]) > 10
     write_grades(tmp_path / "train.csv", readers)
     assert (tmp_path / "train.csv").read_text() == source.table("train.csv").read_text()
+
+
+def test_a_copy_takes_the_folds_of_another(evaluated_root: Path, tmp_path: Path) -> None:
+    source, copy = DataRoot(evaluated_root), DataRoot(tmp_path)
+    written = source.processed("train") / "dataset.json"
+    shutil.copytree(source.processed("train"), copy.processed("train"), ignore=shutil.ignore_patterns("images"))
+    dataset = read_dataset(source.processed("train"))
+    other = {study_id: (fold + 1) % 5 for study_id, fold in dataset.fold_of.items()}
+    metadata = dataset.metadata | {"folds": dataset.metadata["folds"] | {"of_study": other}}
+    pairs = [replace(pair, fold=other[pair.study_id]) for pair in dataset.pairs]
+    crops = json.loads((source.processed("train") / "crops.json").read_text())["fingerprint"]
+    write_dataset(copy.processed("train"), metadata, pairs, crops)
+    assert read_dataset(copy.processed("train")).fold_of == other
+    take_folds(source, copy)
+    assert (copy.processed("train") / "dataset.json").read_bytes() == written.read_bytes()
 
 
 def test_orders_agree_with_a_look_at_one_site() -> None:

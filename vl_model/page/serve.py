@@ -55,6 +55,7 @@ def _bound(host: str, port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
+        bound.listen(128)  # a client that is as quick as the printed address waits, instead of being refused
     except (OSError, OverflowError) as error:
         bound.close()
         raise SettingError("port", f"{port}: cannot be used on {host} ({error}); choose another with --port") from None
