@@ -20,5 +20,5 @@ def test_clients_are_answered_or_told_to_come_back(evaluated_root: Path, capsys:
 
 
 def test_a_server_that_cannot_start_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--serve: failed: .*nobody"), served(str(tmp_path), "nobody"):
+    with pytest.raises(ValueError, match=r"--serve: failed: .*nobody"), served(str(tmp_path), "nobody"):
         pass
