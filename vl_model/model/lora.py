@@ -35,6 +35,7 @@ FAMILIES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (nn.Linear, ("q", "kv", "proj", "fc1", "fc2")),  # timm's pyramid transformers
     (nn.Linear, ("fc1", "fc2")),  # timm's ConvNeXt
     (nn.Conv2d, ("fc1", "fc2")),  # timm's small ConvNeXt
+    (nn.Conv2d, ("conv_pw", "conv_pwl")),  # the pointwise convolutions of timm's EfficientNets and MobileNets
     (nn.Conv2d, ("conv1", "conv2")),  # residual networks
 )
 
