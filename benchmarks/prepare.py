@@ -38,7 +38,7 @@ from benchmarks.noisy_cohort import write_cohort, write_noisy_series
 from data_prep.conversion.convert import convert_cohort, learn_from
 from data_prep.conversion.executors import IN_PROCESS, Pool, open_pool
 from data_prep.conversion.png import write_png
-from data_prep.conversion.study_records import crop_of, find_regions
+from data_prep.conversion.study_regions import crop_of, find_regions
 from data_prep.dicom.headers import read_header
 from data_prep.dicom.pixels import open_images
 from data_prep.phantom.protocols import Compression
@@ -121,7 +121,7 @@ def convert_plainly(series: StudyFolder, out: Path) -> None:
 
 
 def convert_ours(series: StudyFolder, out: Path) -> None:
-    """Read and write images as `study_records.convert_study` does, without regions and tiles."""
+    """Read and write images as `study_conversion.convert_study` does, without regions and tiles."""
     out.mkdir(exist_ok=True)
     study, faults = read_study(series)
     assert not faults, faults

@@ -20,7 +20,7 @@ from data_prep.conversion.crops import Crop, write_crops
 from data_prep.conversion.executors import open_pool
 from data_prep.conversion.merge import region_pairs
 from data_prep.conversion.pairs import Dataset, read_dataset, write_dataset
-from data_prep.conversion.study_records import crop_of, find_regions
+from data_prep.conversion.study_regions import crop_of, find_regions
 from data_prep.placement.placer import Placer
 from data_prep.placement.regions import Region
 from data_prep.sites import Source

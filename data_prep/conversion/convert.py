@@ -1,6 +1,6 @@
 """The conversion of a cohort of DICOM studies to ``processed_data``, many studies at a time.
 
-A study is one unit of work (`study_records.convert_study`) for a worker of a pool; its output does not
+A study is one unit of work (`study_conversion.convert_study`) for a worker of a pool; its output does not
 depend on the number or the location of the workers. The part of each converted study is kept in
 ``processed_data/.parts`` until all studies are converted, so that an interrupted conversion can be
 resumed; then the parts are merged. ``dataset.json`` is written last: its existence means that the
@@ -27,18 +27,9 @@ from data_prep.conversion.executors import IN_PROCESS, Pool
 from data_prep.conversion.folds import assign_folds
 from data_prep.conversion.merge import OUTPUTS, Caption, Summary, merge_parts, summary_of, write_faults
 from data_prep.conversion.pairs import read_metadata
-from data_prep.conversion.study_records import (
-    RECORD_VERSION,
-    ConvertedStudy,
-    StudyInput,
-    check_folders,
-    convert_study,
-    find_converted,
-    is_marked_throughout,
-    needed_decoders,
-    read_input,
-    write_study,
-)
+from data_prep.conversion.study_conversion import ConvertedStudy, convert_study, find_converted, write_study
+from data_prep.conversion.study_input import StudyInput, check_folders, read_input
+from data_prep.conversion.study_records import RECORD_VERSION, is_marked_throughout, needed_decoders
 from data_prep.conversion.work_folder import clear_parts, locked_folder, output_sizes, parts_folder, put_back, set_aside
 from data_prep.dicom.decoders import available_decoders
 from data_prep.dicom.pixels import MAX_PIXELS

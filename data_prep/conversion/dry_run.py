@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data_prep.conversion.crop_geometry import DEFAULT_CROPS, CropGeometry
 from data_prep.conversion.executors import IN_PROCESS, Pool
-from data_prep.conversion.study_records import StudyInput, read_input
+from data_prep.conversion.study_input import StudyInput, read_input
 from data_prep.conversion.twin_studies import find_twins, pixel_digest, twin_faults
 from data_prep.dicom.dicom_file import open_dicom
 from data_prep.faults import Fault, FaultKind, FileFault

@@ -17,7 +17,8 @@ from data_prep.conversion.crops import Crop
 from data_prep.conversion.executors import open_pool
 from data_prep.conversion.merge import Caption, merge_parts, region_pairs
 from data_prep.conversion.pairs import Pair
-from data_prep.conversion.study_records import ConvertedStudy, convert_study, read_crops, read_record
+from data_prep.conversion.study_conversion import ConvertedStudy, convert_study
+from data_prep.conversion.study_records import read_crops, read_record
 from data_prep.conversion.work_folder import clear_parts, locked_folder, remove_stale_images
 from data_prep.dicom.pixels import MAX_PIXELS
 from data_prep.placement.placer import Placer

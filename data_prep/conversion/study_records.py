@@ -1,4 +1,4 @@
-"""The conversion of one study: its PNGs, its crops, and a record of its rows, made by any process.
+"""What a conversion keeps of one study until all are merged: its crops, and a record of its rows of the tables.
 
 A converted study's part is two files in ``processed_data/.parts``: ``<study_id>.npy`` with its crops, and
 ``<study_id>.json``, the record, written last, with its rows of the tables. The parts are merged when all
@@ -8,9 +8,7 @@ of the study's input, and its images exist.
 
 import hashlib
 import json
-import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,26 +16,16 @@ from typing import Any
 import numpy as np
 
 from data_prep.conversion.crop_geometry import CROP_SLICES, DEFAULT_CROPS, CropGeometry
-from data_prep.conversion.crops import Crop, cut_crop
-from data_prep.conversion.pairs import png_path
-from data_prep.conversion.png import write_png
-from data_prep.conversion.twin_studies import pixel_digest
-from data_prep.conversion.work_folder import parts_folder
+from data_prep.conversion.crops import Crop
+from data_prep.conversion.study_input import StudyInput
 from data_prep.dicom.decoders import available_decoders
 from data_prep.faults import Fault, FaultKind
-from data_prep.geometry import Frame
 from data_prep.placement.placer import Placer
 from data_prep.placement.regions import (
-    Missing,
     Position,
     Region,
-    doubtful_levels,
-    marked_positions,
-    not_found,
-    region,
 )
-from data_prep.sites import SITE_COLUMNS, SITES, Site, Source, View, parse_row_id_site
-from data_prep.studies.studies import Study, StudyFolder, read_study
+from data_prep.sites import SITE_COLUMNS, SITES, Source, View, parse_row_id_site
 from workspace.whole_files import replacing
 
 SLICE_COLUMNS = (
@@ -94,155 +82,6 @@ class StudyRecord:
         return {row[SLICE_COLUMNS.index("image")] for row in self.slices}
 
 
-@dataclass(frozen=True)
-class StudyInput:
-    """A study to convert, a digest of its entries in the tables and its files, and the number of its files."""
-
-    folder: StudyFolder
-    digest: str
-    files: int
-
-    @property
-    def name(self) -> str:
-        """The study's name in messages."""
-        return f"study {self.folder.study_id}"
-
-
-@dataclass(frozen=True)
-class ConvertedStudy:
-    """The sizes of a converted study: number of images, bytes of images and crops, and bytes of the crops alone.
-
-    The crops need their space twice, because merging copies them.
-    """
-
-    images: int
-    size: int
-    crops_size: int
-
-
-def convert_study(
-    study_input: StudyInput,
-    processed: Path,
-    placer: Placer | None,
-    max_pixels: int,
-    geometry: CropGeometry = DEFAULT_CROPS,
-) -> ConvertedStudy:
-    """Convert a study: write its PNGs and its part.
-
-    Raises FileNotFoundError if the folders do not exist for this process, as on a machine of a cluster that has not
-    mounted them: the study's images would be recorded as missing.
-    """
-    check_folders(study_input, processed)
-    study, faults = read_study(study_input.folder, max_pixels)
-    positions, mark_faults = marked_positions(study)
-    if placer is not None and not is_marked_throughout(positions.values()):
-        positions |= placer.place(study, positions)
-    return write_study(study_input, processed, study, positions, [*faults, *mark_faults], placer, max_pixels, geometry)
-
-
-def check_folders(study_input: StudyInput, processed: Path) -> None:
-    """Raise FileNotFoundError if the images or the folder of parts do not exist for this process."""
-    for path in (study_input.folder.root, parts_folder(processed)):
-        if not path.is_dir():
-            raise FileNotFoundError(
-                f"{path}: this folder does not exist for the process that converts {study_input.name}"
-            )
-
-
-def write_study(
-    study_input: StudyInput,
-    processed: Path,
-    study: Study,
-    positions: Mapping[Site, Position],
-    faults: Sequence[Fault],
-    placer: Placer | None,
-    max_pixels: int,
-    geometry: CropGeometry = DEFAULT_CROPS,
-) -> ConvertedStudy:
-    """Write a study's PNGs and its part.
-
-    Args:
-        study_input: The study's input.
-        processed: The folder to write to.
-        study: The study, as it was read.
-        positions: Positions of its sites.
-        faults: The faults of its images and marks.
-        placer: The placer of its unannotated sites.
-        max_pixels: Largest number of pixels of an image that was read.
-        geometry: The geometry of its crops.
-    """
-    parts = parts_folder(processed)
-    # The images are overwritten from here on, so an older record would be wrong.
-    (parts / f"{study.study_id}.json").unlink(missing_ok=True)
-    rows, image_bytes, digests = _write_images(study, processed)
-    regions, not_imaged = find_regions(study, positions, geometry.tiles_per_view)
-    _write_crops(parts / f"{study.study_id}.npy", [crop_of(study, found, geometry) for found in regions], geometry)
-    ordered = [positions[site] for site in SITES if site in positions]
-    key = record_key(study_input, None if is_marked_throughout(ordered) else placer, max_pixels, geometry)
-    faults = [*faults, *not_found(study, positions), *doubtful_levels(study, positions)]
-    decoders = needed_decoders(fault.kind for fault in faults)
-    record = StudyRecord(
-        study.study_id, key, image_bytes, rows, ordered, regions, not_imaged, faults, decoders, study.identity, digests
-    )
-    _write_record(parts, record)
-    return _converted(record, geometry)
-
-
-def find_converted(
-    study_input: StudyInput,
-    processed: Path,
-    placer: Placer | None,
-    max_pixels: int,
-    geometry: CropGeometry = DEFAULT_CROPS,
-) -> ConvertedStudy | None:
-    """Return a study that an interrupted conversion has converted from the same input; None if it is not complete."""
-    study_id, parts = study_input.folder.study_id, parts_folder(processed)
-    try:
-        record = read_record(parts, study_id)
-        needed = None if is_marked_throughout(record.positions) else placer
-        if record.key != record_key(study_input, needed, max_pixels, geometry):
-            return None
-        if record.decoders != needed_decoders(fault.kind for fault in record.faults):
-            return None
-        sizes = [(processed / name).stat().st_size for name in record.images]
-        crops = np.load(parts / f"{study_id}.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
-        return None
-    complete = sum(sizes) == record.image_bytes and len(crops) == sum(found.tiles for found in record.regions)
-    return _converted(record, geometry) if complete else None
-
-
-def _converted(record: StudyRecord, geometry: CropGeometry) -> ConvertedStudy:
-    crops_size = sum(found.tiles for found in record.regions) * geometry.bytes_per_tile
-    return ConvertedStudy(len(record.slices), record.image_bytes + crops_size, crops_size)
-
-
-def read_input(folder: StudyFolder) -> StudyInput:
-    """Return a study's present input: its entries in the tables, and the names, sizes and times of its files."""
-    digest = hashlib.sha256(repr((folder.study_id, folder.views, folder.marks)).encode())
-    digest.update(repr([(site.key, int(grade)) for site, grade in sorted(folder.severities.items())]).encode())
-    files = 0
-    for series_id, path in sorted(folder.series.items()):
-        chosen = {file.name for file in folder.files.get(series_id, ())}
-        try:
-            with os.scandir(path) as entries:
-                found = sorted(_stamp(entry) for entry in entries if not chosen or entry.name in chosen)
-        except OSError as error:
-            found = [(str(error), 0, 0, False)]
-        digest.update(repr((series_id, found)).encode())
-        files += len(found)
-    return StudyInput(folder, digest.hexdigest(), files)
-
-
-def _stamp(entry: "os.DirEntry[str]") -> tuple[str, int, int, bool]:
-    """Return a file's name, size, time of change, and whether it is readable; a broken link's own if it is one."""
-    try:
-        status = entry.stat()
-    except OSError:
-        status = entry.stat(follow_symlinks=False)
-    return entry.name, status.st_size, status.st_mtime_ns, os.access(entry.path, os.R_OK)
-
-
 def is_marked_throughout(positions: Iterable[Position]) -> bool:
     """Return whether readers marked all sites, so that a study depends on no placer."""
     return sum(position.source is Source.ANNOTATED for position in positions) == len(SITES)
@@ -280,67 +119,8 @@ def site_row(study_id: int, position: Position) -> tuple[Any, ...]:
     )
 
 
-def _write_images(study: Study, processed: Path) -> tuple[list[list[Any]], int, tuple[str, ...]]:
-    """Write a study's PNGs; return their rows of ``slices.csv``, their total size in bytes, and their digests."""
-    rows: list[list[Any]] = []
-    digests: list[str] = []
-    size = 0
-    for series in study.series:
-        (processed / "images" / str(study.study_id) / str(series.series_id)).mkdir(parents=True, exist_ok=True)
-        stack_of = {index: number for number, stack in enumerate(series.stacks) for index in stack}
-        for index, image in enumerate(series.slices):
-            name = png_path(study.study_id, series.series_id, image.instance_number)
-            grey = image.grey
-            size += write_png(processed / name, grey)
-            digests.append(pixel_digest(grey))
-            view = "" if image.other_contrast or series.view is None else series.view
-            rows.append([study.study_id, series.series_id, image.instance_number, name, view])
-            rows[-1] += [stack_of.get(index, ""), *grey.shape, *_frame_cells(image.frame)]
-            rows[-1] += image.window or series.window
-    return rows, size, tuple(digests)
-
-
-def _frame_cells(frame: Frame | None) -> list[Any]:
-    """Return the cells of spacing, position and directions, with nine digits: more than headers have."""
-    if frame is None:
-        return [""] * 11
-    numbers = (*frame.spacing_mm, *frame.position_mm, *frame.row_direction, *frame.column_direction)
-    return [float(f"{number:.9g}") for number in numbers]
-
-
-def find_regions(
-    study: Study, positions: Mapping[Site, Position], tiles: int = 1
-) -> tuple[list[Region], dict[str, int]]:
-    """Return the regions of all sites in all their views, in the order of `SITES`, and the missing ones by reason.
-
-    tiles: the largest number of tiles of a region.
-    """
-    found, missing = [], Counter[str]()
-    for site in SITES:
-        for view in site.views:
-            result = (
-                region(study, positions[site], view, tiles) if site in positions else Missing(site, view, "no_position")
-            )
-            if isinstance(result, Missing):
-                missing[result.reason] += 1
-            else:
-                found.append(result)
-    return found, dict(missing)
-
-
-def crop_of(study: Study, found: Region, geometry: CropGeometry = DEFAULT_CROPS) -> Crop:
-    """Return the crops of a region, (tiles, 3, size, size)."""
-    series = next(series for series in study.series if series.series_id == found.series_id)
-    indices = [series.index(number) for number in found.instance_numbers]
-    slices = [series.slices[index] for index in indices if index is not None]
-    frames = [image.frame for image in slices if image.frame is not None]
-    crop_SHW = cut_crop(
-        [image.grey for image in slices], frames, found.centre_mm, found.view, found.site.side, geometry
-    )
-    return crop_SHW.reshape(-1, CROP_SLICES, geometry.size, geometry.size)
-
-
-def _write_crops(path: Path, crops: list[Crop], geometry: CropGeometry) -> None:
+def write_crops(path: Path, crops: list[Crop], geometry: CropGeometry) -> None:
+    """Write the crops of a study's regions, by rename."""
     with replacing(path) as partial, partial.open("wb") as file:
         none = np.zeros((0, CROP_SLICES, geometry.size, geometry.size), dtype=np.uint8)
         data = np.ascontiguousarray(np.concatenate([none, *crops]))
@@ -348,7 +128,8 @@ def _write_crops(path: Path, crops: list[Crop], geometry: CropGeometry) -> None:
         file.write(data.data)  # the errors of np.save have no errno
 
 
-def _write_record(parts: Path, record: StudyRecord) -> None:
+def write_record(parts: Path, record: StudyRecord) -> None:
+    """Write the record of a converted study, by rename."""
     content = {
         "key": record.key,
         "image_bytes": record.image_bytes,

@@ -13,7 +13,7 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import UID, JPEGLSLossless, RLELossless
 
 from data_prep.conversion import convert as convert_module
-from data_prep.conversion import study_records
+from data_prep.conversion import study_conversion
 from data_prep.conversion.convert import (
     convert_cohort,
     input_key,
@@ -148,7 +148,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(root: DataRoot, proces
 def test_an_interrupted_conversion_is_resumed(
     root: DataRoot, processed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    read, calls = study_records.read_study, []
+    read, calls = study_conversion.read_study, []
 
     def read_and_stop(*arguments):  # type: ignore[no-untyped-def]
         calls.append(arguments)
@@ -156,7 +156,7 @@ def test_an_interrupted_conversion_is_resumed(
             raise KeyboardInterrupt
         return read(*arguments)
 
-    for module in (convert_module, study_records):
+    for module in (convert_module, study_conversion):
         monkeypatch.setattr(module, "read_study", read_and_stop)
     with pytest.raises(KeyboardInterrupt):
         convert(split_cohort(root, "train"), tmp_path / "again")
@@ -172,13 +172,13 @@ def test_a_study_that_is_marked_throughout_is_read_once(
     root: DataRoot, processed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cohort = split_cohort(root, "train")
-    read, calls = study_records.read_study, Counter[int]()
+    read, calls = study_conversion.read_study, Counter[int]()
 
     def counted(folder: StudyFolder, max_pixels: int) -> tuple[Study, list[Fault]]:
         calls[folder.study_id] += 1
         return read(folder, max_pixels)
 
-    for module in (convert_module, study_records):
+    for module in (convert_module, study_conversion):
         monkeypatch.setattr(module, "read_study", counted)
     convert(cohort, tmp_path / "once")
     throughout = {folder.study_id: len({mark.site for mark in folder.marks}) == len(SITES) for folder in cohort.folders}
@@ -314,8 +314,8 @@ def test_a_missing_decoder_that_is_installed_later_is_used(
 
     study = read_inputs(new)[0]
     parts_folder(out).mkdir()
-    study_records.convert_study(study, out, None, 10_000)
-    assert study_records.find_converted(study, out, None, 10_000) is not None
+    study_conversion.convert_study(study, out, None, 10_000)
+    assert study_conversion.find_converted(study, out, None, 10_000) is not None
     without_jpeg_ls()
-    assert (study_records.find_converted(study, out, None, 10_000) is None) == missing
+    assert (study_conversion.find_converted(study, out, None, 10_000) is None) == missing
     assert (summary_if_current(out, "k") is None) == missing

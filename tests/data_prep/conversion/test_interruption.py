@@ -18,7 +18,7 @@ import pytest
 
 import prepare_data
 import prompts.render  # noqa: F401 - imported here, so that the forks need not import it
-from data_prep.conversion import convert, study_records, work_folder
+from data_prep.conversion import convert, study_conversion, work_folder
 from data_prep.conversion.executors import open_pool
 from data_prep.phantom import write_cohort
 from data_prep.studies.cohorts import split_cohort
@@ -320,7 +320,7 @@ def test_a_worker_without_the_folders_stops_the_run(root: Path, tmp_path: Path) 
     """On a cluster's machine without the shared disk, every image would be recorded as missing."""
     study = convert.read_inputs(split_cohort(DataRoot(root), "train"))[0]
     with pytest.raises(FileNotFoundError, match="this folder does not exist for the process"):
-        study_records.convert_study(study, tmp_path / "elsewhere", None, 10**9)
+        study_conversion.convert_study(study, tmp_path / "elsewhere", None, 10**9)
     assert not (tmp_path / "elsewhere").exists()
 
 

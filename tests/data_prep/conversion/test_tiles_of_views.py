@@ -11,7 +11,7 @@ from data_prep.conversion.convert import convert_cohort
 from data_prep.conversion.crop_geometry import CropGeometry
 from data_prep.conversion.crops import cut_crop, open_crops, read_crop_geometry
 from data_prep.conversion.pairs import Dataset, Pair, read_dataset
-from data_prep.conversion.study_records import crop_of
+from data_prep.conversion.study_regions import crop_of
 from data_prep.geometry import Frame, stacks
 from data_prep.phantom import write_cohort
 from data_prep.placement.regions import Position, Region, region

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep.conversion.study_records import SLICE_COLUMNS, _write_images
+from data_prep.conversion.study_conversion import _write_images
+from data_prep.conversion.study_records import SLICE_COLUMNS
 from data_prep.faults import FaultKind
 from data_prep.geometry import neighbours
 from data_prep.placement.regions import marked_positions

@@ -137,7 +137,13 @@ def test_merged_towers_load_in_stock_open_clip(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("resnet10t", 8), ("pvt_v2_b0", 41), ("convnext_atto", 24), ("vit_tiny_patch16_224", 49), ("efficientnet_lite0", 31)],
+    [
+        ("resnet10t", 8),
+        ("pvt_v2_b0", 41),
+        ("convnext_atto", 24),
+        ("vit_tiny_patch16_224", 49),
+        ("efficientnet_lite0", 31),
+    ],
     ids=lambda x: str(x),
 )
 def test_towers_of_timm_are_adapted_and_merged(name: str, count: int, tmp_path: Path) -> None:
