@@ -9,7 +9,7 @@ from threading import BoundedSemaphore, Lock
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 import query_page
@@ -22,7 +22,7 @@ from vl_model.page.slices import SliceTable
 from vl_model.page.study import study_json
 from vl_model.queries.reply import reply_csv, reply_json, tree_from_json, tree_json
 from vl_model.queries.run_queries import BOTH, Asked, RunQueries, parse_site
-from vl_model.queries.search import truth_and_probability
+from vl_model.queries.search import known_match
 
 _MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -273,7 +273,7 @@ def _note_routes(server: Server) -> APIRouter:
 
 
 def _matches(queries: RunQueries, line: str, split: str, study_id: int) -> bool | None:
-    """Return whether a study's known grades fulfil a line; None if they leave it open."""
+    """Return whether a study's known grades fulfil a line; None if they leave it open, or if it cannot be ranked."""
     try:
         tree = parse_canonical(line).tree
         [segment] = queries.segments(split)
@@ -282,8 +282,7 @@ def _matches(queries: RunQueries, line: str, split: str, study_id: int) -> bool 
     row = segment.row_of(study_id)
     if row is None or tree is None:
         return None
-    found = truth_and_probability(tree, segment, row, [])
-    return None if found is None else found[2]
+    return known_match(tree, segment, row)
 
 
 async def _told(_: Request, error: Exception) -> Response:
@@ -295,6 +294,5 @@ async def _not_written(_: Request, error: Exception) -> Response:
 
 
 async def _busy(_: Request, error: Exception) -> Response:  # noqa: ARG001
-    return PlainTextResponse(
-        f"{AT_ONCE} questions are being answered; ask again in a moment", 503, headers={"Retry-After": "1"}
-    )
+    reason = f"{AT_ONCE} questions are being answered; ask again in a moment"
+    return JSONResponse({"error": reason}, 503, headers={"Retry-After": "1"})
