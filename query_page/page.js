@@ -63,7 +63,9 @@ async function told(error, question) {
   $("said").textContent = "";
   if (question.text == null || $("likeness").checked) return;
   const read = await post("read", { text: question.text }).catch(() => null);
-  $("by-likeness").hidden = !read || read.tree != null || !read.rest;
+  if (!read?.rest || read.tree) return;
+  $("problem").textContent = `"${question.text}": nothing that is graded was asked.`;
+  $("by-likeness").hidden = false;
 }
 
 /** The canonical line without the limits that the page's own controls set. */
