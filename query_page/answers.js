@@ -17,7 +17,7 @@ export function card(answer, { line, showTruth, reader, open }) {
   button.textContent = `${answer.rank}. study ${answer.study_id}`;
   button.addEventListener("click", () => open(answer));
   const words = document.createElement("div");
-  words.append(button, paragraph(chance(answer), "chance"), paragraph(factsOf(answer), "small"));
+  words.append(button, paragraph(chance(answer), answer.probability == null ? "small" : "chance"), paragraph(factsOf(answer), "small"));
   if (showTruth && answer.matches != null) words.append(paragraph(answer.matches ? "its known grades match" : "its known grades do not match", "small"));
   head.append(thumbnail(answer), words);
   item.append(head, ...answer.sites.map((site) => siteBars(site, showTruth)));

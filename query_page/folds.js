@@ -14,8 +14,9 @@ export function showFolds(root, reply, open) {
     button.addEventListener("click", () => open(answer));
     return button;
   };
+  const opened = new Set([...root.querySelectorAll("details[open]")].map((one) => one.id));
   root.replaceChildren(...[
-    fold("cannot-tell", undecided, answerItem, `${counted(undecided.length, "answer")} that the model cannot tell`,
+    fold("cannot-tell", undecided, answerItem, `${counted(undecided.length, "answer")} that the model cannot decide`,
       `The sets of grades that hold the right one in ${level} % of sites leave open whether these studies match: ` +
       `${counted(reply.buckets?.cannot_tell, "study", "studies")} of all that were searched. Their rank and P are all that is known.`),
     fold("does-not-match", against, answerItem, `${counted(against.length, "answer")} that the sets speak against`,
@@ -23,6 +24,7 @@ export function showFolds(root, reply, open) {
     fold("not-assessable", reply.not_assessable, missingItem, `${counted(reply.not_assessable.length, "study", "studies")} not assessable`,
       "No image shows a site on which the answer turns. They are not ranked."),
   ].filter(Boolean));
+  for (const one of root.children) one.open = opened.has(one.id);
 }
 
 function missingItem(one) {

@@ -11,6 +11,8 @@ import { counted, restWords, searchedWords, whyNone, worthWords } from "./words.
 const $ = (id) => document.getElementById(id);
 const PAGE_SIZE = 12;
 const MOST = 1000;
+/** Further answers come by themselves up to here, so that what is below them can be reached. */
+const BY_ITSELF = 4 * PAGE_SIZE;
 /** reply: the last one. question: {text}, {line} or {like}. turn: counts the questions: late replies are not shown. */
 const state = { reply: null, question: null, top: PAGE_SIZE, turn: 0 };
 const study = new StudyPart((site) => remember({ site: site.key }));
@@ -86,7 +88,8 @@ function show(isMore) {
   $("edit").hidden = !query.line;
   $("line").value = plainLine();
   $("notes").replaceChildren(...query.notes.map((note) => Object.assign(document.createElement("li"), { textContent: note })));
-  $("worth").textContent = query.tree ? worthWords(reply) : query.text;
+  const [first, ...further] = query.tree ? worthWords(reply) : [query.text];
+  $("worth").replaceChildren(Object.assign(document.createElement("strong"), { textContent: first }), ` ${further.join(" ")}`);
   showChips($("chips"), query.tree, changeTree);
   $("export").hidden = state.question.like != null;
   $("searched").textContent = searchedWords(reply);
@@ -187,7 +190,7 @@ function listen() {
   on("study", "keydown", (event) => { if (event.key === "Escape") closeStudy(); });
   on("similar", "click", () => ask({ like: `${study.study.study_id}:${study.site.key}` }));
   addEventListener("popstate", follow);
-  new IntersectionObserver(([seen]) => { if (seen.isIntersecting && !$("more").hidden) $("more").click(); }).observe($("more"));
+  new IntersectionObserver(([seen]) => { if (seen.isIntersecting && state.top < BY_ITSELF) $("more").click(); }).observe($("more"));
 }
 
 listen();

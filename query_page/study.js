@@ -102,7 +102,7 @@ export class StudyPart {
     button.textContent = `${GRADES[best][0]} ${value}`;
     const known = this.showTruth && site.truth ? GRADES[KEYS.indexOf(site.truth)] : null;
     button.setAttribute("aria-label", `${words}: ${GRADES[best][1]} with ${value} %${known ? `, known ${known[1]}` : ""}`);
-    if (known) button.append(Object.assign(document.createElement("span"), { className: "truth", textContent: `known ${known[0]}` }));
+    if (known) button.append(Object.assign(document.createElement("span"), { className: known === GRADES[best] ? "truth" : "truth differs", textContent: `known ${known[0]}` }));
     button.addEventListener("click", () => this.choose(site));
     return button;
   }

@@ -20,17 +20,17 @@ export function chance(answer) {
 export const setsWords = (answer) =>
   answer.by_sets == null ? "sets: cannot tell" : answer.by_sets ? "sets: matches" : "sets: does not match";
 
-/** What a query is worth; '' if nothing is known. */
+/** What a query is worth, as sentences, the most important one first. */
 export function worthWords(reply) {
   const worth = reply.worth;
-  if (!worth) return "";
-  if (!worth.known) return "What this question is worth is not known: no held-out study has known grades.";
+  if (!worth) return [];
+  if (!worth.known) return ["What this question is worth is not known: no held-out study has known grades."];
   const [value, low, high] = worth.expected_matches ?? [];
   const said = [`Of ${worth.known} held-out studies with known grades ${worth.matches} match.`];
   if (value != null) said.unshift(`Expected matches: ${value.toFixed(1)} of ${worth.searched} (${low} to ${high}).`);
   if (worth.told_precision) said.push(`Of these answers ${percent(worth.told_precision[0])} should match.`);
   if (!worth.recalibration) said.push("Too few match, or too few do not, to tell probabilities: only the order is told.");
-  return said.join(" ");
+  return said;
 }
 
 /** What was not read, or how it was used; '' if all was read. */
