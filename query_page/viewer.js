@@ -184,21 +184,27 @@ class Pane {
   }
 
   drawPixels(context, pixels, layout) {
-    const stored = this.slice.window ?? [0, 255];
+    const shown = [this.slice.number, ...this.currentWindow()].join(" ");
+    if (this.shown !== shown) this.windowed(pixels);
+    this.shown = shown;
+    context.drawImage(this.scratch, layout.left, layout.top, layout.wide, layout.tall);
+  }
+
+  /** Write the slice into `scratch`, its greys in the current window. */
+  windowed(pixels) {
+    const [darkest, brightest] = this.slice.window ?? [0, 255];
     const [low, high] = this.currentWindow();
-    const table = new Uint8ClampedArray(256).map((_, grey) => {
-      const value = stored[0] + (grey / 255) * (stored[1] - stored[0]);
-      return (255 * (value - low)) / (high - low);
+    const table = new Uint32Array(256).map((_, grey) => {
+      const value = darkest + (grey / 255) * (brightest - darkest);
+      const shade = Math.round(Math.min(Math.max((255 * (value - low)) / (high - low), 0), 255));
+      return 0xff000000 | (shade << 16) | (shade << 8) | shade;
     });
     const copy = new ImageData(pixels.width, pixels.height);
-    for (let i = 0; i < copy.data.length; i += 4) {
-      copy.data[i] = copy.data[i + 1] = copy.data[i + 2] = table[pixels.data[i]];
-      copy.data[i + 3] = 255;
-    }
+    const [from, to] = [new Uint32Array(pixels.data.buffer), new Uint32Array(copy.data.buffer)]; // one number is one pixel
+    for (let i = 0; i < to.length; i += 1) to[i] = table[from[i] & 255];
     this.scratch ??= new OffscreenCanvas(1, 1);
     [this.scratch.width, this.scratch.height] = [pixels.width, pixels.height];
     this.scratch.getContext("2d").putImageData(copy, 0, 0);
-    context.drawImage(this.scratch, layout.left, layout.top, layout.wide, layout.tall);
   }
 
   drawMarks(context, layout) {

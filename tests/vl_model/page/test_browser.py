@@ -10,7 +10,7 @@ import pytest
 
 from data_prep.conversion.slice_frames import frame_of
 from data_prep.geometry import Frame
-from tests.vl_model.page.opened_page import OPENED, QUESTION, Page, ask, open_first, until, viewer
+from tests.vl_model.page.opened_page import OPENED, QUESTION, Page, ask, open_first, shown_study, until, viewer
 
 
 def frame(shown: dict[str, Any]) -> Frame:
@@ -201,3 +201,44 @@ def test_a_missing_picture_costs_that_picture_only(page: Page, evaluated_root: P
         until(page, f"{captions}.some((one) => one.textContent.includes('picture missing'))")
     finally:
         hidden.replace(path)
+
+
+def test_known_grades_are_shown_and_marked_where_they_differ(page: Page) -> None:
+    ask(page)
+    open_first(page)
+    assert page.locator(".truth").count() == 0
+    page.check("#truth")
+    keys = ["normal_mild", "moderate", "severe"]
+    expected = {
+        site["key"]: keys[int(np.argmax(site["probabilities"]))] != site["truth"]
+        for site in shown_study(page)["sites"]
+        if site["truth"] and site["probabilities"]
+    }
+    marked = page.evaluate(
+        "Object.fromEntries([...document.querySelectorAll('.truth')].map((one) => "
+        "[one.parentElement.dataset.site, one.classList.contains('differs')]))"
+    )
+    assert marked == expected and len(set(expected.values())) == 2
+
+
+def test_a_late_reply_does_not_replace_that_of_a_later_question(page: Page) -> None:
+    page.evaluate(
+        """() => {
+            const asks = globalThis.fetch;
+            let first = true;
+            globalThis.fetch = async (path, options) => {
+                const isLate = first && path === "api/ask";
+                if (isLate) first = false;
+                const reply = await asks(path, options);
+                if (isLate) await new Promise((done) => setTimeout(done, 700));
+                if (isLate) globalThis.hasArrived = true;
+                return reply;
+            };
+        }"""
+    )
+    page.fill("#text", "severe canal stenosis")
+    page.press("#text", "Enter")
+    ask(page)
+    until(page, "globalThis.hasArrived === true")
+    page.wait_for_timeout(100)
+    assert page.input_value("#line") == "any(left foramen, L4-L5) = severe"
