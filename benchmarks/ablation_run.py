@@ -177,7 +177,8 @@ def evaluate(
         merge_adapters(model.towers)
     model.requires_grad_(False).eval()
     rows, geometry = with_few_to_learn_from(rows, plan), read_crop_geometry(Path(plan.processed))
-    embeddings = Embeddings(tuple(rows), embed_rows(model, rows, crops_R3HW, plan.batch_size, geometry=geometry), {})
+    image_ND, _ = embed_rows(model, rows, crops_R3HW, plan.batch_size, geometry=geometry)
+    embeddings = Embeddings(tuple(rows), image_ND, {})
     prompts = [[zero_shot_prompts(site, severity) for severity in Severity] for site in SITES]
     split: StudySplit = split_studies(embeddings.table, dataset.fold_of, plan.held_out_folds)
     heads = fit_heads(split.train, embeddings, embed_ensembles(model, prompts), float(model.logit_scale()))

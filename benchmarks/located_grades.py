@@ -125,7 +125,8 @@ def grade(root: DataRoot, run: str, processed: Path, table: SiteTable) -> StudyS
     rows = group_sites(read_dataset(processed).pairs)
     model = load_site_model(root.run(run) / "final")
     crops, geometry = open_crops(processed), read_crop_geometry(processed)
-    embeddings = Embeddings(rows, embed_rows(model, rows, crops, BATCH_SIZE, geometry=geometry), {})
+    image_ND, _ = embed_rows(model, rows, crops, BATCH_SIZE, geometry=geometry)
+    embeddings = Embeddings(rows, image_ND, {})
     prob_N3 = read_grader(root.run(run) / "heads").predict_proba(table, [embeddings], "metric_optimal")
     return study_sums(table, floored(prob_N3))
 

@@ -62,6 +62,7 @@ def _evidence(rng: np.random.Generator, studies: int) -> np.ndarray:
     evidence_SX2["series_id"] = rng.integers(1, 1 << 31, size=(studies, 1, 1))
     evidence_SX2["instance_number"] = rng.integers(1, 40, size=evidence_SX2.shape)
     evidence_SX2["box"] = [40.0, 50.0, 90.0, 100.0]
+    evidence_SX2["weight"] = 0.5
     evidence_SX2["view"] = [[VIEWS.index(view) for view in site.views] for site in SITES]
     return evidence_SX2
 

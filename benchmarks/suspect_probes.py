@@ -88,7 +88,7 @@ def main() -> None:
     dataset, crops_R3HW = read_dataset(root.processed("train")), open_crops(root.processed("train"))
     rows = [row for row in group_sites(dataset.pairs) if (row.study_id, row.site) in truth]
     model = load_site_model(Path(settings.base))
-    image_ND = embed_rows(model, rows, crops_R3HW, 64, geometry=read_crop_geometry(root.processed("train")))
+    image_ND, _ = embed_rows(model, rows, crops_R3HW, 64, geometry=read_crop_geometry(root.processed("train")))
     sites = Sites(
         site_table((row.study_id, row.site, truth[row.study_id, row.site]) for row in rows),
         image_ND.astype(np.float64),

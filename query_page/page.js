@@ -1,50 +1,73 @@
-// The page: a question, how it was read, its answers, and a study. The address holds the question's canonical line.
+// The page: a question, how it was read, its answers, and a study. The address holds the question and the study.
 
+import { remember, remembered } from "./address.js";
 import { get, post } from "./api.js";
-import { card, worthWords } from "./answers.js";
-import * as geometry from "./geometry.js";
+import { card } from "./answers.js";
+import { showFolds } from "./folds.js";
 import { showChips } from "./reading.js";
 import { StudyPart } from "./study.js";
+import { counted, restWords, searchedWords, whyNone, worthWords } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const PAGE_SIZE = 12;
-const state = { reply: null, question: null, top: PAGE_SIZE };
+const MOST = 1000;
+/** Further answers come by themselves up to here, so that what is below them can be reached. */
+const BY_ITSELF = 4 * PAGE_SIZE;
+/** reply: the last one. question: {text}, {line} or {like}. turn: counts the questions: late replies are not shown. */
+const state = { reply: null, question: null, top: PAGE_SIZE, turn: 0 };
 const study = new StudyPart((site) => remember({ site: site.key }));
-
-function remember(changes, isNew = false) {
-  const address = new URL(location.href);
-  for (const [name, value] of Object.entries(changes)) {
-    if (value == null || value === "") address.searchParams.delete(name);
-    else address.searchParams.set(name, value);
-  }
-  if (address.href === location.href) return;
-  if (isNew) history.pushState(null, "", address);
-  else history.replaceState(null, "", address);
-}
 
 function problem(error) {
   $("problem").hidden = !error;
   $("problem").textContent = error ? error.message : "";
+  $("by-likeness").hidden = true;
 }
 
-/** Ask by {text}, {line} or {like: "STUDY:SITE"}. */
-async function ask(question, isNew = true) {
-  if (!question.more) state.top = PAGE_SIZE;
+const limits = () => ({ split: $("split").value || null, seen: $("seen").checked || null });
+/** A question as the API takes it. */
+const asked = (question) =>
+  question.line != null ? { line: question.line } : { text: question.text, likeness: $("likeness").checked };
+
+/** Ask by {text}, {line} or {like: "STUDY:SITE"}; isMore: for more answers to the same question. */
+async function ask(question, { isNew = true, isMore = false } = {}) {
+  const turn = ++state.turn;
+  if (!isMore) state.top = PAGE_SIZE;
   state.question = question;
-  const options = { split: $("split").value || null, seen: $("seen").checked || null };
+  const waits = setTimeout(() => { $("said").textContent = "Asking…"; }, 300);
   try {
-    const limits = /;\s*top\s+\d+/.test(question.line ?? "") || /\btop\s+\d+/i.test(question.text ?? "");
-    const top = limits && !question.more ? null : state.top;
-    state.reply = question.like
-      ? await get("like", { site: question.like, top, ...options })
-      : await post("ask", { ...(question.line ? { line: question.line } : { text: question.text }), top, ...options });
+    const hasTop = /;\s*top\s+\d+/.test(question.line ?? "") || /\btop\s+\d+/i.test(question.text ?? "");
+    const top = hasTop && !isMore ? null : state.top;
+    const reply = question.like
+      ? await get("like", { site: question.like, top, ...limits() })
+      : await post("ask", { ...asked(question), top, ...limits() });
+    if (turn !== state.turn) return;
+    state.reply = reply;
     problem(null);
   } catch (error) {
-    problem(error);
+    if (turn === state.turn) await told(error, question);
     return;
+  } finally {
+    clearTimeout(waits);
   }
-  show();
-  if (!question.more) remember({ line: plainLine(), like: question.like, split: options.split, seen: options.seen }, isNew);
+  show(isMore);
+  if (!isMore) remember({ ...kept(question), like: question.like, ...limits() }, isNew);
+}
+
+/** The parts of the address that bring back a question. */
+function kept(question) {
+  const byText = question.text != null && state.reply.likeness != null;
+  return { text: byText ? question.text : null, likeness: byText, line: byText ? null : plainLine() };
+}
+
+/** Tell what was wrong with a question, and offer to compare words that are not graded with the images. */
+async function told(error, question) {
+  problem(error);
+  $("said").textContent = "";
+  if (question.text == null || $("likeness").checked) return;
+  const read = await post("read", { text: question.text }).catch(() => null);
+  if (!read?.rest || read.tree) return;
+  $("problem").textContent = `"${question.text}": nothing that is graded was asked.`;
+  $("by-likeness").hidden = false;
 }
 
 /** The canonical line without the limits that the page's own controls set. */
@@ -53,38 +76,39 @@ function plainLine() {
   return own.reduce((line, limit) => (limit ? line.replace(limit, "") : line), state.reply.query.line ?? "");
 }
 
-function show() {
+function show(isMore) {
   const { reply } = state;
-  const query = reply.query;
-  $("reading").hidden = false;
-  $("rest").hidden = !query.rest;
-  $("rest").textContent = query.rest ? `Not read: "${query.rest}". The answers are to the text without it.` : "";
+  const { query } = reply;
+  const rest = restWords(reply, $("likeness").checked && state.question.text != null);
+  for (const id of ["reading", "answers"]) $(id).hidden = false;
+  $("examples").hidden = true;
+  $("rest").hidden = !rest;
+  $("rest").textContent = rest;
+  $("rest").className = reply.likeness?.is_told || !(query.rest || reply.likeness) ? "rest" : "rest error";
   $("edit").hidden = !query.line;
   $("line").value = plainLine();
   $("notes").replaceChildren(...query.notes.map((note) => Object.assign(document.createElement("li"), { textContent: note })));
-  $("worth").textContent = query.tree ? worthWords(reply) : query.text;
-  if (query.tree) showChips($("chips"), query.tree, changeTree);
-  else $("chips").replaceChildren();
-  $("answers").hidden = false;
-  $("searched").textContent = reply.studies == null ? "" :
-    `${reply.studies} studies searched (${reply.splits.join(" and ")})` + (reply.left_out ? `; ${reply.left_out} that the model was trained on are left out` : "");
-  showList();
-  const missing = reply.not_assessable;
-  $("missing").hidden = !missing.length;
-  $("missing").querySelector("summary").textContent = `${missing.length} not assessable: no image shows a site that is asked for`;
-  $("missing").querySelector("ul").replaceChildren(
-    ...missing.slice(0, 200).map((one) => Object.assign(document.createElement("li"), { textContent: `study ${one.study_id} (${one.split})` })),
-  );
+  const [first, ...further] = query.tree ? worthWords(reply) : [query.text];
+  $("worth").replaceChildren(Object.assign(document.createElement("strong"), { textContent: first }), ` ${further.join(" ")}`);
+  showChips($("chips"), query.tree, changeTree);
+  $("export").hidden = state.question.like != null;
+  $("searched").textContent = searchedWords(reply);
+  $("said").textContent = counted(reply.answers.length, "answer");
+  showList(isMore);
+  showFolds($("folds"), reply, openAnswer);
 }
 
-function showList() {
+function showList(isMore = false) {
   const { reply } = state;
-  const options = { line: plainLine(), showTruth: $("truth").checked, reader: $("reader").checkValidity() ? $("reader").value : "", open: openAnswer };
-  $("list").replaceChildren(...reply.answers.map((answer) => card(answer, options)));
-  if (!reply.answers.length) {
-    $("list").replaceChildren(Object.assign(document.createElement("li"), { textContent: "No study is probable enough." }));
-  }
-  $("more").hidden = reply.answers.length < state.top || state.top >= 1000;
+  const reader = $("reader").checkValidity() ? $("reader").value : "";
+  const options = { line: plainLine(), showTruth: $("truth").checked, reader, open: openAnswer };
+  const list = $("list");
+  if (!isMore) list.replaceChildren();
+  list.append(...reply.answers.slice(list.childElementCount).map((answer) => card(answer, options)));
+  $("none").hidden = reply.answers.length > 0;
+  $("none").textContent = whyNone(reply);
+  $("more").hidden = reply.answers.length < state.top || state.top >= MOST;
+  markOpened();
 }
 
 async function changeTree(tree) {
@@ -97,7 +121,7 @@ async function changeTree(tree) {
 }
 
 async function openAnswer(answer) {
-  const first = answer.sites[0];
+  const [first] = answer.sites;
   const key = first ? `${first.side ? `${first.side}_` : ""}${first.condition}_${first.level}` : "";
   await openStudy(answer.split, answer.study_id, key, true);
 }
@@ -110,25 +134,38 @@ async function openStudy(split, id, site, isNew) {
     problem(error);
     return;
   }
-  for (const item of $("list").children) item.setAttribute("aria-current", String(item.dataset.study === `${split}/${id}`));
+  markOpened();
   remember({ study: `${split}/${id}` }, isNew);
+}
+
+function markOpened() {
+  for (const item of $("list").children) item.setAttribute("aria-current", String(item.dataset.study === study.name));
+}
+
+/** Close the study; the focus returns to the answer that it was opened from. */
+function closeStudy() {
+  const item = [...$("list").children].find((one) => one.dataset.study === study.name);
+  study.close();
+  markOpened();
+  remember({ study: null, site: null });
+  (item?.querySelector(".head button") ?? $("text")).focus();
 }
 
 /** Do what the address says: after a link, or "back". */
 async function follow() {
-  const parameters = new URLSearchParams(location.search);
-  $("split").value = parameters.get("split") ?? "";
-  $("seen").checked = parameters.get("seen") === "true";
-  const [line, like] = [parameters.get("line"), parameters.get("like")];
-  if (line) await ask({ line }, false);
-  else if (like) await ask({ like }, false);
-  const opened = parameters.get("study");
-  if (opened) await openStudy(opened.slice(0, opened.lastIndexOf("/")), opened.slice(opened.lastIndexOf("/") + 1), parameters.get("site"), false);
+  const { question, split, seen, likeness, study: opened } = remembered();
+  [$("split").value, $("seen").checked, $("likeness").checked] = [split, seen, likeness];
+  if (question?.text) $("text").value = question.text;
+  if (question) await ask(question, { isNew: false });
+  else for (const id of ["reading", "answers"]) $(id).hidden = true;
+  if (opened) await openStudy(opened.split, opened.id, opened.site, false);
   else study.close();
 }
 
 async function save() {
-  const text = await post("export", { line: plainLine(), top: Math.max(state.reply.answers.length, 1), seen: $("seen").checked || null, split: $("split").value || null });
+  const top = Math.max(state.reply.answers.length, 1);
+  const question = state.reply.likeness ? asked(state.question) : { line: plainLine() };
+  const text = await post("export", { ...question, top, ...limits() });
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
   link.download = "answers.csv";
@@ -136,24 +173,27 @@ async function save() {
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
-$("ask").addEventListener("submit", (event) => { event.preventDefault(); if ($("text").value.trim()) ask({ text: $("text").value }); });
-$("edit").addEventListener("submit", (event) => { event.preventDefault(); ask({ line: $("line").value }); });
-$("split").addEventListener("change", () => state.question && ask(state.question));
-$("seen").addEventListener("change", () => state.question && ask(state.question));
-$("truth").addEventListener("change", () => {
-  study.showTruth = $("truth").checked;
-  if (state.reply) showList();
-  if (study.viewer) { study.drawGrid(); study.choose(study.site); }
-});
-$("reader").addEventListener("change", () => state.reply && showList());
-$("more").addEventListener("click", () => { state.top = Math.min(state.top + PAGE_SIZE, 1000); ask({ ...state.question, more: true }, false); });
-$("export").addEventListener("click", () => save().catch(problem));
-$("close").addEventListener("click", () => { study.close(); remember({ study: null, site: null }); });
-$("similar").addEventListener("click", () => ask({ like: `${study.study.study_id}:${study.site.key}` }));
-addEventListener("popstate", follow);
-window.geometry_for_tests = geometry;
-new IntersectionObserver(([seen]) => { if (seen.isIntersecting && !$("more").hidden) $("more").click(); }).observe($("more"));
+function listen() {
+  const on = (id, kind, act) => $(id).addEventListener(kind, act);
+  const askText = () => $("text").value.trim() && ask({ text: $("text").value });
+  on("ask", "submit", (event) => { event.preventDefault(); askText(); });
+  on("edit", "submit", (event) => { event.preventDefault(); ask({ line: $("line").value }); });
+  for (const id of ["split", "seen"]) on(id, "change", () => state.question && ask(state.question));
+  on("likeness", "change", () => state.question?.text != null && askText());
+  on("by-likeness", "click", () => { $("likeness").checked = true; askText(); });
+  on("examples", "click", ({ target }) => { if (target.matches("button")) { $("text").value = target.textContent; askText(); } });
+  on("truth", "change", () => { study.showTruth = $("truth").checked; study.draw(); if (state.reply) showList(); });
+  on("reader", "change", () => state.reply && showList());
+  on("more", "click", () => { state.top = Math.min(state.top + PAGE_SIZE, MOST); ask(state.question, { isMore: true }); });
+  on("export", "click", () => save().catch(problem));
+  on("close", "click", closeStudy);
+  on("study", "keydown", (event) => { if (event.key === "Escape") closeStudy(); });
+  on("similar", "click", () => ask({ like: `${study.study.study_id}:${study.site.key}` }));
+  addEventListener("popstate", follow);
+  new IntersectionObserver(([seen]) => { if (seen.isIntersecting && state.top < BY_ITSELF) $("more").click(); }).observe($("more"));
+}
 
+listen();
 get("run").then((run) => {
   const counts = Object.entries(run.studies).map(([name, count]) => `${count} ${name}`).join(", ");
   $("about").textContent = `run ${run.run}: ${counts} studies`;

@@ -1,5 +1,7 @@
 // How a question was read, as chips that can be changed: a tree of findings, each with how many, where and which grades.
 
+import { levelWords } from "./words.js";
+
 const OVERS = [
   ["any", 0, "any of"], ["all", 0, "all of"], ["both_sides", 0, "both sides of"], ["only_here", 0, "only here:"],
   ...[1, 2, 3, 4, 5].map((n) => ["at_least", n, `at least ${n} level${n > 1 ? "s" : ""} of`]),
@@ -10,18 +12,27 @@ const GRADES = [
   ["severe", "severe"], ["moderate,severe", "moderate or severe"], ["moderate", "moderate"],
   ["normal_mild", "normal or mild"], ["normal_mild,moderate", "at most moderate"], ["normal_mild,severe", "not moderate"],
 ];
-const LEVELS = ["l1_l2", "l2_l3", "l3_l4", "l4_l5", "l5_s1"];
+export const LEVELS = ["l1_l2", "l2_l3", "l3_l4", "l4_l5", "l5_s1"];
 export const REGIONS = [
   ["spinal_canal_stenosis", "canal"],
   ["left_neural_foraminal_narrowing", "left foramen"], ["right_neural_foraminal_narrowing", "right foramen"],
   ["left_subarticular_stenosis", "left recess"], ["right_subarticular_stenosis", "right recess"],
 ];
-export const levelWords = (level) => level.toUpperCase().replace("_", "-");
 
-/** Fill `root` with the chips of a tree; `changed` is called with the new tree. */
+/**
+ * Fill `root` with the chips of a tree (none if it is null); `changed` is called with the new tree. A control that had
+ * the focus, and a menu that was open, still are if the new tree has as many.
+ */
 export function showChips(root, tree, changed) {
+  const controls = () => [...root.querySelectorAll("select, summary, input")];
+  const menus = () => [...root.querySelectorAll("details")];
+  const before = controls();
+  const [focused, opened] = [before.indexOf(document.activeElement), menus().map((menu) => menu.open)];
   const copy = structuredClone(tree);
-  root.replaceChildren(...nodes(copy, () => changed(copy)));
+  root.replaceChildren(...(copy ? nodes(copy, () => changed(copy)) : []));
+  if (controls().length !== before.length) return;
+  menus().forEach((menu, i) => { menu.open = opened[i]; });
+  controls()[focused]?.focus();
 }
 
 function nodes(tree, changed) {
@@ -76,7 +87,11 @@ function places(finding, changed) {
   const summary = document.createElement("summary");
   const menu = document.createElement("div");
   menu.className = "menu";
+  menu.setAttribute("role", "group");
+  menu.setAttribute("aria-label", "places");
   summary.textContent = placeWords(finding.sites);
+  details.addEventListener("keydown", (event) => { if (event.key === "Escape") { details.open = false; summary.focus(); } });
+  details.addEventListener("focusout", ({ relatedTarget }) => { if (relatedTarget && !details.contains(relatedTarget)) details.open = false; });
   const regions = new Set(finding.sites.map((site) => site.slice(0, -6)));
   const levels = new Set(finding.sites.map((site) => site.slice(-5)));
   const tick = (set, value, words) => {

@@ -1,33 +1,36 @@
 // One study: the grid of its 25 sites beside the viewer.
 
 import { get } from "./api.js";
-import { REGIONS, levelWords } from "./reading.js";
-import { Viewer } from "./viewer.js";
+import { LEVELS, REGIONS } from "./reading.js";
+import { Viewer, VIEWS } from "./viewer.js";
+import { levelWords, percent } from "./words.js";
 
-const LETTERS = { normal_mild: "N", moderate: "M", severe: "S" };
+const GRADES = [["N", "normal or mild"], ["M", "moderate"], ["S", "severe"]];
 const KEYS = ["normal_mild", "moderate", "severe"];
-const LEVELS = ["l1_l2", "l2_l3", "l3_l4", "l4_l5", "l5_s1"];
+const $ = (id) => document.getElementById(id);
 
 export class StudyPart {
+  /** onSite: called with the site that is shown. */
   constructor(onSite) {
-    this.root = document.getElementById("study");
+    this.root = $("study");
     this.onSite = onSite;
     this.viewer = null;
     this.showTruth = false;
   }
 
+  /** SPLIT/STUDY of the study that is open; "" if none is. */
+  get name() { return this.viewer ? `${this.study.split}/${this.study.study_id}` : ""; }
+
   /** Open a study, at a site if one is named. */
   async open(split, studyId, siteKey) {
     this.study = await get(`study/${encodeURIComponent(split)}/${studyId}`);
     this.root.hidden = false;
-    const name = document.getElementById("study-name");
+    const name = $("study-name");
     name.textContent = `Study ${studyId} (${split}${this.study.seen ? ", trained on: too sure" : ""})`;
     this.viewer?.close();
-    this.viewer = new Viewer(document.getElementById("panes"), split, this.study.slices);
-    window.viewer_for_tests = this.viewer;
-    this.drawGrid();
-    const site = this.study.sites.find((one) => one.key === siteKey) ?? this.study.sites.find((one) => one.views.length);
-    if (site) this.choose(site);
+    this.viewer = new Viewer($("panes"), split, this.study.slices);
+    this.site = this.study.sites.find((one) => one.key === siteKey) ?? this.study.sites.find((one) => one.views.length);
+    this.draw();
     name.focus({ preventScroll: true });
     this.root.scrollIntoView({ block: "nearest" });
   }
@@ -39,33 +42,46 @@ export class StudyPart {
     this.root.hidden = true;
   }
 
+  /** Draw the grid, and show the chosen site. */
+  draw() {
+    if (!this.viewer) return;
+    this.drawGrid();
+    if (this.site) this.choose(this.site);
+  }
+
   choose(site) {
     this.site = site;
     this.viewer.showSite(site);
     for (const button of document.querySelectorAll("#grid button")) button.setAttribute("aria-pressed", String(button.dataset.site === site.key));
-    document.getElementById("similar").disabled = !site.probabilities;
+    $("similar").disabled = !site.probabilities;
+    $("site").textContent = this.siteWords(site);
     this.onSite(site);
   }
 
+  /** What is known of a site, in a sentence. */
+  siteWords(site) {
+    const grades = site.probabilities?.map((p, i) => `${GRADES[i][1]} ${percent(p)}`).reverse().join(", ") ?? "no image shows it";
+    const known = this.showTruth && site.truth ? ` Known: ${GRADES[KEYS.indexOf(site.truth)][1]}.` : "";
+    const seen = site.views.filter((view) => view.weight != null)
+      .map((view) => `${VIEWS.find(([key]) => key === view.view)[1]} ${view.weight.toFixed(2)}`);
+    const weights = seen.length ? ` Weight of each view: ${seen.join(", ")}.` : "";
+    const source = site.views.length ? ` Place: ${site.views[0].source}.` : "";
+    return `${site.words}: ${grades}.${known}${weights}${source}`;
+  }
+
   drawGrid() {
-    const table = document.getElementById("grid");
+    const table = $("grid");
+    const focused = document.activeElement?.dataset?.site;
     table.querySelectorAll("thead, tbody").forEach((part) => part.remove());
     const head = table.createTHead().insertRow();
-    for (const text of ["level", ...REGIONS.map(([, words]) => words)]) {
-      const cell = document.createElement("th");
-      cell.scope = "col";
-      cell.textContent = text;
-      head.append(cell);
-    }
+    head.append(...["level", ...REGIONS.map(([, words]) => words)].map((words) => heading(words, "col")));
     const body = table.createTBody();
     for (const level of LEVELS) {
       const row = body.insertRow();
-      const name = document.createElement("th");
-      name.scope = "row";
-      name.textContent = levelWords(level);
-      row.append(name);
+      row.append(heading(levelWords(level), "row"));
       for (const [region, words] of REGIONS) row.insertCell().append(this.cell(`${region}_${level}`, `${levelWords(level)} ${words}`));
     }
+    if (focused) table.querySelector(`[data-site="${focused}"]`)?.focus();
   }
 
   cell(key, words) {
@@ -81,17 +97,17 @@ export class StudyPart {
       return button;
     }
     const best = site.probabilities.indexOf(Math.max(...site.probabilities));
-    const value = Math.round(100 * site.probabilities[best]);
+    const value = percent(site.probabilities[best]).replace(" %", "").replace("> ", ">");
     button.className = `cell-${KEYS[best]}`;
-    button.textContent = `${LETTERS[KEYS[best]]} ${value}`;
-    button.setAttribute("aria-label", `${words}: ${KEYS[best].replace("_", " or ")} with ${value} %`);
-    if (this.showTruth && site.truth) {
-      const truth = document.createElement("span");
-      truth.className = "truth";
-      truth.textContent = `known ${LETTERS[site.truth]}`;
-      button.append(truth);
-    }
+    button.textContent = `${GRADES[best][0]} ${value}`;
+    const known = this.showTruth && site.truth ? GRADES[KEYS.indexOf(site.truth)] : null;
+    button.setAttribute("aria-label", `${words}: ${GRADES[best][1]} with ${value} %${known ? `, known ${known[1]}` : ""}`);
+    if (known) button.append(Object.assign(document.createElement("span"), { className: known === GRADES[best] ? "truth" : "truth differs", textContent: `known ${known[0]}` }));
     button.addEventListener("click", () => this.choose(site));
     return button;
   }
+}
+
+function heading(words, scope) {
+  return Object.assign(document.createElement("th"), { scope, textContent: words });
 }

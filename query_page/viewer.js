@@ -2,22 +2,25 @@
 
 import { centre, cut, letters, nearest, ordered, toPatient, toPixel } from "./geometry.js";
 import { picture } from "./api.js";
+import { drawBox, drawLine, drawWords } from "./pencil.js";
 
-const VIEWS = [["sagittal_t1", "Sagittal T1"], ["sagittal_t2_stir", "Sagittal T2/STIR"], ["axial_t2", "Axial T2"]];
+export const VIEWS = [["sagittal_t1", "Sagittal T1"], ["sagittal_t2_stir", "Sagittal T2/STIR"], ["axial_t2", "Axial T2"]];
 const KEPT = 400; // decoded slices
 const AHEAD = 3;
+const BOX = "#ffd23f";
 const COLOURS = ["#7fd4ff", "#ffb27f", "#a6f08c"];
 
 export class Viewer {
   /** root: the element of the panes. split: of the study. slices: its slices. */
   constructor(root, split, slices) {
     this.split = split;
+    this.root = root;
     this.pictures = new Map();
     this.point = null;
     root.replaceChildren();
     this.panes = VIEWS.map(([view, words], i) => {
       const isSagittal = view !== "axial_t2";
-      return new Pane(this, root, words, ordered(slices.filter((s) => s.view === view), isSagittal), COLOURS[i]);
+      return new Pane(this, view, words, ordered(slices.filter((s) => s.view === view), isSagittal), COLOURS[i]);
     });
     this.watcher = new ResizeObserver(() => this.draw());
     this.panes.forEach((pane) => this.watcher.observe(pane.canvas));
@@ -47,7 +50,10 @@ export class Viewer {
     this.draw();
   }
 
-  draw() { this.panes.forEach((pane) => pane.draw()); }
+  draw() {
+    this.root.dataset.point = this.point?.join(" ") ?? "";
+    this.panes.forEach((pane) => pane.draw());
+  }
 
   /** The decoded grey values of a slice; null while they are loaded, false if there is no picture. */
   pixels(slice, then) {
@@ -72,16 +78,18 @@ export class Viewer {
 const isOf = (slice, view) => slice.series_id === view.series_id && slice.instance_number === view.instance_number;
 
 class Pane {
-  constructor(viewer, root, words, slices, colour) {
+  constructor(viewer, view, words, slices, colour) {
     Object.assign(this, { viewer, words, slices, colour, boxes: [], at: Math.floor(slices.length / 2), window: null });
     const figure = document.createElement("figure");
     figure.className = "pane";
+    figure.dataset.view = view;
     this.canvas = document.createElement("canvas");
-    this.canvas.tabIndex = 0;
-    this.canvas.setAttribute("role", "img");
+    this.canvas.setAttribute("aria-label", words);
+    this.canvas.setAttribute("role", slices.length ? "slider" : "img");
+    if (slices.length) this.canvas.tabIndex = 0;
     this.caption = document.createElement("figcaption");
     figure.append(this.canvas, this.caption);
-    root.append(figure);
+    viewer.root.append(figure);
     this.listen();
   }
 
@@ -162,7 +170,7 @@ class Pane {
     if (this.canvas.height !== Math.round(height * ratio)) this.canvas.height = Math.round(height * ratio);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, width, height);
-    context.font = "13px system-ui, sans-serif";
+    context.font = "600 13px system-ui, sans-serif";
     if (!this.slice) return this.tell(context, "this study has no such series");
     const layout = this.layout();
     const pixels = this.viewer.pixels(this.slice, () => this.viewer.draw());
@@ -176,89 +184,85 @@ class Pane {
   }
 
   drawPixels(context, pixels, layout) {
-    const stored = this.slice.window ?? [0, 255];
+    const shown = [this.slice.number, ...this.currentWindow()].join(" ");
+    if (this.shown !== shown) this.windowed(pixels);
+    this.shown = shown;
+    context.drawImage(this.scratch, layout.left, layout.top, layout.wide, layout.tall);
+  }
+
+  /** Write the slice into `scratch`, its greys in the current window. */
+  windowed(pixels) {
+    const [darkest, brightest] = this.slice.window ?? [0, 255];
     const [low, high] = this.currentWindow();
-    const table = new Uint8ClampedArray(256).map((_, grey) => {
-      const value = stored[0] + (grey / 255) * (stored[1] - stored[0]);
-      return (255 * (value - low)) / (high - low);
+    const table = new Uint32Array(256).map((_, grey) => {
+      const value = darkest + (grey / 255) * (brightest - darkest);
+      const shade = Math.round(Math.min(Math.max((255 * (value - low)) / (high - low), 0), 255));
+      return 0xff000000 | (shade << 16) | (shade << 8) | shade;
     });
     const copy = new ImageData(pixels.width, pixels.height);
-    for (let i = 0; i < copy.data.length; i += 4) {
-      copy.data[i] = copy.data[i + 1] = copy.data[i + 2] = table[pixels.data[i]];
-      copy.data[i + 3] = 255;
-    }
+    const [from, to] = [new Uint32Array(pixels.data.buffer), new Uint32Array(copy.data.buffer)]; // one number is one pixel
+    for (let i = 0; i < to.length; i += 1) to[i] = table[from[i] & 255];
     this.scratch ??= new OffscreenCanvas(1, 1);
     [this.scratch.width, this.scratch.height] = [pixels.width, pixels.height];
     this.scratch.getContext("2d").putImageData(copy, 0, 0);
-    context.drawImage(this.scratch, layout.left, layout.top, layout.wide, layout.tall);
   }
 
   drawMarks(context, layout) {
     const on = ([column, row]) => [layout.left + (column + 0.5) * layout.perColumn, layout.top + (row + 0.5) * layout.perRow];
     for (const other of this.viewer.panes) {
       const line = other === this || !other.slice ? null : cut(this.slice, other.slice);
-      if (line) this.stroke(context, line.map(on), other.colour);
+      if (line) drawLine(context, line.map(on), other.colour);
     }
-    for (const shown of this.boxes.filter((box) => isOf(this.slice, box))) {
-      const [[x0, y0], [x1, y1]] = [on(shown.box.slice(0, 2)), on(shown.box.slice(2))];
-      context.strokeStyle = "#ffd23f";
-      context.lineWidth = 2;
-      context.strokeRect(x0, y0, x1 - x0, y1 - y0);
+    for (const { box, weight } of this.shownBoxes()) {
+      const [upper, lower] = [on(box.slice(0, 2)), on(box.slice(2))];
+      drawBox(context, upper, lower, BOX);
+      if (weight != null) drawWords(context, weight.toFixed(2), upper[0], upper[1] > 20 ? upper[1] - 5 : lower[1] + 16, "left", BOX);
     }
     if (this.viewer.point) {
       const [x, y] = on(toPixel(this.slice.place, this.viewer.point));
-      this.stroke(context, [[x - 7, y], [x + 7, y]], "#fff");
-      this.stroke(context, [[x, y - 7], [x, y + 7]], "#fff");
+      drawLine(context, [[x - 7, y], [x + 7, y]], "#fff");
+      drawLine(context, [[x, y - 7], [x, y + 7]], "#fff");
     }
     this.drawLetters(context);
     const length = 20 * layout.perMm;
-    const [right, bottom] = [this.canvas.clientWidth - 10, this.canvas.clientHeight - 10];
-    this.stroke(context, [[right - length, bottom], [right, bottom]], "#fff");
-    this.write(context, "20 mm", right - length / 2, bottom - 8, "center");
+    const [right, bottom] = [this.canvas.clientWidth - 8, this.canvas.clientHeight - 8];
+    drawLine(context, [[right - length, bottom], [right, bottom]], "#fff", 2);
+    drawWords(context, "20 mm", right, bottom - 7, "right");
   }
+
+  /** The boxes of the site that lie on the slice that is shown. */
+  shownBoxes() { return this.boxes.filter((box) => isOf(this.slice, box)); }
 
   drawLetters(context) {
     const { row_direction, column_direction } = this.slice.place;
     const back = (direction) => direction.map((x) => -x);
     const [width, height] = [this.canvas.clientWidth, this.canvas.clientHeight];
-    this.write(context, letters(back(row_direction)), 6, height / 2, "left");
-    this.write(context, letters(row_direction), width - 6, height / 2, "right");
-    this.write(context, letters(back(column_direction)), width / 2, 16, "center");
-    this.write(context, letters(column_direction), width / 2, height - 8, "center");
-  }
-
-  stroke(context, [[x0, y0], [x1, y1]], colour) {
-    for (const [style, width] of [["rgb(0 0 0 / .6)", 3], [colour, 1.2]]) {
-      context.strokeStyle = style;
-      context.lineWidth = width;
-      context.beginPath();
-      context.moveTo(x0, y0);
-      context.lineTo(x1, y1);
-      context.stroke();
-    }
-  }
-
-  write(context, text, x, y, align) {
-    context.textAlign = align;
-    context.lineWidth = 3;
-    context.strokeStyle = "#000";
-    context.strokeText(text, x, y);
-    context.fillStyle = "#fff";
-    context.fillText(text, x, y);
+    drawWords(context, letters(back(row_direction)), 6, height / 2, "left");
+    drawWords(context, letters(row_direction), width - 6, height / 2, "right");
+    drawWords(context, letters(back(column_direction)), width / 2, 16, "center");
+    drawWords(context, letters(column_direction), width / 2, height - 8, "center");
   }
 
   tell(context, text) {
     this.caption.textContent = `${this.words}: ${text}`;
-    this.canvas.setAttribute("aria-label", this.caption.textContent);
-    this.write(context, text, this.canvas.clientWidth / 2, this.canvas.clientHeight / 2, "center");
+    if (this.slice) this.canvas.setAttribute("aria-valuetext", text);
+    else this.canvas.setAttribute("aria-label", this.caption.textContent);
+    drawWords(context, text, this.canvas.clientWidth / 2, this.canvas.clientHeight / 2, "center");
   }
 
+  /** Tell the slice in words, for people below the picture and for screen readers as the value of a slider. */
   describe() {
     const [low, high] = this.currentWindow().map(Math.round);
     const [x, , z] = centre(this.slice).map((mm) => mm.toFixed(0));
-    this.caption.textContent =
-      `${this.words}, series ${this.slice.series_id}, slice ${this.slice.instance_number} ` +
-      `(${this.at + 1} of ${this.slices.length}), x ${x}, z ${z} mm, window ${low} to ${high}`;
-    this.canvas.setAttribute("aria-label", this.caption.textContent);
+    const boxes = this.shownBoxes().map(({ weight }) => (weight == null ? ", shows the site" : `, shows the site with weight ${weight.toFixed(2)}`));
+    const place = `slice ${this.slice.instance_number} (${this.at + 1} of ${this.slices.length})`;
+    const where = `x ${x}, z ${z} mm, window ${low} to ${high}`;
+    this.caption.replaceChildren(
+      Object.assign(document.createElement("strong"), { textContent: this.words }),
+      `, series ${this.slice.series_id}, ${place}, ${where}`,
+    );
+    const values = { now: this.at + 1, min: 1, max: this.slices.length, text: `${place}, ${where}${boxes.join("")}` };
+    for (const [name, value] of Object.entries(values)) this.canvas.setAttribute(`aria-value${name}`, value);
+    this.canvas.parentElement.dataset.slice = this.slice.number;
   }
 }

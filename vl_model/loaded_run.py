@@ -466,8 +466,9 @@ class LoadedRun:
 
         self._check_crops(processed)
         rows = group_sites(dataset.pairs)
-        image_ND = embed_rows(self.model, rows, open_crops(processed), batch_size, label, self.crops)
-        return Embeddings(rows, image_ND, {"checkpoint": self.checkpoint, "dataset": dataset.fingerprint})
+        image_ND, weight_NV = embed_rows(self.model, rows, open_crops(processed), batch_size, label, self.crops)
+        made_from = {"checkpoint": self.checkpoint, "dataset": dataset.fingerprint}
+        return Embeddings(rows, image_ND, made_from, weight_NV)
 
     def embed_batch(self, batch: "StudyBatch", batch_size: int) -> "Embeddings":
         """Compute the embeddings of all sites of converted studies."""
@@ -476,8 +477,8 @@ class LoadedRun:
         from vl_model.evaluation.embeddings import Embeddings
 
         rows = group_sites(batch.pairs)
-        image_ND = embed_rows(self.model, rows, batch.crop_N3HW, batch_size, None, self.crops)
-        return Embeddings(rows, image_ND, {"checkpoint": self.checkpoint})
+        image_ND, weight_NV = embed_rows(self.model, rows, batch.crop_N3HW, batch_size, None, self.crops)
+        return Embeddings(rows, image_ND, {"checkpoint": self.checkpoint}, weight_NV)
 
     def release(self) -> None:
         """Let go of the model, so that those of several runs need not fit into memory together."""

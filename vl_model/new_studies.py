@@ -21,7 +21,7 @@ from data_prep.conversion.folder_batches import StudyBatch, convert_in_batches
 from data_prep.conversion.pairs import read_dataset
 from data_prep.folders import is_id
 from data_prep.placement.placer import Placer
-from data_prep.sites import SITES, Severity
+from data_prep.sites import SITES, Severity, View
 from data_prep.studies.cohorts import Cohort, folder_cohort
 from data_prep.studies.image_tree import Share, share_of_folders
 from prompts.render import caption
@@ -299,8 +299,11 @@ def _in_order_of(processed: Path, batches: Sequence[Embeddings]) -> Embeddings:
     rows = group_sites(dataset.pairs)
     place = {_key(row): index for index, row in enumerate(row for one in batches for row in one.rows)}
     image_ND = np.concatenate([one.image_ND for one in batches]) if batches else np.zeros((0, 1), dtype=np.float32)
-    ordered_ND = image_ND[[place[_key(row)] for row in rows]]
-    return Embeddings(rows, ordered_ND, {**batches[0].fingerprint, "dataset": dataset.fingerprint})
+    weights = [one.weight_NV for one in batches if one.weight_NV is not None]
+    weight_NV = np.concatenate(weights) if weights else np.zeros((0, len(View)), dtype=np.float32)
+    order = [place[_key(row)] for row in rows]
+    made_from = {**batches[0].fingerprint, "dataset": dataset.fingerprint}
+    return Embeddings(rows, image_ND[order], made_from, weight_NV[order])
 
 
 def _key(row: SiteRow) -> tuple[int, str]:

@@ -1,6 +1,7 @@
 """Compute embeddings of sites and of sentences with a run's model.
 
-Dimensions: B sites per batch, T tiles per site, N sites, S = 25 sites of a study, C = 3 severities, D embedding.
+Dimensions: B sites per batch, T tiles per site, N sites, V = 3 views in the order of `View`, S = 25 sites of a study,
+C = 3 severities, D embedding.
 """
 
 from collections.abc import Sequence
@@ -11,11 +12,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_prep.conversion.crop_geometry import DEFAULT_CROPS, CropGeometry
+from data_prep.sites import View
 from vl_model.data.batches import load_batch
 from vl_model.data.site_rows import SiteRow
 from vl_model.model.site_model import SiteModel
 
 _TEXTS_PER_BATCH = 256
+_VIEWS = tuple(View)
 #: Sites, severities, sentences.
 Ensembles = Sequence[Sequence[Sequence[str]]]
 
@@ -28,8 +31,10 @@ def embed_rows(
     batch_size: int,
     label: str | None = "embedding",
     geometry: CropGeometry = DEFAULT_CROPS,
-) -> NDArray[np.float32]:
-    """Return L2-normalised embeddings (N, D) of sites.
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return L2-normalised embeddings (N, D) of sites, and the weights (N, V) that the pooling gave to their views.
+
+    The weight of a view is the sum of those of its tiles; the weights of a site sum to 1.
 
     Args:
         model: the model, whose device is used.
@@ -41,15 +46,25 @@ def embed_rows(
     """
     towers = model.towers
     image_ND = np.zeros((len(rows), towers.embed_dim), dtype=np.float32)
+    weight_NV = np.zeros((len(rows), len(View)), dtype=np.float32)
     with tqdm(total=len(rows), desc=label, unit="site", disable=not rows or label is None) as bar:
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
             stored = load_batch(batch, crops, geometry=geometry).to(model.device)
             tiles = stored.tiles(towers.image_size, towers.mean, towers.std, model.settings.view_mm)
-            image_BD = model.embed_sites(tiles, stored.mask_BT)
+            image_BD, weight_BT = model.embed_and_weigh_sites(tiles, stored.mask_BT)
             image_ND[start : start + len(batch)] = image_BD.float().cpu().numpy()
+            weight_NV[start : start + len(batch)] = _by_view(batch, weight_BT.float().cpu().numpy())
             bar.update(len(batch))
-    return image_ND
+    return image_ND, weight_NV
+
+
+def _by_view(rows: Sequence[SiteRow], weight_BT: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the sum (B, V) of the weights of each view's tiles."""
+    weight_BV = np.zeros((len(rows), len(View)), dtype=np.float32)
+    for weight_V, weight_T, row in zip(weight_BV, weight_BT, rows, strict=True):
+        np.add.at(weight_V, [_VIEWS.index(view) for view in row.views], weight_T[: len(row.views)])
+    return weight_BV
 
 
 def embed_ensembles(model: SiteModel, ensembles: Ensembles) -> NDArray[np.float32]:

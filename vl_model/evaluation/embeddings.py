@@ -1,8 +1,8 @@
 """Embeddings of a run's sites and prompts, and their files.
 
-The files are ``image.npy`` (N, D) float32, ``rows.json`` and, written last, ``embeddings.json`` with the fingerprints
-of the checkpoint and of the data set. Embeddings of another checkpoint or data set are refused, because nothing else
-distinguishes them from the right ones.
+The files are ``image.npy`` (N, D) and ``weights.npy`` (N, 3 views), both float32, ``rows.json`` and, written last,
+``embeddings.json`` with the fingerprints of the checkpoint and of the data set. Embeddings of another checkpoint or
+data set are refused, because nothing else distinguishes them from the right ones.
 """
 
 import hashlib
@@ -22,7 +22,8 @@ from vl_model.data.site_table import Ints, SiteTable, row_keys, site_table
 from workspace.json_files import read_object
 from workspace.whole_files import replacing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+TEXT_SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,20 @@ class Embeddings:
     """Embeddings of sites.
 
     rows: the sites. image_ND: float32, L2-normalised, one row per site. fingerprint: of the checkpoint and data set.
+    weight_NV: the weight that the pooling gave to each view of a site, in the order of `View`; NaN, or None for all,
+    if it is not known.
     """
 
     rows: tuple[SiteRow, ...]
     image_ND: NDArray[np.float32]
     fingerprint: dict[str, str]
+    weight_NV: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.image_ND).all():
             raise ValueError("an embedding is not finite: the model's weights are damaged, or its training diverged")
+        if self.weight_NV is not None and self.weight_NV.shape != (len(self.rows), len(View)):
+            raise ValueError(f"the shape of the weights is {self.weight_NV.shape}, with {len(self.rows)} sites")
 
     @property
     def table(self) -> SiteTable:
@@ -76,9 +82,11 @@ def fingerprint(final: Path, dataset_fingerprint: str) -> dict[str, str]:
 
 
 def write_embeddings(folder: Path, embeddings: Embeddings) -> None:
-    """Write the three files, each by rename, ``embeddings.json`` last."""
+    """Write the four files, each by rename, ``embeddings.json`` last."""
     (folder / "embeddings.json").unlink(missing_ok=True)
     _write_array(folder / "image.npy", embeddings.image_ND)
+    unknown_NV = np.full((len(embeddings.rows), len(View)), np.nan, dtype=np.float32)
+    _write_array(folder / "weights.npy", unknown_NV if embeddings.weight_NV is None else embeddings.weight_NV)
     _write_json(folder / "rows.json", [_to_json(row) for row in embeddings.rows])
     shape = list(embeddings.image_ND.shape)
     card = {"schema_version": SCHEMA_VERSION, "shape": shape, "fingerprint": embeddings.fingerprint}
@@ -91,7 +99,8 @@ def read_embeddings(folder: Path, expected: dict[str, str]) -> Embeddings:
         card = read_object(folder / "embeddings.json", "eval_vl.py", SCHEMA_VERSION)
         found, shape = dict(card["fingerprint"]), card["shape"]
         rows = tuple(_from_json(row) for row in json.loads((folder / "rows.json").read_text(encoding="utf-8")))
-        embeddings = Embeddings(rows, np.load(folder / "image.npy", allow_pickle=False), found)
+        image_ND = np.load(folder / "image.npy", allow_pickle=False)
+        embeddings = Embeddings(rows, image_ND, found, np.load(folder / "weights.npy", allow_pickle=False))
     except (OSError, EOFError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{folder}: the embeddings cannot be read ({error}); run eval_vl.py again") from None
     if shape != list(embeddings.image_ND.shape) or len(rows) != shape[0]:
@@ -112,14 +121,14 @@ def write_text_embeddings(folder: Path, texts: TextEmbeddings) -> None:
     (folder / "text.json").unlink(missing_ok=True)
     _write_array(folder / "text.npy", texts.text_SCD)
     _write_array(folder / "wordings.npy", texts.wording_WSCD)
-    card = {"schema_version": SCHEMA_VERSION, "logit_scale": texts.logit_scale, "fingerprint": texts.fingerprint}
+    card = {"schema_version": TEXT_SCHEMA_VERSION, "logit_scale": texts.logit_scale, "fingerprint": texts.fingerprint}
     _write_json(folder / "text.json", card)
 
 
 def read_text_embeddings(folder: Path, expected: dict[str, str]) -> TextEmbeddings:
     """Read embeddings of prompts. Raises ValueError if they are missing, damaged, or not those of `expected`."""
     try:
-        card = read_object(folder / "text.json", "eval_vl.py", SCHEMA_VERSION)
+        card = read_object(folder / "text.json", "eval_vl.py", TEXT_SCHEMA_VERSION)
         text_SCD = np.load(folder / "text.npy", allow_pickle=False)
         wording_WSCD = np.load(folder / "wordings.npy", allow_pickle=False)
         if card["fingerprint"] != expected:

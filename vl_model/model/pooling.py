@@ -21,8 +21,16 @@ class TilePooling(nn.Module):
         super().__init__()
         self.query_D = nn.Parameter(torch.zeros(embed_dim))
 
-    def forward(self, tile_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        """Pool L2-normalised tile_BTD into L2-normalised image_BD; `mask_BT` is true for at least one tile per site."""
+    def forward(self, tile_BTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Pool the tiles of sites.
+
+        Args:
+            tile_BTD: L2-normalised embeddings of tiles.
+            mask_BT: true for the tiles that exist, at least one per site.
+
+        Returns:
+            L2-normalised image_BD, and weight_BT of the tiles, whose sum per site is 1.
+        """
         scores_BT = (tile_BTD * self.query_D).sum(dim=-1) * tile_BTD.shape[-1] ** 0.5
-        weights_BT = scores_BT.masked_fill(~mask_BT, float("-inf")).softmax(dim=-1)
-        return F.normalize((weights_BT.unsqueeze(-1) * tile_BTD).sum(dim=1), dim=-1)  # BTD -> BD
+        weight_BT = scores_BT.masked_fill(~mask_BT, float("-inf")).softmax(dim=-1)
+        return F.normalize((weight_BT.unsqueeze(-1) * tile_BTD).sum(dim=1), dim=-1), weight_BT  # BTD -> BD

@@ -129,21 +129,25 @@ class SiteModel(nn.Module):
         if image_seed is not None:
             torch.manual_seed(image_seed)
         bias = None if self.logit_bias is None else self.logit_bias()
-        return self._embed_sites(tiles_BT3HW, mask_BT), text_KD, self.logit_scale(), bias
+        return self._embed_sites(tiles_BT3HW, mask_BT)[0], text_KD, self.logit_scale(), bias
 
     def embed_sites(self, tiles_BT3HW: Tensor, mask_BT: Tensor) -> Tensor:
         """Embed sites from normalised tiles, `mask_BT` true for those that exist: image_BD, L2-normalised, float32."""
+        return self._embed_sites(tiles_BT3HW, mask_BT)[0]
+
+    def embed_and_weigh_sites(self, tiles_BT3HW: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the image_BD of `embed_sites`, and the weight_BT that the pooling gave to each tile."""
         return self._embed_sites(tiles_BT3HW, mask_BT)
 
-    def _embed_sites(self, tiles_BT3HW: Tensor, mask_BT: Tensor) -> Tensor:
+    def _embed_sites(self, tiles_BT3HW: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Implement `embed_sites`; `forward` cannot call that method itself.
 
         In sharded training both are entry points that gather the sharded weights, and they must not be nested.
         """
         tile_ND = self.towers.encode_images(tiles_BT3HW[mask_BT])
         tile_BTD = tile_ND.new_zeros(*mask_BT.shape, tile_ND.shape[-1]).index_put((mask_BT,), tile_ND)
-        image_BD: Tensor = self.pooling(tile_BTD, mask_BT)
-        return image_BD if self.image_map is None else self.image_map(image_BD)
+        image_BD, weight_BT = self.pooling(tile_BTD, mask_BT)
+        return image_BD if self.image_map is None else self.image_map(image_BD), weight_BT
 
     @torch.no_grad()
     def embed_texts(self, texts: list[str]) -> Tensor:

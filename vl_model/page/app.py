@@ -21,7 +21,7 @@ from vl_model.page.slices import SliceTable
 from vl_model.page.study import study_json
 from vl_model.queries.reply import reply_csv, reply_json, tree_from_json, tree_json
 from vl_model.queries.run_queries import BOTH, Asked, RunQueries, parse_site
-from vl_model.queries.search import truth_and_probability
+from vl_model.queries.search import known_match
 
 _MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -231,7 +231,7 @@ def _note_routes(server: Server) -> APIRouter:
 
 
 def _matches(queries: RunQueries, line: str, split: str, study_id: int) -> bool | None:
-    """Return whether a study's known grades fulfil a line; None if they leave it open."""
+    """Return whether a study's known grades fulfil a line; None if they leave it open, or if it cannot be ranked."""
     try:
         tree = parse_canonical(line).tree
         [segment] = queries.segments(split)
@@ -240,5 +240,4 @@ def _matches(queries: RunQueries, line: str, split: str, study_id: int) -> bool 
     row = segment.row_of(study_id)
     if row is None or tree is None:
         return None
-    found = truth_and_probability(tree, segment, row, [])
-    return None if found is None else found[2]
+    return known_match(tree, segment, row)

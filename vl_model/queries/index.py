@@ -48,7 +48,7 @@ __all__ = [
     "write_files",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 STUDIES = np.dtype([("study_id", np.int64), ("seen", np.bool_)])
 
 
@@ -61,6 +61,7 @@ def build_segment(
     pairs: Iterable[Pair],
     seen_studies: Iterable[int],
     fingerprint: Mapping[str, str],
+    weight_NV: NDArray[np.float32] | None = None,
     set_N: NDArray[np.uint8] | None = None,
 ) -> Segment:
     """Return a segment in memory.
@@ -74,6 +75,8 @@ def build_segment(
         pairs: the pairs of the data set: evidence and labels.
         seen_studies: the studies that the adapters and heads were trained on.
         fingerprint: of the data, the model, the heads and the embeddings.
+        weight_NV: what the model's pooling gave to each view of the N sites, in the order of `VIEWS`; None if it is not
+            known.
         set_N: the 90 % prediction sets of the N sites, as bits; None if nothing is known of them.
 
     Raises:
@@ -94,6 +97,10 @@ def build_segment(
     if set_N is not None:
         sets_SX[row_N, site_N] = np.where(set_N == 0, ALL_GRADES, set_N)
     label_SX, evidence_SX2 = _labels_and_evidence(study_S, pairs)
+    if weight_NV is not None:
+        view_N2 = evidence_SX2["view"][row_N, site_N]
+        weight_N2 = np.take_along_axis(weight_NV, view_N2.astype(np.int64) % len(VIEWS), axis=1)
+        evidence_SX2["weight"][row_N, site_N] = np.where(view_N2 == NONE, 0, weight_N2)
     segment = Segment(
         name=name,
         study_S=study_S,
@@ -127,7 +134,8 @@ def _labels_and_evidence(
         place = row_of[pair.study_id], SITE_INDEX[pair.site]
         if pair.severity is not None:
             label_SX[place] = pair.severity
-        record = (pair.series_id, pair.instance_number, pair.box, VIEWS.index(pair.view), SOURCES.index(pair.source))
+        kinds = VIEWS.index(pair.view), SOURCES.index(pair.source)
+        record = (pair.series_id, pair.instance_number, pair.box, np.nan, *kinds)
         evidence_SX2[(*place, pair.site.views.index(pair.view))] = record
     return label_SX, evidence_SX2
 

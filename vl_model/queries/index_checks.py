@@ -85,3 +85,8 @@ def _check_evidence(evidence_SX2: NDArray[Any], imaged_SX: NDArray[np.bool_], wh
         raise IndexRefused(where, "evidence.npy has a series, an instance or a source that cannot exist")
     if not np.isfinite(evidence_SX2["box"]).all():
         raise IndexRefused(where, "evidence.npy has a box that is not finite")
+    weight_SX2 = np.where(none_SX2, 0, evidence_SX2["weight"])
+    unknown_SX = (none_SX2 | np.isnan(weight_SX2)).all(axis=2)
+    is_one_SX = np.abs(weight_SX2[..., 0] + weight_SX2[..., 1] - 1) <= SUM_TOLERANCE  # False if only one is known
+    if not (unknown_SX | is_one_SX).all() or (weight_SX2 < 0).any():
+        raise IndexRefused(where, "evidence.npy has weights of views that are negative or whose sum is not 1")

@@ -276,6 +276,7 @@ def evidence_json(evidence: Evidence) -> dict[str, Any]:
         "instance_number": evidence.instance_number,
         "box": list(evidence.box),
         "source": evidence.source.value,
+        "weight": evidence.weight,
     }
 
 
@@ -296,6 +297,7 @@ def _row(reply: Reply, answer: Answer, speaking: SpeakingSite) -> dict[str, Any]
         evidence = speaking.evidence[0]
         shown = evidence_json(evidence)
         row |= dict(zip(("x0", "y0", "x1", "y1"), shown.pop("box"), strict=True))
+        del shown["weight"]
         row |= {**shown, "image": image_path(answer.study_id, evidence)}
     return row
 

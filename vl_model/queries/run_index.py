@@ -54,7 +54,9 @@ class SegmentFiles:
             "data": [self.processed / "dataset.json"],
             "model": final_files(self.run / "final"),
             "heads": [self.run / "heads" / name for name in ("heads.json", "heads.npz")],
-            "embeddings": [self.embeddings / name for name in ("embeddings.json", "rows.json", "image.npy")],
+            "embeddings": [
+                self.embeddings / name for name in ("embeddings.json", "rows.json", "image.npy", "weights.npy")
+            ],
         }
 
 
@@ -209,6 +211,7 @@ def _build(files: SegmentFiles, digests: Mapping[str, str]) -> Segment:
         keys=[(row.study_id, row.site) for row in embeddings.rows],
         image_ND=embeddings.image_ND,
         prob_N3=prob_N3,
+        weight_NV=embeddings.weight_NV,
         pairs=dataset.pairs,
         seen_studies=seen,
         fingerprint=digests,

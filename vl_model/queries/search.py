@@ -188,6 +188,12 @@ def truth_and_probability(
     return score, probability, _match(tree, segment, row)
 
 
+def known_match(tree: Tree, segment: Segment, row: int) -> bool | None:
+    """Return whether a study's known grades fulfil the tree; None if they leave it open, or if it is not assessable."""
+    is_ranked = not np.isnan(tree_probability(tree, segment.graded_SX3[row : row + 1])[0])
+    return _match(tree, segment, row) if is_ranked else None
+
+
 def _match(tree: Tree, segment: Segment, row: int) -> bool | None:
     """Return whether a study's known grades fulfil the tree; None if they leave it open."""
     [certain], [may] = tree_truth(tree, possible_severities(segment.label_SX[row : row + 1]))

@@ -17,12 +17,13 @@ VIEWS: tuple[View, ...] = tuple(View)
 SOURCES: tuple[Source, ...] = tuple(Source)
 #: The view and the source of a record of `EVIDENCE` without evidence: no image shows the site in this view.
 NONE = 255
-#: One view of one site. `view` and `source` are indices in `VIEWS` and `SOURCES`.
+#: One view of one site. `view` and `source` are indices in `VIEWS` and `SOURCES`; `weight` is NaN if it is not known.
 EVIDENCE = np.dtype(
     [
         ("series_id", np.int64),
         ("instance_number", np.int64),
         ("box", np.float32, (4,)),
+        ("weight", np.float32),
         ("view", np.uint8),
         ("source", np.uint8),
     ],
@@ -40,13 +41,17 @@ class IndexRefused(ValueError):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What shows a site in one view: a slice, and a box (x0, y0, x1, y1) in (column, row) pixels of its PNG."""
+    """What shows a site in one view: a slice, and a box (x0, y0, x1, y1) in (column, row) pixels of its PNG.
+
+    weight: what the model's pooling gave to the view; the weights of a site sum to 1. None if it is not known.
+    """
 
     view: View
     series_id: int
     instance_number: int
     box: tuple[float, float, float, float]
     source: Source
+    weight: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,4 +114,5 @@ def _evidence(record: np.void) -> Evidence:
         instance_number=int(record["instance_number"]),
         box=(x0, y0, x1, y1),
         source=SOURCES[record["source"]],
+        weight=None if np.isnan(record["weight"]) else float(record["weight"]),
     )

@@ -235,7 +235,9 @@ def test_more_questions_than_places_are_told_to_come_back(server: Server, client
     waiting.wait(20)
     while server._places.acquire(blocking=False):  # until all have a place
         server._places.release()
-    assert client.post("/api/ask", json={"text": QUESTION}).status_code == 503
+    busy = client.post("/api/ask", json={"text": QUESTION})
+    assert busy.status_code == 503 and busy.headers["retry-after"] == "1"
+    assert busy.json() == {"error": f"{AT_ONCE} questions are being answered; ask again in a moment"}
     assert client.post("/api/read", json={"text": QUESTION}).status_code == 200, "reading takes no place"
     done.set()
     for holder in holders:

@@ -2,12 +2,6 @@
 
 import json
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,95 +10,7 @@ import pytest
 
 from data_prep.conversion.slice_frames import frame_of
 from data_prep.geometry import Frame
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed")
-
-REPOSITORY = Path(__file__).parents[3]
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
-QUESTION = "severe left foraminal narrowing at L4-L5"
-Page = Any
-
-
-@pytest.fixture(scope="module")
-def address(evaluated_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server of the run, started as a user starts it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "query_vl.py", "--root", str(evaluated_root), "--run", "first", "--serve"]
-    log = (tmp_path_factory.mktemp("serve") / "log").open("w+")
-    server = subprocess.Popen([*command, "--port", str(port)], cwd=REPOSITORY, stdout=log, stderr=log)
-    try:
-        for _ in range(600):
-            log.seek(0)
-            if "open http" in log.read():
-                break
-            assert server.poll() is None, "the server ended"
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        server.terminate()
-        server.wait(20)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def page(browser: Any, address: str) -> Iterator[Page]:
-    """A page whose every request, error and violation of the content policy is checked at the end."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    opened = context.new_page()
-    said: list[str] = []
-    elsewhere: list[str] = []
-    opened.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.on("request", lambda r: elsewhere.append(r.url) if not r.url.startswith((address, "blob:")) else None)
-    opened.goto(address)
-    opened.wait_for_selector("#split option:nth-child(2)", state="attached")
-    opened.check("#seen")
-    yield opened
-    assert elsewhere == []
-    assert [text for text in said if "status of 4" not in text] == []
-    context.close()
-
-
-def until(page: Page, expression: str) -> None:
-    """Wait for an expression to become true; Playwright's own waiting is evaluated in the page, which forbids that."""
-    for _ in range(400):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError(f"not within 20 seconds: {expression}")
-
-
-def ask(page: Page, text: str = QUESTION) -> None:
-    page.fill("#text", text)
-    page.keyboard.press("Enter")
-    until(page, "document.querySelectorAll('#list li button').length > 0")
-
-
-def open_first(page: Page) -> None:
-    page.click("#list li:first-child .head button")
-    until(page, "window.viewer_for_tests?.panes.some((pane) => pane.slices.length)")
-
-
-def viewer(page: Page) -> list[dict[str, Any]]:
-    """The panes: their slices with places, and which one is shown."""
-    panes: list[dict[str, Any]] = page.evaluate(
-        "window.viewer_for_tests.panes.map(({ slices, at, words }) => ({ slices, at, words }))"
-    )
-    return panes
+from tests.vl_model.page.opened_page import OPENED, QUESTION, Page, ask, open_first, shown_study, until, viewer
 
 
 def frame(shown: dict[str, Any]) -> Frame:
@@ -155,7 +61,7 @@ def test_a_link_opens_the_same_question_and_study(page: Page, address: str) -> N
     link, name = page.url, page.inner_text("#study-name")
     assert "line=any" in link and "study=" in link
     page.goto(link)
-    until(page, "window.viewer_for_tests?.panes.some((pane) => pane.slices.length)")
+    until(page, OPENED)
     assert page.inner_text("#study-name") == name
     assert page.input_value("#line") == "any(left foramen, L4-L5) = severe"
     page.click("#close")
@@ -176,7 +82,7 @@ def test_a_click_turns_all_panes_to_the_point(page: Page) -> None:
     canvas = page.locator(".pane canvas").first
     box = canvas.bounding_box()
     canvas.click(position={"x": box["width"] * 0.45, "y": box["height"] * 0.4})
-    point = np.array(page.evaluate("window.viewer_for_tests.point"))
+    point = np.array([float(mm) for mm in page.get_attribute("#panes", "data-point").split()])
     panes = [pane for pane in viewer(page) if pane["slices"]]
     assert len(panes) >= 2
     for pane in panes:
@@ -189,7 +95,7 @@ def test_a_click_turns_all_panes_to_the_point(page: Page) -> None:
             beyond_column = max(-0.5 - column, column - one["columns"] + 0.5, 0) * its.spacing_mm[1]
             beyond_row = max(-0.5 - row, row - one["rows"] + 0.5, 0) * its.spacing_mm[0]
             distances.append(float(np.sqrt(across**2 + beyond_column**2 + beyond_row**2)))
-        assert distances[pane["at"]] == pytest.approx(min(distances), abs=1e-6), pane["words"]
+        assert distances[pane["at"]] == pytest.approx(min(distances), abs=1e-6), pane["view"]
 
 
 def test_reference_lines_are_where_the_planes_cut(page: Page) -> None:
@@ -202,7 +108,7 @@ def test_reference_lines_are_where_the_planes_cut(page: Page) -> None:
             if one is other:
                 continue
             a, b = one["slices"][one["at"]], other["slices"][other["at"]]
-            ends = page.evaluate("([a, b]) => window.geometry_for_tests.cut(a, b)", [a, b])
+            ends = page.evaluate("async ([a, b]) => (await import('/geometry.js')).cut(a, b)", [a, b])
             first, second = (np.cross(x["place"]["row_direction"], x["place"]["column_direction"]) for x in (a, b))
             angle = np.degrees(np.arccos(np.clip(abs(float(first @ second)), 0, 1)))
             if angle < 20:
@@ -229,7 +135,7 @@ def test_slices_are_turned_towards_the_feet_and_the_left(page: Page) -> None:
         centres = []
         for one in pane["slices"]:
             centres.append(frame(one).to_patient(((one["columns"] - 1) / 2, (one["rows"] - 1) / 2)))
-        along = [-z for _, _, z in centres] if "Axial" in pane["words"] else [x for x, _, _ in centres]
+        along = [-z for _, _, z in centres] if pane["view"] == "axial_t2" else [x for x, _, _ in centres]
         assert along == sorted(along)
     canvas = page.locator(".pane canvas").first
     canvas.focus()
@@ -265,20 +171,6 @@ def test_the_window_is_dragged_in_the_scanners_units_and_reset(page: Page) -> No
     assert before[0] in caption.inner_text()
 
 
-def test_everything_is_reached_by_keyboard(page: Page) -> None:
-    page.focus("#text")
-    page.keyboard.type(QUESTION)
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#list li button")
-    page.focus("#list li .head button")
-    page.keyboard.press("Enter")
-    until(page, "window.viewer_for_tests?.panes.some((pane) => pane.slices.length)")
-    assert page.evaluate("document.activeElement.id") == "study-name"
-    page.focus("#grid button:not([disabled])")
-    page.keyboard.press("Enter")
-    assert page.get_attribute("#grid button:not([disabled])", "aria-pressed") == "true"
-
-
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_wider_than_the_window(page: Page, width: int, scheme: str) -> None:
@@ -309,3 +201,44 @@ def test_a_missing_picture_costs_that_picture_only(page: Page, evaluated_root: P
         until(page, f"{captions}.some((one) => one.textContent.includes('picture missing'))")
     finally:
         hidden.replace(path)
+
+
+def test_known_grades_are_shown_and_marked_where_they_differ(page: Page) -> None:
+    ask(page)
+    open_first(page)
+    assert page.locator(".truth").count() == 0
+    page.check("#truth")
+    keys = ["normal_mild", "moderate", "severe"]
+    expected = {
+        site["key"]: keys[int(np.argmax(site["probabilities"]))] != site["truth"]
+        for site in shown_study(page)["sites"]
+        if site["truth"] and site["probabilities"]
+    }
+    marked = page.evaluate(
+        "Object.fromEntries([...document.querySelectorAll('.truth')].map((one) => "
+        "[one.parentElement.dataset.site, one.classList.contains('differs')]))"
+    )
+    assert marked == expected and len(set(expected.values())) == 2
+
+
+def test_a_late_reply_does_not_replace_that_of_a_later_question(page: Page) -> None:
+    page.evaluate(
+        """() => {
+            const asks = globalThis.fetch;
+            let first = true;
+            globalThis.fetch = async (path, options) => {
+                const isLate = first && path === "api/ask";
+                if (isLate) first = false;
+                const reply = await asks(path, options);
+                if (isLate) await new Promise((done) => setTimeout(done, 700));
+                if (isLate) globalThis.hasArrived = true;
+                return reply;
+            };
+        }"""
+    )
+    page.fill("#text", "severe canal stenosis")
+    page.press("#text", "Enter")
+    ask(page)
+    until(page, "globalThis.hasArrived === true")
+    page.wait_for_timeout(100)
+    assert page.input_value("#line") == "any(left foramen, L4-L5) = severe"

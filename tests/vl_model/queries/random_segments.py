@@ -22,6 +22,7 @@ def random_segment(
             evidence_SX2["series_id"][:, x, number] = 100 + number
             evidence_SX2["instance_number"][:, x, number] = 1 + x
             evidence_SX2["box"][:, x, number] = (1, 2, 30, 40)
+            evidence_SX2["weight"][:, x, number] = 1 / len(site.views)
             evidence_SX2["source"][:, x, number] = random.integers(0, len(SOURCES), studies)
     lost_SX = random.random((studies, len(SITES))) < missing
     graded_SX3[lost_SX], vector_XSD[lost_SX.T] = np.nan, 0

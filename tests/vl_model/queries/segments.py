@@ -22,10 +22,12 @@ class Parts:
     prob_N3: np.ndarray
     pairs: list[Pair]
     seen: list[int]
+    weight_NV: np.ndarray | None
 
     def segment(self, name: str = "train") -> Segment:
         return build_segment(
-            name, self.study_ids, self.keys, self.image_ND, self.prob_N3, self.pairs, self.seen, FINGERPRINT
+            *(name, self.study_ids, self.keys, self.image_ND, self.prob_N3, self.pairs, self.seen, FINGERPRINT),
+            weight_NV=self.weight_NV,
         )
 
 
@@ -50,7 +52,19 @@ def make_parts(seed: int = 0, studies: int = 12, dimensions: int = 8, first: int
         prob_N3=prob_N3[order],
         pairs=[pairs[row] for row in random.permutation(len(pairs))],
         seen=study_ids[::3],
+        weight_NV=_weights([keys[row] for row in order], pairs),
     )
+
+
+def _weights(keys: list[tuple[int, Site]], pairs: list[Pair]) -> np.ndarray:
+    """Return weights (N, 3) of the views that have a pair: 0.7 and 0.3, or 1."""
+    weight_NV = np.zeros((len(keys), len(View)), dtype=np.float32)
+    shown = {(pair.study_id, pair.site, pair.view) for pair in pairs}
+    for weight_V, (study, site) in zip(weight_NV, keys, strict=True):
+        views = [view for view in site.views if (study, site, view) in shown]
+        for view, weight in zip(views, (0.7, 0.3) if len(views) > 1 else (1.0,), strict=True):
+            weight_V[list(View).index(view)] = weight
+    return weight_NV
 
 
 def _pair(random: np.random.Generator, study: int, site: Site, view: View, severity: Severity | None) -> Pair:

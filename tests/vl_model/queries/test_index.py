@@ -50,6 +50,8 @@ def check_pairs_of(segment: Segment, parts: Parts, place: int, index: int, site:
     assert [image_path(study, e) for e in found] == [pair.image for pair in own]
     for evidence, pair in zip(found, own, strict=True):
         assert evidence.box == pytest.approx(pair.box, rel=1e-6)
+    weights = [evidence.weight for evidence in found]
+    assert weights == pytest.approx([[], [1.0], [0.7, 0.3]][len(own)])
     labels = {-1 if pair.severity is None else int(pair.severity) for pair in own} or {-1}
     assert {int(segment.label_SX[place, index])} == labels
 
@@ -86,7 +88,7 @@ def test_an_index_with_another_fingerprint_is_refused(tmp_path: Path, changed: s
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"schema_version": 2}, "schema version 2, expected 3"),
+        ({"schema_version": 3}, "schema version 3, expected 4"),
         ({"studies": 3}, r"not an array of the shape \(3,\)"),
         ({"studies": "many"}, "cannot be read"),
         ({"studies": None}, "cannot be read"),
@@ -150,6 +152,14 @@ def change_site(value: object) -> Callable[[np.ndarray], None]:
     return change
 
 
+def change_two_views(weights: tuple[float, float]) -> Callable[[np.ndarray], None]:
+    def change(evidence_SX2: np.ndarray) -> None:
+        study, site = np.argwhere((evidence_SX2["view"] != 255).all(axis=2))[5]
+        evidence_SX2["weight"][study, site] = weights
+
+    return change
+
+
 def drop_evidence(evidence_SX2: np.ndarray) -> None:
     study, site, _ = np.argwhere(evidence_SX2["view"] != 255)[5]
     evidence_SX2["view"][study, site] = 255
@@ -179,6 +189,10 @@ def drop_evidence(evidence_SX2: np.ndarray) -> None:
         ("evidence.npy", change_record("source", 3), "cannot exist"),
         ("evidence.npy", change_record("source", 255), "cannot exist"),
         ("evidence.npy", change_record("box", np.nan), "not finite"),
+        ("evidence.npy", change_record("weight", 0.9), "sum is not 1"),
+        ("evidence.npy", change_record("weight", np.inf), "sum is not 1"),
+        ("evidence.npy", change_two_views((np.nan, 0.3)), "sum is not 1"),
+        ("evidence.npy", change_two_views((-0.2, 1.2)), "negative"),
     ],
 )
 def test_a_value_that_cannot_be_right_is_refused(
@@ -190,6 +204,13 @@ def test_a_value_that_cannot_be_right_is_refused(
     np.save(tmp_path / "index" / name, array)
     with pytest.raises(IndexRefused, match=complaint):
         load_segment(tmp_path / "index", FINGERPRINT)
+
+
+def test_weights_that_are_not_known_are_none(tmp_path: Path) -> None:
+    save_segment(replace(make_parts(), weight_NV=None).segment(), tmp_path / "index")
+    segment = load_segment(tmp_path / "index", FINGERPRINT)
+    shown = [e for row in range(len(segment)) for index in range(len(SITES)) for e in segment.evidence(row, index)]
+    assert len(shown) > 100 and all(evidence.weight is None for evidence in shown)
 
 
 def test_a_view_of_another_condition_is_refused(tmp_path: Path) -> None:
@@ -209,7 +230,8 @@ def test_parts_that_do_not_belong_together_are_refused() -> None:
     without = [pair for pair in parts.pairs if (pair.study_id, pair.site) != (study, site)]
     with pytest.raises(ValueError, match=f"study {study}, {site.words}: has an embedding, but no pair"):
         replace(parts, pairs=without).segment()
-    fewer = replace(parts, keys=parts.keys[1:], image_ND=parts.image_ND[1:], prob_N3=parts.prob_N3[1:])
+    shorter = {name: getattr(parts, name)[1:] for name in ("keys", "image_ND", "prob_N3", "weight_NV")}
+    fewer = replace(parts, **shorter)
     with pytest.raises(ValueError, match=f"study {study}, {site.words}: has a pair in dataset.json, but no embedding"):
         fewer.segment()
     with pytest.raises(ValueError, match=r"is not in dataset\.json"):

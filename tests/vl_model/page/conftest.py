@@ -1,0 +1,73 @@
+"""A server of the page, started as a user starts it, and Debian's Chromium to look at it."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vl_model.page.opened_page import Page
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+REPOSITORY = Path(__file__).parents[3]
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+]
+
+
+@pytest.fixture(scope="package")
+def address(evaluated_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server of the run, started as a user starts it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "query_vl.py", "--root", str(evaluated_root), "--run", "first", "--serve"]
+    log = (tmp_path_factory.mktemp("serve") / "log").open("w+")
+    server = subprocess.Popen([*command, "--port", str(port)], cwd=REPOSITORY, stdout=log, stderr=log)
+    try:
+        for _ in range(600):
+            log.seek(0)
+            if "open http" in log.read():
+                break
+            assert server.poll() is None, "the server ended"
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("Debian's chromium is not installed")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Page]:
+    """A page whose every request, error and violation of the content policy is checked at the end."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    opened = context.new_page()
+    said: list[str] = []
+    elsewhere: list[str] = []
+    opened.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("request", lambda r: elsewhere.append(r.url) if not r.url.startswith((address, "blob:")) else None)
+    opened.goto(address)
+    opened.wait_for_selector("#split option:nth-child(2)", state="attached")
+    opened.check("#seen")
+    yield opened
+    assert elsewhere == []
+    assert [text for text in said if "status of 4" not in text] == []
+    context.close()
