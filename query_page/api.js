@@ -1,6 +1,13 @@
 // The server's JSON API. Errors are Error objects whose message is for a person.
 
+/** The kind of the window's event that says that the run was evaluated again: what is shown is of its old index. */
+export const RENEWED = "renewed";
+let index = null;
+
 async function reply(response) {
+  const own = response.headers.get("Lumbar-Index");
+  if (own && index && own !== index) dispatchEvent(new Event(RENEWED));
+  index = own ?? index;
   if (response.ok) return response;
   const text = await response.text();
   let message = text;

@@ -1,7 +1,7 @@
 // The page: a question, how it was read, its answers, and a study. The address holds the question and the study.
 
 import { remember, remembered } from "./address.js";
-import { get, post } from "./api.js";
+import { get, post, RENEWED } from "./api.js";
 import { card } from "./answers.js";
 import { showFolds } from "./folds.js";
 import { showChips } from "./reading.js";
@@ -190,6 +190,7 @@ function listen() {
   on("study", "keydown", (event) => { if (event.key === "Escape") closeStudy(); });
   on("similar", "click", () => ask({ like: `${study.study.study_id}:${study.site.key}` }));
   addEventListener("popstate", follow);
+  addEventListener(RENEWED, () => { $("renewed").hidden = false; setTimeout(follow); });
   new IntersectionObserver(([seen]) => { if (seen.isIntersecting && state.top < BY_ITSELF) $("more").click(); }).observe($("more"));
 }
 

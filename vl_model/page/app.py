@@ -1,5 +1,6 @@
 """The JSON API of one run, and the page. The replies are those of the command line, made by the same functions."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from pathlib import Path
 from threading import BoundedSemaphore, Lock
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Query
+from fastapi import APIRouter, Depends, FastAPI, Query
 from fastapi.responses import FileResponse, Response
 
 import query_page
@@ -31,6 +32,8 @@ _MEDIA_TYPES = {
 }
 #: Name -> the file of the page. Nothing else of a folder is ever served.
 PAGE_FILES = {path.name: path for path in Path(query_page.__file__).parent.iterdir() if path.suffix in _MEDIA_TYPES}
+#: The header that names the index of a reply, so that a page sees that it has changed.
+INDEX = "Lumbar-Index"
 #: Questions that are answered at the same time; others are told to come back.
 AT_ONCE = 4
 
@@ -78,6 +81,12 @@ class Server:
                 self._slices.clear()
             return self._queries
 
+    @property
+    def version(self) -> str:
+        """A name of the index and heads that answers come from now; another one if the run was evaluated again."""
+        self.queries()
+        return hashlib.sha256(repr(self._stamp).encode()).hexdigest()[:12]
+
     def slices(self, queries: RunQueries, split: str) -> SliceTable:
         """Return the slices of a split or kept set, of which each is read once. Raises NotThere if there is none."""
         processed = queries.processed
@@ -91,8 +100,13 @@ def make_app(server: Server, run: str) -> FastAPI:
     title, version = f"Lumbar VL: run {run}", metadata.version("lumbar-vl")
     app = FastAPI(title=title, version=version, docs_url=None, redoc_url=None)
     add_error_handlers(app)
-    for routes in (_question_routes(server, run), _study_routes(server), _note_routes(server)):
-        app.include_router(routes, prefix="/api", responses=ERRORS)
+
+    def tell_index(response: Response) -> None:
+        response.headers[INDEX] = server.version
+
+    for routes in (_question_routes(server, run), _study_routes(server)):
+        app.include_router(routes, prefix="/api", responses=ERRORS, dependencies=[Depends(tell_index)])
+    app.include_router(_note_routes(server), prefix="/api", responses=ERRORS)
 
     @app.get("/", include_in_schema=False)
     @app.get("/{name}", include_in_schema=False)

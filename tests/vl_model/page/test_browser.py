@@ -1,6 +1,7 @@
 """The page in Debian's Chromium: questions, chips, a study, geometry to the pixel, and no request to anybody else."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -242,3 +243,18 @@ def test_a_late_reply_does_not_replace_that_of_a_later_question(page: Page) -> N
     until(page, "globalThis.hasArrived === true")
     page.wait_for_timeout(100)
     assert page.input_value("#line") == "any(left foramen, L4-L5) = severe"
+
+
+def test_a_run_that_is_evaluated_again_is_told_and_shown_anew(page: Page, evaluated_root: Path) -> None:
+    ask(page)
+    open_first(page)
+    assert page.is_hidden("#renewed")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    os.utime(evaluated_root / "train" / "checkpoints" / "first" / "heads" / "heads.json")
+    page.select_option("select[aria-label=grades]", label="moderate or severe")
+    page.wait_for_selector("#renewed:not([hidden])")
+    assert "evaluated again" in page.inner_text("#renewed")
+    until(page, "document.getElementById('line').value.includes('>= moderate')")
+    page.wait_for_timeout(500)
+    assert any("/api/study/" in url for url in asked), "the study is opened again"
