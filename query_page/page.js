@@ -88,7 +88,7 @@ function show(isMore) {
   $("edit").hidden = !query.line;
   $("line").value = plainLine();
   $("notes").replaceChildren(...query.notes.map((note) => Object.assign(document.createElement("li"), { textContent: note })));
-  const [first, ...further] = query.tree ? worthWords(reply) : [query.text];
+  const [first = "", ...further] = query.tree ? worthWords(reply) : state.question.like ? [query.text] : [];
   $("worth").replaceChildren(Object.assign(document.createElement("strong"), { textContent: first }), ` ${further.join(" ")}`);
   showChips($("chips"), query.tree, changeTree);
   $("export").hidden = state.question.like != null;

@@ -70,6 +70,7 @@ def test_new_studies_become_a_segment_and_no_other_is_made_again(
             best = found[0]
             assert (best.view, best.series_id, best.instance_number) == (row.view, row.series_id, row.instance_number)
             assert best.source == row.source and best.box == pytest.approx([row.x0, row.y0, row.x1, row.y1], rel=1e-5)
+            assert sum(evidence.weight or 0 for evidence in found) == pytest.approx(1)
             for evidence in found:
                 assert (processed_of(root, "first", "ward-3") / image_path(row.study_id, evidence)).is_file()
 

@@ -49,7 +49,7 @@ def test_an_empty_set_and_a_site_without_an_image_tell_nothing() -> None:
     set_N = np.full(len(parts.keys), 0b001, dtype=np.uint8)
     set_N[4] = 0
     segment = build_segment(
-        "test", parts.study_ids, parts.keys, parts.image_ND, parts.prob_N3, parts.pairs, [], {}, set_N
+        "test", parts.study_ids, parts.keys, parts.image_ND, parts.prob_N3, parts.pairs, [], {}, set_N=set_N
     )
     study, site = parts.keys[4]
     row = segment.row_of(study)

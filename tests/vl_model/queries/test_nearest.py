@@ -109,6 +109,7 @@ def test_no_order_of_rows_changes_an_answer() -> None:
         keys=[parts.keys[row] for row in order],
         image_ND=parts.image_ND[order],
         prob_N3=parts.prob_N3[order],
+        weight_NV=None if parts.weight_NV is None else parts.weight_NV[order],
         pairs=parts.pairs[::-1],
     )
     study, site = parts.keys[0]
