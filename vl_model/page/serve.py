@@ -9,7 +9,7 @@ import uvicorn
 from vl_model.page.access import Access, allowed_hosts, is_loopback
 from vl_model.page.app import Server, make_app
 from vl_model.page.reading_session import ReadingSession
-from vl_model.queries.run_index import available_segments
+from vl_model.queries.run_index import available_segments, segment_files
 from vl_model.queries.run_queries import BOTH, RunQueries
 from workspace.layout import DataRoot
 from workspace.setting_error import SettingError
@@ -63,9 +63,11 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _stamp(root: DataRoot, run: str) -> tuple[tuple[str, int], ...]:
-    """Return when the files that answers depend on were written."""
-    folder = root.run(run)
-    paths = [folder / "heads" / "heads.json", folder / "final" / "site_model.json"]
-    for name in available_segments(root, run):
-        paths += [folder / "index" / name / "index.json", folder / "kept" / name / "index" / "index.json"]
-    return tuple((str(path), path.stat().st_mtime_ns) for path in paths if path.is_file())
+    """Return when the files that answers are made from were written; the index itself is made from them."""
+    made_from = {
+        path
+        for name in available_segments(root, run)
+        for paths in segment_files(root, run, name).parts.values()
+        for path in paths
+    }
+    return tuple((str(path), path.stat().st_mtime_ns) for path in sorted(made_from) if path.is_file())

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -290,6 +291,19 @@ def test_new_heads_are_used_without_a_restart(evaluated_root: Path, tmp_path: Pa
         heads.write_text(heads.read_text() + "\n")
         assert client.post("/api/ask", json={"text": QUESTION, "seen": True}).status_code == 200
         assert server.queries() is not before
+
+
+def test_an_index_that_the_server_makes_itself_is_not_a_new_one(evaluated_root: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(evaluated_root, tmp_path / "root")
+    server = server_of(root, tmp_path / "notes")
+    with client_of(server) as client:
+        shutil.rmtree(root / "train" / "checkpoints" / "first" / "index", ignore_errors=True)
+        named = [client.get("/api/run").headers["Lumbar-Index"]]
+        asked = client.post("/api/ask", json={"text": QUESTION, "seen": True})
+        named += [asked.headers["Lumbar-Index"], client.get("/api/run").headers["Lumbar-Index"]]
+        assert asked.status_code == 200 and len(set(named)) == 1
+        os.utime(root / "train" / "checkpoints" / "first" / "embeddings" / "train" / "embeddings.json", (1, 1))
+        assert client.get("/api/run").headers["Lumbar-Index"] != named[0]
 
 
 def test_the_api_describes_itself(client: TestClient) -> None:
