@@ -135,6 +135,7 @@ def main() -> None:
 
     # These imports take seconds, so that they come after everything that can be checked without them.
     from data_prep.conversion.crops import open_crops
+    from vl_model.baseline.crop_descriptors import CropDescriptors
     from vl_model.evaluated_runs import evaluate_run, fold_blocks, join_located, split_by_run
     from vl_model.evaluation.cross_fitting import better_head, cross_fit_heads, cross_fit_kinds, fit_grader
     from vl_model.evaluation.grader import write_grader
@@ -166,10 +167,12 @@ def main() -> None:
     labels, crops = known_labels(root, train), open_crops(processed)
     splits = split_by_run(runs, labels, train)
     workers = settings.workers if settings.located else 0
+    descriptors = CropDescriptors(crops, runs[0].crops.pixel_mm)
     evaluated = [
-        evaluate_run(run, split, train, crops, test is not None, settings.batch_size, workers)
+        evaluate_run(run, split, train, descriptors, test is not None, settings.batch_size, workers)
         for run, split in zip(runs, splits, strict=True)
     ]
+    del descriptors  # up to some hundred megabytes
     raw = join_folds([one.raw for one in evaluated])
     held_out = cross_fit_heads(raw, settings.seed)
     located, why_not_located, sources = join_located(evaluated)

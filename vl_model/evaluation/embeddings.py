@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Embeddings:
         if not np.isfinite(self.image_ND).all():
             raise ValueError("an embedding is not finite: the model's weights are damaged, or its training diverged")
 
-    @property
+    @cached_property
     def table(self) -> SiteTable:
         return site_table((row.study_id, row.site, row.severity) for row in self.rows)
 
@@ -51,8 +52,11 @@ class Embeddings:
 
     def rows_of(self, table: SiteTable) -> Ints:
         """Return the index of each row of `table` among `rows`; -1 for a site that no image shows."""
-        row_of = {key: row for row, key in enumerate(row_keys(self.table))}
-        return np.array([row_of.get(key, -1) for key in row_keys(table)], dtype=np.int64)
+        return np.array([self._row_of.get(key, -1) for key in row_keys(table)], dtype=np.int64)
+
+    @cached_property
+    def _row_of(self) -> dict[tuple[int, int], int]:
+        return {key: row for row, key in enumerate(row_keys(self.table))}
 
 
 @dataclass(frozen=True)

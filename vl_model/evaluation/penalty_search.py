@@ -94,7 +94,8 @@ class PenaltySearch:
             log_prob_BC = np.full((stop - start, self._rows.classes), np.log(_UNSEEN))
             log_prob_BC[:, classes] = log_softmax(self._rows.input_NG[start:stop] @ fold_CG.T, axis=1)
             loss_N[start:stop] = -log_prob_BC[np.arange(stop - start), self._rows.class_N[start:stop]]
-        return np.bincount(self._study_N, loss_N, len(self.studies))
+        loss_S: Floats = np.bincount(self._study_N, loss_N, len(self.studies)).astype(np.float64)
+        return loss_S
 
     def _fit_part(self, rows: Rows, penalty_G: Floats) -> tuple[Ints, Floats]:
         """Return the classes that have a row, and their weights; a single one has the probability one."""

@@ -45,7 +45,8 @@ class Rows:
     @property
     def count_C(self) -> Ints:
         """The number of rows of each class."""
-        return sum((np.bincount(self.class_N[part], minlength=self.classes) for part in self.parts), start=np.int64(0))
+        count_C: Ints = np.sum([np.bincount(self.class_N[part], minlength=self.classes) for part in self.parts], axis=0)
+        return count_C
 
     def blocks(self) -> Iterator[tuple[Floats, Ints]]:
         """Return inputs and classes of a few hundred rows at a time."""
