@@ -23,6 +23,8 @@ STEP, WEAKEST, STRONGEST = 10**0.5, 1e3, 1e-3
 #: teaches does not depend on how much the embedding is trusted. It is above zero for levels of only one severity. If
 #: there are too few studies for cross-validation, the level is penalised like the embedding.
 LEVEL_PENALTY = 0.1
+#: Of the fits that leave a fold out (`softmax_regression.TOLERANCE`): penalties are compared by losses that differ more.
+_TOLERANCE = 1e-2
 #: The probability of a class that a fit did not see.
 _UNSEEN = 1e-3
 
@@ -101,7 +103,7 @@ class PenaltySearch:
         """Return the classes that have a row, and their weights; a single one has the probability one."""
         classes = np.flatnonzero(rows.count_C)
         if len(classes) == rows.classes:
-            return classes, fit_weights(rows, penalty_G, *self._start)
+            return classes, fit_weights(rows, penalty_G, *self._start, _TOLERANCE)
         if len(classes) == 1:
             return classes, np.zeros((1, len(penalty_G)))
         number_C = np.full(rows.classes, -1)

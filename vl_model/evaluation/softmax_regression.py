@@ -19,8 +19,8 @@ from scipy.optimize import minimize
 
 from vl_model.data.site_table import Floats, Ints
 
-#: The search ends if no derivative in its coordinates is larger. The summed loss is then within about half the sum of
-#: their squares of the lowest one.
+#: The largest derivative in the search's coordinates at which it ends. The summed loss is then within about half the
+#: sum of their squares of the lowest one.
 TOLERANCE = 1e-3
 #: In nearly separable data, a search that stops early is only more regular.
 _MOST_STEPS = 300
@@ -85,7 +85,9 @@ def curvature(rows: Rows, weight_CG: Floats) -> Floats:
     return found_PP
 
 
-def fit_weights(rows: Rows, penalty_G: Floats, start_CG: Floats, curvature_PP: Floats) -> Floats:
+def fit_weights(
+    rows: Rows, penalty_G: Floats, start_CG: Floats, curvature_PP: Floats, tolerance: float = TOLERANCE
+) -> Floats:
     """Return the weights (C, G) of the lowest summed log loss plus half the penalties times the squared weights.
 
     Args:
@@ -93,6 +95,7 @@ def fit_weights(rows: Rows, penalty_G: Floats, start_CG: Floats, curvature_PP: F
         penalty_G: the penalty of each input; 0 for the bias.
         start_CG: where the search begins.
         curvature_PP: about the second derivatives of the summed loss there (`curvature`), as of like rows.
+        tolerance: the largest derivative in the search's coordinates at which it ends.
     """
     basis_CV = _contrasts(rows.classes)
     ridge_G = penalty_G + _BIAS_RIDGE * (penalty_G == 0)
@@ -106,7 +109,7 @@ def fit_weights(rows: Rows, penalty_G: Floats, start_CG: Floats, curvature_PP: F
 
     # L-BFGS begins with a step of length one. In units of the gradient's length, this is Newton's step.
     unit = float(np.linalg.norm(loss_at(np.zeros(len(factor_PP)))[1]))
-    if unit <= TOLERANCE:
+    if unit <= tolerance:
         return basis_CV @ start_VG
 
     def loss_in_units(move_P: Floats) -> tuple[float, Floats]:
@@ -118,7 +121,7 @@ def fit_weights(rows: Rows, penalty_G: Floats, start_CG: Floats, curvature_PP: F
         np.zeros(len(factor_PP)),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": _MOST_STEPS, "gtol": TOLERANCE * unit},
+        options={"maxiter": _MOST_STEPS, "gtol": tolerance * unit},
     )
     moved_P = solve_triangular(factor_PP, unit * found.x, lower=True, trans="T", check_finite=False)
     weight_CG: Floats = basis_CV @ (start_VG + moved_P.reshape(start_VG.shape))
