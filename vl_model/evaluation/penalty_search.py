@@ -23,7 +23,7 @@ STEP, WEAKEST, STRONGEST = 10**0.5, 1e3, 1e-3
 #: teaches does not depend on how much the embedding is trusted. It is above zero for levels of only one severity. If
 #: there are too few studies for cross-validation, the level is penalised like the embedding.
 LEVEL_PENALTY = 0.1
-#: Of the fits that leave a fold out (`softmax_regression.TOLERANCE`): penalties are compared by losses that differ more.
+#: Of the fits that leave a fold out (`softmax_regression.TOLERANCE`): the losses of two penalties differ by much more.
 _TOLERANCE = 1e-2
 #: The probability of a class that a fit did not see.
 _UNSEEN = 1e-3

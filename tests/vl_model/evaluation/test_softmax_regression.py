@@ -91,7 +91,7 @@ def test_the_search_leaves_whole_studies_out() -> None:
     for _, left_out in GroupKFold(4).split(feature_NF, groups=study_N):
         fitted_N = ~np.isin(np.arange(240), left_out)
         expected -= plain(fitted_N)[left_out, rows.class_N[left_out]].sum()
-    assert found == pytest.approx(expected / 240, rel=1e-5)
+    assert found == pytest.approx(expected / 240, rel=1e-3)
     logit_NC = design_NG @ weight_CG.T
     log_prob_NC = logit_NC - np.logaddexp.reduce(logit_NC, axis=1, keepdims=True)
     assert np.exp(log_prob_NC) == pytest.approx(np.exp(plain(np.ones(240, dtype=bool))), abs=1e-4)
