@@ -282,7 +282,8 @@ def test_the_page_shows_suspects_and_says_what_they_are(tiny_root: Path, tmp_pat
         assert "no grade is changed" in section and f"{percent(PLANTED_SHARE)} of the first 1 %" in section
         assert "train_vl.py --drop_suspects" in section
         for row in report["suspect_labels"]["first"]:
-            assert f"<td>{row['rank']}. {row['words']}</td><td>{row['study_id']}</td>" in section
+            study = f'<span class="range">study {row["study_id"]}</span>'
+            assert f"<td>{row['rank']}. {row['words']}<br>{study}</td>" in section
             assert f"<td>{times(row['times'])}</td>" in section
 
 
