@@ -21,7 +21,7 @@ from vl_model.evaluation.predictions import read_predictions, write_predictions
 from vl_model.report.example_sites import choose_example_sites
 from vl_model.report.failures import failures_block
 from vl_model.report.report import PLANTED_SHARE, number, share, summary, times, write_report
-from vl_model.report.report_content import curves_block, held_out_metrics
+from vl_model.report.report_content import baseline_block, curves_block, held_out_metrics
 from vl_model.report.report_text import percent
 from vl_model.report.set_content import sets_block
 from vl_model.report.study_answer_content import answers_block
@@ -142,6 +142,43 @@ def test_each_sentence_of_the_summary_is_in_the_report(report: dict) -> None:
     for sentence, values in zip(sentences, expected, strict=True):
         told = re.findall(r"\d+(?:\.\d+)?", re.sub(r"(?:95 % (?:interval|of them|prediction)|90 %)", "", sentence))
         assert told == values, sentence
+
+
+def test_the_further_sentences_of_the_summary_are_in_the_report(held_out: HeldOut, report: dict) -> None:
+    """Joined folds, places as in use, the plain baseline, conditions without grades, and sites without an image."""
+    partial = replace(without(held_out, held_out.table.condition_N != 1), imaged_N=held_out.table.study_N > 2)
+    whole = whole_report(partial)
+    block = whole["metric"][HEAD]["metric_optimal"]
+    baseline = dict.fromkeys(KINDS, partial.prob_N3[HEAD, "raw"])
+    folds = [{"run": f"five-{fold}"} for fold in range(5)]
+    places = {
+        "reason": "",
+        "sources": {"located": 571, "atlas": 29},
+        "located": {HEAD: {"metric_optimal": {**block, "graded_parts": 0.777}}},
+        "ratio": {HEAD: {"graded_parts": {"value": 1.234, "interval": [1.111, 1.345]}}},
+    }
+    further = plain({"fold_runs": folds, "places": places, "plain_baseline": baseline_block(partial, baseline)})
+    said = summary({**whole, **further})
+
+    def only(words: str) -> list[str]:
+        [sentence] = [sentence for sentence in said if words in sentence]
+        return re.findall(r"\d+(?:\.\d+)?", sentence.replace("95 % interval", ""))
+
+    low, high = (number(bound) for bound in block["interval"]["graded_parts"])
+    constant, ratio = whole["constant_baseline"]["graded_parts"], block["ratio_to_constant"]["graded_parts"]
+    assert only("evaluated as one") == ["5"]
+    assert only("held-out studies (") == [
+        *(str(whole["n"]["studies"]), str(whole["n"]["rows"]), number(block["graded_parts"]), low, high),
+        *(number(constant), *(number(value, 2) for value in (ratio["value"], *ratio["interval"]))),
+    ]
+    assert only("Graded are") == [str(whole["conditions"][HEAD]["raw"]["neural_foraminal_narrowing"]["n"])]
+    assert only("places as in use") == ["29", "571", "0.777", low, high, "1.23", "1.11", "1.34"]
+    difference = further["plain_baseline"]["heads_minus_baseline"][HEAD]["foraminal"]
+    expected = [f"{abs(value):.3f}" for value in (difference["value"], *difference["interval"])]
+    assert only("plain baseline") == expected
+    assert only("have no image") == [str(whole["n"]["rows_without_image"])] and whole["n"]["rows_without_image"] > 0
+    unknown = summary({**whole, "places": {"reason": "the locator is lost"}})
+    assert "Places as in use are not measured: the locator is lost." in unknown
 
 
 def test_sets_are_counted_by_condition_grade_and_level(held_out: HeldOut, report: dict) -> None:
