@@ -135,10 +135,12 @@ def main() -> None:
 
     # These imports take seconds, so that they come after everything that can be checked without them.
     from data_prep.conversion.crops import open_crops
+    from vl_model.baseline.crop_descriptors import CropDescriptors
     from vl_model.evaluated_runs import evaluate_run, fold_blocks, join_located, split_by_run
     from vl_model.evaluation.cross_fitting import better_head, cross_fit_heads, cross_fit_kinds, fit_grader
     from vl_model.evaluation.grader import write_grader
     from vl_model.evaluation.known_labels import known_labels
+    from vl_model.evaluation.label_ranking import rank_suspect_labels
     from vl_model.evaluation.predictions import read_predictions, write_predictions
     from vl_model.evaluation.predictions_card import write_predictions_card
     from vl_model.evaluation.raw_predictions import PLAIN_BASELINE, join_folds
@@ -159,6 +161,7 @@ def main() -> None:
     from vl_model.report.study_answer_content import answers_block
     from vl_model.report.study_flow import flow_block
     from vl_model.report.subgroups import site_facts, subgroups_block
+    from vl_model.report.suspect_content import suspect_examples, suspects_block
     from vl_model.report.suspect_list import write_suspect_list
     from workspace.json_files import plain
 
@@ -166,10 +169,12 @@ def main() -> None:
     labels, crops = known_labels(root, train), open_crops(processed)
     splits = split_by_run(runs, labels, train)
     workers = settings.workers if settings.located else 0
+    descriptors = CropDescriptors(crops, runs[0].crops.pixel_mm)
     evaluated = [
-        evaluate_run(run, split, train, crops, test is not None, settings.batch_size, workers)
+        evaluate_run(run, split, train, descriptors, test is not None, settings.batch_size, workers)
         for run, split in zip(runs, splits, strict=True)
     ]
+    del descriptors  # up to some hundred megabytes
     raw = join_folds([one.raw for one in evaluated])
     held_out = cross_fit_heads(raw, settings.seed)
     located, why_not_located, sources = join_located(evaluated)
@@ -180,6 +185,8 @@ def main() -> None:
     models = {one.run.name: one.heads for one in evaluated}
     grader = fit_grader(models, located or raw, graded, best, fingerprint, in_use)
     baseline = cross_fit_kinds(raw.log_prob_N3[PLAIN_BASELINE], raw, settings.seed)
+    suspects, ranked = rank_suspect_labels(held_out, best)
+    not_ranked = len(set(labels.take(labels.labelled_N).study_ids) - set(held_out.table.study_ids))
     unsaved = {"root", "base", "workers", *plain_settings(settings.scoring), *plain_settings(settings.calibration)}
     report = {
         "schema_version": REPORT_SCHEMA_VERSION,
@@ -202,6 +209,7 @@ def main() -> None:
         "subgroups": subgroups_block(held_out, best, site_facts(train, held_out.table, processed / "slices.csv")),
         "calibrators": calibrators_block(grader),
         "failures": failures_block(held_out, best),
+        "suspect_labels": suspects_block(suspects, ranked, held_out, not_ranked),
         "comparison": compare_runs(held_out, settings.compare, other) if other and settings.compare else None,
     }
 
@@ -210,9 +218,10 @@ def main() -> None:
     write_predictions_card(logs / "predictions.csv", fingerprint, report["held_out_folds"])
     examples = choose_example_sites(held_out, best, train.pairs)
     tile_share = runs[0].view_mm / runs[0].crops.field_mm
-    write_report(logs, plain(report), examples, crops, tile_share)
+    suspect_list = write_suspect_list(logs, suspects, ranked, train, crops, tile_share)
+    write_report(logs, plain(report), examples, crops, tile_share, suspect_examples(suspects, train.pairs))
     print(report_text(plain(report)))
-    print(write_suspect_list(logs, held_out, best, train, crops, tile_share))
+    print(suspect_list)
     print(f"report      {logs / 'report.html'}")
     submit(root, settings.run, test, grader, [one.new for one in evaluated if one.new is not None])
 

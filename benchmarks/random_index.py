@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.sites import SITES, Severity
+from vl_model.calibration.study_answers import QUESTIONS
 from vl_model.data.site_table import UNLABELLED
 from vl_model.queries.fingerprints import Fingerprint, fingerprint_of
 from vl_model.queries.index import save_segment
@@ -41,6 +42,7 @@ def random_segment(name: str, studies: int, seed: int, dimensions: int = DIMENSI
         seen_S=np.zeros(studies, dtype=bool),
         graded_SX3=graded_SX3,
         sets_SX=np.full((studies, len(SITES)), 7, dtype=np.uint8),
+        answers_SQ=rng.random((studies, len(QUESTIONS))),
         vector_XSD=random_vectors(rng, studies, dimensions),
         label_SX=label_SX,
         evidence_SX2=_evidence(rng, studies),

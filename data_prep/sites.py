@@ -159,6 +159,10 @@ class Site:
         quotes the cell and lists what is allowed, and KeyError for a row without one of the columns.
         """
         condition, side, level = (row[name] for name in SITE_COLUMNS)
+        try:
+            return _SITE_BY_CELLS[condition, side or None, level]  # as we write them: tables have 100,000s of rows
+        except (KeyError, TypeError):
+            pass
         return cls(_member(Condition, condition), _member(Side, side) if side else None, parse_level(str(level or "")))
 
     @property
@@ -210,6 +214,7 @@ SITES: tuple[Site, ...] = tuple(
 #: The 25 sites in the order of ``sample_submission.csv``: by condition alphabetically, unlike ``train.csv``.
 SUBMISSION_SITES: tuple[Site, ...] = tuple(sorted(SITES, key=lambda site: site.key))
 
+_SITE_BY_CELLS = {tuple(site.columns.values()): site for site in SITES}
 _SITE_BY_KEY = {site.key: site for site in SITES}
 _SEVERITY_BY_LABEL = {severity.label.lower(): severity for severity in Severity}
 _Word = TypeVar("_Word", bound=StrEnum)

@@ -1,5 +1,6 @@
 """predict_vl.py --keep: new studies become a segment of the query index, completely or not at all."""
 
+import io
 import os
 import resource
 import shutil
@@ -13,10 +14,13 @@ import pytest
 
 import predict_vl
 from data_prep.sites import SITES
+from prompts.reading.parse import parse_query
 from tests.evaluated_root import run_here
 from vl_model import kept_studies, load_run
 from vl_model.queries.index import Segment, image_path
+from vl_model.queries.reply import reply_csv, reply_json
 from vl_model.queries.run_index import available_segments, open_segment, processed_of
+from vl_model.queries.run_queries import Asked
 from workspace.layout import DataRoot
 
 Command = Callable[..., int]
@@ -73,6 +77,26 @@ def test_new_studies_become_a_segment_and_no_other_is_made_again(
             assert sum(evidence.weight or 0 for evidence in found) == pytest.approx(1)
             for evidence in found:
                 assert (processed_of(root, "first", "ward-3") / image_path(row.study_id, evidence)).is_file()
+
+
+def test_the_index_and_its_replies_have_the_study_answers_of_studies_csv(
+    root: DataRoot, predict: Command, tmp_path: Path
+) -> None:
+    """Those of the kept studies are those of the test split, because they are the same studies."""
+    assert predict("--images", root.images("test"), "--keep", "ward-4") == 0
+    table = pd.read_csv(tmp_path / "out" / "studies.csv").set_index("study_id")
+    names = ["p_any_severe_canal", "p_any_severe"]
+    assert np.isfinite(table[names].to_numpy()).all()
+    queries = load_run(root, "first").queries()
+    for split in ("ward-4", "test"):
+        reply = queries.ask(parse_query("severe canal stenosis"), Asked(split=split, least=0.0, top=10))
+        answers = reply_json(reply)["answers"]
+        assert {answer["study_id"] for answer in answers} == set(table.index)
+        for answer in answers:
+            assert [answer[name] for name in names] == pytest.approx(table.loc[answer["study_id"], names], rel=1e-7)
+        rows = pd.read_csv(io.StringIO(reply_csv(reply)))
+        expected = table.loc[rows["study_id"], names].to_numpy()
+        assert rows[names].to_numpy() == pytest.approx(expected, rel=1e-5)
 
 
 def columns_of(row: object) -> list[str | None]:

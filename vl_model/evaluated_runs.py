@@ -9,11 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from data_prep.conversion.pairs import Dataset
 from vl_model.baseline.baseline_files import baseline_log_probabilities
+from vl_model.baseline.crop_descriptors import CropDescriptors
 from vl_model.calibration.cross_fit import check_enough
 from vl_model.data.site_table import Floats, SiteTable
 from vl_model.evaluation.cross_fitting import StudySplit, fit_heads, predict_raw, split_studies
@@ -78,7 +76,7 @@ def evaluate_run(
     run: LoadedRun,
     split: StudySplit,
     dataset: Dataset,
-    crops: NDArray[np.uint8],
+    crops: CropDescriptors,
     has_test: bool,
     batch_size: int,
     workers: int,
@@ -91,12 +89,13 @@ def evaluate_run(
     Args:
         run: the run.
         split: its training and held-out studies.
-        dataset, crops: the train split.
+        dataset, crops: the train split, with the descriptors of its crops.
         has_test: whether there is a test split.
         batch_size: sites per forward pass.
         workers: processes that place the held-out studies; 0 to leave this out.
     """
-    embeddings, prompts = run.embed("train", batch_size), run.embed_prompts()
+    embeddings = run.embed_kept("train", dataset, run.processed["train"], batch_size)
+    prompts = run.embed_prompts()
     new = run.embed("test", batch_size) if has_test else None
     found: Located | str = "--located false"
     if workers:
@@ -105,9 +104,7 @@ def evaluate_run(
     learning = replace(split, train=split.train.without_grades(run.dropped_sites))
     heads = fit_heads(learning.train, embeddings, prompts.text_SCD, prompts.logit_scale)
     others = predict_others(learning, embeddings, prompts)
-    others[PLAIN_BASELINE] = baseline_log_probabilities(
-        run.folder / "heads", split, embeddings, crops, run.crops.pixel_mm
-    )
+    others[PLAIN_BASELINE] = baseline_log_probabilities(run.folder / "heads", split, embeddings, crops)
     raw = predict_raw(heads, split, embeddings, others)
     if isinstance(found, str):
         return EvaluatedRun(run, split, heads, raw, found, {}, new)

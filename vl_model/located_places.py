@@ -83,7 +83,8 @@ def embed_located(
     folder = run.folder / LOCATED_FOLDER
     located = place_studies(marked_studies, dataset, processed, folder, placer, run.crops, workers)
     own = run.embed_kept("located", located, folder, batch_size)
-    others = [index for index, row in enumerate(marked.rows) if row.study_id in set(studies) - annotated]
+    unmarked = set(studies) - annotated
+    others = [index for index, row in enumerate(marked.rows) if row.study_id in unmarked]
     rows = (*own.rows, *(marked.rows[index] for index in others))
     image_ND = np.concatenate([own.image_ND, marked.image_ND[others]])
     return Located(Embeddings(rows, image_ND, marked.fingerprint), Counter(row.source.value for row in rows))

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from data_prep.conversion.crop_geometry import PIXEL_MM
+from vl_model.baseline.crop_descriptors import CropDescriptors
 from vl_model.baseline.plain_baseline import SETTINGS, PlainBaseline
 from vl_model.data.site_rows import SiteRow
 from vl_model.data.site_table import Floats, SiteTable
@@ -30,13 +29,13 @@ SCHEMA_VERSION = 2
 
 
 def baseline_log_probabilities(
-    folder: Path, split: StudySplit, embeddings: Embeddings, crops: NDArray[np.uint8], pixel_mm: float = PIXEL_MM
+    folder: Path, split: StudySplit, embeddings: Embeddings, crops: CropDescriptors
 ) -> Floats:
     """Return the baseline's log probabilities (M, 3) of the held-out sites that an image shows, in their order.
 
     They are read from `folder` if they are current, and else computed and written there. The baseline is fitted on the
     training sites that an image shows, the sites that the linear probe learns from. Of `embeddings`, only the sites
-    and their crops, whose pixels are `pixel_mm` wide, are used.
+    and the numbers of their crops are used.
 
     Raises ValueError if no training site is both graded and shown.
     """
@@ -45,7 +44,7 @@ def baseline_log_probabilities(
     try:
         return _read(folder, held_out, expected)
     except ValueError:
-        baseline = PlainBaseline(pixel_mm).fit(train, _rows(embeddings, train), crops)
+        baseline = PlainBaseline().fit(train, _rows(embeddings, train), crops)
         log_prob_M3 = baseline.predict_log_proba(held_out, _rows(embeddings, held_out), crops)
     with keeping(folder):
         _write(folder, held_out, log_prob_M3, expected)

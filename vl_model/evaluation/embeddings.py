@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class Embeddings:
         if self.weight_NV is not None and self.weight_NV.shape != (len(self.rows), len(View)):
             raise ValueError(f"the shape of the weights is {self.weight_NV.shape}, with {len(self.rows)} sites")
 
-    @property
+    @cached_property
     def table(self) -> SiteTable:
         return site_table((row.study_id, row.site, row.severity) for row in self.rows)
 
@@ -57,8 +58,11 @@ class Embeddings:
 
     def rows_of(self, table: SiteTable) -> Ints:
         """Return the index of each row of `table` among `rows`; -1 for a site that no image shows."""
-        row_of = {key: row for row, key in enumerate(row_keys(self.table))}
-        return np.array([row_of.get(key, -1) for key in row_keys(table)], dtype=np.int64)
+        return np.array([self._row_of.get(key, -1) for key in row_keys(table)], dtype=np.int64)
+
+    @cached_property
+    def _row_of(self) -> dict[tuple[int, int], int]:
+        return {key: row for row, key in enumerate(row_keys(self.table))}
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
-from scipy.optimize import minimize
 from scipy.special import log_softmax
-from sklearn.model_selection import GroupKFold
 
 from data_prep.sites import SITES, Severity
 from vl_model.data.site_table import CONDITIONS, LEVELS, Floats, Ints, SiteTable
+from vl_model.evaluation.penalty_search import PenaltySearch
 from vl_model.scoring.priors import ColumnPrior
 
 #: What a head saves: arrays by name, which are read without pickle.
@@ -28,12 +26,6 @@ Arrays = Mapping[str, NDArray[Any]]
 _CLASSES = len(Severity)
 #: Inverse penalties, from strong to weak, for features of norm one.
 DEFAULT_STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-#: A grid whose end is chosen is extended by this factor, within these bounds.
-STEP, WEAKEST, STRONGEST = 10**0.5, 1e3, 1e-3
-#: The penalty on the weights of the level, whatever that on the embedding is: a level has many rows, and what it
-#: teaches does not depend on how much the embedding is trusted. It is above zero for levels of only one severity. If
-#: there are too few studies for cross-validation, the level is penalised like the embedding.
-LEVEL_PENALTY = 0.1
 
 
 class ZeroShotHead:
@@ -159,124 +151,12 @@ class LinearProbe:
         return np.concatenate([(image_ND - self.mean_D_) / self.scale_, level_NL], axis=1)
 
     def _fit_condition(self, condition: int, feature_NF: Floats, severity_N: Ints, study_N: Ints) -> None:
-        strength, inner_loss = self._chosen_strength(feature_NF, severity_N, study_N)
-        self.inner_loss_K_[condition] = inner_loss
-        level_penalty = LEVEL_PENALTY if np.isfinite(inner_loss) else 1 / strength
-        [model] = _regressions(feature_NF, severity_N, [strength], level_penalty)
-        classes, weight, bias = model
-        self.strength_K_[condition] = strength
-        self.weight_KCF_[condition, classes] = weight
-        self.bias_KC_[condition, classes] = bias
-
-    def _chosen_strength(self, feature_NF: Floats, severity_N: Ints, study_N: Ints) -> tuple[float, float]:
-        """Return the inverse penalty and its cross-validated loss per row; nan if there are too few studies."""
-        studies = len(np.unique(study_N))
-        if studies < 2 * self.folds:
-            return self.strengths[0], float("nan")
-        loss_of: dict[float, Floats] = {}
-        wanted: Sequence[float] = self.strengths
-        while wanted:
-            loss_SP = self._inner_losses(feature_NF, severity_N, study_N, wanted)
-            loss_of |= dict(zip(wanted, loss_SP.T, strict=True))
-            grid = sorted(loss_of)
-            best, chosen = _best_and_chosen(np.stack([loss_of[strength] for strength in grid], axis=1))
-            wanted = []
-            if chosen == 0 and grid[0] > STRONGEST:
-                wanted = [max(grid[0] / STEP, STRONGEST)]
-            elif best == len(grid) - 1 and grid[-1] < WEAKEST:
-                wanted = [min(grid[-1] * STEP, WEAKEST)]
-        return grid[chosen], float(loss_of[grid[chosen]].sum() / len(severity_N))
-
-    def _inner_losses(self, feature_NF: Floats, severity_N: Ints, study_N: Ints, strengths: Sequence[float]) -> Floats:
-        """Return the summed losses (studies, strengths) of each study under fits on the other folds of studies."""
-        studies, study_of_N = np.unique(study_N, return_inverse=True)
-        loss_SP = np.zeros((len(studies), len(strengths)))
-        for fit, held_out in GroupKFold(self.folds).split(feature_NF, groups=study_N):
-            for point, model in enumerate(_regressions(feature_NF[fit], severity_N[fit], strengths)):
-                loss_N = _held_out_losses(model, feature_NF[held_out], severity_N[held_out])
-                np.add.at(loss_SP[:, point], study_of_N[held_out], loss_N)
-        return loss_SP
-
-
-def _best_and_chosen(loss_SP: Floats) -> tuple[int, int]:
-    """Return the column of the lowest loss, and the first one within one standard error of it."""
-    best = int(loss_SP.sum(axis=0).argmin())
-    worse_SP = loss_SP - loss_SP[:, [best]]
-    allowed_P = worse_SP.std(axis=0, ddof=1) / np.sqrt(len(loss_SP))
-    return best, int(np.flatnonzero(worse_SP.mean(axis=0) <= allowed_P)[0])
-
-
-#: Classes present, their weights (C, F) and biases (C,).
-_Regression = tuple[Ints, Floats, Floats]
-
-
-def _regressions(
-    feature_NF: Floats, severity_N: Ints, strengths: Sequence[float], level_penalty: float = LEVEL_PENALTY
-) -> list[_Regression]:
-    """Fit one regression per inverse penalty, in the order given, each started from the one before."""
-    classes, class_N = np.unique(severity_N, return_inverse=True)
-    if len(classes) < 2:
-        # A fold of a small set may have only one class, which then has the probability one.
-        return [(classes, np.zeros((1, feature_NF.shape[1])), np.zeros(1))] * len(strengths)
-    truth_CN = np.eye(len(classes))[:, class_N]
-    design_NG = np.concatenate([feature_NF, np.ones((len(feature_NF), 1))], axis=1)
-    curvature_GG = _mean_variance(truth_CN) * (design_NG.T @ design_NG)
-    weight_CG = np.zeros((len(classes), design_NG.shape[1]))
-    path = []
-    for strength in strengths:
-        penalty_G = np.full(design_NG.shape[1], 1 / strength)
-        penalty_G[-1 - len(LEVELS) : -1], penalty_G[-1] = level_penalty, 0.0  # the last one is the bias's
-        factor_GG = cholesky(curvature_GG + np.diag(penalty_G), lower=True)
-        # With a weak penalty the data may be nearly separable; a fit that stops early is then only more regular.
-        found = minimize(
-            _penalised_loss,
-            (weight_CG @ factor_GG).ravel(),
-            args=(factor_GG, design_NG, truth_CN, penalty_G),
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": 300, "gtol": 1e-3},
-        )
-        weight_CG = _weights(found.x, factor_GG)
-        path.append((classes, weight_CG[:, :-1].copy(), weight_CG[:, -1].copy()))
-    return path
-
-
-def _penalised_loss(
-    parameters: Floats, factor_GG: Floats, design_NG: Floats, truth_CN: Floats, penalty_G: Floats
-) -> tuple[float, Floats]:
-    """Return the summed log loss plus half the penalties times the squared weights, and its gradient.
-
-    The parameters are the weights (C, G) times the Cholesky factor of about the second derivatives, by which the
-    search takes a sixth of the steps: the directions of embeddings differ a thousandfold in their variance.
-    """
-    weight_CG = _weights(parameters, factor_GG)
-    logit_CN = weight_CG @ design_NG.T
-    logit_CN -= logit_CN.max(axis=0)
-    prob_CN = np.exp(logit_CN)
-    sum_N = prob_CN.sum(axis=0)
-    loss = np.log(sum_N).sum() - (logit_CN * truth_CN).sum() + (penalty_G * weight_CG**2).sum() / 2
-    prob_CN /= sum_N
-    by_weight_CG = (prob_CN - truth_CN) @ design_NG + penalty_G * weight_CG
-    by_parameter_GC = solve_triangular(factor_GG, by_weight_CG.T, lower=True, check_finite=False)
-    return float(loss), by_parameter_GC.T.ravel()
-
-
-def _weights(parameters: Floats, factor_GG: Floats) -> Floats:
-    """Return the weights (C, G), the last of which are the biases."""
-    parameter_CG = parameters.reshape(-1, len(factor_GG))
-    weight_CG: Floats = solve_triangular(factor_GG, parameter_CG.T, lower=True, trans="T", check_finite=False).T
-    return weight_CG
-
-
-def _mean_variance(truth_CN: Floats) -> float:
-    """Return the variance of a class among the rows, averaged over the classes."""
-    share_C = truth_CN.mean(axis=1)
-    return float((share_C * (1 - share_C)).mean())
-
-
-def _held_out_losses(model: _Regression, feature_NF: Floats, severity_N: Ints) -> Floats:
-    """Return -ln p of each row's true class; a class that is missing from this fit has the probability 0.001."""
-    classes, weight, bias = model
-    log_prob_N3 = np.full((len(severity_N), _CLASSES), np.log(1e-3))
-    log_prob_N3[:, classes] = log_softmax(feature_NF @ weight.T + bias, axis=1)
-    return -log_prob_N3[np.arange(len(severity_N)), severity_N]
+        classes, class_N = np.unique(severity_N, return_inverse=True)
+        search = PenaltySearch(feature_NF, class_N, study_N, self.folds)
+        if search.folds:
+            strength, inner_loss, weight_CG = search.choose(self.strengths)
+        else:
+            strength, inner_loss = self.strengths[0], float("nan")
+            weight_CG = search.fit(strength, level_penalty=1 / strength)
+        self.strength_K_[condition], self.inner_loss_K_[condition] = strength, inner_loss
+        self.weight_KCF_[condition, classes], self.bias_KC_[condition, classes] = weight_CG[:, :-1], weight_CG[:, -1]

@@ -1,8 +1,9 @@
 """The query index on the disk: one folder of arrays per segment, which are memory-mapped when it is read.
 
-``studies.npy``, ``graded.npy``, ``sets.npy``, ``vectors.npy``, ``labels.npy``, ``evidence.npy`` and, written last,
-``index.json`` with the fingerprints of the data, the model, the heads and the embeddings. A segment with other
-fingerprints, or with arrays that cannot be right (`index_checks`), is refused. Nothing here imports more than numpy.
+``studies.npy``, ``graded.npy``, ``sets.npy``, ``answers.npy``, ``vectors.npy``, ``labels.npy``, ``evidence.npy`` and,
+written last, ``index.json`` with the fingerprints of the data, the model, the heads and the embeddings. A segment with
+other fingerprints, or with arrays that cannot be right (`index_checks`), is refused. Nothing here imports more than
+numpy.
 
 Legend: as in `vl_model.queries.segment`.
 """
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from data_prep.conversion.pairs import Pair, png_path
 from data_prep.sites import SITES, Severity, Site
 from vl_model.calibration.prediction_sets import ALL_GRADES
+from vl_model.calibration.study_answers import QUESTIONS
 from vl_model.data.site_table import SITE_INDEX, UNLABELLED, Floats
 from vl_model.queries.index_checks import check_arrays
 from vl_model.queries.segment import (
@@ -63,6 +65,7 @@ def build_segment(
     fingerprint: Mapping[str, str],
     weight_NV: NDArray[np.float32] | None = None,
     set_N: NDArray[np.uint8] | None = None,
+    answers_of: Mapping[int, Sequence[float]] | None = None,
 ) -> Segment:
     """Return a segment in memory.
 
@@ -78,6 +81,7 @@ def build_segment(
         weight_NV: what the model's pooling gave to each view of the N sites, in the order of `VIEWS`; None if it is not
             known.
         set_N: the 90 % prediction sets of the N sites, as bits; None if nothing is known of them.
+        answers_of: study -> the probability of each question about it; None if nothing is known of them.
 
     Raises:
         ValueError: a site has an embedding but no pair, or a pair but no embedding; a study of `keys` is not among
@@ -96,6 +100,9 @@ def build_segment(
     sets_SX = np.full(shape_SX, ALL_GRADES, dtype=np.uint8)
     if set_N is not None:
         sets_SX[row_N, site_N] = np.where(set_N == 0, ALL_GRADES, set_N)
+    answers_SQ = np.full((len(study_S), len(QUESTIONS)), np.nan)
+    if answers_of is not None:
+        answers_SQ[:] = [answers_of[study] for study in study_S.tolist()]
     label_SX, evidence_SX2 = _labels_and_evidence(study_S, pairs)
     if weight_NV is not None:
         view_N2 = evidence_SX2["view"][row_N, site_N]
@@ -107,6 +114,7 @@ def build_segment(
         seen_S=np.isin(study_S, np.fromiter(seen_studies, dtype=np.int64)),
         graded_SX3=graded_SX3,
         sets_SX=sets_SX,
+        answers_SQ=answers_SQ,
         vector_XSD=vector_XSD,
         label_SX=label_SX,
         evidence_SX2=evidence_SX2,
@@ -169,6 +177,7 @@ def save_segment(segment: Segment, folder: Path, files: Mapping[str, Any] | None
         np.save(partial / "studies.npy", studies_S)
         np.save(partial / "graded.npy", segment.graded_SX3)
         np.save(partial / "sets.npy", segment.sets_SX)
+        np.save(partial / "answers.npy", segment.answers_SQ)
         np.save(partial / "vectors.npy", segment.vector_XSD)
         np.save(partial / "labels.npy", segment.label_SX)
         np.save(partial / "evidence.npy", segment.evidence_SX2)
@@ -212,6 +221,7 @@ def load_segment(folder: Path, fingerprint: Mapping[str, str]) -> Segment:
             seen_S=np.ascontiguousarray(study_S["seen"]),
             graded_SX3=_mapped(folder / "graded.npy", np.float32, (*shape_SX, len(Severity))),
             sets_SX=_mapped(folder / "sets.npy", np.uint8, shape_SX),
+            answers_SQ=_mapped(folder / "answers.npy", np.float64, (studies, len(QUESTIONS))),
             vector_XSD=_mapped(folder / "vectors.npy", np.float32, (*shape_SX[::-1], dimensions)),
             label_SX=_mapped(folder / "labels.npy", np.int8, shape_SX),
             evidence_SX2=_mapped(folder / "evidence.npy", EVIDENCE, (*shape_SX, 2)),

@@ -38,6 +38,7 @@ def check_arrays(segment: Segment, where: Path | str) -> None:
             raise IndexRefused(where, f"labels.npy has grades outside {UNLABELLED} to {len(Severity) - 1}")
         _check_evidence(np.asarray(segment.evidence_SX2[block]), imaged_SX, where)
         _check_sets(np.asarray(segment.sets_SX[block]), imaged_SX, where)
+        _check_answers(np.asarray(segment.answers_SQ[block]), where)
         _release(segment.evidence_SX2)
 
 
@@ -71,6 +72,11 @@ def _check_sets(sets_SX: NDArray[np.uint8], imaged_SX: NDArray[np.bool_], where:
         raise IndexRefused(where, f"sets.npy has sets outside 1 to {ALL_GRADES}")
     if (sets_SX[~imaged_SX] != ALL_GRADES).any():
         raise IndexRefused(where, "sets.npy tells the grade of a site that no image shows")
+
+
+def _check_answers(answers_SQ: NDArray[np.float64], where: Path | str) -> None:
+    if not (np.isnan(answers_SQ) | (answers_SQ >= 0) & (answers_SQ <= 1)).all():
+        raise IndexRefused(where, "answers.npy has probabilities outside 0 to 1")
 
 
 def _check_evidence(evidence_SX2: NDArray[Any], imaged_SX: NDArray[np.bool_], where: Path | str) -> None:

@@ -1,7 +1,8 @@
 """The reply to a query, and its form as JSON and as CSV.
 
 Schema of the JSON (version 2): ``query`` (text, line, tree, limits, rest, notes), ``run``, ``splits``, ``studies``,
-``left_out``, ``not_assessable``, ``buckets``, ``worth``, ``likeness``, ``answers``, ``fingerprints``, ``version``.
+``left_out``, ``not_assessable``, ``buckets``, ``worth``, ``likeness``, ``answers``, ``fingerprints``, ``version``. Each
+answer has the study's own probabilities ``p_any_severe_canal`` and ``p_any_severe``, whatever was asked.
 """
 
 import csv
@@ -16,6 +17,7 @@ from typing import Any
 from data_prep.sites import SITES, Condition, Level, Severity, Side, Site, parse_row_id_site, parse_severity
 from prompts.canonical import MAX_DEPTH, canonical_line
 from prompts.tree import And, Finding, Not, Or, Over, Query, SameLevel, SideAgainstSide, Tree
+from vl_model.calibration.study_answers import QUESTIONS
 from vl_model.queries.buckets import SET_LEVEL, Buckets
 from vl_model.queries.estimates import Estimate
 from vl_model.queries.search import Answer, Found, SpeakingSite
@@ -30,6 +32,7 @@ CSV_COLUMNS = (
     *("rank", "study_id", "split", "seen", "score", "probability", "likeness", "matches"),
     *("condition", "side", "level", *(severity.key for severity in Severity), "truth"),
     *("view", "series_id", "instance_number", "x0", "y0", "x1", "y1", "source", "image"),
+    *(f"p_{question}" for question in QUESTIONS),
 )
 #: A spreadsheet takes a cell that begins so for a formula.
 _FORMULA = re.compile(r"^[=+\-@\t\r]")
@@ -252,6 +255,7 @@ def _study_columns(answer: Answer) -> dict[str, Any]:
         "probability": answer.probability,
         "likeness": answer.likeness,
         "matches": answer.matches,
+        **{f"p_{question}": answer.study_answers.get(question) for question in QUESTIONS},
     }
 
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from runs.run_record import final_files, read_run_record
+from vl_model.calibration.study_answers import QUESTIONS
 from vl_model.queries.buckets import SET_LEVEL
 from vl_model.queries.fingerprints import Fingerprint, fingerprint_of
 from vl_model.queries.index import (
@@ -24,6 +25,10 @@ from vl_model.queries.index import (
 )
 from workspace.layout import SPLITS, DataRoot, Split
 from workspace.setting_error import SettingError
+
+if TYPE_CHECKING:
+    from vl_model.evaluation.embeddings import Embeddings
+    from vl_model.evaluation.grader import Grader
 
 #: The parts of a segment's fingerprint in words, in the order in which they are named.
 PARTS = {"data": "data set", "model": "model", "heads": "heads", "embeddings": "embeddings"}
@@ -216,4 +221,18 @@ def _build(files: SegmentFiles, digests: Mapping[str, str]) -> Segment:
         seen_studies=seen,
         fingerprint=digests,
         set_N=grader.prediction_sets(embeddings.table, [embeddings], prob_N3, SET_LEVEL),
+        answers_of=_study_answers(grader, dataset.study_ids, embeddings),
     )
+
+
+def _study_answers(grader: "Grader", study_ids: Sequence[int], embeddings: "Embeddings") -> dict[int, list[float]]:
+    """Return the probability of each question about each study, as ``studies.csv`` of predict_vl.py has it.
+
+    All 25 sites of a study are asked, also those that no image shows.
+    """
+    from vl_model.data.site_table import full_table, site_table
+
+    table = full_table(sorted(study_ids), site_table([]))
+    prob_N3 = grader.predict_proba(table, [embeddings], "calibrated")
+    found = [grader.answers.predict(question, prob_N3, table)[1].tolist() for question in QUESTIONS]
+    return dict(zip(sorted(study_ids), map(list, zip(*found, strict=True)), strict=True))

@@ -3,7 +3,7 @@
 Legend: N studies of the segments that are searched, one after the other; M studies with known grades; X sites.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,6 +48,8 @@ class Answer:
     which orders; None if free words alone were asked. probability: recalibrated for this query, None where too few
     known grades allow it. likeness: the cosine of its best site with the free words, if they were used. matches:
     whether its known grades fulfil the tree; None if they leave it open. by_sets: the same by its prediction sets.
+    study_answers: the calibrated probability of each question about the whole study, whatever was asked; None where the
+    heads know of no answer.
     """
 
     rank: int
@@ -60,6 +62,7 @@ class Answer:
     likeness: float | None = None
     matches: bool | None = None
     by_sets: bool | None = None
+    study_answers: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,7 @@ def answer_of(
         likeness=likeness,
         matches=matches,
         by_sets=by_sets,
+        study_answers=segment.study_answers(row),
     )
 
 

@@ -1,6 +1,7 @@
 """One segment of the query index in memory: the studies of a split, or new studies that were kept.
 
-Legend: S studies, X sites in the order of `data_prep.sites.SITES`, D dimensions, 3 severities, 2 views.
+Legend: S studies, X sites in the order of `data_prep.sites.SITES`, D dimensions, 3 severities, 2 views,
+Q questions about whole studies.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from data_prep.conversion.pairs import png_path
 from data_prep.sites import Source, View
+from vl_model.calibration.study_answers import QUESTIONS
 
 VIEWS: tuple[View, ...] = tuple(View)
 SOURCES: tuple[Source, ...] = tuple(Source)
@@ -65,6 +67,8 @@ class Segment:
         graded_SX3: float32, calibrated probabilities; NaN where no image shows the site.
         sets_SX: uint8, the grades of the site's 90 % prediction set, as bits; all of them where no image shows the site
             or where the set is empty.
+        answers_SQ: float64, the calibrated probability of each question about the whole study, in the order of
+            `calibration.study_answers.QUESTIONS`; NaN where the heads know of no answer.
         vector_XSD: float32, L2-normalised embeddings; 0 where no image shows the site. One site is one block.
         label_SX: int8, the known severity; -1 if there is none.
         evidence_SX2: Records of `EVIDENCE`, in the order of `Site.views`: first the view that readers mark.
@@ -76,6 +80,7 @@ class Segment:
     seen_S: NDArray[np.bool_]
     graded_SX3: NDArray[np.float32]
     sets_SX: NDArray[np.uint8]
+    answers_SQ: NDArray[np.float64]
     vector_XSD: NDArray[np.float32]
     label_SX: NDArray[np.int8]
     evidence_SX2: NDArray[np.void]
@@ -94,6 +99,11 @@ class Segment:
         """Return the row of a study; None if the segment does not contain it."""
         row = int(np.searchsorted(self.study_S, study_id))
         return row if row < len(self) and self.study_S[row] == study_id else None
+
+    def study_answers(self, row: int) -> dict[str, float | None]:
+        """Return the probability of each question about a whole study; None if there is none."""
+        values = self.answers_SQ[row].tolist()
+        return {name: None if np.isnan(p) else p for name, p in zip(QUESTIONS, values, strict=True)}
 
     def evidence(self, row: int, site_index: int) -> tuple[Evidence, ...]:
         """Return the evidence of a site in each view that shows it, first the one that readers mark."""

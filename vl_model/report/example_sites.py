@@ -40,8 +40,8 @@ def choose_example_sites(
 ) -> list[ExampleSite]:
     """Return the most certain correct severe sites, and the wrong predictions of each kind with the highest loss.
 
-    Each group has at most one site per
-    study, so that one unusual study does not fill the page, and at most `count` sites.
+    Each group has at most one site per study, so that one unusual study does not fill the page, and at most `count`
+    sites.
     """
     prob_N3 = held_out.prob_N3[head, "calibrated"]
     table = held_out.table
@@ -63,11 +63,9 @@ def choose_example_sites(
         ("normal or mild, predicted severe", graded & (truth_N == 0) & (predicted_N == 2), loss_N),
         ("normal or mild, predicted moderate", graded & (truth_N == 0) & (predicted_N == 1), loss_N),
     ]
-    pairs_of: dict[tuple[int, Site], list[Pair]] = {}
-    for pair in pairs:
-        pairs_of.setdefault((pair.study_id, pair.site), []).append(pair)
+    pairs_of = pairs_by_site(pairs)
     return [
-        _example_site(name, row, held_out, prob_N3, pairs_of)
+        _example_of_row(name, row, held_out, prob_N3, pairs_of)
         for name, rows, rank_N in groups
         for row in _best_of_each_study(np.flatnonzero(rows), rank_N, table.study_N, count)
     ]
@@ -95,21 +93,42 @@ def _best_of_each_study(
     return list(first.values())[:count]
 
 
-def _example_site(
-    group: str, row: int, held_out: HeldOut, prob_N3: Floats, pairs_of: Mapping[tuple[int, Site], Sequence[Pair]]
+def pairs_by_site(pairs: Iterable[Pair]) -> dict[tuple[int, Site], list[Pair]]:
+    """Return the pairs of each study and site."""
+    pairs_of: dict[tuple[int, Site], list[Pair]] = {}
+    for pair in pairs:
+        pairs_of.setdefault((pair.study_id, pair.site), []).append(pair)
+    return pairs_of
+
+
+def example_site(
+    group: str,
+    study_id: int,
+    site: Site,
+    severity: Severity,
+    probabilities: tuple[float, float, float],
+    pairs: Iterable[Pair],
 ) -> ExampleSite:
-    table = held_out.table
-    study_id, site = int(table.study_N[row]), SITES[table.site_N[row]]
-    shown = sorted(pairs_of[study_id, site], key=lambda pair: site.views.index(pair.view))
-    normal, moderate, severe = prob_N3[row].tolist()
+    """Return an example with the site's pairs, of which there is at least one, as its tiles."""
+    shown = sorted(pairs, key=lambda pair: site.views.index(pair.view))
     return ExampleSite(
         group=group,
         study_id=study_id,
         site=site,
-        severity=Severity(int(table.severity_N[row])),
-        probabilities=(normal, moderate, severe),
+        severity=severity,
+        probabilities=probabilities,
         caption=shown[0].text,
         source=shown[0].source.value,
         views=tuple(pair.view.value for pair in shown),
         crops=tuple(pair.crop for pair in shown),
     )
+
+
+def _example_of_row(
+    group: str, row: int, held_out: HeldOut, prob_N3: Floats, pairs_of: Mapping[tuple[int, Site], Sequence[Pair]]
+) -> ExampleSite:
+    table = held_out.table
+    study_id, site = int(table.study_N[row]), SITES[table.site_N[row]]
+    normal, moderate, severe = prob_N3[row].tolist()
+    severity = Severity(int(table.severity_N[row]))
+    return example_site(group, study_id, site, severity, (normal, moderate, severe), pairs_of[study_id, site])

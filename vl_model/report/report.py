@@ -63,6 +63,8 @@ _LABELS_OF = {
     ("linear_probe", "calibrated"): "training, held-out",
     ("linear_probe", "metric_optimal"): "training, held-out",
 }
+#: Of the first 1 % of suspect labels, those that had been moved (docs/results/suspect_probes.txt).
+PLANTED_SHARE = 0.871
 _DASH, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 _VIEW_WORDS = {View.SAGITTAL_T1: "sag T1", View.SAGITTAL_T2_STIR: "sag T2", View.AXIAL_T2: "ax T2"}
 _GRADE_WORDS = ("normal\nor mild", "moderate", "severe")
@@ -74,12 +76,15 @@ def write_report(
     examples: Sequence[ExampleSite],
     crops: NDArray[np.uint8],
     tile_share: float = VIEW_MM / FIELD_MM,
+    suspects: Sequence[ExampleSite] = (),
 ) -> None:
     """Write ``report.html``, then ``report.json``, each by rename; `report` has plain values (`json_files.plain`).
 
-    tile_share: the width of a tile as a share of that of a crop; the page shows crops, with the tile's frame.
+    tile_share: the width of a tile as a share of that of a crop; the page shows crops, with the tile's frame. suspects:
+    the first suspect labels, which the page shows.
     """
-    page = render_report(report, _with_images(examples, crops), tile_share)
+    groups, suspect_groups = (_with_images(sites, crops) for sites in (examples, suspects))
+    page = render_report(report, groups, tile_share, [case for cases in suspect_groups.values() for case in cases])
     content = json.dumps({**report, "cases": plain([_as_json(example) for example in examples])}, indent=1)
     with replacing(folder / "report.html") as partial:
         partial.write_text(page, encoding="utf-8", errors=ESCAPED)
@@ -87,13 +92,19 @@ def write_report(
         partial.write_text(content + "\n", encoding="utf-8")
 
 
-def render_report(report: Json, examples: Mapping[str, Sequence[Json]], tile_share: float = VIEW_MM / FIELD_MM) -> str:
+def render_report(
+    report: Json,
+    examples: Mapping[str, Sequence[Json]],
+    tile_share: float = VIEW_MM / FIELD_MM,
+    suspect_cases: Sequence[Json] = (),
+) -> str:
     """Return the page as text.
 
     Args:
         report: the content of ``report.json``.
         examples: group -> dictionaries with caption, probabilities, study_id, source and tiles.
         tile_share: the width of a tile as a share of that of a crop.
+        suspect_cases: the first suspect labels, as the examples.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -146,6 +157,9 @@ def render_report(report: Json, examples: Mapping[str, Sequence[Json]], tile_sha
         losses=conditions["metric_optimal"],
         ranks=conditions["raw"],
         examples=examples,
+        suspect_cases=suspect_cases,
+        planted_share=PLANTED_SHARE,
+        times=times,
         provenance=_provenance(report),
         question_words=question_words,
         grade_words={grade.key: words.replace("\n", " ") for grade, words in zip(Severity, _GRADE_WORDS, strict=True)},
@@ -351,6 +365,15 @@ def share(value: float) -> str:
     '90.2 %'
     """
     return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+
+
+def times(value: float) -> str:
+    r"""Return how many times as probable something is, with two digits or as a whole number.
+
+    >>> times(1.234), times(34.4), times(12345.6).replace("\N{NO-BREAK SPACE}", " ")
+    ('1.2', '34', '12 346')
+    """
+    return f"{value:.1f}" if value < 10 else f"{value:,.0f}".replace(",", "\N{NO-BREAK SPACE}")
 
 
 def span(bounds: Sequence[float]) -> str:

@@ -1,18 +1,15 @@
 """The suspect labels of an evaluation: ``suspect_labels.csv`` and, of the first of them, ``suspect_labels.png``."""
 
-from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.conversion.pairs import Dataset, Pair
-from data_prep.sites import Site
+from data_prep.conversion.pairs import Dataset
 from vl_model.data.site_rows import evidence_of
-from vl_model.data.suspect_labels import SUSPECT_LABELS, write_suspect_labels
-from vl_model.evaluation.cross_fitting import HeldOut
-from vl_model.evaluation.grader import HeadName
-from vl_model.evaluation.label_ranking import rank_suspect_labels
+from vl_model.data.suspect_labels import SUSPECT_LABELS, SuspectLabel, write_suspect_labels
+from vl_model.report.example_sites import pairs_by_site
 from vl_model.report.suspect_sheet import draw_suspect_sheet, shown_views
 
 SHEET = "suspect_labels.png"
@@ -21,26 +18,28 @@ SHOWN = 20
 
 
 def write_suspect_list(
-    logs: Path, held_out: HeldOut, head: HeadName, dataset: Dataset, crops_R3HW: NDArray[np.uint8], tile_share: float
+    logs: Path,
+    labels: Sequence[SuspectLabel],
+    graded_sites: int,
+    dataset: Dataset,
+    crops_R3HW: NDArray[np.uint8],
+    tile_share: float,
 ) -> str:
     """Write both files for the held-out studies; return a line that says how many labels are suspect.
 
     Args:
         logs: the folder of the run's logs.
-        held_out: the predictions.
-        head: the head whose calibrated probabilities rank the labels.
+        labels: the suspect labels by rank (`rank_suspect_labels`).
+        graded_sites: how many sites were ranked.
         dataset, crops_R3HW: the train split.
         tile_share: the share of a crop's width that the model gets.
     """
-    labels, graded_sites = rank_suspect_labels(held_out, head)
     table, sheet = logs / SUSPECT_LABELS, logs / SHEET
     write_suspect_labels(table, labels, evidence_of(dataset.pairs), graded_sites, dataset.fingerprint)
     if not labels:
         sheet.unlink(missing_ok=True)
         return f"suspects    no known grade of {graded_sites} sites is less probable than another"
-    pairs_of: dict[tuple[int, Site], list[Pair]] = defaultdict(list)
-    for pair in dataset.pairs:
-        pairs_of[pair.study_id, pair.site].append(pair)
+    pairs_of = pairs_by_site(dataset.pairs)
     shown = labels[:SHOWN]
     views = [shown_views(pairs_of[label.study_id, label.site], crops_R3HW) for label in shown]
     title = f"The {len(shown)} most suspect labels of {graded_sites} graded sites (run {logs.name})"

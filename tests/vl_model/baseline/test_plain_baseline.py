@@ -11,9 +11,10 @@ from data_prep.conversion.crops import open_crops
 from data_prep.conversion.pairs import read_dataset
 from data_prep.sites import SITES, View
 from tests.tiny_dataset import write_tiny_dataset
-from vl_model.baseline import baseline_files
+from vl_model.baseline import baseline_files, crop_descriptors
 from vl_model.baseline.baseline_files import baseline_log_probabilities
-from vl_model.baseline.plain_baseline import PlainBaseline, describe_crops, describe_view
+from vl_model.baseline.crop_descriptors import CropDescriptors, describe_crops
+from vl_model.baseline.plain_baseline import PlainBaseline, describe_view
 from vl_model.data.site_rows import SiteRow, group_sites
 from vl_model.data.site_table import UNLABELLED, SiteTable, site_table
 from vl_model.evaluation.cross_fitting import StudySplit, split_studies
@@ -36,11 +37,12 @@ class Cohort:
         return [self.embeddings.rows[row] for row in self.embeddings.rows_of(table)]
 
     def fitted(self) -> PlainBaseline:
-        return PlainBaseline().fit(self.split.train, self.rows(self.split.train), self.crops)
+        return PlainBaseline().fit(self.split.train, self.rows(self.split.train), CropDescriptors(self.crops))
 
     def predicted(self, baseline: PlainBaseline, crops: np.ndarray | None = None) -> np.ndarray:
         held_out = self.split.held_out
-        return baseline.predict_log_proba(held_out, self.rows(held_out), self.crops if crops is None else crops)
+        crops = self.crops if crops is None else crops
+        return baseline.predict_log_proba(held_out, self.rows(held_out), CropDescriptors(crops))
 
 
 @pytest.fixture(scope="module")
@@ -72,18 +74,22 @@ def test_held_out_studies_do_not_influence_the_fit(cohort: Cohort, tmp_path: Pat
     """With other pictures and grades of all held-out studies but one, the predictions for that one are the same."""
     split = cohort.split
     kept_N = split.held_out.study_N == split.held_out.study_ids[0]
-    before = baseline_log_probabilities(tmp_path / "a", split, cohort.embeddings, cohort.crops)
+    before = baseline_log_probabilities(tmp_path / "a", split, cohort.embeddings, CropDescriptors(cohort.crops))
     crops = cohort.crops.copy()
     changed = [crop for row in cohort.rows(split.held_out.take(~kept_N)) for crop in row.crops]
     crops[changed] = np.random.default_rng(0).integers(0, 256, crops[changed].shape, dtype=np.uint8)
     turned = replace(split.held_out, severity_N=np.where(kept_N, split.held_out.severity_N, 2))
-    after = baseline_log_probabilities(tmp_path / "b", StudySplit(split.train, turned), cohort.embeddings, crops)
+    after = baseline_log_probabilities(
+        tmp_path / "b", StudySplit(split.train, turned), cohort.embeddings, CropDescriptors(crops)
+    )
     assert np.array_equal(after[kept_N], before[kept_N]) and not np.allclose(after[~kept_N], before[~kept_N])
 
     # And the training studies do influence it.
     shown = [crop for row in cohort.rows(split.train) for crop in row.crops]
     crops[shown] = crops[shown][::-1]
-    assert not np.allclose(baseline_log_probabilities(tmp_path / "c", split, cohort.embeddings, crops), after)
+    assert not np.allclose(
+        baseline_log_probabilities(tmp_path / "c", split, cohort.embeddings, CropDescriptors(crops)), after
+    )
 
 
 def test_ungraded_training_sites_do_not_influence_the_fit(cohort: Cohort) -> None:
@@ -115,26 +121,25 @@ def test_a_view_that_no_training_site_or_no_new_site_has(cohort: Cohort) -> None
         ]
 
     split, rows, new = cohort.split, cohort.rows(cohort.split.train), cohort.rows(cohort.split.held_out)
-    never = PlainBaseline().fit(split.train, in_view(rows, kept=True), cohort.crops)
+    never = PlainBaseline().fit(split.train, in_view(rows, kept=True), CropDescriptors(cohort.crops))
     assert View.AXIAL_T2 not in never.component_of_
     assert np.array_equal(
-        never.predict_log_proba(split.held_out, new, cohort.crops),
-        never.predict_log_proba(split.held_out, in_view(new, kept=True), cohort.crops),
+        never.predict_log_proba(split.held_out, new, CropDescriptors(cohort.crops)),
+        never.predict_log_proba(split.held_out, in_view(new, kept=True), CropDescriptors(cohort.crops)),
     )
     always = cohort.fitted()
-    missing = always.predict_log_proba(split.held_out, in_view(new, kept=True), cohort.crops)
+    missing = always.predict_log_proba(split.held_out, in_view(new, kept=True), CropDescriptors(cohort.crops))
     assert np.isfinite(missing).all() and not np.allclose(missing, cohort.predicted(always))
 
 
 def test_flat_pictures_and_single_sites_are_no_error(cohort: Cohort) -> None:
-    flat = np.full_like(cohort.crops, 7)
-    assert np.isfinite(
-        cohort.predicted(PlainBaseline().fit(cohort.split.train, cohort.rows(cohort.split.train), flat))
-    ).all()
-    first = cohort.split.train.take(np.flatnonzero(cohort.split.train.labelled_N)[:1])
-    assert np.isfinite(cohort.predicted(PlainBaseline().fit(first, cohort.rows(first), cohort.crops))).all()
+    train, crops = cohort.split.train, CropDescriptors(cohort.crops)
+    flat = CropDescriptors(np.full_like(cohort.crops, 7))
+    assert np.isfinite(cohort.predicted(PlainBaseline().fit(train, cohort.rows(train), flat))).all()
+    first = train.take(np.flatnonzero(train.labelled_N)[:1])
+    assert np.isfinite(cohort.predicted(PlainBaseline().fit(first, cohort.rows(first), crops))).all()
     with pytest.raises(ValueError, match="no labelled training site"):
-        PlainBaseline().fit(without(first, np.array([True])), cohort.rows(first), cohort.crops)
+        PlainBaseline().fit(without(first, np.array([True])), cohort.rows(first), crops)
 
 
 def test_descriptors_are_of_the_middle_of_the_middle_slice(cohort: Cohort) -> None:
@@ -147,13 +152,27 @@ def test_descriptors_are_of_the_middle_of_the_middle_slice(cohort: Cohort) -> No
     assert found[-1, -1] == pytest.approx(2 * last[-4:, -4:].mean(), abs=1e-6)
 
 
+def test_each_crop_is_described_once(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    described: list[int] = []
+
+    def counted(crops: np.ndarray, crop_T: np.ndarray, pixel_mm: float) -> np.ndarray:
+        described.extend(crop_T.tolist())
+        return describe_crops(crops, crop_T, pixel_mm)
+
+    monkeypatch.setattr(crop_descriptors, "describe_crops", counted)
+    crops, asked = CropDescriptors(cohort.crops), [np.array([5, 2, 5]), np.array([7, 2]), np.arange(9)[::-1]]
+    for crop_T in asked:
+        assert np.array_equal(crops.describe(crop_T), describe_crops(cohort.crops, crop_T))
+    assert sorted(described) == list(range(9))
+
+
 def test_a_site_with_several_crops_of_a_view_has_their_mean(cohort: Cohort) -> None:
     row = next(row for row in cohort.embeddings.rows if len(row.crops) == 2)
     view = row.views[0]
     double = replace(row, crops=(row.crops[0], row.crops[0] + 5, row.crops[1]), views=(view, view, row.views[1]))
     table = site_table([(row.study_id, row.site, row.severity)])
     assert len(table) == 1
-    shown_M, found = describe_view([row, double], cohort.crops, view)
+    shown_M, found = describe_view([row, double], CropDescriptors(cohort.crops), view)
     single = describe_crops(cohort.crops, np.array([row.crops[0], row.crops[0] + 5]))
     assert shown_M.tolist() == [0, 1] and np.array_equal(found[0], single[0])
     assert found[1] == pytest.approx(single.mean(axis=0), abs=1e-6)
@@ -169,7 +188,7 @@ def test_it_is_fitted_again_only_if_its_inputs_change(
     def predicted(split: StudySplit = cohort.split, dataset: str | None = None) -> tuple[np.ndarray, int]:
         fits.clear()
         embeddings = replace(cohort.embeddings, fingerprint={"dataset": dataset}) if dataset else cohort.embeddings
-        return baseline_log_probabilities(tmp_path, split, embeddings, cohort.crops), len(fits)
+        return baseline_log_probabilities(tmp_path, split, embeddings, CropDescriptors(cohort.crops)), len(fits)
 
     first, times = predicted()
     assert times == 1 and {path.name for path in tmp_path.iterdir()} == {"baseline.npz", "baseline.json"}
@@ -196,6 +215,6 @@ def test_it_is_fitted_again_only_if_its_inputs_change(
 def test_sites_that_no_image_shows_are_left_out(cohort: Cohort, tmp_path: Path) -> None:
     """Study 1 is held out; its first three sites lose their images."""
     fewer = replace(cohort.embeddings, rows=cohort.embeddings.rows[3:], image_ND=cohort.embeddings.image_ND[3:])
-    found = baseline_log_probabilities(tmp_path, cohort.split, fewer, cohort.crops)
+    found = baseline_log_probabilities(tmp_path, cohort.split, fewer, CropDescriptors(cohort.crops))
     whole = cohort.predicted(cohort.fitted())
     assert found == pytest.approx(whole[3:], abs=1e-9) and cohort.split.held_out.study_ids[0] == 1

@@ -6,7 +6,8 @@ from scipy.optimize import minimize
 
 from data_prep.sites import SITES
 from vl_model.data.site_table import SiteTable, full_table, site_table
-from vl_model.evaluation.heads import DEFAULT_STRENGTHS, LEVEL_PENALTY, STRONGEST, LinearProbe, ZeroShotHead
+from vl_model.evaluation.heads import DEFAULT_STRENGTHS, LinearProbe, ZeroShotHead
+from vl_model.evaluation.penalty_search import LEVEL_PENALTY, STRONGEST
 from vl_model.scoring.metrics import log_loss
 
 

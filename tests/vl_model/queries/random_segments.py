@@ -3,6 +3,7 @@
 import numpy as np
 
 from data_prep.sites import SITES
+from vl_model.calibration.study_answers import QUESTIONS
 from vl_model.queries.segment import EVIDENCE, SOURCES, VIEWS, Segment
 
 
@@ -35,6 +36,7 @@ def random_segment(
         seen_S=random.random(studies) < seen,
         graded_SX3=graded_SX3,
         sets_SX=sets_SX,
+        answers_SQ=random.random((studies, len(QUESTIONS))),
         vector_XSD=vector_XSD,
         label_SX=label_SX.astype(np.int8),
         evidence_SX2=evidence_SX2,
@@ -51,6 +53,7 @@ def shuffled(segment: Segment, seed: int) -> Segment:
         seen_S=segment.seen_S[order],
         graded_SX3=segment.graded_SX3[order],
         sets_SX=segment.sets_SX[order],
+        answers_SQ=segment.answers_SQ[order],
         vector_XSD=segment.vector_XSD[:, order],
         label_SX=segment.label_SX[order],
         evidence_SX2=segment.evidence_SX2[order],

@@ -14,7 +14,7 @@ from tests.vl_model.queries.segments import FINGERPRINT, Parts, make_parts
 from vl_model.queries import index_checks
 from vl_model.queries.index import IndexRefused, Segment, build_segment, image_path, load_segment, save_segment
 
-ARRAYS = ("studies.npy", "graded.npy", "sets.npy", "vectors.npy", "labels.npy", "evidence.npy")
+ARRAYS = ("studies.npy", "graded.npy", "sets.npy", "answers.npy", "vectors.npy", "labels.npy", "evidence.npy")
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -63,7 +63,8 @@ def test_a_segment_is_written_and_read(tmp_path: Path) -> None:
     again = load_segment(tmp_path / "index", FINGERPRINT)
     for field in fields(Segment):
         ours, theirs = getattr(segment, field.name), getattr(again, field.name)
-        same = np.array_equal(ours, theirs, equal_nan=True) if field.name == "graded_SX3" else None
+        has_nan = field.name in ("graded_SX3", "answers_SQ")
+        same = np.array_equal(ours, theirs, equal_nan=True) if has_nan else None
         assert np.array_equal(ours, theirs) if same is None else same, field.name
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
     assert all(isinstance(getattr(again, name), np.memmap) for name in ("graded_SX3", "vector_XSD", "evidence_SX2"))
@@ -180,6 +181,8 @@ def drop_evidence(evidence_SX2: np.ndarray) -> None:
         ("sets.npy", lambda a: a.__setitem__((0, 0), 0), "sets outside 1 to 7"),
         ("sets.npy", lambda a: a.__setitem__((0, 0), 8), "sets outside 1 to 7"),
         ("sets.npy", lambda a: a.__setitem__(-1, 1), "a site that no image shows"),
+        ("answers.npy", lambda a: a.__setitem__((0, 0), 1.5), "outside 0 to 1"),
+        ("answers.npy", lambda a: a.__setitem__((0, 1), -0.1), "outside 0 to 1"),
         ("labels.npy", lambda a: a.__setitem__((0, 0), 3), "grades outside"),
         ("labels.npy", lambda a: a.__setitem__((0, 0), -2), "grades outside"),
         ("evidence.npy", change_record("view", 99), "a view that does not show"),

@@ -13,18 +13,21 @@ from data_prep.conversion.pairs import Dataset, read_dataset
 from data_prep.sites import SITES, Severity
 from tests.vl_model.calibration.drawn_studies import drawn_studies
 from vl_model.calibration.prediction_sets import PredictionSets, contains
-from vl_model.data.site_table import UNLABELLED, Floats, SiteTable
+from vl_model.data.site_table import CONDITIONS, UNLABELLED, Floats, SiteTable
 from vl_model.evaluation.cross_fitting import HeldOut, held_out_sets
 from vl_model.evaluation.grader import HEADS, KINDS
+from vl_model.evaluation.label_ranking import rank_suspect_labels
 from vl_model.evaluation.predictions import read_predictions, write_predictions
 from vl_model.report.example_sites import choose_example_sites
 from vl_model.report.failures import failures_block
-from vl_model.report.report import number, share, summary, write_report
-from vl_model.report.report_content import curves_block, held_out_metrics
+from vl_model.report.report import PLANTED_SHARE, number, share, summary, times, write_report
+from vl_model.report.report_content import baseline_block, curves_block, held_out_metrics
+from vl_model.report.report_text import percent
 from vl_model.report.set_content import sets_block
 from vl_model.report.study_answer_content import answers_block
 from vl_model.report.study_flow import flow_block
 from vl_model.report.subgroups import SiteFacts, site_facts, subgroups_block, thirds
+from vl_model.report.suspect_content import SHOWN, TOLD, suspect_examples, suspects_block
 from vl_model.report.use_and_limits import guideline_items
 from vl_model.scoring.metrics import auc, weighted_log_loss
 from workspace.json_files import plain
@@ -65,6 +68,7 @@ def sections(held_out: HeldOut) -> dict:
         "curves": curves_block(held_out, HEAD),
         "subgroups": subgroups_block(held_out, HEAD, facts),
         "failures": failures_block(held_out, HEAD),
+        "suspect_labels": suspects_block(*rank_suspect_labels(held_out, HEAD), held_out, others=7),
     }
 
 
@@ -138,6 +142,43 @@ def test_each_sentence_of_the_summary_is_in_the_report(report: dict) -> None:
     for sentence, values in zip(sentences, expected, strict=True):
         told = re.findall(r"\d+(?:\.\d+)?", re.sub(r"(?:95 % (?:interval|of them|prediction)|90 %)", "", sentence))
         assert told == values, sentence
+
+
+def test_the_further_sentences_of_the_summary_are_in_the_report(held_out: HeldOut, report: dict) -> None:
+    """Joined folds, places as in use, the plain baseline, conditions without grades, and sites without an image."""
+    partial = replace(without(held_out, held_out.table.condition_N != 1), imaged_N=held_out.table.study_N > 2)
+    whole = whole_report(partial)
+    block = whole["metric"][HEAD]["metric_optimal"]
+    baseline = dict.fromkeys(KINDS, partial.prob_N3[HEAD, "raw"])
+    folds = [{"run": f"five-{fold}"} for fold in range(5)]
+    places = {
+        "reason": "",
+        "sources": {"located": 571, "atlas": 29},
+        "located": {HEAD: {"metric_optimal": {**block, "graded_parts": 0.777}}},
+        "ratio": {HEAD: {"graded_parts": {"value": 1.234, "interval": [1.111, 1.345]}}},
+    }
+    further = plain({"fold_runs": folds, "places": places, "plain_baseline": baseline_block(partial, baseline)})
+    said = summary({**whole, **further})
+
+    def only(words: str) -> list[str]:
+        [sentence] = [sentence for sentence in said if words in sentence]
+        return re.findall(r"\d+(?:\.\d+)?", sentence.replace("95 % interval", ""))
+
+    low, high = (number(bound) for bound in block["interval"]["graded_parts"])
+    constant, ratio = whole["constant_baseline"]["graded_parts"], block["ratio_to_constant"]["graded_parts"]
+    assert only("evaluated as one") == ["5"]
+    assert only("held-out studies (") == [
+        *(str(whole["n"]["studies"]), str(whole["n"]["rows"]), number(block["graded_parts"]), low, high),
+        *(number(constant), *(number(value, 2) for value in (ratio["value"], *ratio["interval"]))),
+    ]
+    assert only("Graded are") == [str(whole["conditions"][HEAD]["raw"]["neural_foraminal_narrowing"]["n"])]
+    assert only("places as in use") == ["29", "571", "0.777", low, high, "1.23", "1.11", "1.34"]
+    difference = further["plain_baseline"]["heads_minus_baseline"][HEAD]["foraminal"]
+    expected = [f"{abs(value):.3f}" for value in (difference["value"], *difference["interval"])]
+    assert only("plain baseline") == expected
+    assert only("have no image") == [str(whole["n"]["rows_without_image"])] and whole["n"]["rows_without_image"] > 0
+    unknown = summary({**whole, "places": {"reason": "the locator is lost"}})
+    assert "Places as in use are not measured: the locator is lost." in unknown
 
 
 def test_sets_are_counted_by_condition_grade_and_level(held_out: HeldOut, report: dict) -> None:
@@ -234,6 +275,65 @@ def test_failures_are_the_cells_of_the_confusion_matrix(held_out: HeldOut, repor
     assert len({(failure["true"], failure["predicted"]) for failure in report["failures"]}) == 6
 
 
+def test_suspects_are_those_of_the_list_and_shown(held_out: HeldOut, report: dict) -> None:
+    table, prob_N3 = held_out.table, held_out.prob_N3[HEAD, "calibrated"]
+    known_N = prob_N3[np.arange(len(table)), table.severity_N]
+    is_suspect_N, block = prob_N3.max(axis=1) > known_N, report["suspect_labels"]
+    assert (block["ranked"], block["listed"], block["studies"]) == (len(table), is_suspect_N.sum(), 60)
+    for number_of, condition in enumerate(CONDITIONS):
+        own_N = table.condition_N == number_of
+        assert block["conditions"][condition.value] == {"ranked": own_N.sum(), "listed": (is_suspect_N & own_N).sum()}
+    assert len(block["first"]) == TOLD < block["listed"]
+    ratio_N = prob_N3.max(axis=1) / known_N
+    assert [row["times"] for row in block["first"]] == pytest.approx(np.sort(ratio_N)[::-1][:TOLD])
+    for row in block["first"]:
+        [place] = np.flatnonzero((table.study_N == row["study_id"]) & (table.site_N == _site_index(row["site"])))
+        assert row["severity"] == list(Severity)[table.severity_N[place]].key
+        assert row["most_probable"] == list(Severity)[prob_N3[place].argmax()].key
+
+
+def test_the_page_shows_suspects_and_says_what_they_are(tiny_root: Path, tmp_path: Path) -> None:
+    processed = tiny_root / "train" / "processed_data"
+    pairs = read_dataset(processed).pairs
+    keys = sorted({(pair.study_id, SITES.index(pair.site)) for pair in pairs})[:40]
+    severity_N = np.arange(len(keys)) % 3
+    table = SiteTable(np.array([study for study, _ in keys]), np.array([site for _, site in keys]), severity_N)
+    right_N3 = np.eye(3)[severity_N] * 0.9 + 0.1 / 3
+    wrong_N3 = right_N3.copy()
+    wrong_N3[:12] = wrong_N3[:12, [1, 2, 0]]
+    for prob_N3, listed in ((right_N3, 0), (wrong_N3, 12)):
+        prob_of = {(head, kind): prob_N3 for head in HEADS for kind in KINDS}
+        found = HeldOut(table, np.ones(len(table), dtype=bool), np.full((len(table), 3), 1 / 3), prob_of)
+        labels, ranked = rank_suspect_labels(found, HEAD)
+        report = {**whole_report(found), "suspect_labels": plain(suspects_block(labels, ranked, found, others=3))}
+        write_report(tmp_path, report, [], open_crops(processed), suspects=suspect_examples(labels, pairs))
+        page = " ".join((tmp_path / "report.html").read_text(encoding="utf-8").split())
+        section = page[page.index("<h2>Suspect labels") : page.index("<h2>Intended use")]
+        if not listed:
+            assert (
+                "is less probable than another grade: there is nothing to list" in section and "<table" not in section
+            )
+            continue
+        assert f"Of {len(keys)} known grades {listed} ({percent(listed / len(keys))}) are less probable" in section
+        assert section.count('class="case"') == SHOWN and "of 3 graded training studies nothing is known" in section
+        assert "no grade is changed" in section and f"{percent(PLANTED_SHARE)} of the first 1 %" in section
+        assert "train_vl.py --drop_suspects" in section
+        for row in report["suspect_labels"]["first"]:
+            study = f'<span class="range">study {row["study_id"]}</span>'
+            assert f"<td>{row['rank']}. {row['words']}<br>{study}</td>" in section
+            assert f"<td>{times(row['times'])}</td>" in section
+
+
+def test_the_share_of_planted_labels_is_the_one_that_was_printed() -> None:
+    printed = (Path(__file__).parents[3] / "docs" / "results" / "suspect_probes.txt").read_text(encoding="utf-8")
+    [line] = [line for line in printed.splitlines() if line.startswith("margin ")]
+    assert float(line.split()[1]) == PLANTED_SHARE
+
+
+def _site_index(key: str) -> int:
+    return [site.key for site in SITES].index(key)
+
+
 def test_predictions_have_the_sets_of_calibrated_probabilities(held_out: HeldOut, tmp_path: Path) -> None:
     write_predictions(tmp_path / "predictions.csv", held_out)
     lines = (tmp_path / "predictions.csv").read_text().splitlines()
@@ -258,7 +358,7 @@ def test_the_page_has_every_section_whatever_is_graded(case: str, tiny_root: Pat
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"\bnan\b|\bNone\b|\binf\b", page)
     headings = ("Studies and sites", "Prediction sets", "Answers about whole studies", "Subgroups", "Failures by kind")
-    for heading in headings:
+    for heading in (*headings, "Suspect labels"):
         assert f"<h2>{heading}</h2>" in page
     assert ("TRIPOD+AI: 52 items" in page) and ("CLAIM 2024: 44 items" in page)
     assert "<td>\N{EN DASH}</td>" not in page
