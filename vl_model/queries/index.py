@@ -50,7 +50,7 @@ __all__ = [
     "write_files",
 ]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 STUDIES = np.dtype([("study_id", np.int64), ("seen", np.bool_)])
 
 
@@ -196,7 +196,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = read_object(folder / "index.json", "query_vl.py", SCHEMA_VERSION)
     except ValueError as error:
-        raise IndexRefused(folder, str(error).replace(f"{folder}/", "")) from None
+        # Whoever opens the index makes it again, so that nobody has to run anything.
+        raise IndexRefused(folder, str(error).replace(f"{folder}/", "").partition("; run query_vl.py")[0]) from None
     if not isinstance(manifest.get("fingerprint"), dict):
         raise IndexRefused(folder, "index.json has no fingerprint")
     return manifest

@@ -89,7 +89,7 @@ def test_an_index_with_another_fingerprint_is_refused(tmp_path: Path, changed: s
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"schema_version": 3}, "schema version 3, expected 4"),
+        ({"schema_version": 3}, "schema version 3, expected 5"),
         ({"studies": 3}, r"not an array of the shape \(3,\)"),
         ({"studies": "many"}, "cannot be read"),
         ({"studies": None}, "cannot be read"),

@@ -219,9 +219,9 @@ def test_other_heads_make_it_again_and_the_reason_is_said(root: DataRoot, read_o
     [
         (lambda index: (index / "index.json").unlink(), "index.json: no such file"),
         (lambda index: (index / "graded.npy").write_bytes(b""), "cannot be read"),
-        (lambda index: (index / "index.json").write_text('{"schema_version": 1}'), "schema version 1, expected 4"),
+        (lambda index: (index / "index.json").write_text('{"schema_version": 1}'), "schema version 1, expected 5"),
         (
-            lambda index: (index / "index.json").write_text('{"schema_version": 4, "fingerprint": {}}'),
+            lambda index: (index / "index.json").write_text('{"schema_version": 5, "fingerprint": {}}'),
             "made from other data",
         ),
     ],
