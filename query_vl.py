@@ -32,6 +32,7 @@ from workspace.setting_types import Port, PositiveInteger, Share
 from workspace.settings_parser import read_settings
 
 if TYPE_CHECKING:
+    from vl_model.loaded_run import LoadedRun
     from vl_model.queries.reply import Reply
     from vl_model.queries.run_queries import Asked, RunQueries
 
@@ -40,6 +41,7 @@ PROG = "query_vl.py"
 UNUSED = {
     "like": ("least", "likeness"),
     "queries": ("csv", "truth"),
+    "serve": ("split", "seen", "top", "least", "likeness", "json", "csv", "save", "truth"),
     "report": ("seen", "top", "least", "likeness", "csv", "save", "truth"),
 }
 
@@ -69,7 +71,7 @@ class Settings(FinishedRunSettings):
     port: Port = 8017
     """With --serve: the port; 0 for any free one."""
     token: str | None = None
-    """With --serve: what the browsers of others must know."""
+    """With --serve: what the browsers of others must know, at least 16 letters, digits, - and _."""
     split: str | None = None
     """The studies to search: train, test, or a set that predict_vl.py kept. By default both splits."""
     seen: bool = False
@@ -102,18 +104,26 @@ def main() -> None:
 
     top = None if settings.top is None else check_top(settings.top)
     asked = Asked(settings.split, top, settings.least, settings.seen or None, settings.likeness)
-    queries = run.queries(say=lambda words: print(words, file=sys.stderr))
     if settings.serve:
         from vl_model.page.serve import serve
 
-        serve(queries, run.logs, settings.host, settings.port, settings.token)
+        def present_run() -> "RunQueries":
+            return queries_of(load_run(settings.root, settings.run, settings.base))
+
+        serve(present_run, run.logs, settings.host, settings.port, settings.token)
         return
+    queries = queries_of(run)
     if settings.queries is not None:
         answer_file(queries, asked, settings)
     elif settings.report is not None:
         check_report(queries, asked, settings)
     else:
         answer(queries, asked, settings)
+
+
+def queries_of(run: "LoadedRun") -> "RunQueries":
+    """Open the queries of a run; what is made anew is said beside the answers."""
+    return run.queries(lambda words: print(words, file=sys.stderr))
 
 
 def check_settings(settings: Settings) -> None:
@@ -131,6 +141,9 @@ def check_settings(settings: Settings) -> None:
     for flag, needed in (("any_level", "like"), ("study", "report"), ("overwrite", "save")):
         if getattr(settings, flag) and getattr(settings, needed) is None:
             raise SettingError(flag, f"is for --{needed} only")
+    for flag in ("host", "port", "token"):
+        if not settings.serve and getattr(settings, flag) != getattr(Settings, flag):
+            raise SettingError(flag, "is for --serve only")
     for flag, needed in (("queries", "save"), ("report", "study")):
         if getattr(settings, flag) is not None and getattr(settings, needed) is None:
             raise SettingError(flag, f"{getattr(settings, flag)!r}: needs --{needed} as well")

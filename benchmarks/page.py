@@ -56,7 +56,7 @@ QUESTIONS = (
     "two adjacent levels of moderate canal stenosis",
 )
 CHROMIUM_FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
-ROUNDS = 5
+ROUNDS, LONGEST_WAIT = 5, 30
 #: Turns the first pane once, and returns how many milliseconds pass until its pixels can be read.
 TURN = """
 (deltaY) => {
@@ -203,7 +203,10 @@ def first_answer(page: Any, text: str) -> float:
     page.evaluate("() => { window.answered = 0; }")
     page.fill("#text", text)
     page.press("#text", "Enter")
+    end = time.monotonic() + LONGEST_WAIT
     while not page.evaluate("window.answered"):
+        if time.monotonic() > end:
+            raise ValueError(f"{text!r}: the page has shown no answer within {LONGEST_WAIT} seconds")
         page.wait_for_timeout(20)
     return float(page.evaluate("window.answered - window.asked"))
 

@@ -4,8 +4,8 @@ import pytest
 
 from query_vl import UNUSED, Settings, check_settings
 
-GIVEN = {"like": "1:canal, L4-L5", "queries": "q.yaml", "report": "r.txt"}
-VALUES = {"seen": True, "likeness": True, "top": 3, "least": 0.5}
+GIVEN = {"like": "1:canal, L4-L5", "queries": "q.yaml", "report": "r.txt", "serve": True}
+VALUES = {"seen": True, "likeness": True, "top": 3, "least": 0.5, "json": True}
 
 
 @pytest.mark.parametrize(("question", "flag"), [(question, flag) for question in UNUSED for flag in UNUSED[question]])

@@ -5,6 +5,7 @@ Host header must be the server's own (DNS rebinding), questions are JSON (which 
 a server that others can reach needs a token.
 """
 
+import asyncio
 import hmac
 import ipaddress
 from collections.abc import Awaitable, Callable
@@ -18,8 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vl_model.page.errors import refusal
 
 COOKIE = "lumbar_token"
-#: Questions and notes are short.
-MAX_BODY = 20_000
+#: Questions and notes are short, in bytes, and are sent at once, in seconds.
+MAX_BODY, MAX_WAIT = 20_000, 10
 _POLICY = (
     "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
@@ -35,7 +36,7 @@ _HEADERS = {
 
 def is_loopback(host: str) -> bool:
     """Return whether an address can be reached from this machine alone."""
-    if host == "localhost":
+    if host.lower() == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -45,6 +46,7 @@ def is_loopback(host: str) -> bool:
 
 def allowed_hosts(host: str, port: int) -> frozenset[str]:
     """Return the Host headers of requests that were meant for this server."""
+    host = host.lower()
     names = {host, "localhost", "127.0.0.1", "[::1]"} if is_loopback(host) else {host}
     bracketed = {f"[{name}]" if ":" in name and not name.startswith("[") else name for name in names}
     return frozenset({f"{name}:{port}" for name in bracketed} | (bracketed if port == 80 else set()))
@@ -69,6 +71,11 @@ class Access:
             await self._app(scope, receive, send)
             return
         refused = self._refusal(scope)
+        if refused is None and scope["method"] == "POST":
+            try:
+                receive = _sent_before(await _body(receive))
+            except (TimeoutError, ValueError) as error:
+                refused = refusal(408 if isinstance(error, TimeoutError) else 413, str(error))
         app: Callable[[Scope, Receive, Send], Awaitable[None]] = refused if refused is not None else self._app
         await app(scope, receive, _with_headers(send))
 
@@ -76,14 +83,11 @@ class Access:
         headers = Headers(scope=scope)
         if self._hosts and headers.get("host", "").lower() not in self._hosts:
             return refusal(421, "this server is not the one that the request was meant for")
-        if scope["method"] not in ("GET", "HEAD", "POST"):
+        if scope["method"] not in ("GET", "POST"):
             return refusal(405, "only GET and POST are answered")
-        if scope["method"] == "POST":
-            if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-                return refusal(415, "questions are sent as application/json")
-            length = headers.get("content-length", "")
-            if not length.isdecimal() or int(length) > MAX_BODY:
-                return refusal(413, f"a question has at most {MAX_BODY} bytes")
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if scope["method"] == "POST" and kind != "application/json":
+            return refusal(415, "questions are sent as application/json")
         return self._without_token(scope, headers)
 
     def _without_token(self, scope: Scope, headers: Headers) -> Response | None:
@@ -95,9 +99,10 @@ class Access:
         if given and self._is_token(given):
             rest = urlencode(query, doseq=True)
             response = RedirectResponse(f"{scope['path']}?{rest}" if rest else scope["path"], status_code=303)
-            response.set_cookie(COOKIE, given, httponly=True, samesite="strict")
+            # Lax, because links to this page are sent by mail and chat; what changes anything is a POST of JSON.
+            response.set_cookie(_cookie(headers), given, httponly=True, samesite="lax")
             return response
-        known = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+        known = cookie_parser(headers.get("cookie", "")).get(_cookie(headers), "")
         bearer = headers.get("authorization", "").removeprefix("Bearer ")
         if self._is_token(known) or self._is_token(bearer):
             return None
@@ -106,6 +111,38 @@ class Access:
     def _is_token(self, given: str) -> bool:
         assert self._token is not None
         return hmac.compare_digest(given.encode(), self._token.encode())
+
+
+def _cookie(headers: Headers) -> str:
+    """Return the cookie's name, of this port: browsers send a host's cookies to all its ports."""
+    return f"{COOKIE}_{headers.get('host', '').rpartition(':')[2]}"
+
+
+async def _body(receive: Receive) -> bytes:
+    """Return the body of a request. Raises ValueError if it is too long, TimeoutError if it does not come."""
+    body = b""
+    try:
+        async with asyncio.timeout(MAX_WAIT):
+            more = True
+            while more:
+                message = await receive()
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > MAX_BODY:
+                    raise ValueError(f"a question has at most {MAX_BODY} bytes")
+    except TimeoutError:
+        raise TimeoutError(f"the question was not sent within {MAX_WAIT} seconds") from None
+    return body
+
+
+def _sent_before(body: bytes) -> Receive:
+    """Return what gives an application a body that has been read already."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    return receive
 
 
 def _with_headers(send: Send) -> Send:

@@ -106,7 +106,8 @@ def make_app(server: Server, run: str) -> FastAPI:
 
     for routes in (_question_routes(server, run), _study_routes(server)):
         app.include_router(routes, prefix="/api", responses=ERRORS, dependencies=[Depends(tell_index)])
-    app.include_router(_note_routes(server), prefix="/api", responses=ERRORS)
+    for routes in (_picture_routes(server), _note_routes(server)):
+        app.include_router(routes, prefix="/api", responses=ERRORS)
 
     @app.get("/", include_in_schema=False)
     @app.get("/{name}", include_in_schema=False)
@@ -184,7 +185,7 @@ def _question_routes(server: Server, run: str) -> APIRouter:
 
 
 def _study_routes(server: Server) -> APIRouter:
-    """Return the routes that show a study and its slices."""
+    """Return the route that tells of a study."""
     routes = APIRouter()
 
     @routes.get("/study/{split}/{study_id}")
@@ -197,6 +198,13 @@ def _study_routes(server: Server) -> APIRouter:
             if row is None:
                 raise NotThere(f"study {study_id}: not among the {len(segment)} studies of {split!r}")
             return study_json(segment, row, slices)
+
+    return routes
+
+
+def _picture_routes(server: Server) -> APIRouter:
+    """Return the routes of the pictures of slices."""
+    routes = APIRouter()
 
     @routes.get("/image/{split}/{number}", response_class=Png)
     def image(split: str, number: int) -> Response:

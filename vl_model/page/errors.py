@@ -29,6 +29,7 @@ _WORDS = {
     HTTPStatus.UNAUTHORIZED: "The token is missing or wrong.",
     HTTPStatus.NOT_FOUND: "There is no such study, slice or split.",
     HTTPStatus.METHOD_NOT_ALLOWED: "Only GET and POST are answered.",
+    HTTPStatus.REQUEST_TIMEOUT: "The question was not sent in time.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The request is too long.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "Questions are sent as application/json.",
     HTTPStatus.MISDIRECTED_REQUEST: "The Host header names another server.",
@@ -47,7 +48,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ValueError, _told)
     app.add_exception_handler(NotThere, _not_there)
-    app.add_exception_handler(OSError, _not_written)
+    app.add_exception_handler(OSError, _inaccessible)
     app.add_exception_handler(Busy, _busy)
     app.add_exception_handler(RequestValidationError, _misshapen)
     app.add_exception_handler(HTTPException, _refused)
@@ -65,7 +66,7 @@ async def _not_there(_: Request, error: Exception) -> Response:
     return refusal(HTTPStatus.NOT_FOUND, str(error))
 
 
-async def _not_written(_: Request, error: Exception) -> Response:
+async def _inaccessible(_: Request, error: Exception) -> Response:
     assert isinstance(error, OSError)
     return refusal(HTTPStatus.INSUFFICIENT_STORAGE, f"cannot be read or written ({error.strerror or error})")
 

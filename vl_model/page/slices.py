@@ -4,6 +4,7 @@ A slice's number is its row in ``slices.csv``: no path is ever taken from a requ
 """
 
 import csv
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import Any
 
 from data_prep.conversion.slice_frames import frame_of
 
-#: A row of the table -> its columns that a reader sees.
 _WINDOW = ("window_low", "window_high")
+#: The columns that the viewer needs besides those of a slice's place.
+_COLUMNS = ("study_id", "series_id", "instance_number", "image", "view", "stack", "rows", "columns", *_WINDOW)
+#: The end of every whole PNG.
+_PNG_END = b"IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,16 @@ class SliceTable:
         return None
 
     def picture(self, number: int) -> Path | None:
-        """Return the path of a slice's PNG; None if there is no such slice, or if its file is not there."""
-        if not 0 <= number < len(self._lines):
+        """Return the path of a slice's PNG; None if there is none, or if its file is not there or not whole."""
+        if not 0 <= number < len(self._lines) or not self._is_whole(number):
             return None
         path = (self.processed / self._row(number)["image"]).resolve()
-        return path if path.is_relative_to(self.processed.resolve()) and path.is_file() else None
+        return path if path.is_relative_to(self.processed.resolve()) and _is_whole_png(path) else None
+
+    def _is_whole(self, number: int) -> bool:
+        """Whether a line of the table has all cells; others are left out, and cost their slice only."""
+        line = self._lines[number]
+        return line.count(",") == len(self._header) - 1 and line.partition(",")[0].isdecimal()
 
     def _row(self, number: int) -> dict[str, str]:
         [cells] = csv.reader([self._lines[number]])
@@ -62,14 +71,28 @@ class SliceTable:
             header, *lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError) as error:
             raise ValueError(f"{path}: cannot be read ({error}); prepare_data.py writes it") from None
-        return next(csv.reader([header])), lines
+        columns = next(csv.reader([header]))
+        if missing := [name for name in _COLUMNS if name not in columns]:
+            raise ValueError(f"{path}: has no column {', '.join(missing)}; prepare_data.py writes it")
+        return columns, lines
 
     @cached_property
     def _numbers_of(self) -> dict[int, list[int]]:
         numbers: dict[int, list[int]] = {}
         for number, line in enumerate(self._lines):
-            numbers.setdefault(int(line.partition(",")[0]), []).append(number)
+            if self._is_whole(number):
+                numbers.setdefault(int(line.partition(",")[0]), []).append(number)
         return numbers
+
+
+def _is_whole_png(path: Path) -> bool:
+    """Whether a file is there and ends as a PNG does: a browser shows a truncated one partly black, without a word."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(_PNG_END), os.SEEK_END)
+            return file.read() == _PNG_END
+    except OSError:
+        return False
 
 
 def _slice_json(number: int, row: dict[str, str]) -> dict[str, Any]:

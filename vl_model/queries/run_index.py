@@ -204,7 +204,7 @@ def _build(files: SegmentFiles, digests: Mapping[str, str]) -> Segment:
         if not files.is_kept:
             raise
         raise ValueError(
-            f"{files.name!r}: the embeddings of these new studies are damaged or of another model than the run's; run "
+            f"{files.name!r}: the embeddings of these new studies cannot be used ({error}); run "
             f"predict_vl.py --keep {files.name} --overwrite again"
         ) from error
     grader = read_grader(files.run / "heads", {"checkpoint": digests["model"], "dataset": record.dataset_fingerprint})

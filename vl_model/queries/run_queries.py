@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,7 @@ class RunQueries:
     embed: EmbedTexts
     say: Callable[[str], None]
     _opened: dict[str, Segment] = field(default_factory=dict, repr=False)
+    _opening: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def ask(self, query: Query, asked: Asked = Asked()) -> Reply:
         """Return the studies that answer a query best, with what the query is worth.
@@ -118,9 +120,10 @@ class RunQueries:
         return {name: processed_of(self.root, self.run, name) for name in sorted(names)}
 
     def _open(self, name: str) -> Segment:
-        if name not in self._opened:
-            self._opened[name] = open_segment(self.root, self.run, name, self.say)
-        return self._opened[name]
+        with self._opening:  # questions that come together make an index once
+            if name not in self._opened:
+                self._opened[name] = open_segment(self.root, self.run, name, self.say)
+            return self._opened[name]
 
     def known_segments(self) -> list[Segment]:
         """Return the segments with known grades of studies that no training saw."""

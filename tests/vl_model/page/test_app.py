@@ -293,6 +293,26 @@ def test_new_heads_are_used_without_a_restart(evaluated_root: Path, tmp_path: Pa
         assert server.queries() is not before
 
 
+def test_damaged_slices_cost_themselves_only(evaluated_root: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(evaluated_root, tmp_path / "root")
+    processed = root / "train" / "processed_data"
+    whole = (processed / "slices.csv").read_text().splitlines()
+    study = int(whole[1].split(",")[0])
+    (processed / "slices.csv").write_text("\n".join([*whole, "", "1,2", "x" + whole[1]]) + "\n")
+    picture = processed / whole[1].split(",")[3]
+    picture.write_bytes(picture.read_bytes()[:-20])
+    with client_of(server_of(root, tmp_path / "notes")) as client:
+        shown = client.get(f"/api/study/train/{study}").json()["slices"]
+        assert len(shown) == sum(line.startswith(f"{study},") for line in whole)
+        assert client.get("/api/image/train/0").status_code == 404, "a truncated picture is none"
+        assert client.get("/api/image/train/1").status_code == 200
+        assert client.get(f"/api/image/train/{len(whole)}").status_code == 404
+    (processed / "slices.csv").write_text("study_id,image\n")
+    with client_of(server_of(root, tmp_path / "notes")) as client:
+        told = client.get(f"/api/study/train/{study}")
+        assert told.status_code == 400 and "slices.csv: has no column series_id" in told.json()["error"]
+
+
 def test_an_index_that_the_server_makes_itself_is_not_a_new_one(evaluated_root: Path, tmp_path: Path) -> None:
     root = shutil.copytree(evaluated_root, tmp_path / "root")
     server = server_of(root, tmp_path / "notes")
