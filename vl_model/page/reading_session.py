@@ -4,8 +4,10 @@ Nothing of it changes a grade. A later note of the same reader on the same quest
 """
 
 import csv
+import errno
 import io
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +20,8 @@ from vl_model.queries.reply import csv_cell
 Verdict = Literal["agree", "disagree", "unsure"]
 MAX_NOTE = 1000
 MAX_READER = 50
+#: No number of a study, a series or an instance reaches it.
+END_OF_IDENTIFIERS = 10**18
 #: What a reader's name is made of.
 READER = rf"^[A-Za-z0-9][A-Za-z0-9_-]{{0,{MAX_READER - 1}}}$"
 COLUMNS = ("reader", "time", "line", "split", "study_id", "verdict", "note", "matches")
@@ -52,8 +56,7 @@ class ReadingSession:
             raise ValueError(f"a note has at most {MAX_NOTE} characters")
         added = Note(reader, datetime.now(UTC).isoformat(timespec="seconds"), line, split, study_id, verdict, note)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f"{reader}.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(added)) + "\n")
+        _append_line(self.folder / f"{reader}.jsonl", json.dumps(asdict(added)))
         return added
 
     def notes(self) -> list[Note]:
@@ -68,11 +71,26 @@ class ReadingSession:
         return list(last.values())
 
 
+def _append_line(path: Path, line: str) -> None:
+    """Append a line by one write, on a new line also after one that was cut short. Raises OSError if it cannot."""
+    with path.open("a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 1, 0))
+        is_cut = file.read(1) not in (b"", b"\n")
+        content = b"\n" * is_cut + line.encode() + b"\n"
+        if file.write(content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def _read(line: str) -> Note | None:
+    """Return the note of a line; None if it is damaged: cut short, of wrong types, or with values that none has."""
     try:
-        return Note(**json.loads(line))
-    except (TypeError, ValueError):
+        note = Note(**json.loads(line))
+        "".join((note.reader, note.time, note.line, note.split, note.note)).encode()
+    except (RecursionError, TypeError, ValueError):
         return None
+    is_study = type(note.study_id) is int and 0 <= note.study_id < END_OF_IDENTIFIERS
+    return note if is_study and note.verdict in get_args(Verdict) else None
 
 
 def notes_csv(notes: Iterable[Note], matches: Mapping[tuple[str, str, int], bool | None]) -> str:
