@@ -14,6 +14,9 @@ from vl_model.queries.run_queries import Asked
 Identifier = Annotated[int, Field(ge=0, lt=END_OF_IDENTIFIERS)]
 SplitName = Annotated[str, Field(min_length=1, max_length=200)]
 Top = Annotated[int, Field(ge=1, le=MAX_TOP)]
+ReaderName = Annotated[str, Field(max_length=MAX_READER, pattern=READER)]
+#: A canonical line.
+Line = Annotated[str, Field(max_length=MAX_CHARACTERS)]
 
 
 class Question(BaseModel):
@@ -77,8 +80,8 @@ class NoteOnAnswer(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reader: str = Field(max_length=MAX_READER, pattern=READER)
-    line: str = Field(max_length=MAX_CHARACTERS)
+    reader: ReaderName
+    line: Line
     split: SplitName
     study_id: Identifier
     verdict: Verdict

@@ -93,6 +93,7 @@ def test_a_note_that_does_not_fit_is_told_and_spoils_no_later_one(
     [
         {"line": []},
         {"line": None},
+        {"line": "any("},
         {"study_id": "x"},
         {"study_id": 1.5},
         {"study_id": True},
@@ -125,3 +126,65 @@ def test_lines_that_are_no_notes_are_left_out(client: TestClient, note: Note, tm
     with (tmp_path / "reading" / "anna.jsonl").open("a", encoding="utf-8") as file:
         file.write(line)
     assert len(exported(client)) == 1
+
+
+def test_the_limits_and_the_spelling_of_a_question_do_not_matter(client: TestClient, note: Note) -> None:
+    lines = [f"{LINE}; top 3", "any(left  foramen,L4-L5) >= severe ; P >= 0.1; seen", f"{LINE}; split train; count"]
+    for number, line in enumerate(lines):
+        assert client.post("/api/notes", json={**note, "line": line, "note": str(number)}).status_code == 200
+    [kept] = client.get("/api/notes").json()
+    assert (kept["line"], kept["note"]) == (LINE, "2")
+    for line in lines:
+        assert client.get("/api/notes", params={"reader": "anna", "line": line}).json() == [kept]
+
+
+def test_a_note_with_limits_in_an_older_file_is_one_on_its_question(
+    client: TestClient, note: Note, tmp_path: Path
+) -> None:
+    path = tmp_path / "reading" / "anna.jsonl"
+    path.parent.mkdir()
+    path.write_text(json.dumps({**note, "time": "2024-01-01T00:00:00+00:00", "line": f"{LINE}; top 3"}) + "\n")
+    [kept] = client.get("/api/notes", params={"line": LINE}).json()
+    assert kept["line"] == LINE and kept["verdict"] == "agree"
+
+
+def test_notes_of_one_reader_on_one_question(client: TestClient, note: Note) -> None:
+    other = "any(canal) = severe"
+    for reader, line in (("anna", LINE), ("anna", other), ("bert", LINE)):
+        assert client.post("/api/notes", json={**note, "reader": reader, "line": line}).status_code == 200
+
+    def found(**asked: str) -> list[tuple[str, str]]:
+        return [(one["reader"], one["line"]) for one in client.get("/api/notes", params=asked).json()]
+
+    assert found(reader="anna", line=LINE) == [("anna", LINE)]
+    assert found(reader="anna") == [("anna", LINE), ("anna", other)]
+    assert found(line=LINE) == [("anna", LINE), ("bert", LINE)]
+    assert found(reader="carl") == []
+    assert client.get("/api/notes", params={"reader": "../x"}).status_code == 422
+    assert client.get("/api/notes", params={"line": "any("}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        ({"split": "clinic"}, "split 'clinic': not a split or kept set of this run"),
+        ({"split": "both"}, "split 'both': not a split or kept set of this run"),
+        ({"split": "../train"}, "not a split or kept set of this run"),
+        ({"study_id": 1}, "study 1: not among the "),
+    ],
+)
+def test_a_note_on_what_is_not_there_is_refused(
+    client: TestClient, note: Note, tmp_path: Path, wrong: Note, complaint: str
+) -> None:
+    reply = client.post("/api/notes", json=note | wrong)
+    assert reply.status_code == 404 and complaint in reply.json()["error"]
+    assert not (tmp_path / "reading").exists()
+
+
+def test_notes_on_a_set_that_is_gone_are_exported(client: TestClient, note: Note, tmp_path: Path) -> None:
+    assert client.post("/api/notes", json=note).status_code == 200
+    path = tmp_path / "reading" / "anna.jsonl"
+    with path.open("a") as file:
+        file.write(json.dumps(json.loads(path.read_text()) | {"split": "clinic"}) + "\n")
+    here, gone = exported(client)
+    assert here["matches"] in ("true", "false") and (gone["split"], gone["matches"]) == ("clinic", "")
