@@ -21,9 +21,8 @@ def ask_line(page: Page, line: str) -> None:
         page.wait_for_selector("#line:not([hidden])")
     page.fill("#line", line)
     page.press("#line", "Enter")
-    until(
-        page, f"document.querySelector('#line').value === {line!r} && document.querySelectorAll('#list li').length > 1"
-    )
+    until(page, f"new URLSearchParams(location.search).get('line') === {line!r}")
+    assert page.locator("#list li").count() > 1
 
 
 def read_as(page: Page, reader: str) -> None:
