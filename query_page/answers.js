@@ -1,13 +1,12 @@
 // Answers as cards: rank, study, probability, the sites that speak for it with their bars, and the slice with its box.
 
 import { thumbnail } from "./thumbnail.js";
-import { verdicts } from "./verdicts.js";
 import { chance, levelWords, percent, setsWords } from "./words.js";
 
 const SEVERITIES = [["severe", "severe"], ["moderate", "moderate"], ["normal_mild", "normal/mild"]];
 
-/** The card of an answer. line: of the question; '' if there is none. open: called with the answer. */
-export function card(answer, { line, showTruth, reader, open }) {
+/** The card of an answer. session: the reading session. open: called with the answer. */
+export function card(answer, { showTruth, session, open }) {
   const item = document.createElement("li");
   item.dataset.study = `${answer.split}/${answer.study_id}`;
   const head = document.createElement("div");
@@ -21,7 +20,7 @@ export function card(answer, { line, showTruth, reader, open }) {
   if (showTruth && answer.matches != null) words.append(paragraph(answer.matches ? "its known grades match" : "its known grades do not match", "small"));
   head.append(thumbnail(answer), words);
   item.append(head, ...answer.sites.map((site) => siteBars(site, showTruth)));
-  if (reader && line) item.append(verdicts(line, answer, reader));
+  if (session.isOpen) item.append(session.row(answer));
   return item;
 }
 

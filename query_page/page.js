@@ -6,6 +6,7 @@ import { card } from "./answers.js";
 import { showFolds } from "./folds.js";
 import { showChips } from "./reading.js";
 import { StudyPart } from "./study.js";
+import { ReadingSession } from "./verdicts.js";
 import { counted, restWords, searchedWords, whyNone, worthWords } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
@@ -15,6 +16,7 @@ const MOST = 1000;
 const BY_ITSELF = 4 * PAGE_SIZE;
 /** reply: the last one. question: {text}, {line} or {like}. turn: counts the questions: late replies are not shown. */
 const state = { reply: null, question: null, top: PAGE_SIZE, turn: 0 };
+const session = new ReadingSession($("list"), $("queue"));
 const study = new StudyPart((site) => remember({ site: site.key }));
 
 function problem(error) {
@@ -100,11 +102,12 @@ function show(isMore) {
 
 function showList(isMore = false) {
   const { reply } = state;
-  const reader = $("reader").checkValidity() ? $("reader").value : "";
-  const options = { line: plainLine(), showTruth: $("truth").checked, reader, open: openAnswer };
+  session.turnTo($("reader").checkValidity() ? $("reader").value : "", plainLine());
+  const options = { showTruth: $("truth").checked, session, open: openAnswer };
   const list = $("list");
   if (!isMore) list.replaceChildren();
   list.append(...reply.answers.slice(list.childElementCount).map((answer) => card(answer, options)));
+  session.count();
   $("none").hidden = reply.answers.length > 0;
   $("none").textContent = whyNone(reply);
   $("more").hidden = reply.answers.length < state.top || state.top >= MOST;

@@ -16,13 +16,14 @@ import query_page
 from data_prep.sites import SITES
 from prompts.canonical import canonical_line, parse_canonical
 from vl_model.page.errors import ERRORS, Busy, NotThere, add_error_handlers
-from vl_model.page.messages import Identifier, NoteOnAnswer, Question, Top, TreeOfChips
+from vl_model.page.messages import Identifier, Line, NoteOnAnswer, Question, ReaderName, Top, TreeOfChips
 from vl_model.page.reading_session import ReadingSession, notes_csv
 from vl_model.page.slices import SliceTable
 from vl_model.page.study import study_json
 from vl_model.queries.reply import reply_csv, reply_json, tree_from_json, tree_json
 from vl_model.queries.run_queries import BOTH, Asked, RunQueries, parse_site
 from vl_model.queries.search import known_match
+from vl_model.queries.segment import Segment
 
 _MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -89,10 +90,8 @@ class Server:
 
     def slices(self, queries: RunQueries, split: str) -> SliceTable:
         """Return the slices of a split or kept set, of which each is read once. Raises NotThere if there is none."""
-        processed = queries.processed
-        if split not in processed:
-            raise NotThere(f"split {split!r}: not a split or kept set of this run")
-        return self._slices.setdefault(split, SliceTable(processed[split]))
+        _check_split(queries, split)
+        return self._slices.setdefault(split, SliceTable(queries.processed[split]))
 
 
 def make_app(server: Server, run: str) -> FastAPI:
@@ -192,12 +191,8 @@ def _study_routes(server: Server) -> APIRouter:
     def study(split: str, study_id: Identifier) -> dict[str, Any]:
         """Return a study: its 25 sites, and its slices with their places in the patient."""
         with server.place() as queries:
-            slices = server.slices(queries, split)
-            [segment] = queries.segments(split)
-            row = segment.row_of(study_id)
-            if row is None:
-                raise NotThere(f"study {study_id}: not among the {len(segment)} studies of {split!r}")
-            return study_json(segment, row, slices)
+            segment, row = _place_of(queries, split, study_id)
+            return study_json(segment, row, server.slices(queries, split))
 
     return routes
 
@@ -232,14 +227,14 @@ def _note_routes(server: Server) -> APIRouter:
     @routes.post("/notes")
     def add_note(note: NoteOnAnswer) -> dict[str, Any]:
         """Keep a reader's note on an answer. It changes no grade."""
-        parse_canonical(note.line)
+        _place_of(server.queries(), note.split, note.study_id)
         server.session.add(note.reader, note.line, note.split, note.study_id, note.verdict, note.note)
         return {"kept": True}
 
     @routes.get("/notes")
-    def all_notes() -> list[dict[str, Any]]:
-        """Return the last note of each reader on each question and study."""
-        return [vars(note) for note in server.session.notes()]
+    def kept_notes(reader: ReaderName | None = None, line: Line | None = None) -> list[dict[str, Any]]:
+        """Return the last note of each reader on each question and study, or of one reader, or on one question."""
+        return [vars(note) for note in server.session.notes(reader, line)]
 
     @routes.get("/notes.csv", response_class=Csv)
     def exported_notes() -> Response:
@@ -254,12 +249,28 @@ def _note_routes(server: Server) -> APIRouter:
 
 def _matches(queries: RunQueries, line: str, split: str, study_id: int) -> bool | None:
     """Return whether a study's known grades fulfil a line; None if they leave it open, or if it cannot be ranked."""
+    tree = parse_canonical(line).tree
+    assert tree is not None
     try:
-        tree = parse_canonical(line).tree
-        [segment] = queries.segments(split)
-    except ValueError:
-        return None
-    row = segment.row_of(study_id)
-    if row is None or tree is None:
+        segment, row = _place_of(queries, split, study_id)
+    except (NotThere, ValueError):
         return None
     return known_match(tree, segment, row)
+
+
+def _place_of(queries: RunQueries, split: str, study_id: int) -> tuple[Segment, int]:
+    """Return the segment of a split or kept set, and the row of a study in it.
+
+    Raises NotThere if the run does not have them, and ValueError if the split has not been evaluated.
+    """
+    _check_split(queries, split)
+    [segment] = queries.segments(split)
+    row = segment.row_of(study_id)
+    if row is None:
+        raise NotThere(f"study {study_id}: not among the {len(segment)} studies of {split!r}")
+    return segment, row
+
+
+def _check_split(queries: RunQueries, split: str) -> None:
+    if split not in queries.processed:
+        raise NotThere(f"split {split!r}: not a split or kept set of this run")

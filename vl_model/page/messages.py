@@ -7,13 +7,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from prompts import tree as trees
 from prompts.canonical import MAX_TOP, parse_canonical
 from prompts.reading.parse import MAX_CHARACTERS, parse_query
-from vl_model.page.reading_session import MAX_NOTE, MAX_READER, READER, Verdict
+from vl_model.page.reading_session import END_OF_IDENTIFIERS, MAX_NOTE, MAX_READER, READER, Verdict
 from vl_model.queries.run_queries import Asked
 
 #: A number that DICOM's UIDs, the competition's tables, or this program give to a study, a series or an instance.
-Identifier = Annotated[int, Field(ge=0, lt=10**18)]
+Identifier = Annotated[int, Field(ge=0, lt=END_OF_IDENTIFIERS)]
 SplitName = Annotated[str, Field(min_length=1, max_length=200)]
 Top = Annotated[int, Field(ge=1, le=MAX_TOP)]
+ReaderName = Annotated[str, Field(max_length=MAX_READER, pattern=READER)]
+#: A canonical line.
+Line = Annotated[str, Field(max_length=MAX_CHARACTERS)]
 
 
 class Question(BaseModel):
@@ -77,8 +80,8 @@ class NoteOnAnswer(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reader: str = Field(max_length=MAX_READER, pattern=READER)
-    line: str = Field(max_length=MAX_CHARACTERS)
+    reader: ReaderName
+    line: Line
     split: SplitName
     study_id: Identifier
     verdict: Verdict

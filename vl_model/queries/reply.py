@@ -35,7 +35,9 @@ CSV_COLUMNS = (
     *(f"p_{question}" for question in QUESTIONS),
 )
 #: A spreadsheet takes a cell that begins so for a formula.
-_FORMULA = re.compile(r"^[=+\-@\t\r]")
+_FORMULA = re.compile(r"^[=+\-@\t\r\n]")
+#: The csv module leaves a carriage return unquoted if lines end with "\n", and readers begin a new row there.
+_END_OF_ROW = re.compile(r"\r\n|\r|\n")
 
 
 @dataclass(frozen=True)
@@ -317,9 +319,12 @@ def reply_csv(reply: Reply) -> str:
 
 
 def csv_cell(value: object) -> object:
-    """Return a cell of a CSV table: text that a spreadsheet would take for a formula gets an apostrophe."""
+    """Return a cell of a CSV table: on one line; what a spreadsheet would take for a formula gets an apostrophe."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:.6g}"
-    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+    if not isinstance(value, str):
+        return value
+    text = _END_OF_ROW.sub(" ", value)
+    return f"'{text}" if _FORMULA.match(value) else text

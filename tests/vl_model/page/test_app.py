@@ -274,8 +274,10 @@ def test_notes_in_a_folder_that_cannot_be_written_are_told(
 ) -> None:
     (tmp_path / "file").write_text("")
     blocked = server_of(evaluated_root, tmp_path / "file" / "reading")
-    note = {"reader": "a", "line": "any(canal) = severe", "split": "train", "study_id": 1, "verdict": "agree"}
     with client_of(blocked) as client:
+        [answer, *_] = client.post("/api/ask", json={"text": QUESTION, "seen": True}).json()["answers"]
+        study = {"split": answer["split"], "study_id": answer["study_id"]}
+        note = {"reader": "a", "line": "any(canal) = severe", **study, "verdict": "agree"}
         reply = client.post("/api/notes", json=note)
     assert reply.status_code == 507 and "cannot be read or written" in reply.json()["error"]
 
