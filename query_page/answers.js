@@ -2,7 +2,7 @@
 
 import { thumbnail } from "./thumbnail.js";
 import { verdicts } from "./verdicts.js";
-import { chance, levelWords, percent, setsWords } from "./words.js";
+import { chance, levelWords, percent, SEEN, setsWords } from "./words.js";
 
 const SEVERITIES = [["severe", "severe"], ["moderate", "moderate"], ["normal_mild", "normal/mild"]];
 
@@ -28,7 +28,7 @@ export function card(answer, { line, showTruth, reader, open }) {
 function factsOf(answer) {
   const facts = [answer.split];
   if (answer.score != null) facts.push(setsWords(answer));
-  if (answer.seen) facts.push("trained on: too sure");
+  if (answer.seen) facts.push(SEEN);
   return facts.join(" · ");
 }
 
