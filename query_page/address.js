@@ -12,16 +12,17 @@ export function remember(changes, isNew = false) {
   else history.replaceState(null, "", address);
 }
 
-/** The question, its limits and the open study that the address holds. */
+/** The question, its limits, the open study and the run that the address holds; what is misshapen is left out. */
 export function remembered() {
   const parts = new URLSearchParams(location.search);
-  const [text, line, like, study] = ["text", "line", "like", "study"].map((name) => parts.get(name));
-  const cut = study ? study.lastIndexOf("/") : -1;
+  const [text, line, words, like] = ["text", "line", "words", "like"].map((name) => parts.get(name));
+  const [, studySplit, id] = /^([^/\\]+)\/(\d{1,18})$/.exec(parts.get("study") ?? "") ?? [];
   return {
-    question: like ? { like } : text ? { text } : line ? { line } : null,
+    question: like ? { like } : text ? { text } : line ? { line, words } : null,
     split: parts.get("split") ?? "",
     seen: parts.get("seen") === "true",
     likeness: parts.get("likeness") === "true",
-    study: cut > 0 ? { split: study.slice(0, cut), id: study.slice(cut + 1), site: parts.get("site") } : null,
+    study: id ? { split: studySplit, id, site: parts.get("site") } : null,
+    run: parts.get("run"),
   };
 }

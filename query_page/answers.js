@@ -1,7 +1,7 @@
 // Answers as cards: rank, study, probability, the sites that speak for it with their bars, and the slice with its box.
 
 import { thumbnail } from "./thumbnail.js";
-import { chance, levelWords, percent, setsWords } from "./words.js";
+import { chance, levelWords, percent, SEEN, setsWords } from "./words.js";
 
 const SEVERITIES = [["severe", "severe"], ["moderate", "moderate"], ["normal_mild", "normal/mild"]];
 
@@ -27,7 +27,7 @@ export function card(answer, { showTruth, session, open }) {
 function factsOf(answer) {
   const facts = [answer.split];
   if (answer.score != null) facts.push(setsWords(answer));
-  if (answer.seen) facts.push("trained on: too sure");
+  if (answer.seen) facts.push(SEEN);
   return facts.join(" · ");
 }
 

@@ -17,13 +17,22 @@ async function reply(response) {
   throw new Error(message || `the server answered ${response.status}`);
 }
 
+/** Send a request; once more, after the time that the server asks for, if it is busy. */
+async function sent(path, options) {
+  const response = await fetch(path, options);
+  if (response.status !== 503) return response;
+  const seconds = Number(response.headers.get("Retry-After")) || 1;
+  await new Promise((done) => setTimeout(done, 1000 * Math.min(seconds, 10)));
+  return fetch(path, options);
+}
+
 export async function get(path, parameters = {}) {
   const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value != null && value !== ""));
-  return (await reply(await fetch(`api/${path}?${query}`))).json();
+  return (await reply(await sent(`api/${path}?${query}`))).json();
 }
 
 export async function post(path, content) {
-  const response = await fetch(`api/${path}`, {
+  const response = await sent(`api/${path}`, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(content),

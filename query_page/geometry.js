@@ -71,8 +71,23 @@ export function letters(direction) {
   return named[0][1] + (named[1][0] > 0.5 * named[0][0] ? named[1][1] : "");
 }
 
-/** Slices in the order in which a reader turns them: to the feet, sagittal ones to the patient's left. */
+/**
+ * Slices in the order in which a reader turns them: to the feet, sagittal ones to the patient's left. Slices whose
+ * places are not known are left out if others' are; if no place is known, all are in the order of their numbers.
+ */
 export function ordered(slices, isSagittal) {
   const key = (slice) => (isSagittal ? centre(slice)[0] : -centre(slice)[2]);
-  return slices.filter((slice) => slice.place).sort((p, q) => key(p) - key(q) || p.number - q.number);
+  const placed = slices.filter((slice) => slice.place);
+  if (placed.length) return placed.sort((p, q) => key(p) - key(q) || p.number - q.number);
+  return [...slices].sort((p, q) => p.series_id - q.series_id || p.instance_number - q.instance_number);
+}
+
+/** How far a point lies from the plane of a slice, in mm. */
+export const across = (slice, point) => Math.abs(dot(minus(point, slice.place.position_mm), normal(slice.place)));
+
+/** Whether a point lies in a slice of a stack: at most half the distance to the nearer of its neighbours away. */
+export function isWithin(slices, at, point) {
+  const gaps = [slices[at - 1], slices[at + 1]].filter(Boolean)
+    .map((other) => across(slices[at], centre(other))).filter((gap) => gap > 0.01);
+  return across(slices[at], point) <= (gaps.length ? Math.min(...gaps) / 2 : Infinity) + 1e-6;
 }

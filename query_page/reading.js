@@ -39,13 +39,20 @@ function nodes(tree, changed) {
   const [kind] = Object.keys(tree);
   if (kind === "finding") return [findingChip(tree.finding, changed)];
   if (kind === "worse") return [worseChip(tree.worse, changed)];
-  if (kind === "not") return [joint("not"), ...nodes(tree.not, changed)];
-  if (kind === "same_level") return [joint("at the same level:"), ...nodes(tree.same_level, changed)];
-  return tree[kind].flatMap((part, i) => {
-    const isJoined = "and" in part || "or" in part;
-    const inner = isJoined ? [joint("("), ...nodes(part, changed), joint(")")] : nodes(part, changed);
-    return i ? [joint(kind), ...inner] : inner;
-  });
+  if (kind === "not") return [joint("not"), ...bracketed(tree.not, changed)];
+  if (kind === "same_level") return [joint("at the same level ("), ...nodes(tree.same_level, changed), joint(")")];
+  return tree[kind].flatMap((part, i) => (i ? [joint(kind), ...bracketed(part, changed)] : bracketed(part, changed)));
+}
+
+function bracketed(part, changed) {
+  const isJoined = "and" in part || "or" in part;
+  return isJoined ? [joint("("), ...nodes(part, changed), joint(")")] : nodes(part, changed);
+}
+
+/** How many sites or levels, as options; one that the page does not offer by itself is added to them. */
+function overs({ over, count }) {
+  const isOffered = OVERS.some(([o, n]) => o === over && n === count);
+  return isOffered ? OVERS : [...OVERS, [over, count, `${count || ""} ${over.replaceAll("_", " ")} levels of`.trim()]];
 }
 
 function joint(text) {
@@ -68,7 +75,7 @@ function findingChip(finding, changed) {
   chip.className = "chip";
   const key = ([over, count]) => `${over},${count}`;
   chip.append(
-    select("how many", OVERS.map((o) => [key(o), o[2]]), key([finding.over, finding.count]), (value) => {
+    select("how many", overs(finding).map((o) => [key(o), o[2]]), key([finding.over, finding.count]), (value) => {
       const [over, count] = value.split(",");
       Object.assign(finding, { over, count: Number(count) });
       changed();
@@ -92,25 +99,42 @@ function places(finding, changed) {
   summary.textContent = placeWords(finding.sites);
   details.addEventListener("keydown", (event) => { if (event.key === "Escape") { details.open = false; summary.focus(); } });
   details.addEventListener("focusout", ({ relatedTarget }) => { if (relatedTarget && !details.contains(relatedTarget)) details.open = false; });
-  const regions = new Set(finding.sites.map((site) => site.slice(0, -6)));
-  const levels = new Set(finding.sites.map((site) => site.slice(-5)));
-  const tick = (set, value, words) => {
+  const tick = (value, words) => {
     const label = document.createElement("label");
     const box = document.createElement("input");
     box.type = "checkbox";
-    box.checked = set.has(value);
+    box.checked = finding.sites.some((site) => isAt(site, value));
     box.addEventListener("change", () => {
-      if (box.checked) set.add(value); else set.delete(value);
-      if (!set.size) { box.checked = true; set.add(value); return; }
-      finding.sites = REGIONS.flatMap(([r]) => (regions.has(r) ? LEVELS.filter((l) => levels.has(l)).map((l) => `${r}_${l}`) : []));
+      const sites = ticked(finding.sites, value, box.checked);
+      if (!sites.length) { box.checked = true; return; }
+      finding.sites = sites;
       changed();
     });
     label.append(box, ` ${words}`);
     return label;
   };
-  menu.append(...REGIONS.map(([r, words]) => tick(regions, r, words)), ...LEVELS.map((l) => tick(levels, l, levelWords(l))));
+  menu.append(...REGIONS.map(([r, words]) => tick(r, words)), ...LEVELS.map((l) => tick(l, levelWords(l))));
   details.append(summary, menu);
   return details;
+}
+
+const isAt = (site, value) => [site.slice(0, -6), site.slice(-5)].includes(value);
+
+/**
+ * The sites with a region or a level added, or without it. An added region is that of the levels that there are, an
+ * added level that of the regions: no other site changes.
+ */
+export function ticked(sites, value, isOn) {
+  if (!isOn) return sites.filter((site) => !isAt(site, value));
+  const has = new Set(sites);
+  const among = (part) => part === value || sites.some((site) => isAt(site, part));
+  const isAdded = (r, l) => [r, l].includes(value) && among(r) && among(l);
+  return REGIONS.flatMap(([r]) => LEVELS.filter((l) => has.has(`${r}_${l}`) || isAdded(r, l)).map((l) => `${r}_${l}`));
+}
+
+/** Close the menus of places that an element is not in. */
+export function closeMenus(root, element) {
+  for (const menu of root.querySelectorAll("details[open]")) if (!menu.contains(element)) menu.open = false;
 }
 
 function placeWords(sites) {

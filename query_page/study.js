@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { LEVELS, REGIONS } from "./reading.js";
 import { Viewer, VIEWS } from "./viewer.js";
-import { levelWords, percent } from "./words.js";
+import { levelWords, percent, SEEN } from "./words.js";
 
 const GRADES = [["N", "normal or mild"], ["M", "moderate"], ["S", "severe"]];
 const KEYS = ["normal_mild", "moderate", "severe"];
@@ -16,46 +16,80 @@ export class StudyPart {
     this.onSite = onSite;
     this.viewer = null;
     this.showTruth = false;
+    this.turn = 0;
+    this.isOpening = false;
   }
 
   /** SPLIT/STUDY of the study that is open; "" if none is. */
   get name() { return this.viewer ? `${this.study.split}/${this.study.study_id}` : ""; }
 
-  /** Open a study, at a site if one is named. */
-  async open(split, studyId, siteKey) {
-    this.study = await get(`study/${encodeURIComponent(split)}/${studyId}`);
+  /**
+   * Open a study, at a site if one is named. Returns whether it is shown: it is not if another one was opened, or the
+   * part was closed, before it came. takesFocus: whether the focus moves to its name.
+   */
+  async open(split, studyId, siteKey, takesFocus = true) {
+    const study = await this.latest(get(`study/${encodeURIComponent(split)}/${studyId}`));
+    if (!study) return false;
+    this.study = study;
     this.root.hidden = false;
     const name = $("study-name");
-    name.textContent = `Study ${studyId} (${split}${this.study.seen ? ", trained on: too sure" : ""})`;
+    name.textContent = `Study ${studyId} (${split}${study.seen ? `; ${SEEN}` : ""})`;
     this.viewer?.close();
     this.viewer = new Viewer($("panes"), split, this.study.slices);
     this.site = this.study.sites.find((one) => one.key === siteKey) ?? this.study.sites.find((one) => one.views.length);
-    this.draw();
-    name.focus({ preventScroll: true });
-    this.root.scrollIntoView({ block: "nearest" });
+    this.drawGrid();
+    if (this.site) this.choose(this.site);
+    if (takesFocus) {
+      name.focus({ preventScroll: true });
+      this.root.scrollIntoView({ block: "nearest" });
+    }
+    return true;
+  }
+
+  /** Return what a promise brings, or null if another one was waited for or the part was closed meanwhile. */
+  async latest(promise) {
+    const turn = ++this.turn;
+    this.isOpening = true;
+    try {
+      const brought = await promise;
+      return turn === this.turn ? brought : null;
+    } catch (error) {
+      if (turn === this.turn) throw error;
+      return null;
+    } finally {
+      if (turn === this.turn) this.isOpening = false;
+    }
   }
 
   close() {
+    this.turn += 1;
+    this.isOpening = false;
     this.viewer?.close();
     this.viewer = null;
     this.site = null;
     this.root.hidden = true;
   }
 
-  /** Draw the grid, and show the chosen site. */
-  draw() {
+  /** Show known grades, or hide them; the panes stay as they are. */
+  showGrades(isShown) {
+    this.showTruth = isShown;
     if (!this.viewer) return;
     this.drawGrid();
-    if (this.site) this.choose(this.site);
+    if (this.site) this.tellSite(this.site);
   }
 
   choose(site) {
     this.site = site;
     this.viewer.showSite(site);
+    this.tellSite(site);
+    this.onSite(site);
+  }
+
+  /** Mark a site in the grid, and tell what is known of it. */
+  tellSite(site) {
     for (const button of document.querySelectorAll("#grid button")) button.setAttribute("aria-pressed", String(button.dataset.site === site.key));
     $("similar").disabled = !site.probabilities;
     $("site").textContent = this.siteWords(site);
-    this.onSite(site);
   }
 
   /** What is known of a site, in a sentence. */

@@ -1,21 +1,23 @@
 // Three panes of one study: slices that are turned, windowed and linked through the patient.
 
-import { centre, cut, letters, nearest, ordered, toPatient, toPixel } from "./geometry.js";
-import { picture } from "./api.js";
+import { centre, cut, isWithin, letters, nearest, ordered, toPatient, toPixel } from "./geometry.js";
+import { Pictures } from "./pictures.js";
 import { drawBox, drawLine, drawWords } from "./pencil.js";
 
 export const VIEWS = [["sagittal_t1", "Sagittal T1"], ["sagittal_t2_stir", "Sagittal T2/STIR"], ["axial_t2", "Axial T2"]];
-const KEPT = 400; // decoded slices
 const AHEAD = 3;
+/** A wheel's way to the next slice: a notch is longer, a trackpad sends many short pieces. */
+const WHEEL_PIXELS = 40;
+const NARROWER = 0.8;
+const DARKER = 0.1;
 const BOX = "#ffd23f";
 const COLOURS = ["#7fd4ff", "#ffb27f", "#a6f08c"];
 
 export class Viewer {
   /** root: the element of the panes. split: of the study. slices: its slices. */
   constructor(root, split, slices) {
-    this.split = split;
     this.root = root;
-    this.pictures = new Map();
+    this.pictures = new Pictures(split);
     this.point = null;
     root.replaceChildren();
     this.panes = VIEWS.map(([view, words], i) => {
@@ -31,7 +33,7 @@ export class Viewer {
   /** Turn every pane to the slice that is nearest to a point in the patient. */
   moveTo(point, but = null) {
     this.point = point;
-    for (const pane of this.panes) if (pane.slices.length && pane !== but) pane.at = nearest(pane.slices, point);
+    for (const pane of this.panes) if (pane.hasPlaces && pane !== but) pane.at = nearest(pane.slices, point);
     this.draw();
   }
 
@@ -41,12 +43,12 @@ export class Viewer {
       pane.boxes = site.views.filter((v) => pane.slices.some((s) => isOf(s, v)));
       if (pane.boxes.length) pane.at = pane.slices.findIndex((s) => isOf(s, pane.boxes[0]));
     }
-    const first = this.panes.find((pane) => pane.boxes.length);
+    const first = this.panes.find((pane) => pane.boxes.length && pane.hasPlaces);
     if (!first) return this.draw();
     const [x0, y0, x1, y1] = first.boxes[0].box;
     const point = toPatient(first.slice.place, [(x0 + x1) / 2, (y0 + y1) / 2]);
     this.point = point;
-    for (const pane of this.panes) if (!pane.boxes.length && pane.slices.length) pane.at = nearest(pane.slices, point);
+    for (const pane of this.panes) if (!pane.boxes.length && pane.hasPlaces) pane.at = nearest(pane.slices, point);
     this.draw();
   }
 
@@ -54,28 +56,12 @@ export class Viewer {
     this.root.dataset.point = this.point?.join(" ") ?? "";
     this.panes.forEach((pane) => pane.draw());
   }
-
-  /** The decoded grey values of a slice; null while they are loaded, false if there is no picture. */
-  pixels(slice, then) {
-    const known = this.pictures.get(slice.number);
-    if (known !== undefined) return known;
-    this.pictures.set(slice.number, null);
-    if (this.pictures.size > KEPT) this.pictures.delete(this.pictures.keys().next().value);
-    const image = new Image();
-    image.onload = () => {
-      const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
-      const context = canvas.getContext("2d", { willReadFrequently: true });
-      context.drawImage(image, 0, 0);
-      this.pictures.set(slice.number, context.getImageData(0, 0, canvas.width, canvas.height));
-      then();
-    };
-    image.onerror = () => { this.pictures.set(slice.number, false); then(); };
-    image.src = picture(this.split, slice.number);
-    return null;
-  }
 }
 
 const isOf = (slice, view) => slice.series_id === view.series_id && slice.instance_number === view.instance_number;
+
+/** Key -> how many times as wide the window becomes, and by which part of its width it moves. */
+const WINDOW_KEYS = { "[": [NARROWER, 0], "]": [1 / NARROWER, 0], "-": [1, DARKER], "+": [1, -DARKER], "=": [1, -DARKER] };
 
 class Pane {
   constructor(viewer, view, words, slices, colour) {
@@ -86,6 +72,7 @@ class Pane {
     this.canvas = document.createElement("canvas");
     this.canvas.setAttribute("aria-label", words);
     this.canvas.setAttribute("role", slices.length ? "slider" : "img");
+    if (slices.length) this.canvas.setAttribute("aria-orientation", "vertical");
     if (slices.length) this.canvas.tabIndex = 0;
     this.caption = document.createElement("figcaption");
     figure.append(this.canvas, this.caption);
@@ -95,6 +82,9 @@ class Pane {
 
   get slice() { return this.slices[this.at]; }
 
+  /** Whether it is known where its slices lie in the patient. */
+  get hasPlaces() { return Boolean(this.slice?.place); }
+
   turn(by) {
     this.at = Math.min(Math.max(this.at + by, 0), this.slices.length - 1);
     this.viewer.draw();
@@ -102,12 +92,23 @@ class Pane {
 
   listen() {
     const on = (kind, act) => this.canvas.addEventListener(kind, act, { passive: false });
-    on("wheel", (event) => { event.preventDefault(); if (event.deltaY) this.turn(Math.sign(event.deltaY)); });
+    let way = 0;
+    on("wheel", (event) => {
+      if (event.ctrlKey) return; // the browser's own zoom
+      event.preventDefault();
+      if (way * event.deltaY < 0) way = 0;
+      way += event.deltaMode === WheelEvent.DOM_DELTA_PIXEL ? event.deltaY : WHEEL_PIXELS * event.deltaY;
+      if (Math.abs(way) < WHEEL_PIXELS) return;
+      this.turn(Math.sign(way)); // one slice per event, however far: a notch is one
+      way = 0;
+    });
     on("contextmenu", (event) => event.preventDefault());
     on("keydown", (event) => {
+      if (event.ctrlKey || event.altKey || event.metaKey) return;
       const steps = { ArrowDown: 1, ArrowRight: 1, ArrowUp: -1, ArrowLeft: -1, PageDown: 5, PageUp: -5, Home: -1e6, End: 1e6 };
       if (event.key in steps) this.turn(steps[event.key]);
       else if (event.key === "r") { this.window = null; this.viewer.draw(); }
+      else if (event.key in WINDOW_KEYS) this.changeWindow(...WINDOW_KEYS[event.key]);
       else return;
       event.preventDefault();
     });
@@ -116,7 +117,9 @@ class Pane {
       start = { x: event.clientX, y: event.clientY, window: this.currentWindow(), at: this.at, moved: false, button: event.button };
       this.canvas.setPointerCapture(event.pointerId);
     });
+    for (const end of ["pointercancel", "lostpointercapture"]) on(end, () => { start = null; });
     on("pointermove", (event) => {
+      if (!event.buttons) start = null;
       if (!start || !this.slice) return;
       const [dx, dy] = [event.clientX - start.x, event.clientY - start.y];
       start.moved ||= Math.hypot(dx, dy) > 4;
@@ -124,7 +127,7 @@ class Pane {
       else if (event.pointerType === "touch" && start.moved) this.turn(start.at + Math.round(dy / 12) - this.at);
     });
     on("pointerup", (event) => {
-      if (start && !start.moved && start.button === 0 && this.slice) {
+      if (start && !start.moved && start.button === 0 && this.hasPlaces) {
         const pixel = this.pixelAt(event.offsetX, event.offsetY);
         if (pixel) this.viewer.moveTo(toPatient(this.slice.place, pixel), this);
       }
@@ -143,15 +146,25 @@ class Pane {
     this.viewer.draw();
   }
 
+  /** Make the window so many times as wide, and move it by a part of its width: to higher values is darker. */
+  changeWindow(factor, shift) {
+    const [low, high] = this.currentWindow();
+    const middle = (low + high) / 2 + shift * (high - low);
+    const half = Math.max(((high - low) / 2) * factor, 1);
+    this.window = [middle - half, middle + half];
+    this.viewer.draw();
+  }
+
   /** Where the picture lies in the canvas, in CSS pixels: its left and upper edge, and its scale per pixel. */
   layout() {
     const [width, height] = [this.canvas.clientWidth, this.canvas.clientHeight];
     const { rows, columns, place } = this.slice;
-    const [tall, wide] = [rows * place.spacing_mm[0], columns * place.spacing_mm[1]];
+    const [down, along] = place?.spacing_mm ?? [1, 1];
+    const [tall, wide] = [rows * down, columns * along];
     const perMm = Math.min(width / wide, height / tall);
     return {
       left: (width - wide * perMm) / 2, top: (height - tall * perMm) / 2, perMm,
-      perColumn: place.spacing_mm[1] * perMm, perRow: place.spacing_mm[0] * perMm, wide: wide * perMm, tall: tall * perMm,
+      perColumn: along * perMm, perRow: down * perMm, wide: wide * perMm, tall: tall * perMm,
     };
   }
 
@@ -173,13 +186,13 @@ class Pane {
     context.font = "600 13px system-ui, sans-serif";
     if (!this.slice) return this.tell(context, "this study has no such series");
     const layout = this.layout();
-    const pixels = this.viewer.pixels(this.slice, () => this.viewer.draw());
+    const pixels = this.viewer.pictures.of(this.slice, () => this.viewer.draw());
     if (pixels) this.drawPixels(context, pixels, layout);
     this.drawMarks(context, layout);
     this.describe();
     if (pixels === false) this.tell(context, "picture missing: run prepare_data.py again");
     for (let step = 1; step <= AHEAD; step += 1) {
-      for (const near of [this.slices[this.at + step], this.slices[this.at - step]]) if (near) this.viewer.pixels(near, () => {});
+      for (const near of [this.slices[this.at + step], this.slices[this.at - step]]) if (near) this.viewer.pictures.of(near, () => {});
     }
   }
 
@@ -200,8 +213,8 @@ class Pane {
       return 0xff000000 | (shade << 16) | (shade << 8) | shade;
     });
     const copy = new ImageData(pixels.width, pixels.height);
-    const [from, to] = [new Uint32Array(pixels.data.buffer), new Uint32Array(copy.data.buffer)]; // one number is one pixel
-    for (let i = 0; i < to.length; i += 1) to[i] = table[from[i] & 255];
+    const to = new Uint32Array(copy.data.buffer); // one number is one pixel
+    for (let i = 0; i < to.length; i += 1) to[i] = table[pixels.greys[i]];
     this.scratch ??= new OffscreenCanvas(1, 1);
     [this.scratch.width, this.scratch.height] = [pixels.width, pixels.height];
     this.scratch.getContext("2d").putImageData(copy, 0, 0);
@@ -210,7 +223,7 @@ class Pane {
   drawMarks(context, layout) {
     const on = ([column, row]) => [layout.left + (column + 0.5) * layout.perColumn, layout.top + (row + 0.5) * layout.perRow];
     for (const other of this.viewer.panes) {
-      const line = other === this || !other.slice ? null : cut(this.slice, other.slice);
+      const line = other === this || !this.hasPlaces || !other.hasPlaces ? null : cut(this.slice, other.slice);
       if (line) drawLine(context, line.map(on), other.colour);
     }
     for (const { box, weight } of this.shownBoxes()) {
@@ -218,7 +231,8 @@ class Pane {
       drawBox(context, upper, lower, BOX);
       if (weight != null) drawWords(context, weight.toFixed(2), upper[0], upper[1] > 20 ? upper[1] - 5 : lower[1] + 16, "left", BOX);
     }
-    if (this.viewer.point) {
+    if (!this.hasPlaces) return;
+    if (this.viewer.point && isWithin(this.slices, this.at, this.viewer.point)) {
       const [x, y] = on(toPixel(this.slice.place, this.viewer.point));
       drawLine(context, [[x - 7, y], [x + 7, y]], "#fff");
       drawLine(context, [[x, y - 7], [x, y + 7]], "#fff");
@@ -253,10 +267,10 @@ class Pane {
   /** Tell the slice in words, for people below the picture and for screen readers as the value of a slider. */
   describe() {
     const [low, high] = this.currentWindow().map(Math.round);
-    const [x, , z] = centre(this.slice).map((mm) => mm.toFixed(0));
     const boxes = this.shownBoxes().map(({ weight }) => (weight == null ? ", shows the site" : `, shows the site with weight ${weight.toFixed(2)}`));
     const place = `slice ${this.slice.instance_number} (${this.at + 1} of ${this.slices.length})`;
-    const where = `x ${x}, z ${z} mm, window ${low} to ${high}`;
+    const [x, , z] = this.hasPlaces ? centre(this.slice).map((mm) => mm.toFixed(0)) : [];
+    const where = `${this.hasPlaces ? `x ${x}, z ${z} mm` : "place in the patient not known"}, window ${low} to ${high}`;
     this.caption.replaceChildren(
       Object.assign(document.createElement("strong"), { textContent: this.words }),
       `, series ${this.slice.series_id}, ${place}, ${where}`,

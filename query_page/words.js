@@ -18,7 +18,10 @@ export function chance(answer) {
 
 /** What the prediction sets tell of an answer. */
 export const setsWords = (answer) =>
-  answer.by_sets == null ? "sets: cannot tell" : answer.by_sets ? "sets: matches" : "sets: does not match";
+  `prediction sets: ${answer.by_sets == null ? "undecided" : answer.by_sets ? "the study matches" : "the study does not match"}`;
+
+/** What is told of a study that the model was trained on. */
+export const SEEN = "the model was trained on this study: its probabilities are too sure";
 
 /** What a query is worth, as sentences, the most important one first. */
 export function worthWords(reply) {

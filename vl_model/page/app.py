@@ -126,15 +126,14 @@ def _question_routes(server: Server, run: str) -> APIRouter:
     @routes.get("/run")
     def about() -> dict[str, Any]:
         """Return the run, its studies, and the words that questions are made of."""
-        with server.place() as queries:
-            segments = queries.segments(BOTH)
-            return {
-                "run": run,
-                "version": metadata.version("lumbar-vl"),
-                "splits": list(queries.processed),
-                "studies": {segment.name: len(segment) for segment in segments},
-                "sites": [{"key": site.key, "words": site.words, **site.columns} for site in SITES],
-            }
+        queries = server.queries()  # without a place: a page that is opened at a busy moment must know its splits
+        return {
+            "run": run,
+            "version": metadata.version("lumbar-vl"),
+            "splits": list(queries.processed),
+            "studies": {segment.name: len(segment) for segment in queries.segments(BOTH)},
+            "sites": [{"key": site.key, "words": site.words, **site.columns} for site in SITES],
+        }
 
     @routes.post("/read")
     def read(question: Question) -> dict[str, Any]:
@@ -149,22 +148,22 @@ def _question_routes(server: Server, run: str) -> APIRouter:
 
     @routes.post("/write")
     def write(chips: TreeOfChips) -> dict[str, Any]:
-        """Return the canonical line of a tree."""
-        return {"line": canonical_line(tree_from_json(chips.tree))}
+        """Return the canonical line of a tree and of the limits of its question."""
+        return {"line": canonical_line(tree_from_json(chips.tree), chips.limits.limits())}
 
     @routes.post("/ask")
     def ask(question: Question) -> dict[str, Any]:
         """Return the reply to a question: the JSON of ``query_vl.py --json``."""
         query = question.query()
         with server.place() as queries:
-            return reply_json(queries.ask(query, question.asked))
+            return reply_json(queries.ask(query, question.asked(query)))
 
     @routes.post("/export", response_class=Csv)
     def export(question: Question) -> Response:
         """Return the answers to a question as the CSV of ``query_vl.py --csv``."""
         query = question.query()
         with server.place() as queries:
-            text = reply_csv(queries.ask(query, question.asked))
+            text = reply_csv(queries.ask(query, question.asked(query)))
         return Csv(text)
 
     @routes.get("/like")

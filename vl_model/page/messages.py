@@ -1,5 +1,7 @@
 """What clients of the API send: questions, trees, and notes."""
 
+import re
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,7 +22,11 @@ Line = Annotated[str, Field(max_length=MAX_CHARACTERS)]
 
 
 class Question(BaseModel):
-    """A text, or a canonical line, and how it is asked (`vl_model.queries.run_queries.Asked`)."""
+    """A text, or a canonical line, and how it is asked (`vl_model.queries.run_queries.Asked`).
+
+    words: free words beside a line, which are compared with the images if `likeness` is set. page: how many answers
+    are told if neither `top` nor the question says it.
+    """
 
     model_config = ConfigDict(
         extra="forbid",
@@ -34,8 +40,10 @@ class Question(BaseModel):
 
     text: str | None = Field(default=None, max_length=MAX_CHARACTERS)
     line: str | None = Field(default=None, max_length=MAX_CHARACTERS)
+    words: str | None = Field(default=None, max_length=MAX_CHARACTERS)
     split: SplitName | None = None
     top: Top | None = None
+    page: Top | None = None
     least: float | None = Field(default=None, ge=0, le=1)
     seen: bool | None = None
     likeness: bool = False
@@ -44,15 +52,38 @@ class Question(BaseModel):
         """Return the question as it is read. Raises ValueError."""
         if (self.text is None) == (self.line is None):
             raise ValueError("ask by a text or by a line")
-        return parse_query(self.text) if self.text is not None else parse_canonical(self.line or "")
+        if self.text is None:
+            return replace(parse_canonical(self.line or ""), rest=" ".join((self.words or "").split()))
+        if self.words is not None:
+            raise ValueError("words are asked beside a line; a text has its own")
+        return parse_query(self.text)
 
-    @property
-    def asked(self) -> Asked:
-        return Asked(self.split, self.top, self.least, self.seen, self.likeness)
+    def asked(self, query: trees.Query) -> Asked:
+        """Return how the query of `query` is asked."""
+        top = self.top or (self.page if query.limits.top is None else None)
+        return Asked(self.split, top, self.least, self.seen, self.likeness)
+
+
+class LimitsOfQuestion(BaseModel):
+    """The limits that a question itself has, as ``query.said.limits`` of a reply tells them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    top: Top | None = None
+    least: float | None = Field(default=None, ge=0, le=1)
+    split: SplitName | None = None
+    seen: bool | None = None
+    count_first: bool = False
+
+    def limits(self) -> trees.Limits:
+        """Return the limits. Raises ValueError for a split that no line can name."""
+        if self.split is not None and not re.fullmatch(r"[\w.-]+", self.split):
+            raise ValueError(f"split {self.split!r}: not a name that a line can hold")
+        return trees.Limits(**self.model_dump())
 
 
 class TreeOfChips(BaseModel):
-    """A tree as ``/api/read`` returns it, changed by a reader."""
+    """A tree as ``/api/read`` returns it, changed by a reader, and the limits of its question."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -73,6 +104,7 @@ class TreeOfChips(BaseModel):
     )
 
     tree: dict[str, Any]
+    limits: LimitsOfQuestion = LimitsOfQuestion()
 
 
 class NoteOnAnswer(BaseModel):

@@ -1,8 +1,9 @@
 """The reply to a query, and its form as JSON and as CSV.
 
-Schema of the JSON (version 2): ``query`` (text, line, tree, limits, rest, notes), ``run``, ``splits``, ``studies``,
-``left_out``, ``not_assessable``, ``buckets``, ``worth``, ``likeness``, ``answers``, ``fingerprints``, ``version``. Each
-answer has the study's own probabilities ``p_any_severe_canal`` and ``p_any_severe``, whatever was asked.
+Schema of the JSON (version 2): ``query`` (text, line, tree, limits, said, rest, notes), ``run``, ``splits``,
+``studies``, ``left_out``, ``not_assessable``, ``buckets``, ``worth``, ``likeness``, ``answers``, ``fingerprints``,
+``version``. Line and limits are those of the answers; ``said`` holds those of the question alone. Each answer has the
+study's own probabilities ``p_any_severe_canal`` and ``p_any_severe``, whatever was asked.
 """
 
 import csv
@@ -16,7 +17,7 @@ from typing import Any
 
 from data_prep.sites import SITES, Condition, Level, Severity, Side, Site, parse_row_id_site, parse_severity
 from prompts.canonical import MAX_DEPTH, canonical_line
-from prompts.tree import And, Finding, Not, Or, Over, Query, SameLevel, SideAgainstSide, Tree
+from prompts.tree import NO_LIMITS, And, Finding, Limits, Not, Or, Over, Query, SameLevel, SideAgainstSide, Tree
 from vl_model.calibration.study_answers import QUESTIONS
 from vl_model.queries.buckets import SET_LEVEL, Buckets
 from vl_model.queries.estimates import Estimate
@@ -64,7 +65,8 @@ class Reply:
     query: as it was read. line: its canonical line; None if nothing graded was asked. segments: those searched.
     found: what the search of graded sites found; None if free words alone were asked. answers: the studies that were
     found. likeness: how free words were used; None if they were not. fingerprints: of the segments. truth: known
-    grades that the user gave. files: rank -> the files that were saved for that answer.
+    grades that the user gave. files: rank -> the files that were saved for that answer. said: the limits that the
+    question itself has; those of `query` may have been set beside it.
     """
 
     query: Query
@@ -76,10 +78,16 @@ class Reply:
     likeness: Likeness | None = None
     truth: Truth | None = None
     files: Mapping[int, Sequence[Path]] = field(default_factory=dict)
+    said: Limits = NO_LIMITS
 
     @property
     def line(self) -> str | None:
         return None if self.query.tree is None else canonical_line(self.query.tree, self.query.limits)
+
+    @property
+    def said_line(self) -> str | None:
+        """The canonical line of the question alone, without the limits that were set beside it."""
+        return None if self.query.tree is None else canonical_line(self.query.tree, self.said)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -128,20 +136,25 @@ def reply_json(reply: Reply) -> dict[str, Any]:
 def query_json(reply: Reply) -> dict[str, Any]:
     """Return how the query was read as plain values."""
     query = reply.query
-    limits = query.limits
     return {
         "text": query.text,
         "line": reply.line,
         "tree": None if query.tree is None else tree_json(query.tree),
-        "limits": {
-            "top": limits.top,
-            "least": limits.least,
-            "split": limits.split,
-            "seen": limits.seen,
-            "count_first": limits.count_first,
-        },
+        "limits": limits_json(query.limits),
+        "said": {"line": reply.said_line, "limits": limits_json(reply.said)},
         "rest": query.rest,
         "notes": list(reply.notes),
+    }
+
+
+def limits_json(limits: Limits) -> dict[str, Any]:
+    """Return limits as plain values."""
+    return {
+        "top": limits.top,
+        "least": limits.least,
+        "split": limits.split,
+        "seen": limits.seen,
+        "count_first": limits.count_first,
     }
 
 

@@ -78,11 +78,13 @@ class RunQueries:
             )
         if query.tree is not None and is_contradiction(query.tree):
             raise ValueError(f'"{canonical_line(query.tree)}": contradicts itself')
-        query = with_limits(query, asked)
+        return replace(self._answered(with_limits(query, asked), asked.likeness), said=query.limits)
+
+    def _answered(self, query: Query, by_likeness: bool) -> Reply:
         limits = query.limits
         segments = self.segments(limits.split or BOTH)
         bounds = Bounds(limits.top or DEFAULT_TOP, limits.least, bool(limits.seen))
-        likeness = self._likeness(query.rest, segments) if asked.likeness and query.rest else None
+        likeness = self._likeness(query.rest, segments) if by_likeness and query.rest else None
         if query.tree is None:
             answers = self._by_words(query.rest, segments, bounds) if likeness and likeness.is_told else ()
             return self._reply(query, segments, None, answers, likeness)

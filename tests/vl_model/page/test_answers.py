@@ -145,6 +145,19 @@ def test_words_beside_a_finding_are_compared_and_kept_in_the_address(page: Page)
     assert "line=any" in page.url and page.is_hidden("#rest")
 
 
+def test_free_words_stay_if_a_chip_is_changed(page: Page) -> None:
+    page.check("#likeness")
+    ask(page, "severe left foraminal narrowing at L4-L5 with oedema")
+    before = page.inner_text("#rest")
+    page.select_option("select[aria-label=grades]", label="moderate or severe")
+    until(page, "document.getElementById('line').value.includes('>= moderate')")
+    assert page.inner_text("#rest") == before and '"oedema"' in before
+    assert "words=oedema" in page.url and "likeness=true" in page.url
+    page.goto(page.url)
+    page.wait_for_selector("#rest:not([hidden])")
+    assert page.inner_text("#rest") == before
+
+
 def test_that_all_was_read_is_told(page: Page) -> None:
     page.check("#likeness")
     ask(page)

@@ -63,6 +63,11 @@ def test_a_question_is_read_and_written(client: TestClient) -> None:
     read = client.post("/api/read", json={"text": "sever canal stenosis with oedema, R>L foraminal narrowing"}).json()
     assert read["rest"] == "oedema" and '"sever" is read as "severe"' in read["notes"]
     assert client.post("/api/write", json={"tree": read["tree"]}).json() == {"line": read["line"]}
+    limits = {"top": 120, "least": 0.9, "split": "test", "seen": True, "count_first": True}
+    written = client.post("/api/write", json={"tree": read["tree"], "limits": limits}).json()
+    assert written == {"line": f"{read['line']}; top 120; P >= 0.9; split test; seen; count"}
+    refused = client.post("/api/write", json={"tree": read["tree"], "limits": {"split": "a; top 3"}})
+    assert refused.status_code == 400 and "'a; top 3'" in refused.text
     for line in ("not same_level(any(canal) = severe and worse(left foramen)) or at_least_2_levels(site) >= moderate",):
         tree = parse_canonical(line).tree
         assert tree is not None and tree_from_json(tree_json(tree)) == tree
@@ -91,6 +96,33 @@ def test_a_deep_tree_is_refused(client: TestClient) -> None:
     for _ in range(200):
         tree = {"not": tree}
     assert client.post("/api/write", json={"tree": tree}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("question", "top"),
+    [
+        ({"text": f"first 3 studies with {QUESTION}"}, 3),
+        ({"text": "show me five patients with severe canal stenosis"}, 5),
+        ({"line": "any(canal) = severe; top 20"}, 20),
+        ({"line": "any(canal) = severe"}, 12),
+        ({"line": "any(canal) = severe; top 20", "top": 4}, 4),
+    ],
+)
+def test_the_pages_own_number_of_answers_is_a_default(client: TestClient, question: dict[str, Any], top: int) -> None:
+    query = client.post("/api/ask", json={**question, "page": 12, "seen": True, "split": "train"}).json()["query"]
+    assert query["limits"]["top"] == top and query["limits"]["split"] == "train"
+    own = client.post("/api/read", json={name: question[name] for name in question if name != "top"}).json()["line"]
+    assert query["said"]["line"] == own and query["said"]["limits"]["split"] is None
+
+
+def test_words_beside_a_line_are_those_of_a_text(client: TestClient) -> None:
+    common = {"likeness": True, "seen": True}
+    by_text = client.post("/api/ask", json={"text": f"{QUESTION} with oedema", **common}).json()
+    line = {"line": by_text["query"]["said"]["line"], "words": by_text["query"]["rest"]}
+    by_line = client.post("/api/ask", json={**line, **common}).json()
+    assert by_line["likeness"] == by_text["likeness"] and by_line["answers"] == by_text["answers"]
+    refused = client.post("/api/ask", json={"text": QUESTION, "words": "oedema"})
+    assert refused.status_code == 400 and "beside a line" in refused.text
 
 
 def test_export_is_the_csv_of_the_answers(client: TestClient) -> None:
@@ -240,6 +272,7 @@ def test_more_questions_than_places_are_told_to_come_back(server: Server, client
     assert busy.status_code == 503 and busy.headers["retry-after"] == "1"
     assert busy.json() == {"error": f"{AT_ONCE} questions are being answered; ask again in a moment"}
     assert client.post("/api/read", json={"text": QUESTION}).status_code == 200, "reading takes no place"
+    assert client.get("/api/run").status_code == 200, "a page can be opened"
     done.set()
     for holder in holders:
         holder.join()
