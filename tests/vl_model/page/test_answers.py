@@ -113,7 +113,7 @@ def test_a_text_that_is_not_read_is_searched_by_likeness(page: Page) -> None:
     page.wait_for_selector("#by-likeness:not([hidden])")
     assert page.inner_text("#problem").startswith(f'"{UNREAD}": nothing that is graded was asked')
     page.click("#by-likeness")
-    page.wait_for_selector("#rest:not([hidden])", timeout=60_000)
+    page.wait_for_selector("#rest:not([hidden])", timeout=120_000)
     assert page.is_hidden("#problem") and page.is_hidden("#by-likeness") and page.is_checked("#likeness")
     reply = page.evaluate(
         "(content) => fetch('api/ask', {method: 'POST', headers: {'Content-Type': 'application/json'}, "
