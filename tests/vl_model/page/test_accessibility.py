@@ -79,7 +79,8 @@ def test_everything_is_reached_by_keyboard(page: Page) -> None:
     page.keyboard.press("Control+A")
     page.keyboard.type("any(left foramen) <= moderate; P >= 0")
     page.keyboard.press("Enter")
-    until(page, "document.querySelector('#line').value.includes('<= moderate')")
+    # The address, because the line has these words as soon as they are typed.
+    until(page, "new URLSearchParams(location.search).get('line')?.includes('<= moderate')")
     tab_to(page, "#list li:nth-child(2) .head button")
     page.keyboard.press("Enter")
     until(page, OPENED)
