@@ -149,7 +149,9 @@ def _question_routes(server: Server, run: str) -> APIRouter:
     @routes.post("/write")
     def write(chips: TreeOfChips) -> dict[str, Any]:
         """Return the canonical line of a tree and of the limits of its question."""
-        return {"line": canonical_line(tree_from_json(chips.tree), chips.limits.limits())}
+        line = canonical_line(tree_from_json(chips.tree), chips.limits.limits())
+        parse_canonical(line)  # a tree may count to nine levels, which no question can
+        return {"line": line}
 
     @routes.post("/ask")
     def ask(question: Question) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from data_prep.sites import SITES
 from prompts.canonical import parse_canonical
 from prompts.reading.parse import parse_query
 from vl_model import load_run
@@ -84,6 +85,7 @@ def test_a_question_is_read_and_written(client: TestClient) -> None:
         {"and": 3},
         {"worse": {"condition": "spinal_canal_stenosis", "side": "left", "levels": ["l1_l2"]}},
         {"other": 1},
+        {"finding": {"over": "adjacent", "count": 9, "sites": [SITES[3].key], "severities": ["severe"]}},
     ],
 )
 def test_a_tree_that_is_none_is_told(client: TestClient, tree: dict[str, Any]) -> None:
