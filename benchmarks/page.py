@@ -55,7 +55,12 @@ QUESTIONS = (
     "only L4-L5 is severe",
     "two adjacent levels of moderate canal stenosis",
 )
-CHROMIUM_FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+#: Without them it asks its maker's servers for news of its own.
+CHROMIUM_FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+)
 ROUNDS, LONGEST_WAIT = 5, 30
 #: Turns the first pane once, and returns how many milliseconds pass until its pixels can be read.
 TURN = """
@@ -91,8 +96,7 @@ class Settings(RootSettings):
 
 def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
+    if CHROMIUM is None:
         raise ValueError("the page is measured in Chromium, which is not installed")
     index = data_root(settings.root).run(settings.run) / "index"
     describe_machine("fastapi", "uvicorn", "playwright")
@@ -103,23 +107,14 @@ def main() -> None:
         print_clients(address, settings.clients)
         mapped = sum(path.stat().st_size for path in index.rglob("*") if path.is_file())
         print(f"memory: {memory_beyond(server.pid, index):.0f} MB beyond the index of {mapped / 1e6:.1f} MB")
-        print_browser(address, chromium, settings.turns)
+        print_browser(address, CHROMIUM, settings.turns)
 
 
 @contextmanager
-def served(root: str, run: str) -> Iterator[tuple[subprocess.Popen[str], str, float]]:
-    """Yield a server, its address, and the seconds until it told the address."""
-    command = [
-        sys.executable,
-        "query_vl.py",
-        "--root",
-        str(Path(root).resolve()),
-        "--run",
-        run,
-        "--serve",
-        "--port",
-        "0",
-    ]
+def served(root: str, run: str, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str, float]]:
+    """Yield a server, the address that it told, and the seconds until then."""
+    where = ("--root", str(Path(root).resolve()), "--run", run)
+    command = [sys.executable, "query_vl.py", *where, "--serve", "--port", "0", *flags]
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as said:
         server = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=said, text=True)
@@ -127,7 +122,7 @@ def served(root: str, run: str) -> Iterator[tuple[subprocess.Popen[str], str, fl
             assert server.stdout is not None
             for line in server.stdout:
                 if line.startswith("open "):
-                    yield server, line.split()[1].rstrip("/"), time.perf_counter() - start
+                    yield server, line.split()[1], time.perf_counter() - start
                     return
             said.seek(0)
             raise ValueError(f"query_vl.py --serve: failed: {said.read().strip()}")

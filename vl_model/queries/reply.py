@@ -10,7 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -140,21 +140,10 @@ def query_json(reply: Reply) -> dict[str, Any]:
         "text": query.text,
         "line": reply.line,
         "tree": None if query.tree is None else tree_json(query.tree),
-        "limits": limits_json(query.limits),
-        "said": {"line": reply.said_line, "limits": limits_json(reply.said)},
+        "limits": asdict(query.limits),
+        "said": {"line": reply.said_line, "limits": asdict(reply.said)},
         "rest": query.rest,
         "notes": list(reply.notes),
-    }
-
-
-def limits_json(limits: Limits) -> dict[str, Any]:
-    """Return limits as plain values."""
-    return {
-        "top": limits.top,
-        "least": limits.least,
-        "split": limits.split,
-        "seen": limits.seen,
-        "count_first": limits.count_first,
     }
 
 
@@ -215,12 +204,7 @@ def tree_from_json(content: Any, depth: int = 0) -> Tree:
 
 def buckets_json(buckets: Buckets) -> dict[str, int]:
     """Return how many of the searched studies match, cannot be told and do not match, by sets of which level."""
-    return {
-        "level": SET_LEVEL,
-        "matches": buckets.matches,
-        "cannot_tell": buckets.cannot_tell,
-        "does_not": buckets.does_not,
-    }
+    return {"level": SET_LEVEL, **asdict(buckets)}
 
 
 def worth_json(worth: Worth) -> dict[str, Any]:

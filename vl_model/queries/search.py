@@ -182,8 +182,8 @@ def truth_and_probability(
     The probability is None if too few known grades allow one, the truth if its grades leave it open; None in all if no
     image shows a site that the tree turns on.
     """
-    score = float(tree_probability(tree, segment.graded_SX3[row : row + 1])[0])
-    if np.isnan(score):
+    score = _score(tree, segment, row)
+    if score is None:
         return None
     truth = _known_truth(tree, known)
     recalibration = fit_recalibration(truth.score_M, truth.match_M)
@@ -193,8 +193,13 @@ def truth_and_probability(
 
 def known_match(tree: Tree, segment: Segment, row: int) -> bool | None:
     """Return whether a study's known grades fulfil the tree; None if they leave it open, or if it is not assessable."""
-    is_ranked = not np.isnan(tree_probability(tree, segment.graded_SX3[row : row + 1])[0])
-    return _match(tree, segment, row) if is_ranked else None
+    return None if _score(tree, segment, row) is None else _match(tree, segment, row)
+
+
+def _score(tree: Tree, segment: Segment, row: int) -> float | None:
+    """Return a study's composed score; None if no image shows a site that the tree turns on."""
+    score = float(tree_probability(tree, segment.graded_SX3[row : row + 1])[0])
+    return None if np.isnan(score) else score
 
 
 def _match(tree: Tree, segment: Segment, row: int) -> bool | None:

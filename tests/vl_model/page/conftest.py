@@ -1,47 +1,21 @@
 """A server of the page, started as a user starts it, and Debian's Chromium to look at it."""
 
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.page import CHROMIUM, CHROMIUM_FLAGS, served
 from tests.vl_model.page.opened_page import Page
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-REPOSITORY = Path(__file__).parents[3]
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
 
 
 @pytest.fixture(scope="package")
-def address(evaluated_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(evaluated_root: Path) -> Iterator[str]:
     """The address of a server of the run, started as a user starts it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "query_vl.py", "--root", str(evaluated_root), "--run", "first", "--serve"]
-    log = (tmp_path_factory.mktemp("serve") / "log").open("w+")
-    server = subprocess.Popen([*command, "--port", str(port)], cwd=REPOSITORY, stdout=log, stderr=log)
-    try:
-        for _ in range(600):
-            log.seek(0)
-            if "open http" in log.read():
-                break
-            assert server.poll() is None, "the server ended"
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        server.terminate()
-        server.wait(20)
+    with served(str(evaluated_root), "first") as (_, told, _):
+        yield told
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +24,7 @@ def browser() -> Iterator[Any]:
         pytest.skip("Debian's chromium is not installed")
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=list(CHROMIUM_FLAGS))
         yield opened
         opened.close()
 

@@ -6,36 +6,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 
+from benchmarks.page import served
 from vl_model.page import serve as serving
 from vl_model.page.serve import _bound
 from workspace.setting_error import SettingError
 
 REPOSITORY = Path(__file__).parents[3]
 TOKEN = "a-token_of-16-characters"
-
-
-def run(root: Path, *flags: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "query_vl.py", "--root", str(root), "--run", "first", *flags]
-    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-@contextmanager
-def served(root: Path, *flags: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """A server, and the address that it told."""
-    server = run(root, "--serve", "--port", "0", *flags)
-    try:
-        assert server.stdout is not None
-        yield server, server.stdout.readline().split()[1]
-    finally:
-        server.kill()
-        server.communicate()
 
 
 def status(address: str, path: str = "/api/run", method: str = "GET", **headers: str) -> tuple[int, str]:
@@ -62,7 +44,8 @@ def status(address: str, path: str = "/api/run", method: str = "GET", **headers:
     ],
 )
 def test_wrong_flags_are_told(evaluated_root: Path, flags: tuple[str, ...], complaint: str) -> None:
-    said = run(evaluated_root, *flags).communicate(timeout=60)[1]
+    command = [sys.executable, "query_vl.py", "--root", str(evaluated_root), "--run", "first", *flags]
+    said = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60).stderr
     assert re.sub(r"(--\w+) (is )", r"\1: \2", said).find(complaint) >= 0, said
     assert "Traceback" not in said
 
@@ -77,7 +60,10 @@ def test_a_port_in_use_is_told() -> None:
 
 
 def test_one_index_is_served_twice_and_a_token_is_made_for_others(evaluated_root: Path) -> None:
-    with served(evaluated_root) as (_, own), served(evaluated_root, "--host", "0.0.0.0") as (_, others):
+    with (
+        served(str(evaluated_root), "first") as (_, own, _),
+        served(str(evaluated_root), "first", "--host", "0.0.0.0") as (_, others, _),
+    ):
         assert own.startswith("http://127.0.0.1:") and status(own)[0] == 200
         token = others.partition("?token=")[2]
         assert len(token) >= 16 and socket.gethostname() in others
@@ -88,7 +74,7 @@ def test_one_index_is_served_twice_and_a_token_is_made_for_others(evaluated_root
 
 
 def test_a_long_body_is_refused_however_it_is_sent(evaluated_root: Path) -> None:
-    with served(evaluated_root, "--host", "LocalHost") as (_, address):
+    with served(str(evaluated_root), "first", "--host", "LocalHost") as (_, address, _):
         port = int(re.findall(r":([0-9]+)/", address)[0])
         with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
             head = f"POST /api/ask HTTP/1.1\r\nHost: LOCALHOST:{port}\r\nContent-Type: application/json\r\n"
@@ -98,7 +84,7 @@ def test_a_long_body_is_refused_however_it_is_sent(evaluated_root: Path) -> None
 
 
 def test_ctrl_c_ends_it_also_while_a_client_hangs(evaluated_root: Path) -> None:
-    with served(evaluated_root) as (server, address):
+    with served(str(evaluated_root), "first") as (server, address, _):
         port = int(re.findall(r":([0-9]+)/", address)[0])
         with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
             head = f"POST /api/ask HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
