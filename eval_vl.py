@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from vl_model import LoadedRun, load_folds, load_run
-from vl_model.fold_runs import joined_checkpoint, load_fold_runs
+from vl_model.fold_runs import load_fold_runs
 from workspace.cli import run_command, usable_cores
 from workspace.file_modes import check_may_write
 from workspace.layout import DataRoot, data_root, home_expanded
@@ -124,8 +124,8 @@ def main() -> None:
         )
     open_runs = load_fold_runs if is_joined else load_one_run
     runs = open_runs(root, settings.run, settings.base)
-    folder, logs, processed = root.run(settings.run), root.logs(settings.run), root.processed("train")
-    for written in (folder / "heads", logs, *(run.folder / "embeddings" for run in runs)):
+    embedded = [run.folder / "embeddings" for run in runs]
+    for written in (root.run(settings.run) / "heads", root.logs(settings.run), *embedded):
         check_may_write(written)  # now, and not when everything is computed
     train = runs[0].training_dataset()
     test = runs[0].dataset("test") if runs[0].has_split("test") else None
@@ -134,96 +134,29 @@ def main() -> None:
         return
 
     # These imports take seconds, so that they come after everything that can be checked without them.
-    from data_prep.conversion.crops import open_crops
-    from vl_model.baseline.crop_descriptors import CropDescriptors
-    from vl_model.evaluated_runs import evaluate_run, fold_blocks, join_located, split_by_run
-    from vl_model.evaluation.cross_fitting import better_head, cross_fit_heads, cross_fit_kinds, fit_grader
-    from vl_model.evaluation.grader import write_grader
-    from vl_model.evaluation.known_labels import known_labels
-    from vl_model.evaluation.label_ranking import rank_suspect_labels
-    from vl_model.evaluation.predictions import read_predictions, write_predictions
-    from vl_model.evaluation.predictions_card import write_predictions_card
-    from vl_model.evaluation.raw_predictions import PLAIN_BASELINE, join_folds
-    from vl_model.loaded_run import REPORT_SCHEMA_VERSION
-    from vl_model.report.example_sites import choose_example_sites
-    from vl_model.report.failures import failures_block
-    from vl_model.report.head_checks import calibrators_block, head_blocks
-    from vl_model.report.report import write_report
-    from vl_model.report.report_content import (
-        baseline_block,
-        compare_runs,
-        curves_block,
-        held_out_metrics,
-        places_block,
+    from vl_model.evaluation.predictions import read_predictions
+    from vl_model.evaluation_report import evaluate_runs, report_content, write_evaluation
+
+    other = None
+    if settings.compare:
+        other = settings.compare, read_predictions(runs[0].comparable_predictions(settings.compare))
+    evaluation = evaluate_runs(
+        root,
+        settings.run,
+        runs,
+        train,
+        head=settings.head,
+        joined=is_joined,
+        has_test=test is not None,
+        batch_size=settings.batch_size,
+        workers=settings.workers if settings.located else 0,
+        seed=settings.seed,
     )
-    from vl_model.report.report_text import report_text
-    from vl_model.report.set_content import sets_block
-    from vl_model.report.study_answer_content import answers_block
-    from vl_model.report.study_flow import flow_block
-    from vl_model.report.subgroups import site_facts, subgroups_block
-    from vl_model.report.suspect_content import suspect_examples, suspects_block
-    from vl_model.report.suspect_list import write_suspect_list
-    from workspace.json_files import plain
-
-    other = read_predictions(runs[0].comparable_predictions(settings.compare)) if settings.compare else None
-    labels, crops = known_labels(root, train), open_crops(processed)
-    splits = split_by_run(runs, labels, train)
-    workers = settings.workers if settings.located else 0
-    descriptors = CropDescriptors(crops, runs[0].crops.pixel_mm)
-    evaluated = [
-        evaluate_run(run, split, train, descriptors, test is not None, settings.batch_size, workers)
-        for run, split in zip(runs, splits, strict=True)
-    ]
-    del descriptors  # up to some hundred megabytes
-    raw = join_folds([one.raw for one in evaluated])
-    held_out = cross_fit_heads(raw, settings.seed)
-    located, why_not_located, sources = join_located(evaluated)
-    in_use = held_out if located is None else cross_fit_heads(located, settings.seed)
-    best = better_head(in_use) if settings.head == "auto" else settings.head
-    fingerprint = runs[0].fingerprint | {"checkpoint": joined_checkpoint(runs)}
-    graded = labels if is_joined else splits[0].train
-    models = {one.run.name: one.heads for one in evaluated}
-    grader = fit_grader(models, located or raw, graded, best, fingerprint, in_use)
-    baseline = cross_fit_kinds(raw.log_prob_N3[PLAIN_BASELINE], raw, settings.seed)
-    suspects, ranked = rank_suspect_labels(held_out, best)
-    not_ranked = len(set(labels.take(labels.labelled_N).study_ids) - set(held_out.table.study_ids))
     unsaved = {"root", "base", "workers", *plain_settings(settings.scoring), *plain_settings(settings.calibration)}
-    report = {
-        "schema_version": REPORT_SCHEMA_VERSION,
-        "run": settings.run,
-        "head": best,
-        "fingerprint": fingerprint,
-        "held_out_folds": [fold for run in runs for fold in run.record.held_out_folds],
-        "training_studies": len(graded.study_ids),
-        "fold_runs": fold_blocks(evaluated) if is_joined else None,
-        "settings": {name: value for name, value in plain_settings(settings).items() if name not in unsaved},
-        "training_settings": runs[0].record.settings,
-        **held_out_metrics(held_out, settings.seed),
-        "places": places_block(held_out, in_use, sources, why_not_located),
-        **head_blocks(raw, held_out, [one.probe for one in evaluated], [one.graded for one in evaluated]),
-        "plain_baseline": baseline_block(held_out, baseline, settings.seed),
-        "study_flow": flow_block(train, labels, held_out, processed / "faults.csv"),
-        "study_answers": answers_block(held_out, best, settings.seed),
-        "prediction_sets": sets_block(held_out, best, grader.sets, settings.seed),
-        "curves": curves_block(held_out, best),
-        "subgroups": subgroups_block(held_out, best, site_facts(train, held_out.table, processed / "slices.csv")),
-        "calibrators": calibrators_block(grader),
-        "failures": failures_block(held_out, best),
-        "suspect_labels": suspects_block(suspects, ranked, held_out, not_ranked),
-        "comparison": compare_runs(held_out, settings.compare, other) if other and settings.compare else None,
-    }
-
-    write_grader(folder / "heads", grader)
-    write_predictions(logs / "predictions.csv", held_out, settings.seed)
-    write_predictions_card(logs / "predictions.csv", fingerprint, report["held_out_folds"])
-    examples = choose_example_sites(held_out, best, train.pairs)
-    tile_share = runs[0].view_mm / runs[0].crops.field_mm
-    suspect_list = write_suspect_list(logs, suspects, ranked, train, crops, tile_share)
-    write_report(logs, plain(report), examples, crops, tile_share, suspect_examples(suspects, train.pairs))
-    print(report_text(plain(report)))
-    print(suspect_list)
-    print(f"report      {logs / 'report.html'}")
-    submit(root, settings.run, test, grader, [one.new for one in evaluated if one.new is not None])
+    recorded = {name: value for name, value in plain_settings(settings).items() if name not in unsaved}
+    report = report_content(evaluation, recorded, other)
+    print(*write_evaluation(evaluation, report), sep="\n")
+    submit(root, settings.run, test, evaluation.grader, evaluation.new)
 
 
 def load_one_run(root: DataRoot, run: str, base: str | None) -> tuple[LoadedRun, ...]:

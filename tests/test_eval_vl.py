@@ -18,6 +18,7 @@ from tests.evaluated_root import run_here, write_run
 from tests.tiny_dataset import write_tiny_dataset
 from vl_model import load_run
 from vl_model.report.report_text import HEAD_WORDS, report_text
+from vl_model.run_embeddings import prompt_embeddings
 
 REPOSITORY = Path(__file__).parents[1]
 Evaluate = Callable[..., int]
@@ -95,7 +96,7 @@ def test_a_changed_sentence_or_a_new_test_split_embeds_no_other_image(
     kept = run.folder / "embeddings"
 
     def stamps() -> list[int]:
-        run.embed("train"), run.embed("test"), run.embed_prompts()
+        run.embed("train"), run.embed("test"), prompt_embeddings(run)
         return [(kept / name).stat().st_mtime_ns for name in ("train/image.npy", "test/image.npy", "prompts/text.npy")]
 
     first = stamps()

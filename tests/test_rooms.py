@@ -67,7 +67,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         *("workspace", *VOCABULARY, "data_prep.studies", "data_prep.placement", "data_prep.conversion"),
         *("runs", "runs.processes", "prompts", "prompts.reading"),
         *("locator", "vl_model.data", "vl_model.model", "vl_model.scoring", "vl_model.evaluation", "vl_model.baseline"),
-        *("vl_model.calibration", "vl_model.queries"),
+        *("vl_model.calibration", "vl_model.report", "vl_model.queries"),
     ),
     "offline": (
         *("workspace", *VOCABULARY, "data_prep.studies", "data_prep.conversion", "locator"),

@@ -23,6 +23,7 @@ from vl_model.evaluation.raw_predictions import PLAIN_BASELINE, RawHeldOut, join
 from vl_model.fold_runs import FoldRuns, check_siblings
 from vl_model.loaded_run import LoadedRun
 from vl_model.located_places import Located, embed_located
+from vl_model.run_embeddings import kept_embeddings, prompt_embeddings
 from vl_model.scoring.constant_baseline import best_constants
 from vl_model.scoring.priors import ColumnPrior
 from workspace.setting_error import SettingError
@@ -94,8 +95,8 @@ def evaluate_run(
         batch_size: sites per forward pass.
         workers: processes that place the held-out studies; 0 to leave this out.
     """
-    embeddings = run.embed_kept("train", dataset, run.processed["train"], batch_size)
-    prompts = run.embed_prompts()
+    embeddings = kept_embeddings(run, "train", dataset, run.processed["train"], batch_size)
+    prompts = prompt_embeddings(run)
     new = run.embed("test", batch_size) if has_test else None
     found: Located | str = "--located false"
     if workers:
@@ -145,7 +146,7 @@ def fit_on_all(
         )
     check_siblings(siblings.runs[0], run)
     theirs = siblings.grader()
-    embeddings, prompts = run.embed("train", batch_size), run.embed_prompts()
+    embeddings, prompts = run.embed("train", batch_size), prompt_embeddings(run)
     new = run.embed("test", batch_size) if has_test else None
     learning = labels.without_grades(run.dropped_sites)
     heads = fit_heads(learning, embeddings, prompts.text_SCD, prompts.logit_scale)

@@ -187,7 +187,9 @@ def load_folds(root: str | Path | DataRoot | None = None, run: str = "default", 
 
 def _embed_and_release(run: LoadedRun, batch: "StudyBatch", batch_size: int) -> "Embeddings":
     """Return a run's embeddings of new studies, and let go of its model: those of all folds may not fit into memory."""
-    embeddings = run.embed_batch(batch, batch_size)
+    from vl_model.run_embeddings import embed_batch
+
+    embeddings = embed_batch(run, batch, batch_size)
     run.release()
     return embeddings
 

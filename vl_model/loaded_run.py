@@ -23,7 +23,6 @@ from runs.run_record import RUN_RECORD, RunRecord, final_sha256, read_run_record
 from workspace.json_files import read_object
 from workspace.layout import SPLITS, DataRoot, Split, data_root, home_expanded
 from workspace.setting_error import SettingError
-from workspace.tidying import keeping
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,10 +30,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from data_prep.conversion.crop_geometry import CropGeometry
-    from data_prep.conversion.folder_batches import StudyBatch
     from data_prep.conversion.pairs import Dataset
     from data_prep.sites import Site
-    from vl_model.evaluation.embeddings import Embeddings, TextEmbeddings
+    from vl_model.evaluation.embeddings import Embeddings
     from vl_model.evaluation.grader import Grader
     from vl_model.model.site_model import SiteModel
     from vl_model.queries.reply import Reply
@@ -183,7 +181,7 @@ class LoadedRun:
         from data_prep.conversion.pairs import read_dataset
 
         dataset = read_dataset(self.root.processed(split))
-        self._check_crops(self.root.processed(split))
+        self.check_crops(self.root.processed(split))
         return dataset
 
     def training_dataset(self) -> "Dataset":
@@ -282,6 +280,7 @@ class LoadedRun:
         from vl_model.kept_studies import checked_kept_studies
         from vl_model.model.site_model_files import check_base_is_there
         from vl_model.new_studies import OpenModels, checked_new_studies
+        from vl_model.run_embeddings import embed_batch
 
         if keep is not None and time_budget is not None:
             raise SettingError("time_budget", f"{time_budget!r}: would keep some of the studies only; leave out --keep")
@@ -292,7 +291,7 @@ class LoadedRun:
         grader = self.grader()
         placer = placer_for_run(self.root, self.folder, locator)
         check_base_is_there(self.folder / "final", self.base)  # now: nothing is written for a run that cannot grade
-        models = OpenModels(lambda: self.model, lambda batch: [self.embed_batch(batch, batch_size)], self.crops)
+        models = OpenModels(lambda: self.model, lambda batch: [embed_batch(self, batch, batch_size)], self.crops)
         return studies.grade(placer, grader, models)
 
     def search(
@@ -372,53 +371,15 @@ class LoadedRun:
                 `batch_size` is not possible.
         """
         from data_prep.conversion.pairs import read_dataset
+        from vl_model.run_embeddings import embed_dataset, kept_embeddings
 
         check_count("batch_size", batch_size)
         split = next((split for split in SPLITS if data == split), None)
         processed = self.root.processed(split) if split else path_of("data", data)
         dataset = read_dataset(processed)
         if split is None:
-            return self.embed_folder(dataset, processed, batch_size)
-        return self.embed_kept(split, dataset, processed, batch_size)
-
-    def embed_kept(self, name: str, dataset: "Dataset", processed: Path, batch_size: int) -> "Embeddings":
-        """Return the embeddings of a data set, which are kept under `name`: computed only if they are not current."""
-        from vl_model.evaluation.embeddings import read_embeddings, write_embeddings
-
-        expected = {"checkpoint": self.checkpoint, "dataset": dataset.fingerprint}
-        kept = self.folder / "embeddings" / name
-        try:
-            return read_embeddings(kept, expected)
-        except ValueError:
-            embeddings = self.embed_folder(dataset, processed, batch_size, f"embedding {name}")
-        with keeping(kept):
-            write_embeddings(kept, embeddings)
-        return embeddings
-
-    def embed_prompts(self) -> "TextEmbeddings":
-        """Return the embeddings of the zero-shot prompts, from the run's folder if they are current."""
-        from data_prep.sites import SITES, Severity
-        from prompts.render import zero_shot_prompts
-        from vl_model.evaluation.embeddings import (
-            TextEmbeddings,
-            prompts_fingerprint,
-            read_text_embeddings,
-            write_text_embeddings,
-        )
-
-        prompts = [[zero_shot_prompts(site, severity) for severity in Severity] for site in SITES]
-        expected = {"checkpoint": self.checkpoint, "prompts": prompts_fingerprint(prompts)}
-        kept = self.folder / "embeddings" / "prompts"
-        try:
-            return read_text_embeddings(kept, expected)
-        except ValueError:
-            from vl_model.evaluation.embed import embed_ensembles_and_wordings
-
-            text_SCD, wording_WSCD = embed_ensembles_and_wordings(self.model, prompts)
-            texts = TextEmbeddings(text_SCD, float(self.model.logit_scale()), expected, wording_WSCD)
-        with keeping(kept):
-            write_text_embeddings(kept, texts)
-        return texts
+            return embed_dataset(self, dataset, processed, batch_size)
+        return kept_embeddings(self, split, dataset, processed, batch_size)
 
     def embed_texts(self, texts: Sequence[str]) -> "NDArray[np.float32]":
         """Return the L2-normalised embeddings (N, D) of any texts.
@@ -455,36 +416,11 @@ class LoadedRun:
         """Return the content of ``report.json``. Raises ValueError if eval_vl.py has not been run."""
         return read_report(self.logs, self.name)
 
-    def embed_folder(
-        self, dataset: "Dataset", processed: Path, batch_size: int, label: str = "embedding"
-    ) -> "Embeddings":
-        """Compute the embeddings of all sites of a data set in `processed`, with a progress bar of this label."""
-        from data_prep.conversion.crops import open_crops
-        from vl_model.data.site_rows import group_sites
-        from vl_model.evaluation.embed import embed_rows
-        from vl_model.evaluation.embeddings import Embeddings
-
-        self._check_crops(processed)
-        rows = group_sites(dataset.pairs)
-        image_ND, weight_NV = embed_rows(self.model, rows, open_crops(processed), batch_size, label, self.crops)
-        made_from = {"checkpoint": self.checkpoint, "dataset": dataset.fingerprint}
-        return Embeddings(rows, image_ND, made_from, weight_NV)
-
-    def embed_batch(self, batch: "StudyBatch", batch_size: int) -> "Embeddings":
-        """Compute the embeddings of all sites of converted studies."""
-        from vl_model.data.site_rows import group_sites
-        from vl_model.evaluation.embed import embed_rows
-        from vl_model.evaluation.embeddings import Embeddings
-
-        rows = group_sites(batch.pairs)
-        image_ND, weight_NV = embed_rows(self.model, rows, batch.crop_N3HW, batch_size, None, self.crops)
-        return Embeddings(rows, image_ND, {"checkpoint": self.checkpoint}, weight_NV)
-
     def release(self) -> None:
         """Let go of the model, so that those of several runs need not fit into memory together."""
         self.__dict__.pop("model", None)
 
-    def _check_crops(self, processed: Path) -> None:
+    def check_crops(self, processed: Path) -> None:
         """Raise ValueError if the crops in `processed` are not such as the run was made for."""
         from vl_model.model.run_crops import check_crops
 

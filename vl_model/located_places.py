@@ -30,6 +30,7 @@ from locator.seen_studies import studies_seen
 from prompts.render import caption
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.loaded_run import LoadedRun
+from vl_model.run_embeddings import kept_embeddings
 
 #: Increased if the same studies and placer give other regions than before.
 VERSION = 1
@@ -82,7 +83,7 @@ def embed_located(
         return str(error)
     folder = run.folder / LOCATED_FOLDER
     located = place_studies(marked_studies, dataset, processed, folder, placer, run.crops, workers)
-    own = run.embed_kept("located", located, folder, batch_size)
+    own = kept_embeddings(run, "located", located, folder, batch_size)
     unmarked = set(studies) - annotated
     others = [index for index, row in enumerate(marked.rows) if row.study_id in unmarked]
     rows = (*own.rows, *(marked.rows[index] for index in others))

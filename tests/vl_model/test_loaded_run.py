@@ -15,6 +15,7 @@ from data_prep.sites import SITES
 from vl_model import LoadedRun, load_run
 from vl_model.evaluation.embeddings import read_embeddings
 from vl_model.queries.reply import reply_json
+from vl_model.run_embeddings import prompt_embeddings
 
 REPOSITORY = Path(__file__).parents[2]
 SEVERE_LEFT = "severe left foraminal narrowing at L4-L5"
@@ -111,7 +112,7 @@ def test_embeddings_are_kept_for_a_split_and_computed_for_a_folder(run: LoadedRu
     shutil.rmtree(kept)
     np.testing.assert_allclose(run.embed("train").image_ND, embeddings.image_ND, atol=1e-6)
     read_embeddings(kept, {"checkpoint": run.checkpoint, "dataset": run.dataset("train").fingerprint})
-    assert run.embed_prompts().text_SCD.shape == (len(SITES), 3, embeddings.image_ND.shape[1])
+    assert prompt_embeddings(run).text_SCD.shape == (len(SITES), 3, embeddings.image_ND.shape[1])
 
 
 def test_the_report_is_that_of_the_run(run: LoadedRun) -> None:

@@ -11,10 +11,11 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from data_prep.conversion.crop_geometry import FIELD_MM, VIEW_MM
-from data_prep.sites import Condition, Severity, View
+from data_prep.sites import Severity, View
 from vl_model.evaluation.grader import HEADS, KINDS
 from vl_model.report.curve_plots import answer_plot, question_words, rank_plot
 from vl_model.report.example_sites import ExampleSite, tile_as_png
+from vl_model.report.figure_words import known, number, share, span, times
 from vl_model.report.plots import (
     BLUE,
     GREY,
@@ -30,16 +31,12 @@ from vl_model.report.report_content import Json
 from vl_model.report.report_text import (
     HEAD_WORDS,
     always_words,
-    baseline_loss,
-    chosen_here,
-    differences,
-    error_and_floor,
     graded_parts,
-    in_words,
     measure,
     missing_parts,
     percent,
 )
+from vl_model.report.summary import graded_conditions, summary
 from vl_model.report.use_and_limits import guideline_items, limits
 from vl_model.scoring.calibration_content import CUT_WORDS
 from workspace.json_files import plain
@@ -65,7 +62,6 @@ _LABELS_OF = {
 }
 #: Of the first 1 % of suspect labels, those that had been moved (docs/results/suspect_probes.txt).
 PLANTED_SHARE = 0.871
-_DASH, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 _VIEW_WORDS = {View.SAGITTAL_T1: "sag T1", View.SAGITTAL_T2_STIR: "sag T2", View.AXIAL_T2: "ax T2"}
 _GRADE_WORDS = ("normal\nor mild", "moderate", "severe")
 
@@ -172,138 +168,12 @@ def render_report(
     )
 
 
-def summary(report: Json) -> list[str]:
-    """Return the main results in plain sentences."""
-    n, head = report["n"], report["head"]
-    block, constant = report["metric"][head]["metric_optimal"], report["constant_baseline"]
-    measured = measure(constant)
-    ratio = block["ratio_to_constant"][measured]
-    verdict = "better than" if _below(ratio["interval"], 1) else "not clearly better than"
-    sentences = [] if not report.get("fold_runs") else [_out_of_fold(report)]
-    sentences.append(
-        f"On {n['studies']} held-out studies ({n['rows']} graded sites) the {WORDS[head]} scores "
-        f"{number(block[measured])} ({_interval(block['interval'][measured])}){_of_graded(constant)}. This is "
-        f"{verdict} the best constant answer, which scores {number(constant[measured])}: the ratio is "
-        f"{number(ratio['value'], 2)} ({_interval(ratio['interval'], 2)})."
-    )
-    if missing := missing_parts(constant):
-        graded = ", ".join(f"{name.replace('_', ' ')} ({count})" for name, count in graded_conditions(report).items())
-        sentences.append(
-            f"Graded are {graded}. There is no score of the whole metric, because the held-out studies have no graded "
-            f"site for {in_words(missing)}: nothing here tells how good the probabilities of such sites are."
-        )
-    if sentence := _places(report):
-        sentences.append(sentence)
-    if report.get("plain_baseline"):
-        sentences.append(_against_baseline(report))
-    raw, calibrated = (report["calibration"][head][kind] for kind in ("raw", "calibrated"))
-    severe, moderate = (_area(raw["auc"][cut]) for cut in ("severe", "at_least_moderate"))
-    sentences.append(
-        f"The AUC{_averaged(report)} is {severe} for severe sites and {moderate} for moderate or severe sites. The "
-        f"expected calibration error is {number(raw['ece'])} before calibration, and after it "
-        f"{error_and_floor(calibrated)}."
-    )
-    sentences += [*_sets(report), *_answers(report)]
-    if choice := chosen_here(report):
-        sentences.append(choice)
-    if n["rows_without_image"]:
-        sentences.append(
-            f"{n['rows_without_image']} of the graded sites have no image; they have their column's constant."
-        )
-    return sentences
-
-
 def title(report: Json) -> str:
     """Return the page's title."""
     runs = [fold["run"] for fold in report.get("fold_runs") or ()]
     if runs:
         return f"Runs {runs[0]} to {runs[-1]}: out-of-fold evaluation"
     return f"Run {report['run']}: held-out evaluation"
-
-
-def _out_of_fold(report: Json) -> str:
-    runs = report["fold_runs"]
-    return (
-        f"{len(runs)} runs are evaluated as one: every study of the data set is predicted, each by the run that held "
-        "it out. New studies are graded by the mean of all models, which itself has no figures here."
-    )
-
-
-def _places(report: Json) -> str:
-    """Return how the grades at places as in use compare with those at marks; empty if the report knows of none."""
-    places, head = report.get("places"), report["head"]
-    if not places or places["reason"]:
-        return "" if not places else f"Places as in use are not measured: {places['reason']}."
-    block = places["located"][head]["metric_optimal"]
-    measured = measure(block)
-    ratio = places["ratio"][head][measured]
-    counts = ", ".join(f"{count} {source}" for source, count in sorted(places["sources"].items()))
-    return (
-        f"These figures are for sites that readers marked. At places as in use, found without the marks ({counts}), "
-        f"the {WORDS[head]} scores {number(block[measured])} ({_interval(block['interval'][measured])}): "
-        f"{number(ratio['value'], 2)} of the former ({_interval(ratio['interval'], 2)}). The calibrators for new "
-        "studies are fitted there."
-    )
-
-
-def _against_baseline(report: Json) -> str:
-    """Return one sentence: where the head of the submission loses to the plain baseline, or that it does nowhere."""
-    if loss := baseline_loss(report):
-        return loss.replace("-", _MINUS)
-    difference = report["plain_baseline"]["heads_minus_baseline"][report["head"]]
-    words = differences(difference).replace("-", _MINUS)
-    return f"The {WORDS[report['head']]} minus the plain baseline, which uses no network, is {words}."
-
-
-def _sets(report: Json) -> list[str]:
-    """Return one sentence on the prediction sets; none if the report knows of none."""
-    if "prediction_sets" not in report:
-        return []
-    words = []
-    for level in report["prediction_sets"]["levels_of_coverage"]:
-        grades = report["prediction_sets"][str(level)]["grades"]
-        covered = ", ".join(
-            f"{share(block['coverage']['value'])} of the {grade.replace('_', ' or ')} sites"
-            for grade, block in grades.items()
-        )
-        words.append(f"the {level} % prediction sets contain the true grade of {covered}")
-    sentence = f"{'; '.join(words)}."
-    return [sentence[0].upper() + sentence[1:]]
-
-
-def _answers(report: Json) -> list[str]:
-    """Return one sentence on each question about whole studies that has an AUC."""
-    sentences = []
-    for question, block in (report.get("study_answers") or {}).items():
-        if block and block["auc"]["value"] is not None:
-            found = block["sensitivity_at_specificity"]["90"]
-            sentences.append(
-                f"Whether a study has {question_words(question, block)} ({block['events']} of {block['studies']} have) "
-                f"is told with an AUC of {_area(block['auc'])}; at a specificity of 90 %, the sensitivity is "
-                f"{number(found['value'], 2)} ({_interval(found['interval'], 2)})."
-            )
-    return sentences
-
-
-def graded_conditions(report: Json) -> dict[str, int]:
-    """Return the conditions of which held-out sites are graded, with the number of these sites."""
-    blocks = report["conditions"][report["head"]]["raw"]
-    return {name: block["n"] for name, block in blocks.items() if block["n"]}
-
-
-def _of_graded(constant: Json) -> str:
-    """Return what a score is about if the whole metric has none; nothing if it has."""
-    parts = graded_parts(constant)
-    if not missing_parts(constant):
-        return ""
-    return f" on the {in_words(parts)} part of the metric" if len(parts) == 1 else f", the mean of {in_words(parts)}"
-
-
-def _averaged(report: Json) -> str:
-    conditions = len(graded_conditions(report))
-    if conditions == 1:
-        return ""
-    return f", averaged over the {'' if conditions == len(Condition) else 'graded '}conditions,"
 
 
 def _rows(report: Json) -> list[tuple[str, str, Json]]:
@@ -330,7 +200,7 @@ def _checks(report: Json) -> list[str]:
             f"{number(whole[measure(whole)])}."
         )
     losses = {
-        name.replace("_", " "): f"{_known(block['inner'])} and {_known(block['held_out'])}"
+        name.replace("_", " "): f"{known(block['inner'])} and {known(block['held_out'])}"
         for name, block in report["probe_losses"].items()
         if block["held_out"] is not None
     }
@@ -348,64 +218,6 @@ def _columns(constant: Json) -> list[str]:
     """Return the columns of the table of the metric: as `report_text`'s."""
     parts = graded_parts(constant)
     return [measure(constant), *parts] if len(parts) > 1 else parts
-
-
-def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
-    """Format with fixed digits and a minus sign; None, which could not be measured, is a dash."""
-    if value is None:
-        return _DASH
-    value = round(value, digits) + 0.0  # never minus zero
-    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", _MINUS)
-
-
-def share(value: float) -> str:
-    r"""Return a share in percent with one digit.
-
-    >>> share(0.9016).replace("\N{NO-BREAK SPACE}", " ")
-    '90.2 %'
-    """
-    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
-
-
-def times(value: float) -> str:
-    r"""Return how many times as probable something is, with two digits or as a whole number.
-
-    >>> times(1.234), times(34.4), times(12345.6).replace("\N{NO-BREAK SPACE}", " ")
-    ('1.2', '34', '12 346')
-    """
-    return f"{value:.1f}" if value < 10 else f"{value:,.0f}".replace(",", "\N{NO-BREAK SPACE}")
-
-
-def span(bounds: Sequence[float]) -> str:
-    """Return two values, or one if they are equal, with no more digits than they need.
-
-    >>> span([0.5, 0.78125]), span([4.0, 4.0])
-    ('0.5 to 0.781', '4')
-    """
-    low, high = (f"{bound:.3g}" for bound in bounds)
-    return low if low == high else f"{low} to {high}"
-
-
-def _known(value: float | None, digits: int = 3) -> str:
-    """Return a number in a sentence."""
-    return "not known" if value is None else number(value, digits)
-
-
-def _interval(bounds: Sequence[float | None], digits: int = 3) -> str:
-    """Return an interval in a sentence."""
-    if bounds[0] is None or bounds[1] is None:
-        return "without an interval"
-    return f"95 % interval {number(bounds[0], digits)} to {number(bounds[1], digits)}"
-
-
-def _area(figure: Json) -> str:
-    """Return an AUC in a sentence."""
-    value = _known(figure["value"], 2)
-    return value if figure["interval"][0] is None else f"{value} ({_interval(figure['interval'], 2)})"
-
-
-def _below(interval: Sequence[float | None], bound: float) -> bool:
-    return interval[1] is not None and interval[1] < bound
 
 
 def _provenance(report: Json) -> dict[str, str]:

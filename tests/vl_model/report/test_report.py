@@ -28,9 +28,11 @@ from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import KINDS, read_grader, write_grader
 from vl_model.evaluation.predictions import read_predictions, write_predictions
 from vl_model.report.example_sites import choose_example_sites, tile_as_png
-from vl_model.report.report import number, summary, write_report
+from vl_model.report.figure_words import number
+from vl_model.report.report import write_report
 from vl_model.report.report_content import baseline_block, compare_runs, held_out_metrics
 from vl_model.report.report_text import baseline_loss, percent, report_text
+from vl_model.report.summary import summary
 from vl_model.scoring.metrics import brier, competition_metric, weighted_log_loss
 from vl_model.scoring.priors import ColumnPrior
 from workspace.json_files import plain

@@ -20,13 +20,15 @@ from vl_model.evaluation.label_ranking import rank_suspect_labels
 from vl_model.evaluation.predictions import read_predictions, write_predictions
 from vl_model.report.example_sites import choose_example_sites
 from vl_model.report.failures import failures_block
-from vl_model.report.report import PLANTED_SHARE, number, share, summary, times, write_report
+from vl_model.report.figure_words import number, share, times
+from vl_model.report.report import PLANTED_SHARE, write_report
 from vl_model.report.report_content import baseline_block, curves_block, held_out_metrics
 from vl_model.report.report_text import percent
 from vl_model.report.set_content import sets_block
 from vl_model.report.study_answer_content import answers_block
 from vl_model.report.study_flow import flow_block
 from vl_model.report.subgroups import SiteFacts, site_facts, subgroups_block, thirds
+from vl_model.report.summary import summary
 from vl_model.report.suspect_content import SHOWN, TOLD, suspect_examples, suspects_block
 from vl_model.report.use_and_limits import guideline_items
 from vl_model.scoring.metrics import auc, weighted_log_loss
