@@ -54,7 +54,6 @@ def train(tiny_root: Path, tiny_base: str, monkeypatch: pytest.MonkeyPatch) -> T
             run_command("train_vl.py", train_vl.main)
         return int(left.value.code or 0)
 
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return run
 
 

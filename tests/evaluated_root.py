@@ -51,7 +51,6 @@ def write_evaluated_root(root: Path, base: str) -> None:
 
     write_cohort(root, train=5, test=2, seed=3, scanners="first", size="small", workers=1, progress=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
         assert run_here(prepare_data, ["--root", str(root), "--workers", "1"], patch) == 0
         write_run(root, "first", base, [0, 1])
         write_run(root, "unevaluated", base, [0, 1])

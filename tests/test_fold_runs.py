@@ -43,7 +43,6 @@ def evaluate(root: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     def run(name: str, *arguments: str, at: Path = root) -> int:
         return run_here(eval_vl, ["--root", str(at), "--run", name, *arguments], monkeypatch)
 
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return run
 
 

@@ -34,7 +34,6 @@ def root(evaluated_root: Path) -> DataRoot:
 @pytest.fixture
 def predict(root: DataRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """A function that grades new studies with further flags; nothing is kept when a test begins."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     shutil.rmtree(root.run("first") / "kept", ignore_errors=True)
     common = ["--root", str(root.path), "--run", "first", "--workers", "1", "--out", str(tmp_path / "out")]
     return lambda *arguments: run_here(predict_vl, [*common, *map(str, arguments)], monkeypatch)

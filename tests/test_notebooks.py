@@ -17,7 +17,6 @@ def test_a_notebook_runs(path: Path, evaluated_root: Path, tmp_path: Path, monke
 
     root = shutil.copytree(evaluated_root, tmp_path / "root")
     matplotlib.use("Agg")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("LUMBAR_ROOT", str(root))
     monkeypatch.setenv("LUMBAR_RUN", "first")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

@@ -40,7 +40,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def script(root: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return lambda module, *arguments: run_here(module, ["--root", str(root), *map(str, arguments)], monkeypatch)
 
 

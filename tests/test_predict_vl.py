@@ -34,7 +34,6 @@ def root(evaluated_root: Path) -> Path:
 
 @pytest.fixture
 def predict(root: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     common = ["--root", str(root), "--workers", "1"]
     return lambda *arguments: run_here(predict_vl, [*common, *map(str, arguments)], monkeypatch)
 

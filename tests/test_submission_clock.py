@@ -25,7 +25,6 @@ GRADES = ["normal_mild", "moderate", "severe"]
 
 @pytest.fixture
 def predict(evaluated_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     common = ["--root", str(evaluated_root), "--run", "first", "--workers", "1", "--out", str(tmp_path / "out")]
     return lambda *arguments: run_here(predict_vl, [*common, *map(str, arguments)], monkeypatch)
 

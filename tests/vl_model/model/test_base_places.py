@@ -201,7 +201,6 @@ def test_a_resumed_run_follows_its_base(tmp_path: Path, monkeypatch: pytest.Monk
         words = ["--root", str(root), "--run", run, "--model", model, "--report_to", "none", *steps, *more]
         return run_here(train_vl, words, monkeypatch)
 
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     old, new = tmp_path / "old", tmp_path / "new"
     assert train(old, "lora", base) == train(old, "full", base, "--tune", "full") == 0
     for run in ("lora", "full"):
