@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from open_clip_train import main as open_clip_main
 
 import train_vl
-from benchmarks import gpu, prepare, tiles, timed_trainer, train
+from benchmarks import gpu, layouts, prepare, tiles, timed_trainer, train
 from benchmarks.comparison import Job, open_clip_arguments, our_arguments
 from benchmarks.training_images import write_training_images
 from data_prep.conversion.crop_geometry import CropGeometry
@@ -40,6 +40,16 @@ def test_the_cost_of_several_tiles_is_measured(tmp_path: Path, capsys: pytest.Ca
     tiles.print_cost(geometry, tiles.Cost(3.0, 3000.0, 5.0, 20.0, 900.0), one)
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[-1] for line in printed[-4:]] == ["1.50", "3.00", "3.00", "1.80"]
+
+
+def test_both_layouts_of_tiles_are_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["layouts", "--model", "lumbar-tiny", "--batch_size", "2", "--turns", "1"])
+    layouts.main()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  channels")]
+    seconds = [float(line.split()[-1]) for line in lines]
+    assert len(seconds) == 6 and min(seconds) > 0
+    for first, last, ratio in (seconds[:3], seconds[3:]):
+        assert ratio == pytest.approx(first / last, rel=0.3)  # the seconds are printed with three digits
 
 
 def test_scaling_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
