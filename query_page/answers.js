@@ -1,9 +1,7 @@
 // Answers as cards: rank, study, probability, the sites that speak for it with their bars, and the slice with its box.
 
 import { thumbnail } from "./thumbnail.js";
-import { chance, levelWords, percent, SEEN, setsWords } from "./words.js";
-
-const SEVERITIES = [["severe", "severe"], ["moderate", "moderate"], ["normal_mild", "normal/mild"]];
+import { chance, GRADES, levelWords, percent, SEEN, setsWords } from "./words.js";
 
 /** The card of an answer. session: the reading session. open: called with the answer. */
 export function card(answer, { showTruth, session, open }) {
@@ -43,14 +41,14 @@ function siteBars(site, showTruth) {
   block.append(paragraph(`${words}${truth}${source}`, "site"));
   const bars = document.createElement("div");
   bars.className = "bars";
-  for (const [key, name] of SEVERITIES) {
+  for (const { key, short } of [...GRADES].reverse()) {
     const [track, fill] = [document.createElement("span"), document.createElement("div")];
     track.className = "track";
     fill.className = `fill ${key}`;
     fill.style.width = `${100 * site.probabilities[key]}%`;
     track.append(fill);
     const [label, number] = [document.createElement("span"), document.createElement("span")];
-    label.textContent = name;
+    label.textContent = short;
     number.textContent = percent(site.probabilities[key]);
     bars.append(label, track, number);
   }

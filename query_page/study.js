@@ -3,10 +3,8 @@
 import { get } from "./api.js";
 import { LEVELS, REGIONS } from "./reading.js";
 import { Viewer, VIEWS } from "./viewer.js";
-import { levelWords, percent, SEEN } from "./words.js";
+import { gradeOf, GRADES, levelWords, percent, SEEN } from "./words.js";
 
-const GRADES = [["N", "normal or mild"], ["M", "moderate"], ["S", "severe"]];
-const KEYS = ["normal_mild", "moderate", "severe"];
 const $ = (id) => document.getElementById(id);
 
 export class StudyPart {
@@ -94,8 +92,8 @@ export class StudyPart {
 
   /** What is known of a site, in a sentence. */
   siteWords(site) {
-    const grades = site.probabilities?.map((p, i) => `${GRADES[i][1]} ${percent(p)}`).reverse().join(", ") ?? "no image shows it";
-    const known = this.showTruth && site.truth ? ` Known: ${GRADES[KEYS.indexOf(site.truth)][1]}.` : "";
+    const grades = site.probabilities?.map((p, i) => `${GRADES[i].words} ${percent(p)}`).reverse().join(", ") ?? "no image shows it";
+    const known = this.showTruth && site.truth ? ` Known: ${gradeOf(site.truth).words}.` : "";
     const seen = site.views.filter((view) => view.weight != null)
       .map((view) => `${VIEWS.find(([key]) => key === view.view)[1]} ${view.weight.toFixed(2)}`);
     const weights = seen.length ? ` Weight of each view: ${seen.join(", ")}.` : "";
@@ -130,13 +128,14 @@ export class StudyPart {
       button.disabled = true;
       return button;
     }
-    const best = site.probabilities.indexOf(Math.max(...site.probabilities));
-    const value = percent(site.probabilities[best]).replace(" %", "").replace("> ", ">");
-    button.className = `cell-${KEYS[best]}`;
-    button.textContent = `${GRADES[best][0]} ${value}`;
-    const known = this.showTruth && site.truth ? GRADES[KEYS.indexOf(site.truth)] : null;
-    button.setAttribute("aria-label", `${words}: ${GRADES[best][1]} with ${value} %${known ? `, known ${known[1]}` : ""}`);
-    if (known) button.append(Object.assign(document.createElement("span"), { className: known === GRADES[best] ? "truth" : "truth differs", textContent: `known ${known[0]}` }));
+    const highest = Math.max(...site.probabilities);
+    const best = GRADES[site.probabilities.indexOf(highest)];
+    const value = percent(highest).replace(" %", "").replace("> ", ">");
+    button.className = `cell-${best.key}`;
+    button.textContent = `${best.letter} ${value}`;
+    const known = this.showTruth ? gradeOf(site.truth) : null;
+    button.setAttribute("aria-label", `${words}: ${best.words} with ${value} %${known ? `, known ${known.words}` : ""}`);
+    if (known) button.append(Object.assign(document.createElement("span"), { className: known === best ? "truth" : "truth differs", textContent: `known ${known.letter}` }));
     button.addEventListener("click", () => this.choose(site));
     return button;
   }

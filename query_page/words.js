@@ -1,5 +1,15 @@
 // The sentences in which the page tells a reply; those of the command line (vl_model/queries/reply_text.py).
 
+/** The grades from the mildest one on, with their key in replies, their letter and their words. */
+export const GRADES = [
+  { key: "normal_mild", letter: "N", words: "normal or mild", short: "normal/mild" },
+  { key: "moderate", letter: "M", words: "moderate", short: "moderate" },
+  { key: "severe", letter: "S", words: "severe", short: "severe" },
+];
+
+/** The grade of a key; null if there is none, as without a known grade. */
+export const gradeOf = (key) => GRADES.find((grade) => grade.key === key) ?? null;
+
 export const levelWords = (level) => level.toUpperCase().replace("_", "-");
 
 /** A probability in per cent, which is neither rounded to certainty nor to impossibility. */
