@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,8 @@ from tests.evaluated_root import run_here, write_run
 from tests.training_runs import ENVIRONMENT, REPOSITORY
 from vl_model.calibration.prediction_sets import set_words
 from vl_model.data.site_table import full_table, site_table
-from vl_model.evaluation.grader import read_grader
+from vl_model.evaluation.grader import read_grader, write_grader
+from vl_model.evaluation.typicality import Typicality
 
 Command = Callable[..., int]
 OUTPUTS = {"probabilities.csv", "studies.csv", "submission.csv", "fallbacks.csv", "faults.csv"}
@@ -85,6 +87,32 @@ def test_new_studies_get_prediction_sets_and_answers_about_the_whole_study(
         fitted = grader.answers.recalibration_["any_severe_canal"]
         assert fitted is not None and row.p_any_severe_canal == pytest.approx(fitted.probability(score)[0], abs=1e-6)
         assert 0 < row.p_any_severe < 1
+
+
+def test_studies_with_images_of_another_kind_are_told(
+    root: Path, predict: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Embeddings have the norm 1, which is their distance here; all twenty held-out studies lay nearer."""
+    heads, kept = root / "train" / "checkpoints" / "first" / "heads", tmp_path / "heads"
+    shutil.copytree(heads, kept)
+    grader = read_grader(heads)
+    images = ("--run", "first", "--images", root / "dataset" / "test_images", "--out")
+    assert predict(*images, tmp_path / "few") == 0  # of so few held-out studies none could be atypical
+    assert "typical" not in capsys.readouterr().out
+    assert pd.read_csv(tmp_path / "few" / "studies.csv")["typicality"].isna().all()
+    dimensions = grader.models["first"]["zero_shot"].arrays()["text_SCD"].shape[-1]
+    near = Typicality(np.zeros((3, dimensions)), np.eye(dimensions), np.full(20, 0.5))
+    try:
+        write_grader(heads, replace(grader, typicality={"first": near}))
+        assert predict(*images, tmp_path / "out") == 0
+    finally:
+        shutil.rmtree(heads)
+        kept.rename(heads)
+    said = capsys.readouterr().out
+    assert (
+        "2 of 2 studies have less typical images than 95 % of the held-out studies (5 % are expected): nothing" in said
+    )
+    assert pd.read_csv(tmp_path / "out" / "studies.csv")["typicality"].tolist() == pytest.approx([1 / 21] * 2)
 
 
 def test_the_runs_of_all_folds_grade_new_studies_together(

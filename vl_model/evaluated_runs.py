@@ -20,6 +20,7 @@ from vl_model.evaluation.further_predictions import predict_by_share, predict_by
 from vl_model.evaluation.grader import Grader, Heads
 from vl_model.evaluation.heads import LinearProbe
 from vl_model.evaluation.raw_predictions import PLAIN_BASELINE, RawHeldOut, join_folds
+from vl_model.evaluation.typicality import Typicality, learn_typicality
 from vl_model.fold_runs import FoldRuns, check_siblings
 from vl_model.loaded_run import LoadedRun
 from vl_model.located_places import Located, embed_located
@@ -35,7 +36,7 @@ class EvaluatedRun:
 
     raw: at the places of the data set, which are readers' marks if there are any. located: at places as in use, where
     new studies are graded; or the reason in words why that is not known. sources: how many of those sites were placed
-    by what. new: None if there is no test split.
+    by what. new: None if there is no test split. typicality: of the images of new studies; None if it cannot be told.
     """
 
     run: LoadedRun
@@ -45,6 +46,7 @@ class EvaluatedRun:
     located: RawHeldOut | str
     sources: Mapping[str, int]
     new: Embeddings | None
+    typicality: Typicality | None
 
     @property
     def probe(self) -> LinearProbe:
@@ -107,9 +109,12 @@ def evaluate_run(
     others = predict_others(learning, embeddings, prompts)
     others[PLAIN_BASELINE] = baseline_log_probabilities(run.folder / "heads", split, embeddings, crops)
     raw = predict_raw(heads, split, embeddings, others)
+    in_use = embeddings if isinstance(found, str) else found.embeddings
+    typicality = learn_typicality(*embeddings.shown(split.train), *in_use.shown(split.held_out))
     if isinstance(found, str):
-        return EvaluatedRun(run, split, heads, raw, found, {}, new)
-    return EvaluatedRun(run, split, heads, raw, predict_raw(heads, split, found.embeddings), found.sources, new)
+        return EvaluatedRun(run, split, heads, raw, found, {}, new, typicality)
+    located = predict_raw(heads, split, found.embeddings)
+    return EvaluatedRun(run, split, heads, raw, located, found.sources, new, typicality)
 
 
 def predict_others(split: StudySplit, embeddings: Embeddings, prompts: TextEmbeddings) -> dict[str, Floats]:

@@ -136,7 +136,9 @@ def evaluate_runs(
     best = better_head(in_use) if head == "auto" else head
     fingerprint = runs[0].fingerprint | {"checkpoint": joined_checkpoint(runs)}
     models = {one.run.name: one.heads for one in evaluated}
-    grader = fit_grader(models, located or raw, labels if joined else splits[0].train, best, fingerprint, in_use)
+    typicality = {one.run.name: one.typicality for one in evaluated if one.typicality}
+    graded = labels if joined else splits[0].train
+    grader = fit_grader(models, located or raw, graded, best, fingerprint, in_use, typicality)
     baseline = cross_fit_kinds(raw.log_prob_N3[PLAIN_BASELINE], raw, seed)
     return Evaluation(
         *(root, name, train, labels, crops, evaluated, raw, held_out, in_use, sources, why_not_located),

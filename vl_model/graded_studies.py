@@ -57,6 +57,7 @@ class GradedStudies:
         self._shown_in: dict[int, list[frozenset[View]]] = {}
         self._evidence: dict[int, list[dict[str, Any]]] = {}
         self._sets: dict[int, dict[int, Bits]] = {}
+        self._typicality: dict[int, float] = {}
 
     def add(self, study_ids: Sequence[int], pairs: Sequence[Pair], embeddings: Sequence[Embeddings]) -> None:
         """Grade some studies. embeddings: of each of the grader's models."""
@@ -67,6 +68,7 @@ class GradedStudies:
         calibrated_SX3 = self.grader.grade_studies(study_ids, embeddings, "calibrated")
         optimal_SX3 = self.grader.grade_studies(study_ids, embeddings, "metric_optimal")
         set_SXof = self._prediction_sets(table, embeddings)
+        self._typicality |= zip(study_ids, self.grader.typicality_of(study_ids, embeddings).tolist(), strict=True)
         imaged_N = embeddings[0].rows_of(table) >= 0
         guessed_SX = self.grader.guessed_from_neighbours(imaged_N, table).reshape(-1, len(SITES))
         views = {(row.study_id, row.site): frozenset(row.views) for row in embeddings[0].rows}
@@ -116,6 +118,10 @@ class GradedStudies:
         return pd.concat([rows, evidence], axis=1).assign(
             folder=rows["study_id"].map(folder_names), graded_from=[kind.value for kind in self._kinds(study_ids)]
         )
+
+    def typicality(self, study_ids: Sequence[int]) -> Floats:
+        """Return the typicality (S,) of each study's images; nan if it cannot be told."""
+        return np.array([self._typicality.get(study, np.nan) for study in study_ids], dtype=np.float64)
 
     def counts(self, study_ids: Sequence[int]) -> dict[GradedFrom, int]:
         """Return the number of sites by what they were graded from."""

@@ -30,6 +30,7 @@ from vl_model.data.site_rows import SiteRow, group_sites
 from vl_model.data.site_table import full_table, site_table
 from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import Grader
+from vl_model.evaluation.typicality import typicality_sentence
 from vl_model.graded_studies import GradedFrom, GradedStudies
 from vl_model.kept_studies import KeptStudies
 from vl_model.loaded_run import check_count, path_of
@@ -92,13 +93,15 @@ class NewStudies:
             kept = self._grade_batches(cohort, processed, placer, graded, models)
             study_ids = self._all_studies(cohort.study_ids)
             table = graded.table(study_ids, cohort.folder_names)
+            if sentence := typicality_sentence(graded.typicality(study_ids)):
+                print(sentence)
             if self.keep:
                 self.keep.complete(folder, _in_order_of(processed, kept))
             if self.out:
                 with replacing(self.out / FAULTS) as partial:
                     shutil.copyfile(processed / "faults.csv", partial)
                 write_probabilities(self.out / PROBABILITIES, table)
-                write_probabilities(self.out / STUDIES, study_table(table, grader))
+                write_probabilities(self.out / STUDIES, study_table(table, graded))
         return table
 
     def _grade_batches(
@@ -266,18 +269,20 @@ def folder_within(out: Path) -> Iterator[Path]:
             out.rmdir()  # fails unless it is empty
 
 
-def study_table(probabilities: pd.DataFrame, grader: Grader) -> pd.DataFrame:
-    """Return one row per study of a `probability_table`, in its order: the study answers and which sites are imaged.
+def study_table(probabilities: pd.DataFrame, graded: GradedStudies) -> pd.DataFrame:
+    """Return one row per study of a table of probabilities, in its order.
 
-    A question whose conditions have no graded held-out site has no answer: nan.
+    It has the study answers, the typicality of the study's images, and which sites are imaged. A question whose
+    conditions have no graded held-out site has no answer, and a study without an image no typicality: nan.
     """
     studies = probabilities["study_id"].drop_duplicates()
     table = full_table(studies, site_table([]))
     prob_N3 = probabilities[[severity.key for severity in Severity]].to_numpy(np.float64)
     columns: dict[str, Any] = {"study_id": studies.to_numpy()}
     for question in QUESTIONS:
-        found_S, probability_S = grader.answers.predict(question, prob_N3, table)
+        found_S, probability_S = graded.grader.answers.predict(question, prob_N3, table)
         columns[f"p_{question}"] = probability_S[np.searchsorted(found_S, studies)]
+    columns["typicality"] = graded.typicality(studies.tolist())
     is_imaged_SX = probabilities["source"].notna().to_numpy().reshape(-1, len(SITES))
     columns["imaged_sites"] = is_imaged_SX.sum(axis=1)
     columns["missing_sites"] = [

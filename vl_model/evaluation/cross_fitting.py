@@ -21,6 +21,7 @@ from vl_model.evaluation.grader import HEADS, Grader, HeadName, Heads, Kind
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
 from vl_model.evaluation.neighbouring_levels import NeighbouringLevels
 from vl_model.evaluation.raw_predictions import RawHeldOut
+from vl_model.evaluation.typicality import Typicality
 from vl_model.scoring.constant_baseline import best_constants, constant_baseline
 from vl_model.scoring.metrics import competition_metric
 from vl_model.scoring.priors import ColumnPrior
@@ -149,6 +150,7 @@ def fit_grader(
     best: HeadName,
     fingerprint: Mapping[str, str],
     held_out: HeldOut | None = None,
+    typicality: Mapping[str, Typicality] | None = None,
 ) -> Grader:
     """Return the grader for new studies, with calibrators, prediction sets and study answers of all held-out studies.
 
@@ -159,6 +161,7 @@ def fit_grader(
         best: the head of the prediction sets and of the study answers.
         fingerprint: of the models and the data set.
         held_out: the cross-fitted probabilities of `raw`, which sets and answers are fitted on; None: made here.
+        typicality: of the images of new studies, by the run's name, where it can be told.
     """
     held_out = held_out or cross_fit_heads(raw, seed=0)
     prob_N3, imaged_N = held_out.prob_N3[best, "calibrated"], held_out.imaged_N
@@ -177,6 +180,7 @@ def fit_grader(
         fingerprint=fingerprint,
         levels=NeighbouringLevels().fit(fitted_N3, raw.imaged_N, prior.prob_SC_, raw.table),
         constant_X3=best_constants(graded),
+        typicality=typicality or {},
     )
 
 

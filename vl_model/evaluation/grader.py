@@ -27,6 +27,7 @@ from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
 from vl_model.evaluation.neighbouring_levels import NeighbouringLevels
 from vl_model.evaluation.predictions_card import check_fingerprint
+from vl_model.evaluation.typicality import Typicality
 from vl_model.scoring.metric_optimum import metric_optimal
 from vl_model.scoring.prevalence import Prevalences, PrevalenceShift, prevalence_shift
 from vl_model.scoring.priors import ColumnPrior
@@ -51,6 +52,7 @@ class Grader:
     with the better metric on held-out studies. sets, answers: of that head. fingerprint: of the checkpoint, the data
     set and the zero-shot prompts. levels: what neighbouring levels say about a site without an image. constant_X3: the
     best constants for the metric; None of heads of an earlier version. shift: to the prevalences of another hospital.
+    typicality: of the images of new studies, by the run's name; empty if it cannot be told.
     """
 
     models: Mapping[str, Heads]
@@ -63,6 +65,7 @@ class Grader:
     levels: NeighbouringLevels = field(default_factory=lambda: NeighbouringLevels.from_list(None))
     constant_X3: Floats | None = None
     shift: PrevalenceShift | None = None
+    typicality: Mapping[str, Typicality] = field(default_factory=dict)
 
     def shifted(self, prevalences: Prevalences) -> "Grader":
         """Return a grader of the same heads for another hospital.
@@ -131,6 +134,19 @@ class Grader:
             prob_SX3[~is_shown_S] = self.constants()
         return prob_SX3
 
+    def typicality_of(self, study_ids: Sequence[int], embeddings: Sequence[Embeddings]) -> Floats:
+        """Return the typicality (S,) of each study's images, the mean over the models; nan if it cannot be told."""
+        typicality_S = np.full(len(study_ids), np.nan)
+        if not study_ids or any(run not in self.typicality for run in self.models):
+            return typicality_S
+        told: dict[int, list[float]] = {}
+        for run, own in zip(self.models, embeddings, strict=True):
+            typicality = self.typicality[run]
+            studies, distance_S = typicality.distances(own.table, own.image_ND)
+            for study, value in zip(studies.tolist(), typicality.of_distances(distance_S).tolist(), strict=True):
+                told.setdefault(study, []).append(value)
+        return np.array([np.mean(told[study]) if study in told else np.nan for study in study_ids])
+
     def prediction_sets(self, table: SiteTable, embeddings: Sequence[Embeddings], prob_N3: Floats, level: int) -> Bits:
         """Return the grades (N,) that each site may have at a level, as bits; all of them if no image shows the site.
 
@@ -160,6 +176,10 @@ def write_grader(folder: Path, grader: Grader) -> None:
     arrays["prior"] = grader.prior.prob_SC_
     if grader.constant_X3 is not None:
         arrays["constant"] = grader.constant_X3
+    for number, run in enumerate(grader.models):
+        if run in grader.typicality:
+            saved = grader.typicality[run].arrays()
+            arrays |= {f"{number}.typicality.{key}": array for key, array in saved.items()}
     with replacing(folder / "heads.npz") as partial, partial.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     card = {
@@ -215,6 +235,11 @@ def _from_saved(card: dict[str, Any], arrays: dict[str, Any]) -> Grader:
         fingerprint=dict(card["fingerprint"]),
         levels=NeighbouringLevels.from_list(card.get("neighbouring_levels")),
         constant_X3=arrays.get("constant"),
+        typicality={
+            run: Typicality.from_arrays(saved)
+            for number, run in enumerate(card["runs"])
+            if (saved := _under(f"{number}.typicality", arrays))
+        },
     )
 
 

@@ -1,0 +1,115 @@
+"""The typicality of studies, against a slow version and against what its definition promises."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.covariance import ledoit_wolf_shrinkage
+
+from data_prep.sites import SITES, Condition, Severity
+from vl_model.data.site_table import CONDITION_OF_SITE, SiteTable, full_table, site_table
+from vl_model.evaluation.typicality import ATYPICAL, Typicality, learn_typicality, typicality_sentence
+
+DIMENSIONS = 6
+
+
+def studies(first: int, count: int, seed: int, scale: float = 1.0) -> tuple[SiteTable, NDArray[np.float32]]:
+    """Return studies with correlated embeddings around a mean of each condition."""
+    table = full_table(range(first, first + count), site_table([]))
+    random = np.random.default_rng(seed)
+    mixing_DD = np.random.default_rng(0).normal(size=(DIMENSIONS, DIMENSIONS))
+    mean_KD = np.random.default_rng(1).normal(size=(len(Condition), DIMENSIONS))
+    noise_ND = scale * random.normal(size=(len(table), DIMENSIONS)) @ mixing_DD
+    return table, (mean_KD[table.condition_N] + noise_ND).astype(np.float32)
+
+
+def learn(train_count: int = 60, held_out_count: int = 200) -> Typicality:
+    typicality = learn_typicality(*studies(0, train_count, 2), *studies(1000, held_out_count, 3))
+    assert typicality is not None
+    return typicality
+
+
+def test_distances_and_typicality_equal_a_slow_version() -> None:
+    train, train_ND = studies(0, 60, 2)
+    held_out, held_out_MD = studies(1000, 40, 3)
+    typicality = learn_typicality(train, train_ND, held_out, held_out_MD)
+    assert typicality is not None
+    mean_KD = np.array([train_ND[train.condition_N == k].mean(axis=0) for k in range(len(Condition))])
+    residual_ND = train_ND - mean_KD[train.condition_N]
+    covariance_DD, shrunk = residual_ND.T @ residual_ND / len(train), ledoit_wolf_shrinkage(residual_ND, True)
+    sphere_DD = np.trace(covariance_DD) / DIMENSIONS * np.eye(DIMENSIONS)
+    inverse_DD = np.linalg.inv((1 - shrunk) * covariance_DD + shrunk * sphere_DD)
+
+    def distance(study: int, table: SiteTable, image_ND: NDArray[np.float32]) -> float:
+        values = []
+        for site, image_D in zip(table.site_N[table.study_N == study], image_ND[table.study_N == study], strict=True):
+            from_mean_D = image_D - mean_KD[CONDITION_OF_SITE[site]]
+            values.append(float(from_mean_D @ inverse_DD @ from_mean_D) ** 0.5)
+        return sum(values) / len(values)
+
+    new, new_ND = studies(5000, 7, 4, scale=1.2)
+    found, distance_S = typicality.distances(new, new_ND)
+    slow = [distance(study, new, new_ND) for study in new.study_ids]
+    assert found.tolist() == new.study_ids
+    np.testing.assert_allclose(distance_S, slow, rtol=1e-4)
+    reference = [distance(study, held_out, held_out_MD) for study in held_out.study_ids]
+    expected = [(1 + sum(other >= one for other in reference)) / 41 for one in slow]
+    np.testing.assert_allclose(typicality.of_distances(distance_S), expected, atol=1.01 / 41)
+
+
+def test_studies_of_the_same_kind_are_atypical_as_often_as_promised() -> None:
+    typicality = learn()
+    _, distance_S = typicality.distances(*studies(9000, 1000, 5))
+    typicality_S = typicality.of_distances(distance_S)
+    for level in (0.05, 0.2, 0.5):
+        assert (typicality_S <= level).mean() == pytest.approx(level, abs=0.06)
+    assert "can be expected to hold" not in typicality_sentence(typicality_S[:30])
+
+
+def test_studies_of_another_kind_are_told() -> None:
+    typicality = learn()
+    _, distance_S = typicality.distances(*studies(9000, 3, 5, scale=3))
+    typicality_S = typicality.of_distances(distance_S)
+    assert typicality_S.tolist() == pytest.approx([1 / 201] * 3) and ATYPICAL >= 1 / 201
+    sentence = typicality_sentence(typicality_S)
+    assert sentence.startswith("3 of 3 studies have less typical images than 95 % of the held-out studies (5 % are")
+    assert "nothing that was measured" in sentence
+
+
+def test_one_atypical_study_alone_is_no_proof() -> None:
+    assert typicality_sentence(np.array([0.04])) == (
+        "1 of 1 studies has less typical images than 95 % of the held-out studies (5 % are expected)"
+    )
+    assert typicality_sentence(np.array([0.04, 0.03, np.nan])).startswith("2 of 2 studies have less")
+    assert typicality_sentence(np.array([np.nan])) == typicality_sentence(np.array([])) == ""
+
+
+def test_sites_of_a_condition_that_no_training_site_has_are_left_out() -> None:
+    train, train_ND = studies(0, 60, 2)
+    foraminal = train.condition_N == 1
+    typicality = learn_typicality(train.take(foraminal), train_ND[foraminal], *studies(1000, 40, 3))
+    assert typicality is not None
+    new, new_ND = studies(5000, 2, 4)
+    shown = new.condition_N == 1
+    found, distance_S = typicality.distances(new, new_ND)
+    np.testing.assert_array_equal(distance_S, typicality.distances(new.take(shown), new_ND[shown])[1])
+    only_canal = site_table([(7, SITES[0], Severity.SEVERE)])
+    assert len(typicality.distances(only_canal, np.ones((1, DIMENSIONS), dtype=np.float32))[0]) == 0
+    assert found.tolist() == [5000, 5001]
+
+
+@pytest.mark.parametrize(("train", "held_out"), [(1, 40), (60, 18)])
+def test_too_few_studies_tell_nothing(train: int, held_out: int) -> None:
+    assert learn_typicality(*studies(0, train, 2), *studies(1000, held_out, 3)) is None
+
+
+def test_embeddings_that_do_not_vary_tell_nothing() -> None:
+    table, image_ND = studies(0, 60, 2)
+    assert learn_typicality(table, np.ones_like(image_ND), *studies(1000, 40, 3)) is None
+
+
+def test_what_is_saved_tells_the_same() -> None:
+    typicality = learn()
+    read = Typicality.from_arrays(typicality.arrays())
+    _, distance_S = typicality.distances(*studies(9000, 50, 5))
+    np.testing.assert_allclose(read.distances(*studies(9000, 50, 5))[1], distance_S, rtol=1e-5)
+    np.testing.assert_allclose(read.of_distances(distance_S), typicality.of_distances(distance_S), atol=0.01)
