@@ -43,6 +43,7 @@ def random_segment(name: str, studies: int, seed: int, dimensions: int = DIMENSI
         graded_SX3=graded_SX3,
         sets_SX=np.full((studies, len(SITES)), 7, dtype=np.uint8),
         answers_SQ=rng.random((studies, len(QUESTIONS))),
+        typicality_S=rng.random(studies),
         vector_XSD=random_vectors(rng, studies, dimensions),
         label_SX=label_SX,
         evidence_SX2=_evidence(rng, studies),

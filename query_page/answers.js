@@ -1,7 +1,7 @@
 // Answers as cards: rank, study, probability, the sites that speak for it with their bars, and the slice with its box.
 
 import { thumbnail } from "./thumbnail.js";
-import { chance, GRADES, levelWords, percent, SEEN, setsWords } from "./words.js";
+import { chance, GRADES, levelWords, percent, SEEN, setsWords, typicalityWords } from "./words.js";
 
 /** The card of an answer. session: the reading session. open: called with the answer. */
 export function card(answer, { showTruth, session, open }) {
@@ -26,6 +26,7 @@ function factsOf(answer) {
   const facts = [answer.split];
   if (answer.score != null) facts.push(setsWords(answer));
   if (answer.seen) facts.push(SEEN);
+  if (typicalityWords(answer)) facts.push(typicalityWords(answer));
   return facts.join(" · ");
 }
 

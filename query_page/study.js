@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { LEVELS, REGIONS } from "./reading.js";
 import { Viewer, VIEWS } from "./viewer.js";
-import { gradeOf, GRADES, levelWords, percent, SEEN } from "./words.js";
+import { gradeOf, GRADES, levelWords, percent, SEEN, typicalityWords } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -31,7 +31,8 @@ export class StudyPart {
     this.study = study;
     this.root.hidden = false;
     const name = $("study-name");
-    name.textContent = `Study ${studyId} (${split}${study.seen ? `; ${SEEN}` : ""})`;
+    const facts = [split, study.seen ? SEEN : "", typicalityWords(study)].filter(Boolean);
+    name.textContent = `Study ${studyId} (${facts.join("; ")})`;
     this.viewer?.close();
     this.viewer = new Viewer($("panes"), split, this.study.slices);
     this.site = this.study.sites.find((one) => one.key === siteKey) ?? this.study.sites.find((one) => one.views.length);

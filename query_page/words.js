@@ -30,6 +30,10 @@ export function chance(answer) {
 export const setsWords = (answer) =>
   `prediction sets: ${answer.by_sets == null ? "undecided" : answer.by_sets ? "the study matches" : "the study does not match"}`;
 
+/** What is told of a study with images of another kind than the held-out studies; "" of others. */
+export const typicalityWords = (study) => study.typicality == null || study.typicality > 0.05 ? ""
+  : `less typical images than 95 % of the held-out studies (typicality ${study.typicality.toFixed(3)}): the probabilities may be wrong`;
+
 /** What is told of a study that the model was trained on. */
 export const SEEN = "the model was trained on this study: its probabilities are too sure";
 

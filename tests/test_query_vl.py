@@ -13,6 +13,7 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -24,6 +25,7 @@ from vl_model.evaluation.cross_fitting import fit_grader, predict_raw, split_stu
 from vl_model.evaluation.embeddings import Embeddings, fingerprint, read_embeddings, write_embeddings
 from vl_model.evaluation.grader import Grader, read_grader, write_grader
 from vl_model.evaluation.heads import LinearProbe, ZeroShotHead
+from vl_model.evaluation.typicality import Typicality
 from vl_model.model.settings import ModelSettings
 from vl_model.model.site_model import build_site_model
 from vl_model.model.site_model_files import load_site_model, save_site_model
@@ -310,6 +312,33 @@ def test_the_error_for_a_run_without_heads_has_the_command(root: Path, tmp_path:
     done = ask(copy, SEVERE_LEFT)
     assert done.returncode == 2
     assert "run eval_vl.py first" in done.stderr
+
+
+def test_answers_with_images_of_another_kind_are_named(root: Path, tmp_path: Path) -> None:
+    """Every study is nearer to the training images than half of the held-out studies, but for the second answer."""
+    copy = shutil.copytree(root, tmp_path / "root")
+    run = copy / "train" / "checkpoints" / "tiny"
+    assert "atypical" not in ask(copy, SEVERE_LEFT, "--least", "0").stdout
+    second = json.loads(ask(copy, SEVERE_LEFT, "--json", "--least", "0").stdout)["answers"][1]
+    assert second["typicality"] is None
+    embeddings = read_embeddings(run / "embeddings" / "train", {})
+    dimensions = embeddings.image_ND.shape[1]
+    of_second = embeddings.table.study_N == second["study_id"]
+    moved = embeddings.image_ND.copy()
+    moved[of_second] *= 3
+    write_embeddings(run / "embeddings" / "train", replace(embeddings, image_ND=moved))
+    known = Typicality(np.zeros((3, dimensions)), np.eye(dimensions), np.r_[np.full(15, 0.5), np.full(15, 2.0)])
+    write_grader(run / "heads", replace(read_grader(run / "heads"), typicality={"tiny": known}))
+    answers = json.loads(ask(copy, SEVERE_LEFT, "--json", "--least", "0").stdout)["answers"]
+    [rank] = [answer["rank"] for answer in answers if answer["study_id"] == second["study_id"]]
+    assert {answer["rank"]: answer["typicality"] for answer in answers} == {
+        answer["rank"]: pytest.approx(1 / 31 if answer["rank"] == rank else 16 / 31) for answer in answers
+    }
+    csv_file = tmp_path / "answers.csv"
+    done = ask(copy, SEVERE_LEFT, "--least", "0", "--csv", str(csv_file))
+    assert f"atypical    answer {rank}: less typical images than 95 % of the held-out studies" in done.stdout
+    table = pd.read_csv(csv_file).groupby("rank")["typicality"].first()
+    assert table[rank] == pytest.approx(1 / 31, abs=1e-5)
 
 
 def test_an_index_of_other_heads_is_made_again_and_embeddings_of_another_model_are_refused(

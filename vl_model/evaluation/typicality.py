@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtrc
 
 from data_prep.sites import Condition
 from vl_model.data.site_table import Floats, Ints, SiteTable
@@ -108,6 +107,8 @@ def typicality_sentence(typicality_S: Floats) -> str:
         f"{atypical} of {len(known_S)} studies {'has' if atypical == 1 else 'have'} less typical images than "
         f"{1 - ATYPICAL:.0%} of the held-out studies ({ATYPICAL:.0%} are expected)"
     ).replace("%", " %")
+    from scipy.special import bdtrc  # queries import this module, and scipy takes long
+
     if not atypical or bdtrc(atypical - 1, len(known_S), ATYPICAL) > CHANCE:
         return sentence
     return f"{sentence}: nothing that was measured on the held-out studies can be expected to hold for them"

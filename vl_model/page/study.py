@@ -14,6 +14,7 @@ def study_json(segment: Segment, row: int, slices: SliceTable) -> dict[str, Any]
         "study_id": int(segment.study_S[row]),
         "split": segment.name,
         "seen": bool(segment.seen_S[row]),
+        "typicality": segment.typicality(row),
         "sites": [_site_json(segment, row, index) for index in range(len(SITES))],
         "slices": slices.of_study(int(segment.study_S[row])),
     }

@@ -9,7 +9,10 @@ from vl_model.calibration.study_answers import QUESTIONS
 from vl_model.queries.reply import CSV_COLUMNS, Reply, answer_rows
 
 COLUMNS = CSV_COLUMNS
-_NUMBERS = ("score", "probability", "likeness", "x0", "y0", "x1", "y1", *(f"p_{question}" for question in QUESTIONS))
+_NUMBERS = (
+    *("score", "probability", "likeness", "typicality", "x0", "y0", "x1", "y1"),
+    *(f"p_{question}" for question in QUESTIONS),
+)
 
 
 def answer_frame(reply: Reply, processed: Mapping[str, Path]) -> pd.DataFrame:

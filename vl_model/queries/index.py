@@ -1,9 +1,9 @@
 """The query index on the disk: one folder of arrays per segment, which are memory-mapped when it is read.
 
-``studies.npy``, ``graded.npy``, ``sets.npy``, ``answers.npy``, ``vectors.npy``, ``labels.npy``, ``evidence.npy`` and,
-written last, ``index.json`` with the fingerprints of the data, the model, the heads and the embeddings. A segment with
-other fingerprints, or with arrays that cannot be right (`index_checks`), is refused. Nothing here imports more than
-numpy.
+``studies.npy``, ``graded.npy``, ``sets.npy``, ``answers.npy``, ``typicality.npy``, ``vectors.npy``, ``labels.npy``,
+``evidence.npy`` and, written last, ``index.json`` with the fingerprints of the data, the model, the heads and the
+embeddings. A segment with other fingerprints, or with arrays that cannot be right (`index_checks`), is refused. Nothing
+here imports more than numpy.
 
 Legend: as in `vl_model.queries.segment`.
 """
@@ -50,7 +50,7 @@ __all__ = [
     "write_files",
 ]
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 STUDIES = np.dtype([("study_id", np.int64), ("seen", np.bool_)])
 
 
@@ -66,6 +66,7 @@ def build_segment(
     weight_NV: NDArray[np.float32] | None = None,
     set_N: NDArray[np.uint8] | None = None,
     answers_of: Mapping[int, Sequence[float]] | None = None,
+    typicality_of: Mapping[int, float] | None = None,
 ) -> Segment:
     """Return a segment in memory.
 
@@ -82,6 +83,7 @@ def build_segment(
             known.
         set_N: the 90 % prediction sets of the N sites, as bits; None if nothing is known of them.
         answers_of: study -> the probability of each question about it; None if nothing is known of them.
+        typicality_of: study -> the typicality of its images, where it is known.
 
     Raises:
         ValueError: a site has an embedding but no pair, or a pair but no embedding; a study of `keys` is not among
@@ -115,6 +117,7 @@ def build_segment(
         graded_SX3=graded_SX3,
         sets_SX=sets_SX,
         answers_SQ=answers_SQ,
+        typicality_S=np.array([(typicality_of or {}).get(study, np.nan) for study in study_S.tolist()], np.float64),
         vector_XSD=vector_XSD,
         label_SX=label_SX,
         evidence_SX2=evidence_SX2,
@@ -178,6 +181,7 @@ def save_segment(segment: Segment, folder: Path, files: Mapping[str, Any] | None
         np.save(partial / "graded.npy", segment.graded_SX3)
         np.save(partial / "sets.npy", segment.sets_SX)
         np.save(partial / "answers.npy", segment.answers_SQ)
+        np.save(partial / "typicality.npy", segment.typicality_S)
         np.save(partial / "vectors.npy", segment.vector_XSD)
         np.save(partial / "labels.npy", segment.label_SX)
         np.save(partial / "evidence.npy", segment.evidence_SX2)
@@ -223,6 +227,7 @@ def load_segment(folder: Path, fingerprint: Mapping[str, str]) -> Segment:
             graded_SX3=_mapped(folder / "graded.npy", np.float32, (*shape_SX, len(Severity))),
             sets_SX=_mapped(folder / "sets.npy", np.uint8, shape_SX),
             answers_SQ=_mapped(folder / "answers.npy", np.float64, (studies, len(QUESTIONS))),
+            typicality_S=_mapped(folder / "typicality.npy", np.float64, (studies,)),
             vector_XSD=_mapped(folder / "vectors.npy", np.float32, (*shape_SX[::-1], dimensions)),
             label_SX=_mapped(folder / "labels.npy", np.int8, shape_SX),
             evidence_SX2=_mapped(folder / "evidence.npy", EVIDENCE, (*shape_SX, 2)),

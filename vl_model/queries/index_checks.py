@@ -38,7 +38,8 @@ def check_arrays(segment: Segment, where: Path | str) -> None:
             raise IndexRefused(where, f"labels.npy has grades outside {UNLABELLED} to {len(Severity) - 1}")
         _check_evidence(np.asarray(segment.evidence_SX2[block]), imaged_SX, where)
         _check_sets(np.asarray(segment.sets_SX[block]), imaged_SX, where)
-        _check_answers(np.asarray(segment.answers_SQ[block]), where)
+        _check_probabilities(np.asarray(segment.answers_SQ[block]), where, "answers.npy has probabilities")
+        _check_probabilities(np.asarray(segment.typicality_S[block]), where, "typicality.npy has values")
         _release(segment.evidence_SX2)
 
 
@@ -74,9 +75,9 @@ def _check_sets(sets_SX: NDArray[np.uint8], imaged_SX: NDArray[np.bool_], where:
         raise IndexRefused(where, "sets.npy tells the grade of a site that no image shows")
 
 
-def _check_answers(answers_SQ: NDArray[np.float64], where: Path | str) -> None:
-    if not (np.isnan(answers_SQ) | (answers_SQ >= 0) & (answers_SQ <= 1)).all():
-        raise IndexRefused(where, "answers.npy has probabilities outside 0 to 1")
+def _check_probabilities(values: NDArray[np.float64], where: Path | str, what: str) -> None:
+    if not (np.isnan(values) | (values >= 0) & (values <= 1)).all():
+        raise IndexRefused(where, f"{what} outside 0 to 1")
 
 
 def _check_evidence(evidence_SX2: NDArray[Any], imaged_SX: NDArray[np.bool_], where: Path | str) -> None:

@@ -3,7 +3,8 @@
 Schema of the JSON (version 2): ``query`` (text, line, tree, limits, said, rest, notes), ``run``, ``splits``,
 ``studies``, ``left_out``, ``not_assessable``, ``buckets``, ``worth``, ``likeness``, ``answers``, ``fingerprints``,
 ``version``. Line and limits are those of the answers; ``said`` holds those of the question alone. Each answer has the
-study's own probabilities ``p_any_severe_canal`` and ``p_any_severe``, whatever was asked.
+study's own probabilities ``p_any_severe_canal`` and ``p_any_severe``, whatever was asked, and the ``typicality`` of its
+images.
 """
 
 import csv
@@ -34,6 +35,7 @@ CSV_COLUMNS = (
     *("condition", "side", "level", *(severity.key for severity in Severity), "truth"),
     *("view", "series_id", "instance_number", "x0", "y0", "x1", "y1", "source", "image"),
     *(f"p_{question}" for question in QUESTIONS),
+    "typicality",
 )
 #: A spreadsheet takes a cell that begins so for a formula.
 _FORMULA = re.compile(r"^[=+\-@\t\r\n]")
@@ -255,6 +257,7 @@ def _study_columns(answer: Answer) -> dict[str, Any]:
         "likeness": answer.likeness,
         "matches": answer.matches,
         **{f"p_{question}": answer.study_answers.get(question) for question in QUESTIONS},
+        "typicality": answer.typicality,
     }
 
 

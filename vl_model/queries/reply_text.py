@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from prompts.tree import Query
+from vl_model.evaluation.typicality import ATYPICAL
 from vl_model.queries.buckets import SET_LEVEL
 from vl_model.queries.estimates import Estimate
 from vl_model.queries.reply import Reply
@@ -24,7 +25,18 @@ def reply_text(reply: Reply) -> str:
     lines += [answer_table(reply)] if reply.answers else [_why_none(reply)]
     if any(answer.seen for answer in reply.answers):
         lines += ["", "trained on: the model learned from this study, so its probabilities are too sure"]
+    lines += _atypical_lines(reply)
     return "\n".join(lines)
+
+
+def _atypical_lines(reply: Reply) -> list[str]:
+    """Return which answers have images of another kind than the held-out studies."""
+    ranks = [str(one.rank) for one in reply.answers if one.typicality is not None and one.typicality <= ATYPICAL]
+    if not ranks:
+        return []
+    which = f"{'answer' if len(ranks) == 1 else 'answers'} {', '.join(ranks)}"
+    words = f"{which}: less typical images than {1 - ATYPICAL:.0%} of the held-out studies".replace("%", " %")
+    return ["", f"atypical    {words}; the probabilities may be wrong"]
 
 
 def reading_lines(reply: Reply) -> list[str]:

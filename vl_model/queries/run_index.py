@@ -222,6 +222,7 @@ def _build(files: SegmentFiles, digests: Mapping[str, str]) -> Segment:
         fingerprint=digests,
         set_N=grader.prediction_sets(embeddings.table, [embeddings], prob_N3, SET_LEVEL),
         answers_of=_study_answers(grader, dataset.study_ids, embeddings),
+        typicality_of=_typicality(grader, sorted(set(dataset.study_ids) - set(seen)), embeddings),
     )
 
 
@@ -236,3 +237,8 @@ def _study_answers(grader: "Grader", study_ids: Sequence[int], embeddings: "Embe
     prob_N3 = grader.predict_proba(table, [embeddings], "calibrated")
     found = [grader.answers.predict(question, prob_N3, table)[1].tolist() for question in QUESTIONS]
     return dict(zip(sorted(study_ids), map(list, zip(*found, strict=True)), strict=True))
+
+
+def _typicality(grader: "Grader", study_ids: Sequence[int], embeddings: "Embeddings") -> dict[int, float]:
+    """Return the typicality of studies that the model was not trained on."""
+    return dict(zip(study_ids, grader.typicality_of(study_ids, [embeddings]).tolist(), strict=True))

@@ -49,7 +49,7 @@ class Answer:
     known grades allow it. likeness: the cosine of its best site with the free words, if they were used. matches:
     whether its known grades fulfil the tree; None if they leave it open. by_sets: the same by its prediction sets.
     study_answers: the calibrated probability of each question about the whole study, whatever was asked; None where the
-    heads know of no answer.
+    heads know of no answer. typicality: of the study's images; None if it is not known.
     """
 
     rank: int
@@ -63,6 +63,7 @@ class Answer:
     matches: bool | None = None
     by_sets: bool | None = None
     study_answers: Mapping[str, float | None] = field(default_factory=dict)
+    typicality: float | None = None
 
 
 @dataclass(frozen=True)
@@ -238,6 +239,7 @@ def answer_of(
         matches=matches,
         by_sets=by_sets,
         study_answers=segment.study_answers(row),
+        typicality=segment.typicality(row),
     )
 
 

@@ -69,6 +69,8 @@ class Segment:
             or where the set is empty.
         answers_SQ: float64, the calibrated probability of each question about the whole study, in the order of
             `calibration.study_answers.QUESTIONS`; NaN where the heads know of no answer.
+        typicality_S: float64, the typicality of the study's images; NaN where it is not known, and of studies that the
+            model was trained on.
         vector_XSD: float32, L2-normalised embeddings; 0 where no image shows the site. One site is one block.
         label_SX: int8, the known severity; -1 if there is none.
         evidence_SX2: Records of `EVIDENCE`, in the order of `Site.views`: first the view that readers mark.
@@ -81,6 +83,7 @@ class Segment:
     graded_SX3: NDArray[np.float32]
     sets_SX: NDArray[np.uint8]
     answers_SQ: NDArray[np.float64]
+    typicality_S: NDArray[np.float64]
     vector_XSD: NDArray[np.float32]
     label_SX: NDArray[np.int8]
     evidence_SX2: NDArray[np.void]
@@ -104,6 +107,11 @@ class Segment:
         """Return the probability of each question about a whole study; None if there is none."""
         values = self.answers_SQ[row].tolist()
         return {name: None if np.isnan(p) else p for name, p in zip(QUESTIONS, values, strict=True)}
+
+    def typicality(self, row: int) -> float | None:
+        """Return the typicality of a study's images; None if it is not known."""
+        value = float(self.typicality_S[row])
+        return None if np.isnan(value) else value
 
     def evidence(self, row: int, site_index: int) -> tuple[Evidence, ...]:
         """Return the evidence of a site in each view that shows it, first the one that readers mark."""

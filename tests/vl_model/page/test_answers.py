@@ -44,6 +44,26 @@ def test_likeness_is_told_as_on_the_command_line(page: Page, highest: float, nee
     assert told in plain(reply_text(reply)) and "oedema" in told and f"{needed:.3f}" in told
 
 
+def test_images_of_another_kind_are_told_on_the_card_and_of_the_study(page: Page) -> None:
+    """The terminal names the same answers; random segments have atypical studies and others."""
+    reply = reply_of("any(canal) = severe", top=60, least=0.0)
+    content = reply_json(reply)
+    told = {one["rank"] for one in content["answers"] if words(page, "typicalityWords", one)}
+    [line] = [one for one in reply_text(reply).splitlines() if one.startswith("atypical")]
+    assert told == {int(rank) for rank in re.findall(r"\d+(?=[,:])", line)} and 0 < len(told) < len(content["answers"])
+    assert words(page, "typicalityWords", {"typicality": None}) == ""
+    said = words(page, "typicalityWords", {"typicality": 0.024})
+    assert "95 % of the held-out studies (typicality 0.024)" in said
+    facts = page.evaluate(
+        """async (answer) => {
+            const { card } = await import("/answers.js");
+            return card(answer, { showTruth: false, session: { isOpen: false }, open: () => null }).textContent;
+        }""",
+        {**content["answers"][0], "typicality": 0.024},
+    )
+    assert said in facts
+
+
 @pytest.mark.parametrize(
     ("line", "likeness", "change"),
     [

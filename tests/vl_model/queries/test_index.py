@@ -14,7 +14,16 @@ from tests.vl_model.queries.segments import FINGERPRINT, Parts, make_parts
 from vl_model.queries import index_checks
 from vl_model.queries.index import IndexRefused, Segment, build_segment, image_path, load_segment, save_segment
 
-ARRAYS = ("studies.npy", "graded.npy", "sets.npy", "answers.npy", "vectors.npy", "labels.npy", "evidence.npy")
+ARRAYS = (
+    "studies.npy",
+    "graded.npy",
+    "sets.npy",
+    "answers.npy",
+    "typicality.npy",
+    "vectors.npy",
+    "labels.npy",
+    "evidence.npy",
+)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -63,7 +72,7 @@ def test_a_segment_is_written_and_read(tmp_path: Path) -> None:
     again = load_segment(tmp_path / "index", FINGERPRINT)
     for field in fields(Segment):
         ours, theirs = getattr(segment, field.name), getattr(again, field.name)
-        has_nan = field.name in ("graded_SX3", "answers_SQ")
+        has_nan = field.name in ("graded_SX3", "answers_SQ", "typicality_S")
         same = np.array_equal(ours, theirs, equal_nan=True) if has_nan else None
         assert np.array_equal(ours, theirs) if same is None else same, field.name
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
@@ -89,7 +98,7 @@ def test_an_index_with_another_fingerprint_is_refused(tmp_path: Path, changed: s
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"schema_version": 3}, "schema version 3, expected 5"),
+        ({"schema_version": 3}, "schema version 3, expected 6"),
         ({"studies": 3}, r"not an array of the shape \(3,\)"),
         ({"studies": "many"}, "cannot be read"),
         ({"studies": None}, "cannot be read"),
@@ -183,6 +192,7 @@ def drop_evidence(evidence_SX2: np.ndarray) -> None:
         ("sets.npy", lambda a: a.__setitem__(-1, 1), "a site that no image shows"),
         ("answers.npy", lambda a: a.__setitem__((0, 0), 1.5), "outside 0 to 1"),
         ("answers.npy", lambda a: a.__setitem__((0, 1), -0.1), "outside 0 to 1"),
+        ("typicality.npy", lambda a: a.__setitem__(0, 1.1), "typicality.npy has values outside 0 to 1"),
         ("labels.npy", lambda a: a.__setitem__((0, 0), 3), "grades outside"),
         ("labels.npy", lambda a: a.__setitem__((0, 0), -2), "grades outside"),
         ("evidence.npy", change_record("view", 99), "a view that does not show"),

@@ -27,6 +27,7 @@ from tests.vl_model.queries.indexed_run import (
 from tests.vl_model.queries.segments import make_parts
 from vl_model.evaluation.embeddings import read_embeddings
 from vl_model.evaluation.grader import read_grader, write_grader
+from vl_model.evaluation.typicality import Typicality
 from vl_model.queries import fingerprints, run_index
 from vl_model.queries.index import Segment
 from vl_model.queries.run_index import (
@@ -214,14 +215,32 @@ def test_other_heads_make_it_again_and_the_reason_is_said(root: DataRoot, read_o
     assert len(opened(root)[1]) == read_only
 
 
+def test_the_typicality_of_unseen_studies_is_that_of_the_heads(root: DataRoot) -> None:
+    """No study that the model was trained on has one."""
+    heads = root.run(RUN) / "heads"
+    mean_KD = np.zeros((3, 6))
+    mean_KD[:, 0] = 1
+    near_and_far = Typicality(mean_KD, np.eye(6), np.linspace(0, 2, 20))
+    grader = replace(read_grader(heads), typicality={RUN: near_and_far})
+    write_grader(heads, grader)
+    settle(heads)
+    segment, _ = opened(root)
+    embeddings = read_embeddings(root.run(RUN) / "embeddings" / "train", {})
+    expected_S = grader.typicality_of(segment.study_S.tolist(), [embeddings])
+    assert len(set(expected_S.tolist())) > 3
+    for row in range(len(segment)):
+        assert segment.typicality(row) == (None if segment.seen_S[row] else pytest.approx(expected_S[row]))
+    assert segment.seen_S.any() and not segment.seen_S.all()
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
         (lambda index: (index / "index.json").unlink(), "index.json: no such file"),
         (lambda index: (index / "graded.npy").write_bytes(b""), "cannot be read"),
-        (lambda index: (index / "index.json").write_text('{"schema_version": 1}'), "schema version 1, expected 5"),
+        (lambda index: (index / "index.json").write_text('{"schema_version": 1}'), "schema version 1, expected 6"),
         (
-            lambda index: (index / "index.json").write_text('{"schema_version": 5, "fingerprint": {}}'),
+            lambda index: (index / "index.json").write_text('{"schema_version": 6, "fingerprint": {}}'),
             "made from other data",
         ),
     ],
