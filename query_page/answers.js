@@ -15,6 +15,7 @@ export function card(answer, { showTruth, session, open }) {
   button.addEventListener("click", () => open(answer));
   const words = document.createElement("div");
   words.append(button, paragraph(chance(answer), answer.probability == null ? "small" : "chance"), paragraph(factsOf(answer), "small"));
+  if (typicalityWords(answer)) words.append(paragraph(typicalityWords(answer), "small doubt"));
   if (showTruth && answer.matches != null) words.append(paragraph(answer.matches ? "its known grades match" : "its known grades do not match", "small"));
   head.append(thumbnail(answer), words);
   item.append(head, ...answer.sites.map((site) => siteBars(site, showTruth)));
@@ -26,7 +27,6 @@ function factsOf(answer) {
   const facts = [answer.split];
   if (answer.score != null) facts.push(setsWords(answer));
   if (answer.seen) facts.push(SEEN);
-  if (typicalityWords(answer)) facts.push(typicalityWords(answer));
   return facts.join(" · ");
 }
 

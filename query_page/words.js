@@ -32,7 +32,7 @@ export const setsWords = (answer) =>
 
 /** What is told of a study with images of another kind than the held-out studies; "" of others. */
 export const typicalityWords = (study) => study.typicality == null || study.typicality > 0.05 ? ""
-  : `less typical images than 95 % of the held-out studies (typicality ${study.typicality.toFixed(3)}): the probabilities may be wrong`;
+  : `atypical images (typicality ${study.typicality.toFixed(3)}): the probabilities may be wrong`;
 
 /** What is told of a study that the model was trained on. */
 export const SEEN = "the model was trained on this study: its probabilities are too sure";
