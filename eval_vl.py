@@ -135,7 +135,7 @@ def main() -> None:
 
     # These imports take seconds, so that they come after everything that can be checked without them.
     from vl_model.evaluation.predictions import read_predictions
-    from vl_model.evaluation_report import evaluate_runs, report_content, write_evaluation
+    from vl_model.joint_evaluation import evaluate_runs, report_of, write_evaluation
 
     other = None
     if settings.compare:
@@ -154,7 +154,7 @@ def main() -> None:
     )
     unsaved = {"root", "base", "workers", *plain_settings(settings.scoring), *plain_settings(settings.calibration)}
     recorded = {name: value for name, value in plain_settings(settings).items() if name not in unsaved}
-    report = report_content(evaluation, recorded, other)
+    report = report_of(evaluation, recorded, other)
     print(*write_evaluation(evaluation, report), sep="\n")
     submit(root, settings.run, test, evaluation.grader, evaluation.new)
 

@@ -13,7 +13,8 @@ the headers tell the studies apart. No table is needed: without series descripti
 the orientation and the headers of its images. The folder `--out` receives ``probabilities.csv`` (calibrated, with the
 prediction sets of 90 and 95 %, the slice and the box that show each site, and the study's folder) and
 ``submission.csv`` (metric-optimal), 25 rows for every study, whatever is wrong with its images. ``studies.csv`` has the
-probabilities of any severe canal stenosis and of any severe finding; ``faults.csv`` lists what was wrong, and
+probabilities of any severe canal stenosis and of any severe finding, and how typical the images are of those that the
+run was measured on; ``faults.csv`` lists what was wrong, and
 ``fallbacks.csv`` the sites that were not graded from all their views. ``submission.csv`` is there before the first
 image is read, filled with constants, and is replaced whole, a few studies at a time: whatever ends the command, a valid
 file is left.

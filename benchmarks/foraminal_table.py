@@ -99,7 +99,10 @@ def table_lines(rows: Rows) -> list[str]:
         lines.append(f"{rows.graded - len(rows.table)} graded sites more are left out: a file of others lacks them")
     width = max(map(len, rows.prob_N3)) + 2
     aucs = "".join(f"{'AUC ' + words:>16}" for words in CUTS.values())
-    lines += ["foraminal part of the metric; lower is better", f"{'':{width}}{'loss (95 % interval)':>24}{aucs}"]
+    lines += [
+        "foraminal part of the metric; lower is better; AUC of heads: of their raw probabilities",
+        f"{'':{width}}{'loss (95 % interval)':>24}{aucs}",
+    ]
     sums = {name: study_sums(rows.table, prob_N3) for name, prob_N3 in rows.prob_N3.items()}
     for name, prob_N3 in rows.prob_N3.items():
         areas = severity_aucs(rows.table.severity_N, rows.ranking_N3.get(name, prob_N3))

@@ -1,7 +1,7 @@
 """Speed of an image tower with each memory layout of its tiles, on one core.
 
     python -m benchmarks.layouts --model RN50
-    python -m benchmarks.layouts --model local-dir:data/bases/lite0-96 --tune lora
+    python -m benchmarks.layouts --model local-dir:data/bases/lite0-128 --tune lora
 
 Times forward and backward passes of the image tower by CPU time, with tiles that have their channels first and last,
 alternately; the fastest pass of each layout counts. Training and evaluation give every tower channels-last tiles.
@@ -41,6 +41,7 @@ def main() -> None:
         name = str(precision).removeprefix("torch.")
         print(f"\n{settings.model}, {settings.tune}, {size} pixels, {name}, {settings.batch_size} tiles, CPU time")
         seconds = dict.fromkeys(LAYOUTS, float("inf"))
+        seconds_of_pass(model, tile_N3HW, precision)  # the first pass also prepares
         for _ in range(settings.turns):
             for layout, memory_format in LAYOUTS.items():
                 tiles = tile_N3HW.contiguous(memory_format=memory_format)

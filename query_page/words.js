@@ -1,4 +1,4 @@
-// The sentences in which the page tells a reply; those of the command line (vl_model/queries/reply_text.py).
+// The words for grades, and the sentences in which the page tells a reply; those of the command line (vl_model/queries/reply_text.py).
 
 /** The grades from the mildest one on, with their key in replies, their letter and their words. */
 export const GRADES = [

@@ -1,7 +1,7 @@
 """The tests.
 
-Every process computes with one thread. pytest runs several processes, and threads that spin while they wait for each
-other would take twice the time.
+Unless OMP_NUM_THREADS says otherwise, every process computes with one thread. pytest runs several processes, and
+threads that spin while they wait for each other would take twice the time.
 """
 
 import os

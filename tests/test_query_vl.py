@@ -315,30 +315,32 @@ def test_the_error_for_a_run_without_heads_has_the_command(root: Path, tmp_path:
 
 
 def test_answers_with_images_of_another_kind_are_named(root: Path, tmp_path: Path) -> None:
-    """Every study is nearer to the training images than half of the held-out studies, but for the second answer."""
+    """The test split has the studies of the train split, the second answer three times as far away as all others."""
     copy = shutil.copytree(root, tmp_path / "root")
     run = copy / "train" / "checkpoints" / "tiny"
-    assert "atypical" not in ask(copy, SEVERE_LEFT, "--least", "0").stdout
-    second = json.loads(ask(copy, SEVERE_LEFT, "--json", "--least", "0").stdout)["answers"][1]
-    assert second["typicality"] is None
+    shutil.copytree(copy / "train" / "processed_data", copy / "test" / "processed_data")
+    asked = (SEVERE_LEFT, "--least", "0", "--split", "test")
     embeddings = read_embeddings(run / "embeddings" / "train", {})
-    dimensions = embeddings.image_ND.shape[1]
-    of_second = embeddings.table.study_N == second["study_id"]
-    moved = embeddings.image_ND.copy()
-    moved[of_second] *= 3
-    write_embeddings(run / "embeddings" / "train", replace(embeddings, image_ND=moved))
+    write_embeddings(run / "embeddings" / "test", embeddings)
+    assert "atypical" not in ask(copy, *asked).stdout
+    second = json.loads(ask(copy, *asked, "--json").stdout)["answers"][1]
+    assert second["typicality"] is None
+    moved_ND = embeddings.image_ND.copy()
+    moved_ND[embeddings.table.study_N == second["study_id"]] *= 3
+    write_embeddings(run / "embeddings" / "test", replace(embeddings, image_ND=moved_ND))
+    dimensions = moved_ND.shape[1]  # embeddings have the norm 1, which is their distance here
     known = Typicality(np.zeros((3, dimensions)), np.eye(dimensions), np.r_[np.full(15, 0.5), np.full(15, 2.0)])
     write_grader(run / "heads", replace(read_grader(run / "heads"), typicality={"tiny": known}))
-    answers = json.loads(ask(copy, SEVERE_LEFT, "--json", "--least", "0").stdout)["answers"]
+    answers = json.loads(ask(copy, *asked, "--json").stdout)["answers"]
     [rank] = [answer["rank"] for answer in answers if answer["study_id"] == second["study_id"]]
-    assert {answer["rank"]: answer["typicality"] for answer in answers} == {
-        answer["rank"]: pytest.approx(1 / 31 if answer["rank"] == rank else 16 / 31) for answer in answers
-    }
-    csv_file = tmp_path / "answers.csv"
-    done = ask(copy, SEVERE_LEFT, "--least", "0", "--csv", str(csv_file))
+    told = {answer["rank"]: answer["typicality"] for answer in answers}
+    assert told == {other: pytest.approx(1 / 31 if other == rank else 16 / 31) for other in told}
+    done = ask(copy, *asked, "--csv", str(tmp_path / "answers.csv"))
     assert f"atypical    answer {rank}: less typical images than 95 % of the held-out studies" in done.stdout
-    table = pd.read_csv(csv_file).groupby("rank")["typicality"].first()
+    table = pd.read_csv(tmp_path / "answers.csv").groupby("rank")["typicality"].first()
     assert table[rank] == pytest.approx(1 / 31, abs=1e-5)
+    seen = json.loads(ask(copy, SEVERE_LEFT, "--least", "0", "--split", "train", "--json").stdout)["answers"]
+    assert {answer["typicality"] for answer in seen} == {None}
 
 
 def test_an_index_of_other_heads_is_made_again_and_embeddings_of_another_model_are_refused(

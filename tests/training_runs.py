@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 REPOSITORY = Path(__file__).parents[1]
-ENVIRONMENT = {**os.environ, "HF_HOME": "/nonexistent"}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": "/nonexistent"}
 #: Columns of metrics.csv that are measured times.
 TIMED = ("sites_per_second", "evaluation_seconds")
 

@@ -5,11 +5,12 @@ calibrated, so that every study of the data set is predicted once, by a model th
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from data_prep.conversion.pairs import Dataset
+from data_prep.sites import Source
 from vl_model.baseline.baseline_files import baseline_log_probabilities
 from vl_model.baseline.crop_descriptors import CropDescriptors
 from vl_model.calibration.cross_fit import check_enough
@@ -109,12 +110,25 @@ def evaluate_run(
     others = predict_others(learning, embeddings, prompts)
     others[PLAIN_BASELINE] = baseline_log_probabilities(run.folder / "heads", split, embeddings, crops)
     raw = predict_raw(heads, split, embeddings, others)
-    in_use = embeddings if isinstance(found, str) else found.embeddings
-    typicality = learn_typicality(*embeddings.shown(split.train), *in_use.shown(split.held_out))
+    typicality = None
+    if (in_use := placed_as_new(embeddings, found, split.held_out.study_ids)) is not None:
+        typicality = learn_typicality(*embeddings.shown(split.train), *in_use.shown(split.held_out))
     if isinstance(found, str):
         return EvaluatedRun(run, split, heads, raw, found, {}, new, typicality)
     located = predict_raw(heads, split, found.embeddings)
     return EvaluatedRun(run, split, heads, raw, located, found.sources, new, typicality)
+
+
+def placed_as_new(embeddings: Embeddings, found: Located | str, held_out: Collection[int]) -> Embeddings | None:
+    """Return the embeddings of the held-out studies where new studies are graded; None if those places are not known.
+
+    Of studies without marks, those of the train split are such.
+    """
+    if isinstance(found, Located):
+        return found.embeddings
+    studies = set(held_out)
+    are_marked = any(row.source is Source.ANNOTATED and row.study_id in studies for row in embeddings.rows)
+    return None if are_marked else embeddings
 
 
 def predict_others(split: StudySplit, embeddings: Embeddings, prompts: TextEmbeddings) -> dict[str, Floats]:
@@ -157,7 +171,9 @@ def fit_on_all(
     heads = fit_heads(learning, embeddings, prompts.text_SCD, prompts.logit_scale)
     prior, constants = ColumnPrior().fit(labels), best_constants(labels)
     models = {run.name: heads}
-    grader = replace(theirs, models=models, prior=prior, fingerprint=run.fingerprint, constant_X3=constants)
+    grader = replace(
+        theirs, models=models, prior=prior, fingerprint=run.fingerprint, constant_X3=constants, typicality={}
+    )
     return grader, new
 
 

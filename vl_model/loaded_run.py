@@ -245,11 +245,11 @@ class LoadedRun:
                 ``if __name__ == "__main__":``, because the processes import it.
             batch_size: sites per forward pass.
             out: a folder for probabilities.csv (the returned table), studies.csv (the probabilities of any severe
-                canal stenosis and of any severe finding), submission.csv (metric-optimal probabilities), faults.csv
-                (everything that was skipped, repaired or guessed) and fallbacks.csv (the sites that were not graded
-                from all their views). The slices are kept there meanwhile, and without it in the system's
-                temporary folder ($TMPDIR). submission.csv is there before the first image is read, filled with the
-                best constants; studies take their place batch by batch.
+                canal stenosis and of any severe finding, and the typicality of the images), submission.csv
+                (metric-optimal probabilities), faults.csv (everything that was skipped, repaired or guessed) and
+                fallbacks.csv (the sites that were not graded from all their views). The slices are kept there
+                meanwhile, and without it in the system's temporary folder ($TMPDIR). submission.csv is there before the
+                first image is read, filled with the best constants; studies take their place batch by batch.
             keep: a name under which the studies are kept in the run's folder, with their slices and embeddings, so that
                 queries search them. It stands beside the names of the splits.
             overwrite: whether to replace what was kept under this name.

@@ -93,8 +93,6 @@ class NewStudies:
             kept = self._grade_batches(cohort, processed, placer, graded, models)
             study_ids = self._all_studies(cohort.study_ids)
             table = graded.table(study_ids, cohort.folder_names)
-            if sentence := typicality_sentence(graded.typicality(study_ids)):
-                print(sentence)
             if self.keep:
                 self.keep.complete(folder, _in_order_of(processed, kept))
             if self.out:
@@ -102,6 +100,8 @@ class NewStudies:
                     shutil.copyfile(processed / "faults.csv", partial)
                 write_probabilities(self.out / PROBABILITIES, table)
                 write_probabilities(self.out / STUDIES, study_table(table, graded))
+        if sentence := typicality_sentence(graded.typicality(study_ids), grader.typical_studies):
+            print(sentence)
         return table
 
     def _grade_batches(

@@ -1,7 +1,7 @@
 """The embeddings of a run: of a data set, of studies that were just converted, and of the zero-shot prompts.
 
 Those of the splits, of kept studies and of the prompts are written into the run's folder, and computed again only if
-they are of other weights, another data set or other prompts.
+they are of other weights, another data set or other prompts. torch is imported only for that.
 """
 
 from pathlib import Path
@@ -12,7 +12,6 @@ from data_prep.conversion.pairs import Dataset
 from data_prep.sites import SITES, Severity
 from prompts.render import zero_shot_prompts
 from vl_model.data.site_rows import group_sites
-from vl_model.evaluation.embed import embed_ensembles_and_wordings, embed_rows
 from vl_model.evaluation.embeddings import (
     Embeddings,
     TextEmbeddings,
@@ -33,6 +32,8 @@ def embed_dataset(
 
     Raises ValueError if its crops are not such as the run was made for.
     """
+    from vl_model.evaluation.embed import embed_rows
+
     run.check_crops(processed)
     rows = group_sites(dataset.pairs)
     image_ND, weight_NV = embed_rows(run.model, rows, open_crops(processed), batch_size, label, run.crops)
@@ -55,6 +56,8 @@ def kept_embeddings(run: LoadedRun, name: str, dataset: Dataset, processed: Path
 
 def embed_batch(run: LoadedRun, batch: StudyBatch, batch_size: int) -> Embeddings:
     """Compute the embeddings of all sites of converted studies."""
+    from vl_model.evaluation.embed import embed_rows
+
     rows = group_sites(batch.pairs)
     image_ND, weight_NV = embed_rows(run.model, rows, batch.crop_N3HW, batch_size, None, run.crops)
     return Embeddings(rows, image_ND, {"checkpoint": run.checkpoint}, weight_NV)
@@ -68,6 +71,8 @@ def prompt_embeddings(run: LoadedRun) -> TextEmbeddings:
     try:
         return read_text_embeddings(kept, expected)
     except ValueError:
+        from vl_model.evaluation.embed import embed_ensembles_and_wordings
+
         text_SCD, wording_WSCD = embed_ensembles_and_wordings(run.model, prompts)
         texts = TextEmbeddings(text_SCD, float(run.model.logit_scale()), expected, wording_WSCD)
     with keeping(kept):

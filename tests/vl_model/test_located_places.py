@@ -2,21 +2,25 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import eval_vl
 import prepare_data
 from data_prep.conversion.pairs import read_dataset
 from data_prep.phantom.cohort import write_cohort
-from data_prep.sites import SITES
+from data_prep.sites import SITES, Source
 from tests.data_prep.conversion.test_odd_studies import save_untrained_locator
 from tests.evaluated_root import run_here, write_run
 from vl_model import load_run
 from vl_model.calibration.calibrator import Calibrator
 from vl_model.data.site_table import full_table, site_table
+from vl_model.evaluated_runs import placed_as_new
+from vl_model.evaluation import typicality
 from vl_model.evaluation.embeddings import read_embeddings
 from vl_model.evaluation.known_labels import known_labels
 from vl_model.located_places import Located, embed_located
@@ -32,6 +36,8 @@ def root(tmp_path_factory: pytest.TempPathFactory, tiny_base: str) -> Path:
         assert run_here(prepare_data, ["--root", str(root), "--workers", "1", "--split", "train"], patch) == 0
         folds = sorted(read_dataset(root / "train" / "processed_data").fold_of.values())
         write_run(root, "first", tiny_base, folds[:2])
+        patch.setattr(typicality, "LEAST_HELD_OUT", 1)
+        patch.setattr(typicality, "_LEAST_SITES", 1)
         assert run_here(eval_vl, ["--root", str(root), "--run", "first", "--workers", "1"], patch) == 0
     return root
 
@@ -51,7 +57,8 @@ def test_held_out_studies_are_placed_and_graded_as_new_ones(root: Path, tmp_path
     assert len(studies) == 2 and studies == read_dataset(run.folder / "located").metadata["study_ids"]
     for study in studies:
         shutil.copytree(root / "dataset" / "train_images" / str(study), tmp_path / "images" / str(study))
-    new = run.grade(tmp_path / "images", series_descriptions=root / "dataset" / "train_series_descriptions.csv")
+    descriptions = root / "dataset" / "train_series_descriptions.csv"
+    new = run.grade(tmp_path / "images", series_descriptions=descriptions, out=tmp_path / "out")
     table = full_table(studies, site_table([]))
     prob_N3 = grader.predict_proba(table, [located], "calibrated")
     assert new[["normal_mild", "moderate", "severe"]].to_numpy() == pytest.approx(prob_N3, abs=1e-5)
@@ -66,6 +73,31 @@ def test_held_out_studies_are_placed_and_graded_as_new_ones(root: Path, tmp_path
         expected = Calibrator().fit(log_prob_M3, shown)
         assert np.allclose(grader.calibrators[head].slope_KF_, expected.slope_KF_, atol=1e-6)
         assert np.allclose(grader.calibrators[head].bias_KC_, expected.bias_KC_, atol=1e-6)
+
+    # They are as typical as the held-out studies are at these places, not at the marks.
+    known = grader.typicality["first"]
+    of_places, of_marks = (
+        np.sort(known.distances(*embeddings.shown(held_out))[1]) for embeddings in (located, run.embed("train"))
+    )
+    np.testing.assert_allclose(known.held_out_S, of_places, rtol=1e-9)
+    assert not np.allclose(of_places, of_marks, rtol=1e-3)
+    learned = run.embed("train").shown(labels.take(~labels.of_studies(studies)))
+    for condition in range(3):
+        mean_D = learned[1][learned[0].condition_N == condition].mean(axis=0)
+        np.testing.assert_allclose(known.mean_KD[condition], mean_D, atol=1e-6)
+    told = pd.read_csv(tmp_path / "out" / "studies.csv")["typicality"]
+    assert set((3 * told).round(6)) <= {1, 2, 3}
+
+
+def test_the_typicality_needs_the_places_of_new_studies(root: Path) -> None:
+    run = load_run(DataRoot(root), "first")
+    train = run.embed("train")
+    studies = train.table.study_ids
+    assert placed_as_new(train, "the locator saw them", studies) is None
+    rows = tuple(replace(row, source=Source.ATLAS) for row in train.rows)
+    unmarked = replace(train, rows=rows)
+    assert placed_as_new(unmarked, "no held-out study has marks", studies) is unmarked
+    assert placed_as_new(train, Located(unmarked, {}), studies) is unmarked
 
 
 def test_the_report_has_both_and_their_ratio(root: Path) -> None:

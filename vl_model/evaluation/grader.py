@@ -135,7 +135,10 @@ class Grader:
         return prob_SX3
 
     def typicality_of(self, study_ids: Sequence[int], embeddings: Sequence[Embeddings]) -> Floats:
-        """Return the typicality (S,) of each study's images, the mean over the models; nan if it cannot be told."""
+        """Return the typicality (S,) of each study's images; nan if it cannot be told.
+
+        That of several models is the mean of theirs, which is small less often than each of them.
+        """
         typicality_S = np.full(len(study_ids), np.nan)
         if not study_ids or any(run not in self.typicality for run in self.models):
             return typicality_S
@@ -145,7 +148,13 @@ class Grader:
             studies, distance_S = typicality.distances(own.table, own.image_ND)
             for study, value in zip(studies.tolist(), typicality.of_distances(distance_S).tolist(), strict=True):
                 told.setdefault(study, []).append(value)
-        return np.array([np.mean(told[study]) if study in told else np.nan for study in study_ids])
+        known = {study: round(float(np.mean(own)), 9) for study, own in told.items() if len(own) == len(self.models)}
+        return np.array([known.get(study, np.nan) for study in study_ids])
+
+    @property
+    def typical_studies(self) -> int:
+        """The number of held-out studies with which new ones are compared; the least of several models."""
+        return min((len(one.held_out_S) for one in self.typicality.values()), default=0)
 
     def prediction_sets(self, table: SiteTable, embeddings: Sequence[Embeddings], prob_N3: Floats, level: int) -> Bits:
         """Return the grades (N,) that each site may have at a level, as bits; all of them if no image shows the site.

@@ -1,16 +1,18 @@
 """How typical the images of a study are: whether the figures of a run can be expected to hold for it.
 
-A model grades any picture, also of a scanner or of a kind that it has never seen, and is often sure of it. So the
-embeddings of a study are compared with those of the training studies: the distance of a site is that of Mahalanobis to
-the mean of its condition, with the covariance that all conditions share (Lee et al. 2018, "A simple unified framework
-for detecting out-of-distribution samples and adversarial attacks"), and the distance of a study is the mean over its
-sites. The typicality of a study is the share of the held-out studies that lie at least as far away, itself included: a
-conformal p-value (Bates et al. 2023, "Testing for outliers with conformal p-values"). Of studies like the held-out ones
-5 % have a typicality of at most 0.05.
+A model grades any picture, also of a scanner or of a kind that it has never seen, and is often sure of it. So this is
+out-of-distribution detection: the embeddings of a study are compared with those of the training studies. The distance
+of a site is that of Mahalanobis to the mean of its condition, with the covariance that all conditions share (Lee et al.
+2018, "A simple unified framework for detecting out-of-distribution samples and adversarial attacks"), and the distance
+of a study is the mean over its sites. The typicality of a study is (1 + f) / (1 + n) if f of n held-out studies lie at
+least as far away: a conformal p-value (Bates et al. 2023, "Testing for outliers with conformal p-values"). Of studies
+like the held-out ones at most 5 % have a typicality of at most 0.05. Rare grades lie far away too, so that a cohort
+with more severe studies is less typical, however its images look.
 
 Legend: N rows, S studies, K conditions, D embedding.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,12 +22,12 @@ from numpy.typing import NDArray
 from data_prep.sites import Condition
 from vl_model.data.site_table import Floats, Ints, SiteTable
 
-#: A study with a typicality of at most this is called atypical, and so is this share of the held-out studies.
+#: A study with a typicality of at most this is called atypical: at most this share of studies like the held-out ones.
 ATYPICAL = 0.05
-#: Of so few held-out studies none could be atypical.
+#: With fewer held-out studies none could be atypical.
 LEAST_HELD_OUT = round(1 / ATYPICAL) - 1
-#: So many atypical studies are told to be of another kind if chance gives as many with at most this probability.
-CHANCE = 0.01
+#: The significance level at which there are more atypical studies than among studies like the held-out ones.
+SIGNIFICANT = 0.01
 #: The least and the largest number of training sites to learn from; a share of more is taken at even intervals.
 _LEAST_SITES, _MOST_SITES = 50, 20_000
 
@@ -52,15 +54,13 @@ class Typicality:
         typicality_S: Floats = (1 + farther_S) / (1 + len(self.held_out_S))
         return typicality_S
 
-    def arrays(self) -> dict[str, NDArray[np.float32]]:
+    def arrays(self) -> dict[str, Floats]:
         """Return the fields, as they are saved."""
-        fields = {"mean_KD": self.mean_KD, "whitening_DD": self.whitening_DD, "held_out_S": self.held_out_S}
-        return {name: array.astype(np.float32) for name, array in fields.items()}
+        return {"mean_KD": self.mean_KD, "whitening_DD": self.whitening_DD, "held_out_S": self.held_out_S}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[np.float32]]) -> "Typicality":
-        names = ("mean_KD", "whitening_DD", "held_out_S")
-        return cls(*(np.asarray(arrays[name], dtype=np.float64) for name in names))
+    def from_arrays(cls, arrays: Mapping[str, Floats]) -> "Typicality":
+        return cls(arrays["mean_KD"], arrays["whitening_DD"], arrays["held_out_S"])
 
 
 def learn_typicality(
@@ -81,8 +81,10 @@ def learn_typicality(
     residual_ND = train_ND[used] - mean_KD[train.condition_N[used]]
     if not residual_ND.any():
         return None
-    covariance = LedoitWolf(assume_centered=True).fit(residual_ND)
-    whitening_DD = np.linalg.cholesky(covariance.precision_)
+    try:
+        whitening_DD = np.linalg.cholesky(LedoitWolf(assume_centered=True).fit(residual_ND).precision_)
+    except np.linalg.LinAlgError:  # the embeddings vary in a few directions alone
+        return None
     studies, distance_S = _distances(held_out, held_out_MD, mean_KD, whitening_DD)
     return Typicality(mean_KD, whitening_DD, np.sort(distance_S)) if len(studies) >= LEAST_HELD_OUT else None
 
@@ -97,18 +99,26 @@ def _distances(
     return studies, np.bincount(study_N, distance_N, len(studies)) / np.bincount(study_N, minlength=len(studies))
 
 
-def typicality_sentence(typicality_S: Floats) -> str:
-    """Return what is told of some studies; nothing if the typicality of none is known (nan)."""
+def typicality_sentence(typicality_S: Floats, held_out_studies: int) -> str:
+    """Return what is told of some studies; nothing if the typicality of none is known (nan).
+
+    held_out_studies: the number of those that they were compared with.
+
+    Studies that are compared with the same held-out studies are not independent: if k of n held-out studies can lie
+    farther away than an atypical study, the number of atypical ones is beta-binomial with k and n + 1 - k.
+    """
+    from scipy.stats import betabinom  # it takes a second, and queries import this module
+
     known_S = typicality_S[np.isfinite(typicality_S)]
     if not len(known_S):
         return ""
     atypical = int((known_S <= ATYPICAL).sum())
     sentence = (
         f"{atypical} of {len(known_S)} studies {'has' if atypical == 1 else 'have'} less typical images than "
-        f"{1 - ATYPICAL:.0%} of the held-out studies ({ATYPICAL:.0%} are expected)"
+        f"{1 - ATYPICAL:.0%} of the held-out studies (at most {ATYPICAL:.0%} are expected)"
     ).replace("%", " %")
-    from scipy.special import bdtrc  # queries import this module, and scipy takes long
-
-    if not atypical or bdtrc(atypical - 1, len(known_S), ATYPICAL) > CHANCE:
+    first = math.floor(ATYPICAL * (held_out_studies + 1))
+    by_chance = betabinom(len(known_S), first, held_out_studies + 1 - first).sf(atypical - 1)
+    if by_chance > SIGNIFICANT:
         return sentence
-    return f"{sentence}: nothing that was measured on the held-out studies can be expected to hold for them"
+    return f"{sentence}: what was measured on the held-out studies may not hold for studies with such images"

@@ -222,7 +222,7 @@ def _build(files: SegmentFiles, digests: Mapping[str, str]) -> Segment:
         fingerprint=digests,
         set_N=grader.prediction_sets(embeddings.table, [embeddings], prob_N3, SET_LEVEL),
         answers_of=_study_answers(grader, dataset.study_ids, embeddings),
-        typicality_of=_typicality(grader, sorted(set(dataset.study_ids) - set(seen)), embeddings),
+        typicality_of={} if files.name == "train" else _typicality(grader, dataset.study_ids, embeddings),
     )
 
 
@@ -240,5 +240,8 @@ def _study_answers(grader: "Grader", study_ids: Sequence[int], embeddings: "Embe
 
 
 def _typicality(grader: "Grader", study_ids: Sequence[int], embeddings: "Embeddings") -> dict[int, float]:
-    """Return the typicality of studies that the model was not trained on."""
+    """Return the typicality of new studies.
+
+    Those of the train split were learned from, or are what new studies are compared with.
+    """
     return dict(zip(study_ids, grader.typicality_of(study_ids, [embeddings]).tolist(), strict=True))

@@ -69,8 +69,7 @@ class Segment:
             or where the set is empty.
         answers_SQ: float64, the calibrated probability of each question about the whole study, in the order of
             `calibration.study_answers.QUESTIONS`; NaN where the heads know of no answer.
-        typicality_S: float64, the typicality of the study's images; NaN where it is not known, and of studies that the
-            model was trained on.
+        typicality_S: float64, the typicality of the study's images; NaN where it is not known, and of the train split.
         vector_XSD: float32, L2-normalised embeddings; 0 where no image shows the site. One site is one block.
         label_SX: int8, the known severity; -1 if there is none.
         evidence_SX2: Records of `EVIDENCE`, in the order of `Site.views`: first the view that readers mark.

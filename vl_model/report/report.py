@@ -15,7 +15,7 @@ from data_prep.sites import Severity, View
 from vl_model.evaluation.grader import HEADS, KINDS
 from vl_model.report.curve_plots import answer_plot, question_words, rank_plot
 from vl_model.report.example_sites import ExampleSite, tile_as_png
-from vl_model.report.figure_words import known, number, share, span, times
+from vl_model.report.number_words import known, number, share, span, times
 from vl_model.report.plots import (
     BLUE,
     GREY,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from data_prep.sites import Condition
 from vl_model.report.curve_plots import question_words
-from vl_model.report.figure_words import area_words, interval_words, number, share
+from vl_model.report.number_words import area_words, interval_words, number, share
 from vl_model.report.report_content import Json
 from vl_model.report.report_text import (
     HEAD_WORDS,

@@ -28,7 +28,7 @@ from vl_model.evaluation.embeddings import Embeddings
 from vl_model.evaluation.grader import KINDS, read_grader, write_grader
 from vl_model.evaluation.predictions import read_predictions, write_predictions
 from vl_model.report.example_sites import choose_example_sites, tile_as_png
-from vl_model.report.figure_words import number
+from vl_model.report.number_words import number
 from vl_model.report.report import write_report
 from vl_model.report.report_content import baseline_block, compare_runs, held_out_metrics
 from vl_model.report.report_text import baseline_loss, percent, report_text

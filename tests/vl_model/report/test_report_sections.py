@@ -20,7 +20,7 @@ from vl_model.evaluation.label_ranking import rank_suspect_labels
 from vl_model.evaluation.predictions import read_predictions, write_predictions
 from vl_model.report.example_sites import choose_example_sites
 from vl_model.report.failures import failures_block
-from vl_model.report.figure_words import number, share, times
+from vl_model.report.number_words import number, share, times
 from vl_model.report.report import PLANTED_SHARE, write_report
 from vl_model.report.report_content import baseline_block, curves_block, held_out_metrics
 from vl_model.report.report_text import percent

@@ -77,7 +77,7 @@ class Evaluation:
     joined: bool
 
     @property
-    def new(self) -> "list[Embeddings]":
+    def new(self) -> list[Embeddings]:
         """The embeddings of the test split by each run; empty if there is none."""
         return [one.new for one in self.runs if one.new is not None]
 
@@ -141,12 +141,26 @@ def evaluate_runs(
     grader = fit_grader(models, located or raw, graded, best, fingerprint, in_use, typicality)
     baseline = cross_fit_kinds(raw.log_prob_N3[PLAIN_BASELINE], raw, seed)
     return Evaluation(
-        *(root, name, train, labels, crops, evaluated, raw, held_out, in_use, sources, why_not_located),
-        *(best, grader, baseline, seed, joined),
+        root=root,
+        name=name,
+        train=train,
+        labels=labels,
+        crops=crops,
+        runs=evaluated,
+        raw=raw,
+        held_out=held_out,
+        in_use=in_use,
+        sources=sources,
+        why_not_located=why_not_located,
+        best=best,
+        grader=grader,
+        baseline=baseline,
+        seed=seed,
+        joined=joined,
     )
 
 
-def report_content(evaluation: Evaluation, settings: Json, other: tuple[str, Predictions] | None) -> Json:
+def report_of(evaluation: Evaluation, settings: Json, other: tuple[str, Predictions] | None) -> Json:
     """Return the content of ``report.json``.
 
     Args:
