@@ -1,4 +1,4 @@
-"""Figures in words, as the page writes them: with fixed digits, a minus sign, and a dash for what is not known."""
+"""Numbers in words, as the page writes them: with fixed digits, a minus sign, and a dash for what is not known."""
 
 from collections.abc import Sequence
 

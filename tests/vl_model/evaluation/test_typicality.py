@@ -1,12 +1,18 @@
 """The typicality of studies, against a slow version and against what its definition promises."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf_shrinkage
 
 from data_prep.sites import SITES, Condition, Severity
+from tests.vl_model.queries.indexed_run import write_indexed_root
 from vl_model.data.site_table import CONDITION_OF_SITE, SiteTable, full_table, site_table
+from vl_model.evaluation.embeddings import read_embeddings
+from vl_model.evaluation.grader import read_grader, write_grader
 from vl_model.evaluation.typicality import ATYPICAL, SIGNIFICANT, Typicality, learn_typicality, typicality_sentence
 
 DIMENSIONS = 6
@@ -147,3 +153,35 @@ def test_what_is_saved_tells_the_same() -> None:
     new = studies(9000, 50, 5)
     np.testing.assert_array_equal(read.distances(*new)[1], typicality.distances(*new)[1])
     np.testing.assert_array_equal(read.held_out_S, typicality.held_out_S)
+
+
+def test_joined_runs_tell_the_mean_over_their_models(tmp_path: Path) -> None:
+    """Saved and read again; a study that one of the models cannot tell of is not told."""
+    run = write_indexed_root(tmp_path)
+    embeddings = read_embeddings(run / "embeddings" / "train", {})
+    alone = read_grader(run / "heads")
+    [heads] = alone.models.values()
+    mean_KD = np.zeros((3, 6))
+    blind_KD = np.where(np.arange(3)[:, None] == 0, mean_KD, np.nan)  # knows canal sites alone
+    near, far = (
+        Typicality(mean_KD, np.eye(6), np.sort(np.r_[np.full(15, low), np.full(15, 9.0)])) for low in (0.5, 2.0)
+    )
+    blind = Typicality(blind_KD, np.eye(6), far.held_out_S)
+    studies, own = embeddings.table.study_ids, [embeddings, embeddings]
+    for second, expected in ((far, (16 / 31 + 1) / 2), (near, 16 / 31)):
+        joined = replace(alone, models={"a-0": heads, "a-1": heads}, typicality={"a-0": near, "a-1": second})
+        write_grader(tmp_path / "heads", joined)
+        read = read_grader(tmp_path / "heads")
+        assert read.typicality_of(studies, own).tolist() == pytest.approx([expected] * len(studies))
+        assert read.typical_studies == 30
+    lacking = replace(joined, typicality={"a-0": near})
+    assert np.isnan(lacking.typicality_of(studies, own)).all()
+    partly = replace(joined, typicality={"a-0": near, "a-1": blind})
+    foraminal = replace(
+        embeddings,
+        rows=tuple(row for row in embeddings.rows if row.site.condition is Condition.NEURAL_FORAMINAL_NARROWING),
+        image_ND=embeddings.image_ND[embeddings.table.condition_N == 1],
+        weight_NV=None,
+    )
+    assert np.isnan(partly.typicality_of(studies, [foraminal, foraminal])).all()
+    assert np.isfinite(near.of_distances(near.distances(foraminal.table, foraminal.image_ND)[1])).all()
