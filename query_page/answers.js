@@ -15,7 +15,8 @@ export function card(answer, { showTruth, session, open }) {
   button.addEventListener("click", () => open(answer));
   const words = document.createElement("div");
   words.append(button, paragraph(chance(answer), answer.probability == null ? "small" : "chance"), paragraph(factsOf(answer), "small"));
-  if (typicalityWords(answer)) words.append(paragraph(typicalityWords(answer), "small doubt"));
+  const doubt = typicalityWords(answer);
+  if (doubt) words.append(paragraph(doubt, "small doubt"));
   if (showTruth && answer.matches != null) words.append(paragraph(answer.matches ? "its known grades match" : "its known grades do not match", "small"));
   head.append(thumbnail(answer), words);
   item.append(head, ...answer.sites.map((site) => siteBars(site, showTruth)));

@@ -51,18 +51,19 @@ from workspace.layout import DataRoot
 class Evaluation:
     """What is known of one run, or of the runs of all folds together, after its held-out studies were graded.
 
-    name: of the run, or of the joined runs. train: the data set; labels: its known grades. crops: its crops.
-    runs: the evaluated runs. raw: their predictions at the places of the data set, joined; held_out: the same,
-    cross-fitted. in_use: as held_out, at places as in use if these are known. sources: the sites there by what placed
-    them; why_not_located: the reason in words if they are not known. best: the head of the submission. grader: for new
-    studies. baseline: the plain baseline's probabilities. seed: of the cross-fitting groups. joined:
-    whether the runs are those of all folds.
+    name: of the run, or of the joined runs. train: the data set; labels: its known grades; graded: those that the runs
+    together learned from. crops: its crops. runs: the evaluated runs. raw: their predictions at the places of the data
+    set, joined; held_out: the same, cross-fitted. in_use: as held_out, at places as in use if these are known. sources:
+    the sites there by what placed them; why_not_located: the reason in words if they are not known. best: the head of
+    the submission. grader: for new studies. baseline: the plain baseline's probabilities. seed: of the cross-fitting
+    groups. joined: whether the runs are those of all folds.
     """
 
     root: DataRoot
     name: str
     train: Dataset
     labels: SiteTable
+    graded: SiteTable
     crops: NDArray[np.uint8]
     runs: Sequence[EvaluatedRun]
     raw: RawHeldOut
@@ -145,6 +146,7 @@ def evaluate_runs(
         name=name,
         train=train,
         labels=labels,
+        graded=graded,
         crops=crops,
         runs=evaluated,
         raw=raw,
@@ -172,7 +174,6 @@ def report_of(evaluation: Evaluation, settings: Json, other: tuple[str, Predicti
     labels, processed = evaluation.labels, evaluation.root.processed("train")
     suspects, ranked = evaluation.suspects
     not_ranked = len(set(labels.take(labels.labelled_N).study_ids) - set(held_out.table.study_ids))
-    graded = labels if evaluation.joined else runs[0].split.train
     facts = site_facts(evaluation.train, held_out.table, processed / "slices.csv")
     report: dict[str, Any] = {
         "schema_version": REPORT_SCHEMA_VERSION,
@@ -180,7 +181,7 @@ def report_of(evaluation: Evaluation, settings: Json, other: tuple[str, Predicti
         "head": best,
         "fingerprint": evaluation.grader.fingerprint,
         "held_out_folds": evaluation.held_out_folds,
-        "training_studies": len(graded.study_ids),
+        "training_studies": len(evaluation.graded.study_ids),
         "fold_runs": fold_blocks(runs) if evaluation.joined else None,
         "settings": settings,
         "training_settings": runs[0].run.record.settings,

@@ -100,7 +100,7 @@ class NewStudies:
                     shutil.copyfile(processed / "faults.csv", partial)
                 write_probabilities(self.out / PROBABILITIES, table)
                 write_probabilities(self.out / STUDIES, study_table(table, graded))
-        if sentence := typicality_sentence(graded.typicality(study_ids), grader.typical_studies):
+        if sentence := typicality_sentence(graded.typicality(study_ids), grader.compared_studies):
             print(sentence)
         return table
 

@@ -152,7 +152,7 @@ class Grader:
         return np.array([known.get(study, np.nan) for study in study_ids])
 
     @property
-    def typical_studies(self) -> int:
+    def compared_studies(self) -> int:
         """The number of held-out studies with which new ones are compared; the least of several models."""
         return min((len(one.held_out_S) for one in self.typicality.values()), default=0)
 

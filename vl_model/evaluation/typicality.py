@@ -14,7 +14,7 @@ Legend: N rows, S studies, K conditions, D embedding.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,8 @@ from vl_model.data.site_table import Floats, Ints, SiteTable
 
 #: A study with a typicality of at most this is called atypical: at most this share of studies like the held-out ones.
 ATYPICAL = 0.05
+#: What is told of such a study.
+ATYPICAL_WORDS = f"less typical images than {100 * (1 - ATYPICAL):.0f} % of the held-out studies"
 #: With fewer held-out studies none could be atypical.
 LEAST_HELD_OUT = round(1 / ATYPICAL) - 1
 #: The significance level at which there are more atypical studies than among studies like the held-out ones.
@@ -46,7 +48,11 @@ class Typicality:
 
     def distances(self, table: SiteTable, image_ND: NDArray[np.float32]) -> tuple[Ints, Floats]:
         """Return the studies (S,) with a site of a known condition, ascending, and their distances."""
-        return _distances(table, image_ND, self.mean_KD, self.whitening_DD)
+        known_N = np.isfinite(self.mean_KD[:, 0])[table.condition_N]
+        table, image_ND = table.take(known_N), image_ND[known_N]
+        distance_N = np.linalg.norm((image_ND - self.mean_KD[table.condition_N]) @ self.whitening_DD, axis=1)
+        studies, study_N = np.unique(table.study_N, return_inverse=True)
+        return studies, np.bincount(study_N, distance_N, len(studies)) / np.bincount(study_N, minlength=len(studies))
 
     def of_distances(self, distance_S: Floats) -> Floats:
         """Return the typicality (S,) of studies at some distances."""
@@ -85,18 +91,9 @@ def learn_typicality(
         whitening_DD = np.linalg.cholesky(LedoitWolf(assume_centered=True).fit(residual_ND).precision_)
     except np.linalg.LinAlgError:  # the embeddings vary in a few directions alone
         return None
-    studies, distance_S = _distances(held_out, held_out_MD, mean_KD, whitening_DD)
-    return Typicality(mean_KD, whitening_DD, np.sort(distance_S)) if len(studies) >= LEAST_HELD_OUT else None
-
-
-def _distances(
-    table: SiteTable, image_ND: NDArray[np.float32], mean_KD: Floats, whitening_DD: Floats
-) -> tuple[Ints, Floats]:
-    known_N = np.isfinite(mean_KD[:, 0])[table.condition_N]
-    table, image_ND = table.take(known_N), image_ND[known_N]
-    distance_N = np.linalg.norm((image_ND - mean_KD[table.condition_N]) @ whitening_DD, axis=1)
-    studies, study_N = np.unique(table.study_N, return_inverse=True)
-    return studies, np.bincount(study_N, distance_N, len(studies)) / np.bincount(study_N, minlength=len(studies))
+    learned = Typicality(mean_KD, whitening_DD, np.zeros(0))
+    _, distance_S = learned.distances(held_out, held_out_MD)
+    return replace(learned, held_out_S=np.sort(distance_S)) if len(distance_S) >= LEAST_HELD_OUT else None
 
 
 def typicality_sentence(typicality_S: Floats, held_out_studies: int) -> str:
@@ -114,9 +111,9 @@ def typicality_sentence(typicality_S: Floats, held_out_studies: int) -> str:
         return ""
     atypical = int((known_S <= ATYPICAL).sum())
     sentence = (
-        f"{atypical} of {len(known_S)} studies {'has' if atypical == 1 else 'have'} less typical images than "
-        f"{1 - ATYPICAL:.0%} of the held-out studies (at most {ATYPICAL:.0%} are expected)"
-    ).replace("%", " %")
+        f"{atypical} of {len(known_S)} studies {'has' if atypical == 1 else 'have'} {ATYPICAL_WORDS} "
+        f"(at most {100 * ATYPICAL:.0f} % are expected)"
+    )
     first = math.floor(ATYPICAL * (held_out_studies + 1))
     by_chance = betabinom(len(known_S), first, held_out_studies + 1 - first).sf(atypical - 1)
     if by_chance > SIGNIFICANT:

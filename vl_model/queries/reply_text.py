@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from prompts.tree import Query
-from vl_model.evaluation.typicality import ATYPICAL
+from vl_model.evaluation.typicality import ATYPICAL, ATYPICAL_WORDS
 from vl_model.queries.buckets import SET_LEVEL
 from vl_model.queries.estimates import Estimate
 from vl_model.queries.reply import Reply
@@ -35,8 +35,7 @@ def _atypical_lines(reply: Reply) -> list[str]:
     if not ranks:
         return []
     which = f"{'answer' if len(ranks) == 1 else 'answers'} {', '.join(ranks)}"
-    words = f"{which}: less typical images than {1 - ATYPICAL:.0%} of the held-out studies".replace("%", " %")
-    return ["", f"atypical    {words}; the probabilities may be wrong"]
+    return ["", f"atypical    {which}: {ATYPICAL_WORDS}; the probabilities may be wrong"]
 
 
 def reading_lines(reply: Reply) -> list[str]:

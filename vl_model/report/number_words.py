@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from vl_model.report.report_content import Json
 
-_DASH, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+_DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
@@ -12,7 +12,7 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     if value is None:
         return _DASH
     value = round(value, digits) + 0.0  # never minus zero
-    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", _MINUS)
+    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", MINUS)
 
 
 def share(value: float) -> str:

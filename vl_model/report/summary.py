@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from data_prep.sites import Condition
 from vl_model.report.curve_plots import question_words
-from vl_model.report.number_words import area_words, interval_words, number, share
+from vl_model.report.number_words import MINUS, area_words, interval_words, number, share
 from vl_model.report.report_content import Json
 from vl_model.report.report_text import (
     HEAD_WORDS,
@@ -17,8 +17,6 @@ from vl_model.report.report_text import (
     measure,
     missing_parts,
 )
-
-_MINUS = "\N{MINUS SIGN}"
 
 
 def summary(report: Json) -> list[str]:
@@ -90,9 +88,9 @@ def _places(report: Json) -> str:
 def _against_baseline(report: Json) -> str:
     """Return one sentence: where the head of the submission loses to the plain baseline, or that it does nowhere."""
     if loss := baseline_loss(report):
-        return loss.replace("-", _MINUS)
+        return loss.replace("-", MINUS)
     difference = report["plain_baseline"]["heads_minus_baseline"][report["head"]]
-    words = differences(difference).replace("-", _MINUS)
+    words = differences(difference).replace("-", MINUS)
     return f"The {HEAD_WORDS[report['head']]} minus the plain baseline, which uses no network, is {words}."
 
 

@@ -173,7 +173,7 @@ def test_joined_runs_tell_the_mean_over_their_models(tmp_path: Path) -> None:
         write_grader(tmp_path / "heads", joined)
         read = read_grader(tmp_path / "heads")
         assert read.typicality_of(studies, own).tolist() == pytest.approx([expected] * len(studies))
-        assert read.typical_studies == 30
+        assert read.compared_studies == 30
     lacking = replace(joined, typicality={"a-0": near})
     assert np.isnan(lacking.typicality_of(studies, own)).all()
     partly = replace(joined, typicality={"a-0": near, "a-1": blind})
