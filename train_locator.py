@@ -23,7 +23,7 @@ from runs.processes.launch import Launch, check_launch, follow, own_rank, set_en
 from runs.run_folder import hold_run, prepare_run
 from runs.settings import OptimizationSettings, RunSettings
 from workspace.cli import run_command
-from workspace.layout import DataRoot, data_root
+from workspace.layout import DataRoot, data_root, home_expanded
 from workspace.setting_types import NonNegativeNumber, PositiveInteger, PositiveNumber, Share
 from workspace.settings_parser import plain_settings, read_settings
 
@@ -61,6 +61,10 @@ class Settings:
     """The number of steps. Each step takes one batch of sagittal and one batch of axial images."""
     per_device_train_batch_size: PositiveInteger = 16
     """The number of sagittal images per process and step; it is also the number of axial images."""
+    base: str | None = None
+    """The folder of a base that python -m vl_model.towers.packaged_bases made. Its EfficientNet-Lite0, with the weights
+    of ImageNet, then reads the sagittal images, and only what follows it is trained. By default a smaller network is
+    trained from random weights."""
     held_out_folds: tuple[int, ...] = (0,)
     """The folds whose studies the locator is not trained on."""
     show: PositiveInteger | None = field(default=None, metadata={"without_value": 10})
@@ -102,6 +106,7 @@ def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
         held_out_folds=settings.held_out_folds,
         seed=session.seed,
         settings=plain_settings(settings),
+        base=None if settings.base is None else home_expanded(settings.base, "base"),
     )
     run_training(training, session, launch, run, logs, trackers)
 

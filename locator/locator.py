@@ -34,6 +34,7 @@ from locator.detections import (
     sagittal_detections,
     spine_pose,
 )
+from locator.encoders import ENCODERS, SMALL, Encoder
 from locator.files import ATLAS, LOCATOR, SCHEMA_VERSION, WEIGHTS
 from locator.knowledge import EVERYTHING, Knowledge, read_knowledge
 from locator.level_evidence import NO_DIRECTION, SHIFTS, UNSHIFTED, LevelCalibration, level_scores, shifted
@@ -290,6 +291,7 @@ class Locator:
         self.atlas.save(folder / ATLAS)
         content = {
             "schema_version": SCHEMA_VERSION,
+            "sagittal_encoder": self.network.sagittal.encoder.name,
             "weights_sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
             "prior": {
                 "studies": self.prior.studies,
@@ -328,10 +330,10 @@ def _lowest_visible_mm(image: SliceImage) -> float:
     return float(image.frame.to_patient(((image.frame.shape[1] - 1) / 2, rows[-1]))[2]) if len(rows) else np.inf
 
 
-def new_network() -> LocatorNetwork:
+def new_network(sagittal_encoder: Encoder = SMALL) -> LocatorNetwork:
     """Return networks with random weights."""
-    pixels = [height * width for height, width in (SAGITTAL_SHAPE, AXIAL_SHAPE)]
-    return to_channels_last(LocatorNetwork(*pixels))
+    sagittal, axial = (height * width for height, width in (SAGITTAL_SHAPE, AXIAL_SHAPE))
+    return to_channels_last(LocatorNetwork(sagittal, axial, sagittal_encoder))
 
 
 def load_locator(folder: Path) -> Locator:
@@ -353,9 +355,10 @@ def load_locator(folder: Path) -> Locator:
         if calibration and not calibration.is_valid:
             raise ValueError(f"the calibration of the level confidence is {levels}; its numbers should be positive")
         knowledge = read_knowledge(content.get("knows"))
+        encoder = ENCODERS[content.get("sagittal_encoder", SMALL.name)]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / LOCATOR}: not a locator ({error}); train_locator.py writes it") from None
-    network = new_network()
+    network = new_network(encoder)
     load_weights(network, folder / WEIGHTS)
     return Locator(network.eval(), spine_prior, atlas_of(folder), deviation, scale, calibration, knowledge)
 

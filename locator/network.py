@@ -1,9 +1,9 @@
 """The locator's two networks: slice images -> for each landmark a heatmap, and the probability that it is absent.
 
-Both are U-Nets with a small encoder. The possible outcomes of a channel are the pixels of the image and one more,
-"absent". One softmax runs over all of them (cross-entropy over pixels, not regression of coordinates). The sum of a
-heatmap is therefore the probability that the landmark lies in this slice, and the heatmap's width expresses how
-uncertain the position is.
+Both are U-Nets; `locator.encoders` has their encoders. The possible outcomes of a channel are the pixels of the image
+and one more, "absent". One softmax runs over all of them (cross-entropy over pixels, not regression of coordinates).
+The sum of a heatmap is therefore the probability that the landmark lies in this slice, and the heatmap's width
+expresses how uncertain the position is.
 
 Dimensions: B images, C channels (landmarks), P = H * W + 1 outcomes, H and W pixels.
 """
@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data_prep.sites import Condition, Level, Side, Site
+from locator.encoders import SMALL, Encoder
 
 #: Landmarks of a sagittal slice: per level the canal, and the foramen of the side on which the slice lies.
 SAGITTAL_CHANNELS = tuple(
@@ -36,9 +37,7 @@ AXIAL_CHANNELS = (
 #: For each axial channel, the channel of the same landmark on the other side.
 MIRRORED_AXIAL = (0, 2, 1, 4, 3)
 
-ENCODER, ENCODER_DEPTH, DECODER_CHANNELS = "tu-mobilenetv3_small_100", 4, (64, 48, 32, 16)
-#: Number of the encoder's stages that are needed for that depth.
-ENCODER_STAGES = 4
+ENCODER_DEPTH, DECODER_CHANNELS = 4, (64, 48, 32, 16)
 
 
 def axial_site(channel: int, level: Level) -> Site:
@@ -49,10 +48,11 @@ def axial_site(channel: int, level: Level) -> Site:
 class HeatmapNetwork(nn.Module):
     """U-Net from images to the logits of each channel's pixels and of its outcome "absent"."""
 
-    def __init__(self, channels: int, pixels: int) -> None:
+    def __init__(self, channels: int, pixels: int, encoder: Encoder = SMALL) -> None:
         super().__init__()
+        self.encoder = encoder
         self.unet = smp.Unet(
-            ENCODER,
+            f"tu-{encoder.name}",
             encoder_depth=ENCODER_DEPTH,
             encoder_weights=None,
             decoder_channels=DECODER_CHANNELS,
@@ -60,9 +60,19 @@ class HeatmapNetwork(nn.Module):
             classes=channels,
         )
         # The later stages do not contribute to the output: their weights would have no gradient, which fails under DDP.
-        del self.unet.encoder.model.blocks[ENCODER_STAGES:]
+        del self.unet.encoder.model.blocks[encoder.stages :]
         # At initialisation all pixels have about equal logits; this makes "present" and "absent" equally probable.
         self.absent_C = nn.Parameter(torch.full((channels,), float(pixels)).log())
+
+        if encoder.is_pretrained:
+            self.unet.encoder.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "HeatmapNetwork":
+        """Switch to training; a pretrained encoder keeps its weights and its batch statistics."""
+        super().train(mode)
+        if self.encoder.is_pretrained:
+            self.unet.encoder.eval()
+        return self
 
     def forward(self, image_B3HW: Tensor) -> Tensor:
         """Return logits, (B, C, H * W + 1); the last one is that of "absent"."""
@@ -82,9 +92,9 @@ class LocatorNetwork(nn.Module):
     If the training data shows one orientation only, the other network keeps its random weights and is not used.
     """
 
-    def __init__(self, sagittal_pixels: int, axial_pixels: int) -> None:
+    def __init__(self, sagittal_pixels: int, axial_pixels: int, sagittal_encoder: Encoder = SMALL) -> None:
         super().__init__()
-        self.sagittal = HeatmapNetwork(len(SAGITTAL_CHANNELS), sagittal_pixels)
+        self.sagittal = HeatmapNetwork(len(SAGITTAL_CHANNELS), sagittal_pixels, sagittal_encoder)
         self.axial = HeatmapNetwork(len(AXIAL_CHANNELS), axial_pixels)
 
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:

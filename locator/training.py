@@ -1,6 +1,7 @@
 """The training of a locator, from marked studies to ``final/`` and the report of its held-out errors."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -8,6 +9,7 @@ from tqdm import tqdm
 
 from locator.batches import ImageBatches
 from locator.calibration import HeldOutStudy, calibrate, detect_held_out
+from locator.encoders import PRETRAINED, SMALL, load_pretrained
 from locator.knowledge import Knowledge
 from locator.learning_set import LearningSet
 from locator.locator import Locator, new_network
@@ -34,6 +36,7 @@ class LocatorTraining:
         held_out_folds: the folds that the studies were divided by.
         seed: of every random choice.
         settings: the resolved settings, to be recorded.
+        base: the folder of a base whose image tower is the encoder of sagittal images; None for a small encoder.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class LocatorTraining:
         held_out_folds: Sequence[int],
         seed: int,
         settings: dict[str, Any],
+        base: Path | None = None,
     ) -> None:
         self.studies = studies
         self.steps = steps
@@ -56,14 +60,19 @@ class LocatorTraining:
         self.held_out_folds = held_out_folds
         self.seed = seed
         self.settings = settings
+        self.base = base
         self.dataset_fingerprint = studies.fingerprint
         self.facts: dict[str, Any] = {}
 
     def build_model(self) -> LocatorNetwork:
-        """Return the untrained network."""
-        return new_network()
+        """Return the untrained network. Raises SettingError if the base has no such image tower."""
+        if self.base is None:
+            return new_network()
+        network = new_network(PRETRAINED)
+        load_pretrained(network.sagittal.unet.encoder.model, self.base)
+        return network
 
-    def plan(self, model: LocatorNetwork, processes: int) -> dict[str, Any]:  # noqa: ARG002
+    def plan(self, model: LocatorNetwork, processes: int) -> dict[str, Any]:
         """Return the settings and fingerprints that a resumed run must share with its checkpoint."""
         return {
             "seed": self.seed,
@@ -72,6 +81,7 @@ class LocatorTraining:
             "held_out_folds": list(self.held_out_folds),
             "processes": processes,
             "dataset_fingerprint": self.dataset_fingerprint,
+            **({"sagittal_encoder": model.sagittal.encoder.name} if model.sagittal.encoder != SMALL else {}),
         }
 
     def build_trainer(self, accelerator: Accelerator, model: LocatorNetwork) -> LocatorTrainer:

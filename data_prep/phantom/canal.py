@@ -6,7 +6,9 @@
 import numpy as np
 
 from data_prep.phantom.anatomy import LEVELS, RECESS_U
+from data_prep.phantom.arch import articular_processes
 from data_prep.phantom.canvas import Canvas, Field, bump, common, cover, ellipse
+from data_prep.phantom.habitus import Arch
 from data_prep.phantom.tissues import Tissue
 from data_prep.sites import Condition
 
@@ -50,15 +52,36 @@ def _paint_foramina(canvas: Canvas) -> None:
     out = canvas.across - canvas.by_disc(foramen_u)
     deep = w - 5.8 - 0.02 * out * out
     reach = np.abs(out) - 9
-    smaller = canvas.by_disc(patient.body.skeleton.smaller_foramina.astype(np.float32))
-    window = common(ellipse(deep, t - 4.3, 6.7 + 0.12 * np.maximum(t, 0), 11.3), reach) + smaller
-    window = np.maximum(window, np.float32(patient.sacrum_end + 8) - canvas.s)
+    arch = None if patient.body.habitus is None else patient.body.habitus.arch
+    window = common(_foramen(canvas, deep, arch), reach, np.float32(patient.sacrum_end + 8) - canvas.s)
     middle = 4.3 + 5.2 * share
     opened = ellipse(deep, t - middle, (6.9 + 0.12 * np.maximum(t, 0)) * (1 - 0.84 * share), 11.5 * (1 - 0.86 * share))
     canvas.paint(Tissue.FAT, cover(window))
     canvas.paint(Tissue.ANNULUS, cover(window) * (1 - cover(opened)), 1 + 0.12 * canvas.texture.swell)
-    root = ellipse(deep, t - 9.2 + 0.4 * out - 0.6 * share, 3.1 - 0.9 * share, 3.6 - 0.6 * share)
+    size = np.float32(arch.root if arch else 1)
+    root = ellipse(deep, t - 9.2 + 0.4 * out - 0.6 * share, size * (3.1 - 0.9 * share), size * (3.6 - 0.6 * share))
     canvas.paint(Tissue.ROOT, cover(common(root, reach)) * _is_graded(canvas))
+
+
+def _foramen(canvas: Canvas, deep: Field, arch: Arch | None) -> Field:
+    """Return the signed distance from the outline of the foramina in a sagittal plane; `deep` is from their middle."""
+    smaller = canvas.by_disc(canvas.patient.body.skeleton.smaller_foramina.astype(np.float32))
+    half_depth: Field | float = 6.7
+    half_height: Field | float = 11.3
+    middle: Field | float = 4.3
+    if arch is not None:
+        size_D = np.ones(canvas.patient.body.skeleton.discs)
+        size_D[canvas.patient.first_graded + len(LEVELS) - 1] = arch.lowest_foramen
+        size = canvas.by_disc(size_D.astype(np.float32))
+        half_depth = half_depth * arch.foramen_depth * size
+        half_height = half_height * arch.foramen_height * size
+        middle = middle + 8 * (1 - arch.foramen_height * size)  # a small one lies under the upper pedicle
+        smaller = smaller * np.float32(1 - 0.8 * arch.sacral_fat)
+    upwards = np.float32(0.12) * np.maximum(canvas.t, 0)
+    outline = ellipse(deep, canvas.t - middle, half_depth + upwards, half_height) + smaller
+    if arch is not None:  # the articular processes close it from behind
+        outline = np.maximum(outline, 1.0 - np.minimum(*articular_processes(canvas, arch)))
+    return outline
 
 
 def _paint_flavum(canvas: Canvas) -> None:

@@ -27,7 +27,8 @@ def paint_column(canvas: Canvas) -> None:
     vein = common(np.abs(canvas.from_body) - 0.9 - 0.06 * np.maximum(v, 0), across - 5, 2 - v)
     canvas.paint(Tissue.VEIN, cover(vein) * cover(outline + 1) * 0.75)
     canvas.paint(Tissue.CORTEX, cover(band(outline + 0.2, 0.15)) * 0.85)
-    canvas.paint(Tissue.CORTEX, cover(band(endplate, 0.3)) * cover(outline))
+    thickness = patient.body.habitus.endplate_mm if patient.body.habitus else 0.3
+    canvas.paint(Tissue.CORTEX, cover(band(endplate, thickness)) * cover(outline))
     canvas.paint(Tissue.ANNULUS, cover(endplate) * cover(outline - canvas.by_disc(patient.body.diffuse_bulge)))
     _paint_nucleus(canvas, radius, endplate)
 

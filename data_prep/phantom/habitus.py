@@ -26,8 +26,35 @@ class Organ:
 
 
 @dataclass(frozen=True)
+class Arch:
+    """The bone and the openings beside the canal, where parasagittal slices pass.
+
+    Attributes:
+        foramen_depth: Depth of the foramina, from front to back, as a factor.
+        foramen_height: Their height, as a factor.
+        lowest_foramen: Size of those at L5-S1, compared with the others.
+        root: Size of the roots in the foramina, as a factor.
+        pillar: Thickness of the articular pillars, as a factor.
+        joint_mm: Half the thickness of the joint spaces, mm.
+        overlap_mm: How far the processes of a facet joint reach past the disc, mm.
+        slant: Inclination of the pillars: mm to the back per mm downwards.
+        sacral_fat: How wide the openings of the sacrum are, 0 to 1.
+    """
+
+    foramen_depth: float
+    foramen_height: float
+    lowest_foramen: float
+    root: float
+    pillar: float
+    joint_mm: float
+    overlap_mm: float
+    slant: float
+    sacral_fat: float
+
+
+@dataclass(frozen=True)
 class Habitus:
-    """Soft tissue.
+    """Soft tissue, and the bone behind the bodies.
 
     Attributes:
         psoas_gap: Distance of the psoas from the side of the bodies, mm.
@@ -39,6 +66,8 @@ class Habitus:
         hollow: How much less than the spine the skin of the back is curved, mm at 100 mm from the middle.
         skin_wave: Amplitude in mm, wavelength in mm and phase of a wave of the skin.
         organs: Pelvic and abdominal organs.
+        endplate_mm: Half the thickness of the dark line between bodies and discs, mm.
+        arch: The bone and the openings beside the canal.
     """
 
     psoas_gap: float
@@ -50,6 +79,8 @@ class Habitus:
     hollow: float
     skin_wave: tuple[float, float, float]
     organs: tuple[Organ, ...]
+    endplate_mm: float
+    arch: Arch
 
 
 def draw_habitus(generator: np.random.Generator) -> Habitus:
@@ -68,6 +99,22 @@ def draw_habitus(generator: np.random.Generator) -> Habitus:
             float(generator.uniform(0, 2 * np.pi)),
         ),
         organs=tuple(_draw_organ(generator) for _ in range(int(generator.integers(3, 14)))),
+        endplate_mm=float(generator.uniform(0.3, 1.2)),
+        arch=_draw_arch(generator),
+    )
+
+
+def _draw_arch(generator: np.random.Generator) -> Arch:
+    return Arch(
+        foramen_depth=float(generator.uniform(0.55, 1.05)),
+        foramen_height=float(generator.uniform(0.6, 0.95)),
+        lowest_foramen=float(generator.uniform(0.55, 1.05)),
+        root=float(generator.uniform(0.9, 1.4)),
+        pillar=float(generator.uniform(0.8, 1.25)),
+        joint_mm=float(generator.uniform(0.3, 1.0)),
+        overlap_mm=float(generator.uniform(3.0, 9.0)),
+        slant=float(generator.uniform(0.2, 0.45)),
+        sacral_fat=float(generator.uniform(0.0, 1.0)),
     )
 
 

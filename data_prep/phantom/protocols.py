@@ -306,6 +306,8 @@ class _VariedPlanner(_Planner):
         draw = self.generator
         look = super()._look(weighting, sagittal)
         signal = np.array(look.palette.signal) * np.exp(draw.normal(0, 0.22, len(Tissue)))
+        if weighting is Weighting.T1:  # there every sequence shows discs darker than marrow
+            signal[[Tissue.ANNULUS, Tissue.NUCLEUS]] *= draw.uniform(0.5, 1.0)
         signal[Tissue.VESSEL] = draw.uniform(0.03, 0.4)  # flow may be bright or dark
         if draw.random() < 0.15:  # a contrast that no sequence has
             signal = draw.uniform(0.05, 1.0, len(Tissue))
@@ -313,7 +315,7 @@ class _VariedPlanner(_Planner):
         return replace(
             look,
             palette=replace(look.palette, signal=tuple(float(value) for value in np.clip(signal, 0.003, 1.1))),
-            noise=float(draw.uniform(0.01, 0.07)),
+            noise=float(draw.uniform(0.005, 0.05)),
             bias=(float(draw.normal(0, 0.25)), float(draw.uniform(-0.2, 1.2)), float(draw.uniform(0.0, 0.7))),
             gamma=float(draw.uniform(0.6, 1.2)),
             saturated_mm=float(draw.uniform(25, 60)) if sagittal and draw.random() < 0.5 else None,

@@ -32,6 +32,7 @@ from locator.batches import ImageBatches
 from locator.calibration import _error_scale
 from locator.carried import find_carried_files, placer_for_run
 from locator.cut_off import lower_end_cut_off
+from locator.encoders import SMALL as SMALL_ENCODER
 from locator.errors import PositionErrors
 from locator.files import LOCATOR, WEIGHTS, find_locator
 from locator.learning_set import read_learning_set
@@ -48,6 +49,7 @@ from locator.site_placer import LocatorPlacer, make_placer
 from locator.slices import sagittal_images
 from locator.suspects import describe_suspect, find_suspects, read_suspects, write_suspects
 from locator.training_data import cache_images
+from tests.locator.lite0_base import write_base
 from tests.training_runs import ENVIRONMENT, REPOSITORY
 from workspace.cli import run_command
 from workspace.layout import DataRoot
@@ -120,6 +122,22 @@ def test_a_study_read_back_equals_the_study_that_was_written(study: Study, marke
     for index in np.flatnonzero(np.isfinite(marked.position_N3).all(axis=1)):
         assert min(abs(frame.distance_mm(marked.position_N3[index])) for frame in frames) < 0.01
     assert {series.view for series in study.series} <= set(View)
+
+
+def test_a_pretrained_encoder_reads_the_sagittal_images(
+    root: DataRoot, train: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = str(tmp_path / "none")
+    assert train("--run", "pretrained", *SHORT, *SMALL, "--base", missing) == 2
+    error = capsys.readouterr().err
+    assert f"--base {missing!r}: " in error and "packaged_bases" in error and "Traceback" not in error
+    tower = write_base(tmp_path)
+    assert train("--run", "pretrained", *SHORT, *SMALL, "--base", str(tmp_path)) == 0
+    network = load_locator(root.run("pretrained") / "final").network
+    encoder = network.sagittal.unet.encoder.model.state_dict()
+    assert encoder and all(torch.equal(tensor, tower[name]) for name, tensor in encoder.items())
+    assert network.axial.encoder == SMALL_ENCODER
+    shutil.rmtree(root.run("pretrained"))
 
 
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(

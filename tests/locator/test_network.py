@@ -5,9 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from locator.encoders import BASE_WEIGHTS, PRETRAINED, load_pretrained
 from locator.locator import new_network
 from locator.network import LocatorNetwork, load_weights, save_weights
+from tests.locator.lite0_base import write_base
+from workspace.setting_error import SettingError
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +50,29 @@ def test_saved_weights_load_again_and_damaged_files_are_refused(network: Locator
     for path in (tmp_path / "cut.safetensors", tmp_path / "none.safetensors"):
         with pytest.raises(ValueError, match=path.name):
             load_weights(other, path)
+
+
+def test_a_pretrained_encoder_gets_the_base_s_weights_and_keeps_them(tmp_path: Path) -> None:
+    """Neither a step nor batch statistics change it; what follows it learns."""
+    tower = write_base(tmp_path)
+    network = new_network(PRETRAINED)
+    load_pretrained(network.sagittal.unet.encoder.model, tmp_path)
+    before = {name: tensor.clone() for name, tensor in network.sagittal.state_dict().items()}
+    network.train()
+    optimizer = torch.optim.SGD([one for one in network.parameters() if one.requires_grad], 0.1)
+    network({"sagittal": torch.rand(2, 3, 144, 112)})["sagittal"].logsumexp(2).sum().backward()
+    optimizer.step()
+    changed = {name for name, tensor in network.sagittal.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed and not any(name.startswith("unet.encoder.") for name in changed)
+    stem = network.sagittal.unet.encoder.model.conv_stem.weight
+    torch.testing.assert_close(stem, tower["conv_stem.weight"])
+
+
+def test_a_base_without_such_an_image_tower_is_refused(tmp_path: Path) -> None:
+    encoder = new_network(PRETRAINED).sagittal.unet.encoder.model
+    save_file({"visual.trunk.conv_stem.weight": torch.zeros(1)}, tmp_path / BASE_WEIGHTS)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / BASE_WEIGHTS).write_bytes(b"no weights")
+    for folder in (tmp_path, tmp_path / "none", tmp_path / "damaged"):
+        with pytest.raises(SettingError, match=str(folder)):
+            load_pretrained(encoder, folder)
