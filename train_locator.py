@@ -19,11 +19,13 @@ if __name__ == "__main__":
 from dataclasses import dataclass, field
 from typing import Literal
 
+from locator.files import BASE_WEIGHTS, MAKES_A_BASE
 from runs.processes.launch import Launch, check_launch, follow, own_rank, set_environment_of_torch, trackers_of
 from runs.run_folder import hold_run, prepare_run
 from runs.settings import OptimizationSettings, RunSettings
 from workspace.cli import run_command
 from workspace.layout import DataRoot, data_root, home_expanded
+from workspace.setting_error import SettingError
 from workspace.setting_types import NonNegativeNumber, PositiveInteger, PositiveNumber, Share
 from workspace.settings_parser import plain_settings, read_settings
 
@@ -62,9 +64,9 @@ class Settings:
     per_device_train_batch_size: PositiveInteger = 16
     """The number of sagittal images per process and step; it is also the number of axial images."""
     base: str | None = None
-    """The folder of a base that python -m vl_model.towers.packaged_bases made. Its EfficientNet-Lite0, with the weights
-    of ImageNet, then reads the sagittal images, and only what follows it is trained. By default a smaller network is
-    trained from random weights."""
+    """The folder of a base that python -m vl_model.towers.packaged_bases made. Its EfficientNet-Lite0 then reads the
+    sagittal images: its weights, of ImageNet, stay as they are, and what follows it is trained. By default a smaller
+    encoder is trained from random weights."""
     held_out_folds: tuple[int, ...] = (0,)
     """The folds whose studies the locator is not trained on."""
     show: PositiveInteger | None = field(default=None, metadata={"without_value": 10})
@@ -89,6 +91,9 @@ def main() -> None:
 
 def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
     session = settings.session
+    base = None if settings.base is None else home_expanded(settings.base, "base")
+    if base is not None and not (base / BASE_WEIGHTS).is_file():
+        raise SettingError("base", f"{settings.base!r}: contains no {BASE_WEIGHTS}; {MAKES_A_BASE}")
     run, logs = root.run(session.run), root.logs(session.run)
     prepare_run(run, session.overwrite, session.resume_from_checkpoint)
     trackers = trackers_of(session.report_to)
@@ -106,7 +111,7 @@ def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
         held_out_folds=settings.held_out_folds,
         seed=session.seed,
         settings=plain_settings(settings),
-        base=None if settings.base is None else home_expanded(settings.base, "base"),
+        base=base,
     )
     run_training(training, session, launch, run, logs, trackers)
 

@@ -12,6 +12,9 @@ from workspace.setting_error import SettingError
 
 SCHEMA_VERSION = 1
 LOCATOR, WEIGHTS, ATLAS = "locator.json", "locator.safetensors", "atlas.json"
+#: The file of a base folder (``vl_model.towers.packaged_bases``) that holds both towers.
+BASE_WEIGHTS = "open_clip_model.safetensors"
+MAKES_A_BASE = "python -m vl_model.towers.packaged_bases makes a base with EfficientNet-Lite0"
 #: In the logs of a locator's run: the suspect marks of its held-out studies.
 SUSPECTS = "suspects.csv"
 #: The values of the setting `locator` for no locator, and for the one that ships with the program.

@@ -1,11 +1,10 @@
 """A study's series -> the positions of its 25 sites in millimetres, each with its expected error.
 
 The folder ``final/`` of a locator's run holds ``locator.safetensors`` (the two networks) and ``locator.json`` (the
-spine prior, the standard deviations of detections in each view, and the calibration of the expected error and of the
-level confidence). Sites are
-first detected in sagittal slices; axial slices are then resampled around the positions found. The detections, the
-readers' marks if there are any, and the spine prior give one posterior. A site whose expected error is too large is
-left to the atlas.
+spine prior, the name of the sagittal network's encoder, the standard deviations of detections in each view, and the
+calibration of the expected error and of the level confidence). Sites are first detected in sagittal slices; axial
+slices are then resampled around the positions found. The detections, the readers' marks if there are any, and the spine
+prior give one posterior. A site whose expected error is too large is left to the atlas.
 """
 
 import hashlib
@@ -34,7 +33,7 @@ from locator.detections import (
     sagittal_detections,
     spine_pose,
 )
-from locator.encoders import ENCODERS, SMALL, Encoder
+from locator.encoders import SMALL, EncoderKind, encoder_kind
 from locator.files import ATLAS, LOCATOR, SCHEMA_VERSION, WEIGHTS
 from locator.knowledge import EVERYTHING, Knowledge, read_knowledge
 from locator.level_evidence import NO_DIRECTION, SHIFTS, UNSHIFTED, LevelCalibration, level_scores, shifted
@@ -291,7 +290,7 @@ class Locator:
         self.atlas.save(folder / ATLAS)
         content = {
             "schema_version": SCHEMA_VERSION,
-            "sagittal_encoder": self.network.sagittal.encoder.name,
+            "sagittal_encoder": self.network.sagittal.kind.name,
             "weights_sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
             "prior": {
                 "studies": self.prior.studies,
@@ -330,7 +329,7 @@ def _lowest_visible_mm(image: SliceImage) -> float:
     return float(image.frame.to_patient(((image.frame.shape[1] - 1) / 2, rows[-1]))[2]) if len(rows) else np.inf
 
 
-def new_network(sagittal_encoder: Encoder = SMALL) -> LocatorNetwork:
+def new_network(sagittal_encoder: EncoderKind = SMALL) -> LocatorNetwork:
     """Return networks with random weights."""
     sagittal, axial = (height * width for height, width in (SAGITTAL_SHAPE, AXIAL_SHAPE))
     return to_channels_last(LocatorNetwork(sagittal, axial, sagittal_encoder))
@@ -355,10 +354,10 @@ def load_locator(folder: Path) -> Locator:
         if calibration and not calibration.is_valid:
             raise ValueError(f"the calibration of the level confidence is {levels}; its numbers should be positive")
         knowledge = read_knowledge(content.get("knows"))
-        encoder = ENCODERS[content.get("sagittal_encoder", SMALL.name)]
+        kind = encoder_kind(content.get("sagittal_encoder", SMALL.name))  # older locators have no other one
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / LOCATOR}: not a locator ({error}); train_locator.py writes it") from None
-    network = new_network(encoder)
+    network = new_network(kind)
     load_weights(network, folder / WEIGHTS)
     return Locator(network.eval(), spine_prior, atlas_of(folder), deviation, scale, calibration, knowledge)
 

@@ -10,6 +10,7 @@ Dimensions: B images, C channels (landmarks), P = H * W + 1 outcomes, H and W pi
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 import segmentation_models_pytorch as smp
 import torch
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data_prep.sites import Condition, Level, Side, Site
-from locator.encoders import SMALL, Encoder
+from locator.encoders import ENCODER_DEPTH, SMALL, EncoderKind
 
 #: Landmarks of a sagittal slice: per level the canal, and the foramen of the side on which the slice lies.
 SAGITTAL_CHANNELS = tuple(
@@ -37,7 +38,7 @@ AXIAL_CHANNELS = (
 #: For each axial channel, the channel of the same landmark on the other side.
 MIRRORED_AXIAL = (0, 2, 1, 4, 3)
 
-ENCODER_DEPTH, DECODER_CHANNELS = 4, (64, 48, 32, 16)
+DECODER_CHANNELS = (64, 48, 32, 16)
 
 
 def axial_site(channel: int, level: Level) -> Site:
@@ -48,11 +49,11 @@ def axial_site(channel: int, level: Level) -> Site:
 class HeatmapNetwork(nn.Module):
     """U-Net from images to the logits of each channel's pixels and of its outcome "absent"."""
 
-    def __init__(self, channels: int, pixels: int, encoder: Encoder = SMALL) -> None:
+    def __init__(self, channels: int, pixels: int, kind: EncoderKind = SMALL) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.kind = kind
         self.unet = smp.Unet(
-            f"tu-{encoder.name}",
+            f"tu-{kind.name}",
             encoder_depth=ENCODER_DEPTH,
             encoder_weights=None,
             decoder_channels=DECODER_CHANNELS,
@@ -60,18 +61,26 @@ class HeatmapNetwork(nn.Module):
             classes=channels,
         )
         # The later stages do not contribute to the output: their weights would have no gradient, which fails under DDP.
-        del self.unet.encoder.model.blocks[encoder.stages :]
+        del self.unet.encoder.model.blocks[kind.stages :]
         # At initialisation all pixels have about equal logits; this makes "present" and "absent" equally probable.
         self.absent_C = nn.Parameter(torch.full((channels,), float(pixels)).log())
 
-        if encoder.is_pretrained:
-            self.unet.encoder.requires_grad_(False)
+        if kind.is_pretrained:
+            self.encoder.requires_grad_(False)
+        self.train()
 
-    def train(self, mode: bool = True) -> "HeatmapNetwork":
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder, as timm builds it."""
+        encoder = self.unet.encoder.model
+        assert isinstance(encoder, nn.Module)
+        return encoder
+
+    def train(self, mode: bool = True) -> Self:
         """Switch to training; a pretrained encoder keeps its weights and its batch statistics."""
         super().train(mode)
-        if self.encoder.is_pretrained:
-            self.unet.encoder.eval()
+        if self.kind.is_pretrained:
+            self.encoder.eval()
         return self
 
     def forward(self, image_B3HW: Tensor) -> Tensor:
@@ -89,10 +98,10 @@ class HeatmapNetwork(nn.Module):
 class LocatorNetwork(nn.Module):
     """The networks of both orientations, which are trained together.
 
-    If the training data shows one orientation only, the other network keeps its random weights and is not used.
+    If the training data shows one orientation only, the other network stays as it is and is not used.
     """
 
-    def __init__(self, sagittal_pixels: int, axial_pixels: int, sagittal_encoder: Encoder = SMALL) -> None:
+    def __init__(self, sagittal_pixels: int, axial_pixels: int, sagittal_encoder: EncoderKind = SMALL) -> None:
         super().__init__()
         self.sagittal = HeatmapNetwork(len(SAGITTAL_CHANNELS), sagittal_pixels, sagittal_encoder)
         self.axial = HeatmapNetwork(len(AXIAL_CHANNELS), axial_pixels)
@@ -108,7 +117,10 @@ class LocatorNetwork(nn.Module):
 
 
 def standardise(image_B3HW: Tensor) -> Tensor:
-    """Scale grey values of any range to mean 0 and standard deviation 1 per image."""
+    """Scale grey values of any range to mean 0 and standard deviation 1 per image.
+
+    Photographs have about the same mean and deviation after ImageNet's normalisation, which a pretrained encoder knows.
+    """
     image = image_B3HW.float()
     mean = image.mean(dim=(1, 2, 3), keepdim=True)
     deviation = image.std(dim=(1, 2, 3), keepdim=True)

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from locator.batches import ImageBatches
 from locator.calibration import HeldOutStudy, calibrate, detect_held_out
-from locator.encoders import PRETRAINED, SMALL, load_pretrained
+from locator.encoders import PRETRAINED, load_pretrained, weights_sha256
 from locator.knowledge import Knowledge
 from locator.learning_set import LearningSet
 from locator.locator import Locator, new_network
@@ -69,7 +69,7 @@ class LocatorTraining:
         if self.base is None:
             return new_network()
         network = new_network(PRETRAINED)
-        load_pretrained(network.sagittal.unet.encoder.model, self.base)
+        load_pretrained(network.sagittal.encoder, self.base)
         return network
 
     def plan(self, model: LocatorNetwork, processes: int) -> dict[str, Any]:
@@ -81,7 +81,8 @@ class LocatorTraining:
             "held_out_folds": list(self.held_out_folds),
             "processes": processes,
             "dataset_fingerprint": self.dataset_fingerprint,
-            **({"sagittal_encoder": model.sagittal.encoder.name} if model.sagittal.encoder != SMALL else {}),
+            # A checkpoint does not contain the weights of a frozen encoder.
+            "base": None if self.base is None else f"sha256 {weights_sha256(model.sagittal.encoder)}",
         }
 
     def build_trainer(self, accelerator: Accelerator, model: LocatorNetwork) -> LocatorTrainer:
@@ -124,6 +125,8 @@ class LocatorTraining:
         bare = Locator(trainer.model.eval(), self.studies.prior, self.studies.atlas, knowledge=self.knowledge)
         held_out = self._detect_in_held_out(bare, session.preemption, trainer.steps)
         notes: dict[str, Any] = {"dataset_fingerprint": self.dataset_fingerprint, "studies": len(self.studies.training)}
+        if self.base is not None:
+            notes["sagittal_encoder_sha256"] = weights_sha256(trainer.model.sagittal.encoder)
         notes[TRAINED_SERIES] = trained_series(self.studies.training)
         calibrate(bare, held_out).save(session.run / "final", notes)
         if held_out:

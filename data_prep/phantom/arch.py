@@ -16,7 +16,10 @@ def paint_arch(canvas: Canvas) -> None:
     if canvas.reaches(17, 44):
         _paint_transverse_processes(canvas)
     if canvas.reaches(6, 32):
-        _paint_pillars(canvas, above_sacrum)
+        if (habitus := canvas.patient.body.habitus) is None:
+            _paint_standard_pillars(canvas, above_sacrum)
+        else:
+            _paint_varied_pillars(canvas, habitus.arch, above_sacrum)
     _paint_sacrum(canvas, above_sacrum)
 
 
@@ -53,11 +56,8 @@ def _paint_transverse_processes(canvas: Canvas) -> None:
     _paint_bone(canvas, common(process, -2 - out, out - 22))
 
 
-def _paint_pillars(canvas: Canvas, above_sacrum: Field) -> None:
+def _paint_standard_pillars(canvas: Canvas, above_sacrum: Field) -> None:
     """Paint the pedicles, and behind them the articular pillars, which widen to the facet joints beside the discs."""
-    if (habitus := canvas.patient.body.habitus) is not None:
-        _paint_processes(canvas, habitus.arch, above_sacrum)
-        return
     w, t, pedicle_u = canvas.w, canvas.t, canvas.by_body(canvas.patient.body.skeleton.pedicle_u)
     out = canvas.across - pedicle_u
     _paint_bone(canvas, common(ellipse(out, canvas.from_body - 5, 4.6, 7.3), -3 - w, w - 17))
@@ -73,41 +73,43 @@ def _paint_pillars(canvas: Canvas, above_sacrum: Field) -> None:
     canvas.paint(Tissue.CARTILAGE, cover(band(cleft, 0.4)) * inside * 0.8)
 
 
-def _paint_processes(canvas: Canvas, arch: Arch, above_sacrum: Field) -> None:
-    """Paint pedicles, and pillars that overlap like tiles, with a joint where they do."""
-    out = canvas.across - canvas.by_body(canvas.patient.body.skeleton.pedicle_u)
+def _paint_varied_pillars(canvas: Canvas, arch: Arch, above_sacrum: Field) -> None:
+    """Paint pedicles, ligaments between them, and pillars that overlap like tiles, with a joint where they do."""
     upper, lower = articular_processes(canvas, arch)
     # Capsule and ligaments fill the gap between neighbouring pedicles around the foramen's fat.
-    gap = common(canvas.across - 20, 11 - canvas.across, -1 - canvas.w, canvas.w - 15) + 0.8 * canvas.texture.swell
-    canvas.paint(Tissue.LIGAMENT, cover(gap, 3.0) * 0.8, 1.5)
-    pedicle = ellipse(out, canvas.from_body - 4.5, 6.0 * arch.pillar, 8.5)
+    gap = common(canvas.across - 20, 11 - canvas.across, 0.5 - canvas.w, canvas.w - 15, -above_sacrum)
+    canvas.paint(Tissue.LIGAMENT, cover(gap + 0.8 * canvas.texture.swell, 3.0) * 0.8, 1.5)
+    out = canvas.across - canvas.by_body(canvas.patient.body.skeleton.pedicle_u)
+    pedicle = ellipse(out, canvas.from_body - 5.5, 6.0 * arch.pillar, 7.5)
     _paint_bone(canvas, common(pedicle, -3 - canvas.w, canvas.w - 17))
-    joint = common(band(upper - lower, 2 * arch.joint_mm), np.maximum(upper, lower) - 2.5)
     _paint_bone(canvas, common(np.minimum(upper, lower), -above_sacrum))
-    inside = cover(common(joint, -above_sacrum))
-    canvas.paint(Tissue.CORTEX, inside)
-    canvas.paint(Tissue.CARTILAGE, cover(common(band(upper - lower, 0.3), joint, -above_sacrum)) * 0.6)
+    # The difference of two distances grows twice as fast as a distance.
+    beside = upper - lower
+    joint = common(band(beside, 2 * arch.joint_mm), np.maximum(upper, lower) - 2.5, -above_sacrum)
+    canvas.paint(Tissue.CORTEX, cover(joint))
+    canvas.paint(Tissue.CARTILAGE, cover(common(band(beside, 0.3), joint)) * 0.6)
 
 
 def articular_processes(canvas: Canvas, arch: Arch) -> tuple[Field, Field]:
-    """Return signed distances from the pillars of the vertebrae above and below the nearest disc.
+    """Return signed distances in mm from the pillars of the vertebrae above and below the nearest disc.
 
     A pillar is inclined: its superior process lies in front of, and lateral to, the inferior process of the vertebra
     above.
     """
-    patient = canvas.patient
-    bodies, pedicle_u = patient.body_arc, patient.body.skeleton.pedicle_u
-    overlap, slant = np.float32(arch.overlap_mm), np.float32(arch.slant)
+    arc, pedicle_u = canvas.patient.body_arc, canvas.patient.body.skeleton.pedicle_u
+    slant = np.float32(arch.slant)
+    past_lower_end, past_upper_end = -arch.overlap_mm - canvas.t, canvas.t - arch.overlap_mm
     distances = []
-    for first in (0, 1):  # the vertebra above the disc, the one below it
-        last = first - 1 or None
-        above_isthmus = canvas.s - canvas.by_disc(bodies[first:last]) + 4
+    for arc_D, pedicle_u_D, beyond in (
+        (arc[:-1], pedicle_u[:-1], past_lower_end),  # of the vertebra above each disc
+        (arc[1:], pedicle_u[1:], past_upper_end),  # of the one below it
+    ):
+        above_isthmus = canvas.s - canvas.by_disc(arc_D) + 4
         behind = canvas.w - 15 + np.where(above_isthmus > 0, slant / 2, slant) * above_isthmus
-        beyond = np.maximum(-overlap - canvas.t, 0) if first == 0 else np.maximum(canvas.t - overlap, 0)
         reach = np.clip(above_isthmus * np.float32(1 / 22), -1, 1)
-        out = canvas.across - canvas.by_disc(pedicle_u[first:last]) - 2 - 2.5 * reach
-        thickness = np.float32(arch.pillar) * (4.2 + 1.2 * np.abs(reach))
-        distances.append(ellipse(out, np.hypot(behind, beyond), 7.0 * arch.pillar, thickness))
+        out = canvas.across - canvas.by_disc(pedicle_u_D) - 2 - 2.5 * reach
+        thickness = arch.pillar * (4.2 + 1.2 * np.abs(reach))
+        distances.append(ellipse(out, np.hypot(behind, np.maximum(beyond, 0)), 7.0 * arch.pillar, thickness))
     return distances[0], distances[1]
 
 

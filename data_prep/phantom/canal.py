@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from data_prep.phantom.anatomy import LEVELS, RECESS_U
+from data_prep.phantom.anatomy import LEVELS, RECESS_U, Array, Patient
 from data_prep.phantom.arch import articular_processes
 from data_prep.phantom.canvas import Canvas, Field, bump, common, cover, ellipse
 from data_prep.phantom.habitus import Arch
@@ -50,38 +50,55 @@ def _paint_foramina(canvas: Canvas) -> None:
     discs = np.arange(patient.body.skeleton.discs)
     foramen_u = np.interp(discs - patient.first_graded, range(len(LEVELS)), patient.foramen_u)
     out = canvas.across - canvas.by_disc(foramen_u)
-    deep = w - 5.8 - 0.02 * out * out
     reach = np.abs(out) - 9
     arch = None if patient.body.habitus is None else patient.body.habitus.arch
-    window = common(_foramen(canvas, deep, arch), reach, np.float32(patient.sacrum_end + 8) - canvas.s)
+    behind: Field | float = 5.8
+    above: Field | float = 9.2
+    size = np.float32(1)
+    if arch is not None:  # the root lies where the mark does
+        point_D2 = _by_level(patient, patient.root_points)
+        behind, above, size = canvas.by_disc(point_D2[:, 0]), canvas.by_disc(point_D2[:, 1]), np.float32(arch.root)
+    deep = w - behind - 0.02 * out * out
+    window = common(_foramen(canvas, deep, reach, arch), np.float32(patient.sacrum_end + 8) - canvas.s)
     middle = 4.3 + 5.2 * share
     opened = ellipse(deep, t - middle, (6.9 + 0.12 * np.maximum(t, 0)) * (1 - 0.84 * share), 11.5 * (1 - 0.86 * share))
     canvas.paint(Tissue.FAT, cover(window))
     canvas.paint(Tissue.ANNULUS, cover(window) * (1 - cover(opened)), 1 + 0.12 * canvas.texture.swell)
-    size = np.float32(arch.root if arch else 1)
-    root = ellipse(deep, t - 9.2 + 0.4 * out - 0.6 * share, size * (3.1 - 0.9 * share), size * (3.6 - 0.6 * share))
+    high = t - above + 0.4 * out - 0.6 * share
+    root = ellipse(deep, high, size * (3.1 - 0.9 * share), size * (3.6 - 0.6 * share))
     canvas.paint(Tissue.ROOT, cover(common(root, reach)) * _is_graded(canvas))
 
 
-def _foramen(canvas: Canvas, deep: Field, arch: Arch | None) -> Field:
-    """Return the signed distance from the outline of the foramina in a sagittal plane; `deep` is from their middle."""
-    smaller = canvas.by_disc(canvas.patient.body.skeleton.smaller_foramina.astype(np.float32))
-    half_depth: Field | float = 6.7
-    half_height: Field | float = 11.3
-    middle: Field | float = 4.3
-    if arch is not None:
-        size_D = np.ones(canvas.patient.body.skeleton.discs)
-        size_D[canvas.patient.first_graded + len(LEVELS) - 1] = arch.lowest_foramen
-        size = canvas.by_disc(size_D.astype(np.float32))
-        half_depth = half_depth * arch.foramen_depth * size
-        half_height = half_height * arch.foramen_height * size
-        middle = middle + 8 * (1 - arch.foramen_height * size)  # a small one lies under the upper pedicle
-        smaller = smaller * np.float32(1 - 0.8 * arch.sacral_fat)
-    upwards = np.float32(0.12) * np.maximum(canvas.t, 0)
-    outline = ellipse(deep, canvas.t - middle, half_depth + upwards, half_height) + smaller
-    if arch is not None:  # the articular processes close it from behind
-        outline = np.maximum(outline, 1.0 - np.minimum(*articular_processes(canvas, arch)))
-    return outline
+def _by_level(patient: Patient, values: Array) -> Array:
+    """Return values (discs, ...) from those of the graded levels, (5, ...); other discs have the nearest one's."""
+    level = np.arange(patient.body.skeleton.discs) - patient.first_graded
+    return np.asarray(values)[np.clip(level, 0, len(LEVELS) - 1)]
+
+
+def _foramen(canvas: Canvas, deep: Field, reach: Field, arch: Arch | None) -> Field:
+    """Return the signed distance in mm from the outline of the foramina.
+
+    Args:
+        canvas: The pixels.
+        deep: Their distance behind the middle of the foramina.
+        reach: Their signed distance from the foramina's extent across the sagittal plane.
+        arch: The patient's variety; None for foramina of the standard shape.
+    """
+    skeleton = canvas.patient.body.skeleton
+    upwards = 0.12 * np.maximum(canvas.t, 0)
+    smaller_D = skeleton.smaller_foramina
+    if arch is None:
+        shape = ellipse(deep, canvas.t - 4.3, 6.7 + upwards, 11.3)
+        return common(shape, reach) + canvas.by_disc(smaller_D.astype(np.float32))
+    disc = np.arange(skeleton.discs)
+    smaller_D = smaller_D * np.where(disc >= skeleton.first_sacral_body, 1 - 0.8 * arch.sacral_foramen, 1)
+    lowest = canvas.by_disc(np.where(disc == skeleton.first_sacral_body - 1, arch.lowest_foramen, 1.0))
+    height = arch.foramen_height * lowest
+    middle = 4.3 + 8 * (1 - height)  # a small one lies under the upper pedicle
+    shape = ellipse(deep, canvas.t - middle, 6.7 * arch.foramen_depth * lowest + upwards, 11.3 * height)
+    # The articular processes close it from behind, the body in front.
+    closed = np.maximum(1.0 - np.minimum(*articular_processes(canvas, arch)), -2.0 - canvas.w)
+    return np.maximum(common(shape, reach) + canvas.by_disc(smaller_D), closed)
 
 
 def _paint_flavum(canvas: Canvas) -> None:

@@ -1,4 +1,4 @@
-"""The soft tissue of one patient: what differs between people of one skeleton, and around the spine."""
+"""What differs between people of one skeleton: soft tissue, foramina, and the bone behind them."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class Organ:
 
 @dataclass(frozen=True)
 class Arch:
-    """The bone and the openings beside the canal, where parasagittal slices pass.
+    """The foramina with their roots, and the bone around them: what parasagittal slices show.
 
     Attributes:
         foramen_depth: Depth of the foramina, from front to back, as a factor.
@@ -37,8 +37,9 @@ class Arch:
         pillar: Thickness of the articular pillars, as a factor.
         joint_mm: Half the thickness of the joint spaces, mm.
         overlap_mm: How far the processes of a facet joint reach past the disc, mm.
-        slant: Inclination of the pillars: mm to the back per mm downwards.
-        sacral_fat: How wide the openings of the sacrum are, 0 to 1.
+        slant: Inclination of the inferior processes, mm to the back per mm downwards; that of the superior ones is
+            half of it.
+        sacral_foramen: How wide the foramina of the sacrum are, 0 to 1.
     """
 
     foramen_depth: float
@@ -49,12 +50,12 @@ class Arch:
     joint_mm: float
     overlap_mm: float
     slant: float
-    sacral_fat: float
+    sacral_foramen: float
 
 
 @dataclass(frozen=True)
 class Habitus:
-    """Soft tissue, and the bone behind the bodies.
+    """Soft tissue, foramina, and the bone around them.
 
     Attributes:
         psoas_gap: Distance of the psoas from the side of the bodies, mm.
@@ -84,7 +85,7 @@ class Habitus:
 
 
 def draw_habitus(generator: np.random.Generator) -> Habitus:
-    """Draw the soft tissue of a patient."""
+    """Draw the habitus of a patient."""
     return Habitus(
         psoas_gap=float(generator.uniform(-3, 6)),
         psoas_size=float(generator.uniform(0.7, 1.5)),
@@ -109,12 +110,12 @@ def _draw_arch(generator: np.random.Generator) -> Arch:
         foramen_depth=float(generator.uniform(0.55, 1.05)),
         foramen_height=float(generator.uniform(0.6, 0.95)),
         lowest_foramen=float(generator.uniform(0.55, 1.05)),
-        root=float(generator.uniform(0.9, 1.4)),
+        root=float(generator.uniform(0.9, 1.25)),
         pillar=float(generator.uniform(0.8, 1.25)),
         joint_mm=float(generator.uniform(0.3, 1.0)),
         overlap_mm=float(generator.uniform(3.0, 9.0)),
         slant=float(generator.uniform(0.2, 0.45)),
-        sacral_fat=float(generator.uniform(0.0, 1.0)),
+        sacral_foramen=float(generator.uniform(0.0, 1.0)),
     )
 
 

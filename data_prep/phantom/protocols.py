@@ -306,7 +306,7 @@ class _VariedPlanner(_Planner):
         draw = self.generator
         look = super()._look(weighting, sagittal)
         signal = np.array(look.palette.signal) * np.exp(draw.normal(0, 0.22, len(Tissue)))
-        if weighting is Weighting.T1:  # there every sequence shows discs darker than marrow
+        if weighting is Weighting.T1:  # discs are usually darker than marrow there
             signal[[Tissue.ANNULUS, Tissue.NUCLEUS]] *= draw.uniform(0.5, 1.0)
         signal[Tissue.VESSEL] = draw.uniform(0.03, 0.4)  # flow may be bright or dark
         if draw.random() < 0.15:  # a contrast that no sequence has

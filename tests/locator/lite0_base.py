@@ -6,7 +6,8 @@ import timm
 from safetensors.torch import save_file
 from torch import Tensor
 
-from locator.encoders import BASE_WEIGHTS, IMAGE_TOWER, PRETRAINED
+from locator.encoders import IMAGE_TOWER, PRETRAINED
+from locator.files import BASE_WEIGHTS
 
 
 def write_base(folder: Path) -> dict[str, Tensor]:

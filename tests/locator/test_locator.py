@@ -127,16 +127,33 @@ def test_a_study_read_back_equals_the_study_that_was_written(study: Study, marke
 def test_a_pretrained_encoder_reads_the_sagittal_images(
     root: DataRoot, train: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    missing = str(tmp_path / "none")
-    assert train("--run", "pretrained", *SHORT, *SMALL, "--base", missing) == 2
+    """A resumed run reads it again from the base, because no checkpoint contains it; another base is refused."""
+    missing, other = tmp_path / "none", tmp_path / "other"
+    assert train("--run", "pretrained", *SHORT, *SMALL, "--base", str(missing)) == 2
     error = capsys.readouterr().err
-    assert f"--base {missing!r}: " in error and "packaged_bases" in error and "Traceback" not in error
+    assert f"--base {str(missing)!r}: " in error and "packaged_bases" in error and "Traceback" not in error
     tower = write_base(tmp_path)
-    assert train("--run", "pretrained", *SHORT, *SMALL, "--base", str(tmp_path)) == 0
-    network = load_locator(root.run("pretrained") / "final").network
-    encoder = network.sagittal.unet.encoder.model.state_dict()
-    assert encoder and all(torch.equal(tensor, tower[name]) for name, tensor in encoder.items())
-    assert network.axial.encoder == SMALL_ENCODER
+    run = ("--run", "pretrained", *SHORT, *SMALL, "--checkpoints_total_limit", "9")
+    assert train(*run, "--base", str(tmp_path)) == 0
+    final = root.run("pretrained") / "final"
+    network = load_locator(final).network
+    assert all(torch.equal(tensor, tower[name]) for name, tensor in network.sagittal.encoder.state_dict().items())
+    assert network.axial.kind == SMALL_ENCODER
+    uninterrupted = load_file(final / WEIGHTS)
+    resuming = (*run, "--resume_from_checkpoint", "checkpoint-2")
+    other.mkdir()
+    write_base(other)
+    for arguments in (("--base", str(other)), ()):
+        assert train(*resuming, *arguments) == 2
+        assert "was written with base = 'sha256 " in capsys.readouterr().err
+    assert train(*resuming, "--base", str(tmp_path)) == 0
+    for name, tensor in load_file(final / WEIGHTS).items():
+        np.testing.assert_array_equal(tensor, uninterrupted[name], err_msg=name)
+    for name in ("resnet18", None, []):
+        content = json.loads((final / LOCATOR).read_text())
+        (final / LOCATOR).write_text(json.dumps({**content, "sagittal_encoder": name}))
+        with pytest.raises(ValueError, match=r"sagittal_encoder is .*; this version knows mobilenetv3_small_100, "):
+            load_locator(final)
     shutil.rmtree(root.run("pretrained"))
 
 

@@ -1,5 +1,8 @@
 """The locator's networks: every weight has a gradient; an image's heatmaps do not depend on the rest of its batch."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from locator.encoders import BASE_WEIGHTS, PRETRAINED, load_pretrained
+from locator.encoders import IMAGE_TOWER, PRETRAINED, load_pretrained, weights_sha256
+from locator.files import BASE_WEIGHTS
 from locator.locator import new_network
 from locator.network import LocatorNetwork, load_weights, save_weights
 from tests.locator.lite0_base import write_base
+from vl_model.towers.open_clip_towers import WEIGHTS_FILE
 from workspace.setting_error import SettingError
 
 
@@ -53,26 +58,55 @@ def test_saved_weights_load_again_and_damaged_files_are_refused(network: Locator
 
 
 def test_a_pretrained_encoder_gets_the_base_s_weights_and_keeps_them(tmp_path: Path) -> None:
-    """Neither a step nor batch statistics change it; what follows it learns."""
+    """Neither a step nor batch statistics change it; every other weight learns."""
     tower = write_base(tmp_path)
     network = new_network(PRETRAINED)
-    load_pretrained(network.sagittal.unet.encoder.model, tmp_path)
+    load_pretrained(network.sagittal.encoder, tmp_path)
     before = {name: tensor.clone() for name, tensor in network.sagittal.state_dict().items()}
     network.train()
-    optimizer = torch.optim.SGD([one for one in network.parameters() if one.requires_grad], 0.1)
+    learning = [one for one in network.sagittal.parameters() if one.requires_grad]
     network({"sagittal": torch.rand(2, 3, 144, 112)})["sagittal"].logsumexp(2).sum().backward()
-    optimizer.step()
+    assert all(one.grad is not None for one in learning)
+    torch.optim.SGD(learning, 0.1).step()
     changed = {name for name, tensor in network.sagittal.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed and not any(name.startswith("unet.encoder.") for name in changed)
-    stem = network.sagittal.unet.encoder.model.conv_stem.weight
-    torch.testing.assert_close(stem, tower["conv_stem.weight"])
+    for name, tensor in network.sagittal.encoder.state_dict().items():
+        torch.testing.assert_close(tensor, tower[name])
+    digest = weights_sha256(network.sagittal.encoder)
+    assert (
+        digest == weights_sha256(network.sagittal.encoder) != weights_sha256(new_network(PRETRAINED).sagittal.encoder)
+    )
 
 
 def test_a_base_without_such_an_image_tower_is_refused(tmp_path: Path) -> None:
-    encoder = new_network(PRETRAINED).sagittal.unet.encoder.model
-    save_file({"visual.trunk.conv_stem.weight": torch.zeros(1)}, tmp_path / BASE_WEIGHTS)
-    (tmp_path / "damaged").mkdir()
-    (tmp_path / "damaged" / BASE_WEIGHTS).write_bytes(b"no weights")
-    for folder in (tmp_path, tmp_path / "none", tmp_path / "damaged"):
-        with pytest.raises(SettingError, match=str(folder)):
-            load_pretrained(encoder, folder)
+    encoder = new_network(PRETRAINED).sagittal.encoder
+    tower = write_base(tmp_path)
+    problems: dict[str, dict[str, torch.Tensor] | bytes | None] = {
+        "does not exist": None,
+        "cannot be read": b"no weights",
+        "has no tensor visual.trunk.bn1.bias": {name: one for name, one in tower.items() if name != "bn1.bias"},
+        "visual.trunk.conv_stem.weight of the shape (1,)": {**tower, "conv_stem.weight": torch.zeros(1)},
+    }
+    for problem, content in problems.items():
+        (tmp_path / BASE_WEIGHTS).unlink(missing_ok=True)
+        if isinstance(content, bytes):
+            (tmp_path / BASE_WEIGHTS).write_bytes(content)
+        elif content is not None:
+            save_file({IMAGE_TOWER + name: one.contiguous() for name, one in content.items()}, tmp_path / BASE_WEIGHTS)
+        with pytest.raises(SettingError, match=f"{re.escape(str(tmp_path))}.*{re.escape(problem)}"):
+            load_pretrained(encoder, tmp_path)
+
+
+def test_a_base_of_the_packages_has_the_tensors_of_the_encoder(tmp_path: Path) -> None:
+    """The locator knows the file's name and its tensors' without importing the modules that write it."""
+    assert BASE_WEIGHTS == WEIGHTS_FILE
+    arguments = ["--out", str(tmp_path / "base"), "--random_weights", "true", "--image_size", "64"]
+    done = subprocess.run(
+        [sys.executable, "-m", "vl_model.towers.packaged_bases", *arguments],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    load_pretrained(new_network(PRETRAINED).sagittal.encoder, tmp_path / "base")
