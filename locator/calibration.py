@@ -65,10 +65,21 @@ class HeldOutStudy:
         return locator.with_expected_errors(posterior, self.detections, self.count)
 
 
-def detect_held_out(locator: Locator, marked: MarkedStudy, processed: Path) -> list[HeldOutStudy]:
-    """Run a locator's networks on a study that it was not trained on, and on its copy without the lower end."""
+def detect_held_out(
+    locator: Locator, marked: MarkedStudy, processed: Path, with_cut_off: bool = True
+) -> list[HeldOutStudy]:
+    """Run a locator's networks on a study that it was not trained on, and on its copy without the lower end.
+
+    Args:
+        locator: It.
+        marked: The study.
+        processed: The folder ``processed_data`` that it is read from.
+        with_cut_off: Whether to run them on the copy, too. A calibration with direction does not use it.
+    """
     study = marked.read(processed)
-    copies = ((study, False), (lower_end_cut_off(study, marked.position_N3), True))
+    copies = [(study, False)]
+    if with_cut_off:
+        copies.append((lower_end_cut_off(study, marked.position_N3), True))
     return [_held_out(locator, marked, image_set, is_cut_off) for image_set, is_cut_off in copies]
 
 

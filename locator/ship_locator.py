@@ -61,7 +61,11 @@ def main() -> None:
     trained = replace(load_locator(Path(settings.locator)), level_calibration=None)
     processed = data_root(settings.root).processed("train")
     studies = draw_marked_studies(processed, settings.folds, settings.studies)
-    held_out = [one for study in tqdm(studies, unit="study") for one in detect_held_out(trained, study, processed)]
+    held_out = [
+        one
+        for study in tqdm(studies, unit="study")
+        for one in detect_held_out(trained, study, processed, with_cut_off=False)
+    ]
     shipped = recalibrated(trained, held_out)
     notes = {
         "trained_on": settings.trained_on,
