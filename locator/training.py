@@ -22,6 +22,7 @@ from runs.preemption import Preemption
 from runs.session import Session
 from runs.settings import OptimizationSettings
 from runs.shutdown import Stopped
+from workspace.setting_error import SettingError
 
 
 class LocatorTraining:
@@ -96,6 +97,10 @@ class LocatorTraining:
             raise ValueError(
                 f"{self.studies.processed}: no training study has slices with geometry near its marks; hold out other "
                 "folds"
+            )
+        if self.base is not None and "sagittal" not in self.knowledge.channels:
+            raise SettingError(
+                "base", f"{str(self.base)!r}: reads sagittal images only, and no training study has marks in one"
             )
         batches = {
             orientation: ImageBatches(

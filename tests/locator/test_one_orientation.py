@@ -15,6 +15,7 @@ from data_prep.sites import SITES, Condition, View
 from locator.knowledge import EVERYTHING, read_knowledge
 from locator.learning_set import read_learning_set
 from locator.locator import load_locator
+from tests.locator.lite0_base import write_base
 from tests.locator.test_locator import SHORT, SMALL, run_script
 from workspace.layout import DataRoot
 
@@ -81,6 +82,11 @@ def test_a_locator_learns_from_marks_of_one_orientation(
     with (root.logs("locator") / "metrics.csv").open() as file:
         columns = next(csv.reader(file))
     assert [name for name in columns if name.startswith("loss_")] == [f"loss_{orientation}"]
+    if orientation == "axial":
+        write_base(tmp_path)
+        base = ("--run", "with_base", "--base", str(tmp_path))
+        assert run_script(monkeypatch, train_locator, "--root", str(root.path), *base, *SHORT, *SMALL) == 2
+        assert f"--base {str(tmp_path)!r}: reads sagittal images only" in capsys.readouterr().err
 
     locator = load_locator(root.run("locator") / "final")
     assert list(locator.knowledge.channels) == [orientation]
