@@ -19,13 +19,12 @@ if __name__ == "__main__":
 from dataclasses import dataclass, field
 from typing import Literal
 
-from locator.files import BASE_WEIGHTS, MAKES_A_BASE
+from locator.files import BASE_WEIGHTS, not_a_base
 from runs.processes.launch import Launch, check_launch, follow, own_rank, set_environment_of_torch, trackers_of
 from runs.run_folder import hold_run, prepare_run
 from runs.settings import OptimizationSettings, RunSettings
 from workspace.cli import run_command
 from workspace.layout import DataRoot, data_root, home_expanded
-from workspace.setting_error import SettingError
 from workspace.setting_types import NonNegativeNumber, PositiveInteger, PositiveNumber, Share
 from workspace.settings_parser import plain_settings, read_settings
 
@@ -93,7 +92,7 @@ def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
     session = settings.session
     base = None if settings.base is None else home_expanded(settings.base, "base")
     if base is not None and not (base / BASE_WEIGHTS).is_file():
-        raise SettingError("base", f"{settings.base!r}: contains no {BASE_WEIGHTS}; {MAKES_A_BASE}")
+        raise not_a_base(base, "does not exist")
     run, logs = root.run(session.run), root.logs(session.run)
     prepare_run(run, session.overwrite, session.resume_from_checkpoint)
     trackers = trackers_of(session.report_to)

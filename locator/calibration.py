@@ -65,25 +65,15 @@ class HeldOutStudy:
         return locator.with_expected_errors(posterior, self.detections, self.count)
 
 
-def detect_held_out(
-    locator: Locator, marked: MarkedStudy, processed: Path, with_cut_off: bool = True
-) -> list[HeldOutStudy]:
-    """Run a locator's networks on a study that it was not trained on, and on its copy without the lower end.
-
-    Args:
-        locator: It.
-        marked: The study.
-        processed: The folder ``processed_data`` that it is read from.
-        with_cut_off: Whether to run them on the copy, too. A calibration with direction does not use it.
-    """
+def detect_held_out(locator: Locator, marked: MarkedStudy, processed: Path) -> list[HeldOutStudy]:
+    """Run a locator's networks on a study that it was not trained on, and on its copy without the lower end."""
     study = marked.read(processed)
-    copies = [(study, False)]
-    if with_cut_off:
-        copies.append((lower_end_cut_off(study, marked.position_N3), True))
-    return [_held_out(locator, marked, image_set, is_cut_off) for image_set, is_cut_off in copies]
+    cut_off = lower_end_cut_off(study, marked.position_N3)
+    return [detect_in(locator, marked, study), detect_in(locator, marked, cut_off, is_cut_off=True)]
 
 
-def _held_out(locator: Locator, marked: MarkedStudy, study: Study, is_cut_off: bool) -> HeldOutStudy:
+def detect_in(locator: Locator, marked: MarkedStudy, study: Study, is_cut_off: bool = False) -> HeldOutStudy:
+    """Run a locator's networks on a study, or on its copy without the lower end; `marked` has its marks."""
     pose, detections, count = locator.detect(study)
     return HeldOutStudy(marked.study_id, marked.position_N3, pose, tuple(detections), count, is_cut_off)
 

@@ -13,8 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from locator.files import BASE_WEIGHTS, MAKES_A_BASE
-from workspace.setting_error import SettingError
+from locator.files import BASE_WEIGHTS, not_a_base
 
 #: How the names of the image tower's tensors begin in the file of a base.
 IMAGE_TOWER = "visual.trunk."
@@ -63,21 +62,17 @@ def load_pretrained(encoder: nn.Module, base: Path) -> None:
     try:
         weights: Mapping[str, Tensor] = load_file(path)
     except FileNotFoundError:
-        raise _not_a_base(base, "does not exist") from None
+        raise not_a_base(base, "does not exist") from None
     except (OSError, SafetensorError) as error:
-        raise _not_a_base(base, f"cannot be read ({error})") from None
+        raise not_a_base(base, f"cannot be read ({error})") from None
     own = {name: weights.get(IMAGE_TOWER + name) for name in encoder.state_dict()}
     for name, tensor in encoder.state_dict().items():
         found = own[name]
         if found is None:
-            raise _not_a_base(base, f"has no tensor {IMAGE_TOWER}{name}")
+            raise not_a_base(base, f"has no tensor {IMAGE_TOWER}{name}")
         if found.shape != tensor.shape:
-            raise _not_a_base(base, f"has {IMAGE_TOWER}{name} of the shape {tuple(found.shape)}")
+            raise not_a_base(base, f"has {IMAGE_TOWER}{name} of the shape {tuple(found.shape)}")
     encoder.load_state_dict(own)
-
-
-def _not_a_base(base: Path, problem: str) -> SettingError:
-    return SettingError("base", f"{str(base)!r}: {BASE_WEIGHTS} {problem}; {MAKES_A_BASE}")
 
 
 def weights_sha256(encoder: nn.Module) -> str:

@@ -14,13 +14,18 @@ SCHEMA_VERSION = 1
 LOCATOR, WEIGHTS, ATLAS = "locator.json", "locator.safetensors", "atlas.json"
 #: The file of a base folder (``vl_model.towers.packaged_bases``) that holds both towers.
 BASE_WEIGHTS = "open_clip_model.safetensors"
-MAKES_A_BASE = "python -m vl_model.towers.packaged_bases makes a base with EfficientNet-Lite0"
 #: In the logs of a locator's run: the suspect marks of its held-out studies.
 SUSPECTS = "suspects.csv"
 #: The values of the setting `locator` for no locator, and for the one that ships with the program.
 NO_LOCATOR, SHIPPED_LOCATOR = "none", "shipped"
 #: The folder of the shipped locator (`locator.shipped_locator`).
 SHIPPED = Path(__file__).with_name("shipped")
+
+
+def not_a_base(base: Path, problem: str) -> SettingError:
+    """Return the error of a base folder whose weights have a problem."""
+    makes_one = "python -m vl_model.towers.packaged_bases makes a base with EfficientNet-Lite0"
+    return SettingError("base", f"{str(base)!r}: {BASE_WEIGHTS} {problem}; {makes_one}")
 
 
 def locator_fingerprint(folder: Path) -> str:

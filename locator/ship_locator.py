@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from data_prep.sites import Condition
-from locator.calibration import HeldOutStudy, calibrate, detect_held_out
+from locator.calibration import HeldOutStudy, calibrate, detect_in
 from locator.files import LOCATOR, SHIPPED, WEIGHTS
 from locator.locator import Locator, load_locator
 from locator.marked_studies import draw_marked_studies
@@ -61,11 +61,8 @@ def main() -> None:
     trained = replace(load_locator(Path(settings.locator)), level_calibration=None)
     processed = data_root(settings.root).processed("train")
     studies = draw_marked_studies(processed, settings.folds, settings.studies)
-    held_out = [
-        one
-        for study in tqdm(studies, unit="study")
-        for one in detect_held_out(trained, study, processed, with_cut_off=False)
-    ]
+    # A calibration with direction uses no cut-off copies.
+    held_out = [detect_in(trained, study, study.read(processed)) for study in tqdm(studies, unit="study")]
     shipped = recalibrated(trained, held_out)
     notes = {
         "trained_on": settings.trained_on,

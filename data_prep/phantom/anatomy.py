@@ -97,12 +97,12 @@ def draw_body(generator: np.random.Generator, varied: bool = False) -> Body:
 
 def _draw_variety(body: Body, generator: np.random.Generator) -> Body:
     """Widen the range of a body: stature, lordosis, scoliosis, transitional discs, posture and soft tissue."""
-    discs, below = body.skeleton.discs, np.arange(body.skeleton.discs) >= body.skeleton.first_graded + 5
+    discs, first_sacral = body.skeleton.discs, body.skeleton.first_sacral_body
+    below, lowest = np.arange(discs) >= first_sacral, np.arange(discs) == first_sacral - 1
     scale = float(np.clip(generator.normal(0.97, 0.075), 0.8, 1.18))
     yaw, roll, pitch = np.deg2rad(generator.normal(0, (3.0, 3.0, 5.0)))
     lordosis = np.clip(generator.normal(1.0, 0.3), 0.3, 1.7) * body.skeleton.disc_tilt_degrees
     sacral_slope = generator.normal(4.0, 9.0)
-    lowest = np.arange(discs) == body.skeleton.first_graded + 4
     # Worn discs are low, and L5-S1 is often the lowest: in few patients it is no higher than S1-S2.
     worn = 1.05 - 0.4 * body.degeneration * generator.uniform(0.5, 1.0, discs)
     worn = worn * np.where(lowest, generator.uniform(0.6, 1.0), 1.0)

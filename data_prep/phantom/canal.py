@@ -47,9 +47,7 @@ def _paint_foramina(canvas: Canvas) -> None:
     """
     patient, t, w = canvas.patient, canvas.t, canvas.w
     share = _share(canvas, Condition.NEURAL_FORAMINAL_NARROWING)
-    discs = np.arange(patient.body.skeleton.discs)
-    foramen_u = np.interp(discs - patient.first_graded, range(len(LEVELS)), patient.foramen_u)
-    out = canvas.across - canvas.by_disc(foramen_u)
+    out = canvas.across - canvas.by_disc(_by_level(patient, patient.foramen_u))
     reach = np.abs(out) - 9
     arch = None if patient.body.habitus is None else patient.body.habitus.arch
     behind: Field | float = 5.8

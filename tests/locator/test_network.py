@@ -72,10 +72,8 @@ def test_a_pretrained_encoder_gets_the_base_s_weights_and_keeps_them(tmp_path: P
     assert changed and not any(name.startswith("unet.encoder.") for name in changed)
     for name, tensor in network.sagittal.encoder.state_dict().items():
         torch.testing.assert_close(tensor, tower[name])
-    digest = weights_sha256(network.sagittal.encoder)
-    assert (
-        digest == weights_sha256(network.sagittal.encoder) != weights_sha256(new_network(PRETRAINED).sagittal.encoder)
-    )
+    own, other = network.sagittal.encoder, new_network(PRETRAINED).sagittal.encoder
+    assert weights_sha256(own) == weights_sha256(own) != weights_sha256(other)
 
 
 def test_a_base_without_such_an_image_tower_is_refused(tmp_path: Path) -> None:
