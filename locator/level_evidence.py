@@ -2,9 +2,10 @@
 
 A locator's largest error is a chain of levels that lies one level too high or too low. Every such chain is an
 alternative with the same shape: at a shift of +1, each level lies where the next lower one was located. Its score is
-the mean logarithm of the probabilities that the heatmaps give its sites. A softmax of the scores, whose temperature is
-fitted to studies that the locator did not learn from, is the probability of each shift; that of the chosen one is the
-level confidence.
+the weighted mean logarithm of the probabilities that the heatmaps give its sites. The weight halves from each level to
+the next higher one: levels are counted from the sacrum, and what a heatmap tells of a level is less certain the more
+levels it had to count. A softmax of the scores, whose temperature is fitted to studies that the locator did not learn
+from, is the probability of each shift; that of the chosen one is the level confidence.
 
 Dimensions: S shifts, N = 25 sites, K studies.
 """
@@ -25,6 +26,9 @@ SHIFTS = (-2, -1, 0, 1, 2)
 UNSHIFTED = SHIFTS.index(0)
 #: The log odds of a locator that errs in neither direction more than its scores say.
 NO_DIRECTION = (0.0,) * len(SHIFTS)
+#: The weight of a level's sites in the score, as a share of the next lower level's; in older locators levels weigh the
+#: same.
+LEVEL_RATIO, EQUAL_LEVELS = 0.5, 1.0
 #: A site of an alternative is supported by the heatmap this near to its position: within a slice, and across slices.
 NEAR_MM, NEAR_ACROSS_MM = 12.0, 8.0
 #: The smallest probability that a heatmap gives a site: no single site rules out an alternative.
@@ -35,6 +39,7 @@ TEMPERATURES = np.geomspace(0.02, 20.0, 121)
 LOG_ODDS_STEPS = 100
 
 _LEVEL_N = np.array([list(Level).index(site.level) for site in SITES])
+_LEVEL_C = np.array([list(Level).index(level) for _, level in SAGITTAL_CHANNELS])
 #: The sites of each sagittal channel: one of the canal, or the foramina of both sides.
 _SITES_OF_CHANNEL = [
     [index for index, site in enumerate(SITES) if (site.condition, site.level) == channel]
@@ -51,17 +56,19 @@ class LevelCalibration:
         studies: The number of studies that it was fitted to.
         log_odds_S: What is added to them then: the logarithm of how much more often each shift is the true one than its
             score says. A locator that was trained on other spines may err in one direction.
+        level_ratio: The weight of a level in the scores, as a share of the next lower level's.
     """
 
     temperature: float
     studies: int
     log_odds_S: tuple[float, ...] = NO_DIRECTION
+    level_ratio: float = LEVEL_RATIO
 
     @property
     def is_valid(self) -> bool:
         """Whether its numbers are possible."""
         is_complete = len(self.log_odds_S) == len(SHIFTS) and bool(np.isfinite(self.log_odds_S).all())
-        return self.temperature > 0 and self.studies > 0 and is_complete
+        return self.temperature > 0 and self.studies > 0 and is_complete and 0 < self.level_ratio <= 1
 
     @property
     def has_direction(self) -> bool:
@@ -89,6 +96,7 @@ def level_scores(
     heatmaps: Sequence[npt.NDArray[np.float32]],
     position_N3: Array,
     known_C: npt.NDArray[np.bool_] | None = None,
+    level_ratio: float = LEVEL_RATIO,
 ) -> Array:
     """Return the score of each shift, (S,).
 
@@ -97,14 +105,17 @@ def level_scores(
         heatmaps: The heatmaps of each image, (C, H, W).
         position_N3: The located positions, mm.
         known_C: The channels that count; None for all.
+        level_ratio: The weight of a level, as a share of the next lower level's.
     """
     channels = np.arange(len(SAGITTAL_CHANNELS)) if known_C is None else np.flatnonzero(known_C)
+    weight_C = level_ratio ** -_LEVEL_C[channels].astype(float)
+    weight_C /= weight_C.sum()
     shifted_SN3 = np.array([shifted(position_N3, shift) for shift in SHIFTS])
     scores_of_series = []
     for series_id in sorted({image.slices.series.series_id for image in images}):
         own = [number for number, image in enumerate(images) if image.slices.series.series_id == series_id]
         scores_of_series.append(
-            _series_scores([images[n] for n in own], [heatmaps[n] for n in own], shifted_SN3, channels)
+            _series_scores([images[n] for n in own], [heatmaps[n] for n in own], shifted_SN3, channels, weight_C)
         )
     return np.mean(scores_of_series, axis=0) if scores_of_series else np.zeros(len(SHIFTS))
 
@@ -131,13 +142,14 @@ def _series_scores(
     heatmaps: Sequence[npt.NDArray[np.float32]],
     shifted_SN3: Array,
     channels: npt.NDArray[np.intp],
+    weight_C: Array,
 ) -> Array:
     distance_ISN = np.abs([image.frame.distance_mm(shifted_SN3) for image in images])
     pixel_ISN2 = np.array([image.frame.to_pixel(shifted_SN3) for image in images])
     total_CI = np.array([heatmap_CHW.sum(axis=(1, 2)) for heatmap_CHW in heatmaps]).T
     radius = round(NEAR_MM / images[0].frame.spacing_mm[0])
     scores = np.zeros(len(SHIFTS))
-    for channel in channels.tolist():
+    for channel, weight in zip(channels.tolist(), weight_C.tolist(), strict=True):
         sites = _SITES_OF_CHANNEL[channel]
         for site in sites:
             for shift in range(len(SHIFTS)):
@@ -153,8 +165,8 @@ def _series_scores(
                     support = max(found)
                 else:  # the alternative puts the site off the images: no image should then show it
                     support = 1.0 - float(total_CI[channel].max())
-                scores[shift] += np.log(max(support, MIN_SUPPORT)) / len(sites)
-    return scores / len(channels)
+                scores[shift] += weight * np.log(max(support, MIN_SUPPORT)) / len(sites)
+    return scores
 
 
 def _window(pixel: Array, radius: int) -> tuple[slice, slice]:

@@ -36,7 +36,16 @@ from locator.detections import (
 from locator.encoders import SMALL, EncoderKind, encoder_kind
 from locator.files import ATLAS, LOCATOR, SCHEMA_VERSION, WEIGHTS
 from locator.knowledge import EVERYTHING, Knowledge, read_knowledge
-from locator.level_evidence import NO_DIRECTION, SHIFTS, UNSHIFTED, LevelCalibration, level_scores, shifted
+from locator.level_evidence import (
+    EQUAL_LEVELS,
+    LEVEL_RATIO,
+    NO_DIRECTION,
+    SHIFTS,
+    UNSHIFTED,
+    LevelCalibration,
+    level_scores,
+    shifted,
+)
 from locator.network import LocatorNetwork, load_weights, save_weights, to_channels_last
 from locator.site_placer import atlas_of
 from locator.slices import AXIAL_SHAPE, DARK_GREY, SAGITTAL_SHAPE, SliceImage, sagittal_images, stack_images
@@ -221,8 +230,11 @@ class Locator:
         A pose is chosen by peaks, and a level without one speaks neither for it nor against it. Here every site counts.
         """
 
+        known_C = self.knowledge.channels["sagittal"]
+        ratio = self.level_calibration.level_ratio if self.level_calibration else LEVEL_RATIO
+
         def score_of(chain: _Chain) -> Array:
-            return level_scores(sagittal, heatmaps, chain.expected.position_N3, self.knowledge.channels["sagittal"])
+            return level_scores(sagittal, heatmaps, chain.expected.position_N3, known_C, ratio)
 
         chain = self._moved(chain, int(np.argmax(score_of(chain))), sagittal, heatmaps) or chain
         score_S, chosen = score_of(chain), UNSHIFTED
@@ -304,6 +316,7 @@ class Locator:
                 "temperature": round(self.level_calibration.temperature, 5),
                 "studies": self.level_calibration.studies,
                 "log_odds": np.round(self.level_calibration.log_odds_S, 4).tolist(),
+                "level_ratio": self.level_calibration.level_ratio,
             },
             "knows": self.knowledge.to_json(),
             "notes": dict(notes),
@@ -350,7 +363,8 @@ def load_locator(folder: Path) -> Locator:
         calibration = None
         if levels is not None:
             odds = tuple(float(number) for number in levels.get("log_odds", NO_DIRECTION))
-            calibration = LevelCalibration(float(levels["temperature"]), int(levels["studies"]), odds)
+            ratio = float(levels.get("level_ratio", EQUAL_LEVELS))
+            calibration = LevelCalibration(float(levels["temperature"]), int(levels["studies"]), odds, ratio)
         if calibration and not calibration.is_valid:
             raise ValueError(f"the calibration of the level confidence is {levels}; its numbers should be positive")
         knowledge = read_knowledge(content.get("knows"))

@@ -101,7 +101,8 @@ def _draw_variety(body: Body, generator: np.random.Generator) -> Body:
     below, lowest = np.arange(discs) >= first_sacral, np.arange(discs) == first_sacral - 1
     scale = float(np.clip(generator.normal(0.97, 0.075), 0.8, 1.18))
     yaw, roll, pitch = np.deg2rad(generator.normal(0, (3.0, 3.0, 5.0)))
-    lordosis = np.clip(generator.normal(1.0, 0.3), 0.3, 1.7) * body.skeleton.disc_tilt_degrees
+    curved = np.clip(generator.normal(1.0, 0.3), 0.3, 1.7)
+    lordosis = np.where(below, (1 + curved) / 2, curved) * body.skeleton.disc_tilt_degrees
     sacral_slope = generator.normal(4.0, 9.0)
     # Worn discs are low, and L5-S1 is often the lowest: in few patients it is no higher than S1-S2.
     worn = 1.05 - 0.4 * body.degeneration * generator.uniform(0.5, 1.0, discs)
@@ -260,7 +261,12 @@ class Patient:
     @cached_property
     def half_depth(self) -> Array:
         """Half the depth of the column, without waists."""
-        return self._along_bodies(self.body.skeleton.body_half_depth) * self.body.scale
+        skeleton = self.body.skeleton
+        arc, depth = self.body_arc, skeleton.body_half_depth
+        if skeleton.ends:  # the sacrum is as deep as L5 at the disc between them, and tapers from there
+            sacrum = skeleton.first_sacral_body
+            arc, depth = np.insert(arc, sacrum, self.disc_arc[sacrum - 1]), np.insert(depth, sacrum, depth[sacrum - 1])
+        return np.interp(arc_table(), arc[::-1], depth[::-1]) * self.body.scale
 
     @cached_property
     def wall(self) -> Array:

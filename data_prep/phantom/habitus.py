@@ -40,6 +40,9 @@ class Arch:
         slant: Inclination of the inferior processes, mm to the back per mm downwards; that of the superior ones is
             half of it.
         sacral_foramen: How wide the foramina of the sacrum are, 0 to 1.
+        sacral_gap_mm: Half the height of the gaps beside the midline between sacral bodies, mm; 0 or less without gaps.
+        sacral_gap_u: Distance of the gaps from the midline, mm.
+        sacral_island: Depth of the sacral bodies between the gaps, as a factor.
     """
 
     foramen_depth: float
@@ -51,6 +54,9 @@ class Arch:
     overlap_mm: float
     slant: float
     sacral_foramen: float
+    sacral_gap_mm: float
+    sacral_gap_u: float
+    sacral_island: float
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,9 @@ class Habitus:
         psoas_size: Its size, as a factor.
         bowel: Share of the abdomen's bowel that is painted.
         vessel_shift: Distance of the great vessels from their usual place, to the left, mm.
+        vessel_end: The s at which they leave the surroundings of the spine, mm: before L5 or the sacrum.
+        wedge: By how much the discs are higher in front and lower behind than in the middle, as a share of the height.
+        lowest_wedge: The same at L5-S1.
         muscle_depth: Depth of the back muscles, as a factor.
         buttocks: Depth of the fat behind the sacrum, as a factor.
         hollow: How much less than the spine the skin of the back is curved, mm at 100 mm from the middle.
@@ -75,6 +84,9 @@ class Habitus:
     psoas_size: float
     bowel: float
     vessel_shift: float
+    vessel_end: float
+    wedge: float
+    lowest_wedge: float
     muscle_depth: float
     buttocks: float
     hollow: float
@@ -91,6 +103,9 @@ def draw_habitus(generator: np.random.Generator) -> Habitus:
         psoas_size=float(generator.uniform(0.7, 1.5)),
         bowel=float(generator.uniform(0, 1)),
         vessel_shift=float(generator.normal(0, 15)),
+        vessel_end=float(generator.uniform(-120, -60)),
+        wedge=float(generator.uniform(0, 0.35)),
+        lowest_wedge=float(generator.uniform(0.1, 0.7)),
         muscle_depth=float(generator.uniform(0.6, 1.25)),
         buttocks=float(generator.uniform(0, 1)),
         hollow=float(generator.uniform(-5, 20)),
@@ -116,6 +131,9 @@ def _draw_arch(generator: np.random.Generator) -> Arch:
         overlap_mm=float(generator.uniform(3.0, 9.0)),
         slant=float(generator.uniform(0.2, 0.45)),
         sacral_foramen=float(generator.uniform(0.0, 1.0)),
+        sacral_gap_mm=float(generator.uniform(-1.0, 4.0)),
+        sacral_gap_u=float(generator.uniform(8.0, 16.0)),
+        sacral_island=float(generator.uniform(1.0, 1.5)),
     )
 
 

@@ -80,6 +80,23 @@ def test_the_shift_that_the_heatmaps_show_has_the_best_score(shift: int) -> None
     assert calibration.confidence(found) <= 41 / 42
 
 
+@pytest.mark.parametrize("ratio", [0.5, 1.0])
+def test_the_weight_of_a_level_halves_from_the_sacrum_upwards(ratio: float) -> None:
+    """Slow version: the scores of single channels, each weighted by its level."""
+    images = [image(x_mm) for x_mm in (-16.0, 0.0, 16.0)]
+    right, high = ([heatmaps(one, seen_levels) for one in images] for seen_levels in (0, -1))
+    is_low = np.array([level in (Level.L4_L5, Level.L5_S1) for _, level in SAGITTAL_CHANNELS])
+    mixed = [np.where(is_low[:, None, None], own, other) for own, other in zip(right, high, strict=True)]
+    expected, total = np.zeros(len(SHIFTS)), 0.0
+    for channel, (_, level) in enumerate(SAGITTAL_CHANNELS):
+        weight = ratio ** (4 - list(Level).index(level))
+        expected += weight * level_scores(images, mixed, SPINE_N3, np.arange(len(SAGITTAL_CHANNELS)) == channel)
+        total += weight
+    found = level_scores(images, mixed, SPINE_N3, level_ratio=ratio)
+    np.testing.assert_allclose(found, expected / total)
+    assert SHIFTS[int(np.argmax(found))] == (0 if ratio == 0.5 else -1)  # the two lowest levels decide, or the majority
+
+
 def test_heatmaps_that_show_nothing_leave_the_count_open() -> None:
     one = image(0.0)
     blank = level_scores([one], [np.zeros((len(SAGITTAL_CHANNELS), 140, 80), np.float32)], SPINE_N3)

@@ -464,7 +464,15 @@ def test_every_located_site_has_a_level_confidence(root: DataRoot, tmp_path: Pat
     placed = make_placer(final, None).place(study, {})
     assert max(position.level_confidence or 1.0 for position in placed.values()) <= round(located.level_confidence, 4)
     assert all(position.expected_error_mm for position in placed.values())
-    for damaged in ({}, {"temperature": 0, "studies": 3}, {"temperature": "hot", "studies": 3}, [1.0, 2], "high"):
+    loaded = load_locator(final)
+    assert (
+        loaded.level_calibration is not None and loaded.level_calibration.level_ratio == 1.0
+    )  # older ones weigh equally
+    fitted = replace(loaded.level_calibration, level_ratio=0.5)
+    replace(loaded, level_calibration=fitted).save(tmp_path / "saved", {})
+    assert load_locator(tmp_path / "saved").level_calibration == fitted
+    wrong = ({}, {"temperature": 0, "studies": 3}, {"temperature": "hot", "studies": 3}, [1.0, 2], "high")
+    for damaged in (*wrong, {**calibration, "level_ratio": 0}, {**calibration, "level_ratio": 1.5}):
         (final / LOCATOR).write_text(json.dumps({**content, "level_confidence": damaged}))
         with pytest.raises(ValueError, match="not a locator"):
             load_locator(final)
