@@ -118,12 +118,13 @@ def _mixing() -> Floats:
     """Return M (X, X) with M M' = the correlation of the views.
 
     Grades with the correlation G need views with the covariance G - diag(1 - r^2), over r r'. That is no covariance,
-    because its least eigenvalues are negative. They become zero, and variances one again.
+    because its least eigenvalues are negative. They become zero, and variances one again. But for those variances M is
+    the symmetric root: others depend on the signs of the eigenvectors, which differ by processor.
     """
     skill_X = SKILL_K[CONDITION_OF_SITE]
     wanted_XX = (latent_correlation() - np.diag(1 - skill_X**2)) / np.outer(skill_X, skill_X)
     value_X, vector_XX = np.linalg.eigh(wanted_XX)
-    mixing_XX = vector_XX * np.sqrt(np.maximum(value_X, 0.0))
+    mixing_XX = (vector_XX * np.sqrt(np.maximum(value_X, 0.0))) @ vector_XX.T
     unit_XX: Floats = mixing_XX / np.linalg.norm(mixing_XX, axis=1, keepdims=True)
     return unit_XX
 

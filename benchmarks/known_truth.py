@@ -1,7 +1,7 @@
 """Measure what cross-fitted calibration loses against the true probabilities, which are known in a simulation.
 
     python -m benchmarks.known_truth            # two minutes on an idle core
-    python -m benchmarks.known_truth --quick    # few studies, once
+    python -m benchmarks.known_truth --quick    # few draws of one case
 
 The studies are those of `benchmarks.drawn_truth`: severities are drawn from true probabilities, and these are distorted
 and then calibrated out of fold, as `eval_vl.py --calibrate` does it. The labels serve for fitting alone. What is
@@ -63,7 +63,7 @@ CASES = (
     Case("overconfident, slope 1.3", 66, 10, 1.3, aim=0.006),
     Case("strongly distorted", 66, 10, **_STRONG, aim=0.0111),
 )
-QUICK = (Case("overconfident, slope 1.3", 30, 1, 1.3, aim=0.006),)
+QUICK = (Case("overconfident, slope 1.3", 66, 4, 1.3, aim=0.006),)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Settings:
     """Settings of the benchmark of calibration."""
 
     quick: bool = False
-    """Measure few studies, once."""
+    """Measure few draws of one case."""
 
 
 @dataclass(frozen=True)
