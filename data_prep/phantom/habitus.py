@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.phantom.tissues import Tissue
+from data_prep.sites import Level
 
 Array = npt.NDArray[np.float64]
 
@@ -32,7 +33,7 @@ class Arch:
     Attributes:
         foramen_depth: Depth of the foramina, from front to back, as a factor.
         foramen_height: Their height, as a factor.
-        lowest_foramen: Size of those at L5-S1, compared with the others.
+        foramen_size: Size of those at each graded level, as a factor.
         root: Size of the roots in the foramina, as a factor.
         pillar: Thickness of the articular pillars, as a factor.
         joint_mm: Half the thickness of the joint spaces, mm.
@@ -47,7 +48,7 @@ class Arch:
 
     foramen_depth: float
     foramen_height: float
-    lowest_foramen: float
+    foramen_size: tuple[float, ...]
     root: float
     pillar: float
     joint_mm: float
@@ -104,8 +105,8 @@ def draw_habitus(generator: np.random.Generator) -> Habitus:
         bowel=float(generator.uniform(0, 1)),
         vessel_shift=float(generator.normal(0, 15)),
         vessel_end=float(generator.uniform(-120, -60)),
-        wedge=float(generator.uniform(0, 0.35)),
-        lowest_wedge=float(generator.uniform(0.1, 0.7)),
+        wedge=float(generator.uniform(0, 0.5)),
+        lowest_wedge=float(generator.uniform(0, 0.7)),
         muscle_depth=float(generator.uniform(0.6, 1.25)),
         buttocks=float(generator.uniform(0, 1)),
         hollow=float(generator.uniform(-5, 20)),
@@ -124,7 +125,7 @@ def _draw_arch(generator: np.random.Generator) -> Arch:
     return Arch(
         foramen_depth=float(generator.uniform(0.55, 1.05)),
         foramen_height=float(generator.uniform(0.6, 0.95)),
-        lowest_foramen=float(generator.uniform(0.55, 1.05)),
+        foramen_size=tuple(generator.uniform(0.6, 1.1, len(Level)).tolist()),
         root=float(generator.uniform(0.9, 1.25)),
         pillar=float(generator.uniform(0.8, 1.25)),
         joint_mm=float(generator.uniform(0.3, 1.0)),
