@@ -26,8 +26,8 @@ SHIFTS = (-2, -1, 0, 1, 2)
 UNSHIFTED = SHIFTS.index(0)
 #: The log odds of a locator that errs in neither direction more than its scores say.
 NO_DIRECTION = (0.0,) * len(SHIFTS)
-#: The weight of a level's sites in the score, as a share of the next lower level's; in older locators levels weigh the
-#: same.
+#: The weight of a level's sites in the score, as a share of the next lower level's; levels weigh the same in older
+#: locators, whose files do not tell it.
 LEVEL_RATIO, EQUAL_LEVELS = 0.5, 1.0
 #: A site of an alternative is supported by the heatmap this near to its position: within a slice, and across slices.
 NEAR_MM, NEAR_ACROSS_MM = 12.0, 8.0
@@ -56,19 +56,17 @@ class LevelCalibration:
         studies: The number of studies that it was fitted to.
         log_odds_S: What is added to them then: the logarithm of how much more often each shift is the true one than its
             score says. A locator that was trained on other spines may err in one direction.
-        level_ratio: The weight of a level in the scores, as a share of the next lower level's.
     """
 
     temperature: float
     studies: int
     log_odds_S: tuple[float, ...] = NO_DIRECTION
-    level_ratio: float = LEVEL_RATIO
 
     @property
     def is_valid(self) -> bool:
         """Whether its numbers are possible."""
         is_complete = len(self.log_odds_S) == len(SHIFTS) and bool(np.isfinite(self.log_odds_S).all())
-        return self.temperature > 0 and self.studies > 0 and is_complete and 0 < self.level_ratio <= 1
+        return self.temperature > 0 and self.studies > 0 and is_complete
 
     @property
     def has_direction(self) -> bool:

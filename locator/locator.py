@@ -164,6 +164,8 @@ class Locator:
         level_calibration: Makes the level confidence; None if no study was held out, and for a locator that was trained
             before level confidences were known: its positions have none.
         knowledge: What the networks were trained to find; the rest of their output is not used.
+        level_ratio: The weight of a level in the scores of `level_evidence`, as a share of the next lower level's. The
+            level calibration belongs to it.
     """
 
     network: LocatorNetwork
@@ -173,6 +175,7 @@ class Locator:
     error_scale: Mapping[Condition, float] = field(default_factory=lambda: dict.fromkeys(Condition, 1.0))
     level_calibration: LevelCalibration | None = None
     knowledge: Knowledge = EVERYTHING
+    level_ratio: float = LEVEL_RATIO
 
     def locate(self, study: Study, marked_N3: Array | None = None) -> LocatedStudy | None:
         """Locate all 25 sites; None if no series of the study has geometry.
@@ -231,10 +234,9 @@ class Locator:
         """
 
         known_C = self.knowledge.channels["sagittal"]
-        ratio = self.level_calibration.level_ratio if self.level_calibration else LEVEL_RATIO
 
         def score_of(chain: _Chain) -> Array:
-            return level_scores(sagittal, heatmaps, chain.expected.position_N3, known_C, ratio)
+            return level_scores(sagittal, heatmaps, chain.expected.position_N3, known_C, self.level_ratio)
 
         chain = self._moved(chain, int(np.argmax(score_of(chain))), sagittal, heatmaps) or chain
         score_S, chosen = score_of(chain), UNSHIFTED
@@ -316,8 +318,8 @@ class Locator:
                 "temperature": round(self.level_calibration.temperature, 5),
                 "studies": self.level_calibration.studies,
                 "log_odds": np.round(self.level_calibration.log_odds_S, 4).tolist(),
-                "level_ratio": self.level_calibration.level_ratio,
             },
+            "level_ratio": self.level_ratio,
             "knows": self.knowledge.to_json(),
             "notes": dict(notes),
         }
@@ -363,17 +365,19 @@ def load_locator(folder: Path) -> Locator:
         calibration = None
         if levels is not None:
             odds = tuple(float(number) for number in levels.get("log_odds", NO_DIRECTION))
-            ratio = float(levels.get("level_ratio", EQUAL_LEVELS))
-            calibration = LevelCalibration(float(levels["temperature"]), int(levels["studies"]), odds, ratio)
+            calibration = LevelCalibration(float(levels["temperature"]), int(levels["studies"]), odds)
         if calibration and not calibration.is_valid:
             raise ValueError(f"the calibration of the level confidence is {levels}; its numbers should be positive")
+        ratio = float(content.get("level_ratio", EQUAL_LEVELS))
+        if not 0 < ratio <= 1:
+            raise ValueError(f"level_ratio is {ratio}; it should be above 0 and at most 1")
         knowledge = read_knowledge(content.get("knows"))
         kind = encoder_kind(content.get("sagittal_encoder", SMALL.name))  # older locators have no other one
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / LOCATOR}: not a locator ({error}); train_locator.py writes it") from None
     network = new_network(kind)
     load_weights(network, folder / WEIGHTS)
-    return Locator(network.eval(), spine_prior, atlas_of(folder), deviation, scale, calibration, knowledge)
+    return Locator(network.eval(), spine_prior, atlas_of(folder), deviation, scale, calibration, knowledge, ratio)
 
 
 @lru_cache(maxsize=1)

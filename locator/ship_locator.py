@@ -24,6 +24,7 @@ from tqdm import tqdm
 from data_prep.sites import Condition
 from locator.calibration import HeldOutStudy, calibrate, detect_in
 from locator.files import LOCATOR, SHIPPED, WEIGHTS
+from locator.level_evidence import LEVEL_RATIO
 from locator.locator import Locator, load_locator
 from locator.marked_studies import draw_marked_studies
 from workspace.cli import run_command
@@ -57,8 +58,8 @@ class Settings:
 def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
     torch.set_num_threads(1)
-    # Nothing of its own calibration decides what it finds.
-    trained = replace(load_locator(Path(settings.locator)), level_calibration=None)
+    # Nothing of its own calibration decides what it finds, and levels weigh as in this version.
+    trained = replace(load_locator(Path(settings.locator)), level_calibration=None, level_ratio=LEVEL_RATIO)
     processed = data_root(settings.root).processed("train")
     studies = draw_marked_studies(processed, settings.folds, settings.studies)
     # A calibration with direction uses no cut-off copies.

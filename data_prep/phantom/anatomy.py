@@ -99,14 +99,13 @@ def _draw_variety(body: Body, generator: np.random.Generator) -> Body:
     """Widen the range of a body: stature, lordosis, scoliosis, transitional discs, posture and soft tissue."""
     discs, first_sacral = body.skeleton.discs, body.skeleton.first_sacral_body
     below, lowest = np.arange(discs) >= first_sacral, np.arange(discs) == first_sacral - 1
-    scale = float(np.clip(generator.normal(1.0, 0.08), 0.8, 1.22))
-    yaw, roll, pitch = np.deg2rad(generator.normal((0.0, 0.0, -4.0), (3.0, 3.0, 6.0)))
-    curved = np.clip(generator.normal(1.0, 0.3), 0.3, 1.7)
-    lordosis = np.where(below, (1 + curved) / 2, curved) * body.skeleton.disc_tilt_degrees
-    sacral_slope = generator.normal(7.0, 9.0)
-    # Worn discs are low. L5-S1 may be the lowest or the highest disc: its own look must not tell its level.
+    scale = float(np.clip(generator.normal(0.97, 0.075), 0.8, 1.18))
+    yaw, roll, pitch = np.deg2rad(generator.normal(0, (3.0, 3.0, 5.0)))
+    lordosis = np.clip(generator.normal(1.0, 0.3), 0.3, 1.7) * body.skeleton.disc_tilt_degrees
+    sacral_slope = generator.normal(4.0, 9.0)
+    # Worn discs are low, and L5-S1 is often the lowest: in few patients it is no higher than S1-S2.
     worn = 1.05 - 0.4 * body.degeneration * generator.uniform(0.5, 1.0, discs)
-    worn = worn * np.where(lowest, generator.uniform(0.6, 1.35), generator.uniform(0.8, 1.15, discs))
+    worn = worn * np.where(lowest, generator.uniform(0.6, 1.0), 1.0)
     height = body.disc_height / body.scale * np.where(below, generator.choice([0.5, 1.0, 1.6], p=[0.4, 0.5, 0.1]), worn)
     bend = generator.normal(0, 6.0 if generator.random() < 0.3 else 1.5) * np.sin(
         np.linspace(0, np.pi * generator.uniform(0.8, 2.2), discs) + generator.uniform(0, np.pi)
@@ -261,12 +260,7 @@ class Patient:
     @cached_property
     def half_depth(self) -> Array:
         """Half the depth of the column, without waists."""
-        skeleton = self.body.skeleton
-        arc, depth = self.body_arc, skeleton.body_half_depth
-        if skeleton.ends:  # the sacrum is as deep as L5 at the disc between them, and tapers from there
-            sacrum = skeleton.first_sacral_body
-            arc, depth = np.insert(arc, sacrum, self.disc_arc[sacrum - 1]), np.insert(depth, sacrum, depth[sacrum - 1])
-        return np.interp(arc_table(), arc[::-1], depth[::-1]) * self.body.scale
+        return self._along_bodies(self.body.skeleton.body_half_depth) * self.body.scale
 
     @cached_property
     def wall(self) -> Array:

@@ -113,28 +113,6 @@ def articular_processes(canvas: Canvas, arch: Arch) -> tuple[Field, Field]:
     return distances[0], distances[1]
 
 
-def paint_sacral_foramina(canvas: Canvas) -> None:
-    """Paint the gaps between the sacral bodies, beside the midline: fat around rounded bone, open in front.
-
-    In the slices that show the lumbar foramina, the first sacral body is therefore a rounded wedge under the last disc,
-    and the others are islands.
-    """
-    patient = canvas.patient
-    assert patient.body.habitus is not None
-    arch = patient.body.habitus.arch
-    first = np.float32(patient.body_arc[patient.body.skeleton.first_sacral_body])
-    half_height = canvas.by_body(patient.body.skeleton.body_height * patient.body.scale / 2)
-    height = np.maximum(half_height - np.float32(arch.sacral_gap_mm), 3)
-    island = ellipse(
-        canvas.v, canvas.from_body, np.float32(arch.sacral_island) * canvas.along(patient.half_depth), height
-    )
-    island += 0.35 * canvas.texture.swell
-    beside = common(np.float32(arch.sacral_gap_u) - canvas.across, canvas.across - 27)
-    gap = common(-island, beside, canvas.s - first, canvas.w - 8)
-    canvas.paint(Tissue.FAT, cover(gap))
-    canvas.paint(Tissue.CORTEX, cover(common(band(island, 0.5), beside, canvas.s - first)))
-
-
 def _paint_sacrum(canvas: Canvas, above_sacrum: Field) -> None:
     """Paint the wings beside the sacral canal, and the median crest behind it."""
     within = common(above_sacrum, np.float32(canvas.patient.sacrum_end) - canvas.s)

@@ -90,10 +90,10 @@ def _foramen(canvas: Canvas, deep: Field, reach: Field, arch: Arch | None) -> Fi
         return common(shape, reach) + canvas.by_disc(smaller_D.astype(np.float32))
     disc = np.arange(skeleton.discs)
     smaller_D = smaller_D * np.where(disc >= skeleton.first_sacral_body, 1 - 0.8 * arch.sacral_foramen, 1)
-    size = canvas.by_disc(_by_level(canvas.patient, np.array(arch.foramen_size)))
-    height = arch.foramen_height * size
+    lowest = canvas.by_disc(np.where(disc == skeleton.first_sacral_body - 1, arch.lowest_foramen, 1.0))
+    height = arch.foramen_height * lowest
     middle = 4.3 + 8 * (1 - height)  # a small one lies under the upper pedicle
-    shape = ellipse(deep, canvas.t - middle, 6.7 * arch.foramen_depth * size + upwards, 11.3 * height)
+    shape = ellipse(deep, canvas.t - middle, 6.7 * arch.foramen_depth * lowest + upwards, 11.3 * height)
     # The articular processes close it from behind, the body in front.
     closed = np.maximum(1.0 - np.minimum(*articular_processes(canvas, arch)), -2.0 - canvas.w)
     return np.maximum(common(shape, reach) + canvas.by_disc(smaller_D), closed)

@@ -20,10 +20,6 @@ def paint_column(canvas: Canvas) -> None:
     radius = np.cbrt(wide * wide * wide + hollow * hollow * hollow)
     outline = np.maximum((radius - 1) * depth + 0.25 * swell, np.float32(patient.sacrum_end) - canvas.s)
     half_height = canvas.by_disc(patient.body.disc_height / 2)
-    if (habitus := patient.body.habitus) is not None:
-        disc = np.arange(patient.body.skeleton.discs) - patient.body.skeleton.first_sacral_body + 1
-        wedge = canvas.by_disc(np.select([disc == 0, disc < 0], [habitus.lowest_wedge, habitus.wedge]))
-        half_height = half_height * (1 - wedge * np.clip(v / depth, -1, 1))
     endplate = np.abs(canvas.t) - half_height * (0.78 + 0.34 * np.maximum(1 - radius * radius, 0)) + 0.2 * swell
 
     canvas.paint(Tissue.MARROW, cover(outline), 1 + 0.07 * swell)
@@ -31,7 +27,7 @@ def paint_column(canvas: Canvas) -> None:
     vein = common(np.abs(canvas.from_body) - 0.9 - 0.06 * np.maximum(v, 0), across - 5, 2 - v)
     canvas.paint(Tissue.VEIN, cover(vein) * cover(outline + 1) * 0.75)
     canvas.paint(Tissue.CORTEX, cover(band(outline + 0.2, 0.15)) * 0.85)
-    thickness = habitus.endplate_mm if habitus else 0.3
+    thickness = patient.body.habitus.endplate_mm if patient.body.habitus else 0.3
     canvas.paint(Tissue.CORTEX, cover(band(endplate, thickness)) * cover(outline))
     canvas.paint(Tissue.ANNULUS, cover(endplate) * cover(outline - canvas.by_disc(patient.body.diffuse_bulge)))
     _paint_nucleus(canvas, radius, endplate)
@@ -48,8 +44,7 @@ def _paint_vessels(canvas: Canvas) -> None:
     right = ellipse(u - 9 + apart, front + 8.5, 6.0, 6.5)
     right += 20 * (canvas.s > _BIFURCATION_MM)
     cava = ellipse(u + 15, front + 4.5, 9.5, 6.0)
-    thinner = 0.5 * np.maximum(np.float32(habitus.vessel_end) - canvas.s, 0) if habitus else 0
-    for vessel in (cava + thinner, left + thinner, right + thinner):
+    for vessel in (cava, left, right):
         canvas.paint(Tissue.VESSEL, cover(vessel))
         canvas.paint(Tissue.SKIN, cover(band(vessel, 0.3)) * 0.6)
 

@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.phantom.tissues import Tissue
-from data_prep.sites import Level
 
 Array = npt.NDArray[np.float64]
 
@@ -33,7 +32,7 @@ class Arch:
     Attributes:
         foramen_depth: Depth of the foramina, from front to back, as a factor.
         foramen_height: Their height, as a factor.
-        foramen_size: Size of those at each graded level, as a factor.
+        lowest_foramen: Size of those at L5-S1, compared with the others.
         root: Size of the roots in the foramina, as a factor.
         pillar: Thickness of the articular pillars, as a factor.
         joint_mm: Half the thickness of the joint spaces, mm.
@@ -41,23 +40,17 @@ class Arch:
         slant: Inclination of the inferior processes, mm to the back per mm downwards; that of the superior ones is
             half of it.
         sacral_foramen: How wide the foramina of the sacrum are, 0 to 1.
-        sacral_gap_mm: Half the height of the gaps beside the midline between sacral bodies, mm; 0 or less without gaps.
-        sacral_gap_u: Distance of the gaps from the midline, mm.
-        sacral_island: Depth of the sacral bodies between the gaps, as a factor.
     """
 
     foramen_depth: float
     foramen_height: float
-    foramen_size: tuple[float, ...]
+    lowest_foramen: float
     root: float
     pillar: float
     joint_mm: float
     overlap_mm: float
     slant: float
     sacral_foramen: float
-    sacral_gap_mm: float
-    sacral_gap_u: float
-    sacral_island: float
 
 
 @dataclass(frozen=True)
@@ -69,9 +62,6 @@ class Habitus:
         psoas_size: Its size, as a factor.
         bowel: Share of the abdomen's bowel that is painted.
         vessel_shift: Distance of the great vessels from their usual place, to the left, mm.
-        vessel_end: The s at which they leave the surroundings of the spine, mm: before L5 or the sacrum.
-        wedge: By how much the discs are higher in front and lower behind than in the middle, as a share of the height.
-        lowest_wedge: The same at L5-S1.
         muscle_depth: Depth of the back muscles, as a factor.
         buttocks: Depth of the fat behind the sacrum, as a factor.
         hollow: How much less than the spine the skin of the back is curved, mm at 100 mm from the middle.
@@ -85,9 +75,6 @@ class Habitus:
     psoas_size: float
     bowel: float
     vessel_shift: float
-    vessel_end: float
-    wedge: float
-    lowest_wedge: float
     muscle_depth: float
     buttocks: float
     hollow: float
@@ -104,9 +91,6 @@ def draw_habitus(generator: np.random.Generator) -> Habitus:
         psoas_size=float(generator.uniform(0.7, 1.5)),
         bowel=float(generator.uniform(0, 1)),
         vessel_shift=float(generator.normal(0, 15)),
-        vessel_end=float(generator.uniform(-120, -60)),
-        wedge=float(generator.uniform(0, 0.5)),
-        lowest_wedge=float(generator.uniform(0, 0.7)),
         muscle_depth=float(generator.uniform(0.6, 1.25)),
         buttocks=float(generator.uniform(0, 1)),
         hollow=float(generator.uniform(-5, 20)),
@@ -125,16 +109,13 @@ def _draw_arch(generator: np.random.Generator) -> Arch:
     return Arch(
         foramen_depth=float(generator.uniform(0.55, 1.05)),
         foramen_height=float(generator.uniform(0.6, 0.95)),
-        foramen_size=tuple(generator.uniform(0.6, 1.1, len(Level)).tolist()),
+        lowest_foramen=float(generator.uniform(0.55, 1.05)),
         root=float(generator.uniform(0.9, 1.25)),
         pillar=float(generator.uniform(0.8, 1.25)),
         joint_mm=float(generator.uniform(0.3, 1.0)),
         overlap_mm=float(generator.uniform(3.0, 9.0)),
         slant=float(generator.uniform(0.2, 0.45)),
         sacral_foramen=float(generator.uniform(0.0, 1.0)),
-        sacral_gap_mm=float(generator.uniform(-1.0, 4.0)),
-        sacral_gap_u=float(generator.uniform(8.0, 16.0)),
-        sacral_island=float(generator.uniform(1.0, 1.5)),
     )
 
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from data_prep.geometry import Frame
 from data_prep.phantom.anatomy import Patient
-from data_prep.phantom.arch import paint_arch, paint_sacral_foramina
+from data_prep.phantom.arch import paint_arch
 from data_prep.phantom.canal import paint_canal
 from data_prep.phantom.canvas import Canvas
 from data_prep.phantom.column import paint_column
@@ -33,12 +33,6 @@ def render(patient: Patient, frame: Frame, palette: Palette, offset_mm: float = 
     across, w = canvas.across, canvas.w
     canvas.within((across < 46) & (w < 3) & (canvas.v > -48), paint_column)
     canvas.within((across < 44) & (w > -5) & (w < 56), paint_arch)
-    if (habitus := patient.body.habitus) is not None and habitus.arch.sacral_gap_mm > 0:
-        below = canvas.s < np.float32(patient.body_arc[patient.body.skeleton.first_sacral_body])
-        beside = (across > habitus.arch.sacral_gap_u - 2) & (across < 30)
-        canvas.within(
-            below & beside & (w < 10) & (canvas.v > -30) & (canvas.s > patient.sacrum_end), paint_sacral_foramina
-        )
     canvas.within((across < 28) & (w > -4) & (w < 24) & (canvas.s > patient.sacrum_end), paint_canal)
     return canvas.image.reshape(frame.shape)
 

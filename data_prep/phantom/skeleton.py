@@ -28,7 +28,7 @@ class Skeleton:
         tilt_below: Tilt at some distances below the last disc.
         smaller_foramina: By how much the foramina at each disc are smaller than lumbar ones, (D,). The sacrum has none
             if they are so small that nothing is left.
-        ends: Whether the sacrum tapers from its upper endplate to an end, or goes on beyond all images.
+        ends: Whether the sacrum ends, or goes on beyond all images.
     """
 
     first_graded: int
@@ -67,10 +67,10 @@ STANDARD = Skeleton(
 LONG = Skeleton(
     first_graded=5,
     disc_height=np.array([4.0, 4.5, 5.0, 5.5, 6.5, 8.0, 9.2, 10.3, 11.0, 9.8, 3.0, 1.8, 1.5]),
-    disc_tilt_degrees=np.array([2.0, -2.0, -6.0, -9.0, -11.0, -11.0, -8.0, -2.0, 9.0, 28.0, 52.0, 56.0, 50.0]),
+    disc_tilt_degrees=np.array([2.0, -2.0, -6.0, -9.0, -11.0, -11.0, -8.0, -2.0, 9.0, 29.0, 43.0, 49.0, 45.0]),
     body_height=np.array([20.5, 21.5, 22.5, 23.5, 24.5, 26.0, 26.8, 27.2, 27.0, 26.5, 28.5, 23.0, 20.0, 18.0]),
     body_half_width=np.array([16.0, 17.0, 18.0, 19.0, 20.0, 22.0, 23.0, 24.0, 25.0, 26.0, 26.0, 21.0, 18.0, 15.0]),
-    body_half_depth=np.array([14.0, 14.2, 14.3, 14.5, 15.0, 15.6, 16.2, 16.7, 17.0, 17.0, 12.5, 9.0, 7.5, 6.5]),
+    body_half_depth=np.array([14.0, 14.2, 14.3, 14.5, 15.0, 15.6, 16.2, 16.7, 17.0, 17.0, 14.5, 10.5, 8.5, 7.0]),
     pedicle_u=np.array([12.0, 12.3, 12.6, 13.0, 13.5, 14.0, 14.5, 15.3, 16.3, 18.5, 20.0, 18.0, 16.0, 14.0]),
     smaller_foramina=np.array([3.0, 3.0, 2.5, 1.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 5.0, 5.0, 5.0]),
     tilt_below={25.0: 25.0, 55.0: 0.0},

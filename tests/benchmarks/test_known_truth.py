@@ -96,9 +96,6 @@ def test_what_calibration_loses_is_printed_beside_the_aim(
 def test_the_views_do_not_depend_on_the_signs_of_eigenvectors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another processor's linear algebra may return the opposite vectors; the draws of a seed are the same."""
     drawn_SX = draw_views(np.random.default_rng(7), 50)
-    assert np.corrcoef(draw_views(np.random.default_rng(8), 20000).T) == pytest.approx(
-        drawn_truth._mixing() @ drawn_truth._mixing().T, abs=0.03
-    )
     decomposed = np.linalg.eigh
 
     def opposite(matrix_XX: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

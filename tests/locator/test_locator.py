@@ -36,6 +36,7 @@ from locator.encoders import SMALL as SMALL_ENCODER
 from locator.errors import PositionErrors
 from locator.files import LOCATOR, WEIGHTS, find_locator
 from locator.learning_set import read_learning_set
+from locator.level_evidence import LEVEL_RATIO, LevelCalibration
 from locator.locator import (
     LOWEST_CANAL,
     MAX_EXPECTED_ERROR_MM,
@@ -465,14 +466,17 @@ def test_every_located_site_has_a_level_confidence(root: DataRoot, tmp_path: Pat
     assert max(position.level_confidence or 1.0 for position in placed.values()) <= round(located.level_confidence, 4)
     assert all(position.expected_error_mm for position in placed.values())
     loaded = load_locator(final)
-    assert (
-        loaded.level_calibration is not None and loaded.level_calibration.level_ratio == 1.0
-    )  # older ones weigh equally
-    fitted = replace(loaded.level_calibration, level_ratio=0.5)
-    replace(loaded, level_calibration=fitted).save(tmp_path / "saved", {})
-    assert load_locator(tmp_path / "saved").level_calibration == fitted
-    wrong = ({}, {"temperature": 0, "studies": 3}, {"temperature": "hot", "studies": 3}, [1.0, 2], "high")
-    for damaged in (*wrong, {**calibration, "level_ratio": 0}, {**calibration, "level_ratio": 1.5}):
+    fitted = LevelCalibration(0.25, 30, (-1.0, -0.5, 0.0, 2.0, 1.5))
+    replace(loaded, level_calibration=fitted, level_ratio=0.4).save(tmp_path / "saved", {})
+    saved = load_locator(tmp_path / "saved")
+    assert (saved.level_calibration, saved.level_ratio, loaded.level_ratio) == (fitted, 0.4, LEVEL_RATIO)
+    for ratio in (0, 1.5, "half"):
+        (final / LOCATOR).write_text(json.dumps({**content, "level_ratio": ratio}))
+        with pytest.raises(ValueError, match=r"level_ratio is .*at most 1|could not convert"):
+            load_locator(final)
+    (final / LOCATOR).write_text(json.dumps({key: value for key, value in content.items() if key != "level_ratio"}))
+    assert load_locator(final).level_ratio == 1.0  # in older locators levels weigh the same
+    for damaged in ({}, {"temperature": 0, "studies": 3}, {"temperature": "hot", "studies": 3}, [1.0, 2], "high"):
         (final / LOCATOR).write_text(json.dumps({**content, "level_confidence": damaged}))
         with pytest.raises(ValueError, match="not a locator"):
             load_locator(final)
