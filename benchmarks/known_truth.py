@@ -54,8 +54,8 @@ class Case:
 
 
 _STRONG = {"slope": 2.0, "bias": 0.7, "level_bias": 0.3}
-#: The aim of 66 strongly distorted studies is what an earlier calibrator of this program lost on other draws of the same
-#: kind: one fit of fixed strength to the weighted loss, on one division into groups.
+#: The aim of 66 strongly distorted studies is what an earlier calibrator of this program lost on other draws of the
+#: same kind: one fit of fixed strength to the weighted loss, on one division into groups.
 CASES = (
     Case("strongly distorted", 800, 10, **_STRONG, aim=0.0015, ece_aim=0.002),
     Case("strongly distorted", 4000, 3, **_STRONG, aim=0.0005),
