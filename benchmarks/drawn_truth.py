@@ -118,8 +118,8 @@ def _mixing() -> Floats:
     """Return M (X, X) with M M' = the correlation of the views.
 
     Grades with the correlation G need views with the covariance G - diag(1 - r^2), over r r'. That is no covariance,
-    because its least eigenvalues are negative. They become zero, and variances one again. Before the
-    latter M is the symmetric root; other roots depend on the signs of the eigenvectors, which differ by processor.
+    because its least eigenvalues are negative. They become zero, and variances one again. Before
+    that scaling M is the symmetric root: others depend on the signs of eigenvectors, which differ by processor.
     """
     skill_X = SKILL_K[CONDITION_OF_SITE]
     wanted_XX = (latent_correlation() - np.diag(1 - skill_X**2)) / np.outer(skill_X, skill_X)

@@ -28,7 +28,7 @@ from vl_model.scoring.metrics import competition_metric, log_loss, study_sums
 def test_the_true_probabilities_are_those_of_the_severities() -> None:
     """Prevalences by column are the real ones, and sites of a study are correlated."""
     rng = np.random.default_rng(0)
-    true_SX3 = probabilities_given(draw_views(rng, 100_000))
+    true_SX3 = probabilities_given(draw_views(rng, 100_000))  # the chance of labels is then far below the tolerances
     assert true_SX3.mean(axis=0) == pytest.approx(np.array([class_probabilities(site) for site in SITES]), abs=0.01)
     assert true_SX3.mean(axis=(0, 1)) == pytest.approx([0.78, 0.16, 0.06], abs=0.015)
     severity_SX = draw_table(rng, true_SX3).severity_N.reshape(-1, len(SITES))
