@@ -63,7 +63,7 @@ CASES = (
     Case("overconfident, slope 1.3", 66, 10, 1.3, aim=0.006),
     Case("strongly distorted", 66, 10, **_STRONG, aim=0.0111),
 )
-QUICK = (Case("overconfident, slope 1.3", 66, 4, 1.3, aim=0.006),)
+QUICK = (Case("overconfident, slope 1.3", 30, 6, 1.3, aim=0.006),)
 
 
 @dataclass(frozen=True)

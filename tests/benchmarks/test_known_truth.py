@@ -1,6 +1,5 @@
 """The benchmarks on simulated studies: the simulation against independent computations, and what is printed."""
 
-import re
 import sys
 
 import numpy as np
@@ -87,10 +86,8 @@ def test_what_calibration_loses_is_printed_beside_the_aim(
     monkeypatch.setattr(sys, "argv", ["known_truth", "--quick"])
     known_truth.main()
     printed = capsys.readouterr().out
-    assert "overconfident, slope 1.3: 66 studies, 1650 rows; 4 draws" in printed
-    told = re.search(r"calibrated \+(\S+) .*; aim: at most 0\.006, met", printed)
-    assert told and 0 < float(told[1]) <= 0.006
-    assert re.search(r"fitted    .*one temperature", printed)
+    assert "overconfident, slope 1.3: 30 studies, 750 rows; 6 draws" in printed
+    assert "aim: at most 0.006, met" in printed and "fitted    one temperature" in printed
 
 
 def test_the_views_do_not_depend_on_the_signs_of_eigenvectors(monkeypatch: pytest.MonkeyPatch) -> None:

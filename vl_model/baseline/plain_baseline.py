@@ -79,7 +79,8 @@ class PlainBaseline:
         components = self.component_of_[view]
         feature_ND = np.zeros((count, components.n_components_ + 1))
         if len(shown_M):
-            feature_ND[shown_M, :-1] = components.transform(descriptor_MF)
+            # In float32 a site's features would depend, by rounding, on how many other sites are described with it.
+            feature_ND[shown_M, :-1] = components.transform(descriptor_MF.astype(np.float64))
             feature_ND[shown_M, -1] = 1.0
         return feature_ND
 
