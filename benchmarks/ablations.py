@@ -40,7 +40,7 @@ from vl_model.towers.open_clip_towers import WEIGHTS_FILE
 from workspace.cli import run_command
 from workspace.layout import DataRoot, data_root
 from workspace.setting_error import SettingError
-from workspace.setting_types import PositiveInteger
+from workspace.setting_types import NonNegativeInteger, PositiveInteger
 from workspace.settings_parser import read_settings
 from workspace.whole_files import replacing
 
@@ -65,6 +65,8 @@ class Settings:
     """The names of the conditions. By default all of them."""
     seeds: PositiveInteger = 3
     """The number of seeds per condition."""
+    first_seed: NonNegativeInteger = 0
+    """The first of the seeds, so that further seeds can be computed elsewhere."""
     steps: PositiveInteger = 120
     """The number of training steps per condition."""
     batch_size: PositiveInteger = 32
@@ -100,7 +102,8 @@ def main() -> None:
     plan = plan_of(folder, root, base, settings.steps, settings.batch_size)
     plan = replace(plan, held_out_folds=(0,) if settings.root else plan.held_out_folds)
     plan = replace(plan, probe_studies=settings.probe_studies)
-    measure(folder / RESULTS, plan, conditions, settings.seeds, settings.workers)
+    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+    measure(folder / RESULTS, plan, conditions, seeds, settings.workers)
 
 
 def with_other_bases(bases: Sequence[str]) -> Iterator[Condition]:
@@ -145,9 +148,9 @@ def plan_of(folder: Path, root: DataRoot, base: str, steps: int, batch_size: int
     return Plan(str(processed.resolve()), base, str(unmirrored.resolve()), steps, batch_size, "fast")
 
 
-def measure(path: Path, plan: Plan, conditions: Sequence[Condition], seeds: int, workers: int) -> None:
+def measure(path: Path, plan: Plan, conditions: Sequence[Condition], seeds: range, workers: int) -> None:
     """Compute the results that the file `path` does not hold yet, seed by seed, and print a table of all of them."""
-    jobs = [Job(condition, seed) for seed in range(seeds) for condition in conditions]
+    jobs = [Job(condition, seed) for seed in seeds for condition in conditions]
     results = read_results(path, plan)
     missing = [job for job in jobs if not is_done(job, results)]
     print(f"{len(missing)} of {len(jobs)} results to compute", file=sys.stderr, flush=True)
@@ -162,7 +165,7 @@ def measure(path: Path, plan: Plan, conditions: Sequence[Condition], seeds: int,
             seconds = result["training_seconds"] + result["evaluation_seconds"]
             progress = f"{done}/{len(missing)} {result['condition']}, seed {result['seed']}: {seconds:.0f} s"
             print(progress, file=sys.stderr, flush=True)
-    measured = [one for one in conditions if all((one.name, seed) in results for seed in range(seeds))]
+    measured = [one for one in conditions if all((one.name, seed) in results for seed in seeds)]
     if conditions[0] not in measured:
         raise ValueError(f"{conditions[0].name}: the base does not allow this condition, to which others are compared")
     print_table(plan, measured, seeds, results)
@@ -240,13 +243,13 @@ def read_results(path: Path, plan: Plan) -> dict[tuple[str, int], Result]:
 
 
 def print_table(
-    plan: Plan, conditions: Sequence[Condition], seeds: int, results: dict[tuple[str, int], Result]
+    plan: Plan, conditions: Sequence[Condition], seeds: range, results: dict[tuple[str, int], Result]
 ) -> None:
     """Print means over seeds, intervals over studies, and differences paired by study and seed."""
     studies = len(next(iter(results.values()))["study"])
     print(
-        f"\n{studies} held-out studies, {plan.steps} steps of {plan.batch_size} sites, mean of "
-        f"{seeds} seed{'s' if seeds > 1 else ''}. The scores are those parts of the competition's metric that are "
+        f"\n{studies} held-out studies, {plan.steps} steps of {plan.batch_size} sites, "
+        f"{told_seeds(seeds)}. The scores are those parts of the competition's metric that are "
         "graded; lower is better.\n"
         "The 95 % interval over studies is in brackets; the difference for each seed follows it.\n"
     )
@@ -265,16 +268,20 @@ def print_table(
                 if condition is conditions[0]
                 else f"{format_interval(difference, '{:+.3f}')}; {differences_by_seed(own, default[head])}"
             )
-        seconds = np.mean([results[condition.name, seed]["training_seconds"] for seed in range(seeds)])
+        seconds = np.mean([results[condition.name, seed]["training_seconds"] for seed in seeds])
         print(f"| {condition.name} | " + " | ".join(cells) + f" | {seconds:.0f} |")
 
 
-def sums_of(condition: Condition, seeds: int, results: dict[tuple[str, int], Result], head: str) -> list[StudySums]:
+def sums_of(condition: Condition, seeds: range, results: dict[tuple[str, int], Result], head: str) -> list[StudySums]:
     """Return the results of a condition and head, one per seed."""
     return [
         StudySums(np.array(result["study"]), np.array(result["loss"][head]), np.array(result["weight"]))
-        for result in (results[condition.name, seed] for seed in range(seeds))
+        for result in (results[condition.name, seed] for seed in seeds)
     ]
+
+
+def told_seeds(seeds: range) -> str:
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"mean of the seeds {seeds[0]} to {seeds[-1]}"
 
 
 def format_interval(interval: Interval, form: str) -> str:

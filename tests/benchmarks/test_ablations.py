@@ -38,22 +38,32 @@ def test_conditions_are_computed_once_and_printed(
 ) -> None:
     results = tmp_path / "ablations.jsonl"
     conditions = named(CHOSEN)
-    ablations.measure(results, plan, conditions[:2], seeds=1, workers=1)
+    ablations.measure(results, plan, conditions[:2], seeds=range(1), workers=1)
     lines = results.read_text().splitlines()
     assert len(lines) == 2
     # A kill has cut the file off within a line: that result is computed again, with the same scores, then the others.
     results.write_text("\n".join(lines)[:-40])
-    ablations.measure(results, plan, conditions, seeds=1, workers=1)
+    ablations.measure(results, plan, conditions, seeds=range(1), workers=1)
     again = results.read_text().splitlines()
     assert again[0] == lines[0] and len(again) == 3
     assert json.loads(again[1])["loss"] == json.loads(lines[1])["loss"]
     capsys.readouterr()
-    ablations.measure(results, plan, conditions, seeds=1, workers=1)
+    ablations.measure(results, plan, conditions, seeds=range(1), workers=1)
     out, err = capsys.readouterr()
     assert err.startswith("0 of 3 results") and results.read_text().splitlines() == again
     table = [row for row in out.splitlines() if row.startswith("| ")]
     assert [row.split(" | ")[0] for row in table[1:]] == [f"| {condition.name}" for condition in conditions]
     assert "minus default" in table[0] and table[1].count("to") == 2 and table[2].count("to") == 4
+
+    assert f"{plan.steps} steps of {plan.batch_size} sites, seed 0. " in out
+
+    ablations.measure(results, plan, conditions[:1], seeds=range(1, 2), workers=1)  # a further seed, by itself
+    out, err = capsys.readouterr()
+    assert err.startswith("1 of 1 results") and "sites, seed 1. " in out
+    assert results.read_text().splitlines()[:3] == again
+    ablations.measure(results, plan, conditions[:1], seeds=range(2), workers=1)
+    out, err = capsys.readouterr()
+    assert err.startswith("0 of 2 results") and "mean of the seeds 0 to 1. " in out
 
     older = json.loads(again[2])
     del older["settings"]["averaging"]  # a result from before this setting existed
@@ -72,12 +82,12 @@ def test_a_condition_that_is_not_allowed_is_left_out_and_the_others_are_compared
     bare = named(["bare base"])[-1]
     too_wide = replace(bare, name="too wide", view_mm=500.0)
     results = tmp_path / "ablations.jsonl"
-    ablations.measure(results, plan, [bare, too_wide], seeds=1, workers=1)
+    ablations.measure(results, plan, [bare, too_wide], seeds=range(1), workers=1)
     out, err = capsys.readouterr()
     assert "too wide is left out: " in err and "500" in err
     assert "| bare base |" in out and "too wide" not in out
     with pytest.raises(ValueError, match="to which others are compared"):
-        ablations.measure(results, plan, [too_wide, bare], seeds=1, workers=1)
+        ablations.measure(results, plan, [too_wide, bare], seeds=range(1), workers=1)
 
 
 def test_differences_by_seed_are_of_the_graded_parts() -> None:
