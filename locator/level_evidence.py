@@ -2,10 +2,11 @@
 
 A locator's largest error is a chain of levels that lies one level too high or too low. Every such chain is an
 alternative with the same shape: at a shift of +1, each level lies where the next lower one was located. Its score is
-the weighted mean logarithm of the probabilities that the heatmaps give its sites. The weight halves from each level to
-the next higher one: levels are counted from the sacrum, and what a heatmap tells of a level is less certain the more
-levels it had to count. A softmax of the scores, whose temperature is fitted to studies that the locator did not learn
-from, is the probability of each shift; that of the chosen one is the level confidence.
+the weighted mean logarithm of the probabilities that the heatmaps give its sites. A level weighs a third of the next
+lower one: levels are counted from the sacrum, and what a heatmap tells of a level is less certain the more levels it
+had to count. A softmax of the scores, whose temperature is fitted to studies that the locator did not learn from, is
+the probability of each shift; that of the chosen one is the level confidence. Where it is known how high spines lie in
+the field of view (`field_height`), the height of each chain counts too.
 
 Dimensions: S shifts, N = 25 sites, K studies.
 """
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from data_prep.geometry import Array
 from data_prep.sites import SITES, Level
+from locator.field_height import FieldHeight, fit_field_height
 from locator.network import SAGITTAL_CHANNELS
 from locator.slices import DARK_GREY, SliceImage
 
@@ -28,7 +30,7 @@ UNSHIFTED = SHIFTS.index(0)
 NO_DIRECTION = (0.0,) * len(SHIFTS)
 #: The weight of a level's sites in the score, as a share of the next lower level's; levels weigh the same in older
 #: locators, whose files do not tell it.
-LEVEL_RATIO, EQUAL_LEVELS = 0.5, 1.0
+LEVEL_RATIO, EQUAL_LEVELS = 1 / 3, 1.0
 #: A site of an alternative is supported by the heatmap this near to its position: within a slice, and across slices.
 NEAR_MM, NEAR_ACROSS_MM = 12.0, 8.0
 #: The smallest probability that a heatmap gives a site: no single site rules out an alternative.
@@ -56,11 +58,13 @@ class LevelCalibration:
         studies: The number of studies that it was fitted to.
         log_odds_S: What is added to them then: the logarithm of how much more often each shift is the true one than its
             score says. A locator that was trained on other spines may err in one direction.
+        field_height: The distribution of heights in the field; None if it is not known.
     """
 
     temperature: float
     studies: int
     log_odds_S: tuple[float, ...] = NO_DIRECTION
+    field_height: FieldHeight | None = None
 
     @property
     def is_valid(self) -> bool:
@@ -73,20 +77,28 @@ class LevelCalibration:
         """Whether it prefers a shift whatever the scores are."""
         return self.log_odds_S != NO_DIRECTION
 
-    def best(self, score_S: Array) -> int:
-        """Return the index of the most probable shift, from the scores of `level_scores`."""
-        return int(np.argmax(self.probability(score_S)))
+    def best(self, score_S: Array, height_S: Array | None = None) -> int:
+        """Return the index of the most probable shift; the arguments are those of `probability`."""
+        return int(np.argmax(self.probability(score_S, height_S)))
 
-    def confidence(self, score_S: Array, chosen: int = UNSHIFTED) -> float:
+    def confidence(self, score_S: Array, height_S: Array | None = None, chosen: int = UNSHIFTED) -> float:
         """Return the probability that a shift is the true one: by default, that the levels are counted rightly.
 
         It is at most (n + 1) / (n + 2), the probability after n right counts: n held-out studies show no more.
         """
-        return min(float(self.probability(score_S)[chosen]), (self.studies + 1) / (self.studies + 2))
+        return min(float(self.probability(score_S, height_S)[chosen]), (self.studies + 1) / (self.studies + 2))
 
-    def probability(self, score_S: Array) -> Array:
-        """Return the probability of each shift, (..., S)."""
-        return _softmax(score_S / self.temperature + np.array(self.log_odds_S))
+    def probability(self, score_S: Array, height_S: Array | None = None) -> Array:
+        """Return the probability of each shift, (..., S).
+
+        Args:
+            score_S: The scores of `level_scores`.
+            height_S: The heights of `field_height.heights`, NaN where unknown; None for no height.
+        """
+        logit_S = score_S / self.temperature + np.array(self.log_odds_S)
+        if self.field_height is not None and height_S is not None:
+            logit_S = logit_S + self.field_height.log_density(height_S)
+        return _softmax(logit_S)
 
 
 def level_scores(
@@ -185,7 +197,11 @@ def true_shift(position_N3: Array, marked_N3: Array) -> int | None:
 
 
 def fit_level_calibration(
-    score_KS: Sequence[Array], true_K: Sequence[int], *, with_log_odds: bool = False
+    score_KS: Sequence[Array],
+    true_K: Sequence[int],
+    *,
+    height_KS: Sequence[Array] | None = None,
+    with_log_odds: bool = False,
 ) -> LevelCalibration | None:
     """Fit the temperature by maximum likelihood; None without studies.
 
@@ -195,6 +211,7 @@ def fit_level_calibration(
     Args:
         score_KS: The scores of each study.
         true_K: The index of its true shift.
+        height_KS: The heights of each study; None for a calibration that takes no notice of them.
         with_log_odds: Whether to fit the log odds of the shifts too. Each shift then counts one more study (Laplace):
             none is impossible.
     """
@@ -204,15 +221,27 @@ def fit_level_calibration(
     others = [shift for shift in range(len(SHIFTS)) if shift != UNSHIFTED]
     second = max(others, key=lambda shift: float(average_S[shift]))
     scores, true = np.vstack([score_KS, average_S]), np.array([*true_K, second])
+    heights = np.full(scores.shape, np.nan)
+    if height_KS is not None:
+        heights[:-1] = height_KS
+    field_height = fit_field_height(heights[np.arange(len(true)), true])
+    known = np.zeros(scores.shape) if field_height is None else field_height.log_density(heights)
     candidates = [
-        LevelCalibration(float(temperature), len(score_KS), _log_odds(scores / temperature, true, with_log_odds))
+        LevelCalibration(
+            float(temperature),
+            len(score_KS),
+            _log_odds(scores / temperature + known, true, with_log_odds),
+            field_height,
+        )
         for temperature in TEMPERATURES
     ]
-    return max(candidates, key=lambda candidate: _likelihood(candidate, scores, true))
+    return max(candidates, key=lambda candidate: _likelihood(candidate, scores, heights, true))
 
 
-def _likelihood(calibration: LevelCalibration, score_KS: Array, true_K: npt.NDArray[np.intp]) -> float:
-    probability_KS = calibration.probability(score_KS)
+def _likelihood(
+    calibration: LevelCalibration, score_KS: Array, height_KS: Array, true_K: npt.NDArray[np.intp]
+) -> float:
+    probability_KS = calibration.probability(score_KS, height_KS)
     return float(np.log(np.maximum(probability_KS[np.arange(len(true_K)), true_K], 1e-12)).sum())
 
 

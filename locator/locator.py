@@ -34,6 +34,7 @@ from locator.detections import (
     spine_pose,
 )
 from locator.encoders import SMALL, EncoderKind, encoder_kind
+from locator.field_height import heights, read_field_height
 from locator.files import ATLAS, LOCATOR, SCHEMA_VERSION, WEIGHTS
 from locator.knowledge import EVERYTHING, Knowledge, read_knowledge
 from locator.level_evidence import (
@@ -85,12 +86,15 @@ class LevelCount:
     Attributes:
         error_mm: The expected error from miscounted levels.
         score_S: The score of each shift of the chain (`level_evidence`); None if the confidence does not depend on it.
+        height_S: The height of each shift in the field of view (`field_height`); None if the confidence does not depend
+            on it.
         fixed_confidence: The level confidence in that case.
         chosen: The index of the shift that was chosen.
     """
 
     error_mm: float
     score_S: Array | None = None
+    height_S: Array | None = None
     fixed_confidence: float | None = None
     chosen: int = UNSHIFTED
 
@@ -98,7 +102,9 @@ class LevelCount:
         """Return the probability that the levels are counted rightly; None if it was never calibrated."""
         if calibration is None:
             return None
-        return self.fixed_confidence if self.score_S is None else calibration.confidence(self.score_S, self.chosen)
+        if self.score_S is None:
+            return self.fixed_confidence
+        return calibration.confidence(self.score_S, self.height_S, self.chosen)
 
 
 @dataclass(frozen=True)
@@ -240,12 +246,14 @@ class Locator:
 
         chain = self._moved(chain, int(np.argmax(score_of(chain))), sagittal, heatmaps) or chain
         score_S, chosen = score_of(chain), UNSHIFTED
+        position_SN3 = np.array([shifted(chain.expected.position_N3, shift) for shift in SHIFTS])
+        height_S = heights(sagittal, position_SN3)
         if self.level_calibration is not None and self.level_calibration.has_direction:
-            best = self.level_calibration.best(score_S)
+            best = self.level_calibration.best(score_S, height_S)
             if (moved := self._moved(chain, best, sagittal, heatmaps)) is not None:
                 chain, chosen = moved, best
         error_mm = level_count_error_mm(sagittal, chain.expected.position_N3)
-        return chain, LevelCount(error_mm, score_S, chosen=chosen)
+        return chain, LevelCount(error_mm, score_S, height_S, chosen=chosen)
 
     def _moved(
         self, chain: _Chain, shift: int, sagittal: Sequence[SliceImage], heatmaps: Sequence[Heatmaps]
@@ -318,6 +326,7 @@ class Locator:
                 "temperature": round(self.level_calibration.temperature, 5),
                 "studies": self.level_calibration.studies,
                 "log_odds": np.round(self.level_calibration.log_odds_S, 4).tolist(),
+                "field_height": self.level_calibration.field_height and self.level_calibration.field_height.to_json(),
             },
             "level_ratio": self.level_ratio,
             "knows": self.knowledge.to_json(),
@@ -365,7 +374,8 @@ def load_locator(folder: Path) -> Locator:
         calibration = None
         if levels is not None:
             odds = tuple(float(number) for number in levels.get("log_odds", NO_DIRECTION))
-            calibration = LevelCalibration(float(levels["temperature"]), int(levels["studies"]), odds)
+            height = read_field_height(levels.get("field_height"))
+            calibration = LevelCalibration(float(levels["temperature"]), int(levels["studies"]), odds, height)
         if calibration and not calibration.is_valid:
             raise ValueError(f"the calibration of the level confidence is {levels}; its numbers should be positive")
         ratio = float(content.get("level_ratio", EQUAL_LEVELS))

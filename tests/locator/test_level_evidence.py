@@ -9,6 +9,8 @@ from data_prep.geometry import Frame
 from data_prep.sites import SITES, Level, View
 from data_prep.studies.studies import Series, Slice
 from locator.level_evidence import (
+    EQUAL_LEVELS,
+    LEVEL_RATIO,
     SHIFTS,
     UNSHIFTED,
     LevelCalibration,
@@ -80,8 +82,8 @@ def test_the_shift_that_the_heatmaps_show_has_the_best_score(shift: int) -> None
     assert calibration.confidence(found) <= 41 / 42
 
 
-@pytest.mark.parametrize("ratio", [0.5, 1.0])
-def test_the_weight_of_a_level_halves_from_the_sacrum_upwards(ratio: float) -> None:
+@pytest.mark.parametrize("ratio", [LEVEL_RATIO, EQUAL_LEVELS])
+def test_levels_weigh_more_the_nearer_they_are_to_the_sacrum(ratio: float) -> None:
     """Slow version: the scores of single channels, each weighted by its level."""
     images = [image(x_mm) for x_mm in (-16.0, 0.0, 16.0)]
     right, high = ([heatmaps(one, seen_levels) for one in images] for seen_levels in (0, -1))
@@ -94,7 +96,7 @@ def test_the_weight_of_a_level_halves_from_the_sacrum_upwards(ratio: float) -> N
         total += weight
     found = level_scores(images, mixed, SPINE_N3, level_ratio=ratio)
     np.testing.assert_allclose(found, expected / total)
-    assert SHIFTS[int(np.argmax(found))] == (0 if ratio == 0.5 else -1)  # the two lowest levels decide, or the majority
+    assert SHIFTS[int(np.argmax(found))] == (0 if ratio == LEVEL_RATIO else -1)  # the two lowest decide, or the most
 
 
 def test_heatmaps_that_show_nothing_leave_the_count_open() -> None:
@@ -152,7 +154,7 @@ def test_a_locator_that_errs_in_one_direction_is_corrected() -> None:
     assert np.array(calibration.log_odds_S) == pytest.approx(odds, abs=0.3)
     score_KS, true_K = draw(3000)
     best_K = np.array([calibration.best(score_S) for score_S in score_KS])
-    confidence = [calibration.confidence(score_S, best) for score_S, best in zip(score_KS, best_K, strict=True)]
+    confidence = [calibration.confidence(score_S, chosen=best) for score_S, best in zip(score_KS, best_K, strict=True)]
     assert np.mean(confidence) == pytest.approx(np.mean(best_K == true_K), abs=0.03)
     assert np.mean(best_K == true_K) > np.mean(score_KS.argmax(axis=1) == true_K) + 0.05
     undirected = fit_level_calibration(score_KS, true_K)
