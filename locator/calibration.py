@@ -19,7 +19,7 @@ from data_prep.studies.studies import Study
 from locator.cut_off import lower_end_cut_off
 from locator.detections import DEFAULT_DEVIATIONS_MM, DETECTION_KINDS, Detection
 from locator.errors import PositionErrors
-from locator.level_evidence import SHIFTS, UNSHIFTED, LevelCalibration, fit_level_calibration, true_shift
+from locator.level_evidence import UNSHIFTED, LevelCalibration, fit_level_calibration, true_shift
 from locator.locator import LevelCount, LocatedStudy, Locator
 from locator.marked_studies import MarkedStudy
 
@@ -109,8 +109,7 @@ def _is_miscounted(locator: Locator, study: HeldOutStudy) -> bool:
 def _level_calibration(
     locator: Locator, held_out: Sequence[HeldOutStudy], with_direction: bool
 ) -> LevelCalibration | None:
-    scores, fields, shifts = [], [], []
-    unknown = np.full(len(SHIFTS), np.nan)
+    scores, priors, shifts = [], [], []
     for study in held_out:
         if study.cut_off and with_direction:
             continue
@@ -118,10 +117,9 @@ def _level_calibration(
         shift = None if located is None else true_shift(located.position_N3, study.marked_N3)
         if shift is not None and study.count.score_S is not None:
             scores.append(study.count.score_S)
-            fields.append(unknown if study.count.height_S is None else study.count.height_S)
+            priors.append(study.count.prior_S)
             shifts.append(shift)
-    height_KS = fields if with_direction else None
-    return fit_level_calibration(scores, shifts, height_KS=height_KS, with_log_odds=with_direction)
+    return fit_level_calibration(scores, shifts, prior_KS=priors, with_log_odds=with_direction)
 
 
 def level_reliability(

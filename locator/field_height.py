@@ -1,22 +1,21 @@
-"""Where the lumbar spine lies in the field of view: the second evidence for the count of levels.
+"""How high the lumbar spine lies in the field of view: evidence for the count of levels beside the heatmaps.
 
 Whoever plans a sagittal lumbar series centres its field on the middle of the lumbar spine. A chain of levels that lies
 one level too high lies a tenth of the field too high. The height of a chain is that of its middle above the middle of
-the field, as a share of the field's height. How heights are distributed is measured on marked studies.
+the field, as a share of the field's height. How heights are distributed is learned from marked studies.
 
 Dimensions: S shifts of a chain (`level_evidence`), N = 25 sites, K studies.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from data_prep.geometry import Array
-from data_prep.placement.template_matching import volume_middle
-from data_prep.studies.studies import Series
-from locator.slices import SliceImage
+from data_prep.geometry import Array, Frame
+from data_prep.placement.pose import ONE_LEVEL_MM, fit_pose
+from locator.marked_studies import MarkedStudy
 
 #: Heights of fewer studies are not described by a distribution.
 MIN_STUDIES = 20
@@ -45,7 +44,7 @@ class FieldHeight:
     @property
     def is_valid(self) -> bool:
         """Whether its numbers are possible."""
-        return bool(np.isfinite(self.mean)) and self.deviation > 0 and self.studies >= MIN_STUDIES
+        return bool(np.isfinite([self.mean, self.deviation]).all()) and self.deviation > 0 and self.studies > 0
 
     def log_density(self, height: Array) -> Array:
         """Return the logarithm of the density of heights, relative to its maximum; 0 for an unknown height (NaN)."""
@@ -68,38 +67,54 @@ def read_field_height(content: dict[str, Any] | None) -> FieldHeight | None:
         return None
     height = FieldHeight(float(content["mean"]), float(content["deviation"]), int(content["studies"]))
     if not height.is_valid:
-        raise ValueError(f"the height in the field is {content}; it should be finite, of {MIN_STUDIES} studies or more")
+        raise ValueError(f"field_height is {content}; its numbers should be finite, the last two positive")
     return height
 
 
-def fit_field_height(height_K: Array) -> FieldHeight | None:
-    """Return the distribution of heights, of which NaN are left out; None if it is of too few studies."""
-    known = height_K[np.isfinite(height_K)]
+def learn_field_height(studies: Sequence[MarkedStudy], shape_N3: Array) -> FieldHeight | None:
+    """Learn the distribution of heights from marked studies; None if it would be of fewer than `MIN_STUDIES`.
+
+    Args:
+        studies: The studies. One whose marks are all of one level tells nothing.
+        shape_N3: The mean spine, which is aligned with the marks: the middle of a spine does not depend on which of its
+            sites are marked.
+    """
+    found = []
+    for study in studies:
+        marked_mm = study.position_N3[np.isfinite(study.position_N3[:, 2]), 2]
+        if not len(marked_mm) or np.ptp(marked_mm) <= ONE_LEVEL_MM:
+            continue
+        pose = fit_pose(shape_N3, study.position_N3)
+        if pose.is_plausible:
+            found.append(heights(study.sagittal_frames, pose.apply(shape_N3)))
+    known = np.array(found)[np.isfinite(found)]
     if len(known) < MIN_STUDIES:
         return None
     return FieldHeight(float(known.mean()), max(float(known.std(ddof=1)), MIN_DEVIATION), len(known))
 
 
-def heights(images: Sequence[SliceImage], position_SN3: Array) -> Array:
-    """Return the height of each chain in the fields of sagittal images, (S,): the mean over their series.
+def heights(series: Sequence[Collection[Frame]], position_SN3: Array) -> Array:
+    """Return the height of each chain in the fields of sagittal series: the mean over the series.
 
     Args:
-        images: The images.
-        position_SN3: The positions of the sites of each chain, mm.
+        series: The frames of each series.
+        position_SN3: The positions of the sites of each chain, (..., N, 3), mm.
 
     Returns:
-        Shares of the height of a field; NaN if every series has a longer field than a lumbar one.
+        Shares of the height of a field, (...); NaN if there is no series, or every one has a longer field than a lumbar
+        series.
     """
     middle_S = position_SN3[..., 2].mean(axis=-1)
-    series = {image.slices.series.series_id: image.slices.series for image in images}
-    fields = [(volume_middle(one)[2], field_height_mm(one)) for _, one in sorted(series.items())]
-    own = [(middle_S - middle) / height for middle, height in fields if height <= LONGEST_FIELD_MM]
+    fields = [_field(frames) for frames in series if frames]
+    own = [(middle_S - middle_mm) / height_mm for middle_mm, height_mm in fields if height_mm <= LONGEST_FIELD_MM]
     return np.mean(own, axis=0) if own else np.full(middle_S.shape, np.nan)
 
 
-def field_height_mm(series: Series) -> float:
-    """Return the length of the edge of a series' slices that is nearest to the patient's z axis, mm."""
-    frame = next(iter(series.frames.values()))
+def _field(frames: Collection[Frame]) -> tuple[float, float]:
+    """Return the patient's z of the middle of a series, and the length of its slices along the patient, mm."""
+    middles = [frame.centre_mm[2] for frame in frames]
+    frame = next(iter(frames))
     rows, columns = frame.shape
-    down, across = abs(frame.column_direction[2]), abs(frame.row_direction[2])
-    return rows * frame.spacing_mm[0] if down >= across else columns * frame.spacing_mm[1]
+    is_upright = abs(frame.column_direction[2]) >= abs(frame.row_direction[2])
+    length = rows * frame.spacing_mm[0] if is_upright else columns * frame.spacing_mm[1]
+    return float(min(middles) + max(middles)) / 2, length

@@ -6,7 +6,7 @@ the weighted mean logarithm of the probabilities that the heatmaps give its site
 lower one: levels are counted from the sacrum, and what a heatmap tells of a level is less certain the more levels it
 had to count. A softmax of the scores, whose temperature is fitted to studies that the locator did not learn from, is
 the probability of each shift; that of the chosen one is the level confidence. Where it is known how high spines lie in
-the field of view (`field_height`), the height of each chain counts too.
+the field of view (`field_height`), that gives each shift a prior probability.
 
 Dimensions: S shifts, N = 25 sites, K studies.
 """
@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from data_prep.geometry import Array
 from data_prep.sites import SITES, Level
-from locator.field_height import FieldHeight, fit_field_height
 from locator.network import SAGITTAL_CHANNELS
 from locator.slices import DARK_GREY, SliceImage
 
@@ -28,6 +27,10 @@ SHIFTS = (-2, -1, 0, 1, 2)
 UNSHIFTED = SHIFTS.index(0)
 #: The log odds of a locator that errs in neither direction more than its scores say.
 NO_DIRECTION = (0.0,) * len(SHIFTS)
+#: The logarithms of equal prior probabilities.
+NO_PRIOR_S = np.zeros(len(SHIFTS))
+#: The temperature of a locator that is not calibrated yet: near those that were fitted.
+USUAL_TEMPERATURE = 0.3
 #: The weight of a level's sites in the score, as a share of the next lower level's; levels weigh the same in older
 #: locators, whose files do not tell it.
 LEVEL_RATIO, EQUAL_LEVELS = 1 / 3, 1.0
@@ -58,13 +61,11 @@ class LevelCalibration:
         studies: The number of studies that it was fitted to.
         log_odds_S: What is added to them then: the logarithm of how much more often each shift is the true one than its
             score says. A locator that was trained on other spines may err in one direction.
-        field_height: The distribution of heights in the field; None if it is not known.
     """
 
     temperature: float
     studies: int
     log_odds_S: tuple[float, ...] = NO_DIRECTION
-    field_height: FieldHeight | None = None
 
     @property
     def is_valid(self) -> bool:
@@ -77,28 +78,25 @@ class LevelCalibration:
         """Whether it prefers a shift whatever the scores are."""
         return self.log_odds_S != NO_DIRECTION
 
-    def best(self, score_S: Array, height_S: Array | None = None) -> int:
+    def best(self, score_S: Array, prior_S: Array = NO_PRIOR_S) -> int:
         """Return the index of the most probable shift; the arguments are those of `probability`."""
-        return int(np.argmax(self.probability(score_S, height_S)))
+        return int(np.argmax(self.probability(score_S, prior_S)))
 
-    def confidence(self, score_S: Array, height_S: Array | None = None, chosen: int = UNSHIFTED) -> float:
+    def confidence(self, score_S: Array, prior_S: Array = NO_PRIOR_S, chosen: int = UNSHIFTED) -> float:
         """Return the probability that a shift is the true one: by default, that the levels are counted rightly.
 
         It is at most (n + 1) / (n + 2), the probability after n right counts: n held-out studies show no more.
         """
-        return min(float(self.probability(score_S, height_S)[chosen]), (self.studies + 1) / (self.studies + 2))
+        return min(float(self.probability(score_S, prior_S)[chosen]), (self.studies + 1) / (self.studies + 2))
 
-    def probability(self, score_S: Array, height_S: Array | None = None) -> Array:
+    def probability(self, score_S: Array, prior_S: Array = NO_PRIOR_S) -> Array:
         """Return the probability of each shift, (..., S).
 
         Args:
             score_S: The scores of `level_scores`.
-            height_S: The heights of `field_height.heights`, NaN where unknown; None for no height.
+            prior_S: The logarithm of the prior probability of each shift, up to a constant.
         """
-        logit_S = score_S / self.temperature + np.array(self.log_odds_S)
-        if self.field_height is not None and height_S is not None:
-            logit_S = logit_S + self.field_height.log_density(height_S)
-        return _softmax(logit_S)
+        return _softmax(score_S / self.temperature + prior_S + np.array(self.log_odds_S))
 
 
 def level_scores(
@@ -200,7 +198,7 @@ def fit_level_calibration(
     score_KS: Sequence[Array],
     true_K: Sequence[int],
     *,
-    height_KS: Sequence[Array] | None = None,
+    prior_KS: Sequence[Array] | None = None,
     with_log_odds: bool = False,
 ) -> LevelCalibration | None:
     """Fit the temperature by maximum likelihood; None without studies.
@@ -211,7 +209,7 @@ def fit_level_calibration(
     Args:
         score_KS: The scores of each study.
         true_K: The index of its true shift.
-        height_KS: The heights of each study; None for a calibration that takes no notice of them.
+        prior_KS: The logarithms of the prior probabilities of its shifts; None if all are alike.
         with_log_odds: Whether to fit the log odds of the shifts too. Each shift then counts one more study (Laplace):
             none is impossible.
     """
@@ -221,27 +219,20 @@ def fit_level_calibration(
     others = [shift for shift in range(len(SHIFTS)) if shift != UNSHIFTED]
     second = max(others, key=lambda shift: float(average_S[shift]))
     scores, true = np.vstack([score_KS, average_S]), np.array([*true_K, second])
-    heights = np.full(scores.shape, np.nan)
-    if height_KS is not None:
-        heights[:-1] = height_KS
-    field_height = fit_field_height(heights[np.arange(len(true)), true])
-    known = np.zeros(scores.shape) if field_height is None else field_height.log_density(heights)
+    priors = np.zeros(scores.shape)
+    if prior_KS is not None:
+        priors[:-1] = prior_KS
     candidates = [
         LevelCalibration(
-            float(temperature),
-            len(score_KS),
-            _log_odds(scores / temperature + known, true, with_log_odds),
-            field_height,
+            float(temperature), len(score_KS), _log_odds(scores / temperature + priors, true, with_log_odds)
         )
         for temperature in TEMPERATURES
     ]
-    return max(candidates, key=lambda candidate: _likelihood(candidate, scores, heights, true))
+    return max(candidates, key=lambda candidate: _likelihood(candidate, scores, priors, true))
 
 
-def _likelihood(
-    calibration: LevelCalibration, score_KS: Array, height_KS: Array, true_K: npt.NDArray[np.intp]
-) -> float:
-    probability_KS = calibration.probability(score_KS, height_KS)
+def _likelihood(calibration: LevelCalibration, score_KS: Array, prior_KS: Array, true_K: npt.NDArray[np.intp]) -> float:
+    probability_KS = calibration.probability(score_KS, prior_KS)
     return float(np.log(np.maximum(probability_KS[np.arange(len(true_K)), true_K], 1e-12)).sum())
 
 

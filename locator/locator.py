@@ -1,10 +1,11 @@
 """A study's series -> the positions of its 25 sites in millimetres, each with its expected error.
 
 The folder ``final/`` of a locator's run holds ``locator.safetensors`` (the two networks) and ``locator.json`` (the
-spine prior, the name of the sagittal network's encoder, the standard deviations of detections in each view, and the
-calibration of the expected error and of the level confidence). Sites are first detected in sagittal slices; axial
-slices are then resampled around the positions found. The detections, the readers' marks if there are any, and the spine
-prior give one posterior. A site whose expected error is too large is left to the atlas.
+spine prior, the height of spines in the field of view, the name of the sagittal network's encoder, the standard
+deviations of detections in each view, and the calibration of the expected error and of the level confidence). Sites are
+first detected in sagittal slices; axial slices are then resampled around the positions found. The detections, the
+readers' marks if there are any, and the spine prior give one posterior. A site whose expected error is too large is
+left to the atlas.
 """
 
 import hashlib
@@ -34,15 +35,17 @@ from locator.detections import (
     spine_pose,
 )
 from locator.encoders import SMALL, EncoderKind, encoder_kind
-from locator.field_height import heights, read_field_height
+from locator.field_height import FieldHeight, heights, read_field_height
 from locator.files import ATLAS, LOCATOR, SCHEMA_VERSION, WEIGHTS
 from locator.knowledge import EVERYTHING, Knowledge, read_knowledge
 from locator.level_evidence import (
     EQUAL_LEVELS,
     LEVEL_RATIO,
     NO_DIRECTION,
+    NO_PRIOR_S,
     SHIFTS,
     UNSHIFTED,
+    USUAL_TEMPERATURE,
     LevelCalibration,
     level_scores,
     shifted,
@@ -86,15 +89,14 @@ class LevelCount:
     Attributes:
         error_mm: The expected error from miscounted levels.
         score_S: The score of each shift of the chain (`level_evidence`); None if the confidence does not depend on it.
-        height_S: The height of each shift in the field of view (`field_height`); None if the confidence does not depend
-            on it.
+        prior_S: The logarithm of the prior probability of each shift, by its height in the field of view.
         fixed_confidence: The level confidence in that case.
         chosen: The index of the shift that was chosen.
     """
 
     error_mm: float
     score_S: Array | None = None
-    height_S: Array | None = None
+    prior_S: Array = field(default_factory=lambda: NO_PRIOR_S)
     fixed_confidence: float | None = None
     chosen: int = UNSHIFTED
 
@@ -104,7 +106,7 @@ class LevelCount:
             return None
         if self.score_S is None:
             return self.fixed_confidence
-        return calibration.confidence(self.score_S, self.height_S, self.chosen)
+        return calibration.confidence(self.score_S, self.prior_S, self.chosen)
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,7 @@ class Locator:
         knowledge: What the networks were trained to find; the rest of their output is not used.
         level_ratio: The weight of a level in the scores of `level_evidence`, as a share of the next lower level's. The
             level calibration belongs to it.
+        field_height: How high spines lie in the field of view; None if it is unknown.
     """
 
     network: LocatorNetwork
@@ -182,6 +185,7 @@ class Locator:
     level_calibration: LevelCalibration | None = None
     knowledge: Knowledge = EVERYTHING
     level_ratio: float = LEVEL_RATIO
+    field_height: FieldHeight | None = None
 
     def locate(self, study: Study, marked_N3: Array | None = None) -> LocatedStudy | None:
         """Locate all 25 sites; None if no series of the study has geometry.
@@ -234,7 +238,7 @@ class Locator:
     def _count_levels(
         self, chain: _Chain, sagittal: Sequence[SliceImage], heatmaps: Sequence[Heatmaps]
     ) -> tuple[_Chain, LevelCount]:
-        """Move the chain by whole levels where all slices support that; return it, and what they show of its count.
+        """Move the chain by whole levels where all slices and its height support that; return it, and what they show.
 
         A pose is chosen by peaks, and a level without one speaks neither for it nor against it. Here every site counts.
         """
@@ -244,16 +248,23 @@ class Locator:
         def score_of(chain: _Chain) -> Array:
             return level_scores(sagittal, heatmaps, chain.expected.position_N3, known_C, self.level_ratio)
 
-        chain = self._moved(chain, int(np.argmax(score_of(chain))), sagittal, heatmaps) or chain
-        score_S, chosen = score_of(chain), UNSHIFTED
-        position_SN3 = np.array([shifted(chain.expected.position_N3, shift) for shift in SHIFTS])
-        height_S = heights(sagittal, position_SN3)
+        likely = int(np.argmax(score_of(chain) / USUAL_TEMPERATURE + self._prior_of_shifts(chain, sagittal)))
+        chain = self._moved(chain, likely, sagittal, heatmaps) or chain
+        score_S, prior_S, chosen = score_of(chain), self._prior_of_shifts(chain, sagittal), UNSHIFTED
         if self.level_calibration is not None and self.level_calibration.has_direction:
-            best = self.level_calibration.best(score_S, height_S)
+            best = self.level_calibration.best(score_S, prior_S)
             if (moved := self._moved(chain, best, sagittal, heatmaps)) is not None:
                 chain, chosen = moved, best
         error_mm = level_count_error_mm(sagittal, chain.expected.position_N3)
-        return chain, LevelCount(error_mm, score_S, height_S, chosen=chosen)
+        return chain, LevelCount(error_mm, score_S, prior_S, chosen=chosen)
+
+    def _prior_of_shifts(self, chain: _Chain, sagittal: Sequence[SliceImage]) -> Array:
+        """Return the logarithm of the prior probability of each shift, (S,)."""
+        if self.field_height is None:
+            return NO_PRIOR_S
+        series = {image.slices.series.series_id: image.slices.series for image in sagittal}
+        position_SN3 = np.array([shifted(chain.expected.position_N3, shift) for shift in SHIFTS])
+        return self.field_height.log_density(heights([one.frames.values() for one in series.values()], position_SN3))
 
     def _moved(
         self, chain: _Chain, shift: int, sagittal: Sequence[SliceImage], heatmaps: Sequence[Heatmaps]
@@ -326,9 +337,9 @@ class Locator:
                 "temperature": round(self.level_calibration.temperature, 5),
                 "studies": self.level_calibration.studies,
                 "log_odds": np.round(self.level_calibration.log_odds_S, 4).tolist(),
-                "field_height": self.level_calibration.field_height and self.level_calibration.field_height.to_json(),
             },
             "level_ratio": self.level_ratio,
+            "field_height": self.field_height and self.field_height.to_json(),
             "knows": self.knowledge.to_json(),
             "notes": dict(notes),
         }
@@ -374,20 +385,21 @@ def load_locator(folder: Path) -> Locator:
         calibration = None
         if levels is not None:
             odds = tuple(float(number) for number in levels.get("log_odds", NO_DIRECTION))
-            height = read_field_height(levels.get("field_height"))
-            calibration = LevelCalibration(float(levels["temperature"]), int(levels["studies"]), odds, height)
+            calibration = LevelCalibration(float(levels["temperature"]), int(levels["studies"]), odds)
         if calibration and not calibration.is_valid:
             raise ValueError(f"the calibration of the level confidence is {levels}; its numbers should be positive")
         ratio = float(content.get("level_ratio", EQUAL_LEVELS))
         if not 0 < ratio <= 1:
             raise ValueError(f"level_ratio is {ratio}; it should be above 0 and at most 1")
+        height = read_field_height(content.get("field_height"))
         knowledge = read_knowledge(content.get("knows"))
         kind = encoder_kind(content.get("sagittal_encoder", SMALL.name))  # older locators have no other one
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / LOCATOR}: not a locator ({error}); train_locator.py writes it") from None
     network = new_network(kind)
     load_weights(network, folder / WEIGHTS)
-    return Locator(network.eval(), spine_prior, atlas_of(folder), deviation, scale, calibration, knowledge, ratio)
+    atlas = atlas_of(folder)
+    return Locator(network.eval(), spine_prior, atlas, deviation, scale, calibration, knowledge, ratio, height)
 
 
 @lru_cache(maxsize=1)

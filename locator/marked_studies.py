@@ -18,10 +18,24 @@ from data_prep.conversion.slice_frames import frame_of
 from data_prep.geometry import Array, Frame
 from data_prep.sites import SITES, Site, Source, View
 from data_prep.studies.studies import Series, Slice, Study
+from data_prep.studies.views import plane_of
 
 SITES_TABLE, SLICES_TABLE = "sites.csv", "slices.csv"
 #: Exceptions that a damaged table may raise while it is read.
 TABLE_ERRORS = (LookupError, TypeError, ValueError, csv.Error)
+
+
+@dataclass(frozen=True)
+class _SliceRow:
+    """A row of slices.csv. `frame` is None for a slice without geometry, `stack` for a slice that is in no stack."""
+
+    series_id: int
+    instance_number: int
+    image: str
+    view: View | None
+    stack: int | None
+    frame: Frame | None
+    window: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -46,20 +60,35 @@ class MarkedStudy:
         """The ids of its series."""
         return {int(row["series_id"]) for row in csv.DictReader(self.lines.splitlines())}
 
+    @property
+    def sagittal_frames(self) -> list[list[Frame]]:
+        """The frames of each of its sagittal series, without those of slices that lie in another plane.
+
+        Raises:
+            ValueError: The lines are damaged.
+        """
+        frames: dict[int, list[Frame]] = defaultdict(list)
+        for row in self._rows(Path(SLICES_TABLE)):
+            if row.view is not None and row.view.is_sagittal and row.frame and row.frame.lies_as(plane_of(row.view)):
+                frames[row.series_id].append(row.frame)
+        return [own for _, own in sorted(frames.items())]
+
     def read(self, processed: Path) -> Study:
         """Read the study's images from their PNG files.
 
         Raises:
             ValueError: The lines or a PNG file cannot be read.
         """
-        try:
-            rows = [_slice_row(row) for row in csv.DictReader(self.lines.splitlines())]
-        except TABLE_ERRORS as error:
-            raise _damaged(f"{processed / SLICES_TABLE}: study {self.study_id}", error) from None
         by_series: dict[int, list[_SliceRow]] = defaultdict(list)
-        for row in rows:
+        for row in self._rows(processed / SLICES_TABLE):
             by_series[row.series_id].append(row)
         return Study(self.study_id, tuple(_series(own, processed) for own in by_series.values()))
+
+    def _rows(self, table: Path) -> list[_SliceRow]:
+        try:
+            return [_slice_row(row) for row in csv.DictReader(self.lines.splitlines())]
+        except TABLE_ERRORS as error:
+            raise _damaged(f"{table}: study {self.study_id}", error) from None
 
 
 def read_marked_studies(processed: Path, fold_of: Mapping[int, int]) -> list[MarkedStudy]:
@@ -143,19 +172,6 @@ def _unreadable(path: Path, error: OSError) -> ValueError:
 def _damaged(location: str, error: Exception) -> ValueError:
     reason = f"no column {error}" if isinstance(error, KeyError) else str(error)
     return ValueError(f"{location}: damaged ({reason}); run prepare_data.py again")
-
-
-@dataclass(frozen=True)
-class _SliceRow:
-    """A row of slices.csv. `frame` is None for a slice without geometry, `stack` for a slice that is in no stack."""
-
-    series_id: int
-    instance_number: int
-    image: str
-    view: View | None
-    stack: int | None
-    frame: Frame | None
-    window: tuple[float, float]
 
 
 def _slice_row(row: Mapping[str, str]) -> _SliceRow:

@@ -6,9 +6,10 @@
     python train_locator.py --root SYNTHETIC --base BASE --max_train_steps 1000
     python -m locator.ship_locator --locator SYNTHETIC/train/checkpoints/locator/final --root MARKED --folds 0 1
 
-The weights and the spine prior are those of the trained locator. The calibration of the level confidence and of the
-expected errors is fitted to the studies of some folds of MARKED, a data root whose marked train split is prepared; the
-other folds can then show how good it is (``benchmarks.locate_real``). Only figures of those studies are kept.
+The weights and the spine prior are those of the trained locator. MARKED is a data root whose marked train split is
+prepared. From the studies of some of its folds come the calibration of the level confidence and of the expected errors,
+and the height of spines in the field of view; the other folds can then show how good the locator is
+(``benchmarks.locate_real``). Only figures of those studies are kept.
 """
 
 import shutil
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 from data_prep.sites import Condition
 from locator.calibration import HeldOutStudy, calibrate, detect_in
+from locator.field_height import learn_field_height
 from locator.files import LOCATOR, SHIPPED, WEIGHTS
 from locator.level_evidence import LEVEL_RATIO
 from locator.locator import Locator, load_locator
@@ -58,10 +60,12 @@ class Settings:
 def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
     torch.set_num_threads(1)
-    # Nothing of its own calibration decides what it finds, and levels weigh as in this version.
-    trained = replace(load_locator(Path(settings.locator)), level_calibration=None, level_ratio=LEVEL_RATIO)
     processed = data_root(settings.root).processed("train")
     studies = draw_marked_studies(processed, settings.folds, settings.studies)
+    trained = load_locator(Path(settings.locator))
+    # Nothing of its own calibration decides what it finds, and levels weigh as in this version.
+    height = learn_field_height(studies, trained.prior.shape_N3)
+    trained = replace(trained, level_calibration=None, level_ratio=LEVEL_RATIO, field_height=height)
     # A calibration with direction uses no cut-off copies.
     held_out = [detect_in(trained, study, study.read(processed)) for study in tqdm(studies, unit="study")]
     shipped = recalibrated(trained, held_out)

@@ -127,7 +127,13 @@ class LocatorTraining:
         """Locate the held-out studies, calibrate the expected errors on them, and write ``final/`` and the report."""
         if not session.accelerator.is_main_process:
             return
-        bare = Locator(trainer.model.eval(), self.studies.prior, self.studies.atlas, knowledge=self.knowledge)
+        bare = Locator(
+            trainer.model.eval(),
+            self.studies.prior,
+            self.studies.atlas,
+            knowledge=self.knowledge,
+            field_height=self.studies.field_height,
+        )
         held_out = self._detect_in_held_out(bare, session.preemption, trainer.steps)
         notes: dict[str, Any] = {"dataset_fingerprint": self.dataset_fingerprint, "studies": len(self.studies.training)}
         if self.base is not None:
