@@ -2,11 +2,10 @@
 
 A locator's largest error is a chain of levels that lies one level too high or too low. Every such chain is an
 alternative with the same shape: at a shift of +1, each level lies where the next lower one was located. Its score is
-the weighted mean logarithm of the probabilities that the heatmaps give its sites. A level weighs a third of the next
-lower one: levels are counted from the sacrum, and what a heatmap tells of a level is less certain the more levels it
-had to count. A softmax of the scores, whose temperature is fitted to studies that the locator did not learn from, is
-the probability of each shift; that of the chosen one is the level confidence. Where it is known how high spines lie in
-the field of view (`field_height`), that gives each shift a prior probability.
+the weighted mean logarithm of the probabilities that the heatmaps give its sites. A softmax of the scores, whose
+temperature is fitted to studies that the locator did not learn from, is the probability of each shift; that of the
+chosen one is the level confidence. Where it is known how high spines lie in the field of view (`field_height`), that
+gives each shift a prior probability.
 
 Dimensions: S shifts, N = 25 sites, K studies.
 """
@@ -31,13 +30,8 @@ NO_DIRECTION = (0.0,) * len(SHIFTS)
 NO_PRIOR_S = np.zeros(len(SHIFTS))
 #: The temperature of a locator that is not calibrated yet: near those that were fitted.
 USUAL_TEMPERATURE = 0.3
-#: The weight of a level's sites in the score, as a share of the next lower level's; levels weigh the same in older
-#: locators, whose files do not tell it.
-LEVEL_RATIO, EQUAL_LEVELS = 1 / 3, 1.0
-#: A site of an alternative is supported by the heatmap this near to its position: within a slice, and across slices.
-NEAR_MM, NEAR_ACROSS_MM = 12.0, 8.0
-#: The smallest probability that a heatmap gives a site: no single site rules out an alternative.
-MIN_SUPPORT = 0.02
+#: A site of an alternative is supported by slices this near to its position.
+NEAR_ACROSS_MM = 8.0
 #: Temperatures that are tried.
 TEMPERATURES = np.geomspace(0.02, 20.0, 121)
 #: Steps of fitting the log odds of the shifts.
@@ -50,6 +44,34 @@ _SITES_OF_CHANNEL = [
     [index for index, site in enumerate(SITES) if (site.condition, site.level) == channel]
     for channel in SAGITTAL_CHANNELS
 ]
+
+
+@dataclass(frozen=True)
+class ScoreRule:
+    """How heatmaps become scores. A calibration belongs to one rule.
+
+    Attributes:
+        level_ratio: The weight of a level's sites, as a share of the next lower level's.
+        near_mm: A site is supported by the heatmap this near to its position within a slice; nearly half of the
+            distance between levels.
+        min_support: The smallest probability that a heatmap gives a site: no single site rules out an alternative.
+    """
+
+    level_ratio: float = 1.0
+    near_mm: float = 12.0
+    min_support: float = 0.02
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether its numbers are possible."""
+        return 0 < self.level_ratio <= 1 and self.near_mm > 0 and 0 < self.min_support < 1
+
+
+#: The rule of a locator that is used on spines like those it was trained on; older locators, which tell none, have it.
+DEFAULT_RULE = ScoreRule()
+#: The rule of a locator that is used on other spines: what its heatmaps tell of a level is less certain the more levels
+#: it had to count from the sacrum, and their peaks lie further beside the sites.
+OTHER_SPINES_RULE = ScoreRule(level_ratio=0.2, near_mm=16.0, min_support=0.002)
 
 
 @dataclass(frozen=True)
@@ -104,7 +126,7 @@ def level_scores(
     heatmaps: Sequence[npt.NDArray[np.float32]],
     position_N3: Array,
     known_C: npt.NDArray[np.bool_] | None = None,
-    level_ratio: float = LEVEL_RATIO,
+    rule: ScoreRule = DEFAULT_RULE,
 ) -> Array:
     """Return the score of each shift, (S,).
 
@@ -113,17 +135,17 @@ def level_scores(
         heatmaps: The heatmaps of each image, (C, H, W).
         position_N3: The located positions, mm.
         known_C: The channels that count; None for all.
-        level_ratio: The weight of a level, as a share of the next lower level's.
+        rule: How heatmaps become scores.
     """
     channels = np.arange(len(SAGITTAL_CHANNELS)) if known_C is None else np.flatnonzero(known_C)
-    weight_C = level_ratio ** -_LEVEL_C[channels].astype(float)
+    weight_C = rule.level_ratio ** -_LEVEL_C[channels].astype(float)
     weight_C /= weight_C.sum()
     shifted_SN3 = np.array([shifted(position_N3, shift) for shift in SHIFTS])
     scores_of_series = []
     for series_id in sorted({image.slices.series.series_id for image in images}):
         own = [number for number, image in enumerate(images) if image.slices.series.series_id == series_id]
         scores_of_series.append(
-            _series_scores([images[n] for n in own], [heatmaps[n] for n in own], shifted_SN3, channels, weight_C)
+            _series_scores([images[n] for n in own], [heatmaps[n] for n in own], shifted_SN3, channels, weight_C, rule)
         )
     return np.mean(scores_of_series, axis=0) if scores_of_series else np.zeros(len(SHIFTS))
 
@@ -151,11 +173,12 @@ def _series_scores(
     shifted_SN3: Array,
     channels: npt.NDArray[np.intp],
     weight_C: Array,
+    rule: ScoreRule,
 ) -> Array:
     distance_ISN = np.abs([image.frame.distance_mm(shifted_SN3) for image in images])
     pixel_ISN2 = np.array([image.frame.to_pixel(shifted_SN3) for image in images])
     total_CI = np.array([heatmap_CHW.sum(axis=(1, 2)) for heatmap_CHW in heatmaps]).T
-    radius = round(NEAR_MM / images[0].frame.spacing_mm[0])
+    radius = round(rule.near_mm / images[0].frame.spacing_mm[0])
     scores = np.zeros(len(SHIFTS))
     for channel, weight in zip(channels.tolist(), weight_C.tolist(), strict=True):
         sites = _SITES_OF_CHANNEL[channel]
@@ -173,7 +196,7 @@ def _series_scores(
                     support = max(found)
                 else:  # the alternative puts the site off the images: no image should then show it
                     support = 1.0 - float(total_CI[channel].max())
-                scores[shift] += weight * np.log(max(support, MIN_SUPPORT)) / len(sites)
+                scores[shift] += weight * np.log(max(support, rule.min_support)) / len(sites)
     return scores
 
 

@@ -11,7 +11,7 @@ left to the atlas.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -39,14 +39,14 @@ from locator.field_height import FieldHeight, heights, read_field_height
 from locator.files import ATLAS, LOCATOR, SCHEMA_VERSION, WEIGHTS
 from locator.knowledge import EVERYTHING, Knowledge, read_knowledge
 from locator.level_evidence import (
-    EQUAL_LEVELS,
-    LEVEL_RATIO,
+    DEFAULT_RULE,
     NO_DIRECTION,
     NO_PRIOR_S,
     SHIFTS,
     UNSHIFTED,
     USUAL_TEMPERATURE,
     LevelCalibration,
+    ScoreRule,
     level_scores,
     shifted,
 )
@@ -172,8 +172,7 @@ class Locator:
         level_calibration: Makes the level confidence; None if no study was held out, and for a locator that was trained
             before level confidences were known: its positions have none.
         knowledge: What the networks were trained to find; the rest of their output is not used.
-        level_ratio: The weight of a level in the scores of `level_evidence`, as a share of the next lower level's. The
-            level calibration belongs to it.
+        score_rule: How heatmaps become scores of the count of levels. The level calibration belongs to it.
         field_height: How high spines lie in the field of view; None if it is unknown.
     """
 
@@ -184,7 +183,7 @@ class Locator:
     error_scale: Mapping[Condition, float] = field(default_factory=lambda: dict.fromkeys(Condition, 1.0))
     level_calibration: LevelCalibration | None = None
     knowledge: Knowledge = EVERYTHING
-    level_ratio: float = LEVEL_RATIO
+    score_rule: ScoreRule = DEFAULT_RULE
     field_height: FieldHeight | None = None
 
     def locate(self, study: Study, marked_N3: Array | None = None) -> LocatedStudy | None:
@@ -246,7 +245,7 @@ class Locator:
         known_C = self.knowledge.channels["sagittal"]
 
         def score_of(chain: _Chain) -> Array:
-            return level_scores(sagittal, heatmaps, chain.expected.position_N3, known_C, self.level_ratio)
+            return level_scores(sagittal, heatmaps, chain.expected.position_N3, known_C, self.score_rule)
 
         likely = int(np.argmax(score_of(chain) / USUAL_TEMPERATURE + self._prior_of_shifts(chain, sagittal)))
         chain = self._moved(chain, likely, sagittal, heatmaps) or chain
@@ -338,7 +337,7 @@ class Locator:
                 "studies": self.level_calibration.studies,
                 "log_odds": np.round(self.level_calibration.log_odds_S, 4).tolist(),
             },
-            "level_ratio": self.level_ratio,
+            "score_rule": asdict(self.score_rule),
             "field_height": self.field_height and self.field_height.to_json(),
             "knows": self.knowledge.to_json(),
             "notes": dict(notes),
@@ -388,9 +387,7 @@ def load_locator(folder: Path) -> Locator:
             calibration = LevelCalibration(float(levels["temperature"]), int(levels["studies"]), odds)
         if calibration and not calibration.is_valid:
             raise ValueError(f"the calibration of the level confidence is {levels}; its numbers should be positive")
-        ratio = float(content.get("level_ratio", EQUAL_LEVELS))
-        if not 0 < ratio <= 1:
-            raise ValueError(f"level_ratio is {ratio}; it should be above 0 and at most 1")
+        rule = _score_rule(content.get("score_rule"))
         height = read_field_height(content.get("field_height"))
         knowledge = read_knowledge(content.get("knows"))
         kind = encoder_kind(content.get("sagittal_encoder", SMALL.name))  # older locators have no other one
@@ -399,7 +396,17 @@ def load_locator(folder: Path) -> Locator:
     network = new_network(kind)
     load_weights(network, folder / WEIGHTS)
     atlas = atlas_of(folder)
-    return Locator(network.eval(), spine_prior, atlas, deviation, scale, calibration, knowledge, ratio, height)
+    return Locator(network.eval(), spine_prior, atlas, deviation, scale, calibration, knowledge, rule, height)
+
+
+def _score_rule(content: Mapping[str, Any] | None) -> ScoreRule:
+    """Read a score rule; older locators have none. Raises KeyError, TypeError or ValueError if it is damaged."""
+    if content is None:
+        return DEFAULT_RULE
+    rule = ScoreRule(**{one.name: float(content[one.name]) for one in fields(ScoreRule)})
+    if not rule.is_valid:
+        raise ValueError(f"score_rule is {dict(content)}; its numbers should be positive, the shares at most 1")
+    return rule
 
 
 @lru_cache(maxsize=1)

@@ -26,7 +26,7 @@ from data_prep.sites import Condition
 from locator.calibration import HeldOutStudy, calibrate, detect_in
 from locator.field_height import learn_field_height
 from locator.files import LOCATOR, SHIPPED, WEIGHTS
-from locator.level_evidence import LEVEL_RATIO
+from locator.level_evidence import OTHER_SPINES_RULE
 from locator.locator import Locator, load_locator
 from locator.marked_studies import draw_marked_studies
 from workspace.cli import run_command
@@ -63,9 +63,9 @@ def main() -> None:
     processed = data_root(settings.root).processed("train")
     studies = draw_marked_studies(processed, settings.folds, settings.studies)
     trained = load_locator(Path(settings.locator))
-    # Nothing of its own calibration decides what it finds, and levels weigh as in this version.
+    # Nothing of its own calibration decides what it finds, and it is used on other spines.
     height = learn_field_height(studies, trained.prior.shape_N3)
-    trained = replace(trained, level_calibration=None, level_ratio=LEVEL_RATIO, field_height=height)
+    trained = replace(trained, level_calibration=None, score_rule=OTHER_SPINES_RULE, field_height=height)
     # A calibration with direction uses no cut-off copies.
     held_out = [detect_in(trained, study, study.read(processed)) for study in tqdm(studies, unit="study")]
     shipped = recalibrated(trained, held_out)

@@ -9,11 +9,12 @@ from data_prep.geometry import Frame
 from data_prep.sites import SITES, Level, View
 from data_prep.studies.studies import Series, Slice
 from locator.level_evidence import (
-    EQUAL_LEVELS,
-    LEVEL_RATIO,
+    DEFAULT_RULE,
+    OTHER_SPINES_RULE,
     SHIFTS,
     UNSHIFTED,
     LevelCalibration,
+    ScoreRule,
     fit_level_calibration,
     level_scores,
     shifted,
@@ -82,8 +83,8 @@ def test_the_shift_that_the_heatmaps_show_has_the_best_score(shift: int) -> None
     assert calibration.confidence(found) <= 41 / 42
 
 
-@pytest.mark.parametrize("ratio", [LEVEL_RATIO, EQUAL_LEVELS])
-def test_levels_weigh_more_the_nearer_they_are_to_the_sacrum(ratio: float) -> None:
+@pytest.mark.parametrize("rule", [OTHER_SPINES_RULE, DEFAULT_RULE])
+def test_levels_weigh_more_the_nearer_they_are_to_the_sacrum(rule: ScoreRule) -> None:
     """Slow version: the scores of single channels, each weighted by its level."""
     images = [image(x_mm) for x_mm in (-16.0, 0.0, 16.0)]
     right, high = ([heatmaps(one, seen_levels) for one in images] for seen_levels in (0, -1))
@@ -91,12 +92,14 @@ def test_levels_weigh_more_the_nearer_they_are_to_the_sacrum(ratio: float) -> No
     mixed = [np.where(is_low[:, None, None], own, other) for own, other in zip(right, high, strict=True)]
     expected, total = np.zeros(len(SHIFTS)), 0.0
     for channel, (_, level) in enumerate(SAGITTAL_CHANNELS):
-        weight = ratio ** (4 - list(Level).index(level))
-        expected += weight * level_scores(images, mixed, SPINE_N3, np.arange(len(SAGITTAL_CHANNELS)) == channel)
+        weight = rule.level_ratio ** (4 - list(Level).index(level))
+        expected += weight * level_scores(images, mixed, SPINE_N3, np.arange(len(SAGITTAL_CHANNELS)) == channel, rule)
         total += weight
-    found = level_scores(images, mixed, SPINE_N3, level_ratio=ratio)
+    found = level_scores(images, mixed, SPINE_N3, rule=rule)
     np.testing.assert_allclose(found, expected / total)
-    assert SHIFTS[int(np.argmax(found))] == (0 if ratio == LEVEL_RATIO else -1)  # the two lowest decide, or the most
+    assert SHIFTS[int(np.argmax(found))] == (
+        0 if rule == OTHER_SPINES_RULE else -1
+    )  # the two lowest decide, or the most
 
 
 def test_heatmaps_that_show_nothing_leave_the_count_open() -> None:

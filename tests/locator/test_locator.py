@@ -34,9 +34,10 @@ from locator.carried import find_carried_files, placer_for_run
 from locator.cut_off import lower_end_cut_off
 from locator.encoders import SMALL as SMALL_ENCODER
 from locator.errors import PositionErrors
+from locator.field_height import FieldHeight
 from locator.files import LOCATOR, WEIGHTS, find_locator
 from locator.learning_set import read_learning_set
-from locator.level_evidence import LEVEL_RATIO, LevelCalibration
+from locator.level_evidence import DEFAULT_RULE, LevelCalibration, ScoreRule
 from locator.locator import (
     LOWEST_CANAL,
     MAX_EXPECTED_ERROR_MM,
@@ -467,15 +468,20 @@ def test_every_located_site_has_a_level_confidence(root: DataRoot, tmp_path: Pat
     assert all(position.expected_error_mm for position in placed.values())
     loaded = load_locator(final)
     fitted = LevelCalibration(0.25, 30, (-1.0, -0.5, 0.0, 2.0, 1.5))
-    replace(loaded, level_calibration=fitted, level_ratio=0.4).save(tmp_path / "saved", {})
+    rule, height = ScoreRule(0.4, 14.0, 0.01), FieldHeight(-0.0144, 0.0532, 786)
+    replace(loaded, level_calibration=fitted, score_rule=rule, field_height=height).save(tmp_path / "saved", {})
     saved = load_locator(tmp_path / "saved")
-    assert (saved.level_calibration, saved.level_ratio, loaded.level_ratio) == (fitted, 0.4, LEVEL_RATIO)
-    for ratio in (0, 1.5, "half"):
-        (final / LOCATOR).write_text(json.dumps({**content, "level_ratio": ratio}))
-        with pytest.raises(ValueError, match=r"level_ratio is .*at most 1|could not convert"):
-            load_locator(final)
-    (final / LOCATOR).write_text(json.dumps({key: value for key, value in content.items() if key != "level_ratio"}))
-    assert load_locator(final).level_ratio == 1.0  # in older locators levels weigh the same
+    assert (saved.level_calibration, saved.score_rule, saved.field_height) == (fitted, rule, height)
+    assert (loaded.score_rule, loaded.field_height) == (DEFAULT_RULE, None)  # four studies have no distribution
+    for name in ("level_ratio", "near_mm", "min_support"):
+        for number in (0, 1.5 if name != "near_mm" else -1, "half"):
+            damaged_rule = {**content["score_rule"], name: number}
+            (final / LOCATOR).write_text(json.dumps({**content, "score_rule": damaged_rule}))
+            with pytest.raises(ValueError, match=r"score_rule is .*positive|could not convert"):
+                load_locator(final)
+    older = {key: value for key, value in content.items() if key not in ("score_rule", "field_height")}
+    (final / LOCATOR).write_text(json.dumps(older))
+    assert load_locator(final).score_rule == DEFAULT_RULE and load_locator(final).field_height is None
     for damaged in ({}, {"temperature": 0, "studies": 3}, {"temperature": "hot", "studies": 3}, [1.0, 2], "high"):
         (final / LOCATOR).write_text(json.dumps({**content, "level_confidence": damaged}))
         with pytest.raises(ValueError, match="not a locator"):
