@@ -3,6 +3,7 @@
     python -m benchmarks.locate_real --root REAL --locators shipped
     python -m benchmarks.locate_real --root REAL --locators OLD/train/checkpoints/locator/final --studies 120
     python -m benchmarks.locate_real --root REAL --locators REAL/train/checkpoints/locator/final --folds 0
+    python -m benchmarks.locate_real --root REAL --locators shipped --cut_off true
     python -m benchmarks.locate_real --root WHOLE --by_level true
 
 REAL is a data root whose marked train split prepare_data.py has converted. Every study is placed as if it had no marks,
@@ -28,6 +29,7 @@ from data_prep.placement.placer import Placer
 from data_prep.placement.regions import points_of
 from data_prep.placement.shipped_atlas import shipped_atlas
 from data_prep.sites import SITES, Condition, Level
+from locator.cut_off import lower_end_cut_off
 from locator.files import SHIPPED, SHIPPED_LOCATOR
 from locator.level_evidence import SHIFTS, true_shift
 from locator.marked_studies import MarkedStudy, draw_marked_studies
@@ -59,6 +61,8 @@ class Settings:
     """The seed of that draw."""
     by_level: bool = False
     """Print the errors of each study by level."""
+    cut_off: bool = False
+    """Place copies of the studies whose lower end is cut off at the sacrum or the lowest disc."""
 
 
 @dataclass(frozen=True)
@@ -100,15 +104,17 @@ def main() -> None:
     describe_machine("torch", "numpy")
     for name, placer in placers.items():
         began = time.process_time()
-        placed = [place(placer, study, processed) for study in tqdm(studies, disable=None)]
+        placed = [place(placer, study, processed, settings.cut_off) for study in tqdm(studies, disable=None)]
         seconds = (time.process_time() - began) / len(studies)
-        print(f"\n{name}, {len(studies)} studies, {seconds:.2f} CPU seconds a study with reading:")
+        kind = "copies of studies without the lower end" if settings.cut_off else "studies"
+        print(f"\n{name}, {len(studies)} {kind}, {seconds:.2f} CPU seconds each with reading:")
         print("\n".join([*summary_lines(placed), *(level_lines(placed) if settings.by_level else [])]), flush=True)
 
 
-def place(placer: Placer, marked: MarkedStudy, processed: Path) -> Placed:
-    """Place the sites of a study as if it had no marks."""
-    positions = placer.place(marked.read(processed), {})
+def place(placer: Placer, marked: MarkedStudy, processed: Path, is_cut_off: bool) -> Placed:
+    """Place the sites of a study, or of its copy without the lower end, as if it had no marks."""
+    study = marked.read(processed)
+    positions = placer.place(lower_end_cut_off(study, marked.position_N3) if is_cut_off else study, {})
     expected, confidence = np.full(len(SITES), np.nan), np.nan
     for site, position in positions.items():
         if position.expected_error_mm is not None:
