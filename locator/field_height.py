@@ -9,6 +9,7 @@ Dimensions: S shifts of a chain (`level_evidence`), N = 25 sites, K studies.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,13 +72,17 @@ def read_field_height(content: dict[str, Any] | None) -> FieldHeight | None:
     return height
 
 
-def learn_field_height(studies: Sequence[MarkedStudy], shape_N3: Array) -> FieldHeight | None:
+def learn_field_height(studies: Sequence[MarkedStudy], processed: Path, shape_N3: Array) -> FieldHeight | None:
     """Learn the distribution of heights from marked studies; None if it would be of fewer than `MIN_STUDIES`.
 
     Args:
         studies: The studies. One whose marks are all of one level tells nothing.
+        processed: The folder ``processed_data`` that they are from.
         shape_N3: The mean spine, which is aligned with the marks: the middle of a spine does not depend on which of its
             sites are marked.
+
+    Raises:
+        ValueError: A line of slices.csv is damaged.
     """
     found = []
     for study in studies:
@@ -86,7 +91,7 @@ def learn_field_height(studies: Sequence[MarkedStudy], shape_N3: Array) -> Field
             continue
         pose = fit_pose(shape_N3, study.position_N3)
         if pose.is_plausible:
-            found.append(heights(study.sagittal_frames, pose.apply(shape_N3)))
+            found.append(heights(study.sagittal_frames(processed), pose.apply(shape_N3)))
     known = np.array(found)[np.isfinite(found)]
     if len(known) < MIN_STUDIES:
         return None

@@ -12,7 +12,6 @@ import numpy as np
 from data_prep.conversion.pairs import folds_of, read_metadata
 from data_prep.geometry import Array
 from data_prep.placement.atlas import Atlas, load_atlas
-from locator.field_height import FieldHeight, learn_field_height
 from locator.files import LOCATOR, SCHEMA_VERSION, SHIPPED
 from locator.marked_studies import MarkedStudy, read_marked_studies
 from locator.spine_prior import SpinePrior, learn_prior, read_prior
@@ -25,9 +24,8 @@ from workspace.setting_error import SettingError
 class LearningSet:
     """The marked studies of a data set.
 
-    prior, field_height: learned from the training studies. atlas: that of the whole data set, a mean over all its
-    marked studies, which the locator falls back on. fingerprint, marks_sha256: of the data set, and of its table of
-    marks.
+    prior: learned from the training studies. atlas: that of the whole data set, a mean over all its marked studies,
+    which the locator falls back on. fingerprint, marks_sha256: of the data set, and of its table of marks.
     """
 
     processed: Path
@@ -35,13 +33,12 @@ class LearningSet:
     held_out: tuple[MarkedStudy, ...]
     atlas: Atlas
     prior: SpinePrior
-    field_height: FieldHeight | None
     fingerprint: str
     marks_sha256: str
 
 
 def read_learning_set(processed: Path, held_out_folds: Sequence[int]) -> LearningSet:
-    """Read the marked studies of ``processed_data``, and learn the prior and the height from those not held out.
+    """Read the marked studies of ``processed_data``, and learn the spine prior from those that are not held out.
 
     Raises ValueError if there is nothing to learn from, and SettingError for a fold that the data set does not have.
     """
@@ -64,8 +61,7 @@ def read_learning_set(processed: Path, held_out_folds: Sequence[int]) -> Learnin
     positions = [study.position_N3 for study in training]
     prior = learn_prior(atlas.shape_N3, positions, _prior_of_unmarked(positions))
     hashes = metadata["hashes"]
-    height = learn_field_height(training, prior.shape_N3)
-    return LearningSet(processed, training, held_out, atlas, prior, height, hashes["input"], hashes[MARKS])
+    return LearningSet(processed, training, held_out, atlas, prior, hashes["input"], hashes[MARKS])
 
 
 def _prior_of_unmarked(positions: Sequence[Array]) -> SpinePrior | None:

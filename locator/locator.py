@@ -89,15 +89,15 @@ class LevelCount:
     Attributes:
         error_mm: The expected error from miscounted levels.
         score_S: The score of each shift of the chain (`level_evidence`); None if the confidence does not depend on it.
-        prior_S: The logarithm of the prior probability of each shift, by its height in the field of view.
         fixed_confidence: The level confidence in that case.
+        prior_S: The logarithm of the prior probability of each shift, by its height in the field of view.
         chosen: The index of the shift that was chosen.
     """
 
     error_mm: float
     score_S: Array | None = None
-    prior_S: Array = field(default_factory=lambda: NO_PRIOR_S)
     fixed_confidence: float | None = None
+    prior_S: Array = field(default_factory=lambda: NO_PRIOR_S)
     chosen: int = UNSHIFTED
 
     def confidence(self, calibration: LevelCalibration | None) -> float | None:
@@ -255,7 +255,7 @@ class Locator:
             if (moved := self._moved(chain, best, sagittal, heatmaps)) is not None:
                 chain, chosen = moved, best
         error_mm = level_count_error_mm(sagittal, chain.expected.position_N3)
-        return chain, LevelCount(error_mm, score_S, prior_S, chosen=chosen)
+        return chain, LevelCount(error_mm, score_S, prior_S=prior_S, chosen=chosen)
 
     def _prior_of_shifts(self, chain: _Chain, sagittal: Sequence[SliceImage]) -> Array:
         """Return the logarithm of the prior probability of each shift, (S,)."""

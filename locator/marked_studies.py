@@ -60,15 +60,14 @@ class MarkedStudy:
         """The ids of its series."""
         return {int(row["series_id"]) for row in csv.DictReader(self.lines.splitlines())}
 
-    @property
-    def sagittal_frames(self) -> list[list[Frame]]:
+    def sagittal_frames(self, processed: Path) -> list[list[Frame]]:
         """The frames of each of its sagittal series, without those of slices that lie in another plane.
 
         Raises:
             ValueError: The lines are damaged.
         """
         frames: dict[int, list[Frame]] = defaultdict(list)
-        for row in self._rows(Path(SLICES_TABLE)):
+        for row in self._rows(processed / SLICES_TABLE):
             if row.view is not None and row.view.is_sagittal and row.frame and row.frame.lies_as(plane_of(row.view)):
                 frames[row.series_id].append(row.frame)
         return [own for _, own in sorted(frames.items())]

@@ -64,7 +64,7 @@ def main() -> None:
     studies = draw_marked_studies(processed, settings.folds, settings.studies)
     trained = load_locator(Path(settings.locator))
     # Nothing of its own calibration decides what it finds, and it is used on other spines.
-    height = learn_field_height(studies, trained.prior.shape_N3)
+    height = learn_field_height(studies, processed, trained.prior.shape_N3)
     trained = replace(trained, level_calibration=None, score_rule=OTHER_SPINES_RULE, field_height=height)
     # A calibration with direction uses no cut-off copies.
     held_out = [detect_in(trained, study, study.read(processed)) for study in tqdm(studies, unit="study")]
@@ -79,7 +79,7 @@ def main() -> None:
         out.mkdir(parents=True, exist_ok=True)
         for name in (WEIGHTS, LOCATOR):  # it falls back on the shipped atlas
             shutil.copyfile(Path(folder) / name, out / name)
-    print(f"{out}: calibrated on {len(studies)} studies, level confidence {shipped.level_calibration}")
+    print(f"{out}: calibrated on {len(studies)} studies, {shipped.level_calibration}, {height}")
 
 
 def recalibrated(locator: Locator, held_out: Sequence[HeldOutStudy]) -> Locator:

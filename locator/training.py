@@ -10,6 +10,7 @@ from tqdm import tqdm
 from locator.batches import ImageBatches
 from locator.calibration import HeldOutStudy, calibrate, detect_held_out
 from locator.encoders import PRETRAINED, load_pretrained, weights_sha256
+from locator.field_height import learn_field_height
 from locator.knowledge import Knowledge
 from locator.learning_set import LearningSet
 from locator.locator import Locator, new_network
@@ -132,7 +133,7 @@ class LocatorTraining:
             self.studies.prior,
             self.studies.atlas,
             knowledge=self.knowledge,
-            field_height=self.studies.field_height,
+            field_height=learn_field_height(self.studies.training, self.studies.processed, self.studies.prior.shape_N3),
         )
         held_out = self._detect_in_held_out(bare, session.preemption, trainer.steps)
         notes: dict[str, Any] = {"dataset_fingerprint": self.dataset_fingerprint, "studies": len(self.studies.training)}

@@ -1,6 +1,8 @@
 """The height of a chain of levels in the field of view, and what it tells of the count of levels."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,14 +97,21 @@ def test_heights_are_learned_from_whichever_sites_are_marked() -> None:
     )
     drawn = random.normal(0.02, 0.06, 60)
     studies = [marked(number, height, (everything, some)[number % 2]) for number, height in enumerate(drawn)]
-    learned = learn_field_height(studies, SPINE_N3)
+    learned = learn_field_height(studies, Path(), SPINE_N3)
     assert learned == FieldHeight(pytest.approx(drawn.mean()), pytest.approx(drawn.std(ddof=1)), 60)
     one_level = np.array([site.level is Level.L5_S1 for site in SITES])
     silent = [marked(97, 0.3, one_level), marked(98, 0.3, everything, "axial_t2"), marked(99, 0.3, ~everything)]
-    assert learn_field_height([*studies, *silent], SPINE_N3) == learned
-    assert learn_field_height(studies[: MIN_STUDIES - 1], SPINE_N3) is None
-    narrow = learn_field_height([marked(number, 0.1, everything) for number in range(MIN_STUDIES)], SPINE_N3)
+    assert learn_field_height([*studies, *silent], Path(), SPINE_N3) == learned
+    assert learn_field_height(studies[: MIN_STUDIES - 1], Path(), SPINE_N3) is None
+    narrow = learn_field_height([marked(number, 0.1, everything) for number in range(MIN_STUDIES)], Path(), SPINE_N3)
     assert narrow is not None and narrow.deviation == MIN_DEVIATION
+
+
+def test_damaged_lines_are_named() -> None:
+    study = marked(5, 0.0, np.ones(len(SITES), dtype=bool))
+    damaged = replace(study, lines=study.lines.replace("sagittal_t1", "sideways"))
+    with pytest.raises(ValueError, match=r"somewhere/slices\.csv: study 5: damaged \(.*sideways"):
+        learn_field_height([damaged], Path("somewhere"), SPINE_N3)
 
 
 def test_a_distribution_is_kept_in_json_and_a_damaged_one_refused() -> None:
