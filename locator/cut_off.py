@@ -8,7 +8,7 @@ from data_prep.geometry import Array
 from data_prep.sites import SITES, Condition
 from data_prep.studies.studies import Series, Slice, Study
 
-#: The copies end this far below the canal of L5-S1, mm; a negative distance cuts the level itself off.
+#: The copies end this far below the lowest mark, of the canal if it is marked, mm; a negative distance is above it.
 LOWEST_MM, HIGHEST_MM = -45.0, 15.0
 
 _CANAL = [index for index, site in enumerate(SITES) if site.condition is Condition.SPINAL_CANAL_STENOSIS]

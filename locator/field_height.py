@@ -34,7 +34,8 @@ class FieldHeight:
 
     Attributes:
         mean: The mean height, as a share of the field's height; positive is above the middle of the field.
-        deviation: The standard deviation of the heights.
+        deviation: The standard deviation of the heights. It is the scale of the t distribution, whose own deviation is
+            1.29 times as large: fields of other hospitals may vary more.
         studies: The number of studies.
     """
 
@@ -76,7 +77,8 @@ def learn_field_height(studies: Sequence[MarkedStudy], processed: Path, shape_N3
     """Learn the distribution of heights from marked studies; None if it would be of fewer than `MIN_STUDIES`.
 
     Args:
-        studies: The studies. One whose marks are all of one level tells nothing.
+        studies: The studies. One whose marks are all of one level or fit no plausible pose, or whose fields are all
+            longer than a lumbar one, tells nothing.
         processed: The folder ``processed_data`` that they are from.
         shape_N3: The mean spine, which is aligned with the marks: the middle of a spine does not depend on which of its
             sites are marked.

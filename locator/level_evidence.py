@@ -10,8 +10,9 @@ gives each shift a prior probability.
 Dimensions: S shifts, N = 25 sites, K studies.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,8 +53,8 @@ class ScoreRule:
 
     Attributes:
         level_ratio: The weight of a level's sites, as a share of the next lower level's.
-        near_mm: A site is supported by the heatmap this near to its position within a slice; nearly half of the
-            distance between levels.
+        near_mm: A site is supported by the heatmap this near to its position within a slice; less than half of the
+            distance between levels, which is about 35 mm.
         min_support: The smallest probability that a heatmap gives a site: no single site rules out an alternative.
     """
 
@@ -64,10 +65,10 @@ class ScoreRule:
     @property
     def is_valid(self) -> bool:
         """Whether its numbers are possible."""
-        return 0 < self.level_ratio <= 1 and self.near_mm > 0 and 0 < self.min_support < 1
+        return 0 < self.level_ratio <= 1 and 0 < self.near_mm < np.inf and 0 < self.min_support < 1
 
 
-#: The rule of a locator that is used on spines like those it was trained on; older locators, which tell none, have it.
+#: The rule of a locator that is used on spines like those it was trained on.
 DEFAULT_RULE = ScoreRule()
 #: The rule of a locator that is used on other spines: what its heatmaps tell of a level is less certain the more levels
 #: it had to count from the sacrum, and their peaks lie further beside the sites.
@@ -95,6 +96,14 @@ class LevelCalibration:
         is_complete = len(self.log_odds_S) == len(SHIFTS) and bool(np.isfinite(self.log_odds_S).all())
         return self.temperature > 0 and self.studies > 0 and is_complete
 
+    def to_json(self) -> dict[str, Any]:
+        """Return its numbers, as `read_level_calibration` reads them."""
+        return {
+            "temperature": round(self.temperature, 5),
+            "studies": self.studies,
+            "log_odds": np.round(self.log_odds_S, 4).tolist(),
+        }
+
     @property
     def has_direction(self) -> bool:
         """Whether it prefers a shift whatever the scores are."""
@@ -121,6 +130,40 @@ class LevelCalibration:
         return _softmax(score_S / self.temperature + prior_S + np.array(self.log_odds_S))
 
 
+def read_score_rule(content: Mapping[str, Any]) -> ScoreRule:
+    """Read the score rule of a locator.json; older ones tell the level ratio only, or nothing.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is damaged.
+    """
+    told = content.get("score_rule")
+    if told is None:
+        rule = ScoreRule(level_ratio=float(content.get("level_ratio", DEFAULT_RULE.level_ratio)))
+    else:
+        rule = ScoreRule(**{one.name: float(told[one.name]) for one in fields(ScoreRule)})
+    if not rule.is_valid:
+        raise ValueError(
+            f"level_ratio is {rule.level_ratio}, near_mm {rule.near_mm}, min_support {rule.min_support}; they should "
+            "be positive, the first at most 1 and the last below 1"
+        )
+    return rule
+
+
+def read_level_calibration(content: Mapping[str, Any] | None) -> LevelCalibration | None:
+    """Read what `LevelCalibration.to_json` returned; None for None, as in older locators.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is damaged.
+    """
+    if content is None:
+        return None
+    odds = tuple(float(number) for number in content.get("log_odds", NO_DIRECTION))
+    calibration = LevelCalibration(float(content["temperature"]), int(content["studies"]), odds)
+    if not calibration.is_valid:
+        raise ValueError(f"the calibration of the level confidence is {content}; its numbers should be positive")
+    return calibration
+
+
 def level_scores(
     images: Sequence[SliceImage],
     heatmaps: Sequence[npt.NDArray[np.float32]],
@@ -140,7 +183,7 @@ def level_scores(
     channels = np.arange(len(SAGITTAL_CHANNELS)) if known_C is None else np.flatnonzero(known_C)
     weight_C = rule.level_ratio ** -_LEVEL_C[channels].astype(float)
     weight_C /= weight_C.sum()
-    shifted_SN3 = np.array([shifted(position_N3, shift) for shift in SHIFTS])
+    shifted_SN3 = alternatives(position_N3)
     scores_of_series = []
     for series_id in sorted({image.slices.series.series_id for image in images}):
         own = [number for number, image in enumerate(images) if image.slices.series.series_id == series_id]
@@ -148,6 +191,11 @@ def level_scores(
             _series_scores([images[n] for n in own], [heatmaps[n] for n in own], shifted_SN3, channels, weight_C, rule)
         )
     return np.mean(scores_of_series, axis=0) if scores_of_series else np.zeros(len(SHIFTS))
+
+
+def alternatives(position_N3: Array) -> Array:
+    """Return the positions of a chain at each shift, (S, N, 3)."""
+    return np.array([shifted(position_N3, shift) for shift in SHIFTS])
 
 
 def shifted(position_N3: Array, shift: int) -> Array:

@@ -11,7 +11,7 @@ left to the atlas.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,16 @@ from locator.files import ATLAS, LOCATOR, SCHEMA_VERSION, WEIGHTS
 from locator.knowledge import EVERYTHING, Knowledge, read_knowledge
 from locator.level_evidence import (
     DEFAULT_RULE,
-    NO_DIRECTION,
     NO_PRIOR_S,
     SHIFTS,
     UNSHIFTED,
     USUAL_TEMPERATURE,
     LevelCalibration,
     ScoreRule,
+    alternatives,
     level_scores,
+    read_level_calibration,
+    read_score_rule,
     shifted,
 )
 from locator.network import LocatorNetwork, load_weights, save_weights, to_channels_last
@@ -244,12 +246,15 @@ class Locator:
 
         known_C = self.knowledge.channels["sagittal"]
 
-        def score_of(chain: _Chain) -> Array:
-            return level_scores(sagittal, heatmaps, chain.expected.position_N3, known_C, self.score_rule)
+        def evidence_of(chain: _Chain) -> tuple[Array, Array]:
+            position_N3 = chain.expected.position_N3
+            score_S = level_scores(sagittal, heatmaps, position_N3, known_C, self.score_rule)
+            return score_S, self._prior_of_shifts(sagittal, position_N3)
 
-        likely = int(np.argmax(score_of(chain) / USUAL_TEMPERATURE + self._prior_of_shifts(chain, sagittal)))
-        chain = self._moved(chain, likely, sagittal, heatmaps) or chain
-        score_S, prior_S, chosen = score_of(chain), self._prior_of_shifts(chain, sagittal), UNSHIFTED
+        (score_S, prior_S), chosen = evidence_of(chain), UNSHIFTED
+        likely = int(np.argmax(score_S / USUAL_TEMPERATURE + prior_S))
+        if (moved := self._moved(chain, likely, sagittal, heatmaps)) is not None:
+            chain, (score_S, prior_S) = moved, evidence_of(moved)
         if self.level_calibration is not None and self.level_calibration.has_direction:
             best = self.level_calibration.best(score_S, prior_S)
             if (moved := self._moved(chain, best, sagittal, heatmaps)) is not None:
@@ -257,13 +262,13 @@ class Locator:
         error_mm = level_count_error_mm(sagittal, chain.expected.position_N3)
         return chain, LevelCount(error_mm, score_S, prior_S=prior_S, chosen=chosen)
 
-    def _prior_of_shifts(self, chain: _Chain, sagittal: Sequence[SliceImage]) -> Array:
-        """Return the logarithm of the prior probability of each shift, (S,)."""
+    def _prior_of_shifts(self, sagittal: Sequence[SliceImage], position_N3: Array) -> Array:
+        """Return the logarithm of the prior probability of each shift of a chain, (S,)."""
         if self.field_height is None:
             return NO_PRIOR_S
         series = {image.slices.series.series_id: image.slices.series for image in sagittal}
-        position_SN3 = np.array([shifted(chain.expected.position_N3, shift) for shift in SHIFTS])
-        return self.field_height.log_density(heights([one.frames.values() for one in series.values()], position_SN3))
+        frames = [one.frames.values() for one in series.values()]
+        return self.field_height.log_density(heights(frames, alternatives(position_N3)))
 
     def _moved(
         self, chain: _Chain, shift: int, sagittal: Sequence[SliceImage], heatmaps: Sequence[Heatmaps]
@@ -331,12 +336,7 @@ class Locator:
             },
             "deviation_mm": {kind: np.round(self.deviation_mm[kind], 4).tolist() for kind in DETECTION_KINDS},
             "error_scale": {condition.value: round(self.error_scale[condition], 4) for condition in Condition},
-            "level_confidence": self.level_calibration
-            and {
-                "temperature": round(self.level_calibration.temperature, 5),
-                "studies": self.level_calibration.studies,
-                "log_odds": np.round(self.level_calibration.log_odds_S, 4).tolist(),
-            },
+            "level_confidence": self.level_calibration and self.level_calibration.to_json(),
             "score_rule": asdict(self.score_rule),
             "field_height": self.field_height and self.field_height.to_json(),
             "knows": self.knowledge.to_json(),
@@ -380,33 +380,17 @@ def load_locator(folder: Path) -> Locator:
         spine_prior = read_prior(content["prior"])
         deviation = {kind: np.array(content["deviation_mm"][kind], dtype=float) for kind in DETECTION_KINDS}
         scale = {condition: float(content["error_scale"][condition.value]) for condition in Condition}
-        levels = content.get("level_confidence")  # older locators have none
-        calibration = None
-        if levels is not None:
-            odds = tuple(float(number) for number in levels.get("log_odds", NO_DIRECTION))
-            calibration = LevelCalibration(float(levels["temperature"]), int(levels["studies"]), odds)
-        if calibration and not calibration.is_valid:
-            raise ValueError(f"the calibration of the level confidence is {levels}; its numbers should be positive")
-        rule = _score_rule(content.get("score_rule"))
+        calibration = read_level_calibration(content.get("level_confidence"))
+        rule = read_score_rule(content)
         height = read_field_height(content.get("field_height"))
         knowledge = read_knowledge(content.get("knows"))
         kind = encoder_kind(content.get("sagittal_encoder", SMALL.name))  # older locators have no other one
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / LOCATOR}: not a locator ({error}); train_locator.py writes it") from None
     network = new_network(kind)
     load_weights(network, folder / WEIGHTS)
     atlas = atlas_of(folder)
     return Locator(network.eval(), spine_prior, atlas, deviation, scale, calibration, knowledge, rule, height)
-
-
-def _score_rule(content: Mapping[str, Any] | None) -> ScoreRule:
-    """Read a score rule; older locators have none. Raises KeyError, TypeError or ValueError if it is damaged."""
-    if content is None:
-        return DEFAULT_RULE
-    rule = ScoreRule(**{one.name: float(content[one.name]) for one in fields(ScoreRule)})
-    if not rule.is_valid:
-        raise ValueError(f"score_rule is {dict(content)}; its numbers should be positive, the shares at most 1")
-    return rule
 
 
 @lru_cache(maxsize=1)

@@ -1,5 +1,7 @@
 """The calibration of a locator: what it measures on held-out studies in which many levels are miscounted."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from data_prep.placement.pose import fit_pose
@@ -43,3 +45,13 @@ def test_miscounted_levels_lower_the_confidence_and_do_not_widen_the_detections(
     score_S = right[0].count.score_S
     assert score_S is not None and alone.level_calibration is not None and mixed.level_calibration is not None
     assert mixed.level_calibration.confidence(score_S) < 0.75 < alone.level_calibration.confidence(score_S)
+
+
+def test_a_calibration_knows_what_was_likely_before_the_heatmaps() -> None:
+    locator = load_locator(SHIPPED)
+    studies = [held_out(locator, int(number % 4 == 0), number) for number in range(40)]
+    prior_S = np.where(np.arange(len(SHIFTS)) == UNSHIFTED, 0.0, -5.0)
+    informed = [replace(study, count=replace(study.count, prior_S=prior_S)) for study in studies]
+    plain, fitted = (calibrate(locator, some).level_calibration for some in (studies, informed))
+    assert plain is not None and fitted is not None
+    assert fitted.temperature > plain.temperature  # a quarter is wrong: what the prior adds, the scores must give back

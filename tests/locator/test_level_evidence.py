@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_prep.geometry import Frame
-from data_prep.sites import SITES, Level, View
+from data_prep.sites import SITES, Condition, Level, View
 from data_prep.studies.studies import Series, Slice
 from locator.level_evidence import (
     DEFAULT_RULE,
@@ -99,6 +99,22 @@ def test_levels_weigh_more_the_nearer_they_are_to_the_sacrum(rule: ScoreRule) ->
     np.testing.assert_allclose(found, expected / total)
     is_low_first = rule == OTHER_SPINES_RULE
     assert SHIFTS[int(np.argmax(found))] == (0 if is_low_first else -1)  # the two lowest levels decide, or the majority
+
+
+def test_a_site_is_supported_near_its_position_and_none_rules_out_an_alternative() -> None:
+    """A peak 14 mm beside every site supports it within 16 mm and not within 12; an absent peak counts as the floor."""
+    one = image(0.0)
+    beside = np.roll(heatmaps(one, 0), 7, axis=2)
+    near, far = (
+        level_scores([one], [beside], SPINE_N3, rule=ScoreRule(1.0, near_mm, 0.01)) for near_mm in (16.0, 12.0)
+    )
+    assert near[UNSHIFTED] > far[UNSHIFTED] + 1
+    absent = np.zeros_like(beside)
+    absent[:, 0, 0] = 1.0  # every landmark is surely elsewhere
+    canal_C = np.array([condition is Condition.SPINAL_CANAL_STENOSIS for condition, _ in SAGITTAL_CHANNELS])
+    for floor in (0.02, 0.002):
+        found = level_scores([one], [absent], SPINE_N3, canal_C, ScoreRule(1.0, 12.0, floor))
+        assert found[UNSHIFTED] == pytest.approx(np.log(floor))
 
 
 def test_heatmaps_that_show_nothing_leave_the_count_open() -> None:

@@ -474,14 +474,24 @@ def test_every_located_site_has_a_level_confidence(root: DataRoot, tmp_path: Pat
     assert (saved.level_calibration, saved.score_rule, saved.field_height) == (fitted, rule, height)
     assert (loaded.score_rule, loaded.field_height) == (DEFAULT_RULE, None)  # four studies have no distribution
     for name in ("level_ratio", "near_mm", "min_support"):
-        for number in (0, 1.5 if name != "near_mm" else -1, "half"):
+        for number in (0, 1.5 if name != "near_mm" else float("inf"), "half"):
             damaged_rule = {**content["score_rule"], name: number}
             (final / LOCATOR).write_text(json.dumps({**content, "score_rule": damaged_rule}))
-            with pytest.raises(ValueError, match=r"score_rule is .*positive|could not convert"):
+            with pytest.raises(ValueError, match=r"level_ratio is .*at most 1|could not convert"):
                 load_locator(final)
     older = {key: value for key, value in content.items() if key not in ("score_rule", "field_height")}
+    for ratio in (0, 1.5, "half"):
+        (final / LOCATOR).write_text(json.dumps({**older, "level_ratio": ratio}))
+        with pytest.raises(ValueError, match=r"level_ratio is .*at most 1|could not convert"):
+            load_locator(final)
+    (final / LOCATOR).write_text(json.dumps({**older, "level_ratio": 0.5}))
+    assert load_locator(final).score_rule == ScoreRule(0.5, 12.0, 0.02)  # its calibration belongs to this rule
     (final / LOCATOR).write_text(json.dumps(older))
+    assert load_locator(final).score_rule.level_ratio == 1.0  # in still older locators levels weigh the same
     assert load_locator(final).score_rule == DEFAULT_RULE and load_locator(final).field_height is None
+    (final / LOCATOR).write_text(json.dumps({**content, "field_height": {**height.to_json(), "studies": float("inf")}}))
+    with pytest.raises(ValueError, match="not a locator"):
+        load_locator(final)
     for damaged in ({}, {"temperature": 0, "studies": 3}, {"temperature": "hot", "studies": 3}, [1.0, 2], "high"):
         (final / LOCATOR).write_text(json.dumps({**content, "level_confidence": damaged}))
         with pytest.raises(ValueError, match="not a locator"):

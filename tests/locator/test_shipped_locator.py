@@ -14,9 +14,10 @@ from data_prep.placement.regions import marked_positions, points_of
 from data_prep.sites import SITES
 from data_prep.studies.cohorts import split_cohort
 from data_prep.studies.studies import read_study
+from locator.field_height import FieldHeight, heights
 from locator.files import LOCATOR, SHIPPED, WEIGHTS, check_locator
 from locator.knowledge import EVERYTHING
-from locator.level_evidence import SHIFTS, LevelCalibration
+from locator.level_evidence import SHIFTS, LevelCalibration, ScoreRule, shifted
 from locator.locator import load_locator
 from locator.site_placer import LocatorPlacer, make_placer
 from workspace.layout import DataRoot
@@ -54,6 +55,22 @@ def test_data_without_marks_is_placed_by_it_and_the_choice_travels(tmp_path: Pat
         assert all(position.level_confidence and position.expected_error_mm for position in placed.values())
         error.append(np.linalg.norm(points_of(placed) - marked, axis=1))
     assert np.nanmedian(error) < 5 and np.nanmean(np.array(error) < 15) > 0.6
+
+
+@pytest.mark.parametrize("levels_lower", [-1, 1])
+def test_the_height_in_the_field_moves_a_chain_that_heatmaps_leave_open(tmp_path: Path, levels_lower: int) -> None:
+    """Every shift has nearly the same score; marked spines lay where this one lies if it is moved by a level."""
+    root = write_cohort(tmp_path, train=1, test=0, seed=98)
+    study, _ = read_study(split_cohort(DataRoot(root), "train").folders[0])
+    locator = replace(load_locator(SHIPPED), level_calibration=None, field_height=None)
+    plain = locator.locate(study)
+    assert plain is not None
+    frames = [series.frames.values() for series in study.series if series.view is not None and series.view.is_sagittal]
+    target = float(heights(frames, shifted(plain.position_N3, levels_lower)))
+    open_rule = ScoreRule(min_support=0.999)
+    moved = replace(locator, score_rule=open_rule, field_height=FieldHeight(target, 0.03, 100)).locate(study)
+    assert moved is not None
+    assert np.all((moved.position_N3 - plain.position_N3)[:, 2] * levels_lower < -15)
 
 
 def test_its_direction_decides_and_the_confidence_is_that_of_the_chosen_levels(tmp_path: Path) -> None:
