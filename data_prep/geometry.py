@@ -130,6 +130,11 @@ class Frame:
         """Return whether the image is within `OBLIQUE_DEGREES` of a plane; an image may be within it of two planes."""
         return bool(abs(self.normal[plane.axis]) >= np.cos(np.deg2rad(OBLIQUE_DEGREES)))
 
+    @property
+    def is_upright(self) -> bool:
+        """Whether its columns, and not its rows, run along the patient from head to feet or back."""
+        return abs(self.column_direction[2]) >= abs(self.row_direction[2])
+
     @cached_property
     def affine(self) -> Array:
         """(4, 4) matrix from homogeneous (column, row, slice, 1) to homogeneous (x, y, z, 1) in mm, LPS.

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from data_prep.geometry import Array
+from data_prep.placement.regions import vector
 from data_prep.sites import SITES, Condition
 from data_prep.studies.studies import Series, Slice, Study
 
@@ -15,7 +16,7 @@ _CANAL = [index for index, site in enumerate(SITES) if site.condition is Conditi
 
 
 def lower_end_cut_off(study: Study, marked_N3: Array) -> Study:
-    """Return a copy in which sagittal images are black below a height that depends on the study's id.
+    """Return a copy whose sagittal images end at a height that depends on the study's id, as if planned so.
 
     Args:
         study: The study.
@@ -36,8 +37,22 @@ def _cut_series(series: Series, end_mm: float) -> Series:
 
 
 def _cut_slice(image: Slice, end_mm: float) -> Slice:
-    if image.frame is None:
+    """Leave out the rows (or columns, whichever run along the patient) that lie below a height; one at least stays."""
+    frame = image.frame
+    if frame is None:
         return image
-    rows, columns = np.indices(image.frame.shape)
-    height = image.frame.to_patient(np.stack([columns, rows], axis=-1))[..., 2]
-    return replace(image, source=np.where(height < end_mm, 0, image.grey).astype(np.uint8))
+    axis = 0 if frame.is_upright else 1
+    pixel_K2 = np.tile((np.array(frame.shape[::-1]) - 1) / 2, (frame.shape[axis], 1))  # (column, row)
+    pixel_K2[:, 1 - axis] = np.arange(frame.shape[axis])
+    height_K = frame.to_patient(pixel_K2)[:, 2]
+    kept = np.flatnonzero(height_K >= min(end_mm, height_K.max()))
+    first, count = int(kept[0]), len(kept)
+    position = frame.to_patient((0, first) if axis == 0 else (first, 0))
+    rows, columns = frame.shape
+    shape = (count, columns) if axis == 0 else (rows, count)
+    part = np.s_[first : first + count] if axis == 0 else np.s_[:, first : first + count]
+    return replace(
+        image,
+        source=image.grey[part],
+        frame=replace(frame, position_mm=vector(position), shape=shape),
+    )

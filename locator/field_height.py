@@ -122,6 +122,5 @@ def _field(frames: Collection[Frame]) -> tuple[float, float]:
     middles = [frame.centre_mm[2] for frame in frames]
     frame = next(iter(frames))
     rows, columns = frame.shape
-    is_upright = abs(frame.column_direction[2]) >= abs(frame.row_direction[2])
-    length = rows * frame.spacing_mm[0] if is_upright else columns * frame.spacing_mm[1]
+    length = rows * frame.spacing_mm[0] if frame.is_upright else columns * frame.spacing_mm[1]
     return float(min(middles) + max(middles)) / 2, length
