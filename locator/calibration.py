@@ -187,7 +187,7 @@ def _error_scales(locator: Locator, held_out: Sequence[HeldOutStudy]) -> dict[Co
     ratios_of: dict[Condition, list[float]] = {condition: [] for condition in Condition}
     for study in held_out:
         located = study.locate(locator)
-        if located is None or study.count.error_mm:
+        if located is None or study.count.error_mm or not study.count.shows_sacrum:
             continue
         squared_N = np.sum((located.position_N3 - study.marked_N3) ** 2, axis=1) / located.expected_error_N**2
         for condition, ratio in zip(_CONDITION_N, squared_N, strict=True):

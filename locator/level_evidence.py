@@ -56,23 +56,28 @@ class ScoreRule:
         near_mm: A site is supported by the heatmap this near to its position within a slice; less than half of the
             distance between levels, which is about 35 mm.
         min_support: The smallest probability that a heatmap gives a site: no single site rules out an alternative.
+        height_weight: The weight of the height in the field of view (`field_height`), as a power of its probabilities.
+            A study whose lower end is cut off has a field that was planned too high: the full weight would then
+            outweigh the heatmaps.
     """
 
     level_ratio: float = 1.0
     near_mm: float = 12.0
     min_support: float = 0.02
+    height_weight: float = 0.25
 
     @property
     def is_valid(self) -> bool:
         """Whether its numbers are possible."""
-        return 0 < self.level_ratio <= 1 and 0 < self.near_mm < np.inf and 0 < self.min_support < 1
+        is_score_valid = 0 < self.level_ratio <= 1 and 0 < self.near_mm < np.inf and 0 < self.min_support < 1
+        return is_score_valid and 0 <= self.height_weight <= 1
 
 
 #: The rule of a locator that is used on spines like those it was trained on.
 DEFAULT_RULE = ScoreRule()
 #: The rule of a locator that is used on other spines: what its heatmaps tell of a level is less certain the more levels
 #: it had to count from the sacrum, and their peaks lie further beside the sites.
-OTHER_SPINES_RULE = ScoreRule(level_ratio=0.2, near_mm=16.0, min_support=0.002)
+OTHER_SPINES_RULE = ScoreRule(level_ratio=0.4, near_mm=16.0, min_support=0.002, height_weight=0.5)
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ class LevelCalibration:
 
 
 def read_score_rule(content: Mapping[str, Any]) -> ScoreRule:
-    """Read the score rule of a locator.json; older ones tell the level ratio only, or nothing.
+    """Read the score rule of a locator.json; older ones do not tell the weight of the height, or the ratio only.
 
     Raises:
         KeyError, TypeError, ValueError: It is damaged.
@@ -140,11 +145,13 @@ def read_score_rule(content: Mapping[str, Any]) -> ScoreRule:
     if told is None:
         rule = ScoreRule(level_ratio=float(content.get("level_ratio", DEFAULT_RULE.level_ratio)))
     else:
+        told = {"height_weight": 1.0, **told}
         rule = ScoreRule(**{one.name: float(told[one.name]) for one in fields(ScoreRule)})
     if not rule.is_valid:
         raise ValueError(
-            f"level_ratio is {rule.level_ratio}, near_mm {rule.near_mm}, min_support {rule.min_support}; they should "
-            "be positive, the first at most 1 and the last below 1"
+            f"level_ratio is {rule.level_ratio}, near_mm {rule.near_mm}, min_support {rule.min_support}, "
+            f"height_weight {rule.height_weight}; the first three should be positive, the first at most 1, the third "
+            "below 1, and the last from 0 to 1"
         )
     return rule
 

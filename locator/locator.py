@@ -70,9 +70,12 @@ UNKNOWN_POSE_DEVIATION = np.array([10.0, 15.0, 25.0, 0.10, 0.12])
 #: Expected error from miscounted levels if no sagittal slice shows the spine. Levels then lie at their usual height in
 #: the volume, and one phantom study in twelve was off by a level (35 mm).
 UNSEEN_SPINE_ERROR_MM = 11.0
-#: The same if the images end at the lowest disc. The sacrum, from which levels are counted, is then not visible and
-#: the lowest disc may be another one; the error is so large that all sites are left to the atlas.
+#: The same if the images end at the lowest disc and there is no level confidence. The sacrum, from which levels are
+#: counted, is then not visible and the lowest disc may be another one; the error is so large that all sites are left to
+#: the atlas.
 UNSEEN_SACRUM_ERROR_MM = 25.0
+#: Factor of the level confidence in that case if it was calibrated on complete studies only.
+UNSEEN_SACRUM_FACTOR = 0.5
 #: Distance of neighbouring levels.
 LEVEL_MM = 35.0
 #: Level confidence if no sagittal slice shows the spine: one phantom study in twelve was off by a level.
@@ -89,11 +92,12 @@ class LevelCount:
     """What a study shows of the count of its levels.
 
     Attributes:
-        error_mm: The expected error from miscounted levels.
+        error_mm: The expected error from miscounted levels that no level confidence tells.
         score_S: The score of each shift of the chain (`level_evidence`); None if the confidence does not depend on it.
         fixed_confidence: The level confidence in that case.
         prior_S: The logarithm of the prior probability of each shift, by its height in the field of view.
         chosen: The index of the shift that was chosen.
+        shows_sacrum: Whether the images show the sacrum, from which levels are counted, below the chosen chain.
     """
 
     error_mm: float
@@ -101,6 +105,7 @@ class LevelCount:
     fixed_confidence: float | None = None
     prior_S: Array = field(default_factory=lambda: NO_PRIOR_S)
     chosen: int = UNSHIFTED
+    shows_sacrum: bool = True
 
     def confidence(self, calibration: LevelCalibration | None) -> float | None:
         """Return the probability that the levels are counted rightly; None if it was never calibrated."""
@@ -108,7 +113,13 @@ class LevelCount:
             return None
         if self.score_S is None:
             return self.fixed_confidence
-        return calibration.confidence(self.score_S, self.prior_S, self.chosen)
+        confidence = calibration.confidence(self.score_S, self.prior_S, self.chosen)
+        # A calibration with direction was not fitted to studies whose lower end is cut off.
+        return confidence * (UNSEEN_SACRUM_FACTOR if calibration.has_direction and not self.shows_sacrum else 1.0)
+
+    def error_with(self, calibration: LevelCalibration | None) -> float:
+        """Return the expected error from miscounted levels, mm, that is not in the level confidence."""
+        return UNSEEN_SACRUM_ERROR_MM if calibration is None and not self.shows_sacrum else self.error_mm
 
 
 @dataclass(frozen=True)
@@ -202,7 +213,8 @@ class Locator:
         self, posterior: Posterior, detections: Sequence[Detection], count: LevelCount
     ) -> LocatedStudy:
         """Combine the posterior's calibrated deviation with the error from miscounted levels."""
-        expected_error_N = np.hypot(posterior.deviation_N * self._error_scale_N, count.error_mm)
+        miscount_mm = count.error_with(self.level_calibration)
+        expected_error_N = np.hypot(posterior.deviation_N * self._error_scale_N, miscount_mm)
         confidence = count.confidence(self.level_calibration)
         return LocatedStudy(posterior.position_N3, expected_error_N, tuple(detections), confidence)
 
@@ -255,12 +267,12 @@ class Locator:
         likely = int(np.argmax(score_S / USUAL_TEMPERATURE + prior_S))
         if (moved := self._moved(chain, likely, sagittal, heatmaps)) is not None:
             chain, (score_S, prior_S) = moved, evidence_of(moved)
-        if self.level_calibration is not None and self.level_calibration.has_direction:
+        if self.level_calibration is not None:
             best = self.level_calibration.best(score_S, prior_S)
             if (moved := self._moved(chain, best, sagittal, heatmaps)) is not None:
                 chain, chosen = moved, best
-        error_mm = level_count_error_mm(sagittal, chain.expected.position_N3)
-        return chain, LevelCount(error_mm, score_S, prior_S=prior_S, chosen=chosen)
+        shows_sacrum = sacrum_is_visible(sagittal, chain.expected.position_N3)
+        return chain, LevelCount(0.0, score_S, None, prior_S, chosen, shows_sacrum)
 
     def _prior_of_shifts(self, sagittal: Sequence[SliceImage], position_N3: Array) -> Array:
         """Return the logarithm of the prior probability of each shift of a chain, (S,)."""
@@ -268,7 +280,8 @@ class Locator:
             return NO_PRIOR_S
         series = {image.slices.series.series_id: image.slices.series for image in sagittal}
         frames = [one.frames.values() for one in series.values()]
-        return self.field_height.log_density(heights(frames, alternatives(position_N3)))
+        height_S = heights(frames, alternatives(position_N3))
+        return self.score_rule.height_weight * self.field_height.log_density(height_S)
 
     def _moved(
         self, chain: _Chain, shift: int, sagittal: Sequence[SliceImage], heatmaps: Sequence[Heatmaps]
@@ -346,15 +359,15 @@ class Locator:
             partial.write_text(json.dumps(content) + "\n", encoding="utf-8")  # 6,000 numbers: not a line each
 
 
-def level_count_error_mm(sagittal: Sequence[SliceImage], position_N3: Array) -> float:
-    """Return the expected error from miscounted levels; levels are counted upwards from the sacrum.
+def sacrum_is_visible(sagittal: Sequence[SliceImage], position_N3: Array) -> bool:
+    """Return whether images show enough of the sacrum for levels to be counted upwards from it.
 
     Args:
         sagittal: The sagittal images that show the spine; not empty.
         position_N3: Positions of `SITES`, mm.
     """
     lowest = min(_lowest_visible_mm(image) for image in sagittal)
-    return 0.0 if position_N3[LOWEST_CANAL, 2] - lowest >= MIN_SACRUM_MM else UNSEEN_SACRUM_ERROR_MM
+    return bool(position_N3[LOWEST_CANAL, 2] - lowest >= MIN_SACRUM_MM)
 
 
 def _lowest_visible_mm(image: SliceImage) -> float:

@@ -23,11 +23,12 @@ import prepare_data
 import train_locator
 from benchmarks import locate
 from data_prep.conversion.pairs import read_metadata
+from data_prep.geometry import Frame
 from data_prep.phantom import write_cohort
 from data_prep.placement.atlas import load_atlas
 from data_prep.placement.shipped_atlas import shipped_atlas
 from data_prep.sites import SITES, Condition, Source, View, parse_row_id_site
-from data_prep.studies.studies import Study
+from data_prep.studies.studies import Series, Study
 from locator.batches import ImageBatches
 from locator.calibration import _error_scale
 from locator.carried import find_carried_files, placer_for_run
@@ -42,9 +43,9 @@ from locator.locator import (
     LOWEST_CANAL,
     MAX_EXPECTED_ERROR_MM,
     Locator,
-    level_count_error_mm,
     load_locator,
     new_network,
+    sacrum_is_visible,
 )
 from locator.marked_studies import MarkedStudy, read_marked_studies
 from locator.site_placer import LocatorPlacer, make_placer
@@ -425,13 +426,13 @@ def test_marks_off_by_a_level_or_on_the_other_side_are_suspects(tmp_path: Path) 
 def test_levels_counted_without_the_sacrum_have_a_large_expected_error(study: Study, marked: MarkedStudy) -> None:
     images = sagittal_images(study)
     located_N3 = np.where(np.isfinite(marked.position_N3), marked.position_N3, 0.0)
-    assert level_count_error_mm(images, located_N3) == 0.0
+    assert sacrum_is_visible(images, located_N3)
     # Black rows do not count as visible.
     dark = [replace(image, grey_3HW=image.grey_3HW.copy()) for image in images]
     for image in dark:
         _, row = image.frame.to_pixel(located_N3[LOWEST_CANAL])
         image.grey_3HW[:, int(row) + 3 :] = 0
-    assert level_count_error_mm(dark, located_N3) > MAX_EXPECTED_ERROR_MM
+    assert not sacrum_is_visible(dark, located_N3)
 
 
 def test_a_site_that_was_not_located_counts_as_an_error() -> None:
@@ -468,17 +469,20 @@ def test_every_located_site_has_a_level_confidence(root: DataRoot, tmp_path: Pat
     assert all(position.expected_error_mm for position in placed.values())
     loaded = load_locator(final)
     fitted = LevelCalibration(0.25, 30, (-1.0, -0.5, 0.0, 2.0, 1.5))
-    rule, height = ScoreRule(0.4, 14.0, 0.01), FieldHeight(-0.0144, 0.0532, 786)
+    rule, height = ScoreRule(0.4, 14.0, 0.01, 0.6), FieldHeight(-0.0144, 0.0532, 786)
     replace(loaded, level_calibration=fitted, score_rule=rule, field_height=height).save(tmp_path / "saved", {})
     saved = load_locator(tmp_path / "saved")
     assert (saved.level_calibration, saved.score_rule, saved.field_height) == (fitted, rule, height)
     assert (loaded.score_rule, loaded.field_height) == (DEFAULT_RULE, None)  # four studies have no distribution
-    for name in ("level_ratio", "near_mm", "min_support"):
-        for number in (0, 1.5 if name != "near_mm" else float("inf"), "half"):
+    for name in ("level_ratio", "near_mm", "min_support", "height_weight"):
+        for number in (-0.1 if name == "height_weight" else 0, 1.5 if name != "near_mm" else float("inf"), "half"):
             damaged_rule = {**content["score_rule"], name: number}
             (final / LOCATOR).write_text(json.dumps({**content, "score_rule": damaged_rule}))
             with pytest.raises(ValueError, match=r"level_ratio is .*at most 1|could not convert"):
                 load_locator(final)
+    unweighted = {key: value for key, value in content["score_rule"].items() if key != "height_weight"}
+    (final / LOCATOR).write_text(json.dumps({**content, "score_rule": unweighted}))
+    assert load_locator(final).score_rule == replace(DEFAULT_RULE, height_weight=1.0)  # what it was calibrated with
     older = {key: value for key, value in content.items() if key not in ("score_rule", "field_height")}
     for ratio in (0, 1.5, "half"):
         (final / LOCATOR).write_text(json.dumps({**older, "level_ratio": ratio}))
@@ -504,17 +508,45 @@ def test_every_located_site_has_a_level_confidence(root: DataRoot, tmp_path: Pat
     assert all(position.level_confidence is None for position in older.reliable_positions.values())
 
 
-def test_a_copy_without_its_lower_end_is_black_there(study: Study, marked: MarkedStudy) -> None:
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_copy_without_its_lower_end_shows_what_lies_above_it(study: Study, marked: MarkedStudy, turned: bool) -> None:
+    if turned:  # rows run from feet to head
+        study = replace(study, series=tuple(_lying_down(series) for series in study.series))
     cut = lower_end_cut_off(study, marked.position_N3)
+    ends = set()
     for before, after in zip(study.series, cut.series, strict=True):
         if before.view is View.AXIAL_T2:
             assert after is before
             continue
         for one, other in zip(before.slices, after.slices, strict=True):
-            black = (other.grey == 0) & (one.grey > 0)
-            assert black[-1].any() and not black[0].any() and other.frame == one.frame
-            np.testing.assert_array_equal(one.grey[~black], other.grey[~black])
+            assert one.frame is not None and other.frame is not None and other.grey.shape == other.frame.shape
+            pixels = np.stack(np.meshgrid(*map(np.arange, other.grey.shape[::-1])), axis=-1)
+            back = np.rint(one.frame.to_pixel(other.frame.to_patient(pixels))).astype(int)
+            np.testing.assert_array_equal(other.grey, one.grey[back[..., 1], back[..., 0]])
+            whole, left = (
+                image.frame.to_patient([[0, 0], np.subtract(image.shape[::-1], 1)])[:, 2] for image in (one, other)
+            )
+            assert left.max() == pytest.approx(whole.max(), abs=2e-3) and left.min() > whole.min() + 5
+            ends.add(round(float(left.min())))
+    assert max(ends) - min(ends) <= 2  # all series end at the same height
+    lowest = np.nanmin(marked.position_N3[:, 2])
+    assert -50 <= min(ends) - lowest <= 50
     assert lower_end_cut_off(study, np.full((25, 3), np.nan)) is study
+
+
+def _lying_down(series: Series) -> Series:
+    """Return a sagittal series whose images are turned by 90 degrees, with frames that say so."""
+    if series.view is View.AXIAL_T2:
+        return series
+    slices = []
+    for image in series.slices:
+        frame = image.frame
+        assert frame is not None
+        corner = tuple(frame.to_patient((0, frame.shape[0] - 1)).tolist())
+        upwards = tuple(-number for number in frame.column_direction)
+        turned = Frame(corner, upwards, frame.row_direction, frame.spacing_mm[::-1], frame.shape[::-1])
+        slices.append(replace(image, source=np.rot90(image.grey, -1), frame=turned))
+    return replace(series, slices=tuple(slices))
 
 
 def test_blank_slices_give_no_detections(locator: Locator, study: Study) -> None:

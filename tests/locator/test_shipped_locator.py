@@ -18,8 +18,9 @@ from locator.field_height import FieldHeight, heights
 from locator.files import LOCATOR, SHIPPED, WEIGHTS, check_locator
 from locator.knowledge import EVERYTHING
 from locator.level_evidence import SHIFTS, LevelCalibration, ScoreRule, shifted
-from locator.locator import load_locator
+from locator.locator import UNSEEN_SACRUM_FACTOR, load_locator, sacrum_is_visible
 from locator.site_placer import LocatorPlacer, make_placer
+from locator.slices import sagittal_images
 from workspace.layout import DataRoot
 
 #: The shipped weights are to stay below this.
@@ -74,7 +75,10 @@ def test_the_height_in_the_field_moves_a_chain_that_heatmaps_leave_open(tmp_path
 
 
 def test_its_direction_decides_and_the_confidence_is_that_of_the_chosen_levels(tmp_path: Path) -> None:
-    """A calibration that is sure of one level lower moves the whole chain down by one, and says how sure it is."""
+    """A calibration that is sure of one level lower moves the whole chain down by one, and says how sure it is.
+
+    So low in the images, the chain has no sacrum below it, from which its levels could be counted.
+    """
     root = write_cohort(tmp_path, train=1, test=0, seed=98)
     study, _ = read_study(split_cohort(DataRoot(root), "train").folders[0])
     locator = replace(load_locator(SHIPPED), level_calibration=LevelCalibration(1.0, 100))
@@ -82,6 +86,7 @@ def test_its_direction_decides_and_the_confidence_is_that_of_the_chosen_levels(t
     lower = tuple(50.0 if shift == 1 else 0.0 for shift in SHIFTS)
     moved = replace(locator, level_calibration=LevelCalibration(1.0, 100, lower)).locate(study)
     assert plain is not None and moved is not None and plain.level_confidence is not None
-    assert moved.level_confidence == pytest.approx(101 / 102)
+    assert not sacrum_is_visible(sagittal_images(study), moved.position_N3)
+    assert moved.level_confidence == pytest.approx(UNSEEN_SACRUM_FACTOR * 101 / 102)
     step = (moved.position_N3 - plain.position_N3)[:, 2]
     assert np.all(step < -15)
