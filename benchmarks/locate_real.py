@@ -62,7 +62,7 @@ class Settings:
     by_level: bool = False
     """Print the errors of each study by level."""
     cut_off: bool = False
-    """Place copies of the studies that are black from about their lowest level downwards, without the sacrum."""
+    """Place copies of the studies whose sagittal images end at about their lowest level, without the sacrum."""
 
 
 @dataclass(frozen=True)

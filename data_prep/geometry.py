@@ -135,6 +135,12 @@ class Frame:
         """Whether its columns, and not its rows, run along the patient from head to feet or back."""
         return abs(self.column_direction[2]) >= abs(self.row_direction[2])
 
+    @property
+    def length_mm(self) -> float:
+        """Length of the image along the patient, mm."""
+        rows, columns = self.shape
+        return rows * self.spacing_mm[0] if self.is_upright else columns * self.spacing_mm[1]
+
     @cached_property
     def affine(self) -> Array:
         """(4, 4) matrix from homogeneous (column, row, slice, 1) to homogeneous (x, y, z, 1) in mm, LPS.

@@ -1,7 +1,8 @@
 """Calibration of a locator on held-out studies, and its errors on them.
 
 `calibrate` measures, on studies that the locator was not trained on, the deviation of each kind of detection from the
-marks, the ratio of the true error to the posterior's deviation, and the temperature of the level confidence.
+marks, the ratio of the true error to the posterior's deviation, and the temperature of the level confidence, which
+chooses between chains of levels.
 `locate_cross_fitted` calibrates on one half of these studies and locates the other half, so that reported errors come
 from studies that were not calibrated on.
 """
@@ -58,7 +59,7 @@ class HeldOutStudy:
     cut_off: bool = False
 
     def locate(self, locator: Locator) -> LocatedStudy | None:
-        """Locate the sites like `Locator.locate`, without marks and without running the networks again."""
+        """Locate the sites on the chain of levels that was found, without running the networks again."""
         if self.pose is None:
             return None
         posterior = locator.fuse(self.pose, self.detections)
@@ -78,6 +79,24 @@ def detect_in(locator: Locator, marked: MarkedStudy, study: Study, is_cut_off: b
     return HeldOutStudy(marked.study_id, marked.position_N3, pose, tuple(detections), count, is_cut_off)
 
 
+def as_it_would_locate(
+    calibrated: Locator, study: HeldOutStudy, studies: Sequence[MarkedStudy], processed: Path
+) -> HeldOutStudy:
+    """Return a study with the chain of levels that a calibrated locator chooses in it.
+
+    Args:
+        calibrated: The locator.
+        study: What the locator found before it was calibrated. It runs again only if it moves the chain.
+        studies: The held-out studies.
+        processed: The folder ``processed_data`` that they are from.
+    """
+    calibration, count = calibrated.level_calibration, study.count
+    if calibration is None or count.score_S is None or calibration.best(count.score_S, count.prior_S) == UNSHIFTED:
+        return study
+    marked = next(one for one in studies if one.study_id == study.study_id)
+    return next(one for one in detect_held_out(calibrated, marked, processed) if one.cut_off is study.cut_off)
+
+
 def calibrate(
     locator: Locator,
     held_out: Sequence[HeldOutStudy],
@@ -89,7 +108,7 @@ def calibrate(
 
     Args:
         locator: It.
-        held_out: What it found in the studies, without the directed calibration of another cohort.
+        held_out: What it found in the studies while it had no level calibration, which would have moved chains.
         fixed_deviations: Whether the deviations of detections stay as they are.
         with_direction: Whether to measure in which direction it miscounts the levels of complete studies, too.
     """
@@ -146,15 +165,19 @@ def level_reliability(
 
 
 def locate_cross_fitted(
-    locator: Locator, held_out: Sequence[HeldOutStudy]
+    locator: Locator, held_out: Sequence[HeldOutStudy], studies: Sequence[MarkedStudy], processed: Path
 ) -> list[tuple[HeldOutStudy, LocatedStudy | None]]:
-    """Locate each study by a locator that was calibrated on the other half; the results are sorted by study id."""
+    """Locate each study by a locator that was calibrated on the other half; the results are sorted by study id.
+
+    The arguments are those of `calibrate` and `as_it_would_locate`.
+    """
     ids = sorted({study.study_id for study in held_out})
     halves = [[study for study in held_out if study.study_id in set(ids[half::2])] for half in range(2)]
     results = []
     for own, other in (halves, halves[::-1]):
         calibrated = calibrate(locator, other) if other else locator
-        results += [(study, study.locate(calibrated)) for study in own]
+        chosen = [as_it_would_locate(calibrated, study, studies, processed) for study in own]
+        results += [(study, study.locate(calibrated)) for study in chosen]
     return sorted(results, key=lambda result: result[0].study_id)
 
 
@@ -164,7 +187,7 @@ def position_errors(results: Sequence[tuple[HeldOutStudy, LocatedStudy | None]])
     return PositionErrors(
         np.array([located.position_N3 if located else no_positions for _, located in results]),
         np.array([study.marked_N3 for study, _ in results]),
-        np.array([located.expected_error_N if located else no_errors for _, located in results]),
+        np.array([located.total_error_N if located else no_errors for _, located in results]),
     )
 
 
@@ -187,7 +210,7 @@ def _error_scales(locator: Locator, held_out: Sequence[HeldOutStudy]) -> dict[Co
     ratios_of: dict[Condition, list[float]] = {condition: [] for condition in Condition}
     for study in held_out:
         located = study.locate(locator)
-        if located is None or study.count.error_mm or not study.count.shows_sacrum:
+        if located is None or study.count.error_mm:
             continue
         squared_N = np.sum((located.position_N3 - study.marked_N3) ** 2, axis=1) / located.expected_error_N**2
         for condition, ratio in zip(_CONDITION_N, squared_N, strict=True):

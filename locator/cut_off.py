@@ -9,6 +9,8 @@ from data_prep.placement.regions import vector
 from data_prep.sites import SITES, Condition
 from data_prep.studies.studies import Series, Slice, Study
 
+#: A series that shows less than this above the cut is left out.
+LEAST_MM = 50.0
 #: The copies end this far below the lowest mark, of the canal if it is marked, mm; a negative distance is above it.
 LOWEST_MM, HIGHEST_MM = -45.0, 15.0
 
@@ -33,7 +35,10 @@ def lower_end_cut_off(study: Study, marked_N3: Array) -> Study:
 def _cut_series(series: Series, end_mm: float) -> Series:
     if series.view is None or not series.view.is_sagittal:
         return series
-    return replace(series, slices=tuple(_cut_slice(image, end_mm) for image in series.slices))
+    slices = tuple(_cut_slice(image, end_mm) for image in series.slices)
+    if any(image.frame is not None and image.frame.length_mm < LEAST_MM for image in slices):
+        return replace(series, slices=(), stacks=())
+    return replace(series, slices=slices)
 
 
 def _cut_slice(image: Slice, end_mm: float) -> Slice:

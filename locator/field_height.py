@@ -120,7 +120,4 @@ def heights(series: Sequence[Collection[Frame]], position_SN3: Array) -> Array:
 def _field(frames: Collection[Frame]) -> tuple[float, float]:
     """Return the patient's z of the middle of a series, and the length of its slices along the patient, mm."""
     middles = [frame.centre_mm[2] for frame in frames]
-    frame = next(iter(frames))
-    rows, columns = frame.shape
-    length = rows * frame.spacing_mm[0] if frame.is_upright else columns * frame.spacing_mm[1]
-    return float(min(middles) + max(middles)) / 2, length
+    return float(min(middles) + max(middles)) / 2, next(iter(frames)).length_mm

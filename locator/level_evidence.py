@@ -111,7 +111,7 @@ class LevelCalibration:
 
     @property
     def has_direction(self) -> bool:
-        """Whether it prefers a shift whatever the scores are."""
+        """Whether it prefers a shift whatever the scores are; it was then fitted to complete studies only."""
         return self.log_odds_S != NO_DIRECTION
 
     def best(self, score_S: Array, prior_S: Array = NO_PRIOR_S) -> int:
@@ -143,7 +143,7 @@ def read_score_rule(content: Mapping[str, Any]) -> ScoreRule:
     """
     told = content.get("score_rule")
     if told is None:
-        rule = ScoreRule(level_ratio=float(content.get("level_ratio", DEFAULT_RULE.level_ratio)))
+        rule = ScoreRule(level_ratio=float(content.get("level_ratio", DEFAULT_RULE.level_ratio)), height_weight=1.0)
     else:
         told = {"height_weight": 1.0, **told}
         rule = ScoreRule(**{one.name: float(told[one.name]) for one in fields(ScoreRule)})

@@ -5,7 +5,7 @@ spine prior, the height of spines in the field of view, the name of the sagittal
 deviations of detections in each view, and the calibration of the expected error and of the level confidence). Sites are
 first detected in sagittal slices; axial slices are then resampled around the positions found. The detections, the
 readers' marks if there are any, and the spine prior give one posterior. A site whose expected error is too large is
-left to the atlas.
+left to the atlas; how probable it is that the levels are counted rightly is told by the level confidence.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from data_prep.geometry import Array
-from data_prep.placement.atlas import Atlas
+from data_prep.placement.atlas import SACRUM_MM, UNSEEN_SACRUM_FACTOR, Atlas
 from data_prep.placement.pose import Pose, fit_pose
 from data_prep.placement.regions import Position, points_of, vector
 from data_prep.sites import SITES, Condition, Level, Site, Source
@@ -70,20 +70,16 @@ UNKNOWN_POSE_DEVIATION = np.array([10.0, 15.0, 25.0, 0.10, 0.12])
 #: Expected error from miscounted levels if no sagittal slice shows the spine. Levels then lie at their usual height in
 #: the volume, and one phantom study in twelve was off by a level (35 mm).
 UNSEEN_SPINE_ERROR_MM = 11.0
-#: The same if the images end at the lowest disc and there is no level confidence. The sacrum, from which levels are
-#: counted, is then not visible and the lowest disc may be another one; the error is so large that all sites are left to
-#: the atlas.
+#: The same if the images end at the lowest disc. The sacrum, from which levels are counted, is then not visible and the
+#: lowest disc may be another one; the error is so large that a locator without level confidence leaves all sites to the
+#: atlas.
 UNSEEN_SACRUM_ERROR_MM = 25.0
-#: Factor of the level confidence in that case if it was calibrated on complete studies only.
-UNSEEN_SACRUM_FACTOR = 0.5
 #: Distance of neighbouring levels.
 LEVEL_MM = 35.0
 #: Level confidence if no sagittal slice shows the spine: one phantom study in twelve was off by a level.
 UNSEEN_SPINE_CONFIDENCE = 11 / 12
 #: Level confidence of the unmarked sites of a study with marks: the marks fix the levels.
 MARKED_CONFIDENCE = 0.99
-#: Length of the sacrum below the lowest disc that must be visible for levels to be counted.
-MIN_SACRUM_MM = 20.0
 LOWEST_CANAL = SITES.index(Site(Condition.SPINAL_CANAL_STENOSIS, None, Level.L5_S1))
 
 
@@ -92,12 +88,11 @@ class LevelCount:
     """What a study shows of the count of its levels.
 
     Attributes:
-        error_mm: The expected error from miscounted levels that no level confidence tells.
+        error_mm: The expected error from miscounted levels, if no level confidence tells it.
         score_S: The score of each shift of the chain (`level_evidence`); None if the confidence does not depend on it.
         fixed_confidence: The level confidence in that case.
         prior_S: The logarithm of the prior probability of each shift, by its height in the field of view.
         chosen: The index of the shift that was chosen.
-        shows_sacrum: Whether the images show the sacrum, from which levels are counted, below the chosen chain.
     """
 
     error_mm: float
@@ -105,7 +100,6 @@ class LevelCount:
     fixed_confidence: float | None = None
     prior_S: Array = field(default_factory=lambda: NO_PRIOR_S)
     chosen: int = UNSHIFTED
-    shows_sacrum: bool = True
 
     def confidence(self, calibration: LevelCalibration | None) -> float | None:
         """Return the probability that the levels are counted rightly; None if it was never calibrated."""
@@ -113,13 +107,13 @@ class LevelCount:
             return None
         if self.score_S is None:
             return self.fixed_confidence
-        confidence = calibration.confidence(self.score_S, self.prior_S, self.chosen)
-        # A calibration with direction was not fitted to studies whose lower end is cut off.
-        return confidence * (UNSEEN_SACRUM_FACTOR if calibration.has_direction and not self.shows_sacrum else 1.0)
+        # A calibration with direction was fitted to complete studies only.
+        factor = UNSEEN_SACRUM_FACTOR if calibration.has_direction and self.error_mm > 0 else 1.0
+        return factor * calibration.confidence(self.score_S, self.prior_S, self.chosen)
 
-    def error_with(self, calibration: LevelCalibration | None) -> float:
-        """Return the expected error from miscounted levels, mm, that is not in the level confidence."""
-        return UNSEEN_SACRUM_ERROR_MM if calibration is None and not self.shows_sacrum else self.error_mm
+    def untold_error_mm(self, calibration: LevelCalibration | None) -> float:
+        """Return the expected error from miscounted levels that is not told by the level confidence."""
+        return self.error_mm if calibration is None else 0.0
 
 
 @dataclass(frozen=True)
@@ -137,7 +131,7 @@ class LocatedStudy:
 
     Attributes:
         position_N3: Positions in mm, in the order of `SITES`.
-        expected_error_N: Expected errors, mm.
+        expected_error_N: Expected errors, mm, without what the level confidence tells.
         detections: The detections that the positions are based on.
         level_confidence: The probability that all these positions lie on their own levels; None if it is unknown.
     """
@@ -155,17 +149,21 @@ class LocatedStudy:
                 site,
                 vector(position),
                 Source.LOCATED,
-                expected_error_mm=round(float(np.hypot(error, self._miscount_mm)), 2),
+                expected_error_mm=round(float(total), 2),
                 level_confidence=None if self.level_confidence is None else round(self.level_confidence, 4),
             )
-            for site, position, error in zip(SITES, self.position_N3, self.expected_error_N, strict=True)
+            for site, position, error, total in zip(
+                SITES, self.position_N3, self.expected_error_N, self.total_error_N, strict=True
+            )
             if error <= MAX_EXPECTED_ERROR_MM
         }
 
     @property
-    def _miscount_mm(self) -> float:
-        """The error that a wrong count of levels is expected to add; no site is left to the atlas for it."""
-        return 0.0 if self.level_confidence is None else LEVEL_MM * float(np.sqrt(1 - self.level_confidence))
+    def total_error_N(self) -> Array:
+        """The expected errors, mm, with what a wrong count of levels adds; no site is left to the atlas for that."""
+        if self.level_confidence is None:
+            return self.expected_error_N
+        return np.hypot(self.expected_error_N, LEVEL_MM * np.sqrt(1 - self.level_confidence))
 
     def reliable_except(self, known: Mapping[Site, Position]) -> dict[Site, Position]:
         """Reliable positions of the sites that are not known."""
@@ -213,8 +211,8 @@ class Locator:
         self, posterior: Posterior, detections: Sequence[Detection], count: LevelCount
     ) -> LocatedStudy:
         """Combine the posterior's calibrated deviation with the error from miscounted levels."""
-        miscount_mm = count.error_with(self.level_calibration)
-        expected_error_N = np.hypot(posterior.deviation_N * self._error_scale_N, miscount_mm)
+        untold_mm = count.untold_error_mm(self.level_calibration)
+        expected_error_N = np.hypot(posterior.deviation_N * self._error_scale_N, untold_mm)
         confidence = count.confidence(self.level_calibration)
         return LocatedStudy(posterior.position_N3, expected_error_N, tuple(detections), confidence)
 
@@ -267,12 +265,14 @@ class Locator:
         likely = int(np.argmax(score_S / USUAL_TEMPERATURE + prior_S))
         if (moved := self._moved(chain, likely, sagittal, heatmaps)) is not None:
             chain, (score_S, prior_S) = moved, evidence_of(moved)
+        before = chain
         if self.level_calibration is not None:
             best = self.level_calibration.best(score_S, prior_S)
             if (moved := self._moved(chain, best, sagittal, heatmaps)) is not None:
                 chain, chosen = moved, best
-        shows_sacrum = sacrum_is_visible(sagittal, chain.expected.position_N3)
-        return chain, LevelCount(0.0, score_S, None, prior_S, chosen, shows_sacrum)
+        # A chain a level too high takes the lowest vertebra for the sacrum: both are to have it below them.
+        error_mm = max(level_count_error_mm(sagittal, one.expected.position_N3) for one in (before, chain))
+        return chain, LevelCount(error_mm, score_S, prior_S=prior_S, chosen=chosen)
 
     def _prior_of_shifts(self, sagittal: Sequence[SliceImage], position_N3: Array) -> Array:
         """Return the logarithm of the prior probability of each shift of a chain, (S,)."""
@@ -359,15 +359,15 @@ class Locator:
             partial.write_text(json.dumps(content) + "\n", encoding="utf-8")  # 6,000 numbers: not a line each
 
 
-def sacrum_is_visible(sagittal: Sequence[SliceImage], position_N3: Array) -> bool:
-    """Return whether images show enough of the sacrum for levels to be counted upwards from it.
+def level_count_error_mm(sagittal: Sequence[SliceImage], position_N3: Array) -> float:
+    """Return the expected error from miscounted levels; levels are counted upwards from the sacrum.
 
     Args:
         sagittal: The sagittal images that show the spine; not empty.
         position_N3: Positions of `SITES`, mm.
     """
     lowest = min(_lowest_visible_mm(image) for image in sagittal)
-    return bool(position_N3[LOWEST_CANAL, 2] - lowest >= MIN_SACRUM_MM)
+    return 0.0 if position_N3[LOWEST_CANAL, 2] - lowest >= SACRUM_MM else UNSEEN_SACRUM_ERROR_MM
 
 
 def _lowest_visible_mm(image: SliceImage) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from locator.calibration import HeldOutStudy, level_reliability, locate_cross_fitted, position_errors
 from locator.errors import report_lines
 from locator.files import SUSPECTS
+from locator.learning_set import LearningSet
 from locator.locator import Locator
 from locator.suspects import find_suspects, write_suspects
 from workspace.json_files import plain
@@ -16,16 +17,16 @@ from workspace.whole_files import replacing
 LEVEL_BINS = ("confidence", "right_levels", "studies")
 
 
-def write_report(logs: Path, locator: Locator, held_out: Sequence[HeldOutStudy], marks_sha256: str) -> None:
+def write_report(logs: Path, locator: Locator, held_out: Sequence[HeldOutStudy], studies: LearningSet) -> None:
     """Write locator_report.json and suspects.csv, and print the errors; the calibration is cross-fitted on two halves.
 
     Args:
         logs: The folder of the run's logs.
         locator: The locator, not calibrated yet.
         held_out: The studies that it was not trained on, with its detections.
-        marks_sha256: The digest of the table of marks.
+        studies: The marked studies, among them those held out.
     """
-    located = locate_cross_fitted(locator, held_out)
+    located = locate_cross_fitted(locator, held_out, studies.held_out, studies.processed)
     results = [result for result in located if not result[0].cut_off]
     levels = {
         name: level_reliability([result for result in located if result[0].cut_off is cut_off])
@@ -52,9 +53,9 @@ def write_report(logs: Path, locator: Locator, held_out: Sequence[HeldOutStudy],
         suspect
         for study, located in results
         if located is not None
-        for suspect in find_suspects(study.study_id, study.marked_N3, located.position_N3, located.expected_error_N)
+        for suspect in find_suspects(study.study_id, study.marked_N3, located.position_N3, located.total_error_N)
     ]
-    write_suspects(logs, suspects, marks_sha256)
+    write_suspects(logs, suspects, studies.marks_sha256)
     print(f"{len(suspects)} marks of held-out studies are suspect; see {logs / SUSPECTS}", flush=True)
 
 

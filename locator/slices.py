@@ -130,7 +130,10 @@ def resample(grey: Grey, frame: Frame, centre_mm: Array, sagittal: bool) -> tupl
         The grey values, 0 outside the image, and the frame of the grid.
     """
     grid = grid_around(frame, centre_mm, sagittal)
-    step = [max(1, int(grid.spacing_mm[0] / spacing)) for spacing in frame.spacing_mm]  # rows, columns
+    step = [  # rows, columns
+        max(1, min(int(grid.spacing_mm[0] / spacing), size))
+        for spacing, size in zip(frame.spacing_mm, frame.shape, strict=True)
+    ]
     small = _block_means(grey, *step)
     to_image = frame.inverse_affine @ grid.affine
     columns, rows = np.arange(grid.shape[1])[None, :], np.arange(grid.shape[0])[:, None]
@@ -164,7 +167,7 @@ def _thin_out(triples: list[SliceTriple]) -> list[SliceTriple]:
 
 def _block_means(grey: Grey, rows: int, columns: int) -> npt.NDArray[np.float32]:
     high, wide = grey.shape[0] // rows, grey.shape[1] // columns
-    if (rows, columns) == (1, 1) or not high or not wide:
+    if (rows, columns) == (1, 1):
         return grey.astype(np.float32)
     blocks = grey[: high * rows, : wide * columns].reshape(high, rows, wide, columns)
     summed = blocks.sum(axis=3, dtype=np.uint32).sum(axis=1)

@@ -142,7 +142,7 @@ class LocatorTraining:
         notes[TRAINED_SERIES] = trained_series(self.studies.training)
         calibrate(bare, held_out).save(session.run / "final", notes)
         if held_out:
-            write_report(session.logs, bare, held_out, self.studies.marks_sha256)
+            write_report(session.logs, bare, held_out, self.studies)
         else:
             print("no study is held out: the locator's errors are unknown")
 

@@ -30,22 +30,22 @@ from data_prep.placement.shipped_atlas import shipped_atlas
 from data_prep.sites import SITES, Condition, Source, View, parse_row_id_site
 from data_prep.studies.studies import Series, Study
 from locator.batches import ImageBatches
-from locator.calibration import _error_scale
+from locator.calibration import _error_scale, as_it_would_locate, detect_in
 from locator.carried import find_carried_files, placer_for_run
 from locator.cut_off import lower_end_cut_off
 from locator.encoders import SMALL as SMALL_ENCODER
 from locator.errors import PositionErrors
 from locator.field_height import FieldHeight
-from locator.files import LOCATOR, WEIGHTS, find_locator
+from locator.files import LOCATOR, SHIPPED, WEIGHTS, find_locator
 from locator.learning_set import read_learning_set
-from locator.level_evidence import DEFAULT_RULE, LevelCalibration, ScoreRule
+from locator.level_evidence import DEFAULT_RULE, SHIFTS, LevelCalibration, ScoreRule
 from locator.locator import (
     LOWEST_CANAL,
     MAX_EXPECTED_ERROR_MM,
     Locator,
+    level_count_error_mm,
     load_locator,
     new_network,
-    sacrum_is_visible,
 )
 from locator.marked_studies import MarkedStudy, read_marked_studies
 from locator.site_placer import LocatorPlacer, make_placer
@@ -426,13 +426,13 @@ def test_marks_off_by_a_level_or_on_the_other_side_are_suspects(tmp_path: Path) 
 def test_levels_counted_without_the_sacrum_have_a_large_expected_error(study: Study, marked: MarkedStudy) -> None:
     images = sagittal_images(study)
     located_N3 = np.where(np.isfinite(marked.position_N3), marked.position_N3, 0.0)
-    assert sacrum_is_visible(images, located_N3)
+    assert level_count_error_mm(images, located_N3) == 0.0
     # Black rows do not count as visible.
     dark = [replace(image, grey_3HW=image.grey_3HW.copy()) for image in images]
     for image in dark:
         _, row = image.frame.to_pixel(located_N3[LOWEST_CANAL])
         image.grey_3HW[:, int(row) + 3 :] = 0
-    assert not sacrum_is_visible(dark, located_N3)
+    assert level_count_error_mm(dark, located_N3) > MAX_EXPECTED_ERROR_MM
 
 
 def test_a_site_that_was_not_located_counts_as_an_error() -> None:
@@ -489,10 +489,11 @@ def test_every_located_site_has_a_level_confidence(root: DataRoot, tmp_path: Pat
         with pytest.raises(ValueError, match=r"level_ratio is .*at most 1|could not convert"):
             load_locator(final)
     (final / LOCATOR).write_text(json.dumps({**older, "level_ratio": 0.5}))
-    assert load_locator(final).score_rule == ScoreRule(0.5, 12.0, 0.02)  # its calibration belongs to this rule
+    assert load_locator(final).score_rule == ScoreRule(0.5, 12.0, 0.02, 1.0)  # its calibration belongs to this rule
     (final / LOCATOR).write_text(json.dumps(older))
     assert load_locator(final).score_rule.level_ratio == 1.0  # in still older locators levels weigh the same
-    assert load_locator(final).score_rule == DEFAULT_RULE and load_locator(final).field_height is None
+    assert load_locator(final).score_rule == replace(DEFAULT_RULE, height_weight=1.0)
+    assert load_locator(final).field_height is None
     (final / LOCATOR).write_text(json.dumps({**content, "field_height": {**height.to_json(), "studies": float("inf")}}))
     with pytest.raises(ValueError, match="not a locator"):
         load_locator(final)
@@ -529,9 +530,27 @@ def test_a_copy_without_its_lower_end_shows_what_lies_above_it(study: Study, mar
             assert left.max() == pytest.approx(whole.max(), abs=2e-3) and left.min() > whole.min() + 5
             ends.add(round(float(left.min())))
     assert max(ends) - min(ends) <= 2  # all series end at the same height
-    lowest = np.nanmin(marked.position_N3[:, 2])
-    assert -50 <= min(ends) - lowest <= 50
+    canal = [index for index, site in enumerate(SITES) if site.condition is Condition.SPINAL_CANAL_STENOSIS]
+    lowest_mm = np.nanmin(marked.position_N3[canal, 2])
+    assert -17 <= min(ends) - lowest_mm <= 47  # between 15 mm below the lowest mark and 45 mm above it, by whole rows
     assert lower_end_cut_off(study, np.full((25, 3), np.nan)) is study
+    above = lower_end_cut_off(study, marked.position_N3 + np.array([0.0, 0.0, 250.0]))
+    assert all(series.view is View.AXIAL_T2 or not series.slices for series in above.series)  # too little is left
+
+
+def test_the_report_is_of_the_chain_that_the_calibrated_locator_chooses(
+    root: DataRoot, study: Study, marked: MarkedStudy
+) -> None:
+    bare = replace(load_locator(SHIPPED), level_calibration=None)
+    held_out = detect_in(bare, marked, study)
+    for sure_of in SHIFTS[1:4]:
+        odds = tuple(50.0 if shift == sure_of else 0.0 for shift in SHIFTS)
+        calibrated = replace(bare, level_calibration=LevelCalibration(0.5, 60, odds))
+        again = as_it_would_locate(calibrated, held_out, [marked], root.processed("train"))
+        reported, used = again.locate(calibrated), calibrated.locate(study)
+        assert reported is not None and used is not None and (again is held_out) is (sure_of == 0)
+        np.testing.assert_allclose(reported.position_N3, used.position_N3, atol=1e-6)
+        assert reported.level_confidence == used.level_confidence
 
 
 def _lying_down(series: Series) -> Series:
