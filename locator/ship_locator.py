@@ -1,9 +1,9 @@
 """Make the shipped locator from a trained one, and calibrate it on marked studies that it did not learn from.
 
     python -m vl_model.towers.packaged_bases --out BASE
-    python -m data_prep.phantom --root SYNTHETIC --scanners varied --train 320 --test 0 --seed 41 --workers 8
+    python -m data_prep.phantom --root SYNTHETIC --scanners varied --train 480 --test 0 --seed 41 --workers 8
     python prepare_data.py --root SYNTHETIC --locator none
-    python train_locator.py --root SYNTHETIC --base BASE --max_train_steps 1000
+    python train_locator.py --root SYNTHETIC --base BASE --max_train_steps 3000
     python -m locator.ship_locator --locator SYNTHETIC/train/checkpoints/locator/final --root MARKED --folds 0 1
 
 The weights and the spine prior are those of the trained locator. MARKED is a data root whose marked train split is
