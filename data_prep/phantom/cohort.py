@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import signal
+from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -187,9 +188,11 @@ def _mapped(make: Any, jobs: list[tuple[Split, int]], workers: int) -> Iterator[
     with ProcessPoolExecutor(workers, initializer=_leave_ctrl_c_to_the_parent) as pool:
         try:
             with held():  # A pool whose start is broken off half way has processes that never end.
-                records = pool.map(make, jobs)
-            yield from records
-        except Exception:  # Killing would let the pool's thread report the calls that are cancelled already.
+                # Not `pool.map`: it cancels its calls, and the pool's thread fails at these if processes are killed.
+                waiting = deque(pool.submit(make, job) for job in jobs)
+            while waiting:
+                yield waiting.popleft().result()
+        except Exception:
             pool.shutdown(cancel_futures=True)
             raise
         except BaseException:

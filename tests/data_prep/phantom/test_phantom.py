@@ -1,10 +1,13 @@
 """Tests of the synthetic cohort: its files, its tables, and that its images show the ground truth."""
 
+import _thread
 import csv
 import hashlib
 import resource
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise, product
@@ -19,7 +22,7 @@ from scipy.stats import spearmanr
 from data_prep.geometry import Frame, nearest
 from data_prep.phantom import Scanners, Size, write_cohort
 from data_prep.phantom.anatomy import Patient, draw_body
-from data_prep.phantom.cohort import CohortSettings, draw_study
+from data_prep.phantom.cohort import CohortSettings, _mapped, draw_study
 from data_prep.phantom.files import SeriesIdentity, write_series
 from data_prep.phantom.grades import LABEL_PERCENT, draw_grades, forced_grades, grade_within, read_label, severity_of
 from data_prep.phantom.protocols import Compression, SeriesPlan
@@ -428,3 +431,19 @@ def test_a_full_disk_is_one_line_and_nothing_is_left(tmp_path: Path) -> None:
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert f"error: {tmp_path / 'root'}: " in done.stderr and "File too large" in done.stderr
     assert not any((tmp_path / "root").iterdir())
+
+
+def _wait(job: tuple[str, int]) -> int:
+    time.sleep(0 if job[1] == 0 else 30)
+    return job[1]
+
+
+def test_the_threads_of_a_broken_off_pool_end_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", said.append)
+    records = _mapped(_wait, [("train", index) for index in range(12)], workers=2)
+    assert next(records) == 0
+    threading.Timer(0.5, _thread.interrupt_main).start()
+    with pytest.raises(KeyboardInterrupt):
+        next(records)  # which waits for a worker
+    assert said == []
