@@ -55,3 +55,26 @@ def test_a_calibration_knows_what_was_likely_before_the_heatmaps() -> None:
     plain, fitted = (calibrate(locator, some).level_calibration for some in (studies, informed))
     assert plain is not None and fitted is not None
     assert fitted.temperature > plain.temperature  # a quarter is wrong: what the prior adds, the scores must give back
+
+
+def test_studies_without_the_sacrum_do_not_widen_the_expected_errors() -> None:
+    """Their sites are further from the marks; the error of the others is not theirs."""
+    locator = load_locator(SHIPPED)
+    seen = [held_out(locator, 0, number) for number in range(30)]
+    far = np.array([0.0, 9.0, 0.0])  # less than a level away
+    unseen = [
+        replace(
+            study,
+            study_id=study.study_id + 30,
+            marked_N3=study.marked_N3 + far,
+            count=replace(study.count, error_mm=25.0),
+        )
+        for study in seen
+    ]
+    fixed = {"fixed_deviations": True}
+    assert calibrate(locator, seen + unseen, **fixed).error_scale == calibrate(locator, seen, **fixed).error_scale
+    told = [replace(study, count=replace(study.count, error_mm=0.0)) for study in unseen]
+    assert (
+        calibrate(locator, seen + told, **fixed).error_scale[FORAMEN]
+        > calibrate(locator, seen, **fixed).error_scale[FORAMEN]
+    )
