@@ -69,13 +69,12 @@ class HeldOutStudy:
 def detect_held_out(locator: Locator, marked: MarkedStudy, processed: Path) -> list[HeldOutStudy]:
     """Run a locator's networks on a study that it was not trained on, and on its copy without the lower end."""
     study = marked.read(processed)
-    cut_off = lower_end_cut_off(study, marked.position_N3)
-    return [detect_in(locator, marked, study), detect_in(locator, marked, cut_off, is_cut_off=True)]
+    return [detect_in(locator, marked, study, is_cut_off=is_cut_off) for is_cut_off in (False, True)]
 
 
 def detect_in(locator: Locator, marked: MarkedStudy, study: Study, is_cut_off: bool = False) -> HeldOutStudy:
-    """Run a locator's networks on a study, or on its copy without the lower end; `marked` has its marks."""
-    pose, detections, count = locator.detect(study)
+    """Run a locator's networks on a study, or on a copy of it without the lower end; `marked` has its marks."""
+    pose, detections, count = locator.detect(lower_end_cut_off(study, marked.position_N3) if is_cut_off else study)
     return HeldOutStudy(marked.study_id, marked.position_N3, pose, tuple(detections), count, is_cut_off)
 
 
@@ -94,7 +93,7 @@ def as_it_would_locate(
     if calibration is None or count.score_S is None or calibration.best(count.score_S, count.prior_S) == UNSHIFTED:
         return study
     marked = next(one for one in studies if one.study_id == study.study_id)
-    return next(one for one in detect_held_out(calibrated, marked, processed) if one.cut_off is study.cut_off)
+    return detect_in(calibrated, marked, marked.read(processed), study.cut_off)
 
 
 def calibrate(

@@ -46,18 +46,13 @@ def _cut_slice(image: Slice, end_mm: float) -> Slice:
     frame = image.frame
     if frame is None:
         return image
-    axis = 0 if frame.is_upright else 1
-    pixel_K2 = np.tile((np.array(frame.shape[::-1]) - 1) / 2, (frame.shape[axis], 1))  # (column, row)
-    pixel_K2[:, 1 - axis] = np.arange(frame.shape[axis])
-    height_K = frame.to_patient(pixel_K2)[:, 2]
+    along = 0 if frame.is_upright else 1
+    line_K2 = np.tile((np.array(frame.shape) - 1) / 2, (frame.shape[along], 1))  # (row, column) through the middle
+    line_K2[:, along] = np.arange(frame.shape[along])
+    height_K = frame.to_patient(line_K2[:, ::-1])[:, 2]
     kept = np.flatnonzero(height_K >= min(end_mm, height_K.max()))
-    first, count = int(kept[0]), len(kept)
-    position = frame.to_patient((0, first) if axis == 0 else (first, 0))
-    rows, columns = frame.shape
-    shape = (count, columns) if axis == 0 else (rows, count)
-    part = np.s_[first : first + count] if axis == 0 else np.s_[:, first : first + count]
-    return replace(
-        image,
-        source=image.grey[part],
-        frame=replace(frame, position_mm=vector(position), shape=shape),
-    )
+    grey = image.grey.take(kept, axis=along)
+    first = np.array([0, 0])
+    first[along] = kept[0]
+    position = vector(frame.to_patient(first[::-1]))
+    return replace(image, source=grey, frame=replace(frame, position_mm=position, shape=grey.shape))

@@ -29,8 +29,6 @@ UNSHIFTED = SHIFTS.index(0)
 NO_DIRECTION = (0.0,) * len(SHIFTS)
 #: The logarithms of equal prior probabilities.
 NO_PRIOR_S = np.zeros(len(SHIFTS))
-#: The temperature of a locator that is not calibrated yet: near those that were fitted.
-USUAL_TEMPERATURE = 0.3
 #: A site of an alternative is supported by slices this near to its position.
 NEAR_ACROSS_MM = 8.0
 #: Temperatures that are tried.
@@ -133,6 +131,10 @@ class LevelCalibration:
             prior_S: The logarithm of the prior probability of each shift, up to a constant.
         """
         return _softmax(score_S / self.temperature + prior_S + np.array(self.log_odds_S))
+
+
+#: Weighs the scores of a locator that is not calibrated yet: its temperature is near those that were fitted.
+UNCALIBRATED = LevelCalibration(temperature=0.3, studies=1)
 
 
 def read_score_rule(content: Mapping[str, Any]) -> ScoreRule:

@@ -42,8 +42,8 @@ from locator.level_evidence import (
     DEFAULT_RULE,
     NO_PRIOR_S,
     SHIFTS,
+    UNCALIBRATED,
     UNSHIFTED,
-    USUAL_TEMPERATURE,
     LevelCalibration,
     ScoreRule,
     alternatives,
@@ -262,7 +262,7 @@ class Locator:
             return score_S, self._prior_of_shifts(sagittal, position_N3)
 
         (score_S, prior_S), chosen = evidence_of(chain), UNSHIFTED
-        likely = int(np.argmax(score_S / USUAL_TEMPERATURE + prior_S))
+        likely = UNCALIBRATED.best(score_S, prior_S)
         if (moved := self._moved(chain, likely, sagittal, heatmaps)) is not None:
             chain, (score_S, prior_S) = moved, evidence_of(moved)
         before = chain
@@ -270,8 +270,9 @@ class Locator:
             best = self.level_calibration.best(score_S, prior_S)
             if (moved := self._moved(chain, best, sagittal, heatmaps)) is not None:
                 chain, chosen = moved, best
-        # A chain a level too high takes the lowest vertebra for the sacrum: both are to have it below them.
-        error_mm = max(level_count_error_mm(sagittal, one.expected.position_N3) for one in (before, chain))
+        # A chain a level too high takes the lowest vertebra for the sacrum: the lower one is to have it below.
+        lower = min(before, chain, key=lambda one: float(one.expected.position_N3[LOWEST_CANAL, 2]))
+        error_mm = level_count_error_mm(sagittal, lower.expected.position_N3)
         return chain, LevelCount(error_mm, score_S, prior_S=prior_S, chosen=chosen)
 
     def _prior_of_shifts(self, sagittal: Sequence[SliceImage], position_N3: Array) -> Array:

@@ -192,9 +192,6 @@ def _mapped(make: Any, jobs: list[tuple[Split, int]], workers: int) -> Iterator[
                 waiting = deque(pool.submit(make, job) for job in jobs)
             while waiting:
                 yield waiting.popleft().result()
-        except Exception:
-            pool.shutdown(cancel_futures=True)
-            raise
         except BaseException:
             for process in set(multiprocessing.active_children()) - others:
                 process.kill()  # The unfinished cohort is deleted. SIGTERM would not end a suspended process.

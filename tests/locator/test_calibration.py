@@ -71,10 +71,7 @@ def test_studies_without_the_sacrum_do_not_widen_the_expected_errors() -> None:
         )
         for study in seen
     ]
-    fixed = {"fixed_deviations": True}
-    assert calibrate(locator, seen + unseen, **fixed).error_scale == calibrate(locator, seen, **fixed).error_scale
+    scale = calibrate(locator, seen, fixed_deviations=True).error_scale
+    assert calibrate(locator, seen + unseen, fixed_deviations=True).error_scale == scale
     told = [replace(study, count=replace(study.count, error_mm=0.0)) for study in unseen]
-    assert (
-        calibrate(locator, seen + told, **fixed).error_scale[FORAMEN]
-        > calibrate(locator, seen, **fixed).error_scale[FORAMEN]
-    )
+    assert calibrate(locator, seen + told, fixed_deviations=True).error_scale[FORAMEN] > scale[FORAMEN]
