@@ -3,12 +3,13 @@
     python -m benchmarks.real_foraminal --root ROOT --out docs/results/real_foraminal.txt
     python -m benchmarks.real_foraminal --root ROOT --others A.csv B.csv --note "other work ran beside it"
     python -m benchmarks.real_foraminal --root ROOT --run wide --training "--config recipes/demo_base.yaml"
+    python -m benchmarks.real_foraminal --root ROOT --run narrow --training "--view_mm 32" --other_runs wide --fold 1
 
 ROOT is a data root whose dataset/ has the images and tables of graded foraminal sites. The benchmark prepares it,
-trains a run on all folds but the first, evaluates the run on the first, and prints the foraminal part of the
-competition's metric with 95 % intervals over studies: of the best constant per column, of both heads of the run, and of
-any predictions of the same sites in the format of a submission (`--others`). All are compared on the same rows, and
-differences are paired by study.
+trains a run on all folds but one, evaluates the run on that fold, and prints the foraminal part of the competition's
+metric with 95 % intervals over studies: of the best constant per column, of both heads of the run, of the linear probe
+of other runs that the benchmark has evaluated (`--other_runs`), and of any predictions of the same sites in the format
+of a submission (`--others`). All are compared on the same rows, and differences are paired by study.
 
 A stage that is up to date is not repeated, so the same command continues after an interruption. The files it writes
 beside the run hold data; its print holds figures only, and no identifier of a study.
@@ -24,10 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.command_line import TWO_PROCESSES, run_command_line
-from benchmarks.foraminal_table import foraminal_rows, table_lines
+from benchmarks.foraminal_table import Submitted, foraminal_rows, table_lines
 from benchmarks.machine import machine_lines
 from data_prep.conversion.pairs import read_dataset
 from runs.run_record import read_run_record
+from vl_model.data.site_table import row_keys
 from vl_model.evaluation.embeddings import fingerprint
 from vl_model.evaluation.known_labels import known_labels
 from vl_model.evaluation.predictions import read_predictions
@@ -37,12 +39,11 @@ from workspace.json_files import read_object
 from workspace.layout import DataRoot, data_root
 from workspace.root_settings import RootSettings
 from workspace.setting_error import SettingError
-from workspace.setting_types import PositiveInteger
+from workspace.setting_types import NonNegativeInteger, PositiveInteger
 from workspace.settings_parser import read_settings
 from workspace.whole_files import replacing
 
 PROG = "-m benchmarks.real_foraminal"
-HELD_OUT_FOLD = 0
 TRAINING = (
     "--model lumbar-tiny --tune full --learning_rate 1e-3 --num_train_epochs 8 --per_device_train_batch_size 32 "
     "--mixed_precision fast --checkpointing_steps 100 --checkpoints_total_limit 1 --report_to none"
@@ -64,6 +65,10 @@ class Settings(RootSettings):
     """The flags of train_vl.py, in one word of the command line: "--model lumbar-tiny --tune full"."""
     processes: PositiveInteger = 2
     """The number of training processes on the CPUs: 1, or 2 through accelerate_configs/cpu_2.yaml."""
+    fold: NonNegativeInteger = 0
+    """The held-out fold."""
+    other_runs: tuple[str, ...] = ()
+    """Runs of the benchmark with the same held-out fold, whose linear probes join the others."""
     others: tuple[str, ...] = ()
     """CSV files of others' predictions with the columns row_id, normal_mild, moderate and severe."""
     out: str | None = None
@@ -80,15 +85,21 @@ def main() -> None:
     training = training_words(settings.training)
     if settings.processes > 2:
         raise SettingError("processes", f"{settings.processes}: 1 or 2; accelerate_configs has a file for two")
-    others = {Path(name).stem: read_prediction_table(Path(name)).by_site() for name in settings.others}
+    others: dict[str, Submitted] = {
+        Path(name).stem: read_prediction_table(Path(name)).by_site() for name in settings.others
+    }
     if len(others) < len(settings.others):
         raise SettingError("others", f"{', '.join(settings.others)}: two files have the same name")
+    for name in settings.other_runs:
+        if name in others or name == settings.run:
+            raise SettingError("other_runs", f"{name!r}: names two predictions; give one of them another name")
+        others[name] = probe_by_site(root, name, settings.fold)
     head = [settings.data, *machine_lines("torch", "open_clip_torch", "scikit-learn")]
-    seconds = run_stages(root, settings.run, training, settings.processes)
+    seconds = run_stages(root, settings.run, training, settings.processes, settings.fold)
 
     dataset = read_dataset(root.processed("train"))
     predictions = read_predictions(root.logs(settings.run) / "predictions.csv")
-    rows = foraminal_rows(known_labels(root, dataset), dataset.fold_of, HELD_OUT_FOLD, predictions, others)
+    rows = foraminal_rows(known_labels(root, dataset), dataset.fold_of, settings.fold, predictions, others)
     lines = [
         *head,
         *([settings.note] if settings.note else []),
@@ -130,7 +141,16 @@ def training_words(flags: str) -> list[str]:
     return words
 
 
-def run_stages(root: DataRoot, run: str, training: list[str], processes: int) -> dict[str, float]:
+def probe_by_site(root: DataRoot, run: str, fold: int) -> Submitted:
+    """Return the metric-optimal probabilities of another run's linear probe. Raises SettingError if it has none."""
+    trained = run_fingerprint(root, run, fold)
+    if trained is None or evaluated_fingerprint(root, run) != trained:
+        raise SettingError("other_runs", f"{run!r}: has not been trained and evaluated; run the benchmark for it first")
+    table, prob_N3 = read_predictions(root.logs(run) / "predictions.csv")["linear_probe", "metric_optimal"]
+    return dict(zip(row_keys(table), prob_N3.tolist(), strict=True))
+
+
+def run_stages(root: DataRoot, run: str, training: list[str], processes: int, fold: int) -> dict[str, float]:
     """Prepare, train and evaluate what is not up to date; return the seconds that each stage has taken so far.
 
     Raises ValueError if a stage fails, or if the run was trained in another way.
@@ -139,15 +159,15 @@ def run_stages(root: DataRoot, run: str, training: list[str], processes: int) ->
     place = ("--root", str(root.path))
     with record.timed("prepare", lambda: dataset_fingerprint(root)):
         run_command_line("prepare_data.py", *place, "--split", "train", "--workers", str(usable_cores()))
-    with record.timed("train", lambda: run_fingerprint(root, run)):
-        if run_fingerprint(root, run) is None:
+    with record.timed("train", lambda: run_fingerprint(root, run, fold)):
+        if run_fingerprint(root, run, fold) is None:
             launch = ("-m", "accelerate.commands.accelerate_cli", "launch", *TWO_PROCESSES) if processes > 1 else ()
-            flags = (*training, "--held_out_folds", str(HELD_OUT_FOLD), "--resume_from_checkpoint", "latest")
+            flags = (*training, "--held_out_folds", str(fold), "--resume_from_checkpoint", "latest")
             run_command_line(*launch, "train_vl.py", *place, "--run", run, *flags)
-    if run_fingerprint(root, run) is None:
+    if run_fingerprint(root, run, fold) is None:
         raise ValueError(f"run {run!r}: its training was stopped at a checkpoint; the same command continues it")
     with record.timed("evaluate", lambda: evaluated_fingerprint(root, run)):
-        if evaluated_fingerprint(root, run) != run_fingerprint(root, run):
+        if evaluated_fingerprint(root, run) != run_fingerprint(root, run, fold):
             run_command_line("eval_vl.py", *place, "--run", run)
     return record.seconds
 
@@ -158,7 +178,7 @@ def dataset_fingerprint(root: DataRoot) -> str | None:
     return read_dataset(processed).fingerprint if (processed / "dataset.json").is_file() else None
 
 
-def run_fingerprint(root: DataRoot, run: str) -> dict[str, str] | None:
+def run_fingerprint(root: DataRoot, run: str, fold: int) -> dict[str, str] | None:
     """Return the fingerprint of a finished run and the data set; None if its training has not ended.
 
     Raises ValueError if it was trained on another data set, or with another held-out fold.
@@ -166,7 +186,7 @@ def run_fingerprint(root: DataRoot, run: str) -> dict[str, str] | None:
     if not (root.run(run) / "final").is_dir():
         return None
     record, dataset = read_run_record(root.run(run)), dataset_fingerprint(root)
-    if record.dataset_fingerprint != dataset or record.held_out_folds != (HELD_OUT_FOLD,):
+    if record.dataset_fingerprint != dataset or record.held_out_folds != (fold,):
         raise SettingError("run", f"{run!r}: was trained on other data or held out another fold; give another name")
     return fingerprint(root.run(run) / "final", record.dataset_fingerprint)
 

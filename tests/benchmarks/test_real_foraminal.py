@@ -119,6 +119,17 @@ def test_the_whole_benchmark_from_files_to_a_table(
     again = out.read_text().splitlines()
     assert again[again.index("") :] == lines[lines.index("") :] and lines[5] in again
 
+    # Another run of the same fold joins the others with its linear probe; runs of another fold do not.
+    second = ("--run", "s", "--other_runs", "r", "--training", f"{TRAINING} --seed 1")
+    assert run(root, monkeypatch, *second) == 0
+    printed = capfd.readouterr().out.splitlines()
+    [row], [kept_row] = (
+        [line for line in text if line.startswith(name)] for text, name in ((printed, "r  "), (lines, "linear probe  "))
+    )
+    assert row.split()[1:5] == kept_row.split()[2:6]
+    assert run(root, monkeypatch, *second, "--fold", "1") == 2
+    assert "'r': was trained on other data or held out another fold" in capfd.readouterr().err
+
     # An identifier of a study never gets into the print, wherever it comes from.
     monkeypatch.setattr(real_foraminal, "SMALLEST_IDENTIFIER", 0)
     capfd.readouterr()
@@ -137,6 +148,8 @@ def test_the_whole_benchmark_from_files_to_a_table(
         (["--training", "--model 'x"], "cannot be divided into words"),
         (["--processes", "3"], "1 or 2"),
         (["--others", "nowhere.csv"], "nowhere.csv: no such file"),
+        (["--other_runs", "r"], "'r': names two predictions"),
+        (["--other_runs", "nowhere"], "'nowhere': has not been trained and evaluated"),
     ],
 )
 def test_wrong_settings_are_refused_at_once(
