@@ -118,7 +118,7 @@ def train(settings: Settings, launch: Launch, root: DataRoot) -> None:
 def show(root: DataRoot, run: str, count: int) -> None:
     """Draw sheets of the studies that the run held out, those with the largest errors first."""
     from locator.learning_set import read_learning_set
-    from locator.locator import load_locator
+    from locator.saved_locator import load_locator
     from locator.sheet import locate_studies, write_sheets
     from runs.run_record import read_run_record
 

@@ -30,7 +30,9 @@ from data_prep.studies.cohorts import split_cohort
 from data_prep.studies.studies import Series, Study, StudyFolder, read_study
 from data_prep.truth import read_truth
 from locator.errors import PositionErrors, report_lines
-from locator.locator import MAX_EXPECTED_ERROR_MM, LocatedStudy, Locator, load_locator, new_network
+from locator.locator import MAX_EXPECTED_ERROR_MM, LocatedStudy, Locator
+from locator.network import new_network
+from locator.saved_locator import load_locator
 from locator.sheet import Case, explain_largest_error, write_sheets
 from locator.site_placer import complete_by_atlas
 from locator.spine_prior import learn_prior

@@ -20,8 +20,9 @@ from data_prep.studies.studies import Study
 from locator.cut_off import lower_end_cut_off
 from locator.detections import DEFAULT_DEVIATIONS_MM, DETECTION_KINDS, Detection
 from locator.errors import PositionErrors
+from locator.level_count import LevelCount
 from locator.level_evidence import UNSHIFTED, LevelCalibration, fit_level_calibration, true_shift
-from locator.locator import LevelCount, LocatedStudy, Locator
+from locator.locator import LocatedStudy, Locator
 from locator.marked_studies import MarkedStudy
 
 #: Standard deviations are measured from at least this many detections, and have this lower bound (mm).

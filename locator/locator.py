@@ -1,43 +1,42 @@
 """A study's series -> the positions of its 25 sites in millimetres, each with its expected error.
 
-The folder ``final/`` of a locator's run holds ``locator.safetensors`` (the two networks) and ``locator.json`` (the
-spine prior, the height of spines in the field of view, the name of the sagittal network's encoder, the standard
-deviations of detections in each view, and the calibration of the expected error and of the level confidence). Sites are
-first detected in sagittal slices; axial slices are then resampled around the positions found. The detections, the
-readers' marks if there are any, and the spine prior give one posterior. A site whose expected error is too large is
+Sites are first detected in sagittal slices; axial slices are then resampled around the positions found. The detections,
+the readers' marks if there are any, and the spine prior give one posterior. A site whose expected error is too large is
 left to the atlas; how probable it is that the levels are counted rightly is told by the level confidence.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property, lru_cache
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from data_prep.geometry import Array
-from data_prep.placement.atlas import SACRUM_MM, UNSEEN_SACRUM_FACTOR, Atlas
+from data_prep.placement.atlas import Atlas
 from data_prep.placement.pose import Pose, fit_pose
 from data_prep.placement.regions import Position, points_of, vector
-from data_prep.sites import SITES, Condition, Level, Site, Source
+from data_prep.sites import SITES, Condition, Site, Source
 from data_prep.studies.studies import Study
 from locator.detections import (
     DEFAULT_DEVIATIONS_MM,
-    DETECTION_KINDS,
     Detection,
     Heatmaps,
     axial_detections,
     sagittal_detections,
     spine_pose,
 )
-from locator.encoders import SMALL, EncoderKind, encoder_kind
-from locator.field_height import FieldHeight, heights, read_field_height
-from locator.files import ATLAS, LOCATOR, SCHEMA_VERSION, WEIGHTS
-from locator.knowledge import EVERYTHING, Knowledge, read_knowledge
+from locator.field_height import FieldHeight, heights
+from locator.knowledge import EVERYTHING, Knowledge
+from locator.level_count import (
+    LEVEL_MM,
+    LOWEST_CANAL,
+    MARKED_CONFIDENCE,
+    UNSEEN_SPINE_CONFIDENCE,
+    UNSEEN_SPINE_ERROR_MM,
+    LevelCount,
+    level_count_error_mm,
+)
 from locator.level_evidence import (
     DEFAULT_RULE,
     NO_PRIOR_S,
@@ -48,17 +47,12 @@ from locator.level_evidence import (
     ScoreRule,
     alternatives,
     level_scores,
-    read_level_calibration,
-    read_score_rule,
     shifted,
 )
-from locator.network import LocatorNetwork, load_weights, save_weights, to_channels_last
-from locator.site_placer import atlas_of
-from locator.slices import AXIAL_SHAPE, DARK_GREY, SAGITTAL_SHAPE, SliceImage, sagittal_images, stack_images
-from locator.spine_prior import POSE_DEVIATION, Observation, Posterior, SpinePrior, mark_observations, read_prior
+from locator.network import LocatorNetwork
+from locator.slices import SliceImage, sagittal_images, stack_images
+from locator.spine_prior import POSE_DEVIATION, Observation, Posterior, SpinePrior, mark_observations
 from locator.training_data import level_axial_images
-from workspace.json_files import read_object
-from workspace.whole_files import replacing
 
 #: Images per forward pass: so few that the activations stay in the processor's cache.
 BATCH_SIZE = 8
@@ -66,54 +60,6 @@ BATCH_SIZE = 8
 MAX_EXPECTED_ERROR_MM = 15.0
 #: Standard deviations of the pose, as `POSE_DEVIATION`, if no image shows the spine: the pose is then almost unknown.
 UNKNOWN_POSE_DEVIATION = np.array([10.0, 15.0, 25.0, 0.10, 0.12])
-
-#: Expected error from miscounted levels if no sagittal slice shows the spine. Levels then lie at their usual height in
-#: the volume, and one phantom study in twelve was off by a level (35 mm).
-UNSEEN_SPINE_ERROR_MM = 11.0
-#: The same if the images end at the lowest disc. The sacrum, from which levels are counted, is then not visible and the
-#: lowest disc may be another one; the error is so large that a locator without level confidence leaves all sites to the
-#: atlas.
-UNSEEN_SACRUM_ERROR_MM = 25.0
-#: Distance of neighbouring levels.
-LEVEL_MM = 35.0
-#: Level confidence if no sagittal slice shows the spine: one phantom study in twelve was off by a level.
-UNSEEN_SPINE_CONFIDENCE = 11 / 12
-#: Level confidence of the unmarked sites of a study with marks: the marks fix the levels.
-MARKED_CONFIDENCE = 0.99
-LOWEST_CANAL = SITES.index(Site(Condition.SPINAL_CANAL_STENOSIS, None, Level.L5_S1))
-
-
-@dataclass(frozen=True)
-class LevelCount:
-    """What a study shows of the count of its levels.
-
-    Attributes:
-        error_mm: The expected error from miscounted levels, if no level confidence tells it.
-        score_S: The score of each shift of the chain (`level_evidence`); None if the confidence does not depend on it.
-        fixed_confidence: The level confidence in that case.
-        prior_S: The logarithm of the prior probability of each shift, by its height in the field of view.
-        chosen: The index of the shift that was chosen.
-    """
-
-    error_mm: float
-    score_S: Array | None = None
-    fixed_confidence: float | None = None
-    prior_S: Array = field(default_factory=lambda: NO_PRIOR_S)
-    chosen: int = UNSHIFTED
-
-    def confidence(self, calibration: LevelCalibration | None) -> float | None:
-        """Return the probability that the levels are counted rightly; None if it was never calibrated."""
-        if calibration is None:
-            return None
-        if self.score_S is None:
-            return self.fixed_confidence
-        # A calibration with direction was fitted to complete studies only.
-        factor = UNSEEN_SACRUM_FACTOR if calibration.has_direction and self.error_mm > 0 else 1.0
-        return factor * calibration.confidence(self.score_S, self.prior_S, self.chosen)
-
-    def untold_error_mm(self, calibration: LevelCalibration | None) -> float:
-        """Return the expected error from miscounted levels that is not told by the level confidence."""
-        return self.error_mm if calibration is None else 0.0
 
 
 @dataclass(frozen=True)
@@ -331,84 +277,3 @@ class Locator:
     @cached_property
     def _error_scale_N(self) -> Array:
         return np.array([self.error_scale[site.condition] for site in SITES])
-
-    def save(self, folder: Path, notes: Mapping[str, Any]) -> None:
-        """Write ``final/``; locator.json is written last, by rename."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / LOCATOR).unlink(missing_ok=True)
-        with replacing(folder / WEIGHTS) as partial:
-            save_weights(self.network, partial)
-        self.atlas.save(folder / ATLAS)
-        content = {
-            "schema_version": SCHEMA_VERSION,
-            "sagittal_encoder": self.network.sagittal.kind.name,
-            "weights_sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
-            "prior": {
-                "studies": self.prior.studies,
-                "shape": self.prior.shape_N3.round(4).tolist(),
-                "covariance": self.prior.covariance_DD.round(5).tolist(),
-            },
-            "deviation_mm": {kind: np.round(self.deviation_mm[kind], 4).tolist() for kind in DETECTION_KINDS},
-            "error_scale": {condition.value: round(self.error_scale[condition], 4) for condition in Condition},
-            "level_confidence": self.level_calibration and self.level_calibration.to_json(),
-            "score_rule": asdict(self.score_rule),
-            "field_height": self.field_height and self.field_height.to_json(),
-            "knows": self.knowledge.to_json(),
-            "notes": dict(notes),
-        }
-        with replacing(folder / LOCATOR) as partial:
-            partial.write_text(json.dumps(content) + "\n", encoding="utf-8")  # 6,000 numbers: not a line each
-
-
-def level_count_error_mm(sagittal: Sequence[SliceImage], position_N3: Array) -> float:
-    """Return the expected error from miscounted levels; levels are counted upwards from the sacrum.
-
-    Args:
-        sagittal: The sagittal images that show the spine; not empty.
-        position_N3: Positions of `SITES`, mm.
-    """
-    lowest = min(_lowest_visible_mm(image) for image in sagittal)
-    return 0.0 if position_N3[LOWEST_CANAL, 2] - lowest >= SACRUM_MM else UNSEEN_SACRUM_ERROR_MM
-
-
-def _lowest_visible_mm(image: SliceImage) -> float:
-    """Return the patient's z of the lowest row that is not dark; rows outside the network's grid do not count."""
-    rows = np.flatnonzero((image.grey_3HW[1] > DARK_GREY).any(axis=1))
-    return float(image.frame.to_patient(((image.frame.shape[1] - 1) / 2, rows[-1]))[2]) if len(rows) else np.inf
-
-
-def new_network(sagittal_encoder: EncoderKind = SMALL) -> LocatorNetwork:
-    """Return networks with random weights."""
-    sagittal, axial = (height * width for height, width in (SAGITTAL_SHAPE, AXIAL_SHAPE))
-    return to_channels_last(LocatorNetwork(sagittal, axial, sagittal_encoder))
-
-
-def load_locator(folder: Path) -> Locator:
-    """Load the locator in a folder ``final/``, with the shipped atlas if the folder has none.
-
-    Raises:
-        ValueError: A file is missing, damaged, or of another version.
-    """
-    content = read_object(folder / LOCATOR, "train_locator.py", SCHEMA_VERSION)
-    try:
-        spine_prior = read_prior(content["prior"])
-        deviation = {kind: np.array(content["deviation_mm"][kind], dtype=float) for kind in DETECTION_KINDS}
-        scale = {condition: float(content["error_scale"][condition.value]) for condition in Condition}
-        calibration = read_level_calibration(content.get("level_confidence"))
-        rule = read_score_rule(content)
-        height = read_field_height(content.get("field_height"))
-        knowledge = read_knowledge(content.get("knows"))
-        kind = encoder_kind(content.get("sagittal_encoder", SMALL.name))  # older locators have no other one
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / LOCATOR}: not a locator ({error}); train_locator.py writes it") from None
-    network = new_network(kind)
-    load_weights(network, folder / WEIGHTS)
-    atlas = atlas_of(folder)
-    return Locator(network.eval(), spine_prior, atlas, deviation, scale, calibration, knowledge, rule, height)
-
-
-@lru_cache(maxsize=1)
-def load_worker_locator(folder: Path) -> Locator:
-    """Load the locator once per worker process; it runs on one thread, because several processes run in parallel."""
-    torch.set_num_threads(1)
-    return load_locator(folder)

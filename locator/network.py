@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from data_prep.sites import Condition, Level, Side, Site
 from locator.encoders import ENCODER_DEPTH, SMALL, EncoderKind
+from locator.slices import AXIAL_SHAPE, SAGITTAL_SHAPE
 
 #: Landmarks of a sagittal slice: per level the canal, and the foramen of the side on which the slice lies.
 SAGITTAL_CHANNELS = tuple(
@@ -157,6 +158,12 @@ def heatmap_loss(logits_BCP: Tensor, target_BCP: Tensor, known_BC: Tensor, count
     """
     loss_BC = -(target_BCP * logits_BCP.log_softmax(dim=2)).sum(dim=2)
     return (loss_BC * known_BC).sum() / count
+
+
+def new_network(sagittal_encoder: EncoderKind = SMALL) -> LocatorNetwork:
+    """Return networks with random weights."""
+    sagittal, axial = (height * width for height, width in (SAGITTAL_SHAPE, AXIAL_SHAPE))
+    return to_channels_last(LocatorNetwork(sagittal, axial, sagittal_encoder))
 
 
 def to_channels_last(network: LocatorNetwork) -> LocatorNetwork:

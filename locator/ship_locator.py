@@ -27,8 +27,9 @@ from locator.calibration import HeldOutStudy, calibrate, detect_in
 from locator.field_height import learn_field_height
 from locator.files import LOCATOR, SHIPPED, WEIGHTS
 from locator.level_evidence import OTHER_SPINES_RULE
-from locator.locator import Locator, load_locator
+from locator.locator import Locator
 from locator.marked_studies import draw_marked_studies
+from locator.saved_locator import load_locator, save_locator
 from workspace.cli import run_command
 from workspace.layout import data_root
 from workspace.setting_types import NonNegativeInteger, PositiveInteger
@@ -74,7 +75,7 @@ def main() -> None:
         "calibrated_on": f"{len(studies)} studies: {settings.calibrated_on}",
     }
     with tempfile.TemporaryDirectory() as folder:
-        shipped.save(Path(folder), notes)
+        save_locator(shipped, Path(folder), notes)
         out = Path(settings.out)
         out.mkdir(parents=True, exist_ok=True)
         for name in (WEIGHTS, LOCATOR):  # it falls back on the shipped atlas

@@ -41,7 +41,7 @@ class LocatorPlacer:
         if len(known) == len(SITES):
             return {}
 
-        from locator.locator import load_worker_locator
+        from locator.saved_locator import load_worker_locator
 
         located = load_worker_locator(self.folder or SHIPPED).locate(study, points_of(known))
         if located is None:

@@ -13,9 +13,10 @@ from locator.encoders import PRETRAINED, load_pretrained, weights_sha256
 from locator.field_height import learn_field_height
 from locator.knowledge import Knowledge
 from locator.learning_set import LearningSet
-from locator.locator import Locator, new_network
-from locator.network import LocatorNetwork
+from locator.locator import Locator
+from locator.network import LocatorNetwork, new_network
 from locator.report import write_report
+from locator.saved_locator import save_locator
 from locator.seen_studies import TRAINED_SERIES, trained_series
 from locator.trainer import LocatorTrainer
 from locator.training_data import cache_images
@@ -140,7 +141,7 @@ class LocatorTraining:
         if self.base is not None:
             notes["sagittal_encoder_sha256"] = weights_sha256(trainer.model.sagittal.encoder)
         notes[TRAINED_SERIES] = trained_series(self.studies.training)
-        calibrate(bare, held_out).save(session.run / "final", notes)
+        save_locator(calibrate(bare, held_out), session.run / "final", notes)
         if held_out:
             write_report(session.logs, bare, held_out, self.studies)
         else:

@@ -9,8 +9,10 @@ from data_prep.sites import SITES, Condition, View
 from locator.calibration import HeldOutStudy, calibrate
 from locator.detections import Detection, detection_kind
 from locator.files import SHIPPED
+from locator.level_count import LevelCount
 from locator.level_evidence import SHIFTS, UNSHIFTED, shifted
-from locator.locator import LevelCount, Locator, load_locator
+from locator.locator import Locator
+from locator.saved_locator import load_locator
 
 NOISE_MM = 2.0
 FORAMEN = Condition.NEURAL_FORAMINAL_NARROWING

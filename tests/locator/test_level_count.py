@@ -13,18 +13,10 @@ from data_prep.studies.studies import Study, read_study
 from locator.cut_off import lower_end_cut_off
 from locator.field_height import FieldHeight, heights
 from locator.files import SHIPPED
+from locator.level_count import LEVEL_MM, LOWEST_CANAL, UNSEEN_SACRUM_ERROR_MM, LevelCount, level_count_error_mm
 from locator.level_evidence import SHIFTS, LevelCalibration, shifted
-from locator.locator import (
-    LEVEL_MM,
-    LOWEST_CANAL,
-    MAX_EXPECTED_ERROR_MM,
-    UNSEEN_SACRUM_ERROR_MM,
-    LevelCount,
-    LocatedStudy,
-    Locator,
-    level_count_error_mm,
-    load_locator,
-)
+from locator.locator import MAX_EXPECTED_ERROR_MM, LocatedStudy, Locator
+from locator.saved_locator import load_locator
 from locator.slices import sagittal_images
 from locator.suspects import find_suspects
 from workspace.layout import DataRoot

@@ -38,16 +38,12 @@ from locator.errors import PositionErrors
 from locator.field_height import FieldHeight
 from locator.files import LOCATOR, SHIPPED, WEIGHTS, find_locator
 from locator.learning_set import read_learning_set
+from locator.level_count import LOWEST_CANAL, level_count_error_mm
 from locator.level_evidence import DEFAULT_RULE, SHIFTS, LevelCalibration, ScoreRule
-from locator.locator import (
-    LOWEST_CANAL,
-    MAX_EXPECTED_ERROR_MM,
-    Locator,
-    level_count_error_mm,
-    load_locator,
-    new_network,
-)
+from locator.locator import MAX_EXPECTED_ERROR_MM, Locator
 from locator.marked_studies import MarkedStudy, read_marked_studies
+from locator.network import new_network
+from locator.saved_locator import load_locator, save_locator
 from locator.site_placer import LocatorPlacer, make_placer
 from locator.slices import sagittal_images
 from locator.suspects import describe_suspect, find_suspects, read_suspects, write_suspects
@@ -470,7 +466,9 @@ def test_every_located_site_has_a_level_confidence(root: DataRoot, tmp_path: Pat
     loaded = load_locator(final)
     fitted = LevelCalibration(0.25, 30, (-1.0, -0.5, 0.0, 2.0, 1.5))
     rule, height = ScoreRule(0.4, 14.0, 0.01, 0.6), FieldHeight(-0.0144, 0.0532, 786)
-    replace(loaded, level_calibration=fitted, score_rule=rule, field_height=height).save(tmp_path / "saved", {})
+    save_locator(
+        replace(loaded, level_calibration=fitted, score_rule=rule, field_height=height), tmp_path / "saved", {}
+    )
     saved = load_locator(tmp_path / "saved")
     assert (saved.level_calibration, saved.score_rule, saved.field_height) == (fitted, rule, height)
     assert (loaded.score_rule, loaded.field_height) == (DEFAULT_RULE, None)  # four studies have no distribution

@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 
 from locator.encoders import IMAGE_TOWER, PRETRAINED, load_pretrained, weights_sha256
 from locator.files import BASE_WEIGHTS
-from locator.locator import new_network
-from locator.network import LocatorNetwork, load_weights, save_weights
+from locator.network import LocatorNetwork, load_weights, new_network, save_weights
 from tests.locator.lite0_base import write_base
 from vl_model.towers.open_clip_towers import WEIGHTS_FILE
 from workspace.setting_error import SettingError

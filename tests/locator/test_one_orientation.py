@@ -14,7 +14,7 @@ from data_prep.phantom import write_cohort
 from data_prep.sites import SITES, Condition, View
 from locator.knowledge import EVERYTHING, read_knowledge
 from locator.learning_set import read_learning_set
-from locator.locator import load_locator
+from locator.saved_locator import load_locator
 from tests.locator.lite0_base import write_base
 from tests.locator.test_locator import SHORT, SMALL, run_script
 from workspace.layout import DataRoot

@@ -17,8 +17,9 @@ from data_prep.studies.studies import read_study
 from locator.field_height import FieldHeight, heights
 from locator.files import LOCATOR, SHIPPED, WEIGHTS, check_locator
 from locator.knowledge import EVERYTHING
+from locator.level_count import level_count_error_mm
 from locator.level_evidence import SHIFTS, LevelCalibration, ScoreRule, shifted
-from locator.locator import level_count_error_mm, load_locator
+from locator.saved_locator import load_locator
 from locator.site_placer import LocatorPlacer, make_placer
 from locator.slices import sagittal_images
 from workspace.layout import DataRoot

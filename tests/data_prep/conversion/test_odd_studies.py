@@ -14,7 +14,8 @@ import prepare_data
 from data_prep.phantom import write_cohort
 from data_prep.placement.shipped_atlas import shipped_atlas
 from data_prep.sites import SITES
-from locator.locator import Locator, new_network
+from locator.locator import Locator
+from locator.network import new_network
 from locator.spine_prior import SpinePrior
 from tests.locator.test_locator import run_script
 from workspace.layout import DataRoot
