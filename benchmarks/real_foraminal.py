@@ -9,7 +9,8 @@ ROOT is a data root whose dataset/ has the images and tables of graded foraminal
 trains a run on all folds but one, evaluates the run on that fold, and prints the foraminal part of the competition's
 metric with 95 % intervals over studies: of the best constant per column, of both heads of the run, of the linear probe
 of other runs that the benchmark has evaluated (`--other_runs`), and of any predictions of the same sites in the format
-of a submission (`--others`). All are compared on the same rows, and differences are paired by study.
+of a submission (`--others`). All are compared on the same rows, and differences are paired by study. The heads are also
+graded where a locator or an atlas puts the sites of new studies.
 
 A stage that is up to date is not repeated, so the same command continues after an interruption. The files it writes
 beside the run hold data; its print holds figures only, and no identifier of a study.
@@ -33,6 +34,8 @@ from vl_model.data.site_table import row_keys
 from vl_model.evaluation.embeddings import fingerprint
 from vl_model.evaluation.known_labels import known_labels
 from vl_model.evaluation.predictions import read_predictions
+from vl_model.loaded_run import read_report
+from vl_model.report.report_text import places_lines
 from vl_model.scoring.prediction_table import read_prediction_table
 from workspace.cli import run_command, usable_cores
 from workspace.json_files import read_object
@@ -107,6 +110,9 @@ def main() -> None:
         "seconds by the clock: " + ", ".join(stage_words(stage, seconds) for stage in STAGES),
         "",
         *table_lines(rows),
+        "",
+        "where the run's own placer puts the sites of new studies (`places` of the report), beside readers' marks:",
+        *places_lines(read_report(root.logs(settings.run), settings.run)),
     ]
     check_without_studies(lines, dataset.fold_of)
     print("\n".join(lines))

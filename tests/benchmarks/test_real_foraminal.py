@@ -119,6 +119,10 @@ def test_the_whole_benchmark_from_files_to_a_table(
     again = out.read_text().splitlines()
     assert again[again.index("") :] == lines[lines.index("") :] and lines[5] in again
 
+    places = lines[lines.index("", lines.index("") + 1) :]
+    ratio = report["places"]["ratio"]["linear_probe"]["foraminal"]["value"]
+    assert any(line.startswith("linear probe, located ") and f"{ratio:.3f} of marks'" in line for line in places)
+
     # Another run of the same fold joins the others with its linear probe; runs of another fold do not.
     second = ("--run", "s", "--other_runs", "r", "--training", f"{TRAINING} --seed 1")
     assert run(root, monkeypatch, *second) == 0
