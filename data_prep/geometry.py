@@ -228,14 +228,17 @@ def equally_near(distances_mm: Sequence[float]) -> list[int]:
     return [index for index, distance in enumerate(distances_mm) if distance <= least + PLACE_MM]
 
 
-def stacks(frames: Sequence[Frame]) -> list[list[int]]:
+def stacks(frames: Sequence[Frame], plane: Plane | None = None) -> list[list[int]]:
     """Group frames into stacks of parallel slices; return the indices of each, sorted along the stack's normal.
 
-    The sign of the normal is chosen so that its largest component is positive: sagittal slices are sorted from the
-    patient's right to left, axial slices from caudal to cranial, whatever the acquisition order was. A slice belongs
-    to the stack whose first slice it is most parallel to, within `STACK_ANGLE_DEGREES`. Separate but parallel blocks
-    form one stack; the three planes of a localiser form three. The stacks are sorted by their first slices' positions.
-    Slices at one position (`PLACE_MM`) keep the order in which they are given.
+    The sign of the normal is chosen so that its component across the plane is positive: sagittal slices are sorted from
+    the patient's right to left, axial slices from caudal to cranial, whatever the acquisition order was, and however
+    oblique they are. For a stack that does not lie in the plane (`Frame.lies_as`), and for all if no plane is given,
+    the largest component of the normal is positive.
+
+    A slice belongs to the stack whose first slice it is most parallel to, within `STACK_ANGLE_DEGREES`. Separate but
+    parallel blocks form one stack; the three planes of a localiser form three. The stacks are sorted by their first
+    slices' positions. Slices at one position (`PLACE_MM`) keep the order in which they are given.
     """
     groups: list[tuple[Array, list[int]]] = []
     for index, frame in enumerate(frames):
@@ -243,7 +246,9 @@ def stacks(frames: Sequence[Frame]) -> list[list[int]]:
         if cosines and max(cosines) >= np.cos(np.deg2rad(STACK_ANGLE_DEGREES)):
             groups[int(np.argmax(cosines))][1].append(index)
         else:
-            sign = np.sign(frame.normal[np.argmax(np.abs(frame.normal))])
+            in_plane = plane is not None and frame.lies_as(plane)
+            across = plane.axis if plane is not None and in_plane else np.argmax(np.abs(frame.normal))
+            sign = np.sign(frame.normal[across])
             groups.append((frame.normal * sign, [index]))
 
     def height(normal: Array, index: int) -> float:

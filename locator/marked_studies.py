@@ -187,9 +187,17 @@ def _slice_row(row: Mapping[str, str]) -> _SliceRow:
 
 def _series(rows: list[_SliceRow], processed: Path) -> Series:
     """Rebuild the series that these rows, in their order, and their PNG files were written from."""
-    slices = tuple(Slice(row.instance_number, row.frame, _read_png(processed / row.image)) for row in rows)
-    first = rows[0]
-    return Series(first.series_id, first.view, slices, _stacks(row.stack for row in rows), first.window)
+    first, view = rows[0], next((row.view for row in rows if row.view is not None), None)
+    slices = tuple(
+        Slice(
+            row.instance_number,
+            row.frame,
+            _read_png(processed / row.image),
+            other_contrast=row.view is None and view is not None,  # as `study_conversion` writes it
+        )
+        for row in rows
+    )
+    return Series(first.series_id, view, slices, _stacks(row.stack for row in rows), first.window)
 
 
 def _stacks(stack_of_slice: Iterable[int | None]) -> tuple[tuple[int, ...], ...]:

@@ -1,7 +1,7 @@
 """Read one study: its series with windows, views and sorted slices; faults are collected, not raised."""
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -124,7 +124,7 @@ class StudyFolder:
 
 def read_study(folder: StudyFolder, max_pixels: int = MAX_PIXELS) -> tuple[Study, list[Fault]]:
     """Read every image of a study. A bad file, or a series without any image, is skipped with a fault."""
-    found: list[Series] = []
+    found: dict[int, tuple[list[SeriesImage], tuple[float, float]]] = {}
     headers: list[SeriesHeaders] = []
     faults: list[Fault] = []
 
@@ -159,7 +159,7 @@ def read_study(folder: StudyFolder, max_pixels: int = MAX_PIXELS) -> tuple[Study
         elif not images:
             note(series_id, FaultKind.EMPTY_FOLDER, "skipped", "the series has no readable image")
         else:
-            found.append(_series(series_id, images, window))
+            found[series_id] = images, window
             shown = [image.header for image in images if not image.other_contrast]
             headers.append(_series_headers(series_id, described, shown))
             identities[series_id] = [image.header.identity for image in images]
@@ -175,7 +175,11 @@ def read_study(folder: StudyFolder, max_pixels: int = MAX_PIXELS) -> tuple[Study
     views, view_faults = study_views([series for series in headers if series.series_id not in foreign])
     for fault in view_faults:
         note(fault.series_id, fault.kind, fault.action, fault.message)
-    series = tuple(replace(one, view=views[one.series_id]) for one in found if one.series_id not in foreign)
+    series = tuple(
+        _series(series_id, images, window, views[series_id])
+        for series_id, (images, window) in found.items()
+        if series_id not in foreign
+    )
     uids = {one.study_uid for series_id in views for one in identities[series_id]} - {""}
     return Study(folder.study_id, series, folder.severities, folder.marks, _digest(uids)), faults
 
@@ -185,12 +189,12 @@ def _digest(uids: set[str]) -> str:
     return hashlib.sha256(uids.pop().encode()).hexdigest()[:16] if len(uids) == 1 else ""
 
 
-def _series(series_id: int, images: list[SeriesImage], window: tuple[float, float]) -> Series:
-    """Sort images into stacks along their normal; the view is determined later, with those of the other series."""
+def _series(series_id: int, images: list[SeriesImage], window: tuple[float, float], view: View | None) -> Series:
+    """Sort images into stacks along their normal, whose sign is that of the view's plane."""
     located = [
         (image, frame) for image in images if (frame := image.header.frame) is not None and not image.other_contrast
     ]
-    groups = stacks([frame for _, frame in located])
+    groups = stacks([frame for _, frame in located], plane_of(view) if view else None)
     ordered = [located[index][0] for group in groups for index in group]
     ordered += [image for image in images if image.header.frame is None or image.other_contrast]
     slices = tuple(
@@ -198,7 +202,7 @@ def _series(series_id: int, images: list[SeriesImage], window: tuple[float, floa
     )
     starts = [sum(map(len, groups[:position])) for position in range(len(groups))]
     ranges = tuple(tuple(range(start, start + len(group))) for start, group in zip(starts, groups, strict=True))
-    return Series(series_id, None, slices, ranges, window)
+    return Series(series_id, view, slices, ranges, window)
 
 
 def _series_headers(series_id: int, described: View | None, headers: list[Header]) -> SeriesHeaders:

@@ -12,7 +12,7 @@ Dimensions: B sites, M of them mixed, T tiles per site, h and w pixels of a tile
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -32,11 +32,13 @@ class MixDraw:
     """One site's mixture: the row to mix it with, its own share, and the box that the other row fills.
 
     A box is (left, top, right, bottom) as fractions of the tile's width and height; None: the tiles are blended.
+    log_rate: how much more often that row is drawn than if all rows of its site were drawn alike, as a logarithm.
     """
 
     partner: int
     share: float
     box: tuple[float, float, float, float] | None
+    log_rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -48,39 +50,41 @@ class Mixture:
         share_M: the share that each keeps of itself.
         grade_M: the severities of the partners.
         box_M4: boxes as in `MixDraw`, empty for a blend.
+        log_rate_M: as in `MixDraw`.
     """
 
     index_M: Tensor
     share_M: Tensor
     grade_M: Tensor
     box_M4: Tensor
+    log_rate_M: Tensor
 
     def to(self, device: torch.device) -> "Mixture":
-        return Mixture(
-            self.index_M.to(device), self.share_M.to(device), self.grade_M.to(device), self.box_M4.to(device)
-        )
+        return Mixture(*(getattr(self, one.name).to(device) for one in fields(self)))
 
 
 class Partners:
     """The rows that each row may be mixed with: those of the same site in the same views and tiles, itself included.
 
     rate_R: relative frequency of each row as a partner. It equals the row's sampling rate (`vl_model.data.sampling`),
-    so that the loss's correction for the sampling holds for both sites of a mixture.
+    so that the loss's correction for the sampling holds for both sites of a mixture; where it corrects images, it needs
+    the rate of the partner too (`MixDraw.log_rate`).
     """
 
     def __init__(self, rows: Sequence[SiteRow], rate_R: NDArray[np.float64]) -> None:
         groups: dict[object, list[int]] = defaultdict(list)
         for number, row in enumerate(rows):
             groups[row.site, row.views, row.offsets].append(number)
-        self._rows = rows
+        self._rows, self._rate_R = rows, rate_R
         self._groups = {key: (group, np.cumsum(rate_R[group])) for key, group in groups.items()}
 
-    def draw(self, number: int, generator: np.random.Generator) -> int:
-        """Draw a partner for row `number`; return the partner's row number."""
+    def draw(self, number: int, generator: np.random.Generator) -> tuple[int, float]:
+        """Draw a partner for row `number`; return the partner's row number, and the log rate of `MixDraw`."""
         row = self._rows[number]
         group, end_G = self._groups[row.site, row.views, row.offsets]
         drawn = int(np.searchsorted(end_G, generator.random() * end_G[-1], side="right"))
-        return group[min(drawn, len(group) - 1)]
+        partner = group[min(drawn, len(group) - 1)]
+        return partner, float(np.log(self._rate_R[partner] * len(group) / end_G[-1]))
 
 
 def draw_mix(
@@ -90,19 +94,19 @@ def draw_mix(
     kind = generator.random()
     if kind >= mixup + cutmix:
         return None
-    partner = partners.draw(number, generator)
+    partner, log_rate = partners.draw(number, generator)
     if kind < mixup:
-        return MixDraw(partner, float(generator.beta(MIXUP_ALPHA, MIXUP_ALPHA)), None)
-    return _draw_box(partner, generator)
+        return MixDraw(partner, float(generator.beta(MIXUP_ALPHA, MIXUP_ALPHA)), None, log_rate)
+    return _draw_box(partner, log_rate, generator)
 
 
-def _draw_box(partner: int, generator: np.random.Generator) -> MixDraw:
+def _draw_box(partner: int, log_rate: float, generator: np.random.Generator) -> MixDraw:
     """Draw a box of the tile's proportions around a uniform centre, cut at the tile's edges."""
     area, *centre = generator.random(3)
     half = np.sqrt(area) / 2
     left, top = (max(0.0, float(middle - half)) for middle in centre)
     right, bottom = (min(1.0, float(middle + half)) for middle in centre)
-    return MixDraw(partner, 1 - (right - left) * (bottom - top), (left, top, right, bottom))
+    return MixDraw(partner, 1 - (right - left) * (bottom - top), (left, top, right, bottom), log_rate)
 
 
 def mixture_of(draws: Sequence[MixDraw | None], rows: Sequence[SiteRow]) -> Mixture:
@@ -115,6 +119,7 @@ def mixture_of(draws: Sequence[MixDraw | None], rows: Sequence[SiteRow]) -> Mixt
         share_M=torch.tensor([draw.share for _, draw in mixed]),
         grade_M=torch.tensor([int(severity or 0) for severity in severities]),
         box_M4=torch.tensor([draw.box or (0.0, 0.0, 0.0, 0.0) for _, draw in mixed]),
+        log_rate_M=torch.tensor([draw.log_rate for _, draw in mixed]),
     )
 
 
@@ -130,7 +135,12 @@ def mix_targets(targets: Targets, mixture: Mixture) -> Targets:
     """Return the batch's targets, with the grades of mixed sites mixed in the same proportion as their tiles."""
     other_M3 = F.one_hot(mixture.grade_M, SEVERITIES).to(targets.grade_B3.dtype)
     mixed_M3 = torch.lerp(other_M3, targets.grade_B3[mixture.index_M], mixture.share_M[:, None])
-    return Targets(targets.caption_B, targets.grade_B3.index_copy(0, mixture.index_M, mixed_M3))
+    log_rate_M = mixture.log_rate_M.to(targets.partner_log_rate_B.dtype)
+    return replace(
+        targets,
+        grade_B3=targets.grade_B3.index_copy(0, mixture.index_M, mixed_M3),
+        partner_log_rate_B=targets.partner_log_rate_B.index_copy(0, mixture.index_M, log_rate_M),
+    )
 
 
 def _kept(mixture: Mixture, height: int, width: int) -> Tensor:

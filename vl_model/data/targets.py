@@ -7,7 +7,7 @@ Dimensions: B images of this process, N of all, K = 75 captions (that of site s 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +22,18 @@ CAPTIONS = len(SITES) * SEVERITIES
 
 @dataclass(frozen=True)
 class Targets:
-    """Targets of a batch: each image's own caption, and its distribution over severities, `grade_B3`."""
+    """Targets of a batch.
+
+    Attributes:
+        caption_B: each image's own caption.
+        grade_B3: its distribution over severities.
+        partner_log_rate_B: how much more often the site that is mixed into the image is drawn than it occurs, as a
+            logarithm; 0 if none is (`vl_model.data.mixing`).
+    """
 
     caption_B: Tensor
     grade_B3: Tensor
+    partner_log_rate_B: Tensor
 
     @property
     def site_B(self) -> Tensor:
@@ -39,7 +47,8 @@ class Targets:
 
     def gathered(self, counts: Sequence[int] | None = None) -> "Targets":
         """Return the targets of all processes, in rank order (`runs.processes.collectives.gather`)."""
-        return Targets(gather(self.caption_B, counts), gather(self.grade_B3, counts))
+        tensors = (self.caption_B, self.grade_B3, self.partner_log_rate_B)
+        return Targets(*(gather(tensor, counts) for tensor in tensors))
 
     def smoothed(self, smoothing: float) -> "Targets":
         """Return targets with the share `smoothing` of each grade moved to its neighbours, from Moderate half to each.
@@ -54,14 +63,19 @@ class Targets:
         neighbours_33 = self.grade_B3.new_tensor(
             [[kept, smoothing, 0.0], [smoothing / 2, kept, smoothing / 2], [0.0, smoothing, kept]]
         )
-        return Targets(self.caption_B, self.grade_B3 @ neighbours_33)
+        return replace(self, grade_B3=self.grade_B3 @ neighbours_33)
 
 
 def one_hot_targets(caption_B: Tensor, dtype: torch.dtype = torch.float32) -> Targets:
     """Return targets whose distribution is the severity of each image's own caption alone."""
-    return Targets(caption_B, F.one_hot(caption_B % SEVERITIES, SEVERITIES).to(dtype))
+    grade_B3 = F.one_hot(caption_B % SEVERITIES, SEVERITIES).to(dtype)
+    return Targets(caption_B, grade_B3, torch.zeros_like(caption_B, dtype=dtype))
 
 
 def joined(parts: Sequence[Targets]) -> Targets:
     """Return the targets of several batches as one, in order."""
-    return Targets(torch.cat([part.caption_B for part in parts]), torch.cat([part.grade_B3 for part in parts]))
+    return Targets(
+        torch.cat([part.caption_B for part in parts]),
+        torch.cat([part.grade_B3 for part in parts]),
+        torch.cat([part.partner_log_rate_B for part in parts]),
+    )

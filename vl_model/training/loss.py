@@ -21,8 +21,10 @@ caption in that mean is min(1, q_k), so that L_image is continuous in the smooth
 the probabilities of a caption and of its mirrored one, and in L_image the images of both sides are positives of either.
 
 **Sampling.** If caption k is drawn r_k times as often as it occurs (`vl_model.data.sampling`), log r_k is added to
-its logit in L_caption and L_severity, and -log r_{y_i} to that of image i in L_image. The embeddings then learn the
-posterior under the natural frequencies (Menon et al. 2021, arXiv:2007.07314; Ren et al. 2020, arXiv:2007.10740).
+its logit in L_caption and L_severity, and -log r_{y_i} to that of image i in L_image, less the logarithm of the rate of
+the site that is mixed into it, if there is one. The embeddings then learn the posterior under the natural frequencies
+(Menon et al. 2021, arXiv:2007.07314; Ren et al. 2020, arXiv:2007.10740). Smoothing has less effect then, because it
+smooths the drawn severities.
 
 Dimensions: B images of this process, N images of all processes, D embedding, K captions.
 """
@@ -90,7 +92,9 @@ def contrastive_loss(
     smoothed = drawn.smoothed(settings.label_smoothing)
     logits_NK = scale * image_ND @ text_KD.T
     by_caption_NK = logits_NK if log_ratio_K is None else logits_NK + log_ratio_K
-    by_image_NK = logits_NK if log_ratio_K is None else logits_NK - log_ratio_K[drawn.caption_B, None]
+    by_image_NK = logits_NK
+    if log_ratio_K is not None:
+        by_image_NK = logits_NK - (log_ratio_K[drawn.caption_B] + drawn.partner_log_rate_B)[:, None]
     caption = image_to_captions(by_caption_NK, smoothed, settings.merge_mirrored)
     severity = image_to_own_severities(by_caption_NK, smoothed)
     image = caption_to_images(by_image_NK, smoothed, settings.merge_mirrored)

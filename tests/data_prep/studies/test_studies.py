@@ -254,3 +254,23 @@ print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])  # ru
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert int(run.stdout) < 400 << 10  # kB
+
+
+@pytest.mark.parametrize("degrees", [-59.0, -50.0, -44.0, 44.0, 46.0, 55.0, 59.0])
+@pytest.mark.parametrize("view", [View.AXIAL_T2, View.SAGITTAL_T1])
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_oblique_slices_are_sorted_across_the_plane_of_their_view(
+    tmp_path: Path, degrees: float, view: View, is_reversed: bool
+) -> None:
+    """A block along a steep L5-S1 disc is tilted by more than 45 degrees, and still sorted from caudal to cranial."""
+    cosine, sine = float(np.cos(np.deg2rad(degrees))), float(np.sin(np.deg2rad(degrees)))
+    axial, sagittal = ((1.0, 0.0, 0.0), (0.0, cosine, sine)), ((-sine, cosine, 0.0), (0.0, 0.0, -1.0))
+    directions = sagittal if view.is_sagittal else axial
+    normal = np.cross(*directions)
+    places = np.outer(np.arange(-3, 4)[:: -1 if is_reversed else 1] * 4.4, normal)
+    study, _ = read_one(write_series(tmp_path / "1", [frame(tuple(place), directions) for place in places]), view)
+    (series,) = study.series
+    across = 0 if view.is_sagittal else 2
+    found = [image.frame.centre_mm[across] for image in series.slices if image.frame is not None]
+    assert series.view is view and len(found) == 7 and found == sorted(found)
+    assert series.stacks == (tuple(range(7)),)

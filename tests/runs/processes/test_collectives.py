@@ -38,7 +38,11 @@ def embeddings_and_targets() -> tuple[torch.Tensor, torch.Tensor, Targets]:
     torch.manual_seed(0)
     caption_N = torch.tensor([3, 3, 4, 5, 74, 0, 3, 40, 41, 0, 0, 12])
     grade_N3 = torch.randn(12, 3).double().softmax(dim=-1)
-    return torch.randn(12, 6).double(), torch.randn(CAPTIONS, 6).double(), Targets(caption_N, grade_N3)
+    return (
+        torch.randn(12, 6).double(),
+        torch.randn(CAPTIONS, 6).double(),
+        Targets(caption_N, grade_N3, torch.linspace(-1, 1, 12).double()),
+    )
 
 
 def gradients(
@@ -46,7 +50,7 @@ def gradients(
 ) -> torch.Tensor:
     """Return the flat gradient of all parameters: zeros for a parameter that the loss does not use."""
     image_ND, text_KD, targets = embeddings_and_targets()
-    own = Targets(targets.caption_B[share], targets.grade_B3[share])
+    own = Targets(targets.caption_B[share], targets.grade_B3[share], targets.partner_log_rate_B[share])
     image_BD, text_KD, scale, bias = model(image_ND[share], text_KD)
     log_ratio_K = torch.linspace(-1, 1, CAPTIONS).double() if settings.takes_shares else None
     terms = contrastive_loss(image_BD, text_KD, scale, own, settings, bias=bias, log_ratio_K=log_ratio_K, counts=counts)
@@ -87,8 +91,8 @@ def site_gradients(model: nn.Module, share: slice, counts: tuple[int, ...] | Non
     token_KL[:, -1] = 49407  # end of text: the tower pools at this token
     mask_NT = torch.rand(9, 2) < 0.7
     mask_NT[:, 0] = True
-    targets = Targets(torch.arange(9) * 8, torch.randn(9, 3).softmax(dim=-1))
-    own = Targets(targets.caption_B[share], targets.grade_B3[share])
+    targets = Targets(torch.arange(9) * 8, torch.randn(9, 3).softmax(dim=-1), torch.zeros(9))
+    own = Targets(targets.caption_B[share], targets.grade_B3[share], targets.partner_log_rate_B[share])
     image_BD, text_KD, scale, _ = model(tiles_NT3HW[share], mask_NT[share], token_KL)
     contrastive_loss(image_BD.double(), text_KD.double(), scale, own, counts=counts).total.backward()
     return torch.cat([p.grad.double().flatten() for p in model.parameters() if p.requires_grad])

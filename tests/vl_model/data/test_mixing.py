@@ -1,5 +1,6 @@
 """Mixup and cutmix: frequencies, partners, pixels, grades and sides."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,13 @@ import torch
 
 from data_prep.conversion.crop_geometry import DEFAULT_CROPS
 from data_prep.conversion.crops import open_crops
-from data_prep.sites import Side
+from data_prep.sites import Severity, Side
 from prompts.render import caption
 from tests.tiny_dataset import graded_rows
 from vl_model.data.augmentation import Augmentation
 from vl_model.data.batches import Batch, TrainingBatches, load_batch
 from vl_model.data.mixing import MixDraw, Partners, draw_mix, mix_targets, mix_tiles, mixture_of
+from vl_model.data.sampling import SeveritySampling
 from vl_model.data.site_rows import SiteRow
 from vl_model.data.targets import one_hot_targets
 
@@ -64,9 +66,31 @@ def test_partners_are_drawn_at_their_own_sampling_rate(rows: list[SiteRow]) -> N
     rate_R = np.ones(len(rows))
     rate_R[group[0]] = 3.0
     partners, generator = Partners(rows, rate_R), np.random.default_rng(0)
-    drawn = [partners.draw(group[-1], generator) for _ in range(4000)]
+    drawn, log_rates = zip(*(partners.draw(group[-1], generator) for _ in range(4000)), strict=True)
     assert drawn.count(group[0]) / 4000 == pytest.approx(3 / (len(group) + 2), abs=0.03)
     assert set(drawn) == set(group)
+    # The inverse of the rate makes all partners count alike.
+    weight_of = {row: np.exp(-log_rate) for row, log_rate in zip(drawn, log_rates, strict=True)}
+    expected = {row: (len(group) + 2) / len(group) / rate_R[row] for row in group}
+    assert weight_of == pytest.approx(expected)
+
+
+def test_weighted_by_both_rates_mixed_images_have_the_natural_severities(rows: list[SiteRow]) -> None:
+    """So that L_image counts none of them more often than it occurs, as without mixtures."""
+    random = np.random.default_rng(0)
+    grades = random.choice(list(Severity), p=(0.9, 0.07, 0.03), size=1000)
+    drawn_rows = [replace(rows[0], severity=Severity(grade)) for grade in grades]
+    sampling = SeveritySampling(drawn_rows, 1.0)
+    partners, mass_3 = Partners(drawn_rows, sampling.rate_R), np.zeros(3)
+    for _ in range(30):
+        for number in sampling.epoch(random).row_R:
+            draw = draw_mix(int(number), partners, 1.0, 0.0, random)
+            assert draw is not None
+            weight = np.exp(-draw.log_rate) / sampling.rate_R[number]
+            mass_3[grades[number]] += weight * draw.share
+            mass_3[grades[draw.partner]] += weight * (1 - draw.share)
+    natural_3 = np.bincount(grades, minlength=3) / len(grades)
+    np.testing.assert_allclose(mass_3 / mass_3.sum(), natural_3, atol=0.01)
 
 
 def test_mixed_tiles_and_grades_are_those_of_a_pixel_by_pixel_sum(rows: list[SiteRow]) -> None:
@@ -74,7 +98,7 @@ def test_mixed_tiles_and_grades_are_those_of_a_pixel_by_pixel_sum(rows: list[Sit
     tiles_BT3hw, other_MT3hw = (torch.rand(count, 2, 3, 10, 8, generator=generator) for count in (4, 2))
     box = (0.25, 0.1, 0.8, 0.55)  # ends within pixels
     share = 1 - (box[2] - box[0]) * (box[3] - box[1])
-    draws = [None, MixDraw(5, 0.3, None), None, MixDraw(6, share, box)]
+    draws = [None, MixDraw(5, 0.3, None, 0.7), None, MixDraw(6, share, box, -0.4)]
     mixture = mixture_of(draws, rows)
     found = mix_tiles(tiles_BT3hw, other_MT3hw, mixture)
 
@@ -89,7 +113,9 @@ def test_mixed_tiles_and_grades_are_those_of_a_pixel_by_pixel_sum(rows: list[Sit
     assert 1 - covered.mean().item() == pytest.approx(share, abs=0.01)
 
     caption_B = torch.tensor([row.caption for row in rows[:4]])
-    grade_B3 = mix_targets(one_hot_targets(caption_B), mixture).grade_B3
+    targets = mix_targets(one_hot_targets(caption_B), mixture)
+    grade_B3 = targets.grade_B3
+    assert targets.partner_log_rate_B.tolist() == pytest.approx([0.0, 0.7, 0.0, -0.4])
     for index, draw in enumerate(draws):
         one = torch.eye(3)[caption_B[index] % 3]
         if draw is not None:

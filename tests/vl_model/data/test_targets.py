@@ -13,7 +13,7 @@ def test_smoothing_moves_mass_to_neighbouring_grades_only() -> None:
 
 
 def test_shares_are_at_the_captions_of_the_own_site() -> None:
-    targets = Targets(torch.tensor([4, 74]), torch.tensor([[0.2, 0.5, 0.3], [0.0, 0.4, 0.6]]))
+    targets = Targets(torch.tensor([4, 74]), torch.tensor([[0.2, 0.5, 0.3], [0.0, 0.4, 0.6]]), torch.zeros(2))
     expected_2K = torch.zeros(2, CAPTIONS)
     expected_2K[0, 3:6] = torch.tensor([0.2, 0.5, 0.3])
     expected_2K[1, 72:75] = torch.tensor([0.0, 0.4, 0.6])

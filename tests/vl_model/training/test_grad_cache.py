@@ -33,7 +33,9 @@ def write_gradient_of_pool(world: int, folder: Path) -> None:
     backward_through_pool(
         PARTS,
         embed,
-        lambda found: contrastive_loss(*found[:3], Targets(targets.caption_B[pool], targets.grade_B3[pool])),
+        lambda found: contrastive_loss(
+            *found[:3], Targets(targets.caption_B[pool], targets.grade_B3[pool], targets.partner_log_rate_B[pool])
+        ),
         lambda total: total.backward(),
         lambda is_last: nullcontext() if is_last else wrapped.no_sync(),
     )

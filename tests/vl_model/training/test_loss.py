@@ -34,10 +34,11 @@ def embeddings_and_captions(count: int = 12) -> tuple[torch.Tensor, torch.Tensor
 
 
 def mixed_targets(caption_N: torch.Tensor) -> Targets:
-    """Return targets in which every second image has shares of several severities."""
+    """Return targets in which every second image has shares of several severities, and another site mixed in."""
     grade_N3 = torch.randn(len(caption_N), 3, generator=torch.Generator().manual_seed(4)).double().softmax(dim=-1)
     grade_N3[::2] = one_hot_targets(caption_N).grade_B3[::2].double()
-    return Targets(caption_N, grade_N3)
+    log_rate_N = torch.where(torch.arange(len(caption_N)) % 2 == 1, torch.linspace(-1, 2, len(caption_N)), 0.0)
+    return Targets(caption_N, grade_N3, log_rate_N.double())
 
 
 def naive_terms(
@@ -97,7 +98,7 @@ def test_terms_equal_the_naive_formulas(merged: bool, smoothing: float, mixed: b
         log_ratio_K=log_ratio_K if resampled else None,
     )
     share_NK = targets.smoothed(smoothing).target_BK.double().numpy()
-    row = -log_ratio_K[caption_N].numpy()
+    row = -(log_ratio_K[caption_N] + targets.partner_log_rate_B * resampled).numpy()
     terms = naive_terms(image_ND.numpy(), text_KD.numpy(), 7.0, share_NK, merged, log_ratio_K.numpy(), row)
     assert [term.item() for term in (found.caption, found.severity, found.image)] == pytest.approx(terms, rel=1e-6)
     assert found.total.item() == pytest.approx(np.dot((0.7, 1.1, 0.3), terms), rel=1e-6)
@@ -171,7 +172,7 @@ def test_the_optimum_under_resampling_is_the_natural_posterior(power: float) -> 
             optimizer.zero_grad()
             loss = torch.zeros((), dtype=torch.double)
             for k in range(kind):
-                targets = Targets(torch.tensor([0]), (drawn[k] / drawn[k].sum())[None])
+                targets = Targets(torch.tensor([0]), (drawn[k] / drawn[k].sum())[None], torch.zeros(1))
                 # With the identity as text embeddings, the image embeddings are the logits.
                 terms = contrastive_loss(
                     logits[k : k + 1], torch.eye(CAPTIONS).double(), torch.tensor(1.0), targets, log_ratio_K=correction
