@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.conversion.pairs import folds_of, read_metadata
+from data_prep.conversion.pairs import folds_of, read_metadata, twins_of
+from data_prep.conversion.twin_studies import check_twins
 from data_prep.geometry import Array
 from data_prep.placement.atlas import Atlas, load_atlas
 from locator.files import LOCATOR, SCHEMA_VERSION, SHIPPED
@@ -40,7 +41,8 @@ class LearningSet:
 def read_learning_set(processed: Path, held_out_folds: Sequence[int]) -> LearningSet:
     """Read the marked studies of ``processed_data``, and learn the spine prior from those that are not held out.
 
-    Raises ValueError if there is nothing to learn from, and SettingError for a fold that the data set does not have.
+    Raises ValueError if there is nothing to learn from, and SettingError for a fold that the data set does not have, or
+    if a held-out study has the pixels of one to learn from.
     """
     metadata = read_metadata(processed)
     fold_of = folds_of(metadata)
@@ -50,6 +52,7 @@ def read_learning_set(processed: Path, held_out_folds: Sequence[int]) -> Learnin
             "held_out_folds",
             f"{sorted(unknown)}: the data set has no such folds; it has {sorted(set(fold_of.values()))}",
         )
+    check_twins(twins_of(metadata), fold_of, held_out_folds, "held_out_folds", str(sorted(held_out_folds)))
     training = tuple(study for study in studies if study.fold not in held_out_folds)
     held_out = tuple(study for study in studies if study.fold in held_out_folds)
     if not training:

@@ -6,7 +6,7 @@ placed.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -64,15 +64,8 @@ def complete_by_atlas(
     """
     if len(located) + len(known) == len(SITES):
         return dict(located)
-    placed = atlas.place(study, {**known, **located})
-    return {**{site: _at_most(position, level_confidence) for site, position in placed.items()}, **located}
-
-
-def _at_most(position: Position, level_confidence: float | None) -> Position:
-    own = position.level_confidence
-    if own is None or level_confidence is None:
-        return position
-    return replace(position, level_confidence=min(own, round(level_confidence, 4)))
+    largest = 1.0 if level_confidence is None else level_confidence
+    return {**atlas.place(study, {**known, **located}, largest), **located}
 
 
 def make_placer(locator: Path | None, atlas: Atlas | None, *, may_ship: bool = True) -> Placer:

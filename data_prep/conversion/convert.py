@@ -39,6 +39,7 @@ from data_prep.placement.regions import marked_positions
 from data_prep.placement.shipped_atlas import shipped_atlas
 from data_prep.sites import SITES, Severity
 from data_prep.studies.cohorts import Cohort
+from data_prep.studies.patients import studies_of_one_patient
 from data_prep.studies.studies import read_study
 
 #: Largest number of marked studies that the atlas is learned from: more would not improve its means.
@@ -251,12 +252,16 @@ def convert_cohort(
             )
         if atlas is not None:
             atlas.save(processed / "atlas.json")
-        fold_of = folds_of(cohort, folds, seed)
+        fold_of = folds_of(cohort, folds, seed, together := studies_together(cohort))
         notes = {
             "settings": settings or {},
             "hashes": {**cohort.hashes, "input": key},
             "atlas": atlas.fingerprint if atlas else None,
-            "folds": {"count": folds, "of_study": {str(study_id): fold for study_id, fold in fold_of.items()}},
+            "folds": {
+                "count": folds,
+                **({"of_one_patient": together} if together else {}),
+                "of_study": {str(study_id): fold for study_id, fold in fold_of.items()},
+            },
         }
         summary = merge_parts(cohort, processed, caption, fold_of, notes, geometry)
         clear_parts(processed)
@@ -312,10 +317,15 @@ def disk_full_estimated(
         raise DiskFull(message) from None
 
 
-def folds_of(cohort: Cohort, folds: int, seed: int) -> dict[int, int]:
-    """Return the fold of each study of a train split; empty for any other split."""
+def studies_together(cohort: Cohort) -> list[tuple[int, ...]]:
+    """Return the groups of studies of one patient, which have one fold; none outside the train split."""
+    return studies_of_one_patient(cohort.folders) if cohort.split == "train" else []
+
+
+def folds_of(cohort: Cohort, folds: int, seed: int, together: Sequence[tuple[int, ...]]) -> dict[int, int]:
+    """Return the fold of each study of a train split, empty for any other split; `together`: `studies_together`."""
     severities = {folder.study_id: folder.severities for folder in cohort.folders}
-    return assign_folds(severities, folds, seed) if cohort.split == "train" else {}
+    return assign_folds(severities, folds, seed, together) if cohort.split == "train" else {}
 
 
 def study_name(study_input: StudyInput) -> str:

@@ -1,6 +1,6 @@
 """Folds: the division of the studies, stratified over all 25 labels."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -8,7 +8,9 @@ from data_prep.sites import SITES, Severity, Site
 from workspace.setting_error import SettingError
 
 
-def assign_folds(severities: Mapping[int, Mapping[Site, Severity]], folds: int, seed: int) -> dict[int, int]:
+def assign_folds(
+    severities: Mapping[int, Mapping[Site, Severity]], folds: int, seed: int, together: Collection[Collection[int]] = ()
+) -> dict[int, int]:
     """Return the fold of each study, 0 to `folds` - 1, with each label's severities distributed evenly over folds.
 
     Iterative stratification (Sechidis, Tsoumakas & Vlahavas 2011, "On the stratification of multi-label
@@ -16,36 +18,45 @@ def assign_folds(severities: Mapping[int, Mapping[Site, Severity]], folds: int, 
     studies is assigned first. Each of its studies is assigned to the fold that lacks most studies of that
     class, then to the one that lacks most studies, then at random (`seed`). Studies without labels are
     assigned last. With fewer studies than folds, some folds are empty. Raises ValueError for fewer than two folds.
+
+    together: disjoint groups of studies, as those of one patient. The studies of a group have one fold: a group is
+    assigned as one study with the sum of their labels.
     """
     if folds < 2:
         raise SettingError("folds", f"{folds}: at least 2 are required")
-    study_ids = sorted(severities)
-    has_SC = np.zeros((len(study_ids), 3 * len(SITES)), dtype=bool)  # studies, classes
-    for row, study_id in enumerate(study_ids):
-        for site, severity in severities[study_id].items():
-            has_SC[row, 3 * SITES.index(site) + severity] = True
+    first_of = {study_id: min(group) for group in together for study_id in group}
+    unit_of = {study_id: first_of.get(study_id, study_id) for study_id in severities}
+    units = sorted(set(unit_of.values()))  # the groups and the other studies, by their first study
+    row_of = {unit: row for row, unit in enumerate(units)}
+    count_UC = np.zeros((len(units), 3 * len(SITES)), dtype=int)  # units, classes
+    size_U = np.zeros(len(units), dtype=int)
+    for study_id, labels in severities.items():
+        row = row_of[unit_of[study_id]]
+        size_U[row] += 1
+        for site, severity in labels.items():
+            count_UC[row, 3 * SITES.index(site) + severity] += 1
 
     random = np.random.default_rng(seed)
     # The numbers of studies that each fold still lacks, per class and in all.
-    lacking_FC = np.tile(has_SC.sum(axis=0) / folds, (folds, 1))
-    lacking_F = np.full(folds, len(study_ids) / folds)
-    fold_S = np.full(len(study_ids), -1)
+    lacking_FC = np.tile(count_UC.sum(axis=0) / folds, (folds, 1))
+    lacking_F = np.full(folds, len(severities) / folds)
+    fold_U = np.full(len(units), -1)
 
-    def assign(study: int, lacking_class_F: np.ndarray) -> None:
+    def assign(unit: int, lacking_class_F: np.ndarray) -> None:
         order = np.lexsort((random.random(folds), -lacking_F, -lacking_class_F))
         fold = order[0]
-        fold_S[study] = fold
-        lacking_FC[fold] -= has_SC[study]
-        lacking_F[fold] -= 1
+        fold_U[unit] = fold
+        lacking_FC[fold] -= count_UC[unit]
+        lacking_F[fold] -= size_U[unit]
 
     while True:
-        unassigned_S = fold_S < 0
-        left_C = has_SC[unassigned_S].sum(axis=0)
+        unassigned_U = fold_U < 0
+        left_C = count_UC[unassigned_U].sum(axis=0)
         if not left_C.any():
             break
-        rarest = int(np.argmin(np.where(left_C > 0, left_C, len(study_ids) + 1)))
-        for study in random.permutation(np.flatnonzero(unassigned_S & has_SC[:, rarest])):
-            assign(study, lacking_FC[:, rarest])
-    for study in random.permutation(np.flatnonzero(fold_S < 0)):
-        assign(study, np.zeros(folds))
-    return {study_id: int(fold) for study_id, fold in zip(study_ids, fold_S, strict=True)}
+        rarest = int(np.argmin(np.where(left_C > 0, left_C, len(severities) + 1)))
+        for unit in random.permutation(np.flatnonzero(unassigned_U & (count_UC[:, rarest] > 0))):
+            assign(unit, lacking_FC[:, rarest])
+    for unit in random.permutation(np.flatnonzero(fold_U < 0)):
+        assign(unit, np.zeros(folds))
+    return {study_id: int(fold_U[row_of[unit_of[study_id]]]) for study_id in sorted(severities)}

@@ -112,7 +112,7 @@ class Dataset:
     @property
     def twins(self) -> tuple[tuple[int, int], ...]:
         """Pairs of studies in different folds whose images are the same (`data_prep.conversion.twin_studies`)."""
-        return tuple((int(one), int(other)) for one, other in self.metadata.get("twins", ()))
+        return twins_of(self.metadata)
 
     @property
     def fold_of(self) -> dict[int, int]:
@@ -144,6 +144,11 @@ def read_dataset(processed: Path) -> Dataset:
 def folds_of(metadata: Mapping[str, Any]) -> dict[int, int]:
     """Return the fold of every converted study from the metadata of ``dataset.json``."""
     return {int(study_id): int(fold) for study_id, fold in metadata["folds"]["of_study"].items()}
+
+
+def twins_of(metadata: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
+    """Return the pairs of studies in different folds whose images are the same, from the metadata."""
+    return tuple((int(one), int(other)) for one, other in metadata.get("twins", ()))
 
 
 def read_metadata(processed: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The preparation of one split, as prepare_data.py runs it: a dry run, or a conversion unless it is up to date."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from data_prep.conversion.convert import (
     folds_of,
     input_key,
     read_inputs,
+    studies_together,
     summary_if_current,
 )
 from data_prep.conversion.crop_geometry import DEFAULT_CROPS, CropGeometry
@@ -19,6 +20,7 @@ from data_prep.conversion.crops import read_crop_geometry
 from data_prep.conversion.dry_run import check_cohort, describe, fault_table
 from data_prep.conversion.executors import Pool, open_pool
 from data_prep.conversion.merge import Caption, Summary
+from data_prep.conversion.pairs import read_metadata
 from data_prep.placement.atlas import Atlas, load_atlas
 from data_prep.placement.placer import Placer
 from data_prep.studies.cohorts import Cohort
@@ -65,9 +67,11 @@ def check_split(
         pool: the workers that read the images.
         geometry: the geometry of the crops.
     """
-    fold_of = folds_of(cohort, folds, seed)
+    together = studies_together(cohort)
+    fold_of = folds_of(cohort, folds, seed, together)
     findings = check_cohort(cohort, max_pixels=max_pixels, pool=pool, fold_of=fold_of)
     print(describe(cohort, findings, placer, geometry))
+    _print_patients(cohort.split, together)
     if findings.faults:
         print(f"\n{fault_table(findings.faults)}\n")
     return findings.slices > 0
@@ -147,9 +151,17 @@ def _learned_atlas(root: DataRoot) -> Atlas | None:
     return load_atlas(path) if path.is_file() else None
 
 
+def _print_patients(split: str, together: Sequence[Sequence[int]]) -> None:
+    """Print how many studies have one fold, because they are of one patient; nothing if there are none."""
+    if together:
+        patients = f"{len(together)} patient{'s' if len(together) > 1 else ''}"
+        print(f"{split}: {sum(map(len, together))} studies are of {patients}; those of one patient have one fold")
+
+
 def _print_summary(split: Split, processed: Path, summary: Summary) -> None:
     state = "is up to date" if summary.up_to_date else "written"
     print(f"{split}: {summary.studies} studies, {summary.slices} slices, {summary.pairs} pairs; {processed} {state}")
+    _print_patients(split, read_metadata(processed)["folds"].get("of_one_patient", ()))
     for kind, count in sorted(summary.faults.items(), key=lambda entry: -entry[1]):
         print(f"{split}: {count:6d} {kind}")
     if summary.faults:

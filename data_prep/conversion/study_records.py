@@ -42,7 +42,7 @@ SITES_CSV_COLUMNS = ("study_id", *SITE_COLUMNS, "x_mm", "y_mm", "z_mm", "source"
 """Columns of ``sites.csv``."""
 
 #: Version of the record's content and of the images: studies with a record of another version are converted again.
-RECORD_VERSION = 7
+RECORD_VERSION = 8
 
 
 @dataclass(frozen=True)

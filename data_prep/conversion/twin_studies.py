@@ -5,18 +5,21 @@ If the two are in different folds, a model that is trained on one knows the othe
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 
 from data_prep.faults import Fault, FaultKind
+from workspace.setting_error import SettingError
 
 #: So many images must be the same: a single one may be a page of text that the scanner writes into every study.
 SHARED_IMAGES = 3
 #: An image that is in more studies than this is such a page.
 _MOST_STUDIES = 20
+#: An error names so many pairs.
+_NAMED = 3
 
 
 def pixel_digest(grey: npt.NDArray[np.uint8]) -> str:
@@ -62,3 +65,27 @@ def twin_faults(twins: Mapping[tuple[int, int], int], fold_of: Mapping[int, int]
             )
             faults.append(Fault(study_id, None, str(study_id), FaultKind.TWIN_STUDY, "kept", message))
     return faults
+
+
+def check_twins(
+    twins: Collection[tuple[int, int]],
+    fold_of: Mapping[int, int],
+    held_out_folds: Collection[int],
+    setting: str,
+    value: str,
+) -> None:
+    """Raise SettingError, for this setting and its value, if a held-out study has the pixels of a study to train on."""
+    divided = [
+        sorted(pair, key=lambda study: fold_of[study] not in held_out_folds)
+        for pair in twins
+        if all(study in fold_of for study in pair) and len({fold_of[study] in held_out_folds for study in pair}) > 1
+    ]
+    if divided:
+        pairs = ", ".join(f"{held_out} those of {trained}" for held_out, trained in divided[:_NAMED])
+        more = ", ..." if len(divided) > _NAMED else ""
+        raise SettingError(
+            setting,
+            f"{value}: {len(divided)} held-out stud{'ies have' if len(divided) > 1 else 'y has'} the pixels of a study "
+            f"to train on (study {pairs}{more}; twin_study in faults.csv); remove one of the two from the tables and "
+            "the images and prepare again, or hold out the folds of both",
+        )

@@ -1,5 +1,6 @@
 """Read what tells whose image a file holds, from the start of its header alone."""
 
+import re
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +20,7 @@ _FRAMES, _ROWS = Tag(0x00280008), Tag(0x00280010)
 _TAGS: list[BaseTag | int] = [_PATIENT, _STUDY, _SERIES, _FRAMES, _ROWS]
 #: The tags up to Rows, which only images have, lie within this many bytes of almost every file.
 _START_BYTES = 1 << 14
+_SEPARATORS = re.compile(r"[\s._/-]")
 #: Extensions of files that are meant to be DICOM images, even if they cannot be read.
 _IMAGE_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 
@@ -34,6 +36,12 @@ class Identity:
     study_uid: str = field(default="", repr=False)
     series_uid: str = field(default="", repr=False)
     frames: int = 1
+
+    @property
+    def plain_patient(self) -> str:
+        """The PatientID, without what programs add to or leave out of one: separators, capitals, leading zeros."""
+        plain = _SEPARATORS.sub("", self.patient).casefold()
+        return plain.lstrip("0") or plain
 
 
 def read_identity(path: Path) -> Identity | None:

@@ -93,8 +93,13 @@ class Atlas:
     studies: int
     level_accuracy: float = field(default=LEVEL_ACCURACY, compare=False)
 
-    def place(self, study: Study, known: Mapping[Site, Position]) -> dict[Site, Position]:
-        """Return positions of the sites that are not in `known`; empty for a study without images with geometry."""
+    def place(
+        self, study: Study, known: Mapping[Site, Position], largest_confidence: float = 1.0
+    ) -> dict[Site, Position]:
+        """Return positions of the sites that are not in `known`; empty for a study without images with geometry.
+
+        Their level confidence is at most `largest_confidence`.
+        """
         known_N3 = points_of(known)
         pose = fit_pose(self.shape_N3, known_N3) if _fixes_pose(known_N3 + 0 * self.shape_N3) else None
         if pose is not None and pose.is_plausible:
@@ -108,6 +113,7 @@ class Atlas:
             pose, confidence = found
             confidence *= self._sacrum_factor(study, pose)
             error_mm = FOUND_ERROR_MM
+        confidence = min(confidence, largest_confidence)
         level_mm = pose.scale * self._level_mm
         expected_error_mm = round(float(np.sqrt(error_mm**2 + (1 - confidence) * level_mm**2)), 2)
         position_N3 = pose.apply(self.shape_N3)

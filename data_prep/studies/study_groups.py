@@ -16,7 +16,6 @@ The study folder of an image is the folder above its series folder, ``<study>/<s
 lies so deep, all folders are series of one study.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,8 +25,6 @@ from data_prep.dicom.identity import Identity
 from data_prep.faults import Action, FaultKind
 from data_prep.studies.evidence import differ_per_file
 from data_prep.studies.image_tree import ImageFolder, ImageTree
-
-_SEPARATORS = re.compile(r"[\s._/-]")
 
 
 @dataclass(frozen=True)
@@ -45,9 +42,7 @@ class FoundImage:
 
     @property
     def patient(self) -> str:
-        """The PatientID, without what programs add to or leave out of one: separators, capitals, leading zeros."""
-        plain = _SEPARATORS.sub("", self.identity.patient).casefold()
-        return plain.lstrip("0") or plain
+        return self.identity.plain_patient
 
     @property
     def stated_uid(self) -> str:

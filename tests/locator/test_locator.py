@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 import prepare_data
 import train_locator
 from benchmarks import locate
-from data_prep.conversion.pairs import read_metadata
+from data_prep.conversion.pairs import read_dataset, read_metadata
 from data_prep.geometry import Frame
 from data_prep.phantom import write_cohort
 from data_prep.placement.atlas import load_atlas
@@ -172,6 +172,21 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     for name, tensor in uninterrupted.items():
         np.testing.assert_array_equal(tensor, resumed[name], err_msg=name)
     shutil.rmtree(root.run("again"))
+
+
+def test_a_held_out_study_with_the_pixels_of_a_training_study_is_refused(root: DataRoot, tmp_path: Path) -> None:
+    processed = tmp_path / "processed_data"
+    pictures = shutil.ignore_patterns("locator_pictures", "images", "crops.npy")
+    shutil.copytree(root.processed("train"), processed, ignore=pictures)
+    metadata, fold_of = processed / "dataset.json", read_dataset(processed).fold_of
+    held_out, trained = (min(study for study, fold in fold_of.items() if fold == own) for own in (0, 1))
+    text = metadata.read_text()
+    metadata.write_text(
+        text.replace('"split": "train",', f'"split": "train",\n "twins": [[{trained}, {held_out}]],', 1)
+    )
+    with pytest.raises(ValueError, match=rf"held_out_folds \[0\]: 1 held-out study .*{held_out} those of {trained}"):
+        read_learning_set(processed, [0])
+    assert read_learning_set(processed, [0, 1]).held_out
 
 
 def test_two_processes_give_every_marked_landmark_the_same_weight(root: DataRoot, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 from data_prep.conversion.crop_geometry import CropGeometry
 from data_prep.conversion.crops import open_crops, read_crop_geometry
 from data_prep.conversion.pairs import Dataset, read_dataset
+from data_prep.conversion.twin_studies import check_twins
 from runs.random_streams import Stream, random_stream
 from vl_model.data.dropped_sites import DroppedSites, DropRequest
 from vl_model.data.site_rows import SiteRow, group_sites
-from vl_model.data.twin_studies import check_twins
 from workspace.setting_error import SettingError
 
 
@@ -65,7 +65,7 @@ def read_training_set(
         raise SettingError(
             "held_out_folds", f"{sorted(unknown)}: the data set has no such folds; it has {sorted(folds, key=str)}"
         )
-    check_twins(dataset, held_out_folds, "held_out_folds", str(sorted(held_out_folds)))
+    check_twins(dataset.twins, dataset.fold_of, held_out_folds, "held_out_folds", str(sorted(held_out_folds)))
     dropped = None if drop is None else drop.choose(labelled, held_out_folds, dataset.fingerprint)
     training = [row for row in labelled if row.fold not in held_out_folds]
     training = training if dropped is None else dropped.kept(training)

@@ -9,8 +9,8 @@ Nothing here imports torch, so that a leak is refused before that import, which 
 from pathlib import Path
 
 from data_prep.conversion.pairs import Dataset
+from data_prep.conversion.twin_studies import check_twins
 from runs.run_record import RUN_RECORD, RunRecord
-from vl_model.data.twin_studies import check_twins
 from vl_model.model.model_card import CARD
 from workspace.json_files import read_object
 from workspace.setting_error import SettingError
@@ -42,7 +42,7 @@ def check_held_out(run: Path, record: RunRecord, dataset: Dataset) -> None:
         )
     if (stated := card.get("held_out_folds")) is not None and sorted(stated) != folds:
         raise _refused(run, f"was trained with the folds {sorted(stated)} held out, but {RUN_RECORD} says {folds}")
-    check_twins(dataset, folds, "run", repr(run.name))
+    check_twins(dataset.twins, dataset.fold_of, folds, "run", repr(run.name))
 
 
 def _trained_studies(run: Path, card: dict[str, object], dataset: Dataset) -> set[int]:

@@ -69,7 +69,7 @@ def test_a_study_under_two_numbers_is_named(tmp_path: Path) -> None:
     said = "4 of its images are, pixel by pixel, also those of study 7, which is in fold"
     assert twins.keys() == {"7", "8"} and twins["8"] == f"{said} {folds[7]} (this one is in fold {folds[8]})"
     assert dataset.metadata["counts"]["faults"]["twin_study"] == 2
-    found = check_cohort(cohort, max_pixels=10_000, fold_of=folds_of(cohort, 4, 0)).faults
+    found = check_cohort(cohort, max_pixels=10_000, fold_of=folds_of(cohort, 4, 0, [])).faults
     assert {fault.study_id: fault.message for fault in found if fault.kind == "twin_study"} == {
         int(study): message for study, message in twins.items()
     }

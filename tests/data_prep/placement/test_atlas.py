@@ -9,7 +9,7 @@ import pytest
 
 from data_prep.geometry import Frame
 from data_prep.phantom import write_cohort
-from data_prep.placement.atlas import Example, example_of, learn_atlas, load_atlas
+from data_prep.placement.atlas import FOUND_ERROR_MM, Example, example_of, learn_atlas, load_atlas
 from data_prep.placement.pose import Pose, fit_pose
 from data_prep.placement.regions import Missing, Position, marked_positions, region
 from data_prep.placement.shipped_atlas import shipped_atlas
@@ -291,6 +291,12 @@ def test_the_atlas_says_how_certain_it_is(marked, atlas) -> None:  # type: ignor
         site: replace(position, source=Source.LOCATED, level_confidence=0.6) for site, position in some.items()
     }
     assert certainty(atlas, study, untrusted)[0] == 0.6
+    # A smaller confidence from elsewhere makes the expected error larger, too; a larger one changes nothing.
+    capped = {(p.level_confidence, p.expected_error_mm) for p in atlas.place(study, {}, 0.5).values()}
+    assert [confidence for confidence, _ in capped] == [0.5]
+    level_mm_2 = (by_images[1] ** 2 - FOUND_ERROR_MM**2) / (1 - by_images[0])
+    assert capped.pop()[1] == pytest.approx(np.sqrt(FOUND_ERROR_MM**2 + 0.5 * level_mm_2), abs=0.05)
+    assert atlas.place(study, {}, 0.999) == atlas.place(study, {})
 
 
 def _without_rows_below(study: Study, end_mm: float) -> Study:
