@@ -19,6 +19,8 @@ class Augmentation:
     """Vary the tiles at random in training: their position, angle, scale and grey values."""
     jitter_mm: NonNegativeNumber = 1.0  # a locator's own error, so that its positions are met in training
     """The standard deviation of the random shift of each tile, in millimetres along each axis."""
+    jitter_slice: Share = 0.0
+    """The probability that a tile is moved to the slice before or after its own, as a locator may choose it."""
     drop_view: Share = 0.1
     """The probability that a site that is shown in several views loses one of them, with all its tiles."""
     drop_tile: Share = 0.0

@@ -170,7 +170,9 @@ class TrainingBatches:
             for row, repeat in zip(draws.row_R, draws.repeat_R, strict=True)
         ]
         mask_BT = _drop_tiles(batch.mask_BT, rows, self.augmentation, generators)
-        batch = replace(batch, mask_BT=mask_BT, changes=draw_changes(self.augmentation, generators, self.tiles))
+        crops_BT3HW = _move_slices(batch.crops_BT3HW, self.augmentation.jitter_slice, generators)
+        changes = draw_changes(self.augmentation, generators, self.tiles)
+        batch = replace(batch, crops_BT3HW=crops_BT3HW, mask_BT=mask_BT, changes=changes)
         return self._mixed(batch, draws, self.augmentation, generators)
 
     def _mixed(
@@ -186,8 +188,10 @@ class TrainingBatches:
             return batch
         partners = [self.rows[mix.partner] for mix, _ in mixed]
         others = load_batch(partners, self.crops_R3HW, self.tiles, self.geometry)
-        changes = draw_changes(augmentation, [generator for _, generator in mixed], self.tiles)
-        return replace(batch, mixture=mixture_of(mixes, self.rows), others=replace(others, changes=changes))
+        drawing = [generator for _, generator in mixed]
+        crops_BT3HW = _move_slices(others.crops_BT3HW, augmentation.jitter_slice, drawing)
+        others = replace(others, crops_BT3HW=crops_BT3HW, changes=draw_changes(augmentation, drawing, self.tiles))
+        return replace(batch, mixture=mixture_of(mixes, self.rows), others=others)
 
 
 def training_loader(batches: TrainingBatches, start: int, stop: int, workers: int) -> Generator[Batch]:
@@ -206,6 +210,21 @@ def step_loader(
     with closing(load_in_order(batches, indices, workers, ahead=2 * parts, should_end=should_end)) as loaded:
         for _ in range(start, stop):
             yield [next(loaded) for _ in range(parts)]
+
+
+def _move_slices(crops_BT3HW: Tensor, probability: float, generators: list[np.random.Generator]) -> Tensor:
+    """Return the crops, some of them moved along their stack by one slice, either way.
+
+    What is beyond the three slices of a crop is not stored: the last of them is repeated, as at an end of a stack.
+    """
+    if not probability:
+        return crops_BT3HW
+    slices_BT3 = torch.arange(3).expand(*crops_BT3HW.shape[:2], 3).clone()
+    for b, generator in enumerate(generators):
+        draw_T = torch.from_numpy(generator.random(crops_BT3HW.shape[1]))
+        slices_BT3[b] += (draw_T < probability)[:, None] * torch.where(draw_T < probability / 2, -1, 1)[:, None]
+    index_BT3HW = slices_BT3.clamp(0, 2)[..., None, None].expand_as(crops_BT3HW)
+    return crops_BT3HW.gather(2, index_BT3HW)
 
 
 def _drop_tiles(
