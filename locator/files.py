@@ -6,12 +6,14 @@ This module imports neither torch nor the modules that read images, because ``tr
 import hashlib
 from pathlib import Path
 
+from runs import run_record
+from runs.run_record import wrong_kind
 from workspace.json_files import read_object
 from workspace.layout import DataRoot
 from workspace.setting_error import SettingError
 
 SCHEMA_VERSION = 1
-LOCATOR, WEIGHTS, ATLAS = "locator.json", "locator.safetensors", "atlas.json"
+LOCATOR, WEIGHTS, ATLAS = run_record.LOCATOR.file, "locator.safetensors", "atlas.json"
 #: The file of a base folder (``vl_model.towers.packaged_bases``) that holds both towers.
 BASE_WEIGHTS = "open_clip_model.safetensors"
 #: In the logs of a locator's run: the suspect marks of its held-out studies.
@@ -52,9 +54,10 @@ def find_locator(root: DataRoot, requested: str | None) -> Path | None:
     if requested == SHIPPED_LOCATOR:
         folder = SHIPPED
     elif requested is not None:
-        folder = root.run(requested, "locator") / "final"
+        run = root.run(requested, "locator")
+        folder = run / "final"
         if not (folder / LOCATOR).is_file():
-            raise SettingError(
+            raise wrong_kind("locator", run, run_record.LOCATOR) or SettingError(
                 "locator",
                 f"{requested!r}: {folder / LOCATOR} does not exist; "
                 f"run python train_locator.py --run {requested} to train one",

@@ -16,6 +16,19 @@ RUN_RECORD = "run.json"
 
 
 @dataclass(frozen=True)
+class RunKind:
+    """What a run makes: the file of ``final/`` that only such runs have, and the script that writes it."""
+
+    file: str
+    script: str
+    words: str
+
+
+MODEL = RunKind("site_model.json", "train_vl.py", "model")
+LOCATOR = RunKind("locator.json", "train_locator.py", "locator")
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """The record of a finished run.
 
@@ -53,21 +66,44 @@ def files_sha256(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def read_run_record(folder: Path) -> RunRecord:
+def kind_of(folder: Path) -> RunKind | None:
+    """Return what a run made; None if it is not finished."""
+    return next((kind for kind in (MODEL, LOCATOR) if (folder / "final" / kind.file).is_file()), None)
+
+
+def runs_there(runs: Path, kind: RunKind) -> str:
+    """Return in words which runs a folder has, without those that made something else; or what makes one."""
+    folders = [path for path in runs.glob("*") if path.is_dir() and path.name[0] != "."]
+    others = sorted(path.name for path in folders if kind_of(path) in (kind, None))
+    words = "runs" if kind is MODEL else f"{kind.words}s"
+    return f"the {words} there are {', '.join(others)}" if others else f"{kind.script} makes one"
+
+
+def wrong_kind(setting: str, folder: Path, kind: RunKind) -> SettingError | None:
+    """Return the error of a run that made something else than the kind; None if it did not."""
+    found = kind_of(folder)
+    if found in (kind, None):
+        return None
+    assert found is not None
+    there = runs_there(folder.parent, kind)
+    return SettingError(setting, f"{folder.name!r}: is a {found.words} of {found.script}, no {kind.words}; {there}")
+
+
+def read_run_record(folder: Path, kind: RunKind = MODEL) -> RunRecord:
     """Read ``run.json`` of a finished run.
 
-    Raises ValueError if the run does not exist, is not finished, or has a damaged record. That ``final/`` exists is not
-    enough: a run that is being trained again may still have its former one.
+    Raises ValueError if the run does not exist, is not finished, is of another kind, or has a damaged record. That
+    ``final/`` exists is not enough: a run that is being trained again may still have its former one.
     """
     name = folder.name
     if not folder.is_dir():
-        others = sorted(path.name for path in folder.parent.glob("*") if path.is_dir() and path.name[0] != ".")
-        remedy = f"the runs there are {', '.join(others)}" if others else "train_vl.py makes one"
-        raise SettingError("run", f"{name!r}: no such run in {folder.parent}; {remedy}")
+        raise SettingError("run", f"{name!r}: no such run in {folder.parent}; {runs_there(folder.parent, kind)}")
     if not (folder / "final").is_dir():
-        raise SettingError("run", f"{name!r}: {folder} has no final/ yet; train_vl.py writes it when training ends")
+        raise SettingError("run", f"{name!r}: {folder} has no final/ yet; {kind.script} writes it when training ends")
+    if (error := wrong_kind("run", folder, kind)) is not None:
+        raise error
     path = folder / RUN_RECORD
-    content = read_object(path, "train_vl.py")
+    content = read_object(path, kind.script)
     try:
         is_finished = content["finished"]
         folds = tuple(int(fold) for fold in content["held_out_folds"])
@@ -75,7 +111,7 @@ def read_run_record(folder: Path) -> RunRecord:
             folds, str(content["dataset_fingerprint"]), dict(content["settings"]), content.get("final_sha256")
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: is not the record of a run ({error!r}); train_vl.py writes it") from None
+        raise ValueError(f"{path}: is not the record of a run ({error!r}); {kind.script} writes it") from None
     if not is_finished:
         raise SettingError(
             "run",

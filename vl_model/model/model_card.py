@@ -6,8 +6,10 @@ It contains only what is known when training ends. How good the model is, is in 
 from collections.abc import Mapping
 from typing import Any
 
+from runs.run_record import MODEL
+
 #: The same content for programs, in the same folder.
-CARD = "site_model.json"
+CARD = MODEL.file
 
 #: How the name of a base in a local folder begins. With ``hf:``, only a path can begin with a slash.
 FOLDERS = ("local-dir:", "hf:/")
