@@ -203,17 +203,23 @@ def check_settings_of_files(settings: Settings) -> None:
     calibrates = bool(settings.calibration.calibrate)
     if settings.scoring.score and calibrates:
         raise SettingError("score", "and --calibrate: are two commands; calibrate first, then score what was written")
-    unused: list[tuple[str, object]] = [(name, getattr(settings, name)) for name in ("folds", "calibrators", "compare")]
+    of_runs = ("run", "base", "head", "folds", "calibrators", "compare", "located")
+    unused = [(name, getattr(settings, name), getattr(Settings, name)) for name in of_runs]
     if calibrates:
-        unused += [("json", settings.scoring.json), ("missing", settings.scoring.missing)]
-    for name, value in unused:
-        if value not in (None, ScoringSettings.missing):
+        unused += [
+            (name, getattr(settings.scoring, name), getattr(ScoringSettings, name)) for name in ("json", "missing")
+        ]
+    for name, value, default in unused:
+        if value != default:
             command = "--calibrate" if calibrates else "--score"
             raise SettingError(name, f"{value!r}: has no meaning with {command}; leave it out")
 
 
 def print_scores(scoring: ScoringSettings) -> None:
     """Score files of predictions. Raises ValueError if a file cannot be read or a setting is missing."""
+    for name, value in plain_settings(scoring).items():
+        if not scoring.score and value != getattr(ScoringSettings, name):
+            raise SettingError(name, f"{value!r}: is for scoring; give --score, files of predictions, and --truth")
     if not scoring.score or scoring.truth is None:
         raise ValueError("scoring requires both --score, files of predictions, and --truth, a table of true grades")
     from vl_model.report.score_text import score_text
@@ -247,6 +253,8 @@ def print_calibration(settings: Settings) -> None:
     named = home_expanded(calibration.apply, "apply") if calibration.apply else home_expanded(str(truth), "truth")
     for path in (output, calibrated_path(output), calibrator_path(output)):
         check_output("output", path, [*files, named])
+    if output.suffix != ".csv":  # two outputs that differ in it would share the names of the other files
+        raise SettingError("output", f"{calibration.output!r}: expected a file that ends in .csv")
     if calibration.apply is not None:
         lines = apply_to_files(named, files, output, normalise)
     else:

@@ -39,7 +39,7 @@ SHA256 = "sha256"
 #: Settings that may name files, and the digest of what they name: files with the same digest may lie elsewhere now.
 DIGESTS = {"model": "base_sha256", "pretrained": "base_sha256"}
 #: Settings that the plans of earlier versions lack, with the values that they had then.
-LATER_SETTINGS = {"crops": "64 mm at 0.5 mm per pixel", "view_mm": 48.0, "drop_tile": 0.0}
+LATER_SETTINGS = {"crops": "64 mm at 0.5 mm per pixel", "view_mm": 48.0, "drop_tile": 0.0, "jitter_slice": 0.0}
 
 
 class DamagedCheckpoint(ValueError):
@@ -207,10 +207,14 @@ def find_checkpoints(run: Path, requested: str | None) -> list[Path]:
     for folder in (home_expanded(requested, "resume_from_checkpoint"), run / requested):
         if (folder / STATE_FILE).is_file():
             return [folder]
-    raise SettingError(
-        "resume_from_checkpoint",
-        f"{requested!r}: contains no {STATE_FILE}; give 'latest' or a checkpoint-<step> folder",
-    )
+        if folder.is_dir():
+            raise SettingError(
+                "resume_from_checkpoint",
+                f"{requested!r}: contains no {STATE_FILE}; give 'latest' or a checkpoint-<step> folder",
+            )
+    names = [folder.name for _, folder in complete_checkpoints(run)]
+    there = f"has {', '.join(names)}" if names else "has no complete checkpoint"
+    raise SettingError("resume_from_checkpoint", f"{requested!r}: no such folder; the run {run.name!r} {there}")
 
 
 def complete_checkpoints(run: Path) -> list[tuple[int, Path]]:

@@ -27,7 +27,8 @@ def hold_run(run: Path) -> Iterator[None]:
     """Context manager: the first process locks the run's folder, so that no other training can write to it.
 
     The folder is made if it is missing, and removed again if it is empty at the end. Raises BlockingIOError if another
-    process has locked it, and PermissionError if this user may not write there.
+    process has locked it, and PermissionError if this user may not write there. An interruption is reported with how to
+    continue.
     """
     if own_rank() != 0:
         yield
@@ -37,10 +38,23 @@ def hold_run(run: Path) -> Iterator[None]:
     try:
         with locked(run / LOCK_FILE, "training this run"):
             yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_how_to_continue(run)) from None
     finally:
         for folder in (run, run.parent, run.parent.parent):
             with suppress(OSError):
                 folder.rmdir()
+
+
+def _how_to_continue(run: Path) -> str:
+    """Return in words how an interrupted training continues. Nothing here reads a checkpoint."""
+    if not any(path.name != LOCK_FILE for path in run.iterdir()):
+        return "nothing is written yet"
+    steps = [path.parent.name.rpartition("-")[2] for path in run.glob("checkpoint-*/state.json")]
+    newest = max((int(step) for step in steps if step.isdigit()), default=None)
+    if newest is None:
+        return "there is no checkpoint yet, so that it starts anew with --overwrite"
+    return f"with --resume_from_checkpoint latest, the same command continues from checkpoint-{newest}"
 
 
 def check_run(run: Path, overwrite: bool, resume_from_checkpoint: str | None) -> None:

@@ -231,6 +231,14 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     message = refused("--run", "frist", "--images", images, "--out", out)
     assert "the runs there are" in message and message.endswith("first, unevaluated")
     assert "no such folder" in refused("--run", "first", "--images", tmp_path / "none", "--out", out)
+    final = root / "train" / "checkpoints" / "a-locator" / "final"
+    save_untrained_locator(final)
+    try:
+        message = refused("--run", "a-locator", "--images", images, "--out", out)
+        assert "is a locator of train_locator.py, no model; the runs there are " in message
+        assert message.endswith("first, unevaluated")
+    finally:
+        shutil.rmtree(final.parent)
     assert "outside" in refused("--run", "first", "--images", images, "--out", images / "out")
     table = tmp_path / "none.csv"
     message = refused("--run", "first", "--images", images, "--out", out, "--series_descriptions", table)

@@ -167,6 +167,8 @@ def test_wrong_settings_are_refused_before_anything_is_written(
     assert "has no column 'condition'" in refused("--prevalence", wrong)
     assert "--time_budget" in refused("--time_budget", 0)
     assert "expected K/N with K from 1 to N" in refused("--share", "3/2")
+    message = refused("--share", "3/3")
+    assert "--share 3/3: no folder of " in message and "because there are 2; give at most 2 shares" in message
     assert "leave out --keep" in refused("--time_budget", 10, "--keep", "ward")
     out.mkdir()
     shutil.copy(wrong, out / "submission.csv")

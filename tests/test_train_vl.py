@@ -218,7 +218,11 @@ def test_too_few_held_out_studies_are_said_before_the_training(
         (["--mixed_precision", "fp16"], "--mixed_precision fp16: cannot be used on a CPU"),
         (["--resume_from_checkpoint", ""], "--resume_from_checkpoint '': is empty"),
         (["--export", ""], "--export '': is empty"),
-        (["--resume_from_checkpoint", "checkpoint-9"], "give 'latest' or a checkpoint-<step> folder"),
+        (
+            ["--resume_from_checkpoint", "checkpoint-9"],
+            "'checkpoint-9': no such folder; the run 'wrong' has no complete checkpoint",
+        ),
+        (["--resume_from_checkpoint", "tests"], "give 'latest' or a checkpoint-<step> folder"),
     ],
 )
 def test_wrong_input_is_one_line_and_writes_nothing(
@@ -240,6 +244,17 @@ def test_a_run_does_not_resume_with_another_base(
     write_tiny_base(base, seed=9)
     assert train("rebased", *arguments, "--resume_from_checkpoint", "latest") == 2
     assert "was written with base_sha256 = " in capsys.readouterr().err
+
+
+def test_a_run_does_not_resume_with_another_model(train: Train, tiny_base: str, capsys: pytest.CaptureFixture) -> None:
+    """Without its flags a run would resume with the default, which would be loaded before it is refused."""
+    short = ["--max_train_steps", "1", "--per_device_train_batch_size", "10"]
+    assert train("small", *short) == 0
+    assert train("small", *short, "--model", "ViT-B-16", "--resume_from_checkpoint", "latest") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"--model 'ViT-B-16': the run was trained on {tiny_base!r}" in error and "download" not in error
+    assert train("small", *short, "--resume_from_checkpoint", "checkpoint-7") == 2
+    assert "'checkpoint-7': no such folder; the run 'small' has checkpoint-1" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_plan_leaves_the_run_unchanged(

@@ -72,6 +72,7 @@ def check_split(
     findings = check_cohort(cohort, max_pixels=max_pixels, pool=pool, fold_of=fold_of)
     print(describe(cohort, findings, placer, geometry))
     _print_patients(cohort.split, together)
+    _print_ungraded(cohort)
     if findings.faults:
         print(f"\n{fault_table(findings.faults)}\n")
     return findings.slices > 0
@@ -134,6 +135,7 @@ def prepare_split(
             print(refusal)
             return False
     _print_summary(split, processed, summary)
+    _print_ungraded(cohort)
     return summary.slices > 0
 
 
@@ -156,6 +158,14 @@ def _print_patients(split: str, together: Sequence[Sequence[int]]) -> None:
     if together:
         patients = f"{len(together)} patient{'s' if len(together) > 1 else ''}"
         print(f"{split}: {sum(map(len, together))} studies are of {patients}; those of one patient have one fold")
+
+
+def _print_ungraded(cohort: Cohort) -> None:
+    """Print how many studies of the train split have no grade, as those that a cut-off train.csv lacks."""
+    ungraded = sum(not folder.severities for folder in cohort.folders)
+    if cohort.split == "train" and ungraded:
+        have = "has" if ungraded == 1 else "have"
+        print(f"train: {ungraded} of {len(cohort.folders)} studies {have} no grade in train.csv: no run trains on them")
 
 
 def _print_summary(split: Split, processed: Path, summary: Summary) -> None:

@@ -59,6 +59,8 @@ class Settings(RootSettings):
 
 def main() -> None:
     settings = read_settings(PROG, __doc__, Settings)
+    if Path(settings.out).suffix.lower() != ".png":
+        raise SettingError("out", f"{settings.out!r}: expected a file that ends in .png")
     processed = data_root(settings.root).processed(settings.split)
     study = read_study_regions(processed, settings.study)
     sheet = draw_sheet(study)

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from data_prep.faults import Action, Fault, FaultKind
 from data_prep.folders import Listing, fault_path, is_id, list_folder
-from data_prep.studies.image_tree import Share, read_image_tree
+from data_prep.studies.image_tree import Share, read_image_tree, share_of_folders
 from data_prep.studies.misplaced_series import misplaced_series
 from data_prep.studies.new_studies import find_new_studies
 from data_prep.studies.studies import StudyFolder
 from data_prep.studies.tables import Tables, read_description_table, read_test_tables, read_train_tables
 from workspace.layout import DataRoot, Split
+from workspace.setting_error import SettingError
 
 _NOT_IN_TABLE = "the image folder contains this study, but no table names it"
 
@@ -69,6 +70,13 @@ def folder_cohort(images: Path, descriptions: Path | None, share: Share | None =
         raise ValueError(f"{images}: no such folder; it should hold DICOM files")
     images = images.resolve()
     tree = read_image_tree(images, share)
+    if not tree.folders and share is not None and (count := len(share_of_folders(images, Share()))):
+        if not share_of_folders(images, share):
+            raise SettingError(
+                "share",
+                f"{share.number + 1}/{share.count}: no folder of {images} is in this share, because there are {count}; "
+                f"give at most {count} shares",
+            )
     if not tree.folders:
         raise ValueError(f"{images}: holds no study: no file below it is a DICOM image")
     found, root = find_new_studies(tree), images
@@ -94,7 +102,11 @@ def folder_cohort(images: Path, descriptions: Path | None, share: Share | None =
         study_id: "; ".join(fault_path(folder, root) for folder in study.folders)
         for study_id, study in sorted(found.studies.items())
     }
-    return Cohort("new", tuple(folders), tuple(folder_names), tuple(faults), tables.hashes, folder_names, found.layout)
+    layout = found.layout
+    if descriptions is not None and (strange := folder_names.keys() - set(tables.study_ids)):
+        described = len(folder_names) - len(strange)
+        layout += f"; {descriptions.name} describes {described or 'none'} of them"
+    return Cohort("new", tuple(folders), tuple(folder_names), tuple(faults), tables.hashes, folder_names, layout)
 
 
 @dataclass

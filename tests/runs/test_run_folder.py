@@ -21,6 +21,23 @@ def test_a_run_is_locked_by_one_process(tmp_path: Path) -> None:
     assert [path.name for path in run.iterdir()] == ["run.json"]
 
 
+def test_an_interruption_says_how_to_continue(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def interrupted() -> str:
+        with pytest.raises(KeyboardInterrupt) as error, hold_run(run):
+            raise KeyboardInterrupt
+        return str(error.value)
+
+    assert interrupted() == "nothing is written yet" and not run.exists()
+    (run / "checkpoint-9").mkdir(parents=True)
+    assert "starts anew with --overwrite" in interrupted()  # that one is not complete
+    for step in (3, 20):
+        (run / f"checkpoint-{step}").mkdir()
+        (run / f"checkpoint-{step}" / "state.json").touch()
+    assert interrupted() == "with --resume_from_checkpoint latest, the same command continues from checkpoint-20"
+
+
 def test_only_the_first_process_takes_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with hold_run(tmp_path / "run"):
         monkeypatch.setenv("RANK", "1")  # alone it is left over from a job: this process is the first

@@ -74,11 +74,18 @@ def apply_to_files(saved: Path, paths: Sequence[Path], output: Path, normalise: 
         if calibrator.slope_KF_.shape[1] != len(expected):
             raise ValueError(f"{calibrator.slope_KF_.shape[1]} slopes for {len(expected)} files")
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{saved}: not a calibrator ({error}); run eval_vl.py --calibrate again") from None
+        reason = f"no entry {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{saved}: not a calibrator ({reason}); run eval_vl.py --calibrate again") from None
     if len(paths) != len(expected):
         raise ValueError(
             f"{saved}: was fitted on {len(expected)} file{'s' if len(expected) > 1 else ''} ({', '.join(expected)}), "
             f"but {len(paths)} are given; give the predictions of the same models in the same order"
+        )
+    names, their_names = [path.name for path in paths], [Path(name).name for name in expected]
+    if names != their_names and sorted(names) == sorted(their_names):
+        raise ValueError(
+            f"{saved}: was fitted on {', '.join(their_names)} in this order, but the files given are "
+            f"{', '.join(names)}; give them in the same order"
         )
     files = blended_files([read_prediction_table(path, normalise) for path in paths], site_table([]))
     prob_N3 = prior.predict_proba(files.table)
@@ -87,6 +94,7 @@ def apply_to_files(saved: Path, paths: Sequence[Path], output: Path, normalise: 
     _write_probabilities(output, files, prob_N3, calibrator.metric_optimal(prob_N3, files.table))
     return [
         *_counts(files, paths),
+        *(f"as {theirs:12s} {own}" for own, theirs in zip(names, their_names, strict=True) if own != theirs),
         *_as_given(calibrator, files),
         f"metric-optimal  {output}",
         f"calibrated      {calibrated_path(output)}",

@@ -72,6 +72,10 @@ def read_prediction_table(path: Path, normalise: bool = False) -> PredictionTabl
                 try:
                     check_cells(cells)
                     key, values = identify(cells), _probabilities([cells[grade] for grade in GRADES], normalise)
+                    if key in rows and {"head", "kind"} <= cells.keys():
+                        raise ValueError(
+                            "appears with several heads and kinds (of predictions.csv): keep the rows of one of each"
+                        )
                     if key in rows:
                         raise ValueError(f"appears twice, first in line {line_of[key]}")
                 except ValueError as error:

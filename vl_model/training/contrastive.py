@@ -83,9 +83,16 @@ def base_of_run(model: ModelSettings, base: str | None, run: Path, resume_from_c
         if resume_from_checkpoint is None:
             raise SettingError("base", f"{base!r}: is for a run that is resumed or exported; a new run has its --model")
         return place_named(model, base)
+    checkpoints = find_checkpoints(run, resume_from_checkpoint)
+    trained = planned(checkpoints, "model") if checkpoints else None
+    if trained is not None and trained != model.model and not ("/" in trained and "/" in model.model):
+        raise SettingError(
+            "model",
+            f"{model.model!r}: the run was trained on {trained!r}; give its flags or its --config again, or start "
+            "another run",
+        )
     if is_there(model):
         return model
-    checkpoints = find_checkpoints(run, resume_from_checkpoint)
     return find_base(model, planned(checkpoints, "base_sha256"), run / "final") if checkpoints else model
 
 

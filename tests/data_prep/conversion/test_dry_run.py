@@ -49,6 +49,20 @@ def run(monkeypatch: pytest.MonkeyPatch, root: DataRoot, *flags: str) -> int:
     return left.value.code
 
 
+def test_studies_without_grades_are_told(
+    root: DataRoot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A train.csv that was cut off while it was copied lacks whole studies."""
+    told = "train: 1 of 1 studies has no grade in train.csv: no run trains on them"
+    for flags in (["--check"], []):
+        assert run(monkeypatch, root, "--split", "train", *flags) == 0
+        assert told in capsys.readouterr().out.splitlines()
+    table = root.dataset / "train.csv"
+    table.write_text(table.read_text().replace("\n7\n", "\n7,Severe\n"))
+    assert run(monkeypatch, root, "--split", "train", "--check") == 0
+    assert "no grade" not in capsys.readouterr().out
+
+
 def test_studies_series_and_slices_are_counted(root: DataRoot) -> None:
     cohort = split_cohort(root, "train")
     findings = check_cohort(cohort, max_pixels=10_000)

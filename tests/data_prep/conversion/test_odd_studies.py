@@ -16,6 +16,7 @@ from data_prep.placement.shipped_atlas import shipped_atlas
 from data_prep.sites import SITES
 from locator.locator import Locator
 from locator.network import new_network
+from locator.saved_locator import save_locator
 from locator.spine_prior import SpinePrior
 from tests.locator.test_locator import run_script
 from workspace.layout import DataRoot
@@ -146,7 +147,7 @@ def save_untrained_locator(folder: Path) -> None:
     torch.manual_seed(0)
     atlas = shipped_atlas()
     prior = SpinePrior(atlas.shape_N3, 9.0 * np.eye(3 * len(SITES)), 2)
-    Locator(new_network(), prior, atlas).save(folder, {})
+    save_locator(Locator(new_network(), prior, atlas), folder, {})
 
 
 def positions(rows: list[dict[str, str]]) -> np.ndarray:

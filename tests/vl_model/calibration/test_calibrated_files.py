@@ -134,7 +134,8 @@ def test_wrong_input_is_one_line(
     again = ["--calibrate", str(tmp_path / "h-calibrated.csv"), "--truth", str(truth)]
     assert "h-calibrated.csv': would replace" in refused(*again, "--output", str(tmp_path / "h.csv"))
     assert "is a folder" in refused(*command, "--output", str(tmp_path))
-    for flag, value in (("--json", "x.json"), ("--missing", "constant"), ("--calibrators", "lora")):
+    assert "expected a file that ends in .csv" in refused(*command, "--output", str(tmp_path / "o"))
+    for flag, value in (("--json", "x.json"), ("--missing", "constant"), ("--calibrators", "lora"), ("--run", "lora")):
         assert f"{flag} '{value}': has no meaning with --calibrate" in refused(*command, *output, flag, value)
     with pytest.raises(ValueError, match="would replace"):
         check_output("output", given.parent / "." / "g.csv", [given])
@@ -144,6 +145,16 @@ def test_wrong_input_is_one_line(
     saved = tmp_path / "two-out-calibrator.json"
     message = refused("--calibrate", str(given), str(two), "--apply", str(saved), *output)
     assert "was fitted on 1 file (two.csv), but 2 are given" in message
+    both = write_predictions(tmp_path / "both.csv", drawn, drawn.log_head_N3)
+    calibrate_files([given, both], truth, tmp_path / "pair.csv")
+    saved_pair = ["--apply", str(tmp_path / "pair-calibrator.json"), *output]
+    message = refused("--calibrate", str(both), str(given), *saved_pair)
+    assert "was fitted on g.csv, both.csv in this order, but the files given are both.csv, g.csv" in message
+    # Files of other names are taken in their order, which is printed.
+    assert run_here(eval_vl, ["--calibrate", str(two), str(both), *saved_pair], monkeypatch) == 0
+    printed = capsys.readouterr().out
+    assert "as g.csv        two.csv\n" in printed and "as both.csv" not in printed
+    (tmp_path / "o.csv").unlink()
     text, apply = saved.read_text(), ["--calibrate", str(given), "--apply", str(saved), *output]
     content = json.loads(text)
     parts = content["calibrator"]
