@@ -217,11 +217,12 @@ def check_settings_of_files(settings: Settings) -> None:
 
 def print_scores(scoring: ScoringSettings) -> None:
     """Score files of predictions. Raises ValueError if a file cannot be read or a setting is missing."""
-    for name, value in plain_settings(scoring).items():
-        if not scoring.score and value != getattr(ScoringSettings, name):
-            raise SettingError(name, f"{value!r}: is for scoring; give --score, files of predictions, and --truth")
     if not scoring.score or scoring.truth is None:
-        raise ValueError("scoring requires both --score, files of predictions, and --truth, a table of true grades")
+        wrong = "scoring requires both --score, files of predictions, and --truth, a table of true grades"
+        for name, value in plain_settings(scoring).items():
+            if not scoring.score and value and value != getattr(ScoringSettings, name):
+                raise SettingError(name, f"{value!r}: {wrong}")
+        raise ValueError(wrong)
     from vl_model.report.score_text import score_text
     from vl_model.scoring.score_sheet import score_files, write_score_sheet
     from workspace.json_files import plain

@@ -70,14 +70,9 @@ def folder_cohort(images: Path, descriptions: Path | None, share: Share | None =
         raise ValueError(f"{images}: no such folder; it should hold DICOM files")
     images = images.resolve()
     tree = read_image_tree(images, share)
-    if not tree.folders and share is not None and (count := len(share_of_folders(images, Share()))):
-        if not share_of_folders(images, share):
-            raise SettingError(
-                "share",
-                f"{share.number + 1}/{share.count}: no folder of {images} is in this share, because there are {count}; "
-                f"give at most {count} shares",
-            )
     if not tree.folders:
+        if share is not None:
+            _check_share(images, share)
         raise ValueError(f"{images}: holds no study: no file below it is a DICOM image")
     found, root = find_new_studies(tree), images
     if any(images in study.folders for study in found.studies.values()):  # it is itself a study
@@ -107,6 +102,17 @@ def folder_cohort(images: Path, descriptions: Path | None, share: Share | None =
         described = len(folder_names) - len(strange)
         layout += f"; {descriptions.name} describes {described or 'none'} of them"
     return Cohort("new", tuple(folders), tuple(folder_names), tuple(faults), tables.hashes, folder_names, layout)
+
+
+def _check_share(images: Path, share: Share) -> None:
+    """Raise SettingError if there are fewer folders than shares, so that this one has none."""
+    count = len(share_of_folders(images, Share()))
+    if count and not share_of_folders(images, share):
+        raise SettingError(
+            "share",
+            f"{share.number + 1}/{share.count}: no folder of {images} is in this share, because there are {count}; "
+            f"give at most {count} shares",
+        )
 
 
 @dataclass
