@@ -32,6 +32,27 @@ def crops(tiny_root: Path) -> np.ndarray:
     return open_crops(tiny_root / "train" / "processed_data")
 
 
+def test_tiles_are_moved_to_a_neighbouring_slice(rows: list[SiteRow], crops: np.ndarray) -> None:
+    """Half of them either way, each tile for itself; beyond the stored slices the last one is repeated."""
+    still = {"drop_view": 0.0, "jitter_mm": 0.0}
+    plain, moved, sometimes = (
+        TrainingBatches(rows, crops, 20, 5, Augmentation(**still, jitter_slice=share)) for share in (0.0, 1.0, 0.3)
+    )
+    counts = Counter[str]()
+    for index in range(min(4, plain.batches_per_epoch)):
+        own_BT3HW, mask_BT = plain[index].crops_BT3HW, plain[index].mask_BT
+        kinds = {"before": own_BT3HW[:, :, [0, 0, 1]], "after": own_BT3HW[:, :, [1, 2, 2]], "own": own_BT3HW}
+        for share, batches in (("all", moved), ("some", sometimes)):
+            found_BT3HW = batches[index].crops_BT3HW
+            for b, t in mask_BT.nonzero().tolist():
+                [kind] = [kind for kind, crops in kinds.items() if torch.equal(found_BT3HW[b, t], crops[b, t])]
+                counts[f"{share} {kind}"] += 1
+    total = counts["all before"] + counts["all after"]
+    assert counts["all own"] == 0 and total > 100
+    assert counts["all before"] / total == pytest.approx(0.5, abs=0.15)
+    assert counts["some own"] / total == pytest.approx(0.7, abs=0.12)
+
+
 def batches_of(rows: list[SiteRow], crops: np.ndarray, process: int = 0, processes: int = 1) -> TrainingBatches:
     return TrainingBatches(rows, crops, 12 // processes, 5, Augmentation(), process, processes)
 
