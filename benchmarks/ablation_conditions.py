@@ -106,6 +106,7 @@ ONE_VIEW_CONDITIONS = (
     _one_view("severity sampling 0.5", severity_sampling=0.5),
     _augmented("no jitter", jitter_mm=0.0),
     _augmented("jitter 2 mm", jitter_mm=2.0),
+    _augmented("neighbouring slices 0.4", jitter_slice=0.4),
     _one_view("right sides not mirrored", is_mirrored=False),
     _one_view("mirrored captions merged", loss=LossSettings(merge_mirrored=True)),
     _one_view("learning rate 2e-4", learning_rate=2e-4),
