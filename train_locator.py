@@ -120,9 +120,9 @@ def show(root: DataRoot, run: str, count: int) -> None:
     from locator.learning_set import read_learning_set
     from locator.saved_locator import load_locator
     from locator.sheet import locate_studies, write_sheets
-    from runs.run_record import LOCATOR, read_run_record
+    from runs.run_record import LOCATOR_RUN, read_run_record
 
-    record = read_run_record(root.run(run), LOCATOR)
+    record = read_run_record(root.run(run), LOCATOR_RUN)
     studies = read_learning_set(root.processed("train"), record.held_out_folds)
     if studies.fingerprint != record.dataset_fingerprint:
         raise ValueError(

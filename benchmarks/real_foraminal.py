@@ -94,9 +94,9 @@ def main() -> None:
     if len(others) < len(settings.others):
         raise SettingError("others", f"{', '.join(settings.others)}: two files have the same name")
     for name in settings.other_runs:
-        if name in others or name == settings.run:
+        if name in others or name == settings.run or settings.other_runs.count(name) > 1:
             raise SettingError("other_runs", f"{name!r}: names two predictions; give one of them another name")
-        others[name] = probe_by_site(root, name, settings.fold)
+    others |= {name: probe_by_site(root, name, settings.fold) for name in settings.other_runs}
     head = [settings.data, *machine_lines("torch", "open_clip_torch", "scikit-learn")]
     seconds = run_stages(root, settings.run, training, settings.processes, settings.fold)
 
@@ -149,7 +149,7 @@ def training_words(flags: str) -> list[str]:
 
 def probe_by_site(root: DataRoot, run: str, fold: int) -> Submitted:
     """Return the metric-optimal probabilities of another run's linear probe. Raises SettingError if it has none."""
-    trained = run_fingerprint(root, run, fold)
+    trained = run_fingerprint(root, run, fold, "other_runs")
     if trained is None or evaluated_fingerprint(root, run) != trained:
         raise SettingError("other_runs", f"{run!r}: has not been trained and evaluated; run the benchmark for it first")
     table, prob_N3 = read_predictions(root.logs(run) / "predictions.csv")["linear_probe", "metric_optimal"]
@@ -184,7 +184,7 @@ def dataset_fingerprint(root: DataRoot) -> str | None:
     return read_dataset(processed).fingerprint if (processed / "dataset.json").is_file() else None
 
 
-def run_fingerprint(root: DataRoot, run: str, fold: int) -> dict[str, str] | None:
+def run_fingerprint(root: DataRoot, run: str, fold: int, setting: str = "run") -> dict[str, str] | None:
     """Return the fingerprint of a finished run and the data set; None if its training has not ended.
 
     Raises ValueError if it was trained on another data set, or with another held-out fold.
@@ -193,7 +193,7 @@ def run_fingerprint(root: DataRoot, run: str, fold: int) -> dict[str, str] | Non
         return None
     record, dataset = read_run_record(root.run(run)), dataset_fingerprint(root)
     if record.dataset_fingerprint != dataset or record.held_out_folds != (fold,):
-        raise SettingError("run", f"{run!r}: was trained on other data or held out another fold; give another name")
+        raise SettingError(setting, f"{run!r}: was trained on other data or held out another fold; give another name")
     return fingerprint(root.run(run) / "final", record.dataset_fingerprint)
 
 

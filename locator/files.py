@@ -6,14 +6,13 @@ This module imports neither torch nor the modules that read images, because ``tr
 import hashlib
 from pathlib import Path
 
-from runs import run_record
-from runs.run_record import wrong_kind
+from runs.run_record import LOCATOR_RUN, wrong_kind
 from workspace.json_files import read_object
 from workspace.layout import DataRoot
 from workspace.setting_error import SettingError
 
 SCHEMA_VERSION = 1
-LOCATOR, WEIGHTS, ATLAS = run_record.LOCATOR.file, "locator.safetensors", "atlas.json"
+LOCATOR, WEIGHTS, ATLAS = LOCATOR_RUN.file, "locator.safetensors", "atlas.json"
 #: The file of a base folder (``vl_model.towers.packaged_bases``) that holds both towers.
 BASE_WEIGHTS = "open_clip_model.safetensors"
 #: In the logs of a locator's run: the suspect marks of its held-out studies.
@@ -57,7 +56,7 @@ def find_locator(root: DataRoot, requested: str | None) -> Path | None:
         run = root.run(requested, "locator")
         folder = run / "final"
         if not (folder / LOCATOR).is_file():
-            raise wrong_kind("locator", run, run_record.LOCATOR) or SettingError(
+            raise wrong_kind("locator", run, LOCATOR_RUN) or SettingError(
                 "locator",
                 f"{requested!r}: {folder / LOCATOR} does not exist; "
                 f"run python train_locator.py --run {requested} to train one",

@@ -52,7 +52,8 @@ def read_learning_set(processed: Path, held_out_folds: Sequence[int]) -> Learnin
             "held_out_folds",
             f"{sorted(unknown)}: the data set has no such folds; it has {sorted(set(fold_of.values()))}",
         )
-    check_twins(twins_of(metadata), fold_of, held_out_folds, "held_out_folds", str(sorted(held_out_folds)))
+    marked = {study.study_id: study.fold for study in studies}
+    check_twins(twins_of(metadata), marked, held_out_folds, "held_out_folds", str(sorted(held_out_folds)))
     training = tuple(study for study in studies if study.fold not in held_out_folds)
     held_out = tuple(study for study in studies if study.fold in held_out_folds)
     if not training:

@@ -204,14 +204,15 @@ def find_checkpoints(run: Path, requested: str | None) -> list[Path]:
         return []
     if requested == "latest":
         return [folder for _, folder in reversed(complete_checkpoints(run))]
-    for folder in (home_expanded(requested, "resume_from_checkpoint"), run / requested):
+    places = (home_expanded(requested, "resume_from_checkpoint"), run / requested)
+    for folder in places:
         if (folder / STATE_FILE).is_file():
             return [folder]
-        if folder.is_dir():
-            raise SettingError(
-                "resume_from_checkpoint",
-                f"{requested!r}: contains no {STATE_FILE}; give 'latest' or a checkpoint-<step> folder",
-            )
+    if any(folder.is_dir() for folder in places):
+        raise SettingError(
+            "resume_from_checkpoint",
+            f"{requested!r}: contains no {STATE_FILE}; give 'latest' or a checkpoint-<step> folder",
+        )
     names = [folder.name for _, folder in complete_checkpoints(run)]
     there = f"has {', '.join(names)}" if names else "has no complete checkpoint"
     raise SettingError("resume_from_checkpoint", f"{requested!r}: no such folder; the run {run.name!r} {there}")

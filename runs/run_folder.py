@@ -48,13 +48,13 @@ def hold_run(run: Path) -> Iterator[None]:
 
 def _how_to_continue(run: Path) -> str:
     """Return in words how an interrupted training continues. Nothing here reads a checkpoint."""
-    if not any(path.name != LOCK_FILE for path in run.iterdir()):
-        return "nothing is written yet"
-    steps = [path.parent.name.rpartition("-")[2] for path in run.glob("checkpoint-*/state.json")]
-    newest = max((int(step) for step in steps if step.isdigit()), default=None)
-    if newest is None:
-        return "there is no checkpoint yet, so that it starts anew with --overwrite"
-    return f"with --resume_from_checkpoint latest, the same command continues from checkpoint-{newest}"
+    with suppress(OSError):
+        steps = [path.parent.name.rpartition("-")[2] for path in run.glob("checkpoint-*/state.json")]
+        if numbers := [int(step) for step in steps if step.isdigit()]:
+            return f"--resume_from_checkpoint latest continues from checkpoint-{max(numbers)}"
+        if any(path.name not in (LOCK_FILE, STOP_FILE) for path in run.iterdir()):
+            return "there is no checkpoint yet; --overwrite starts it anew"
+    return "nothing is written yet"
 
 
 def check_run(run: Path, overwrite: bool, resume_from_checkpoint: str | None) -> None:

@@ -24,8 +24,8 @@ class RunKind:
     words: str
 
 
-MODEL = RunKind("site_model.json", "train_vl.py", "model")
-LOCATOR = RunKind("locator.json", "train_locator.py", "locator")
+MODEL_RUN = RunKind("site_model.json", "train_vl.py", "model")
+LOCATOR_RUN = RunKind("locator.json", "train_locator.py", "locator")
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,14 @@ def files_sha256(paths: Iterable[Path]) -> str:
 
 def kind_of(folder: Path) -> RunKind | None:
     """Return what a run made; None if it is not finished."""
-    return next((kind for kind in (MODEL, LOCATOR) if (folder / "final" / kind.file).is_file()), None)
+    return next((kind for kind in (MODEL_RUN, LOCATOR_RUN) if (folder / "final" / kind.file).is_file()), None)
 
 
 def runs_there(runs: Path, kind: RunKind) -> str:
     """Return in words which runs a folder has, without those that made something else; or what makes one."""
     folders = [path for path in runs.glob("*") if path.is_dir() and path.name[0] != "."]
     others = sorted(path.name for path in folders if kind_of(path) in (kind, None))
-    words = "runs" if kind is MODEL else f"{kind.words}s"
+    words = "runs" if kind is MODEL_RUN else f"{kind.words}s"
     return f"the {words} there are {', '.join(others)}" if others else f"{kind.script} makes one"
 
 
@@ -89,7 +89,7 @@ def wrong_kind(setting: str, folder: Path, kind: RunKind) -> SettingError | None
     return SettingError(setting, f"{folder.name!r}: is a {found.words} of {found.script}, no {kind.words}; {there}")
 
 
-def read_run_record(folder: Path, kind: RunKind = MODEL) -> RunRecord:
+def read_run_record(folder: Path, kind: RunKind = MODEL_RUN) -> RunRecord:
     """Read ``run.json`` of a finished run.
 
     Raises ValueError if the run does not exist, is not finished, is of another kind, or has a damaged record. That

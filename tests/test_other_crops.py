@@ -125,13 +125,13 @@ def test_a_training_does_not_resume_on_other_crops(
 
 
 def test_a_checkpoint_without_the_later_settings_is_resumed(train: Train, tiny_root: Path) -> None:
-    """Earlier versions wrote no crops, view_mm or drop_tile into a checkpoint's plan."""
+    """Earlier versions wrote no crops, view_mm, drop_tile or jitter_slice into a checkpoint's plan."""
     steps = ("--max_train_steps", "2", "--checkpointing_steps", "1", "--per_device_train_batch_size", "10")
     assert train("before", *steps) == 0
     run = tiny_root / "train" / "checkpoints" / "before"
     state = run / "checkpoint-1" / "state.json"
     content = json.loads(state.read_text())
-    for name in ("crops", "view_mm", "drop_tile"):
+    for name in ("crops", "view_mm", "drop_tile", "jitter_slice"):
         del content["plan"][name]
     state.write_text(json.dumps(content))
     assert train("before", *steps, "--resume_from_checkpoint", "checkpoint-1") == 0

@@ -16,35 +16,35 @@ MOST_EXAMINATIONS = 10
 
 
 def studies_of_one_patient(folders: Iterable[StudyFolder]) -> list[tuple[int, ...]]:
-    """Return the sets of two or more studies that are of one patient, sorted, by one file of each study.
+    """Return the sets of two or more studies that are of one patient, sorted, by one file of each series.
 
     Those with one PatientID or one StudyInstanceUID are of one patient, unless it is a constant: of more than half of
-    the studies, if there are more than two, or of more than `MOST_EXAMINATIONS`.
+    the studies, if there are more than two, or of more than `MOST_EXAMINATIONS`. A study with the series of several
+    patients is of all of them: to join too many studies does no harm.
     """
-    identities = {folder.study_id: _identity(folder) for folder in folders}
-    patients = {study_id: one.plain_patient for study_id, one in identities.items()}
-    uids = {study_id: one.study_uid for study_id, one in identities.items()}
+    identities = {folder.study_id: _identities(folder) for folder in folders}
+    patients = {study_id: {one.plain_patient for one in found} for study_id, found in identities.items()}
+    uids = {study_id: {one.study_uid for one in found} for study_id, found in identities.items()}
     return _joined([*_sharing(patients), *_sharing(uids)])
 
 
-def _identity(folder: StudyFolder) -> Identity:
-    """Return the identity of the first image that names a patient, of the first files of the series."""
-    found = Identity()
-    for series_id, path in sorted(folder.series.items()):
+def _identities(folder: StudyFolder) -> list[Identity]:
+    """Return the identity of the first file of each series that has one."""
+    found = []
+    for series_id, path in folder.series.items():
         files = folder.files.get(series_id) or list_folder(path, folder.root).files
-        identity = next((one for file in files if (one := read_identity(file))), None)
-        if identity is not None and identity.patient:
-            return identity
-        found = identity or found
+        identities = (read_identity(file) for file in files)
+        found += [next((one for one in identities if one is not None and (one.patient or one.study_uid)), Identity())]
     return found
 
 
-def _sharing(identifier_of: Mapping[int, str]) -> list[list[int]]:
+def _sharing(identifiers_of: Mapping[int, Collection[str]]) -> list[list[int]]:
     """Return the studies that share an identifier, for each identifier that is not missing and not a constant."""
     studies_of = defaultdict(list)
-    for study_id, identifier in identifier_of.items():
-        studies_of[identifier].append(study_id)
-    most = min(MOST_EXAMINATIONS, max(2, len(identifier_of) // 2))
+    for study_id, identifiers in identifiers_of.items():
+        for identifier in identifiers:
+            studies_of[identifier].append(study_id)
+    most = min(MOST_EXAMINATIONS, max(2, len(identifiers_of) // 2))
     return [own for identifier, own in studies_of.items() if identifier and 1 < len(own) <= most]
 
 

@@ -132,7 +132,7 @@ def test_the_whole_benchmark_from_files_to_a_table(
     )
     assert row.split()[1:5] == kept_row.split()[2:6]
     assert run(root, monkeypatch, *second, "--fold", "1") == 2
-    assert "'r': was trained on other data or held out another fold" in capfd.readouterr().err
+    assert "--other_runs 'r': was trained on other data or held out another fold" in capfd.readouterr().err
 
     # An identifier of a study never gets into the print, wherever it comes from.
     monkeypatch.setattr(real_foraminal, "SMALLEST_IDENTIFIER", 0)

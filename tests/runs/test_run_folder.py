@@ -30,12 +30,15 @@ def test_an_interruption_says_how_to_continue(tmp_path: Path) -> None:
         return str(error.value)
 
     assert interrupted() == "nothing is written yet" and not run.exists()
+    run.mkdir(parents=True)
+    (run / STOP_FILE).touch()
+    assert interrupted() == "nothing is written yet"
     (run / "checkpoint-9").mkdir(parents=True)
-    assert "starts anew with --overwrite" in interrupted()  # that one is not complete
+    assert interrupted() == "there is no checkpoint yet; --overwrite starts it anew"  # that one is not complete
     for step in (3, 20):
         (run / f"checkpoint-{step}").mkdir()
         (run / f"checkpoint-{step}" / "state.json").touch()
-    assert interrupted() == "with --resume_from_checkpoint latest, the same command continues from checkpoint-20"
+    assert interrupted() == "--resume_from_checkpoint latest continues from checkpoint-20"
 
 
 def test_only_the_first_process_takes_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

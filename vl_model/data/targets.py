@@ -50,12 +50,15 @@ class Targets:
         tensors = (self.caption_B, self.grade_B3, self.partner_log_rate_B)
         return Targets(*(gather(tensor, counts) for tensor in tensors))
 
-    def smoothed(self, smoothing: float) -> "Targets":
+    def smoothed(self, smoothing: float, log_ratio_K: Tensor | None = None) -> "Targets":
         """Return targets with the share `smoothing` of each grade moved to its neighbours, from Moderate half to each.
 
         Readers often differ by one grade, hardly ever by two. So nothing moves between severe and normal, as it would
         by uniform label smoothing (Szegedy et al. 2016, arXiv:1512.00567). Soft labels for ordered classes: Diaz and
         Marathe, CVPR 2019.
+
+        log_ratio_K: for logits to which this is added. A target is then the smoothed grade times the rate of each
+            severity, so that an image of a certain grade has the smoothed grade after the correction, too.
         """
         if not smoothing:
             return self
@@ -63,7 +66,12 @@ class Targets:
         neighbours_33 = self.grade_B3.new_tensor(
             [[kept, smoothing, 0.0], [smoothing / 2, kept, smoothing / 2], [0.0, smoothing, kept]]
         )
-        return replace(self, grade_B3=self.grade_B3 @ neighbours_33)
+        if log_ratio_K is None:
+            return replace(self, grade_B3=self.grade_B3 @ neighbours_33)
+        rate_B3 = log_ratio_K.exp().unflatten(0, (-1, SEVERITIES))[self.site_B].to(neighbours_33.dtype)
+        drawn_B33 = neighbours_33 * rate_B3[:, None, :]
+        drawn_B33 = drawn_B33 / drawn_B33.sum(dim=2, keepdim=True)
+        return replace(self, grade_B3=torch.einsum("bg,bgk->bk", self.grade_B3, drawn_B33))
 
 
 def one_hot_targets(caption_B: Tensor, dtype: torch.dtype = torch.float32) -> Targets:

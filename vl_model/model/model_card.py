@@ -6,10 +6,10 @@ It contains only what is known when training ends. How good the model is, is in 
 from collections.abc import Mapping
 from typing import Any
 
-from runs.run_record import MODEL
+from runs.run_record import MODEL_RUN
 
 #: The same content for programs, in the same folder.
-CARD = MODEL.file
+CARD = MODEL_RUN.file
 
 #: How the name of a base in a local folder begins. With ``hf:``, only a path can begin with a slash.
 FOLDERS = ("local-dir:", "hf:/")

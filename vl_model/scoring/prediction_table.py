@@ -63,6 +63,7 @@ def read_prediction_table(path: Path, normalise: bool = False) -> PredictionTabl
     """
     rows: dict[tuple[int, int], tuple[float, ...]] = {}
     line_of: dict[tuple[int, int], int] = {}
+    kind_of: dict[tuple[int, int], tuple[str | None, str | None]] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file)
@@ -72,7 +73,8 @@ def read_prediction_table(path: Path, normalise: bool = False) -> PredictionTabl
                 try:
                     check_cells(cells)
                     key, values = identify(cells), _probabilities([cells[grade] for grade in GRADES], normalise)
-                    if key in rows and {"head", "kind"} <= cells.keys():
+                    kind = cells.get("head"), cells.get("kind")
+                    if key in rows and kind != kind_of[key]:
                         raise ValueError(
                             "appears with several heads and kinds (of predictions.csv): keep the rows of one of each"
                         )
@@ -80,7 +82,7 @@ def read_prediction_table(path: Path, normalise: bool = False) -> PredictionTabl
                         raise ValueError(f"appears twice, first in line {line_of[key]}")
                 except ValueError as error:
                     raise ValueError(f"{path}: line {table.line_num}: row {_quoted(cells)}: {error}") from None
-                rows[key], line_of[key] = values, table.line_num
+                rows[key], line_of[key], kind_of[key] = values, table.line_num, kind
     except OSError as error:
         problem = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise ValueError(f"{path}: {problem}; expected a CSV file of predictions") from None

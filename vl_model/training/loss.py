@@ -23,8 +23,7 @@ the probabilities of a caption and of its mirrored one, and in L_image the image
 **Sampling.** If caption k is drawn r_k times as often as it occurs (`vl_model.data.sampling`), log r_k is added to
 its logit in L_caption and L_severity, and -log r_{y_i} to that of image i in L_image, less the logarithm of the rate of
 the site that is mixed into it, if there is one. The embeddings then learn the posterior under the natural frequencies
-(Menon et al. 2021, arXiv:2007.07314; Ren et al. 2020, arXiv:2007.10740). Smoothing has less effect then, because it
-smooths the drawn severities.
+(Menon et al. 2021, arXiv:2007.07314; Ren et al. 2020, arXiv:2007.10740), or the smoothed one (`Targets.smoothed`).
 
 Dimensions: B images of this process, N images of all processes, D embedding, K captions.
 """
@@ -90,13 +89,14 @@ def contrastive_loss(
     image_ND = gather_with_gradient(image_BD, counts)
     drawn = targets.gathered(counts)
     smoothed = drawn.smoothed(settings.label_smoothing)
+    smoothed_as_drawn = drawn.smoothed(settings.label_smoothing, log_ratio_K)
     logits_NK = scale * image_ND @ text_KD.T
     by_caption_NK = logits_NK if log_ratio_K is None else logits_NK + log_ratio_K
     by_image_NK = logits_NK
     if log_ratio_K is not None:
         by_image_NK = logits_NK - (log_ratio_K[drawn.caption_B] + drawn.partner_log_rate_B)[:, None]
-    caption = image_to_captions(by_caption_NK, smoothed, settings.merge_mirrored)
-    severity = image_to_own_severities(by_caption_NK, smoothed)
+    caption = image_to_captions(by_caption_NK, smoothed_as_drawn, settings.merge_mirrored)
+    severity = image_to_own_severities(by_caption_NK, smoothed_as_drawn)
     image = caption_to_images(by_image_NK, smoothed, settings.merge_mirrored)
     if settings.loss == "infonce":
         total = infonce(logits_NK, drawn.caption_B)

@@ -47,6 +47,23 @@ def test_studies_are_joined_by_patient_and_by_examination(tmp_path: Path) -> Non
     assert groups(tmp_path, elements_of) == [(1, 2), (3, 4, 5)]
 
 
+def test_odd_first_files_and_series_hide_no_patient(tmp_path: Path) -> None:
+    """The first file of 1 is damaged, that of 3 names nobody, and the first series of 5 is of another patient."""
+    names = {1: "A", 2: "A", 3: "B", 4: "B", 5: "X", 6: "C", 7: "P7", 8: "P8", 9: "P9"}
+    root = write_cohort(tmp_path, {study: {"PatientID": name} for study, name in names.items()})
+    images = tmp_path / "dataset" / "train_images"
+    (images / "1" / "11" / "1.dcm").write_bytes(b"damaged")
+    pixels = np.zeros((16, 16), dtype=np.uint16)
+    write_slice(
+        images / "3" / "13" / "1.dcm", pixels, frame((0, 0, 0), shape=(16, 16)), PatientID="", StudyInstanceUID=""
+    )
+    write_slice(images / "5" / "99" / "1.dcm", pixels, frame((0, 0, 0), shape=(16, 16)), PatientID="C")
+    with (tmp_path / "dataset" / "train_series_descriptions.csv").open("a") as table:
+        table.write("\n5,99,Axial T2")
+    found = studies_of_one_patient(split_cohort(root, "train").folders)
+    assert found == [(1, 2), (3, 4), (5, 6)]
+
+
 @pytest.mark.parametrize(
     ("shared", "alone", "are_joined"),
     [(2, 0, True), (3, 0, False), (3, 3, True), (4, 3, False), (MOST_EXAMINATIONS, 30, True), (11, 30, False)],

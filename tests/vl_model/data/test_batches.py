@@ -1,6 +1,6 @@
 """Training batches: order, augmentation and dropped views do not depend on processes or workers."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_tiles_are_moved_to_a_neighbouring_slice(rows: list[SiteRow], crops: np.
     plain, moved, sometimes = (
         TrainingBatches(rows, crops, 20, 5, Augmentation(**still, jitter_slice=share)) for share in (0.0, 1.0, 0.3)
     )
-    counts = Counter[str]()
+    counts, kinds_of_site = Counter[str](), defaultdict[tuple[int, int], set[str]](set)
     for index in range(min(4, plain.batches_per_epoch)):
         own_BT3HW, mask_BT = plain[index].crops_BT3HW, plain[index].mask_BT
         kinds = {"before": own_BT3HW[:, :, [0, 0, 1]], "after": own_BT3HW[:, :, [1, 2, 2]], "own": own_BT3HW}
@@ -47,14 +47,20 @@ def test_tiles_are_moved_to_a_neighbouring_slice(rows: list[SiteRow], crops: np.
             for b, t in mask_BT.nonzero().tolist():
                 [kind] = [kind for kind, crops in kinds.items() if torch.equal(found_BT3HW[b, t], crops[b, t])]
                 counts[f"{share} {kind}"] += 1
+                kinds_of_site[index, b].add(kind)
     total = counts["all before"] + counts["all after"]
     assert counts["all own"] == 0 and total > 100
     assert counts["all before"] / total == pytest.approx(0.5, abs=0.15)
     assert counts["some own"] / total == pytest.approx(0.7, abs=0.12)
+    assert max(map(len, kinds_of_site.values())) == 3
+    mixed = TrainingBatches(rows, crops, 20, 5, Augmentation(**still, jitter_slice=1.0, mixup=1.0))[0]
+    assert mixed.others is not None
+    for before, own, after in mixed.others.crops_BT3HW[mixed.others.mask_BT]:
+        assert torch.equal(before, own) != torch.equal(own, after)
 
 
 def batches_of(rows: list[SiteRow], crops: np.ndarray, process: int = 0, processes: int = 1) -> TrainingBatches:
-    return TrainingBatches(rows, crops, 12 // processes, 5, Augmentation(), process, processes)
+    return TrainingBatches(rows, crops, 12 // processes, 5, Augmentation(jitter_slice=0.4), process, processes)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -110,7 +116,7 @@ def test_several_processes_share_the_batch_of_one(
     rows: list[SiteRow], crops: np.ndarray, processes: int, power: float
 ) -> None:
     def batch(process: int, processes: int) -> Batch:
-        mixing = Augmentation(mixup=0.4, cutmix=0.3)
+        mixing = Augmentation(mixup=0.4, cutmix=0.3, jitter_slice=0.5)
         return TrainingBatches(rows, crops, 12 // processes, 5, mixing, process, processes, power)[17]
 
     single, parts = batch(0, 1), [batch(process, processes) for process in range(processes)]

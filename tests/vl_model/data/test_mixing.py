@@ -75,7 +75,10 @@ def test_partners_are_drawn_at_their_own_sampling_rate(rows: list[SiteRow]) -> N
     assert weight_of == pytest.approx(expected)
 
 
-def test_weighted_by_both_rates_mixed_images_have_the_natural_severities(rows: list[SiteRow]) -> None:
+@pytest.mark.parametrize(("mixup", "cutmix"), [(1.0, 0.0), (0.0, 1.0)])
+def test_weighted_by_both_rates_mixed_images_have_the_natural_severities(
+    rows: list[SiteRow], mixup: float, cutmix: float
+) -> None:
     """So that L_image counts none of them more often than it occurs, as without mixtures."""
     random = np.random.default_rng(0)
     grades = random.choice(list(Severity), p=(0.9, 0.07, 0.03), size=1000)
@@ -84,7 +87,7 @@ def test_weighted_by_both_rates_mixed_images_have_the_natural_severities(rows: l
     partners, mass_3 = Partners(drawn_rows, sampling.rate_R), np.zeros(3)
     for _ in range(30):
         for number in sampling.epoch(random).row_R:
-            draw = draw_mix(int(number), partners, 1.0, 0.0, random)
+            draw = draw_mix(int(number), partners, mixup, cutmix, random)
             assert draw is not None
             weight = np.exp(-draw.log_rate) / sampling.rate_R[number]
             mass_3[grades[number]] += weight * draw.share

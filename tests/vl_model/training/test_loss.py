@@ -46,13 +46,15 @@ def naive_terms(
     text_KD: np.ndarray,
     scale: float,
     share_NK: np.ndarray,
+    image_share_NK: np.ndarray,
     merged: bool,
     column: np.ndarray,
     row: np.ndarray,
 ) -> tuple[float, float, float]:
     """Return the three terms by the module's formulas, with loops and sums in float64.
 
-    column, row: what is added to the logits of each caption, and to those of each image in L_image.
+    image_share_NK: the shares in L_image. column, row: what is added to the logits of each caption, and to those of
+    each image in L_image.
     """
     images = range(len(image_ND))
 
@@ -73,7 +75,7 @@ def naive_terms(
     for k in range(CAPTIONS):
         logits = [scale * float(image_ND[i] @ text_KD[k]) + row[i] for i in images]
         total = sum(math.exp(logit) for logit in logits)
-        shares = [sum(share_NK[i, member] for member in merged_captions(k)) for i in images]
+        shares = [sum(image_share_NK[i, member] for member in merged_captions(k)) for i in images]
         if sum(shares) > 0:
             terms = [-share * math.log(math.exp(logits[i]) / total) for i, share in enumerate(shares)]
             losses.append(sum(terms) / sum(shares))
@@ -97,9 +99,12 @@ def test_terms_equal_the_naive_formulas(merged: bool, smoothing: float, mixed: b
         LossSettings(loss_weights=WEIGHTS, label_smoothing=smoothing, merge_mirrored=merged),
         log_ratio_K=log_ratio_K if resampled else None,
     )
-    share_NK = targets.smoothed(smoothing).target_BK.double().numpy()
+    image_share_NK = targets.smoothed(smoothing).target_BK.double().numpy()
+    share_NK = targets.smoothed(smoothing, log_ratio_K if resampled else None).target_BK.double().numpy()
     row = -(log_ratio_K[caption_N] + targets.partner_log_rate_B * resampled).numpy()
-    terms = naive_terms(image_ND.numpy(), text_KD.numpy(), 7.0, share_NK, merged, log_ratio_K.numpy(), row)
+    terms = naive_terms(
+        image_ND.numpy(), text_KD.numpy(), 7.0, share_NK, image_share_NK, merged, log_ratio_K.numpy(), row
+    )
     assert [term.item() for term in (found.caption, found.severity, found.image)] == pytest.approx(terms, rel=1e-6)
     assert found.total.item() == pytest.approx(np.dot((0.7, 1.1, 0.3), terms), rel=1e-6)
 
