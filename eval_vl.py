@@ -205,7 +205,7 @@ def check_settings_of_files(settings: Settings) -> None:
         raise SettingError("score", "and --calibrate: are two commands; calibrate first, then score what was written")
     if not (calibrates or settings.scoring.score):
         return  # what is missing is the more useful message
-    of_runs = ("run", "base", "head", "folds", "calibrators", "compare", "located")
+    of_runs = ("head", "folds", "calibrators", "compare", "located")
     unused = [(name, getattr(settings, name), getattr(Settings, name)) for name in of_runs]
     if calibrates:
         unused += [

@@ -182,5 +182,7 @@ def test_ctrl_c_ends_a_run_whose_workers_hang(tiny_root: Path, tiny_base: str) -
             worker.suspend()
         os.kill(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and last_line(errors) == "train_vl.py: interrupted"
+    assert process.returncode == 130 and last_line(errors) == (
+        "train_vl.py: interrupted; there is no checkpoint yet; --overwrite starts it anew"
+    )
     assert not psutil.wait_procs(workers, timeout=5)[1]

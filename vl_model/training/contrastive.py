@@ -83,7 +83,12 @@ def base_of_run(model: ModelSettings, base: str | None, run: Path, resume_from_c
         if resume_from_checkpoint is None:
             raise SettingError("base", f"{base!r}: is for a run that is resumed or exported; a new run has its --model")
         return place_named(model, base)
-    checkpoints = find_checkpoints(run, resume_from_checkpoint)
+    try:
+        checkpoints = find_checkpoints(run, resume_from_checkpoint)
+    except SettingError:
+        if is_there(model):
+            return model  # the checkpoint is refused where it is read
+        raise
     trained = planned(checkpoints, "model") if checkpoints else None
     if trained is not None and trained != model.model and not ("/" in trained and "/" in model.model):
         raise SettingError(

@@ -135,7 +135,12 @@ def test_wrong_input_is_one_line(
     assert "h-calibrated.csv': would replace" in refused(*again, "--output", str(tmp_path / "h.csv"))
     assert "is a folder" in refused(*command, "--output", str(tmp_path))
     assert "expected a file that ends in .csv" in refused(*command, "--output", str(tmp_path / "o"))
-    for flag, value in (("--json", "x.json"), ("--missing", "constant"), ("--calibrators", "lora"), ("--run", "lora")):
+    for flag, value in (
+        ("--json", "x.json"),
+        ("--missing", "constant"),
+        ("--calibrators", "lora"),
+        ("--head", "zero_shot"),
+    ):
         assert f"{flag} '{value}': has no meaning with --calibrate" in refused(*command, *output, flag, value)
     with pytest.raises(ValueError, match="would replace"):
         check_output("output", given.parent / "." / "g.csv", [given])

@@ -51,7 +51,7 @@ def test_each_problem_is_one_line(
         (["--loss_weights", "0", "0", "0"], "loss", "one of them must be above zero"),
         (["--report_to", "wandb"], "trackers", "install it, or use tensorboard"),
         (["--push_to_hub", "a b"], "hub", "give ORGANISATION/NAME"),
-        (["--resume_from_checkpoint", "checkpoint-9"], "checkpoint", "give 'latest' or a checkpoint-<step> folder"),
+        (["--resume_from_checkpoint", "checkpoint-9"], "checkpoint", "'checkpoint-9': no such folder; the run"),
     ],
 )
 def test_whatever_would_stop_the_training_is_found(
