@@ -25,14 +25,13 @@ from torch.utils._pytree import tree_map_only
 
 from runs.processes.collectives import rank
 from runs.processes.full_tensors import full_tensor, shard_like
+from runs.run_folder import CHECKPOINT, STATE_FILE
 from workspace.json_files import read_object
 from workspace.layout import home_expanded
 from workspace.setting_error import SettingError
 from workspace.tidying import discard_folder
 from workspace.whole_folders import whole_folder
 
-PREFIX = "checkpoint-"
-STATE_FILE = "state.json"
 WEIGHTS_FILE = "trainable.safetensors"
 OPTIMIZER_FILE = "optimizer.pt"
 SHA256 = "sha256"
@@ -68,7 +67,7 @@ def save_checkpoint(
         plan: the settings and fingerprints that a resumed run must share with the checkpoint.
         limit: the number of newest checkpoints to keep; None keeps all.
     """
-    folder = run / f"{PREFIX}{step}"
+    folder = run / f"{CHECKPOINT}{step}"
     weights = {name: _full_on_cpu(tensor) for name, tensor in trainable_tensors(model).items()}
     moments = tree_map_only(Tensor, _full_on_cpu, optimizer.state_dict())
     if rank():
@@ -221,9 +220,9 @@ def find_checkpoints(run: Path, requested: str | None) -> list[Path]:
 def complete_checkpoints(run: Path) -> list[tuple[int, Path]]:
     """Return (step, folder) of each complete checkpoint of the run, oldest first."""
     found = [
-        (int(folder.name.removeprefix(PREFIX)), folder)
-        for folder in run.glob(f"{PREFIX}*")
-        if folder.name.removeprefix(PREFIX).isdigit() and (folder / STATE_FILE).is_file()
+        (int(folder.name.removeprefix(CHECKPOINT)), folder)
+        for folder in run.glob(f"{CHECKPOINT}*")
+        if folder.name.removeprefix(CHECKPOINT).isdigit() and (folder / STATE_FILE).is_file()
     ]
     return sorted(found)
 
@@ -264,7 +263,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
         raise DamagedCheckpoint(str(error)) from None
     if not isinstance(state.get("step"), int) or not isinstance(state.get("plan"), dict):
         raise DamagedCheckpoint(f"{folder / STATE_FILE}: contains no step or no plan; resume from another checkpoint")
-    suffix = folder.name.removeprefix(PREFIX)
+    suffix = folder.name.removeprefix(CHECKPOINT)
     if state["step"] < 1 or (suffix.isdigit() and int(suffix) != state["step"]):
         raise DamagedCheckpoint(
             f"{folder / STATE_FILE}: contains the impossible step {state['step']}; resume from another checkpoint"

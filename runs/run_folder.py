@@ -20,6 +20,8 @@ from workspace.whole_files import replacing
 
 STOP_FILE = "STOP"
 LOCK_FILE = ".lock"
+#: The beginning of a checkpoint's name, which ends in its step, and the file that is written last into it.
+CHECKPOINT, STATE_FILE = "checkpoint-", "state.json"
 
 
 @contextmanager
@@ -49,9 +51,9 @@ def hold_run(run: Path) -> Iterator[None]:
 def _how_to_continue(run: Path) -> str:
     """Return in words how an interrupted training continues. Nothing here reads a checkpoint."""
     with suppress(OSError):
-        steps = [path.parent.name.rpartition("-")[2] for path in run.glob("checkpoint-*/state.json")]
+        steps = [path.parent.name.removeprefix(CHECKPOINT) for path in run.glob(f"{CHECKPOINT}*/{STATE_FILE}")]
         if numbers := [int(step) for step in steps if step.isdigit()]:
-            return f"--resume_from_checkpoint latest continues from checkpoint-{max(numbers)}"
+            return f"--resume_from_checkpoint latest continues from {CHECKPOINT}{max(numbers)}"
         if any(path.name not in (LOCK_FILE, STOP_FILE) for path in run.iterdir()):
             return "there is no checkpoint yet; --overwrite starts it anew"
     return "nothing is written yet"
