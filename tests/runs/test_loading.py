@@ -162,10 +162,11 @@ def test_workers_end_when_the_training_process_is_killed() -> None:
     code = LOAD.replace("range(12), 2)", "range(100000), 2)")
     with subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY) as process:
         parent = psutil.Process(process.pid)
-        while not (workers := parent.children()) and process.poll() is None:
+        # An import may start a program for a moment: a single child need not be a worker.
+        while len(parent.children()) < 2 and process.poll() is None:
             time.sleep(0.05)
         time.sleep(0.3)
         workers = parent.children()
         process.kill()
     _, alive = psutil.wait_procs(workers, timeout=10)
-    assert workers and not alive
+    assert len(workers) >= 2 and not alive
