@@ -246,8 +246,9 @@ def stacks(frames: Sequence[Frame], plane: Plane | None = None) -> list[list[int
         if cosines and max(cosines) >= np.cos(np.deg2rad(STACK_ANGLE_DEGREES)):
             groups[int(np.argmax(cosines))][1].append(index)
         else:
-            in_plane = plane is not None and frame.lies_as(plane)
-            across = plane.axis if plane is not None and in_plane else np.argmax(np.abs(frame.normal))
+            across = int(np.argmax(np.abs(frame.normal)))
+            if plane is not None and frame.lies_as(plane):
+                across = plane.axis
             sign = np.sign(frame.normal[across])
             groups.append((frame.normal * sign, [index]))
 

@@ -6,7 +6,7 @@ This module imports neither torch nor the modules that read images, because ``tr
 import hashlib
 from pathlib import Path
 
-from runs.run_record import LOCATOR_RUN, wrong_kind
+from runs.run_record import LOCATOR_RUN, check_kind
 from workspace.json_files import read_object
 from workspace.layout import DataRoot
 from workspace.setting_error import SettingError
@@ -56,7 +56,8 @@ def find_locator(root: DataRoot, requested: str | None) -> Path | None:
         run = root.run(requested, "locator")
         folder = run / "final"
         if not (folder / LOCATOR).is_file():
-            raise wrong_kind("locator", run, LOCATOR_RUN) or SettingError(
+            check_kind("locator", run, LOCATOR_RUN)
+            raise SettingError(
                 "locator",
                 f"{requested!r}: {folder / LOCATOR} does not exist; "
                 f"run python train_locator.py --run {requested} to train one",

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_map_only
 
 from runs.processes.collectives import rank
 from runs.processes.full_tensors import full_tensor, shard_like
-from runs.run_folder import CHECKPOINT, STATE_FILE
+from runs.run_folder import CHECKPOINT, STATE_FILE, complete_checkpoints
 from workspace.json_files import read_object
 from workspace.layout import home_expanded
 from workspace.setting_error import SettingError
@@ -215,16 +215,6 @@ def find_checkpoints(run: Path, requested: str | None) -> list[Path]:
     names = [folder.name for _, folder in complete_checkpoints(run)]
     there = f"has {', '.join(names)}" if names else "has no complete checkpoint"
     raise SettingError("resume_from_checkpoint", f"{requested!r}: no such folder; the run {run.name!r} {there}")
-
-
-def complete_checkpoints(run: Path) -> list[tuple[int, Path]]:
-    """Return (step, folder) of each complete checkpoint of the run, oldest first."""
-    found = [
-        (int(folder.name.removeprefix(CHECKPOINT)), folder)
-        for folder in run.glob(f"{CHECKPOINT}*")
-        if folder.name.removeprefix(CHECKPOINT).isdigit() and (folder / STATE_FILE).is_file()
-    ]
-    return sorted(found)
 
 
 def trainable_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -48,12 +48,21 @@ def hold_run(run: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
+def complete_checkpoints(run: Path) -> list[tuple[int, Path]]:
+    """Return (step, folder) of each complete checkpoint of the run, oldest first."""
+    found = [
+        (int(folder.name.removeprefix(CHECKPOINT)), folder)
+        for folder in run.glob(f"{CHECKPOINT}*")
+        if folder.name.removeprefix(CHECKPOINT).isdigit() and (folder / STATE_FILE).is_file()
+    ]
+    return sorted(found)
+
+
 def _how_to_continue(run: Path) -> str:
     """Return in words how an interrupted training continues. Nothing here reads a checkpoint."""
     with suppress(OSError):
-        steps = [path.parent.name.removeprefix(CHECKPOINT) for path in run.glob(f"{CHECKPOINT}*/{STATE_FILE}")]
-        if numbers := [int(step) for step in steps if step.isdigit()]:
-            return f"--resume_from_checkpoint latest continues from {CHECKPOINT}{max(numbers)}"
+        if checkpoints := complete_checkpoints(run):
+            return f"--resume_from_checkpoint latest continues from {checkpoints[-1][1].name}"
         if any(path.name not in (LOCK_FILE, STOP_FILE) for path in run.iterdir()):
             return "there is no checkpoint yet; --overwrite starts it anew"
     return "nothing is written yet"

@@ -79,14 +79,12 @@ def runs_there(runs: Path, kind: RunKind) -> str:
     return f"the {words} there are {', '.join(others)}" if others else f"{kind.script} makes one"
 
 
-def wrong_kind(setting: str, folder: Path, kind: RunKind) -> SettingError | None:
-    """Return the error of a run that made something else than the kind; None if it did not."""
+def check_kind(setting: str, folder: Path, kind: RunKind) -> None:
+    """Raise SettingError, for this setting, if a run made something else than the kind."""
     found = kind_of(folder)
-    if found in (kind, None):
-        return None
-    assert found is not None
-    there = runs_there(folder.parent, kind)
-    return SettingError(setting, f"{folder.name!r}: is a {found.words} of {found.script}, no {kind.words}; {there}")
+    if found is not None and found != kind:
+        there = runs_there(folder.parent, kind)
+        raise SettingError(setting, f"{folder.name!r}: is a {found.words} of {found.script}, no {kind.words}; {there}")
 
 
 def read_run_record(folder: Path, kind: RunKind = MODEL_RUN) -> RunRecord:
@@ -100,8 +98,7 @@ def read_run_record(folder: Path, kind: RunKind = MODEL_RUN) -> RunRecord:
         raise SettingError("run", f"{name!r}: no such run in {folder.parent}; {runs_there(folder.parent, kind)}")
     if not (folder / "final").is_dir():
         raise SettingError("run", f"{name!r}: {folder} has no final/ yet; {kind.script} writes it when training ends")
-    if (error := wrong_kind("run", folder, kind)) is not None:
-        raise error
+    check_kind("run", folder, kind)
     path = folder / RUN_RECORD
     content = read_object(path, kind.script)
     try:

@@ -11,12 +11,11 @@ from typing import NoReturn
 
 from accelerate import Accelerator
 
-from runs.checkpoints import complete_checkpoints
 from runs.divergence import Diverged
 from runs.loading import LostWorker
 from runs.preemption import CLOCK, Preemption
 from runs.processes.peers import lost_peers_named
-from runs.run_folder import LOCK_FILE, amend_record
+from runs.run_folder import LOCK_FILE, amend_record, complete_checkpoints
 from workspace.cli import EXIT_BAD_INPUT
 
 _HOW_TO_RESUME = "to resume, give the same command with --resume_from_checkpoint latest"

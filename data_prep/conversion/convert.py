@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -252,16 +252,13 @@ def convert_cohort(
             )
         if atlas is not None:
             atlas.save(processed / "atlas.json")
-        fold_of = folds_of(cohort, folds, seed, together := studies_together(cohort))
+        together = studies_together(cohort)
+        fold_of = folds_of(cohort, folds, seed, together)
         notes = {
             "settings": settings or {},
             "hashes": {**cohort.hashes, "input": key},
             "atlas": atlas.fingerprint if atlas else None,
-            "folds": {
-                "count": folds,
-                **({"of_one_patient": together} if together else {}),
-                "of_study": {str(study_id): fold for study_id, fold in fold_of.items()},
-            },
+            "folds": _folds_note(folds, fold_of, together),
         }
         summary = merge_parts(cohort, processed, caption, fold_of, notes, geometry)
         clear_parts(processed)
@@ -326,6 +323,12 @@ def folds_of(cohort: Cohort, folds: int, seed: int, together: Sequence[tuple[int
     """Return the fold of each study of a train split, empty for any other split; `together`: `studies_together`."""
     severities = {folder.study_id: folder.severities for folder in cohort.folders}
     return assign_folds(severities, folds, seed, together) if cohort.split == "train" else {}
+
+
+def _folds_note(folds: int, fold_of: Mapping[int, int], together: Sequence[tuple[int, ...]]) -> dict[str, Any]:
+    """Return the entry of the metadata about the folds; without groups it is as in earlier versions."""
+    of_study = {str(study_id): fold for study_id, fold in fold_of.items()}
+    return {"count": folds, **({"of_one_patient": together} if together else {}), "of_study": of_study}
 
 
 def study_name(study_input: StudyInput) -> str:

@@ -24,17 +24,13 @@ def assign_folds(
     """
     if folds < 2:
         raise SettingError("folds", f"{folds}: at least 2 are required")
-    first_of = {study_id: min(group) for group in together for study_id in group}
-    unit_of = {study_id: first_of.get(study_id, study_id) for study_id in severities}
-    units = sorted(set(unit_of.values()))  # the groups and the other studies, by their first study
-    row_of = {unit: row for row, unit in enumerate(units)}
+    alone = set(severities).difference(*together)
+    units = sorted([*map(sorted, together), *([study_id] for study_id in alone)])  # by their first study
     count_UC = np.zeros((len(units), 3 * len(SITES)), dtype=int)  # units, classes
-    size_U = np.zeros(len(units), dtype=int)
-    for study_id, labels in severities.items():
-        row = row_of[unit_of[study_id]]
-        size_U[row] += 1
-        for site, severity in labels.items():
-            count_UC[row, 3 * SITES.index(site) + severity] += 1
+    for row, unit in enumerate(units):
+        for study_id in unit:
+            for site, severity in severities[study_id].items():
+                count_UC[row, 3 * SITES.index(site) + severity] += 1
 
     random = np.random.default_rng(seed)
     # The numbers of studies that each fold still lacks, per class and in all.
@@ -47,7 +43,7 @@ def assign_folds(
         fold = order[0]
         fold_U[unit] = fold
         lacking_FC[fold] -= count_UC[unit]
-        lacking_F[fold] -= size_U[unit]
+        lacking_F[fold] -= len(units[unit])
 
     while True:
         unassigned_U = fold_U < 0
@@ -59,4 +55,4 @@ def assign_folds(
             assign(unit, lacking_FC[:, rarest])
     for unit in random.permutation(np.flatnonzero(fold_U < 0)):
         assign(unit, np.zeros(folds))
-    return {study_id: int(fold_U[row_of[unit_of[study_id]]]) for study_id in sorted(severities)}
+    return dict(sorted((study_id, int(fold)) for unit, fold in zip(units, fold_U, strict=True) for study_id in unit))

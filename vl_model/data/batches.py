@@ -169,10 +169,8 @@ class TrainingBatches:
             random_stream(self.seed, Stream.SAMPLE, epoch, int(row), int(repeat))
             for row, repeat in zip(draws.row_R, draws.repeat_R, strict=True)
         ]
-        mask_BT = _drop_tiles(batch.mask_BT, rows, self.augmentation, generators)
-        crops_BT3HW = _move_slices(batch.crops_BT3HW, self.augmentation.jitter_slice, generators)
-        changes = draw_changes(self.augmentation, generators, self.tiles)
-        batch = replace(batch, crops_BT3HW=crops_BT3HW, mask_BT=mask_BT, changes=changes)
+        batch = replace(batch, mask_BT=_drop_tiles(batch.mask_BT, rows, self.augmentation, generators))
+        batch = _moved(batch, self.augmentation, generators)
         return self._mixed(batch, draws, self.augmentation, generators)
 
     def _mixed(
@@ -188,9 +186,7 @@ class TrainingBatches:
             return batch
         partners = [self.rows[mix.partner] for mix, _ in mixed]
         others = load_batch(partners, self.crops_R3HW, self.tiles, self.geometry)
-        drawing = [generator for _, generator in mixed]
-        crops_BT3HW = _move_slices(others.crops_BT3HW, augmentation.jitter_slice, drawing)
-        others = replace(others, crops_BT3HW=crops_BT3HW, changes=draw_changes(augmentation, drawing, self.tiles))
+        others = _moved(others, augmentation, [generator for _, generator in mixed])
         return replace(batch, mixture=mixture_of(mixes, self.rows), others=others)
 
 
@@ -210,6 +206,13 @@ def step_loader(
     with closing(load_in_order(batches, indices, workers, ahead=2 * parts, should_end=should_end)) as loaded:
         for _ in range(start, stop):
             yield [next(loaded) for _ in range(parts)]
+
+
+def _moved(batch: Batch, augmentation: Augmentation, generators: list[np.random.Generator]) -> Batch:
+    """Return the batch with its tiles on neighbouring slices, and with their changes within the slice."""
+    crops_BT3HW = _move_slices(batch.crops_BT3HW, augmentation.jitter_slice, generators)
+    changes = draw_changes(augmentation, generators, batch.mask_BT.shape[1])
+    return replace(batch, crops_BT3HW=crops_BT3HW, changes=changes)
 
 
 def _move_slices(crops_BT3HW: Tensor, probability: float, generators: list[np.random.Generator]) -> Tensor:

@@ -7,7 +7,7 @@ Dimensions: B images of this process, N of all, K = 75 captions (that of site s 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -47,8 +47,7 @@ class Targets:
 
     def gathered(self, counts: Sequence[int] | None = None) -> "Targets":
         """Return the targets of all processes, in rank order (`runs.processes.collectives.gather`)."""
-        tensors = (self.caption_B, self.grade_B3, self.partner_log_rate_B)
-        return Targets(*(gather(tensor, counts) for tensor in tensors))
+        return Targets(*(gather(getattr(self, one.name), counts) for one in fields(self)))
 
     def smoothed(self, smoothing: float, log_ratio_K: Tensor | None = None) -> "Targets":
         """Return targets with the share `smoothing` of each grade moved to its neighbours, from Moderate half to each.
@@ -82,8 +81,4 @@ def one_hot_targets(caption_B: Tensor, dtype: torch.dtype = torch.float32) -> Ta
 
 def joined(parts: Sequence[Targets]) -> Targets:
     """Return the targets of several batches as one, in order."""
-    return Targets(
-        torch.cat([part.caption_B for part in parts]),
-        torch.cat([part.grade_B3 for part in parts]),
-        torch.cat([part.partner_log_rate_B for part in parts]),
-    )
+    return Targets(*(torch.cat([getattr(part, one.name) for part in parts]) for one in fields(Targets)))

@@ -62,8 +62,7 @@ def read_prediction_table(path: Path, normalise: bool = False) -> PredictionTabl
             than `SUM_TOLERANCE`.
     """
     rows: dict[tuple[int, int], tuple[float, ...]] = {}
-    line_of: dict[tuple[int, int], int] = {}
-    kind_of: dict[tuple[int, int], tuple[str | None, str | None]] = {}
+    first_of: dict[tuple[int, int], tuple[int, str | None, str | None]] = {}  # its line, head and kind
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file)
@@ -73,16 +72,17 @@ def read_prediction_table(path: Path, normalise: bool = False) -> PredictionTabl
                 try:
                     check_cells(cells)
                     key, values = identify(cells), _probabilities([cells[grade] for grade in GRADES], normalise)
-                    kind = cells.get("head"), cells.get("kind")
-                    if key in rows and kind != kind_of[key]:
+                    told = table.line_num, cells.get("head"), cells.get("kind")
+                    first = first_of.setdefault(key, told)
+                    if first[1:] != told[1:]:
                         raise ValueError(
                             "appears with several heads and kinds (of predictions.csv): keep the rows of one of each"
                         )
                     if key in rows:
-                        raise ValueError(f"appears twice, first in line {line_of[key]}")
+                        raise ValueError(f"appears twice, first in line {first[0]}")
                 except ValueError as error:
                     raise ValueError(f"{path}: line {table.line_num}: row {_quoted(cells)}: {error}") from None
-                rows[key], line_of[key], kind_of[key] = values, table.line_num, kind
+                rows[key] = values
     except OSError as error:
         problem = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise ValueError(f"{path}: {problem}; expected a CSV file of predictions") from None
